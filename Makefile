@@ -1,0 +1,55 @@
+# Every target works on a fresh clone: what it needs, it makes first.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+# Small networks on small tensors: one thread a process and two processes beat two threads in one
+# process, because a layer of a test is too small to be worth splitting.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest
+
+.PHONY: setup demo test check lint format types docs slow bench clean
+.DEFAULT_GOAL := check
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,dev,docs]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/bitbayes demo
+
+test: $(STAMP)
+	$(PYTEST) -q -n $(JOBS)
+
+# One command checks everything; CI runs this one. The tests come last, so that their summary is
+# the last thing on the screen, and in a recipe line of their own, so that -j cannot reorder them.
+check: $(STAMP)
+	$(MAKE) --no-print-directory lint types docs
+	$(MAKE) --no-print-directory test
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP)
+	$(BIN)/basedpyright
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+slow: $(STAMP)
+	$(PYTEST) -q -m slow
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/step.py
+
+clean:
+	rm -rf site runs .pytest_cache .ruff_cache build dist
+	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

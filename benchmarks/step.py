@@ -1,0 +1,124 @@
+"""What one training step costs, as ratios measured in one run.
+
+    python benchmarks/step.py [--threads 2] [--repeats 15] [--batch 100]
+
+Network: the MNIST MLP of the BayesBiNN paper, 10.0 million binary weights. "update" is `optimizer.step()`, the update
+of the belief with the next draw, over fused Adam's step on the same tensors; "step" is forward, backward and update
+over the same network with fused Adam; "memory" is the process's peak over that of STE with Adam. Every rule is timed
+turn by turn with Adam, so that a noisy neighbour disturbs both; the ratio is that of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+import bitbayes as bb
+
+ESS = 54_000
+RULES: dict[str, Callable[..., bb.BinaryOptimizer]] = {
+    "BayesBiNN straight-through": lambda p, **k: bb.BayesBiNN(p, ess=ESS, **k),
+    "BayesBiNN straight-through, momentum": lambda p, **k: bb.BayesBiNN(p, ess=ESS, momentum=0.9, **k),
+    "BayesBiNN concrete": lambda p, **k: bb.BayesBiNN(p, ess=ESS, estimator="concrete", **k),
+    "BayesBiNN released, tau 1e-10": lambda p, **k: bb.BayesBiNN(p, ess=ESS, estimator="released", **k),
+    "STE Adam": lambda p, **k: bb.STE(p, **k),
+    "STE SGD": lambda p, **k: bb.STE(p, inner="sgd", **k),
+    "Bop": lambda p, **k: bb.Bop(p, **k),
+    "Bop2ndOrder": lambda p, **k: bb.Bop2ndOrder(p, **k),
+    "PMF": lambda p, **k: bb.PMF(p, **k),
+    "MirrorDescent": lambda p, **k: bb.MirrorDescent(p, **k),
+    "ProxQuant": lambda p, **k: bb.ProxQuant(p, **k),
+    "AdaSTE": lambda p, **k: bb.AdaSTE(p, ess=ESS, **k),
+}
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Time of one call."""
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def ratio(action: Callable[[], object], reference: Callable[[], object], repeats: int) -> float:
+    """Median time of one action over that of another, taken turn by turn."""
+    for _ in range(3):
+        action()
+        reference()
+    times = [(seconds(action), seconds(reference)) for _ in range(repeats)]
+    return statistics.median(t for t, _ in times) / statistics.median(t for _, t in times)
+
+
+def network(batch: int) -> tuple[torch.nn.Module, list, Callable[[], object]]:
+    """The MLP, its binary parameters, and a forward and backward pass that leaves gradients."""
+    torch.manual_seed(0)
+    model = bb.nn.mnist_mlp()
+    binary, _ = bb.split_parameters(model)
+    x, y = torch.randn(batch, 784), torch.randint(10, (batch,))
+
+    def passes() -> None:
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+
+    passes()
+    return model, binary, passes
+
+
+def measure(name: str, compile: bool, repeats: int, batch: int) -> tuple[float, float]:
+    """Ratios of the update and of the whole step."""
+    _, theirs, adam_passes = network(batch)
+    adam = torch.optim.Adam([p for _, p in theirs], fused=True)
+    _, ours, passes = network(batch)
+    rule = RULES[name](ours, compile=compile)
+    update = ratio(rule.step, adam.step, repeats)
+    step = ratio(lambda: (passes(), rule.step()), lambda: (adam_passes(), adam.step()), max(repeats // 3, 3))
+    return update, step
+
+
+def peak(name: str) -> float:
+    """Peak resident memory in MiB of a process that takes three steps."""
+    code = f"import step, json; print(json.dumps(step.three_steps({name!r})))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=sys.path[0])
+    return json.loads(result.stdout)
+
+
+def three_steps(name: str) -> float:
+    """Runs three training steps of a rule here; returns this process's peak in MiB."""
+    _, binary, passes = network(100)
+    rule = RULES[name](binary)
+    for _ in range(3):
+        passes()
+        rule.step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--only", default="", help="rules whose name contains this")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    memory = peak("STE Adam")
+    print(f"{'rule':38}{'update':>8}{'step':>8}{'update, compiled':>18}{'step, compiled':>16}{'memory':>8}")
+    for name in RULES:
+        if options.only in name:
+            eager = measure(name, False, options.repeats, options.batch)
+            fused = measure(name, True, options.repeats, options.batch)
+            print(
+                f"{name:38}{eager[0]:8.2f}{eager[1]:8.2f}{fused[0]:18.2f}{fused[1]:16.2f}{peak(name) / memory:8.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""`python -m bitbayes` is the command `bitbayes`."""
+
+import sys
+
+from bitbayes.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,282 @@
+"""The command line: dataclasses for tyro, and exit codes. What they call lives elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from bitbayes.functional import require
+
+try:
+    tyro = require("tyro", "train")
+except ImportError as missing:
+    raise SystemExit(f"bitbayes: {missing}") from None
+
+__all__ = ["Demo", "Evaluate", "Recipes", "Reproduce", "Train", "main"]
+
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+Name = tyro.conf.Positional[str]
+
+
+@dataclass
+class Recipes:
+    """Lists every experiment: data, network, rules, published figures."""
+
+    def run(self) -> None:
+        """Prints the table."""
+        from bitbayes.recipes import RECIPES
+        from bitbayes.report.tables import recipes_table, show
+
+        show(recipes_table(RECIPES.values()))
+
+
+@dataclass
+class Train:
+    """Trains one network.
+
+    Args:
+        recipe: The experiment; `bitbayes recipes` lists them.
+        rule: Learning rule: full-precision, ste, bop, bop2, pmf, md, proxquant, adaste, bayesbinn.
+        estimator: Of bayesbinn: straight-through, concrete or released; the recipe's by default.
+        data: Folder or hub id of the data; the recipe's hub id by default.
+        epochs: Length of the schedule; the published one by default.
+        stop_after: Ends the run after this epoch of the schedule.
+        seed: Seed of the run.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
+        precision: fp32, bf16, or auto to measure which is faster.
+        out: Folder of the run; runs/RECIPE-RULE-seedS by default.
+        resume: Continues the run in that folder.
+        budget: Hyper-parameters for the published schedule (paper) or a short one (quick).
+        lr: Learning rate of the binary weights; the recipe's by default.
+        real_lr: Learning rate of the real parameters.
+        batch_size: Examples a step.
+        samples: Draws a step.
+        set: Options of the rule, as NAME=VALUE.
+    """
+
+    recipe: Name
+    rule: str = "bayesbinn"
+    estimator: str | None = None
+    data: str | None = None
+    epochs: int | None = None
+    stop_after: int | None = None
+    seed: int | None = None
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    out: str | None = None
+    resume: Flag = False
+    budget: Literal["paper", "quick"] = "paper"
+    lr: float | None = None
+    real_lr: float | None = None
+    batch_size: int | None = None
+    samples: int | None = None
+    set: tuple[str, ...] = ()
+
+    def run(self) -> None:
+        """Trains, and prints the summary."""
+        from bitbayes.recipes import make_config, run_recipe
+        from bitbayes.report.tables import show, summary_table
+
+        config = make_config(
+            self.recipe,
+            self.rule,
+            estimator=self.estimator,
+            budget=self.budget,
+            seed=self.seed,
+            out=self.out,
+            lr=self.lr,
+            options=_options(self.set),
+            epochs=self.epochs,
+            stop_after=self.stop_after,
+            device=_device(self.device),
+            precision=self.precision,
+            data=self.data,
+            real_lr=self.real_lr,
+            batch_size=self.batch_size,
+            samples=self.samples,
+        )
+        result = run_recipe(config, resume=self.resume)
+        show(summary_table(result.summary, result.folder))
+
+
+@dataclass
+class Evaluate:
+    """Evaluates a finished run: mode and mean, likelihood, calibration, entropy; writes evaluation.json.
+
+    Args:
+        run: Folder of the run.
+        samples: Networks that the mean averages over.
+        data: Folder or hub id of the data, if it is no longer where the run found it.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
+    """
+
+    folder: Annotated[Name, tyro.conf.arg(name="run")]
+    samples: int = 32
+    data: str | None = None
+    device: str = "auto"
+
+    def run(self) -> None:
+        """Evaluates, and prints the table."""
+        from bitbayes.recipes.evaluate import evaluate_run
+        from bitbayes.report.tables import evaluation_table, show
+
+        found = evaluate_run(self.folder, samples=self.samples, data=self.data, device=_device(self.device))
+        show(evaluation_table(found))
+
+
+@dataclass
+class Reproduce:
+    """Reproduces a published table or figure; can be interrupted and continued.
+
+    Args:
+        target: table2, table10, moons, snelson, curves or histogram.
+        dataset: Recipe of the table.
+        budget: quick (10 epochs, 3 seeds) or paper (500 epochs, 5 seeds).
+        seeds: Number of runs, if not the budget's.
+        rules: Rules of the table, such as ste or bayesbinn:straight-through; all by default.
+        epochs: Length of the schedule, if not the budget's.
+        data: Folder or hub id of the data.
+        out: Folder of the runs and of the table; runs/TARGET-... by default.
+        runs: Finished runs, for curves and histogram.
+        published: JSON file with the published curves.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
+        precision: fp32, bf16, or auto to measure which is faster.
+    """
+
+    target: Name
+    dataset: str = "mnist"
+    budget: Literal["paper", "quick"] = "quick"
+    seeds: int | None = None
+    rules: tuple[str, ...] = ()
+    epochs: int | None = None
+    data: str | None = None
+    out: str | None = None
+    runs: tuple[str, ...] = ()
+    published: str | None = None
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    def run(self) -> None:
+        """Dispatches to the report of that name."""
+        from bitbayes.report.targets import reproduce
+
+        choices = {**vars(self), "device": _device(self.device)}
+        reproduce(choices.pop("target"), **choices)
+
+
+@dataclass
+class Demo:
+    """Trains three rules on the 8x8 digits and draws the two synthetic figures, in under two minutes.
+
+    Args:
+        out: Folder of the pictures.
+        seeds: Runs of every rule.
+    """
+
+    out: str = "runs/demo"
+    seeds: int = 3
+
+    def run(self) -> None:
+        """Runs the demo."""
+        from bitbayes.report.demo import demo
+
+        demo(self.out, self.seeds)
+
+
+Command = (
+    Annotated[Recipes, tyro.conf.subcommand("recipes")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: Words of the command line; None for those of this process. `--debug` anywhere shows tracebacks.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 bad usage.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        command = _parse(words)
+        if isinstance(command, int):
+            return command
+        command.run()
+    except KeyboardInterrupt as stop:
+        return _fail(str(stop) or "interrupted", 1)
+    except BrokenPipeError:  # `bitbayes recipes | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        line = " ".join(str(error).split()) or type(error).__name__
+        return _fail(line, 2 if isinstance(error, ValueError) else 1)
+    return 0
+
+
+def _fail(line: str, code: int) -> int:
+    print(f"bitbayes: {line}", file=sys.stderr)
+    return code
+
+
+def _parse(words: list[str]) -> Any:
+    """The command, or the exit code after help or a wrong word, which becomes one line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(Command, prog="bitbayes", args=words, description=__doc__)
+    except SystemExit as stop:
+        if stop.code in (None, 0):
+            return 0
+        return _fail(_unboxed(complaint.getvalue()), 2)
+
+
+def _unboxed(box: str) -> str:
+    """The message inside the box that tyro draws."""
+    lines = [line.strip("│ ").strip() for line in box.splitlines()]
+    words: list[str] = []
+    for line in lines:
+        if not line or line.startswith(("╭", "╰")):
+            continue
+        if line.startswith("─"):
+            break
+        words.append(line)
+    text = " ".join(words) or "the command is not understood"
+    return f"{text.rstrip('.')}; see bitbayes --help"
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE words; values are JSON, or text if they are not."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set takes NAME=VALUE, got {pair!r}")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options

@@ -1,0 +1,121 @@
+"""Multilayer perceptrons, as the BayesBiNN paper's code lays them out (Linear, BatchNorm, activation, dropout)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from bitbayes.nn.scale import LogitScale
+
+__all__ = ["mlp", "mnist_mlp", "synthetic_mlp"]
+
+_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+def mlp(
+    inputs: int,
+    hidden: Sequence[int],
+    outputs: int,
+    *,
+    activation: str = "relu",
+    bias: bool = False,
+    norm: bool = True,
+    norm_output: bool | None = None,
+    dropout: float = 0.0,
+    input_dropout: float | None = None,
+    momentum: float = 0.15,
+    eps: float = 1e-4,
+    logit_scale: bool = True,
+) -> nn.Sequential:
+    """An MLP whose Linear weights are meant to be binary.
+
+    Each hidden layer is Linear, BatchNorm without affine parameters, activation, dropout; the last is Linear,
+    BatchNorm, and a learnable logit scale.
+
+    Args:
+        inputs: Number of inputs; longer shapes (N, ...) are flattened.
+        hidden: Widths of the hidden layers.
+        outputs: Number of outputs.
+        activation: "relu" or "tanh".
+        bias: Whether Linear layers have biases.
+        norm: Whether hidden layers have BatchNorm.
+        norm_output: Whether the output has it; None means as `norm`.
+        dropout: Probability after each hidden layer.
+        input_dropout: Probability on the inputs; None means as `dropout`.
+        momentum: Of BatchNorm's running statistics.
+        eps: Of BatchNorm.
+        logit_scale: End in a `LogitScale`.
+
+    Returns:
+        The network, input shape (N, inputs), output shape (N, outputs).
+
+    Raises:
+        ValueError: For an unknown activation.
+
+    Example:
+        >>> mlp(784, [32], 10)(torch.randn(5, 1, 28, 28)).shape
+        torch.Size([5, 10])
+    """
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}, got {activation!r}")
+    norm_output = norm if norm_output is None else norm_output
+    input_dropout = dropout if input_dropout is None else input_dropout
+    layers: list[nn.Module] = [nn.Flatten()]
+    if input_dropout:
+        layers.append(nn.Dropout(input_dropout))
+    widths = [inputs, *hidden, outputs]
+    for index, (wide, narrow) in enumerate(zip(widths, widths[1:], strict=False)):
+        last = index == len(hidden)
+        layers.append(nn.Linear(wide, narrow, bias=bias))
+        if norm_output if last else norm:
+            layers.append(nn.BatchNorm1d(narrow, eps=eps, momentum=momentum, affine=False))
+        if not last:
+            layers.append(_ACTIVATIONS[activation]())
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+    if logit_scale:
+        layers.append(LogitScale())
+    return nn.Sequential(*layers)
+
+
+def mnist_mlp(*, logit_scale: bool = False) -> nn.Sequential:
+    """The MNIST network of the BayesBiNN paper: 784-2048-2048-2048-10, dropout 0.2, 10,014,720 binary weights.
+
+    Args:
+        logit_scale: Add a learnable scale, which the paper's network has not.
+
+    Returns:
+        The network, input shape (N, 784) or (N, 1, 28, 28), output shape (N, 10).
+
+    Example:
+        >>> sum(p.numel() for p in mnist_mlp().parameters())
+        10014720
+    """
+    return mlp(784, [2048, 2048, 2048], 10, dropout=0.2, logit_scale=logit_scale)
+
+
+def synthetic_mlp(inputs: int, *, norm_output: bool) -> nn.Sequential:
+    """The network of the paper's toy experiments: 64-64 tanh units, biases, one output.
+
+    Args:
+        inputs: 2 for two moons, 1 for Snelson's data.
+        norm_output: BatchNorm on the output, as for Snelson's data.
+
+    Returns:
+        The network, input shape (N, inputs), output shape (N, 1).
+
+    Example:
+        >>> synthetic_mlp(2, norm_output=False)(torch.zeros(3, 2)).shape
+        torch.Size([3, 1])
+    """
+    return mlp(
+        inputs,
+        [64, 64],
+        1,
+        activation="tanh",
+        bias=True,
+        norm=False,
+        norm_output=norm_output,
+        logit_scale=False,
+    )

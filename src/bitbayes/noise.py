@@ -1,0 +1,141 @@
+"""Counter-based noise: a pure function of (seed, stream, step, sample, tensor index) and nothing else.
+
+There is no generator to save: a resumed run, every rank of a data-parallel job, and every device compute the same
+bits. Word j of a stream is SplitMix64's output function at counter `key + j·golden` (Steele, Lea & Flood 2014); the
+key is a hash of the path, so streams start 2⁶⁴ / (number of streams) apart on average. Each 64-bit word serves
+two weights with 32 bits each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bitbayes.functional import sign
+
+__all__ = ["Noise", "stream_key"]
+
+_MASK = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits, because torch multiplies signed words."""
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+_GOLDEN, _MULTIPLY1, _MULTIPLY2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def _mix(word: int) -> int:
+    word = ((word ^ (word >> 30)) * _MULTIPLY1) & _MASK
+    word = ((word ^ (word >> 27)) * _MULTIPLY2) & _MASK
+    return word ^ (word >> 31)
+
+
+def stream_key(seed: int, *path: int) -> int:
+    """Hashes a seed and a path of counters to the 64-bit key of a noise stream.
+
+    Args:
+        seed: Any integer.
+        path: Integers that name the stream, such as purpose, step, sample and tensor index.
+
+    Returns:
+        A signed 64-bit integer.
+
+    Example:
+        >>> stream_key(0, 1, 2) == stream_key(0, 1, 2), stream_key(0, 1, 2) == stream_key(0, 2, 1)
+        (True, False)
+    """
+    key = _mix((seed + _GOLDEN) & _MASK)
+    for counter in path:
+        # Two rounds a counter: one xor-multiply round of small integers is too regular to chain.
+        key = _mix((_mix((key ^ counter) & _MASK) + _GOLDEN) & _MASK)
+    return _signed(key)
+
+
+def _scramble(word: Tensor) -> Tensor:
+    """SplitMix64's output function, in place; masks turn torch's arithmetic shift into a logical one."""
+    word = word.bitwise_xor_((word >> 30).bitwise_and_((1 << 34) - 1)).mul_(_signed(_MULTIPLY1))
+    word = word.bitwise_xor_((word >> 27).bitwise_and_((1 << 37) - 1)).mul_(_signed(_MULTIPLY2))
+    return word.bitwise_xor_((word >> 31).bitwise_and_((1 << 33) - 1))
+
+
+class Noise:
+    """The noise of one tensor (or of an even-aligned chunk of it) at one draw.
+
+    Args:
+        key: From `stream_key`; an int, or a 0-d int64 tensor inside a compiled function.
+        count: How many values to draw.
+        device: Where.
+        start: Position of the first value in the stream; even.
+
+    Example:
+        >>> whole, tail = Noise(7, 8), Noise(7, 4, start=4)
+        >>> torch.equal(whole.uniform()[4:], tail.uniform())
+        True
+    """
+
+    def __init__(self, key: int | Tensor, count: int, device: torch.device | str = "cpu", *, start: int = 0) -> None:
+        self.key, self.count, self.device, self.start = key, count, device, start
+
+    def bits(self) -> Tensor:
+        """32 random bits a value.
+
+        Returns:
+            An int32 tensor of shape (count,).
+
+        Example:
+            >>> Noise(7, 3).bits().dtype
+            torch.int32
+        """
+        if torch.compiler.is_compiling():
+            # Inductor cannot fuse a view to another dtype; hashing every word twice is cheaper than storing it.
+            index = torch.arange(self.start, self.start + self.count, device=self.device)
+            word = _scramble((index >> 1) * _signed(_GOLDEN) + self.key)
+            return (word >> (32 * (index & 1))).to(torch.int32)
+        first = self.start // 2
+        word = torch.arange(first, first + (self.count + 1) // 2, device=self.device)
+        return _scramble(word.mul_(_signed(_GOLDEN)).add_(self.key)).view(torch.int32)[: self.count]
+
+    def uniform(self) -> Tensor:
+        """Uniform values in the open interval (0, 1), symmetric about ½, with 23 bits.
+
+        Returns:
+            A float32 tensor of shape (count,).
+
+        Example:
+            >>> u = Noise(7, 1000).uniform()
+            >>> bool(0 < u.min()), bool(u.max() < 1)
+            (True, True)
+        """
+        # k + ½ with k < 2²³ is exact in float32, so neither 0 nor 1 can occur and no logit is infinite.
+        return (self.bits() & 0x7FFFFF).to(torch.float32).add_(0.5).mul_(2.0**-23)
+
+    def logistic(self) -> Tensor:
+        """Half-logistic noise δ = ½·log(u / (1 − u)) of the binary Concrete (BayesBiNN, eq. 10).
+
+        Returns:
+            A float32 tensor of shape (count,); λ + δ > 0 with probability σ(2λ).
+
+        Example:
+            >>> Noise(7, 1000).logistic().abs().max() < 10
+            tensor(True)
+        """
+        return torch.logit(self.uniform()).mul_(0.5)
+
+    def signs(self, probability: Tensor) -> Tensor:
+        """Hard draws: +1 with the given probability, else −1.
+
+        Args:
+            probability: P[+1], float32, shape (count,). Exact to 2⁻²⁴.
+
+        Returns:
+            A float32 tensor of −1 and +1.
+
+        Example:
+            >>> Noise(7, 4).signs(torch.tensor([0.0, 1.0, 0.0, 1.0]))
+            tensor([-1.,  1., -1.,  1.])
+        """
+        # Signed bits are uniform on [−2³¹, 2³¹): compare with the probability on that scale.
+        return sign((probability * 2.0**32 - 2.0**31).sub_(self.bits()))

@@ -1,0 +1,256 @@
+"""Which parameters of a network are binary, what that saves, and keeping network and optimizer in the same mode."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn import Parameter
+
+from bitbayes.rules.base import BinaryOptimizer
+
+__all__ = ["Follower", "Summary", "SummaryRow", "follow", "split_parameters", "summary"]
+
+Named = list[tuple[str, Parameter]]
+
+_WEIGHT_LAYERS = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def split_parameters(model: nn.Module, *, real: Iterable[str | nn.Module] = ()) -> tuple[Named, Named]:
+    """Splits a network's parameters into binary and real ones.
+
+    Binary are the weights of Linear, Conv and ConvTranspose layers and the projections of MultiheadAttention; real is
+    everything else: biases, normalisation, embeddings. A tensor that several layers share appears once, under its
+    first name, and is binary if it is the weight of any such layer.
+
+    Args:
+        model: Any network.
+        real: What stays real all the same: parameter names, patterns such as "head.*", or modules of the network.
+
+    Returns:
+        Two lists of (name, parameter): binary and real. Parameters with `requires_grad=False` are in neither.
+
+    Raises:
+        ValueError: If nothing is binary, or an entry of `real` matches nothing.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
+        >>> binary, real = split_parameters(model, real=["2.*"])
+        >>> [name for name, _ in binary]
+        ['0.weight']
+        >>> [name for name, _ in real]
+        ['0.bias', '1.weight', '1.bias', '2.weight', '2.bias']
+    """
+    binary = {
+        id(parameter)
+        for module in model.modules()
+        for parameter in _weights(module)
+        if isinstance(parameter, Parameter)
+    }
+    names = dict(model.named_parameters())
+    stays = {id(names[name]) for name in _matched(model, real)}
+    learnt = [(name, parameter) for name, parameter in names.items() if parameter.requires_grad]
+    first = [pair for pair in learnt if id(pair[1]) in binary - stays]
+    if not first:
+        raise ValueError(
+            f"nothing in {type(model).__name__} is binary: it has no trainable weights of Linear, Conv or attention "
+            "layers besides those kept real; pass your own (name, parameter) pairs to the rule instead"
+        )
+    return first, [pair for pair in learnt if id(pair[1]) not in binary - stays]
+
+
+def _weights(module: nn.Module) -> Iterable[object]:
+    if isinstance(module, _WEIGHT_LAYERS):
+        yield module.weight
+    elif isinstance(module, nn.MultiheadAttention):
+        yield from (getattr(module, name) for name in _ATTENTION)
+
+
+def _matched(model: nn.Module, real: Iterable[str | nn.Module]) -> set[str]:
+    """Names of the parameters that `real` speaks of."""
+    if isinstance(real, (str, nn.Module)):
+        real = [real]
+    # All names of a shared tensor count, but the first is the one that is used.
+    every = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = set()
+    for entry in real:
+        if isinstance(entry, nn.Module):
+            if not any(module is entry for module in model.modules()):
+                raise ValueError(f"real has a {type(entry).__name__} that is not a module of the network")
+            found |= {first[id(parameter)] for parameter in entry.parameters()}
+            continue
+        matches = [name for name in every if fnmatch.fnmatchcase(name, entry)]
+        if not matches:
+            nearest = difflib.get_close_matches(entry, every, n=1, cutoff=0.0)
+            raise ValueError(f"real={entry!r} matches no parameter; the nearest name is {', '.join(nearest)!r}")
+        found |= {first[every[name]] for name in matches}
+    return found
+
+
+class Follower:
+    """Stands in for `model.train` and switches the optimizer along; made by `follow`.
+
+    A plain object rather than a closure, so that deepcopy and pickle of (model, optimizer) keep the pair together.
+
+    Args:
+        model: The network.
+        optimizer: The optimizer that follows it.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 2)
+        >>> follower = follow(model, bb.STE([model.weight], seed=0))
+        >>> isinstance(follower, Follower)
+        True
+    """
+
+    def __init__(self, model: nn.Module, optimizer: BinaryOptimizer) -> None:
+        self.model, self.optimizer = model, optimizer
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        """Does what `model.train(mode)` does, for both."""
+        type(self.model).train(self.model, mode)
+        self.optimizer.train(mode)
+        return self.model
+
+    def remove(self) -> None:
+        """Ends the following; both keep the mode they are in."""
+        self.model.__dict__.pop("train", None)
+
+
+def follow(model: nn.Module, optimizer: BinaryOptimizer) -> Follower:
+    """Makes the optimizer follow `model.train()` and `model.eval()`, at once and from now on.
+
+    Args:
+        model: The network whose mode leads. Wrappers such as torch.compile and DistributedDataParallel pass it on.
+        optimizer: The optimizer of its binary parameters.
+
+    Returns:
+        A handle whose `remove()` ends it.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 2)
+        >>> optimizer = bb.BayesBiNN([model.weight], ess=10, seed=0)
+        >>> handle = follow(model, optimizer)
+        >>> _ = model.eval()
+        >>> optimizer.training
+        False
+    """
+    follower = Follower(model, optimizer)
+    model.__dict__["train"] = follower
+    optimizer.train(model.training)
+    return follower
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One parameter of a network.
+
+    Args:
+        name: Its name.
+        shape: Its shape.
+        binary: Whether it is binary.
+        weights: Number of entries.
+        bits: Bits it takes in a packed file.
+
+    Example:
+        >>> SummaryRow("weight", (2, 3), True, 6, 6).bits
+        6
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    binary: bool
+    weights: int
+    bits: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a network holds, parameter by parameter.
+
+    Args:
+        rows: One entry a parameter.
+
+    Example:
+        >>> print(summary(torch.nn.Linear(32, 4)))
+        weight  (4, 32)  binary  128  128 bits
+        bias    (4,)     real      4  128 bits
+        binary weights 128, real 4; 528 bytes as float32, 32 bytes packed
+    """
+
+    rows: tuple[SummaryRow, ...]
+
+    @property
+    def binary_weights(self) -> int:
+        """Number of binary weights."""
+        return sum(row.weights for row in self.rows if row.binary)
+
+    @property
+    def real_weights(self) -> int:
+        """Number of real parameters."""
+        return sum(row.weights for row in self.rows if not row.binary)
+
+    @property
+    def bytes_float(self) -> int:
+        """Bytes of all parameters as float32."""
+        return 4 * (self.binary_weights + self.real_weights)
+
+    @property
+    def bytes_packed(self) -> int:
+        """Bytes with one bit a binary weight and float32 elsewhere."""
+        return sum((row.bits + 7) // 8 for row in self.rows)
+
+    def __str__(self) -> str:
+        cells = [
+            (r.name, str(r.shape), "binary" if r.binary else "real", str(r.weights), f"{r.bits} bits")
+            for r in self.rows
+        ]
+        widths = [max(len(row[column]) for row in cells) for column in range(5)]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if column > 2 else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in cells
+        ]
+        total = (
+            f"binary weights {self.binary_weights}, real {self.real_weights}; "
+            f"{self.bytes_float} bytes as float32, {self.bytes_packed} bytes packed"
+        )
+        return "\n".join([*lines, total])
+
+
+def summary(model: nn.Module, binary: Named | None = None) -> Summary:
+    """Counts binary and real parameters, their bits and bytes.
+
+    Args:
+        model: The network.
+        binary: Its binary (name, parameter) pairs; None asks `split_parameters`.
+
+    Returns:
+        The summary; printing it gives a table.
+
+    Example:
+        >>> summary(torch.nn.Linear(32, 4)).bytes_packed
+        32
+    """
+    chosen = {id(parameter) for _, parameter in (split_parameters(model)[0] if binary is None else binary)}
+    rows = []
+    for name, parameter in model.named_parameters():
+        one_bit = id(parameter) in chosen
+        count = parameter.numel()
+        rows.append(SummaryRow(name, tuple(parameter.shape), one_bit, count, count * (1 if one_bit else 32)))
+    return Summary(tuple(rows))

@@ -1,0 +1,218 @@
+"""Predictions of a binary network: of what its parameters hold, or averaged over networks drawn from a posterior."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bitbayes.posterior import BernoulliPosterior
+
+__all__ = ["Prediction", "predict", "refresh_batchnorm"]
+
+Batches = Iterable[Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Outputs of one or several networks for the same inputs.
+
+    Args:
+        outputs: Raw outputs (logits, or regression values), shape (C, N, K) for C networks.
+
+    Example:
+        >>> both = Prediction(torch.tensor([[[9.0, -9.0]], [[-9.0, 9.0]]]))  # two sure networks that disagree
+        >>> both.probs
+        tensor([[0.5000, 0.5000]])
+        >>> both.entropy, both.mutual_information
+        (tensor([0.6931]), tensor([0.6931]))
+    """
+
+    outputs: Tensor
+
+    @property
+    def sample_probs(self) -> Tensor:
+        """Class probabilities of every network, shape (C, N, K); K = 1 means one logit: P[class 1], (C, N, 1)."""
+        outputs = self.outputs.float()
+        return torch.sigmoid(outputs) if outputs.shape[-1] == 1 else torch.softmax(outputs, -1)
+
+    @property
+    def probs(self) -> Tensor:
+        """Mean of the networks' class probabilities, shape (N, K) (BayesBiNN, eq. 18)."""
+        return self.sample_probs.mean(0)
+
+    @property
+    def entropy(self) -> Tensor:
+        """Entropy of `probs` in nats, shape (N,): all of the uncertainty."""
+        return _entropy(self.probs)
+
+    @property
+    def mutual_information(self) -> Tensor:
+        """Entropy of the mean minus mean of the entropies in nats, shape (N,): how much the networks disagree."""
+        return (self.entropy - _entropy(self.sample_probs).mean(0)).clamp(min=0)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the raw outputs, shape (N, K); for regression."""
+        return self.outputs.mean(0)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of the raw outputs over networks, shape (N, K); zeros for one network."""
+        return self.outputs.std(0) if len(self.outputs) > 1 else torch.zeros_like(self.outputs[0])
+
+
+def _entropy(probs: Tensor) -> Tensor:
+    if probs.shape[-1] == 1:
+        probs = torch.cat([probs, 1 - probs], -1)
+    return torch.special.entr(probs).sum(-1)
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    x: Tensor,
+    posterior: BernoulliPosterior | None = None,
+    samples: int = 32,
+    *,
+    seed: int = 0,
+    chunk: int | None = None,
+    batches: Batches | None = None,
+) -> Prediction:
+    """Predicts with what the parameters hold, or with networks drawn from a posterior.
+
+    The model is in eval mode meanwhile, and is left as it was found.
+
+    Args:
+        model: The network.
+        x: Inputs, shape (N, ...).
+        posterior: Over the binary parameters, keyed by the model's names; None: one network, the parameters' own.
+        samples: Number of networks to draw.
+        seed: Seed of the draws.
+        chunk: Inputs at a time; None for all at once. Does not change the draws.
+        batches: Training batches (x or (x, ...)); BatchNorm statistics are re-estimated from them for every drawn
+            network, which costs that many passes more. None uses the model's statistics.
+
+    Returns:
+        Outputs of shape (C, N, K), with means and uncertainties as properties.
+
+    Raises:
+        ValueError: If `samples` or `chunk` is less than 1, or the posterior's names are not the model's.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = bb.BayesBiNN([("weight", model.weight)], ess=10, seed=0)
+        >>> predict(model, torch.ones(5, 3), optimizer.posterior(), samples=4).outputs.shape
+        torch.Size([4, 5, 2])
+    """
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1, or None for all inputs at once; got {chunk}")
+    if posterior is None:
+        with _evaluating(model):
+            return Prediction(_outputs(model, {}, x, chunk)[None])
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
+    shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False) if name in posterior.natural}
+    posterior.check_like(shapes, "the model")
+    reusable = None if batches is None else list(batches)
+    outputs = []
+    with _evaluating(model):
+        for index in range(samples):
+            weights = posterior.sample_at(index, seed=seed)
+            weights = {n: w.to(dtype=p.dtype, device=p.device) for n, w in weights.items() for p in [_get(model, n)]}
+            if reusable is not None:
+                _refresh(model, reusable, weights)
+            outputs.append(_outputs(model, weights, x, chunk))
+    return Prediction(torch.stack(outputs))
+
+
+def _get(model: nn.Module, name: str) -> Tensor:
+    return model.get_parameter(name)
+
+
+def _outputs(model: nn.Module, weights: dict[str, Tensor], x: Tensor, chunk: int | None) -> Tensor:
+    pieces = [functional_call(model, weights, (piece,)) for piece in x.split(chunk or max(len(x), 1))]
+    outputs = torch.cat(pieces).float()
+    return outputs[:, None] if outputs.dim() == 1 else outputs
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode; afterwards every module's mode and every buffer are as before.
+
+    Modules are set one by one, because `model.eval()` may switch an optimizer along (`bitbayes.follow`), and the
+    parameters must stay what they are.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+
+@torch.no_grad()
+def refresh_batchnorm(model: nn.Module, batches: Batches) -> None:
+    """Re-estimates the running statistics of every BatchNorm for what the parameters hold now.
+
+    Training gathers them under draws, which can be far from those of the mode. Here they are the plain average over
+    the given batches, with dropout off. Modes and momenta are left as they were.
+
+    Args:
+        model: The network.
+        batches: Batches of training inputs: x, or tuples (x, ...). Best of some hundred examples each.
+
+    Raises:
+        ValueError: If there are BatchNorm layers and no batch.
+
+    Example:
+        >>> norm = torch.nn.BatchNorm1d(1)
+        >>> refresh_batchnorm(norm, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])])
+        >>> norm.running_mean
+        tensor([4.])
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        _refresh(model, batches, {})
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _refresh(model: nn.Module, batches: Batches, weights: dict[str, Tensor]) -> None:
+    """Plain averages of the statistics, for the given weights; the model is in eval mode before and after."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms:
+        return
+    stream = iter(batches)
+    try:
+        first = next(stream)
+    except StopIteration:
+        raise ValueError("refresh_batchnorm needs at least one batch of training inputs, got none") from None
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.training = True
+            norm.momentum = None  # torch's name for the plain average
+        for batch in itertools.chain([first], stream):
+            x = batch[0] if isinstance(batch, (tuple, list)) else batch
+            functional_call(model, weights, (x,))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.training = False

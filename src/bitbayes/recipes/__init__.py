@@ -1,0 +1,18 @@
+"""Every published experiment as a dataclass, with the published figure beside it."""
+
+from bitbayes.recipes.base import Published, Recipe, RuleSpec
+from bitbayes.recipes.registry import RECIPES, find_recipe, nearest
+from bitbayes.recipes.run import make_config, make_experiment, run_recipe, split_rule
+
+__all__ = [
+    "RECIPES",
+    "Published",
+    "Recipe",
+    "RuleSpec",
+    "find_recipe",
+    "make_config",
+    "make_experiment",
+    "nearest",
+    "run_recipe",
+    "split_rule",
+]

@@ -1,0 +1,116 @@
+"""What a recipe is: one published experiment, with its hyper-parameters and the figure to reach."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from bitbayes.data import DataBundle
+from bitbayes.training import Loss, Schedule
+
+__all__ = ["Published", "Recipe", "RuleSpec"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published figure.
+
+    Args:
+        test: Test accuracy in percent at the best validation epoch, mean over runs.
+        spread: Standard deviation over runs, as published.
+        train: Training accuracy.
+        validation: Validation accuracy.
+    """
+
+    test: float
+    spread: float
+    train: float | None = None
+    validation: float | None = None
+
+
+@dataclass(frozen=True)
+class RuleSpec:
+    """The hyper-parameters of one rule in one recipe.
+
+    Args:
+        lr: Learning rate of the binary weights.
+        options: Keywords of the rule; `ess_scale`, `interval_epochs` and `harden_at` are resolved with the data.
+        schedule: Of the learning rates.
+        real_lr: Learning rate of Adam on the real parameters.
+        clip_gradient: Largest gradient norm.
+        samples: Draws a step.
+
+    Example:
+        >>> RuleSpec(1e-2).with_options(clip=0.5).options
+        {'clip': 0.5}
+    """
+
+    lr: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Schedule = field(default_factory=Schedule)
+    real_lr: float = 1e-3
+    clip_gradient: float | None = None
+    samples: int = 1
+
+    def with_options(self, **changes: Any) -> RuleSpec:
+        """A copy with other options of the rule.
+
+        Args:
+            **changes: Options by name.
+
+        Returns:
+            The copy.
+        """
+        return dataclasses.replace(self, options={**self.options, **changes})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment: data, network, loss, and the hyper-parameters of every rule.
+
+    Rules are keyed by name; the estimators of BayesBiNN by "bayesbinn:released" and so on.
+
+    Args:
+        name: As on the command line.
+        title: A few words.
+        source: Where the settings and the published figures are from.
+        network: Makes the network.
+        load: (folder or hub id or None, device, seed of the split) to the data.
+        loss: Kind of the loss.
+        epochs: Length of the published schedule.
+        batch_size: Examples a step; 0 for all.
+        rules: Hyper-parameters by rule.
+        estimator: Of BayesBiNN, unless another is asked for.
+        published: Published figures by rule.
+        quick_epochs: Length of the quick budget.
+        quick: Hyper-parameters for the quick budget, by rule; rules that are missing use `rules`.
+        all_binary: Biases are binary too.
+        evaluate_every: Epochs between two evaluations.
+        checkpoint_every: Epochs between two checkpoints.
+        seed: Seed of a run unless another is asked for.
+        wide: Large enough that bfloat16 may be faster; others compute in float32 unless told otherwise.
+    """
+
+    name: str
+    title: str
+    source: str
+    network: Callable[[], nn.Module]
+    load: Callable[[str | None, torch.device, int], DataBundle]
+    loss: Loss
+    epochs: int
+    batch_size: int
+    rules: Mapping[str, RuleSpec]
+    estimator: str = "straight-through"
+    published: Mapping[str, Published] = field(default_factory=dict)
+    quick_epochs: int | None = None
+    quick: Mapping[str, RuleSpec] = field(default_factory=dict)
+    all_binary: bool = False
+    evaluate_every: int = 1
+    checkpoint_every: int = 1
+    seed: int = 0
+    wide: bool = False

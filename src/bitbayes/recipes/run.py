@@ -1,0 +1,234 @@
+"""From a recipe and a few choices to a run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+
+from bitbayes.data import DataBundle
+from bitbayes.recipes.base import Recipe, RuleSpec
+from bitbayes.recipes.registry import find_recipe, nearest
+from bitbayes.training import (
+    RULES,
+    Experiment,
+    Progress,
+    RunConfig,
+    RunResult,
+    build_experiment,
+    train,
+)
+
+__all__ = ["Budget", "find_rule", "make_config", "make_experiment", "run_recipe", "split_rule"]
+
+Budget = Literal["paper", "quick"]
+_ESTIMATORS = ("straight-through", "concrete", "released")
+
+
+def split_rule(recipe: Recipe, rule: str, estimator: str | None = None) -> tuple[str, str | None]:
+    """Separates a rule from an estimator of BayesBiNN.
+
+    Args:
+        recipe: Whose default estimator is used if none is given.
+        rule: "ste", "bayesbinn", "bayesbinn:released", ...
+        estimator: From `--estimator`.
+
+    Returns:
+        Rule and estimator (None for other rules).
+
+    Raises:
+        ValueError: If one does not exist, or they contradict each other.
+
+    Example:
+        >>> split_rule(find_recipe("mnist"), "bayesbinn")
+        ('bayesbinn', 'released')
+    """
+    name, _, suffix = rule.partition(":")
+    if name not in RULES:
+        raise nearest("rule", rule, RULES)
+    if name != "bayesbinn":
+        if suffix or estimator:
+            raise ValueError(f"only bayesbinn has estimators; got {suffix or estimator!r} for {name}")
+        return name, None
+    if suffix and estimator and suffix != estimator:
+        raise ValueError(f"two estimators were given: {suffix!r} and {estimator!r}")
+    chosen = suffix or estimator or recipe.estimator
+    if chosen not in _ESTIMATORS:
+        raise nearest("estimator", chosen, _ESTIMATORS)
+    return name, chosen
+
+
+def find_rule(recipe: Recipe, rule: str, estimator: str | None, budget: Budget) -> RuleSpec:
+    """Looks the hyper-parameters of a rule up.
+
+    Args:
+        recipe: The recipe.
+        rule: Name of the rule, without estimator.
+        estimator: Of BayesBiNN.
+        budget: "paper", or "quick" for the shortened schedule.
+
+    Returns:
+        The hyper-parameters.
+
+    Raises:
+        ValueError: If the recipe has none for it.
+    """
+    key = f"{rule}:{estimator}" if estimator else rule
+    known = {**recipe.rules, **recipe.quick} if budget == "quick" else recipe.rules
+    if key not in known:
+        raise ValueError(f"recipe {recipe.name} has no settings for {key}; it has: {', '.join(known)}")
+    return known[key]
+
+
+def make_config(
+    recipe: Recipe | str,
+    rule: str = "bayesbinn",
+    *,
+    estimator: str | None = None,
+    budget: Budget = "paper",
+    seed: int | None = None,
+    out: str | None = None,
+    lr: float | None = None,
+    options: dict[str, Any] | None = None,
+    epochs: int | None = None,
+    **choices: Any,
+) -> RunConfig:
+    """Fills a record from a recipe and what the user chose.
+
+    Args:
+        recipe: The recipe, or its name.
+        rule: Name of the rule.
+        estimator: Of BayesBiNN; None for the recipe's.
+        budget: Which hyper-parameters and schedule.
+        seed: Of the run; None for the recipe's.
+        out: Folder; None for runs/RECIPE-RULE-seedS.
+        lr: Learning rate, if not the recipe's.
+        options: Options of the rule, on top of the recipe's.
+        epochs: Length of the schedule, if not the recipe's.
+        **choices: Other fields of `RunConfig`; None means the default.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: For names that do not exist and values out of range.
+
+    Example:
+        >>> make_config("mnist", "ste", seed=3).out
+        'runs/mnist-ste-seed3'
+    """
+    recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    name, chosen = split_rule(recipe, rule, estimator)
+    spec = find_rule(recipe, name, chosen, budget)
+    seed = recipe.seed if seed is None else seed
+    label = f"{name}-{chosen}" if chosen else name
+    if epochs is None:
+        epochs = recipe.quick_epochs if budget == "quick" and recipe.quick_epochs else recipe.epochs
+    fields: dict[str, Any] = {
+        "recipe": recipe.name,
+        "rule": name,
+        "estimator": chosen,
+        "out": out or f"runs/{recipe.name}-{label}-seed{seed}",
+        "lr": spec.lr if lr is None else lr,
+        "options": {**spec.options, **(options or {})},
+        "real_lr": spec.real_lr,
+        "schedule": spec.schedule,
+        "clip_gradient": spec.clip_gradient,
+        "samples": spec.samples,
+        "epochs": epochs,
+        "batch_size": recipe.batch_size,
+        "seed": seed,
+        "evaluate_every": recipe.evaluate_every,
+        "checkpoint_every": recipe.checkpoint_every,
+    }
+    known = {item.name for item in dataclasses.fields(RunConfig)}
+    for key, value in choices.items():
+        if key not in known:
+            raise nearest("setting", key, known)
+        if value is not None:
+            fields[key] = value
+    if fields.get("precision", "auto") == "auto" and not recipe.wide:
+        fields["precision"] = "fp32"
+    return RunConfig(**fields)
+
+
+def make_experiment(config: RunConfig, data: DataBundle | None = None) -> Experiment:
+    """Builds the objects of a run.
+
+    Args:
+        config: The record.
+        data: Data that is loaded already; None to load it.
+
+    Returns:
+        The objects.
+    """
+    recipe = find_recipe(config.recipe)
+    if data is None:
+        data = load_data(config)
+    return build_experiment(config, recipe.network, data, recipe.loss, all_binary=recipe.all_binary)
+
+
+def load_data(config: RunConfig) -> DataBundle:
+    """Loads the data of a run.
+
+    Args:
+        config: The record.
+
+    Returns:
+        The data, on the device of the run.
+
+    Raises:
+        ValueError: If the device or the data does not exist.
+    """
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        line = str(error).splitlines()[0]
+        raise ValueError(f"device {config.device!r} cannot be used: {line}") from error
+    return find_recipe(config.recipe).load(config.data, device, config.data_seed)
+
+
+def run_recipe(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    data: DataBundle | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Trains what a record says.
+
+    Args:
+        config: The record.
+        resume: Continue the run in `config.out`, if there is one.
+        data: Data that is loaded already.
+        progress: Display.
+
+    Returns:
+        The metrics.
+    """
+    with few_threads(config.recipe):
+        experiment = make_experiment(config, data)
+        return train(config, experiment, resume=resume, progress=progress)
+
+
+@contextlib.contextmanager
+def few_threads(recipe: str) -> Iterator[None]:
+    """One thread while a small network trains: more cost time on small tensors, most of all on a busy machine.
+
+    Args:
+        recipe: Name of the recipe.
+
+    Yields:
+        Nothing.
+    """
+    before = torch.get_num_threads()
+    if not find_recipe(recipe).wide:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

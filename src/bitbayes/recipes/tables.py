@@ -1,0 +1,186 @@
+"""Published tables, reproduced: every rule and seed, ours beside published."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitbayes.recipes.base import Recipe
+from bitbayes.recipes.registry import find_recipe, nearest
+from bitbayes.recipes.run import Budget, few_threads, load_data, make_config, run_recipe, split_rule
+from bitbayes.training import RunConfig, RunError, RunFolder
+
+__all__ = ["TABLES", "TableRow", "run_table", "table_rules"]
+
+# Which columns each table of the paper has; both are over the same runs.
+TABLES = {"table2": ("test",), "table10": ("train", "validation", "test")}
+_SEEDS = {"quick": 3, "paper": 5}
+_KEYS = {"train": "train_accuracy", "validation": "val_accuracy", "test": "test_accuracy"}
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One rule of a table.
+
+    Args:
+        rule: Name, with the estimator of BayesBiNN.
+        summaries: summary.json of every run.
+    """
+
+    rule: str
+    summaries: list[dict[str, Any]]
+
+    def values(self, key: str) -> list[float]:
+        """One entry of all summaries, where it exists.
+
+        Args:
+            key: Name in summary.json.
+
+        Returns:
+            Its values, one a run.
+        """
+        return [s[key] for s in self.summaries if s.get(key) is not None]
+
+    def figures(self) -> dict[str, Any]:
+        """Means and sample standard deviations, for results.json."""
+        found: dict[str, Any] = {"rule": self.rule, "runs": len(self.summaries)}
+        wanted = {
+            **_KEYS,
+            "test_nll": "test_nll",
+            "mean_test": "mean_test_accuracy",
+            "mean_test_nll": "mean_test_nll",
+            "entropy_bits": "posterior_entropy_bits",
+            "seconds_per_epoch": "seconds_per_epoch",
+        }
+        for name, key in wanted.items():
+            values = self.values(key)
+            if values:
+                spread = statistics.stdev(values) if len(values) > 1 else None
+                found[name] = {"mean": statistics.mean(values), "std": spread, "values": values}
+        return found
+
+
+def table_rules(recipe: Recipe, budget: Budget, wanted: Sequence[str] = ()) -> list[str]:
+    """The rows of a table.
+
+    Args:
+        recipe: The recipe.
+        budget: Whose hyper-parameters.
+        wanted: Rules that were asked for; empty means all that the quick budget has settings for.
+
+    Returns:
+        Names of rules with estimators.
+
+    Raises:
+        ValueError: If a rule does not exist.
+
+    Example:
+        >>> table_rules(find_recipe("mnist"), "quick", ["bayesbinn", "ste"])
+        ['bayesbinn:released', 'ste']
+    """
+    names = list(wanted) or list(recipe.quick or recipe.rules)
+    rows = []
+    for name in names:
+        rule, estimator = split_rule(recipe, name)
+        rows.append(f"{rule}:{estimator}" if estimator else rule)
+    return rows
+
+
+def run_table(
+    name: str,
+    *,
+    dataset: str = "mnist",
+    budget: Budget = "quick",
+    seeds: int | None = None,
+    rules: Sequence[str] = (),
+    epochs: int | None = None,
+    data: str | None = None,
+    out: str | None = None,
+    device: str = "cpu",
+    precision: str = "auto",
+    note: Callable[[str], None] = print,
+) -> tuple[list[TableRow], Path]:
+    """Trains every rule with every seed; runs that are finished in `out` are not repeated.
+
+    Args:
+        name: "table2" or "table10".
+        dataset: Name of the recipe.
+        budget: "quick" or "paper".
+        seeds: Runs of a rule; None for 3 (quick) or 5 (paper).
+        rules: Rules to run; empty for all.
+        epochs: Length of the schedule, if not the budget's.
+        data: Folder or hub id.
+        out: Folder of the runs.
+        device: Torch device.
+        precision: "auto", "fp32" or "bf16".
+        note: Told of each run as it begins.
+
+    Returns:
+        The rows, and the folder.
+
+    Raises:
+        ValueError: For names that do not exist.
+    """
+    if name not in TABLES:
+        raise nearest("table", name, TABLES)
+    if seeds is not None and seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    recipe = find_recipe(dataset)
+    rows = table_rules(recipe, budget, rules)
+    # Both tables are over the same runs, so they share a folder.
+    folder = Path(out or f"runs/{dataset}-{budget}")
+    configs: dict[str, list[RunConfig]] = {
+        rule: [
+            make_config(
+                recipe,
+                rule,
+                budget=budget,
+                seed=recipe.seed + index,
+                out=str(folder / f"{rule.replace(':', '-')}-seed{recipe.seed + index}"),
+                epochs=epochs,
+                data=data,
+                device=device,
+                precision=precision,
+            )
+            for index in range(seeds or _SEEDS[budget])
+        ]
+        for rule in rows
+    }
+    loaded = None
+    table = []
+    for rule, runs in configs.items():
+        summaries = []
+        for index, config in enumerate(runs):
+            summary = finished(config)
+            if summary is None:
+                note(f"{rule}: run {index + 1} of {len(runs)}, in {config.out}")
+                if loaded is None:
+                    loaded = load_data(config)
+                with few_threads(recipe.name):
+                    summary = run_recipe(config, resume=True, data=loaded).summary
+            summaries.append(summary)
+        table.append(TableRow(rule, summaries))
+    return table, folder
+
+
+def finished(config: RunConfig) -> dict[str, Any] | None:
+    """The summary of a run that has ended, if it is the run in question.
+
+    Args:
+        config: What would be run.
+
+    Returns:
+        Its summary, or None if it is still to be run.
+    """
+    if not Path(config.out, "summary.json").is_file():
+        return None
+    try:
+        if RunConfig.load(config.out).differences(config):
+            return None
+        summary = RunFolder(config.out).read_json("summary.json")
+    except (RunError, ValueError):
+        return None
+    return summary if summary.get("epochs_done") == config.last_epoch else None

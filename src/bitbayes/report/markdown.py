@@ -1,0 +1,113 @@
+"""Tables of results, for the terminal and as markdown files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bitbayes.recipes import Recipe
+from bitbayes.recipes.tables import TABLES, TableRow
+from bitbayes.report.tables import new_table, number, spread
+from bitbayes.training import RunFolder
+
+__all__ = ["markdown", "results_table", "write_results"]
+
+
+def _rows(name: str, recipe: Recipe, rows: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
+    keys = {"train": "train_accuracy", "validation": "val_accuracy", "test": "test_accuracy"}
+    heads = ["rule"]
+    for column in TABLES[name]:
+        heads += [column, "published"]
+    heads += ["mean of samples", "bits a weight", "NLL", "s/epoch"]
+    lines = []
+    for row in rows:
+        published = recipe.published.get(row.rule)
+        line = [row.rule]
+        for column in TABLES[name]:
+            line.append(spread(row.values(keys[column])))
+            value = getattr(published, column, None)
+            text = number(value)
+            if column == "test" and published is not None:
+                text = f"{published.test:.2f} ± {published.spread:.2f}"
+            line.append(text)
+        line.append(spread(row.values("mean_test_accuracy")))
+        line.append(spread(row.values("posterior_entropy_bits"), 3))
+        line.append(spread(row.values("test_nll"), 3))
+        line.append(spread(row.values("seconds_per_epoch"), 1))
+        lines.append(line)
+    return heads, lines
+
+
+def _caption(recipe: Recipe, rows: Sequence[TableRow]) -> str:
+    summary = rows[0].summaries[0]
+    runs = len(rows[0].summaries)
+    return (
+        f"Ours: {runs} runs of {summary['epochs']} epochs, mean and sample standard deviation, "
+        f"mode at the best validation epoch. Published: {recipe.epochs} epochs, 5 runs."
+    )
+
+
+def results_table(name: str, recipe: Recipe, rows: Sequence[TableRow]) -> Any:
+    """The table for the terminal.
+
+    Args:
+        name: "table2" or "table10".
+        recipe: Its recipe.
+        rows: One a rule.
+
+    Returns:
+        A rich table.
+    """
+    heads, lines = _rows(name, recipe, rows)
+    title = f"{name}: test accuracy on {recipe.title}"
+    table = new_table(title, *heads, caption=_caption(recipe, rows))
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A markdown table.
+
+    Args:
+        heads: Headings.
+        lines: Cells.
+
+    Returns:
+        Its text.
+
+    Example:
+        >>> print(markdown(["rule", "test"], [["ste", "98.4"]]))
+        | rule | test |
+        | --- | ---: |
+        | ste | 98.4 |
+    """
+    marks = ["---"] + ["---:"] * (len(heads) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [heads, marks, *lines])
+
+
+def write_results(
+    name: str, recipe: Recipe, rows: Sequence[TableRow], folder: Path
+) -> tuple[Path, Path]:
+    """Writes NAME.json and NAME.md, and results.json with the same figures.
+
+    Args:
+        name: "table2" or "table10".
+        recipe: Its recipe.
+        rows: One a rule.
+        folder: Where to.
+
+    Returns:
+        The paths of results.json and of the markdown file.
+    """
+    heads, lines = _rows(name, recipe, rows)
+    text = f"# {name}: {recipe.title}\n\n{markdown(heads, lines)}\n\n{_caption(recipe, rows)}\n"
+    files = RunFolder(folder)
+    figures = [row.figures() for row in rows]
+    for entry in figures:
+        published = recipe.published.get(entry["rule"])
+        entry["published"] = None if published is None else vars(published)
+    files.write_json("results.json", {"table": name, "recipe": recipe.name, "rows": figures})
+    files.write_text(f"{name}.md", text)
+    return folder / "results.json", folder / f"{name}.md"

@@ -1,0 +1,362 @@
+"""`BinaryOptimizer`: the contract of every learning rule.
+
+The parameters hold weights; the optimizer's state holds beliefs. A rule is five pure functions on tensors
+(`begin`, `draw`, `estimate`, `update`, `mode`), and this class runs them: draw the weights, take the gradient that
+`loss.backward()` left at the draw, update the belief.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from bitbayes import functional as F
+from bitbayes.noise import Noise, stream_key
+from bitbayes.posterior import BernoulliPosterior
+from bitbayes.rules import checks, engine, scales
+from bitbayes.rules.engine import Belief, Options
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_START_STREAM, _DRAW_STREAM = 0, 1
+_NOT_OPTIONS = {"params", "param_names", "seed", "samples", "scale", "scale_lr", "init", "compile", "training"}
+
+Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
+
+
+class BinaryOptimizer(torch.optim.Optimizer):
+    """Base of all rules; subclasses define the pure functions and their options.
+
+    The loop is torch's own: `backward`, `step`, `zero_grad`. After construction and after every step the parameters
+    hold a draw from the belief; after `eval()` they hold the mode, exactly ±scale. All noise is a function of
+    (seed, step, sample, tensor index), so (`model.state_dict()`, `optimizer.state_dict()`) resumes bit for bit.
+
+    Args:
+        params: Parameters, (name, parameter) pairs such as `bitbayes.split_parameters` returns, or groups.
+        defaults: Options of the rule; groups may override them. Must contain `lr`.
+        samples: Draws that `step(closure)` averages the update over.
+        scale: What ±1 is multiplied with: "one", "fan_in" (1/√fan_in), or "channel" (learned, one per output
+            channel, as XNOR-Net's and VISPA's factors).
+        scale_lr: Learning rate of the logarithm of a "channel" scale.
+        init: "random" as in the papers, or "weights": sign and relative size of what the tensors hold.
+        seed: Seed of the noise; None takes torch's own (`torch.initial_seed()`), of rank 0 in a distributed job.
+        compile: Fuse update and draw with torch.compile (needs a compiler; seconds at the first step, then faster).
+
+    Raises:
+        ValueError: For options out of range, no parameters, or a parameter given twice.
+    """
+
+    has_posterior: ClassVar[bool] = False
+    start: ClassVar[str] = "uniform"  # how init="random" begins: "uniform" on (-1, 1), or "signs"
+
+    def __init__(
+        self,
+        params: Params,
+        defaults: dict[str, Any],
+        *,
+        samples: int = 1,
+        scale: str = "one",
+        scale_lr: float = 1e-3,
+        init: str = "random",
+        seed: int | None = None,
+        compile: bool = False,
+    ) -> None:
+        checks.common(samples, scale, init)
+        common = {
+            "samples": samples,
+            "scale": scale,
+            "scale_lr": scale_lr,
+            "init": init,
+            "seed": checks.shared_seed() if seed is None else seed,
+            "compile": compile,
+            "training": True,
+        }
+        super().__init__(checks.not_empty(params), defaults | common)
+
+    # The pure functions of a rule. Tensors are flat float32 pieces of one parameter; `o` holds the group's options
+    # and `o.step` (1, 2, ...); nothing may be changed in place. -------------------------------------------------
+
+    @staticmethod
+    def begin(start: Tensor, o: Options) -> Belief:
+        """Makes the first belief from values of typical size 1; `o.bound` is Glorot's √(1.5 / (fan_in + fan_out))."""
+        raise TypeError("a rule must define begin()")
+
+    @staticmethod
+    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+        """Draws the weights of one training step."""
+        raise TypeError("a rule must define draw()")
+
+    @staticmethod
+    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, o: Options) -> Tensor:
+        """Turns the gradient at a draw into what the update averages over draws; the gradient itself by default."""
+        return gradient
+
+    @staticmethod
+    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+        """Returns the entries of the belief that change."""
+        raise TypeError("a rule must define update()")
+
+    @staticmethod
+    def mode(belief: Belief, o: Options) -> Tensor:
+        """The most likely weights, exactly ±1."""
+        raise TypeError("a rule must define mode()")
+
+    @staticmethod
+    def natural(belief: Belief, o: Options) -> Tensor:
+        """λ of the mean-field posterior; only for rules with `has_posterior`."""
+        raise TypeError("a rule with has_posterior must define natural()")
+
+    @staticmethod
+    def schedule(group: Mapping[str, Any], step: int) -> dict[str, float]:
+        """Options that depend on the step, such as an annealed temperature."""
+        return {}
+
+    @staticmethod
+    def check(group: Mapping[str, Any]) -> None:
+        """Refuses options out of range, also when a group is added later."""
+
+    # The optimizer. ---------------------------------------------------------------------------------------------
+
+    @property
+    def training(self) -> bool:
+        """Whether the parameters hold a draw (True) or the mode (False)."""
+        return self.param_groups[0]["training"]
+
+    def named_binary(self) -> Iterator[tuple[str, Parameter]]:
+        """Iterates over (name, parameter); parameters given without names are called "0", "1", ..."""
+        for index, (group, place, parameter) in enumerate(self._places()):
+            names = group.get("param_names")
+            yield (names[place] if names else str(index)), parameter
+
+    @torch.no_grad()
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds parameters, as in torch; they hold a draw at once.
+
+        Args:
+            param_group: A dictionary with "params" and options of this group.
+        """
+        known = {id(p) for _, _, p in self._places()}
+        checks.parameters(param_group, known)
+        first = len(known)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group["training"] = self.training
+        checks.learning_rate(group)
+        self.check(group)
+        for index, parameter in enumerate(group["params"], start=first):
+            self.state[parameter] = self._first_state(parameter, group, index)
+            self._show(parameter, group, index)
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+        """Updates the beliefs from the gradients at the current draw, and draws the next weights.
+
+        Args:
+            closure: Clears the gradients, computes the loss, calls backward and returns the loss. With
+                `samples > 1` it is called once for every draw, and the update is averaged over them. Without a
+                closure the gradients at hand and one draw are used.
+
+        Returns:
+            The mean loss over draws, or None without a closure.
+
+        Raises:
+            RuntimeError: If the parameters hold the mode, or a gradient is not finite (the beliefs are unchanged).
+        """
+        self._report()
+        if not self.training:
+            raise RuntimeError(
+                "step() needs the weights of a draw, but they are the mode; call optimizer.train() first"
+            )
+        loss, estimates = None, None
+        if closure is not None:
+            loss, estimates = self._over_draws(closure)
+        with torch.no_grad():
+            accept = self._finite(estimates)
+            for index, (group, _, parameter) in enumerate(self._places()):
+                gradient = parameter.grad if estimates is None else estimates.get(parameter)
+                if gradient is not None:
+                    self._advance(parameter, group, index, gradient, accept, estimated=estimates is not None)
+        return loss
+
+    @torch.no_grad()
+    def train(self, mode: bool = True) -> Self:
+        """Makes the parameters hold the current draw (True) or the mode (False).
+
+        Args:
+            mode: As in `torch.nn.Module.train`.
+
+        Returns:
+            The optimizer itself.
+        """
+        self._report()
+        if mode != self.training:
+            for group in self.param_groups:
+                group["training"] = mode
+            self._show_all()
+        return self
+
+    def eval(self) -> Self:
+        """Makes the parameters hold the mode, exactly ±scale: a network to deploy."""
+        return self.train(False)
+
+    def posterior(self) -> BernoulliPosterior:
+        """A copy of the posterior over the weights, keyed by parameter names.
+
+        Raises:
+            RuntimeError: If the rule keeps no posterior.
+        """
+        self._report()
+        if not self.has_posterior:
+            raise RuntimeError(
+                f"{type(self).__name__} keeps no posterior, only a point; use bitbayes.BayesBiNN for one"
+            )
+        natural, scale = {}, {}
+        for (name, parameter), (group, _, _) in zip(self.named_binary(), self._places(), strict=True):
+            belief = self._belief(parameter)
+            flat = self.natural(belief, self._options(group, self.state[parameter]["step"], parameter))
+            natural[name] = flat.view(parameter.shape)
+            scale[name] = scales.value(self.state[parameter])
+        return BernoulliPosterior(natural, scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Beliefs, steps, options and seed: all that resuming needs beside the model's own state."""
+        self._report()
+        return super().state_dict()
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores a state bit for bit, and writes its draw (or mode) into the parameters.
+
+        Args:
+            state_dict: From `state_dict()` of the same rule over the same shapes.
+
+        Raises:
+            ValueError: If beliefs are missing, of another rule or shape, or not float32.
+        """
+        parameters = [parameter for _, _, parameter in self._places()]
+        saved = checks.saved_state(state_dict, [self.state[p] for p in parameters])
+        super().load_state_dict(state_dict)
+        for parameter, state in zip(parameters, saved, strict=True):
+            # torch has cast the beliefs to the dtype of the parameter; put the exact ones in their place.
+            self.state[parameter] = checks.copy_state(state, parameter.device)
+        self._show_all()
+
+    # Internals. -------------------------------------------------------------------------------------------------
+
+    def _places(self) -> Iterator[tuple[dict[str, Any], int, Parameter]]:
+        for group in self.param_groups:
+            for place, parameter in enumerate(group["params"]):
+                yield group, place, parameter
+
+    def _options(self, group: dict[str, Any], step: int, parameter: Tensor) -> Options:
+        plain = {key: value for key, value in group.items() if key not in _NOT_OPTIONS}
+        return SimpleNamespace(**plain | self.schedule(group, step), step=step, bound=scales.glorot(parameter))
+
+    def _first_state(self, parameter: Tensor, group: dict[str, Any], index: int) -> dict[str, Any]:
+        if group["init"] == "weights":
+            start = checks.start_from_weights(parameter)
+        else:
+            key = stream_key(group["seed"], _START_STREAM, index)
+            start = Noise(key, parameter.numel(), parameter.device).uniform() * 2 - 1
+            start = F.sign(start) if self.start == "signs" else start
+        belief = self.begin(start, self._options(group, 0, parameter))
+        return {"step": 0, "belief": belief} | scales.begin(parameter, group["scale"])
+
+    def _belief(self, parameter: Tensor) -> Belief:
+        """The belief, on the device where the parameter is now."""
+        state = self.state[parameter]
+        if any(t.device != parameter.device for t in state["belief"].values()):
+            self.state[parameter] = state = checks.copy_state(state, parameter.device)
+        return state["belief"]
+
+    def _key(self, group: dict[str, Any], parameter: Tensor, index: int, sample: int) -> int:
+        return stream_key(group["seed"], _DRAW_STREAM, self.state[parameter]["step"], sample, index)
+
+    def _show(self, parameter: Tensor, group: dict[str, Any], index: int, sample: int = 0) -> None:
+        """Writes the current draw, or the mode, into one parameter."""
+        belief, state = self._belief(parameter), self.state[parameter]
+        o = self._options(group, state["step"], parameter)
+        with scales.unit(parameter, state) as weights:
+            if group["training"]:
+                engine.redraw(type(self), belief, weights, o, self._key(group, parameter, index, sample))
+            else:
+                weights.copy_(self.mode(belief, o))
+
+    def _show_all(self, sample: int = 0) -> None:
+        for index, (group, _, parameter) in enumerate(self._places()):
+            self._show(parameter, group, index, sample)
+
+    def _advance(
+        self,
+        parameter: Tensor,
+        group: dict[str, Any],
+        index: int,
+        gradient: Tensor,
+        accept: Tensor | None,
+        *,
+        estimated: bool,
+    ) -> None:
+        belief, state = self._belief(parameter), self.state[parameter]
+        with scales.unit(parameter, state) as weights:
+            if not estimated:
+                gradient = scales.unit_gradient(gradient, state)
+                scales.learn(state, weights, gradient, group["scale_lr"], accept)
+            state["step"] += 1
+            o = self._options(group, state["step"], parameter)
+            key = self._key(group, parameter, index, 0)
+            how = {"estimated": estimated, "accept": accept, "compile": group["compile"]}
+            engine.advance(type(self), belief, gradient, weights, o, key, **how)
+
+    def _over_draws(self, closure: Callable[[], Tensor]) -> tuple[Tensor, dict[Tensor, Tensor] | None]:
+        """Calls the closure at each draw; returns the mean loss, and the mean estimates if there are several."""
+        samples = self.param_groups[0]["samples"]
+        with torch.enable_grad():
+            loss = closure()
+        if samples == 1:
+            return loss, None
+        losses, estimates = [loss.detach()], {}
+        try:
+            self._add_estimates(estimates, samples)
+            for sample in range(1, samples):
+                with torch.no_grad():
+                    self._show_all(sample)
+                with torch.enable_grad():
+                    losses.append(closure().detach())
+                self._add_estimates(estimates, samples)
+        except BaseException:
+            with torch.no_grad():
+                self._show_all()  # the weights are those of before the call
+            raise
+        return torch.stack(losses).mean(), estimates
+
+    @torch.no_grad()
+    def _add_estimates(self, estimates: dict[Tensor, Tensor], samples: int) -> None:
+        for group, _, parameter in self._places():
+            if parameter.grad is None:
+                continue
+            belief, state = self._belief(parameter), self.state[parameter]
+            o = self._options(group, state["step"] + 1, parameter)
+            with scales.unit(parameter, state) as weights:
+                gradient = scales.unit_gradient(parameter.grad, state)
+                scales.learn(state, weights, gradient, group["scale_lr"] / samples, None)
+                estimate = self.estimate(belief, gradient.float(), weights.float(), o) / samples
+            estimates[parameter] = estimates[parameter] + estimate if parameter in estimates else estimate
+
+    def _finite(self, estimates: dict[Tensor, Tensor] | None) -> Tensor | None:
+        """Refuses non-finite gradients: at once on a CPU; on a GPU by a flag on the device, reported later."""
+        gradients = {name: p.grad if estimates is None else estimates.get(p) for name, p in self.named_binary()}
+        accept, pending = checks.finite({n: g for n, g in gradients.items() if g is not None})
+        if pending is not None:
+            self.__dict__.setdefault("_pending", []).append(pending)
+        return accept
+
+    def _report(self) -> None:
+        """Raises for refused steps that the device has told us about since."""
+        pending = self.__dict__.get("_pending", [])
+        while pending and pending[0].ready():
+            pending.pop(0).raise_if_refused()

@@ -1,0 +1,206 @@
+"""BayesBiNN (Meng, Bachmann & Khan, ICML 2020): natural-gradient variational inference over Bernoulli weights.
+
+Belief: λ, the natural parameter of q(w) = Bernoulli with P[w = +1] = σ(2λ) and mean μ = tanh λ. The Bayesian
+learning rule (eqs. 7 and 17), with minibatch-mean gradient g at the draw and N = ess:
+
+    λ ← (1 − α) λ − α (ĝ − λ₀),    ĝ ≈ ∂E_q[N·loss] / ∂μ
+
+and optionally the released code's momentum on (ĝ + λ − λ₀) with Adam's bias correction. The estimators of ĝ:
+
+    "straight-through"  w ~ q, exactly ±1           ĝ = N·g
+    "concrete"          w = tanh((λ + δ) / τ)       ĝ = N·g (1 − w²) / (τ sech² λ)                      (eqs. 10-13)
+    "released"          the same draw               ĝ = N·g (1 − w² + ε) / τ / (1 − tanh² λ + ε),  ε = 1e-10
+
+For a loss that is multilinear in the weights the exact natural gradient is E[(loss(w_i = +1) − loss(w_i = −1)) / 2];
+"straight-through" is its first-order form. δ = ½·log(u / (1 − u)), u uniform.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitbayes import functional as F
+from bitbayes.noise import Noise
+from bitbayes.posterior import BernoulliPosterior
+from bitbayes.rules import checks
+from bitbayes.rules.base import BinaryOptimizer, Params
+from bitbayes.rules.engine import Belief, Options
+
+_EPS = 1e-10  # the released code's guard, which at small τ is the whole gradient
+_POINT_TAU = 1e-6  # below this τ every relaxed draw is ±1 to float32 and λ is far beyond float32's tanh
+_TINY = 1e-35  # keeps 0 / sech² at 0 where sech² underflows
+
+
+class BayesBiNN(BinaryOptimizer):
+    """Trains a Bernoulli posterior over ±1 weights by natural gradients.
+
+    Args:
+        params: Binary parameters; see `BinaryOptimizer`.
+        lr: Step size α of the natural-gradient step; also how fast the prior pulls λ back.
+        ess: Effective sample size: number of training examples times any augmentation factor, divided by any
+            posterior temperature. A larger value gives a more certain posterior.
+        estimator: "straight-through" (hard draws), "concrete" (the paper), or "released" (the published code, for
+            reproducing its image results).
+        momentum: β of the moving average of the natural gradient; 0 keeps no state for it.
+        tau: Temperature of the Concrete relaxation; unused by "straight-through".
+        init_lambda: Initial |λ|; signs are random, or those of the weights with `init="weights"`.
+        prior: λ₀ as a posterior over the same names and shapes; None is the uniform prior.
+        **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`.
+
+    Raises:
+        ValueError: For options out of range, or a prior whose names or shapes differ.
+
+    At τ ≤ 1e-6 "released" is a deterministic rule: the scale is 1/τ, the noise never changes a sign, and the weights
+    are the sign of a decaying average of −g (Bop with threshold 0). It is computed in that closed form, with λ in
+    units of N/τ, and its posterior is a point: asking for one warns.
+
+    Example:
+        >>> layer = torch.nn.Linear(3, 1, bias=False)
+        >>> optimizer = BayesBiNN([("weight", layer.weight)], lr=0.1, ess=100, seed=0)
+        >>> x = torch.eye(3)
+        >>> for _ in range(100):
+        ...     loss = (layer(x) - torch.tensor([[1.0], [-1.0], [1.0]])).square().mean()
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> _ = optimizer.eval()
+        >>> layer.weight.data
+        tensor([[ 1., -1.,  1.]])
+    """
+
+    has_posterior = True
+    start = "signs"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        *,
+        ess: float,
+        estimator: str = "straight-through",
+        momentum: float = 0.0,
+        tau: float | None = None,
+        init_lambda: float | None = None,
+        prior: BernoulliPosterior | None = None,
+        **common: Any,
+    ) -> None:
+        tau = {"released": 1e-10}.get(estimator, 1.0) if tau is None else tau
+        init_lambda = (1.0 if estimator == "straight-through" else 10.0) if init_lambda is None else init_lambda
+        options = {
+            "lr": lr,
+            "ess": ess,
+            "estimator": estimator,
+            "momentum": momentum,
+            "tau": tau,
+            "init_lambda": init_lambda,
+        }
+        super().__init__(params, options, **common)
+        if prior is not None:
+            self.set_prior(prior)
+
+    @staticmethod
+    def check(group: Mapping[str, Any]) -> None:
+        """Refuses options out of range."""
+        names = ("straight-through", "concrete", "released")
+        checks.option(group["estimator"] in names, "estimator", f"one of {', '.join(names)}", group["estimator"])
+        checks.number(group["ess"], "ess", "a positive number (examples times augmentation)", low=0)
+        checks.number(group["tau"], "tau", "a positive temperature", low=0)
+        checks.number(group["init_lambda"], "init_lambda", "at least 0", low=0, open_low=False)
+        checks.decay(group["momentum"], "momentum")
+
+    @staticmethod
+    def schedule(group: Mapping[str, Any], step: int) -> dict[str, Any]:
+        """The estimator in use, and what λ is measured in."""
+        point = group["estimator"] == "released" and group["tau"] <= _POINT_TAU
+        unit = group["ess"] / group["tau"] if point else 1.0
+        return {"estimator": "point" if point else group["estimator"], "unit": unit, "averaged": group["momentum"] > 0}
+
+    @staticmethod
+    def begin(start: Tensor, o: Options) -> Belief:
+        """λ = ±init_lambda."""
+        natural = start * (o.init_lambda / o.unit)
+        return {"natural": natural, "average": torch.zeros_like(natural)} if o.averaged else {"natural": natural}
+
+    @staticmethod
+    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+        """A hard or relaxed draw."""
+        natural = belief["natural"]
+        if o.estimator == "point":
+            return F.sign(natural)
+        if o.estimator == "straight-through":
+            return noise.signs(torch.sigmoid(2 * natural))
+        return torch.tanh((natural + noise.logistic()) / o.tau)
+
+    @staticmethod
+    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, o: Options) -> Tensor:
+        """ĝ, in the unit of λ."""
+        if o.estimator == "point":
+            return gradient
+        if o.estimator == "straight-through":
+            return o.ess * gradient
+        numerator = (1 - draw) * (1 + draw)
+        if o.estimator == "concrete":
+            return o.ess * gradient * (numerator / o.tau / F.sech2(belief["natural"]).clamp(min=_TINY))
+        variance = 1 - torch.tanh(belief["natural"]) ** 2
+        return o.ess * gradient * ((numerator + _EPS) / o.tau / (variance + _EPS))
+
+    @staticmethod
+    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+        """One natural-gradient step."""
+        natural = belief["natural"]
+        change = estimate + natural
+        if "prior" in belief:
+            change = change - belief["prior"]
+        if "average" not in belief:
+            return {"natural": natural - o.lr * change}
+        average = o.momentum * belief["average"] + (1 - o.momentum) * change
+        return {"natural": natural - o.lr / (1 - o.momentum**o.step) * average, "average": average}
+
+    @staticmethod
+    def mode(belief: Belief, o: Options) -> Tensor:
+        """sign(λ)."""
+        return F.sign(belief["natural"])
+
+    @staticmethod
+    def natural(belief: Belief, o: Options) -> Tensor:
+        """λ in nats, whatever unit it is kept in."""
+        return belief["natural"] * o.unit
+
+    @torch.no_grad()
+    def set_prior(self, prior: BernoulliPosterior) -> None:
+        """Makes a posterior the prior λ₀ of the steps to come (eq. 21), for continual learning.
+
+        Args:
+            prior: A posterior over the same names and shapes.
+
+        Raises:
+            ValueError: If names or shapes differ; nothing is changed then.
+        """
+        named = dict(self.named_binary())
+        prior.check_like({name: parameter.shape for name, parameter in named.items()}, "the optimizer")
+        for (group, _, parameter), name in zip(self._places(), named, strict=True):
+            unit = self.schedule(group, 0)["unit"]
+            flat = prior.natural[name].reshape(-1).to(parameter.device)
+            self._belief(parameter)["prior"] = flat / unit
+
+    def posterior(self) -> BernoulliPosterior:
+        """The posterior q; warns once where it is only a point ("released" at tiny τ).
+
+        Returns:
+            A copy, keyed by parameter names.
+        """
+        point = any(self.schedule(group, 0)["estimator"] == "point" for group in self.param_groups)
+        if point and not self.__dict__.get("_warned_of_point"):
+            self.__dict__["_warned_of_point"] = True
+            warnings.warn(
+                'estimator="released" at tau <= 1e-6 leaves a point, not a posterior: its samples are its mode and its '
+                'entropy is 0. Use estimator="straight-through" for uncertainty',
+                UserWarning,
+                stacklevel=2,
+            )
+        return super().posterior()

@@ -1,0 +1,216 @@
+"""What the rules refuse, and the words they refuse it with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_FIND = "bitbayes.split_parameters(model) finds the weights of Linear and Conv layers"
+
+
+def option(condition: bool, name: str, expected: str, got: object) -> None:
+    """Raises ValueError unless an option is as expected."""
+    if not condition:
+        raise ValueError(f"{name} must be {expected}, got {got!r}")
+
+
+def number(value: object, name: str, expected: str, *, low: float = 0.0, open_low: bool = True) -> None:
+    """Raises ValueError unless a value is a finite number above `low` (or at least `low`)."""
+    fine = isinstance(value, (int, float)) and math.isfinite(value)
+    option(fine and (value > low if open_low else value >= low), name, expected, value)  # type: ignore[operator]
+
+
+def decay(value: object, name: str) -> None:
+    """Raises ValueError unless a value is in [0, 1)."""
+    option(isinstance(value, (int, float)) and 0 <= value < 1, name, "in [0, 1)", value)
+
+
+def betas(value: tuple[float, float]) -> None:
+    """Checks Adam's decays."""
+    option(len(value) == 2, "betas", "two decays", value)
+    for beta in value:
+        decay(beta, "betas")
+
+
+def annealing(group: Mapping[str, Any]) -> None:
+    """Checks a geometric annealing of β."""
+    number(group["beta"], "beta", "positive", low=0)
+    number(group["growth"], "growth", "at least 1", low=1, open_low=False)
+    number(group["interval"], "interval", "a number of steps of at least 1", low=1, open_low=False)
+    number(group["beta_max"], "beta_max", "positive", low=0)
+
+
+def common(samples: int, scale: str, init: str) -> None:
+    """Checks the options that all rules share."""
+    option(isinstance(samples, int) and samples >= 1, "samples", "a whole number of at least 1", samples)
+    option(scale in ("one", "fan_in", "channel"), "scale", 'one of "one", "fan_in", "channel"', scale)
+    option(init in ("random", "weights"), "init", '"random" or "weights"', init)
+
+
+def learning_rate(group: dict[str, Any]) -> None:
+    """Checks the learning rate of a group."""
+    value = group["lr"]
+    if not isinstance(value, Tensor):
+        number(value, "lr", "a finite number of at least 0", open_low=False)
+
+
+def shared_seed() -> int:
+    """Torch's own seed; in a distributed job that of rank 0, so that all ranks draw the same weights."""
+    seed = torch.tensor(torch.initial_seed() & ((1 << 63) - 1))
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        on_gpu = torch.distributed.get_backend() == "nccl"
+        seed = seed.cuda() if on_gpu else seed
+        torch.distributed.broadcast(seed, 0)
+    return int(seed)
+
+
+def not_empty(params: Iterable[Any]) -> list[Any]:
+    """Materialises parameters and refuses none at all."""
+    if isinstance(params, Tensor):
+        raise ValueError(f"expected an iterable of parameters, got one tensor; pass a list. {_FIND}")
+    listed = list(params)
+    if not listed:
+        raise ValueError(f"no binary parameters: got an empty list. {_FIND}")
+    return listed
+
+
+def parameters(group: dict[str, Any], known: set[int]) -> None:
+    """Refuses tensors that are not real, or that another place of the optimizer holds."""
+    members = group["params"]
+    members = [members] if isinstance(members, Tensor) else list(members)
+    group["params"] = members
+    if not members:
+        raise ValueError(f"no binary parameters: a group is empty. {_FIND}")
+    seen = set(known)
+    for place, member in enumerate(members):
+        name, tensor = member if isinstance(member, tuple) else (str(place), member)
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"binary parameter {name!r} must be a floating-point tensor, got {kind}")
+        if id(tensor) in seen:
+            raise ValueError(f"binary parameter {name!r} is given twice; each tensor belongs to one group, once")
+        seen.add(id(tensor))
+
+
+def start_from_weights(parameter: Tensor) -> Tensor:
+    """Sign and relative size of a float tensor: w / mean|w|, flat."""
+    flat = parameter.detach().float().reshape(-1)
+    size = flat.abs().mean()
+    if not (size > 0 and torch.isfinite(size)):
+        raise ValueError(
+            f'init="weights" needs finite weights that are not all zero; the mean of |w| is {float(size):g}. '
+            'Load the pretrained weights first, or use init="random"'
+        )
+    return flat / size
+
+
+def copy_state(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A deep copy of one parameter's state on a device, dtypes kept."""
+
+    def move(value: object) -> object:
+        if isinstance(value, Tensor):
+            return value.detach().to(device, copy=True)
+        if isinstance(value, dict):
+            return {key: move(entry) for key, entry in value.items()}
+        return value
+
+    return {key: move(value) for key, value in state.items()}
+
+
+def saved_state(state_dict: dict[str, Any], current: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The saved state of each parameter in order, checked against the current one before anything changes."""
+    places = [place for group in state_dict["param_groups"] for place in group["params"]]
+    if len(places) != len(current):
+        raise ValueError(f"the saved state has {len(places)} binary tensors, this optimizer {len(current)}")
+    saved = []
+    for place, mine in zip(places, current, strict=True):
+        theirs = state_dict["state"].get(place, {})
+        if "belief" not in theirs:
+            raise ValueError(f"the saved state of tensor {place} has no belief; was it saved by a bitbayes rule?")
+        expected, got = _shapes(mine), _shapes(theirs)
+        optional = {"belief/prior"}
+        if set(expected) - optional != set(got) - optional:
+            raise ValueError(
+                f"the saved state of tensor {place} holds {sorted(got)}, expected {sorted(expected)}: another rule?"
+            )
+        for key, (shape, dtype) in got.items():
+            mine_shape, mine_dtype = expected.get(key, (shape, torch.float32))
+            if shape != mine_shape:
+                raise ValueError(f"{key} of tensor {place} has shape {tuple(shape)}, expected {tuple(mine_shape)}")
+            if dtype != mine_dtype:
+                raise ValueError(
+                    f"{key} of tensor {place} is {dtype}, expected {mine_dtype}: beliefs lose their meaning in half "
+                    "precision; save optimizer.state_dict() without casting it"
+                )
+        saved.append(theirs)
+    return saved
+
+
+def _shapes(state: dict[str, Any], prefix: str = "") -> dict[str, tuple[torch.Size, torch.dtype]]:
+    found = {}
+    for key, value in state.items():
+        if isinstance(value, dict):
+            found |= _shapes(value, f"{prefix}{key}/")
+        elif isinstance(value, Tensor):
+            found[prefix + key] = (value.shape, value.dtype)
+    return found
+
+
+class Refusal:
+    """Which gradients of one step were finite, still on the device that knows.
+
+    Args:
+        names: Names of the tensors.
+        flags: One bool each, on a GPU.
+    """
+
+    def __init__(self, names: list[str], flags: Tensor) -> None:
+        self.names, self.flags = names, flags.to("cpu", non_blocking=True)
+        self.event = torch.cuda.Event() if flags.is_cuda else None
+        if self.event is not None:
+            self.event.record()
+
+    def ready(self) -> bool:
+        """Whether the flags have arrived, without waiting."""
+        return self.event is None or self.event.query()
+
+    def raise_if_refused(self) -> None:
+        """Raises RuntimeError if a gradient was not finite."""
+        bad = [name for name, fine in zip(self.names, self.flags.tolist(), strict=True) if not fine]
+        if bad:
+            raise RuntimeError(
+                f"the gradient of {', '.join(map(repr, bad))} is not finite; the step was refused and the beliefs are "
+                "unchanged. Look for NaN in the data, lower the learning rate, or clip the gradients"
+            )
+
+
+def _is_finite(tensor: Tensor) -> Tensor:
+    """0-d bool: whether every entry is finite."""
+    if tensor.numel() == 0:
+        return torch.ones((), dtype=torch.bool, device=tensor.device)
+    # Both extremes in one vectorised read; NaN wins in both. isfinite() would write a temporary.
+    return torch.stack(torch.aminmax(tensor)).isfinite().all()
+
+
+def finite(gradients: dict[str, Tensor], *, defer: bool | None = None) -> tuple[Tensor | None, Refusal | None]:
+    """Checks gradients: raises at once on a CPU, on a GPU decides on the device without waiting for it.
+
+    Args:
+        gradients: Gradients by name.
+        defer: None defers where the gradients are on a GPU.
+
+    Returns:
+        A 0-d bool tensor that says whether to accept the step (None: yes), and what to report later.
+    """
+    if not gradients:
+        return None, None
+    flags = torch.stack([_is_finite(gradient.detach()) for gradient in gradients.values()])
+    refusal = Refusal(list(gradients), flags)
+    if flags.is_cuda if defer is None else defer:
+        return flags.all(), refusal
+    refusal.raise_if_refused()
+    return None, None

@@ -1,0 +1,148 @@
+"""Runs a rule's pure functions over the flat storage of one tensor.
+
+Rules are written as equations that return new tensors. Here they are applied chunk by chunk, so that every temporary
+stays in the processor's cache and none has the network's size; or, with `compile=True`, as one fused kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bitbayes.noise import Noise
+
+Belief = dict[str, Tensor]
+Options = SimpleNamespace
+
+# Values a chunk: 1 MiB a float32 tensor, small enough for a second-level cache and large enough to hide dispatch.
+CHUNK = 1 << 18
+
+
+class Rule(Protocol):
+    """The pure functions that define a learning rule; see `BinaryOptimizer` for what each must do."""
+
+    @staticmethod
+    def begin(start: Tensor, o: Options) -> Belief:
+        """The first belief."""
+        ...
+
+    @staticmethod
+    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+        """The weights of one training step."""
+        ...
+
+    @staticmethod
+    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, o: Options) -> Tensor:
+        """What one draw says about the belief."""
+        ...
+
+    @staticmethod
+    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+        """The next belief."""
+        ...
+
+    @staticmethod
+    def mode(belief: Belief, o: Options) -> Tensor:
+        """The most likely weights."""
+        ...
+
+
+def _advance_chunk(
+    rule: type[Rule],
+    belief: Belief,
+    gradient: Tensor,
+    weights: Tensor,
+    o: Options,
+    key: int | Tensor,
+    start: int,
+    estimated: bool,
+    accept: Tensor | None,
+) -> None:
+    gradient = gradient.float()
+    estimate = gradient if estimated else rule.estimate(belief, gradient, weights.float(), o)
+    for name, value in rule.update(belief, estimate, o).items():
+        old = belief[name]
+        old.copy_(value if accept is None else torch.where(accept, value, old))
+    noise = Noise(key, weights.numel(), weights.device, start=start)
+    weights.copy_(rule.draw(belief, noise, o))
+
+
+@functools.cache
+def _compiled() -> Callable[..., None]:
+    def whole(
+        rule: type[Rule],
+        belief: Belief,
+        gradient: Tensor,
+        weights: Tensor,
+        static: dict[str, str | bool | None],
+        numbers: dict[str, Tensor],
+        key: Tensor,
+        estimated: bool,
+        accept: Tensor | None,
+    ) -> None:
+        o = SimpleNamespace(**static, **numbers)
+        _advance_chunk(rule, belief, gradient, weights, o, key, 0, estimated, accept)
+
+    return torch.compile(whole, dynamic=True)
+
+
+def _spans(count: int, device: torch.device) -> Iterator[slice]:
+    """Even-aligned pieces of a flat tensor; a GPU takes it whole."""
+    size = CHUNK if device.type == "cpu" else max(count, 1)
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def advance(
+    rule: type[Rule],
+    belief: Belief,
+    gradient: Tensor,
+    weights: Tensor,
+    o: Options,
+    key: int,
+    *,
+    estimated: bool = False,
+    accept: Tensor | None = None,
+    compile: bool = False,
+) -> None:
+    """Updates a belief in place and writes the next draw.
+
+    Args:
+        rule: The learning rule.
+        belief: Flat float32 tensors; changed in place.
+        gradient: Flat gradient at the weights, or an estimate already averaged over draws.
+        weights: Flat weights of the current draw; overwritten with the next.
+        o: Options of the rule.
+        key: Noise key of the next draw.
+        estimated: Whether `gradient` is already an estimate.
+        accept: 0-d bool on the device; False leaves the belief as it is.
+        compile: One kernel from torch.compile instead of chunks.
+    """
+    if compile:
+        options = vars(o)
+        device = weights.device
+        numbers = {
+            k: torch.tensor(v, dtype=torch.float32, device=device)
+            for k, v in options.items()
+            if isinstance(v, (int, float)) and not isinstance(v, bool)
+        }
+        static = {k: v for k, v in options.items() if k not in numbers}
+        _compiled()(
+            rule, belief, gradient, weights, static, numbers, torch.tensor(key, device=device), estimated, accept
+        )
+        return
+    for span in _spans(weights.numel(), weights.device):
+        part = {name: tensor[span] for name, tensor in belief.items()}
+        _advance_chunk(rule, part, gradient[span], weights[span], o, key, span.start, estimated, accept)
+
+
+def redraw(rule: type[Rule], belief: Belief, weights: Tensor, o: Options, key: int) -> None:
+    """Writes a draw of an unchanged belief into flat weights."""
+    for span in _spans(weights.numel(), weights.device):
+        part = {name: tensor[span] for name, tensor in belief.items()}
+        noise = Noise(key, span.stop - span.start, weights.device, start=span.start)
+        weights[span].copy_(rule.draw(part, noise, o))

@@ -1,0 +1,141 @@
+"""PMF, proximal mean-field (Ajanthan et al., ICCV 2019): soft weights of a categorical, annealed to hard ones.
+
+For two values the softmax over {−1, +1} depends on one number, the half-difference v of the two logits, so the
+belief is v with Adam's moments. Forward is soft, with an inverse temperature β that grows:
+
+    w = tanh(βv);    v ← v − α · Adam(g · J);    β ← min(β·growth, β_max) every `interval` steps
+
+J is the softmax's Jacobian: β(1 − w²) "exact", or β(2 − w²) "released", what the published code's I − uuᵀ comes to;
+the latter does not vanish where a weight is nearly hard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitbayes import functional as F
+from bitbayes.noise import Noise
+from bitbayes.rules import checks
+from bitbayes.rules.annealing import annealed
+from bitbayes.rules.base import BinaryOptimizer, Params
+from bitbayes.rules.engine import Belief, Options
+
+
+class PMF(BinaryOptimizer):
+    """Trains soft weights tanh(βv) with Adam while β grows.
+
+    Args:
+        params: Binary parameters; see `BinaryOptimizer`.
+        lr: Learning rate of Adam.
+        beta: First inverse temperature β.
+        growth: Factor ρ on β.
+        interval: Steps between two factors.
+        beta_max: Upper bound of β.
+        jacobian: "released" or "exact".
+        betas: Adam's decays.
+        weight_decay: L2 penalty on v.
+        **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`.
+
+    Raises:
+        ValueError: For options out of range.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 1, bias=False)
+        >>> optimizer = PMF([layer.weight], lr=0.1, seed=0)
+        >>> for _ in range(50):
+        ...     (layer(torch.ones(1, 2)) - 2).square().sum().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> _ = optimizer.eval()
+        >>> layer.weight.data
+        tensor([[1., 1.]])
+    """
+
+    has_posterior = True
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        *,
+        beta: float = 1.0,
+        growth: float = 1.05,
+        interval: int = 100,
+        beta_max: float = 1e4,
+        jacobian: str = "released",
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        **common: Any,
+    ) -> None:
+        options = {
+            "lr": lr,
+            "beta": beta,
+            "growth": growth,
+            "interval": interval,
+            "beta_max": beta_max,
+            "jacobian": jacobian,
+            "betas": betas,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, options, **common)
+
+    @staticmethod
+    def check(group: Mapping[str, Any]) -> None:
+        """Refuses options out of range."""
+        checks.annealing(group)
+        checks.betas(group["betas"])
+        checks.option(
+            group["jacobian"] in ("released", "exact"), "jacobian", '"released" or "exact"', group["jacobian"]
+        )
+        checks.number(group["weight_decay"], "weight_decay", "at least 0", open_low=False)
+
+    @staticmethod
+    def schedule(group: Mapping[str, Any], step: int) -> dict[str, Any]:
+        """β now, and β when the weights at hand were drawn."""
+        at = (group["beta"], group["growth"], group["interval"])
+        return {
+            "beta": annealed(*at, step, group["beta_max"]),
+            "beta_drawn": annealed(*at, max(step - 1, 0), group["beta_max"]),
+            "beta1": group["betas"][0],
+            "beta2": group["betas"][1],
+        }
+
+    @staticmethod
+    def begin(start: Tensor, o: Options) -> Belief:
+        """Glorot's size, and no moments yet."""
+        latent = start * o.bound
+        return {"latent": latent, "first": torch.zeros_like(latent), "second": torch.zeros_like(latent)}
+
+    @staticmethod
+    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+        """Soft weights."""
+        return torch.tanh(o.beta * belief["latent"])
+
+    @staticmethod
+    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, o: Options) -> Tensor:
+        """The gradient with respect to v."""
+        slope = (2 if o.jacobian == "released" else 1) - draw * draw
+        return gradient * slope * o.beta_drawn
+
+    @staticmethod
+    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+        """One step of Adam on v."""
+        gradient = estimate + o.weight_decay * belief["latent"]
+        first, second, direction = F.adam(
+            belief["first"], belief["second"], gradient, beta1=o.beta1, beta2=o.beta2, step=o.step
+        )
+        return {"latent": belief["latent"] - o.lr * direction, "first": first, "second": second}
+
+    @staticmethod
+    def mode(belief: Belief, o: Options) -> Tensor:
+        """sign(v)."""
+        return F.sign(belief["latent"])
+
+    @staticmethod
+    def natural(belief: Belief, o: Options) -> Tensor:
+        """λ = βv: the categorical's mean is tanh(βv)."""
+        return o.beta * belief["latent"]

@@ -1,0 +1,107 @@
+"""ProxQuant (Bai, Wang & Liberty, ICLR 2019): proximal steps of a W-shaped regulariser on real weights.
+
+Belief: the real weights θ with Adam's moments. The gradient is taken at θ itself (no straight-through); the pull
+towards ±1 grows with the step t:
+
+    θ ← θ − α · Adam(g);    θ ← sign(θ) · min(|θ| + α·rate·t, 1)
+
+which is the proximal map of α·rate·t · ||θ| − 1| followed by the clip to [−1, 1].
+
+After `harden_after` steps θ is its sign and stays so, while the real parameters go on training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitbayes import functional as F
+from bitbayes.noise import Noise
+from bitbayes.rules import checks
+from bitbayes.rules.base import BinaryOptimizer, Params
+from bitbayes.rules.engine import Belief, Options
+
+
+class ProxQuant(BinaryOptimizer):
+    """Trains real weights that a growing proximal pull draws to ±1.
+
+    Args:
+        params: Binary parameters; see `BinaryOptimizer`.
+        lr: Learning rate of Adam.
+        rate: Growth of the regulariser a step (the paper's grows by 1e-4 an epoch).
+        harden_after: Steps after which the weights are hard and fixed; None never hardens them in training.
+        betas: Adam's decays.
+        **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`. The paper starts from a trained
+            float network: load it and give `init="weights"`.
+
+    Raises:
+        ValueError: For options out of range.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 1, bias=False)
+        >>> optimizer = ProxQuant([layer.weight], lr=0.1, rate=0.01, seed=0)
+        >>> for _ in range(50):
+        ...     (layer(torch.ones(1, 2)) - 2).square().sum().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> layer.weight.data
+        tensor([[1., 1.]])
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-2,
+        *,
+        rate: float = 1e-4,
+        harden_after: int | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        **common: Any,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "rate": rate, "harden_after": harden_after, "betas": betas}, **common)
+
+    @staticmethod
+    def check(group: Mapping[str, Any]) -> None:
+        """Refuses options out of range."""
+        checks.number(group["rate"], "rate", "at least 0", open_low=False)
+        checks.betas(group["betas"])
+        after = group["harden_after"]
+        checks.option(after is None or after >= 1, "harden_after", "a step of at least 1, or None", after)
+
+    @staticmethod
+    def schedule(group: Mapping[str, Any], step: int) -> dict[str, Any]:
+        """Whether the weights are hard by now."""
+        after = group["harden_after"]
+        hard = float(after is not None and step > after)
+        return {"hard": hard, "beta1": group["betas"][0], "beta2": group["betas"][1]}
+
+    @staticmethod
+    def begin(start: Tensor, o: Options) -> Belief:
+        """Real weights of Glorot's size, and no moments yet."""
+        weights = (start * o.bound).clamp(-1, 1)
+        return {"weights": weights, "first": torch.zeros_like(weights), "second": torch.zeros_like(weights)}
+
+    @staticmethod
+    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+        """θ itself."""
+        return belief["weights"]
+
+    @staticmethod
+    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+        """One step of Adam, then the proximal step."""
+        first, second, direction = F.adam(
+            belief["first"], belief["second"], estimate, beta1=o.beta1, beta2=o.beta2, step=o.step
+        )
+        weights = belief["weights"] - o.lr * direction
+        # The pull towards ±1 by α·rate·t and the clip, in one.
+        soft = F.sign(weights) * (weights.abs() + o.lr * o.rate * o.step).clamp(max=1)
+        hard = F.sign(belief["weights"])
+        return {"weights": soft + o.hard * (hard - soft), "first": first, "second": second}
+
+    @staticmethod
+    def mode(belief: Belief, o: Options) -> Tensor:
+        """sign(θ)."""
+        return F.sign(belief["weights"])

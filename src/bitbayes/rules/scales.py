@@ -1,0 +1,86 @@
+"""The scale s > 0 of a binary tensor, which then holds ±s.
+
+Rules see unit weights: draws of ±1 and gradients with respect to them. Everything about s lives here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitbayes import functional as F
+
+
+def fans(parameter: Tensor) -> tuple[int, int]:
+    """Inputs and outputs of a weight of shape (out, in, *kernel); a vector counts as one output."""
+    if parameter.dim() < 2:
+        return max(parameter.numel(), 1), 1
+    kernel = parameter[0, 0].numel() if parameter.numel() else 1
+    return max(parameter.shape[1] * kernel, 1), max(parameter.shape[0] * kernel, 1)
+
+
+def glorot(parameter: Tensor) -> float:
+    """√(1.5 / (fan_in + fan_out)), BinaryConnect's bound for uniform latent weights."""
+    return math.sqrt(1.5 / sum(fans(parameter)))
+
+
+def begin(parameter: Tensor, kind: str) -> dict[str, Tensor]:
+    """State of the scale: nothing for "one", s for "fan_in", s and Adam's moments of log s for "channel"."""
+    if kind == "one":
+        return {}
+    first = 1 / math.sqrt(fans(parameter)[0])
+    if kind == "fan_in":
+        return {"scale": torch.tensor(first, device=parameter.device)}
+    shape = (*parameter.shape[:1], *[1] * (parameter.dim() - 1))
+    scale = torch.full(shape, first, device=parameter.device)
+    return {"scale": scale, "scale_first": torch.zeros_like(scale), "scale_second": torch.zeros_like(scale)}
+
+
+def value(state: dict[str, Any]) -> Tensor:
+    """s, broadcastable to the tensor; 1 where there is none."""
+    return state["scale"] if "scale" in state else torch.ones(())
+
+
+@contextmanager
+def unit(parameter: Tensor, state: dict[str, Any]) -> Iterator[Tensor]:
+    """Lends the weights as a flat tensor of unit scale, and writes them back times s."""
+    data = parameter.detach()
+    if "scale" not in state and data.is_contiguous():
+        yield data.view(-1)
+        return
+    weights = (data / value(state)).reshape(-1)
+    yield weights
+    # Read s again: it may have been learned meanwhile.
+    data.copy_(weights.view(data.shape) * value(state))
+
+
+def unit_gradient(gradient: Tensor, state: dict[str, Any]) -> Tensor:
+    """Chain rule: ∂loss/∂(unit weight) = s · ∂loss/∂weight, flat."""
+    return (gradient * state["scale"] if "scale" in state else gradient).reshape(-1)
+
+
+def learn(state: dict[str, Any], weights: Tensor, gradient: Tensor, lr: float, accept: Tensor | None) -> None:
+    """One Adam step on log s of a "channel" scale, with ∂loss/∂log s = Σ (s·g)·w over the channel.
+
+    Args:
+        state: State of the parameter.
+        weights: Flat unit weights of the draw.
+        gradient: Flat gradient with respect to them.
+        lr: Learning rate of log s.
+        accept: 0-d bool; False changes nothing.
+    """
+    if "scale_first" not in state:
+        return
+    scale = state["scale"]
+    per_channel = (gradient * weights).view(scale.numel(), -1).sum(1).view(scale.shape)
+    first, second, direction = F.adam(
+        state["scale_first"], state["scale_second"], per_channel, beta1=0.9, beta2=0.999, step=state["step"] + 1
+    )
+    new = {"scale": scale * torch.exp(-lr * direction), "scale_first": first, "scale_second": second}
+    for name, tensor in new.items():
+        state[name].copy_(tensor if accept is None else torch.where(accept, tensor, state[name]))

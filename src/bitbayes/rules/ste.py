@@ -1,0 +1,125 @@
+"""STE / BinaryConnect (Courbariaux, Bengio & David, NeurIPS 2015): gradient steps on latent weights at their signs.
+
+Belief: latent v, and the moments of the inner optimizer. With g the gradient at w = sign(v):
+
+    g ← g · 1[|v| ≤ window]                           (optional)
+    v ← clip(v − α · direction(g + decay·v), −c, c)   direction: Adam's, or SGD with momentum
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitbayes import functional as F
+from bitbayes.noise import Noise
+from bitbayes.rules import checks
+from bitbayes.rules.base import BinaryOptimizer, Params
+from bitbayes.rules.engine import Belief, Options
+
+
+class STE(BinaryOptimizer):
+    """Trains latent weights through their sign with Adam or SGD.
+
+    Args:
+        params: Binary parameters; see `BinaryOptimizer`.
+        lr: Learning rate of the inner optimizer.
+        inner: "adam" or "sgd".
+        betas: Adam's decays.
+        momentum: SGD's momentum, as in torch without dampening.
+        weight_decay: L2 penalty on the latent weights, added to the gradient.
+        clip: Latent weights stay in [−clip, clip]; None leaves them free.
+        window: The gradient is dropped where |v| exceeds it; None keeps it everywhere.
+        **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`.
+
+    Raises:
+        ValueError: For options out of range.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 1, bias=False)
+        >>> optimizer = STE([layer.weight], lr=0.1, seed=0)
+        >>> for _ in range(50):
+        ...     (layer(torch.ones(1, 2)) - 2).square().sum().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> layer.weight.data
+        tensor([[1., 1.]])
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-2,
+        *,
+        inner: str = "adam",
+        betas: tuple[float, float] = (0.9, 0.999),
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        clip: float | None = 1.0,
+        window: float | None = None,
+        **common: Any,
+    ) -> None:
+        options = {
+            "lr": lr,
+            "inner": inner,
+            "betas": betas,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "clip": clip,
+            "window": window,
+        }
+        super().__init__(params, options, **common)
+
+    @staticmethod
+    def check(group: Mapping[str, Any]) -> None:
+        """Refuses options out of range."""
+        checks.option(group["inner"] in ("adam", "sgd"), "inner", '"adam" or "sgd"', group["inner"])
+        checks.betas(group["betas"])
+        checks.decay(group["momentum"], "momentum")
+        checks.number(group["weight_decay"], "weight_decay", "at least 0", open_low=False)
+        for name in ("clip", "window"):
+            if group[name] is not None:
+                checks.number(group[name], name, "positive, or None", low=0)
+
+    @staticmethod
+    def schedule(group: Mapping[str, Any], step: int) -> dict[str, Any]:
+        """Adam's decays by name."""
+        return {"beta1": group["betas"][0], "beta2": group["betas"][1]}
+
+    @staticmethod
+    def begin(start: Tensor, o: Options) -> Belief:
+        """Latent weights of Glorot's size."""
+        latent = start * o.bound
+        latent = latent if o.clip is None else latent.clamp(-o.clip, o.clip)
+        moments = ("first", "second") if o.inner == "adam" else ("momentum",)
+        return {"latent": latent} | {name: torch.zeros_like(latent) for name in moments}
+
+    @staticmethod
+    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+        """sign(v)."""
+        return F.sign(belief["latent"])
+
+    @staticmethod
+    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+        """One step of the inner optimizer on v, then the clip."""
+        latent = belief["latent"]
+        gradient = estimate if o.window is None else estimate * F.heaviside(o.window - latent.abs())
+        gradient = gradient + o.weight_decay * latent
+        if o.inner == "adam":
+            first, second, direction = F.adam(
+                belief["first"], belief["second"], gradient, beta1=o.beta1, beta2=o.beta2, step=o.step
+            )
+            moments = {"first": first, "second": second}
+        else:
+            direction = o.momentum * belief["momentum"] + gradient
+            moments = {"momentum": direction}
+        latent = latent - o.lr * direction
+        return {"latent": latent if o.clip is None else latent.clamp(-o.clip, o.clip)} | moments
+
+    @staticmethod
+    def mode(belief: Belief, o: Options) -> Tensor:
+        """sign(v)."""
+        return F.sign(belief["latent"])

@@ -1,0 +1,42 @@
+"""The training loop, its record, its files, and its display."""
+
+from bitbayes.training.config import RunConfig
+from bitbayes.training.experiment import (
+    LOSSES,
+    RULES,
+    Experiment,
+    Loss,
+    build_experiment,
+    choose_precision,
+)
+from bitbayes.training.folder import RunError, RunFolder
+from bitbayes.training.loop import Interrupted, RunResult, train
+from bitbayes.training.progress import (
+    BarProgress,
+    LineProgress,
+    Progress,
+    SilentProgress,
+    default_progress,
+)
+from bitbayes.training.schedule import Schedule
+
+__all__ = [
+    "LOSSES",
+    "RULES",
+    "BarProgress",
+    "Experiment",
+    "Interrupted",
+    "LineProgress",
+    "Loss",
+    "Progress",
+    "RunConfig",
+    "RunError",
+    "RunFolder",
+    "RunResult",
+    "Schedule",
+    "SilentProgress",
+    "build_experiment",
+    "choose_precision",
+    "default_progress",
+    "train",
+]

@@ -1,0 +1,225 @@
+"""What a run trains: the network, its optimizers, and the data, built once from a `RunConfig`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from bitbayes.data import DataBundle
+from bitbayes.parameters import split_parameters
+from bitbayes.rules import (
+    PMF,
+    STE,
+    AdaSTE,
+    BayesBiNN,
+    Bop,
+    Bop2ndOrder,
+    MirrorDescent,
+    ProxQuant,
+)
+from bitbayes.rules.base import BinaryOptimizer
+from bitbayes.training.config import RunConfig
+
+__all__ = ["LOSSES", "RULES", "Experiment", "Loss", "build_experiment", "choose_precision"]
+
+Loss = Literal["cross_entropy", "binary", "squared"]
+
+RULES: dict[str, type[BinaryOptimizer] | None] = {
+    "full-precision": None,  # plain Adam under the same trainer
+    "ste": STE,
+    "bop": Bop,
+    "bop2": Bop2ndOrder,
+    "pmf": PMF,
+    "md": MirrorDescent,
+    "proxquant": ProxQuant,
+    "adaste": AdaSTE,
+    "bayesbinn": BayesBiNN,
+}
+
+
+def _binary(output: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(output.reshape(-1), target.reshape(-1).to(output.dtype))
+
+
+def _squared(output: Tensor, target: Tensor) -> Tensor:
+    return F.mse_loss(output.reshape(-1), target.reshape(-1).to(output.dtype))
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": F.cross_entropy,
+    "binary": _binary,
+    "squared": _squared,
+}
+
+
+@dataclass
+class Experiment:
+    """The objects that a run works on.
+
+    Args:
+        model: The network, on the device of the run.
+        data: Training data, and validation and test data if there are any.
+        loss: "cross_entropy" (classes), "binary" (one logit) or "squared" (regression).
+        optimizer: The learning rule; None for full precision.
+        real_optimizer: Adam on the real parameters; None if there are none.
+        schedulers: Stepped at the start of every epoch.
+        device: Where the data goes.
+    """
+
+    model: nn.Module
+    data: DataBundle
+    loss: Loss
+    optimizer: BinaryOptimizer | None
+    real_optimizer: Optimizer | None
+    schedulers: list[LRScheduler]
+    device: torch.device
+
+    def modules(self) -> dict[str, Any]:
+        """What a checkpoint keeps, by name; all have `state_dict` and `load_state_dict`."""
+        parts: dict[str, Any] = {"model": self.model}
+        if self.optimizer is not None:
+            parts["optimizer"] = self.optimizer
+        if self.real_optimizer is not None:
+            parts["real_optimizer"] = self.real_optimizer
+        return parts | {f"scheduler_{i}": s for i, s in enumerate(self.schedulers)}
+
+    def binary_weights(self) -> int:
+        """Number of weights of one bit."""
+        if self.optimizer is None:
+            return 0
+        return sum(parameter.numel() for _, parameter in self.optimizer.named_binary())
+
+    def bytes(self) -> tuple[int, int]:
+        """Bytes of all parameters at 32 bits, and with one bit for each that is or could be binary."""
+        total = sum(parameter.numel() for parameter in self.model.parameters())
+        if self.optimizer is not None:
+            binary = self.binary_weights()
+        else:
+            binary = sum(parameter.numel() for _, parameter in split_parameters(self.model)[0])
+        return 4 * total, 4 * (total - binary) + (binary + 7) // 8
+
+
+def build_experiment(
+    config: RunConfig,
+    network: Callable[[], nn.Module],
+    data: DataBundle,
+    loss: Loss,
+    *,
+    all_binary: bool = False,
+) -> Experiment:
+    """Builds the network, the learning rule and the schedules of a run.
+
+    Args:
+        config: The run. Its `options` are keywords of the rule, but for three that depend on the data: `ess_scale`
+            (times the number of training examples gives `ess`), `interval_epochs` (gives `interval` in steps) and
+            `harden_at` (a fraction of the run; gives `harden_after` in steps).
+        network: Makes the network; called under the seed of the run.
+        data: The data, on the device of the run.
+        loss: See `Experiment`.
+        all_binary: Biases are binary too, as in the synthetic experiments of the BayesBiNN paper.
+
+    Returns:
+        Everything that `train` needs.
+
+    Raises:
+        ValueError: For an unknown rule, or an option that the rule does not know.
+    """
+    device = torch.device(config.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        model = network().to(device)
+    options = _resolve(config, len(data.train.x))
+    rule = RULES[config.rule]
+    if rule is None:
+        _refuse_unknown(config.rule, options)
+        optimizer, real = None, list(model.parameters())
+        real_rate = config.lr
+    else:
+        if all_binary:
+            binary, real = list(model.named_parameters()), []
+        else:
+            binary, real_named = split_parameters(model)
+            real = [parameter for _, parameter in real_named]
+        keywords = {"samples": config.samples, "seed": config.seed} | options
+        if config.estimator is not None:
+            keywords["estimator"] = config.estimator
+        try:
+            optimizer = rule(binary, lr=config.lr, **keywords)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise ValueError(f"rule {config.rule}: {error}") from error
+        real_rate = config.real_lr
+    # One fused kernel instead of a dozen operations a tensor.
+    real_optimizer = Adam(real, lr=real_rate, fused=True) if real else None
+    schedulers = [
+        config.schedule.build(part, config.epochs) for part in (optimizer, real_optimizer) if part is not None
+    ]
+    return Experiment(model, data, loss, optimizer, real_optimizer, schedulers, device)
+
+
+def steps_per_epoch(config: RunConfig, examples: int) -> int:
+    """Steps of an epoch; a last batch of a single example is left out, as BatchNorm cannot use it.
+
+    Args:
+        config: The run.
+        examples: Number of training examples.
+
+    Returns:
+        The number of batches.
+    """
+    size = config.batch_size or examples
+    full, rest = divmod(examples, size)
+    return full + (1 if rest > (1 if full else 0) else 0)
+
+
+def _resolve(config: RunConfig, examples: int) -> dict[str, Any]:
+    options = dict(config.options)
+    steps = steps_per_epoch(config, examples)
+    if "ess_scale" in options:
+        options["ess"] = options.pop("ess_scale") * examples
+    if "interval_epochs" in options:
+        options["interval"] = max(1, round(options.pop("interval_epochs") * steps))
+    if "harden_at" in options:
+        options["harden_after"] = round(options.pop("harden_at") * steps * config.epochs)
+    return options
+
+
+def _refuse_unknown(rule: str, options: dict[str, Any]) -> None:
+    if options:
+        raise ValueError(f"rule {rule} has no options, got {', '.join(options)}")
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """Picks bfloat16 only where it is measurably faster: without hardware for it, it is emulated.
+
+    Args:
+        wanted: "fp32", "bf16", or "auto" for a probe of a few milliseconds.
+        device: Where the run computes.
+
+    Returns:
+        "fp32" or "bf16".
+
+    Example:
+        >>> choose_precision("fp32", torch.device("cpu"))
+        'fp32'
+    """
+    if wanted != "auto":
+        return wanted
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(2048, 2048, device=device, dtype=dtype)
+        b = torch.ones(2048, 100, device=device, dtype=dtype)
+        best = float("inf")
+        for _ in range(6):
+            start = time.perf_counter()
+            float((a @ b)[0, 0])  # waits for the device
+            best = min(best, time.perf_counter() - start)
+        seconds[dtype] = best
+    return "bf16" if seconds[torch.float32] >= 1.3 * seconds[torch.bfloat16] else "fp32"

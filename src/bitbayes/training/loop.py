@@ -1,0 +1,258 @@
+"""The training loop: plain torch, from top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitbayes.data import batches
+from bitbayes.noise import stream_key
+from bitbayes.training.config import RunConfig
+from bitbayes.training.experiment import Experiment, choose_precision, steps_per_epoch
+from bitbayes.training.folder import RunError, RunFolder
+from bitbayes.training.measure import gaussian_nll, measure, mode_weights
+from bitbayes.training.progress import Progress, default_progress
+from bitbayes.training.results import save_best, summarize
+from bitbayes.training.schedule import next_epoch
+from bitbayes.training.step import NotFiniteError, training_step
+
+__all__ = ["Interrupted", "RunResult", "train"]
+
+_EPOCH_STREAM = 11  # keeps dropout's seeds apart from the noise of the rules
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run, with a line that says what is left and how to go on."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run has left.
+
+    Args:
+        config: The record of the run, with the precision that was chosen.
+        folder: Where its files are.
+        history: The lines of metrics.jsonl.
+        summary: The content of summary.json.
+    """
+
+    config: RunConfig
+    folder: Path
+    history: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+
+@dataclass
+class _Run:
+    """One run while it is going on."""
+
+    config: RunConfig
+    experiment: Experiment
+    folder: RunFolder
+    history: list[dict[str, Any]]
+    epoch: int = 0  # epochs that are whole
+
+
+def train(
+    config: RunConfig,
+    experiment: Experiment,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Trains, and writes config.json, metrics.jsonl, summary.json, checkpoint.pt and the final weights.
+
+    The run is a function of `config` and the data: evaluation, checkpoints, a kill and `resume` do not change it.
+    Dropout uses torch's global generator, seeded anew for every epoch.
+
+    Args:
+        config: The run.
+        experiment: Its objects, freshly built from `config`.
+        resume: Continue from checkpoint.pt in `config.out`, if there is one; an older run is otherwise moved aside.
+        progress: Display; None for a bar on a terminal and lines elsewhere.
+
+    Returns:
+        The metrics of the run.
+
+    Raises:
+        ValueError: If `resume` finds a run with other settings.
+        RunError: If the loss is not finite, or a file cannot be written or read.
+    """
+    progress = progress or default_progress()
+    run = _begin(config, experiment, resume)
+    config = run.config
+    steps = steps_per_epoch(config, len(experiment.data.train.x))
+    progress.start(f"{config.recipe} {config.rule}", config.last_epoch, run.epoch, steps)
+    try:
+        signs = _mode_signs(run)
+        while run.epoch < config.last_epoch:
+            epoch = run.epoch + 1
+            row = _epoch(run, epoch, steps, progress)
+            last = epoch == config.last_epoch
+            if last or epoch % config.evaluate_every == 0:
+                signs = _evaluate(run, row, signs, last)
+                run.history.append(row)
+                run.folder.append_line("metrics.jsonl", row)
+                progress.epoch(row)
+            run.epoch = epoch
+            if last or epoch % config.checkpoint_every == 0:
+                _save(run)
+        summary = summarize(config, experiment, run.folder, run.history)
+    except KeyboardInterrupt:
+        raise Interrupted(_interrupted(run)) from None
+    finally:
+        progress.close()
+    return RunResult(config, run.folder.path, run.history, summary)
+
+
+def _begin(config: RunConfig, experiment: Experiment, resume: bool) -> _Run:
+    """Starts a new run, or loads the state of an old one."""
+    folder = RunFolder(config.out)
+    if resume and folder.has("checkpoint.pt"):
+        return _load(config, experiment, folder)
+    aside = None if resume else folder.set_aside()
+    if aside is not None:
+        print(f"an older run was in {folder.path}; it is now {aside}", file=sys.stderr)
+    config = dataclasses.replace(config, precision=choose_precision(config.precision, experiment.device))
+    run = _Run(config, experiment, folder, [])
+    folder.write_text("config.json", config.to_json())
+    folder.write_lines("metrics.jsonl", [])
+    _save(run)
+    return run
+
+
+def _load(config: RunConfig, experiment: Experiment, folder: RunFolder) -> _Run:
+    recorded = RunConfig.load(folder.path)
+    differences = recorded.differences(config)
+    if differences:
+        raise ValueError(
+            f"{folder.path} was started with {'; '.join(differences)}; "
+            "resume with the same settings, or choose another --out"
+        )
+    state = folder.read_checkpoint(experiment.device)
+    try:
+        for name, part in experiment.modules().items():
+            part.load_state_dict(state["parts"][name])
+        history = list(state["history"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        line = str(error).splitlines()[0]
+        raise RunError(f"checkpoint.pt in {folder.path} does not fit this run: {line}") from error
+    # Lines after the checkpoint belong to epochs that will be run again.
+    folder.write_lines("metrics.jsonl", history)
+    config = dataclasses.replace(config, precision=recorded.precision)
+    folder.write_text("config.json", config.to_json())
+    return _Run(config, experiment, folder, history, epoch=state["epoch"])
+
+
+def _save(run: _Run) -> None:
+    parts = {name: part.state_dict() for name, part in run.experiment.modules().items()}
+    run.folder.write_checkpoint({"format": 1, "epoch": run.epoch, "parts": parts, "history": run.history})
+
+
+def _interrupted(run: _Run) -> str:
+    saved = run.folder.saved_epoch
+    if saved is None:
+        return f"interrupted before the first checkpoint of {run.folder.path}"
+    return (
+        f"interrupted in epoch {run.epoch + 1}; {run.folder.path} holds epoch {saved} "
+        "whole: give the same command with --resume to continue"
+    )
+
+
+def _epoch(run: _Run, epoch: int, steps: int, progress: Progress) -> dict[str, Any]:
+    """One pass over the training data; returns the first half of its line of metrics."""
+    config, experiment = run.config, run.experiment
+    next_epoch(experiment.schedulers)
+    torch.manual_seed(stream_key(config.seed, _EPOCH_STREAM, epoch))  # of dropout
+    experiment.model.train()
+    data = experiment.data.train
+    size = config.batch_size or len(data.x)
+    losses = torch.zeros(steps, device=experiment.device)
+    hits = torch.zeros((), device=experiment.device)
+    seen = 0
+    started = time.perf_counter()
+    stream = batches(data, size, seed=config.seed, epoch=epoch, shuffle=True)
+    for index, (x, y) in zip(range(steps), stream, strict=False):
+        try:
+            losses[index], right = training_step(config, experiment, x, y)
+        except NotFiniteError as error:
+            raise _not_finite(run, epoch, index + 1, str(error)) from None
+        hits += right
+        seen += len(x)
+        progress.step(epoch, index + 1)
+    recorded = losses.cpu()  # the one wait for the device in an epoch
+    bad = (~recorded.isfinite()).nonzero()
+    if len(bad):
+        raise _not_finite(run, epoch, int(bad[0]) + 1, "the loss is not finite")
+    optimizer = experiment.optimizer or experiment.real_optimizer
+    assert optimizer is not None
+    return {
+        "epoch": epoch,
+        "lr": optimizer.param_groups[0]["lr"],
+        "train_loss": float(recorded.mean()),
+        "train_accuracy": None if experiment.loss == "squared" else 100 * float(hits) / seen,
+        "val_accuracy": None,
+        "test_accuracy": None,
+        "test_nll": None,
+        "flips": None,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _not_finite(run: _Run, epoch: int, step: int, what: str) -> RunError:
+    return RunError(
+        f"epoch {epoch}, step {step}: {what}; look for NaN in the data or lower the learning rate; "
+        f"the last good state is checkpoint.pt of epoch {run.folder.saved_epoch}"
+    )
+
+
+def _mode_signs(run: _Run) -> list[Tensor]:
+    """Signs of the mode; the parameters hold draws before and after."""
+    optimizer = run.experiment.optimizer
+    if optimizer is None:
+        return []
+    optimizer.eval()
+    signs = [parameter.detach() > 0 for _, parameter in optimizer.named_binary()]
+    optimizer.train()
+    return signs
+
+
+def _evaluate(run: _Run, row: dict[str, Any], before: list[Tensor], last: bool) -> list[Tensor]:
+    """Completes a line of metrics with the mode's figures; keeps the weights if they are the best so far."""
+    config, experiment = run.config, run.experiment
+    data, loss, precision = experiment.data, experiment.loss, config.precision
+    with mode_weights(experiment, config.refresh_batches, precision) as model:
+        if data.validation is not None:
+            validation = measure(model, data.validation, loss, precision)
+            row["val_accuracy"] = validation.accuracy
+            if loss == "squared":
+                row["val_error"] = validation.loss
+        if data.test is not None:
+            test = measure(model, data.test, loss, precision)
+            row["test_accuracy"], row["test_nll"] = test.accuracy, test.loss
+            if loss == "squared":
+                row["test_error"] = test.loss
+                noise = measure(model, data.train, loss, precision).loss ** 0.5
+                row["test_nll"] = gaussian_nll(test.loss, noise)
+        signs: list[Tensor] = []
+        if experiment.optimizer is not None:
+            signs = [p.detach() > 0 for _, p in experiment.optimizer.named_binary()]
+            changed = sum(int((a != b).sum()) for a, b in zip(signs, before, strict=True))
+            row["flips"] = changed / max(experiment.binary_weights(), 1)
+        if _is_best(run.history, row, last):
+            save_best(run.folder, experiment, config, row["epoch"])
+    return signs
+
+
+def _is_best(history: list[dict[str, Any]], row: dict[str, Any], last: bool) -> bool:
+    """Best validation accuracy so far; without validation data only the last epoch counts."""
+    if row["val_accuracy"] is None:
+        return last
+    return all(row["val_accuracy"] > old["val_accuracy"] for old in history)

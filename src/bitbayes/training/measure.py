@@ -1,0 +1,217 @@
+"""Accuracy and likelihood of what a network's parameters hold, and of the mean prediction."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bitbayes.data import TensorData, batches
+from bitbayes.predict import refresh_batchnorm
+from bitbayes.training.experiment import LOSSES, Experiment, Loss
+
+__all__ = ["Measured", "autocast", "hit_count", "measure", "mode_weights", "outputs_of", "refresh_inputs", "refresh_with", "whole"]
+
+_REFRESH_SIZE = 500
+_TEST_SIZE = 1000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One pass over some data.
+
+    Args:
+        loss: Mean loss: the negative log-likelihood for classes, the squared error for regression.
+        accuracy: Percent; None for regression.
+    """
+
+    loss: float
+    accuracy: float | None
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    """The context of a forward pass.
+
+    Args:
+        device: Where it runs.
+        precision: "fp32" or "bf16".
+
+    Returns:
+        A context manager.
+    """
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def hit_count(output: Tensor, target: Tensor, loss: Loss) -> Tensor:
+    """How many predictions are right, as a tensor on the device.
+
+    Args:
+        output: Logits, shape (N, K), or (N,) or (N, 1) for one logit.
+        target: Classes, shape (N,).
+        loss: Kind of the loss.
+
+    Returns:
+        A scalar; zero for regression.
+    """
+    if loss == "cross_entropy":
+        return (output.argmax(1) == target).sum()
+    if loss == "binary":
+        return ((output.reshape(-1) > 0) == (target.reshape(-1) > 0.5)).sum()
+    return output.new_zeros(())
+
+
+@torch.no_grad()
+def measure(model: nn.Module, data: TensorData, loss: Loss, precision: str = "fp32") -> Measured:
+    """Evaluates what the parameters hold now, with BatchNorm and dropout in eval mode.
+
+    Args:
+        model: The network; its mode is restored.
+        data: The examples.
+        loss: Kind of the loss.
+        precision: "fp32" or "bf16".
+
+    Returns:
+        Mean loss and accuracy.
+    """
+    was_training = model.training
+    model.eval()
+    total: Tensor | float = 0.0
+    hits: Tensor | int = 0
+    count = 0
+    try:
+        for x, y in batches(data, _TEST_SIZE):
+            with autocast(x.device, precision):
+                output = model(x)
+            output = output.float()
+            total = total + LOSSES[loss](output, y) * len(x)
+            hits = hits + hit_count(output, y, loss)
+            count += len(x)
+    finally:
+        model.train(was_training)
+    accuracy = None if loss == "squared" else 100 * float(hits) / count
+    return Measured(float(total) / count, accuracy)
+
+
+def whole(data: TensorData) -> tuple[Tensor, Tensor]:
+    """All inputs and targets of a data set at once, ready for a network.
+
+    Args:
+        data: The examples.
+
+    Returns:
+        Inputs and targets.
+    """
+    pairs = list(batches(data, _TEST_SIZE))
+    return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, data: TensorData, precision: str = "fp32") -> Tensor:
+    """Outputs for every example, of what the parameters hold, in eval mode.
+
+    Args:
+        model: The network; its mode is restored.
+        data: The examples.
+        precision: "fp32" or "bf16".
+
+    Returns:
+        Shape (N, K), float32.
+    """
+    was_training = model.training
+    model.eval()
+    outputs = []
+    try:
+        for x, _ in batches(data, _TEST_SIZE):
+            with autocast(x.device, precision):
+                outputs.append(model(x).float())
+    finally:
+        model.train(was_training)
+    return torch.cat(outputs)
+
+
+def refresh_inputs(experiment: Experiment, count: int) -> Iterator[Tensor]:
+    """Inputs of the first batches of a fixed shuffle of the training data.
+
+    Args:
+        experiment: Whose training data.
+        count: Number of batches of 500.
+
+    Yields:
+        Inputs; a last batch that is not full only if it is the only one.
+    """
+    data = experiment.data.train
+    whole = max(1, len(data.x) // _REFRESH_SIZE)
+    stream = batches(data, _REFRESH_SIZE, seed=0, epoch=0, shuffle=True)
+    for x, _ in itertools.islice(stream, min(count, whole)):
+        yield x
+
+
+def refresh_with(model: nn.Module, inputs: Iterator[Tensor], precision: str, device: torch.device) -> None:
+    """`refresh_batchnorm` in the precision of the run.
+
+    Args:
+        model: The network.
+        inputs: Batches of inputs.
+        precision: "fp32" or "bf16".
+        device: Where it runs.
+    """
+    with autocast(device, precision):
+        refresh_batchnorm(model, inputs)
+
+
+@contextlib.contextmanager
+def mode_weights(experiment: Experiment, count: int, precision: str) -> Iterator[nn.Module]:
+    """The mode with its own BatchNorm statistics, for a while; training goes on as if nothing had happened.
+
+    Args:
+        experiment: The network and its rule.
+        count: Training batches for the statistics.
+        precision: "fp32" or "bf16".
+
+    Yields:
+        The model in eval mode.
+    """
+    model, optimizer = experiment.model, experiment.optimizer
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    kept = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
+    was_training = model.training
+    if optimizer is not None:
+        optimizer.eval()
+    try:
+        model.eval()
+        refresh_with(model, refresh_inputs(experiment, count), precision, experiment.device)
+        yield model
+    finally:
+        with torch.no_grad():
+            for norm, values in zip(norms, kept, strict=True):
+                for buffer, value in zip(norm.buffers(), values, strict=True):
+                    buffer.copy_(value)
+        if optimizer is not None:
+            optimizer.train()
+        model.train(was_training)
+
+
+def gaussian_nll(squared_error: float, noise: float) -> float:
+    """Mean negative log-likelihood of a Gaussian, from the mean squared error.
+
+    Args:
+        squared_error: Mean squared error on the data in question.
+        noise: Standard deviation of the noise, estimated on the training data.
+
+    Returns:
+        Nats an example.
+
+    Example:
+        >>> round(gaussian_nll(1.0, 1.0), 4)
+        1.4189
+    """
+    variance = max(noise * noise, 1e-12)
+    return 0.5 * (squared_error / variance + math.log(2 * math.pi * variance))

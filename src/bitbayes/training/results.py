@@ -1,0 +1,216 @@
+"""What a run leaves behind: the best weights, the posterior, and the summary."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from bitbayes.posterior import BernoulliPosterior
+from bitbayes.rules.base import BinaryOptimizer
+from bitbayes.training.config import RunConfig
+from bitbayes.training.experiment import Experiment
+from bitbayes.training.folder import RunFolder
+from bitbayes.training.mean import mean_prediction
+from bitbayes.training.measure import gaussian_nll, whole
+
+__all__ = ["best_row", "load_mode", "load_posterior", "save_best", "summarize"]
+
+
+def silent_posterior(optimizer: BinaryOptimizer) -> BernoulliPosterior:
+    """The posterior, without the warning that it is a point: the summary has its entropy.
+
+    Args:
+        optimizer: A rule with a posterior.
+
+    Returns:
+        Its posterior.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return optimizer.posterior()
+
+
+def save_best(folder: RunFolder, experiment: Experiment, config: RunConfig, epoch: int) -> None:
+    """Writes model.safetensors (the mode, with its own BatchNorm statistics) and posterior.safetensors.
+
+    Args:
+        folder: Of the run.
+        experiment: With the mode in the parameters.
+        config: Of the run.
+        epoch: The epoch that these are of.
+    """
+    about = {"recipe": config.recipe, "rule": config.rule, "epoch": str(epoch)}
+    folder.write_tensors("model.safetensors", dict(experiment.model.state_dict()), about)
+    optimizer = experiment.optimizer
+    if optimizer is not None and optimizer.has_posterior:
+        posterior = silent_posterior(optimizer)
+        folder.write_path("posterior.safetensors", posterior.save)
+
+
+def load_mode(folder: RunFolder, model: nn.Module) -> None:
+    """Puts the weights of model.safetensors into a network of the same shapes.
+
+    Args:
+        folder: Of the run.
+        model: Changed in place.
+
+    Raises:
+        ValueError: If names or shapes differ.
+    """
+    tensors = folder.read_tensors("model.safetensors")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[:200]
+        raise ValueError(f"model.safetensors does not fit the network: {line}") from error
+
+
+def load_posterior(folder: RunFolder, device: torch.device) -> BernoulliPosterior | None:
+    """Reads posterior.safetensors.
+
+    Args:
+        folder: Of the run.
+        device: Where the posterior goes.
+
+    Returns:
+        The posterior, or None if the rule keeps none.
+    """
+    if not folder.has("posterior.safetensors"):
+        return None
+    found = BernoulliPosterior.load(folder.path / "posterior.safetensors")
+    return BernoulliPosterior({name: tensor.to(device) for name, tensor in found.natural.items()}, found.scale)
+
+
+def best_row(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """The line of metrics with the best validation accuracy; the last line without validation data.
+
+    Args:
+        history: Lines of metrics.jsonl.
+
+    Returns:
+        One of them, the first of equals.
+
+    Example:
+        >>> rows = [{"epoch": 1, "val_accuracy": 90.0}, {"epoch": 2, "val_accuracy": 90.0}]
+        >>> best_row(rows)["epoch"]
+        1
+    """
+    if history[-1]["val_accuracy"] is None:
+        return history[-1]
+    return max(history, key=lambda row: row["val_accuracy"])
+
+
+def summarize(
+    config: RunConfig, experiment: Experiment, folder: RunFolder, history: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Writes summary.json from the metrics, the saved weights and the saved posterior.
+
+    Args:
+        config: Of the run.
+        experiment: Its objects.
+        folder: Of the run.
+        history: Lines of metrics.jsonl.
+
+    Returns:
+        The content of summary.json.
+    """
+    best, last = best_row(history), history[-1]
+    full, packed = experiment.bytes()
+    seconds = [row["seconds"] for row in history]
+    summary: dict[str, Any] = {
+        "recipe": config.recipe,
+        "rule": config.rule,
+        "estimator": config.estimator,
+        "seed": config.seed,
+        "precision": config.precision,
+        "epochs": config.epochs,
+        "epochs_done": last["epoch"],
+        "best_epoch": best["epoch"],
+        "train_accuracy": best["train_accuracy"],
+        "val_accuracy": best["val_accuracy"],
+        "test_accuracy": best["test_accuracy"],
+        "test_nll": best["test_nll"],
+        "last_test_accuracy": last["test_accuracy"],
+        "last_test_nll": last["test_nll"],
+        "seconds_per_epoch": sum(seconds) / len(seconds),
+        "peak_memory_mib": _peak_memory(experiment.device),
+        "weights": sum(parameter.numel() for parameter in experiment.model.parameters()),
+        "binary_weights": experiment.binary_weights(),
+        "bytes_32_bit": full,
+        "bytes_1_bit": packed,
+    }
+    if "test_error" in best:
+        summary["test_error"] = best["test_error"]
+    posterior = load_posterior(folder, experiment.device)
+    if posterior is not None:
+        summary["posterior_entropy_bits"] = float(posterior.entropy())
+        summary |= _mean_figures(config, experiment, folder, posterior)
+    folder.write_json("summary.json", summary)
+    return summary
+
+
+def _mean_figures(
+    config: RunConfig, experiment: Experiment, folder: RunFolder, posterior: BernoulliPosterior
+) -> dict[str, Any]:
+    """Test accuracy and likelihood of the mean over posterior samples."""
+    data = experiment.data
+    if data.test is None:
+        return {}
+    model = copy.deepcopy(experiment.model)
+    load_mode(folder, model)
+    prediction = mean_prediction(config, experiment, model, posterior, data.test)
+    _, y = whole(data.test)
+    figures: dict[str, Any] = {"mean_samples": config.predict_samples}
+    if experiment.loss == "squared":
+        x, target = whole(data.train)
+        del x
+        train = mean_prediction(config, experiment, model, posterior, data.train)
+        noise = float((train.mean.reshape(-1) - target.reshape(-1)).square().mean().sqrt())
+        error = float((prediction.mean.reshape(-1) - y.reshape(-1)).square().mean())
+        return figures | {
+            "mean_test_error": error,
+            "mean_test_nll": gaussian_nll(error, noise),
+            "observation_noise": noise,
+        }
+    return figures | class_figures(prediction.probs, y)
+
+
+def class_figures(probs: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
+    """Accuracy and mean negative log-likelihood of predicted probabilities.
+
+    Args:
+        probs: Shape (N, K), or (N, 1) with the probability of class 1.
+        y: Classes, shape (N,).
+
+    Returns:
+        mean_test_accuracy in percent and mean_test_nll in nats.
+
+    Example:
+        >>> class_figures(torch.tensor([[0.5, 0.5], [0.25, 0.75]]), torch.tensor([0, 1]))
+        {'mean_test_accuracy': 100.0, 'mean_test_nll': 0.490...}
+    """
+    if probs.shape[-1] == 1:
+        probs = torch.cat([1 - probs, probs], dim=-1)
+    y = y.reshape(-1).long()
+    chosen = probs.gather(1, y[:, None]).clamp(min=1e-12)
+    return {
+        "mean_test_accuracy": 100 * float((probs.argmax(1) == y).float().mean()),
+        "mean_test_nll": -float(chosen.log().mean()),
+    }
+
+
+def _peak_memory(device: torch.device) -> float | None:
+    """MiB: of the device on a GPU, else the largest resident size of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,112 @@
+"""Learning-rate schedules of the published experiments, as torch schedulers stepped once an epoch."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LambdaLR,
+    LRScheduler,
+    MultiStepLR,
+    StepLR,
+)
+
+__all__ = ["Schedule", "next_epoch"]
+
+_KINDS = ("constant", "cosine", "exponential", "milestones", "staircase")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a learning rate changes over the epochs of a run.
+
+    Args:
+        kind: "constant"; "cosine" (down to `end`); "exponential" (by `factor` over the whole run); "milestones"
+            (times `factor` at each of `milestones`); "staircase" (times `factor` every `every` epochs).
+        factor: See `kind`.
+        milestones: Fractions of the run, so that a shorter run keeps its shape.
+        every: Epochs of one stair.
+        end: Last value of "cosine"; 1e-16 in the BayesBiNN paper.
+
+    Raises:
+        ValueError: For an unknown kind.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        >>> scheduler = Schedule("milestones", milestones=(0.5,)).build(optimizer, epochs=4)
+        >>> rates = []
+        >>> for _ in range(4):
+        ...     next_epoch([scheduler])
+        ...     rates.append(optimizer.param_groups[0]["lr"])
+        >>> rates
+        [1.0, 0.1, 0.1, 0.1]
+    """
+
+    kind: str = "cosine"
+    factor: float = 0.1
+    milestones: tuple[float, ...] = ()
+    every: int = 1
+    end: float = 1e-16
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise ValueError(f"schedule must be one of {', '.join(_KINDS)}; got {self.kind!r}")
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Schedule:
+        """Reads what `dataclasses.asdict` and JSON made of a schedule.
+
+        Args:
+            raw: Fields by name.
+
+        Returns:
+            The schedule.
+        """
+        values = dict(raw)
+        values["milestones"] = tuple(values.get("milestones", ()))
+        return cls(**values)
+
+    def build(self, optimizer: Optimizer, epochs: int) -> LRScheduler:
+        """Makes the torch scheduler.
+
+        Args:
+            optimizer: Whose learning rate it sets.
+            epochs: Length of the run.
+
+        Returns:
+            A scheduler to be stepped at the start of every epoch (see `next_epoch`).
+        """
+        if self.kind == "cosine":
+            return CosineAnnealingLR(optimizer, T_max=epochs, eta_min=self.end)
+        if self.kind == "exponential":
+            return ExponentialLR(optimizer, gamma=self.factor ** (1 / epochs))
+        if self.kind == "milestones":
+            return MultiStepLR(optimizer, [round(f * epochs) for f in self.milestones], self.factor)
+        if self.kind == "staircase":
+            return StepLR(optimizer, self.every, self.factor)
+        return LambdaLR(optimizer, _one)
+
+
+def _one(epoch: int) -> float:
+    return 1.0
+
+
+def next_epoch(schedulers: list[LRScheduler]) -> None:
+    """Steps schedulers at the start of an epoch, as the released BayesBiNN code does.
+
+    So epoch 1 of a cosine already runs at its second value, and the last epoch at `end`, where nothing is learned.
+
+    Args:
+        schedulers: From `Schedule.build`.
+    """
+    with warnings.catch_warnings():
+        # torch would have schedulers step after the first optimizer step; here the order is meant.
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*")
+        for scheduler in schedulers:
+            scheduler.step()

@@ -1,0 +1,86 @@
+"""One training step: the gradient, the beliefs, the real parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bitbayes.rules.base import BinaryOptimizer
+from bitbayes.training.config import RunConfig
+from bitbayes.training.experiment import LOSSES, Experiment
+from bitbayes.training.measure import autocast, hit_count
+
+__all__ = ["NotFiniteError", "training_step"]
+
+
+class NotFiniteError(RuntimeError):
+    """The loss or a gradient is NaN or infinite; the beliefs are those of before the step."""
+
+
+def training_step(config: RunConfig, experiment: Experiment, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Takes a gradient at the current draw (or at several), and updates everything that learns.
+
+    Args:
+        config: The run.
+        experiment: Its objects.
+        x: Inputs of the batch.
+        y: Targets of the batch.
+
+    Returns:
+        Mean loss over the draws, and the number of right predictions at the last of them; both on the device.
+
+    Raises:
+        NotFiniteError: If the loss or a gradient is not finite (on a GPU the caller looks at the losses instead).
+    """
+    model, optimizer, real = experiment.model, experiment.optimizer, experiment.real_optimizer
+    right = torch.zeros((), device=x.device)
+
+    def closure() -> Tensor:
+        nonlocal right
+        if optimizer is not None:
+            optimizer.zero_grad()
+        with autocast(x.device, config.precision):
+            output = model(x)
+        loss = LOSSES[experiment.loss](output.float(), y)
+        if x.device.type == "cpu" and not loss.isfinite():
+            raise NotFiniteError("the loss is not finite")
+        loss.backward()
+        if config.clip_gradient is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
+        right = hit_count(output.detach(), y, experiment.loss)
+        return loss.detach()
+
+    if real is not None:
+        real.zero_grad()
+    if optimizer is None:
+        loss = closure()
+    else:
+        loss = _update_beliefs(optimizer, closure)
+    if real is not None:
+        if config.samples > 1 and optimizer is not None:
+            _divide_gradients(real, config.samples)
+        real.step()
+    return loss, right
+
+
+def _update_beliefs(optimizer: BinaryOptimizer, closure: Callable[[], Tensor]) -> Tensor:
+    try:
+        loss = optimizer.step(closure)
+    except NotFiniteError:
+        raise
+    except RuntimeError as error:
+        if "finite" not in str(error):
+            raise
+        raise NotFiniteError(str(error).rstrip(".")) from error
+    assert loss is not None  # there is a closure
+    return loss
+
+
+def _divide_gradients(real: torch.optim.Optimizer, samples: int) -> None:
+    """The closure leaves the sum over the draws on the real parameters; makes it their mean."""
+    for group in real.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad /= samples
