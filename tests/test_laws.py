@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import UserNetwork
 from torch import nn
 
 import bitbayes as bb
@@ -31,6 +30,7 @@ from laws import (
     snapshot,
     steps,
 )
+from networks import UserNetwork
 
 
 @every_rule
@@ -497,7 +497,7 @@ def test_a_users_own_network(rule: str) -> None:
 
 @every_rule
 def test_step_in_eval_mode_is_refused(rule: str) -> None:
-    model, optimizer = pair(rule)
+    _model, optimizer = pair(rule)
     optimizer.eval()
     with pytest.raises(RuntimeError, match=r"call optimizer.train\(\) first"):
         optimizer.step()

@@ -203,7 +203,7 @@ def test_concrete_at_tau_to_zero_is_ste_with_decay() -> None:
     )
     for mine, theirs in zip(first.state.values(), second.state.values(), strict=True):
         theirs["belief"]["latent"] = mine["belief"]["natural"].clone()
-    second.eval(), second.train()
+    second.eval().train()
     _together(first, second, models, 40)
     o = SimpleNamespace(estimator="concrete", tau=1e-6)
     natural = torch.tensor([-30.0, 25.0, 40.0])

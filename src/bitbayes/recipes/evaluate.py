@@ -69,9 +69,7 @@ def evaluate_run(
         found["posterior_entropy_bits"] = float(posterior.entropy())
         mean = mean_prediction(config, experiment, model, posterior, test, samples)
         if squared:
-            train = mean_prediction(
-                config, experiment, model, posterior, experiment.data.train, samples
-            ).mean
+            train = mean_prediction(config, experiment, model, posterior, experiment.data.train, samples).mean
             found["mean"] = error_figures(mean.mean, y, train, target)
         else:
             found["mean"] = probability_figures(mean.probs, y)

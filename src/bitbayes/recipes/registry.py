@@ -14,6 +14,7 @@ from bitbayes.recipes.snelson import SNELSON
 __all__ = ["RECIPES", "find_recipe", "nearest"]
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (MOONS, SNELSON, DIGITS, MNIST, FASHION_MNIST)}
+"""Every experiment by its name."""
 
 
 def nearest(kind: str, name: str, known: Iterable[str]) -> ValueError:

@@ -87,9 +87,7 @@ def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [heads, marks, *lines])
 
 
-def write_results(
-    name: str, recipe: Recipe, rows: Sequence[TableRow], folder: Path
-) -> tuple[Path, Path]:
+def write_results(name: str, recipe: Recipe, rows: Sequence[TableRow], folder: Path) -> tuple[Path, Path]:
     """Writes NAME.json and NAME.md, and results.json with the same figures.
 
     Args:

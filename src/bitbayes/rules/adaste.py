@@ -24,7 +24,7 @@ from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.annealing import annealed
 from bitbayes.rules.base import BinaryOptimizer, Params
-from bitbayes.rules.engine import Belief, Options
+from bitbayes.rules.rule import Belief, Options
 
 
 class AdaSTE(BinaryOptimizer):
@@ -91,7 +91,7 @@ class AdaSTE(BinaryOptimizer):
         checks.number(group["ess"], "ess", "a positive number (examples times augmentation)", low=0)
         checks.number(group["a"], "a", "positive", low=0)
         checks.number(group["init_theta"], "init_theta", "positive", low=0)
-        checks.annealing(group | {"beta_max": 1 / group["a"]})
+        checks.annealing({**group, "beta_max": 1 / group["a"]})
         checks.decay(group["momentum"], "momentum")
 
     @staticmethod

@@ -1,15 +1,14 @@
 """`BinaryOptimizer`: the contract of every learning rule.
 
-The parameters hold weights; the optimizer's state holds beliefs. A rule is five pure functions on tensors
-(`begin`, `draw`, `estimate`, `update`, `mode`), and this class runs them: draw the weights, take the gradient that
-`loss.backward()` left at the draw, update the belief.
+The parameters hold weights; the optimizer's state holds beliefs. A rule is a few pure functions (`Rule`), and this
+class runs them: draw the weights, take the gradient that `loss.backward()` left at the draw, update the belief.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from bitbayes import functional as F
 from bitbayes.noise import Noise, stream_key
 from bitbayes.posterior import BernoulliPosterior
 from bitbayes.rules import checks, engine, scales
-from bitbayes.rules.engine import Belief, Options
+from bitbayes.rules.rule import Belief, Options, Rule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,7 +29,7 @@ _NOT_OPTIONS = {"params", "param_names", "seed", "samples", "scale", "scale_lr",
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
 
-class BinaryOptimizer(torch.optim.Optimizer):
+class BinaryOptimizer(Rule, torch.optim.Optimizer):
     """Base of all rules; subclasses define the pure functions and their options.
 
     The loop is torch's own: `backward`, `step`, `zero_grad`. After construction and after every step the parameters
@@ -51,9 +50,6 @@ class BinaryOptimizer(torch.optim.Optimizer):
     Raises:
         ValueError: For options out of range, no parameters, or a parameter given twice.
     """
-
-    has_posterior: ClassVar[bool] = False
-    start: ClassVar[str] = "uniform"  # how init="random" begins: "uniform" on (-1, 1), or "signs"
 
     def __init__(
         self,
@@ -79,50 +75,6 @@ class BinaryOptimizer(torch.optim.Optimizer):
         }
         super().__init__(checks.not_empty(params), defaults | common)
 
-    # The pure functions of a rule. Tensors are flat float32 pieces of one parameter; `o` holds the group's options
-    # and `o.step` (1, 2, ...); nothing may be changed in place. -------------------------------------------------
-
-    @staticmethod
-    def begin(start: Tensor, o: Options) -> Belief:
-        """Makes the first belief from values of typical size 1; `o.bound` is Glorot's √(1.5 / (fan_in + fan_out))."""
-        raise TypeError("a rule must define begin()")
-
-    @staticmethod
-    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
-        """Draws the weights of one training step."""
-        raise TypeError("a rule must define draw()")
-
-    @staticmethod
-    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, o: Options) -> Tensor:
-        """Turns the gradient at a draw into what the update averages over draws; the gradient itself by default."""
-        return gradient
-
-    @staticmethod
-    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
-        """Returns the entries of the belief that change."""
-        raise TypeError("a rule must define update()")
-
-    @staticmethod
-    def mode(belief: Belief, o: Options) -> Tensor:
-        """The most likely weights, exactly ±1."""
-        raise TypeError("a rule must define mode()")
-
-    @staticmethod
-    def natural(belief: Belief, o: Options) -> Tensor:
-        """λ of the mean-field posterior; only for rules with `has_posterior`."""
-        raise TypeError("a rule with has_posterior must define natural()")
-
-    @staticmethod
-    def schedule(group: Mapping[str, Any], step: int) -> dict[str, float]:
-        """Options that depend on the step, such as an annealed temperature."""
-        return {}
-
-    @staticmethod
-    def check(group: Mapping[str, Any]) -> None:
-        """Refuses options out of range, also when a group is added later."""
-
-    # The optimizer. ---------------------------------------------------------------------------------------------
-
     @property
     def training(self) -> bool:
         """Whether the parameters hold a draw (True) or the mode (False)."""
@@ -136,11 +88,7 @@ class BinaryOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds parameters, as in torch; they hold a draw at once.
-
-        Args:
-            param_group: A dictionary with "params" and options of this group.
-        """
+        """Adds a dictionary with "params" and options of this group, as in torch; they hold a draw at once."""
         known = {id(p) for _, _, p in self._places()}
         checks.parameters(param_group, known)
         first = len(known)
@@ -180,19 +128,12 @@ class BinaryOptimizer(torch.optim.Optimizer):
             for index, (group, _, parameter) in enumerate(self._places()):
                 gradient = parameter.grad if estimates is None else estimates.get(parameter)
                 if gradient is not None:
-                    self._advance(parameter, group, index, gradient, accept, estimated=estimates is not None)
+                    self._advance(parameter, group, index, gradient, accept, estimates is not None)
         return loss
 
     @torch.no_grad()
     def train(self, mode: bool = True) -> Self:
-        """Makes the parameters hold the current draw (True) or the mode (False).
-
-        Args:
-            mode: As in `torch.nn.Module.train`.
-
-        Returns:
-            The optimizer itself.
-        """
+        """Makes the parameters hold the current draw (True) or the mode (False); returns the optimizer itself."""
         self._report()
         if mode != self.training:
             for group in self.param_groups:
@@ -292,24 +233,17 @@ class BinaryOptimizer(torch.optim.Optimizer):
             self._show(parameter, group, index, sample)
 
     def _advance(
-        self,
-        parameter: Tensor,
-        group: dict[str, Any],
-        index: int,
-        gradient: Tensor,
-        accept: Tensor | None,
-        *,
-        estimated: bool,
+        self, parameter: Tensor, group: dict[str, Any], index: int, gradient: Tensor, accept: Tensor | None, done: bool
     ) -> None:
         belief, state = self._belief(parameter), self.state[parameter]
         with scales.unit(parameter, state) as weights:
-            if not estimated:
+            if not done:
                 gradient = scales.unit_gradient(gradient, state)
                 scales.learn(state, weights, gradient, group["scale_lr"], accept)
             state["step"] += 1
             o = self._options(group, state["step"], parameter)
             key = self._key(group, parameter, index, 0)
-            how = {"estimated": estimated, "accept": accept, "compile": group["compile"]}
+            how = {"estimated": done, "accept": accept, "compile": group["compile"]}
             engine.advance(type(self), belief, gradient, weights, o, key, **how)
 
     def _over_draws(self, closure: Callable[[], Tensor]) -> tuple[Tensor, dict[Tensor, Tensor] | None]:
@@ -336,6 +270,7 @@ class BinaryOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _add_estimates(self, estimates: dict[Tensor, Tensor], samples: int) -> None:
+        accept = self._finite(None)
         for group, _, parameter in self._places():
             if parameter.grad is None:
                 continue
@@ -343,14 +278,14 @@ class BinaryOptimizer(torch.optim.Optimizer):
             o = self._options(group, state["step"] + 1, parameter)
             with scales.unit(parameter, state) as weights:
                 gradient = scales.unit_gradient(parameter.grad, state)
-                scales.learn(state, weights, gradient, group["scale_lr"] / samples, None)
+                scales.learn(state, weights, gradient, group["scale_lr"] / samples, accept)
                 estimate = self.estimate(belief, gradient.float(), weights.float(), o) / samples
             estimates[parameter] = estimates[parameter] + estimate if parameter in estimates else estimate
 
     def _finite(self, estimates: dict[Tensor, Tensor] | None) -> Tensor | None:
         """Refuses non-finite gradients: at once on a CPU; on a GPU by a flag on the device, reported later."""
-        gradients = {name: p.grad if estimates is None else estimates.get(p) for name, p in self.named_binary()}
-        accept, pending = checks.finite({n: g for n, g in gradients.items() if g is not None})
+        found = {name: p.grad if estimates is None else estimates.get(p) for name, p in self.named_binary()}
+        accept, pending = checks.finite({name: gradient for name, gradient in found.items() if gradient is not None})
         if pending is not None:
             self.__dict__.setdefault("_pending", []).append(pending)
         return accept

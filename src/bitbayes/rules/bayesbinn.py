@@ -29,7 +29,7 @@ from bitbayes.noise import Noise
 from bitbayes.posterior import BernoulliPosterior
 from bitbayes.rules import checks
 from bitbayes.rules.base import BinaryOptimizer, Params
-from bitbayes.rules.engine import Belief, Options
+from bitbayes.rules.rule import Belief, Options
 
 _EPS = 1e-10  # the released code's guard, which at small τ is the whole gradient
 _POINT_TAU = 1e-6  # below this τ every relaxed draw is ±1 to float32 and λ is far beyond float32's tanh

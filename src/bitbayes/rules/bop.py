@@ -17,7 +17,7 @@ from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.base import BinaryOptimizer, Params
-from bitbayes.rules.engine import Belief, Options
+from bitbayes.rules.rule import Belief, Options
 
 
 class Bop(BinaryOptimizer):

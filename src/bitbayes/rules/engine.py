@@ -9,47 +9,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from bitbayes.noise import Noise
-
-Belief = dict[str, Tensor]
-Options = SimpleNamespace
+from bitbayes.rules.rule import Belief, Options, Rule
 
 # Values a chunk: 1 MiB a float32 tensor, small enough for a second-level cache and large enough to hide dispatch.
 CHUNK = 1 << 18
-
-
-class Rule(Protocol):
-    """The pure functions that define a learning rule; see `BinaryOptimizer` for what each must do."""
-
-    @staticmethod
-    def begin(start: Tensor, o: Options) -> Belief:
-        """The first belief."""
-        ...
-
-    @staticmethod
-    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
-        """The weights of one training step."""
-        ...
-
-    @staticmethod
-    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, o: Options) -> Tensor:
-        """What one draw says about the belief."""
-        ...
-
-    @staticmethod
-    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
-        """The next belief."""
-        ...
-
-    @staticmethod
-    def mode(belief: Belief, o: Options) -> Tensor:
-        """The most likely weights."""
-        ...
 
 
 def _advance_chunk(

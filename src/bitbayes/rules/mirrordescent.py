@@ -19,7 +19,7 @@ from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.annealing import annealed
 from bitbayes.rules.base import BinaryOptimizer, Params
-from bitbayes.rules.engine import Belief, Options
+from bitbayes.rules.rule import Belief, Options
 
 
 class MirrorDescent(BinaryOptimizer):

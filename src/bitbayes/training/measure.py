@@ -16,7 +16,17 @@ from bitbayes.data import TensorData, batches
 from bitbayes.predict import refresh_batchnorm
 from bitbayes.training.experiment import LOSSES, Experiment, Loss
 
-__all__ = ["Measured", "autocast", "hit_count", "measure", "mode_weights", "outputs_of", "refresh_inputs", "refresh_with", "whole"]
+__all__ = [
+    "Measured",
+    "autocast",
+    "hit_count",
+    "measure",
+    "mode_weights",
+    "outputs_of",
+    "refresh_inputs",
+    "refresh_with",
+    "whole",
+]
 
 _REFRESH_SIZE = 500
 _TEST_SIZE = 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from torch import nn
@@ -65,7 +66,7 @@ def mlp(
     if input_dropout:
         layers.append(nn.Dropout(input_dropout))
     widths = [inputs, *hidden, outputs]
-    for index, (wide, narrow) in enumerate(zip(widths, widths[1:], strict=False)):
+    for index, (wide, narrow) in enumerate(itertools.pairwise(widths)):
         last = index == len(hidden)
         layers.append(nn.Linear(wide, narrow, bias=bias))
         if norm_output if last else norm:

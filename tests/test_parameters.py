@@ -1,0 +1,116 @@
+"""Splitting parameters, following a model's mode, counting bits."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import bitbayes as bb
+from networks import UserNetwork
+
+
+def names(pairs) -> list[str]:
+    return [name for name, _ in pairs]
+
+
+def test_a_users_own_network_is_split() -> None:
+    model = UserNetwork()
+    binary, real = bb.split_parameters(model)
+    assert names(binary) == [
+        "stem.weight",
+        "depthwise.weight",
+        "grouped.weight",
+        "up.weight",
+        "embedding.weight",  # tied to the head, which is Linear
+        "mix.weight",
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+    ]
+    assert {"norm.weight", "norm.bias", "stem.bias", "attention.in_proj_bias"} <= set(names(real))
+    assert len(binary) + len(real) == len(list(model.parameters()))
+
+
+def test_embeddings_that_are_not_tied_stay_real() -> None:
+    model = nn.ModuleDict({"e": nn.Embedding(4, 3), "l": nn.Linear(3, 2)})
+    assert names(bb.split_parameters(model)[1]) == ["e.weight", "l.bias"]
+
+
+@pytest.mark.parametrize("real", [["head.*"], ["head.weight"], ["embedding.weight"], "head.*"])
+def test_real_by_pattern_also_for_a_tied_weight(real) -> None:
+    assert "embedding.weight" in names(bb.split_parameters(UserNetwork(), real=real)[1])
+
+
+def test_real_by_module() -> None:
+    model = UserNetwork()
+    binary, real = bb.split_parameters(model, real=[model.stem, model.attention])
+    assert "stem.weight" in names(real) and "attention.in_proj_weight" in names(real)
+    assert "up.weight" in names(binary)
+
+
+def test_real_that_matches_nothing_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"'head.wieght' matches no parameter; the nearest name is 'head.weight'"):
+        bb.split_parameters(UserNetwork(), real=["head.wieght"])
+    with pytest.raises(ValueError, match="not a module of the network"):
+        bb.split_parameters(UserNetwork(), real=[nn.Linear(2, 2)])
+
+
+def test_nothing_binary_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing in LayerNorm is binary"):
+        bb.split_parameters(nn.LayerNorm(3))
+    frozen = nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing in Linear is binary"):
+        bb.split_parameters(frozen)
+
+
+def followed() -> tuple[nn.Module, bb.BinaryOptimizer]:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    optimizer = bb.BayesBiNN(bb.split_parameters(model)[0], ess=10, seed=0)
+    bb.follow(model, optimizer)
+    return model, optimizer
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_copies_follow_their_own_optimizer(how) -> None:
+    model, optimizer = followed()
+    clone, other = how((model, optimizer))
+    clone.eval()
+    assert not other.training and optimizer.training and model.training
+    model.eval()
+    clone.train()
+    assert not optimizer.training and other.training
+    assert (clone[0].weight.abs() == 1).all()
+
+
+def test_wrappers_pass_the_mode_on() -> None:
+    model, optimizer = followed()
+    compiled = torch.compile(model, backend="eager")
+    compiled.eval()
+    assert not optimizer.training and not model.training
+    nn.ModuleList([model]).train()
+    assert optimizer.training
+
+
+def test_following_begins_at_once_and_ends() -> None:
+    model = nn.Linear(3, 3).eval()
+    optimizer = bb.STE([model.weight], seed=0)
+    handle = bb.follow(model, optimizer)
+    assert not optimizer.training
+    handle.remove()
+    model.train()
+    assert not optimizer.training and model.training
+    assert "train" not in model.__dict__
+
+
+def test_summary_counts() -> None:
+    model = UserNetwork()
+    counted = bb.summary(model)
+    binary, real = bb.split_parameters(model)
+    assert counted.binary_weights == sum(p.numel() for _, p in binary)
+    assert counted.real_weights == sum(p.numel() for _, p in real)
+    assert counted.bytes_float == 4 * sum(p.numel() for p in model.parameters())
+    assert counted.bytes_packed < counted.bytes_float / 4
+    assert "attention.in_proj_weight" in str(counted)

@@ -1,0 +1,111 @@
+"""Predictions, their uncertainties, BatchNorm statistics; and that the model is left as it was found."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import bitbayes as bb
+
+
+def network() -> tuple[nn.Module, bb.BayesBiNN]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 3))
+    optimizer = bb.BayesBiNN(bb.split_parameters(model)[0], ess=10, seed=0, init_lambda=0.5)
+    model(torch.randn(50, 5) * 3 + 1)
+    return model, optimizer
+
+
+def state(model: nn.Module) -> list:
+    return [t.clone() for t in model.state_dict().values()], [m.training for m in model.modules()]
+
+
+def same(a, b) -> bool:
+    return all(map(torch.equal, a[0], b[0])) and a[1] == b[1]
+
+
+def test_samples_are_the_posteriors_networks() -> None:
+    model, optimizer = network()
+    posterior, x = optimizer.posterior(), torch.randn(7, 5)
+    prediction = bb.predict(model, x, posterior, samples=4, seed=3)
+    drawn = posterior.sample(4, seed=3)
+    model.eval()
+    with torch.no_grad():
+        for index in range(4):
+            for name, parameter in optimizer.named_binary():
+                parameter.copy_(drawn[name][index])
+            torch.testing.assert_close(prediction.outputs[index], model(x))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_chunks_do_not_change_the_numbers(chunk: int) -> None:
+    model, optimizer = network()
+    posterior, x = optimizer.posterior(), torch.randn(7, 5)
+    whole = bb.predict(model, x, posterior, samples=3)
+    torch.testing.assert_close(bb.predict(model, x, posterior, samples=3, chunk=chunk).outputs, whole.outputs)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model, optimizer = network()
+    bb.follow(model, optimizer)
+    model[3].eval()  # a mixed mode is restored too
+    before = state(model)
+    batches = [torch.randn(20, 5) for _ in range(3)]
+    bb.predict(model, torch.randn(4, 5), optimizer.posterior(), samples=2, batches=batches)
+    assert same(before, state(model)) and optimizer.training
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        bb.predict(model, torch.randn(4, 6), optimizer.posterior(), samples=2, batches=batches)
+    assert same(before, state(model))
+
+
+def test_uncertainties_against_their_definitions() -> None:
+    outputs = torch.randn(6, 5, 3)
+    prediction = bb.Prediction(outputs)
+    p = torch.softmax(outputs, -1)
+    torch.testing.assert_close(prediction.probs, p.mean(0))
+    total = -(p.mean(0) * p.mean(0).log()).sum(-1)
+    torch.testing.assert_close(prediction.entropy, total)
+    torch.testing.assert_close(prediction.mutual_information, total + (p * p.log()).sum(-1).mean(0))
+    torch.testing.assert_close(prediction.std, outputs.std(0))
+    binary = bb.Prediction(torch.zeros(2, 4, 1))
+    torch.testing.assert_close(binary.entropy, torch.full((4,), 2.0).log())
+    assert bb.Prediction(outputs[:1]).mutual_information.abs().max() < 1e-6
+    assert bb.Prediction(outputs[:1]).std.abs().max() == 0
+
+
+def test_refresh_is_the_average_over_batches() -> None:
+    model, optimizer = network()
+    optimizer.eval()
+    batches = [torch.randn(20, 5) for _ in range(3)]
+    momentum = model[1].momentum
+    bb.refresh_batchnorm(model, iter([(x, None) for x in batches]))
+    hidden = [model[0](x) for x in batches]
+    torch.testing.assert_close(model[1].running_mean, torch.stack([h.mean(0) for h in hidden]).mean(0))
+    torch.testing.assert_close(model[1].running_var, torch.stack([h.var(0) for h in hidden]).mean(0))
+    assert model[1].momentum == momentum and model.training and model[3].training
+
+
+def test_refresh_of_each_sample() -> None:
+    model, optimizer = network()
+    posterior, x, batches = optimizer.posterior(), torch.randn(7, 5), [torch.randn(40, 5) * 5]
+    refreshed = bb.predict(model, x, posterior, samples=2, batches=batches)
+    for index in range(2):
+        weights = posterior.sample_at(index)
+        hidden = batches[0] @ weights["0.weight"].T
+        z = (x @ weights["0.weight"].T - hidden.mean(0)) / (hidden.var(0) + 1e-5).sqrt()
+        expected = z.relu() @ weights["4.weight"].T + model[4].bias
+        torch.testing.assert_close(refreshed.outputs[index], expected.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_bad_input() -> None:
+    model, optimizer = network()
+    with pytest.raises(ValueError, match="at least one batch"):
+        bb.refresh_batchnorm(model, [])
+    bb.refresh_batchnorm(nn.Linear(2, 2), [])  # nothing to estimate
+    with pytest.raises(ValueError, match="samples must be at least 1"):
+        bb.predict(model, torch.randn(2, 5), optimizer.posterior(), samples=0)
+    with pytest.raises(ValueError, match="name different tensors"):
+        bb.predict(model, torch.randn(2, 5), bb.BernoulliPosterior({"x": torch.zeros(2)}), samples=2)
+    with pytest.raises(ValueError, match="chunk must be at least 1"):
+        bb.predict(model, torch.randn(2, 5), chunk=0)
