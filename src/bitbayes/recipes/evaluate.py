@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import torch
 from torch import Tensor
 
 from bitbayes.functional import require
+from bitbayes.posterior import BernoulliPosterior
+from bitbayes.predict import Prediction, predict
 from bitbayes.recipes.run import make_experiment
-from bitbayes.training import RunConfig, RunFolder
+from bitbayes.training import Experiment, RunConfig, RunFolder
 from bitbayes.training.mean import mean_prediction
-from bitbayes.training.measure import gaussian_nll, outputs_of, whole
+from bitbayes.training.measure import autocast, gaussian_nll, whole
 from bitbayes.training.results import load_mode, load_posterior
 
-__all__ = ["evaluate_run", "probability_figures"]
+__all__ = ["LoadedRun", "evaluate_run", "load_run", "probability_figures"]
 
 
 def evaluate_run(
@@ -39,15 +42,10 @@ def evaluate_run(
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    config = RunConfig.load(folder)
-    config = dataclasses.replace(config, data=data or config.data, device=device)
-    files = RunFolder(folder)
-    experiment = make_experiment(config)
-    test = experiment.data.test
-    if test is None:
+    run = load_run(folder, data=data, device=device)
+    config, experiment = run.config, run.experiment
+    if experiment.data.test is None:
         raise ValueError(f"recipe {config.recipe} has no test data")
-    model = experiment.model
-    load_mode(files, model)
     found: dict[str, Any] = {
         "recipe": config.recipe,
         "rule": config.rule,
@@ -55,30 +53,82 @@ def evaluate_run(
         "seed": config.seed,
         "samples": samples,
     }
-    _, y = whole(test)
-    _, target = whole(experiment.data.train)
-    squared = experiment.loss == "squared"
-    mode = outputs_of(model, test, config.precision)
-    if squared:
-        train = outputs_of(model, experiment.data.train, config.precision)
-        found["mode"] = error_figures(mode, y, train, target)
-    else:
-        found["mode"] = probability_figures(_probabilities(mode), y)
-    posterior = load_posterior(files, experiment.device)
-    if posterior is not None:
-        found["posterior_entropy_bits"] = float(posterior.entropy())
-        mean = mean_prediction(config, experiment, model, posterior, test, samples)
-        if squared:
-            train = mean_prediction(config, experiment, model, posterior, experiment.data.train, samples).mean
-            found["mean"] = error_figures(mean.mean, y, train, target)
+    x, y = whole(experiment.data.test)
+    train_x, target = whole(experiment.data.train)
+    names = ["mode"]
+    if run.posterior is not None:
+        found["posterior_entropy_bits"] = float(run.posterior.entropy())
+        names.append("mean")
+    for name in names:
+        count = samples if name == "mean" else 0
+        if experiment.loss == "squared":
+            output, train = run.predict(x, count).mean, run.predict(train_x, count).mean
+            found[name] = error_figures(output, y, train, target)
         else:
-            found["mean"] = probability_figures(mean.probs, y)
-    files.write_json("evaluation.json", found)
+            found[name] = probability_figures(run.predict(x, count).probs, y)
+    run.files.write_json("evaluation.json", found)
     return found
 
 
-def _probabilities(output: Tensor) -> Tensor:
-    return output.sigmoid() if output.shape[-1] == 1 else output.softmax(-1)
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run, ready to predict.
+
+    Args:
+        config: Its record.
+        files: Its folder.
+        experiment: Its data and settings; `experiment.model` holds the mode of the best epoch.
+        posterior: Of the same epoch; None if the rule keeps none.
+    """
+
+    config: RunConfig
+    files: RunFolder
+    experiment: Experiment
+    posterior: BernoulliPosterior | None
+
+    def predict(self, x: Tensor, samples: int = 0) -> Prediction:
+        """Predicts with the mode, or with the mean of drawn networks.
+
+        Args:
+            x: Inputs, on the device of the run.
+            samples: Networks to draw; 0 for the mode.
+
+        Returns:
+            The prediction.
+
+        Raises:
+            ValueError: If samples are wanted of a rule without a posterior.
+        """
+        model = self.experiment.model
+        if samples == 0:
+            with autocast(self.experiment.device, self.config.precision):
+                return predict(model, x, chunk=2000)
+        if self.posterior is None:
+            raise ValueError(f"{self.config.rule} keeps no posterior; use samples=0 for its mode")
+        return mean_prediction(self.config, self.experiment, model, self.posterior, x, samples)
+
+
+def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu") -> LoadedRun:
+    """Loads the mode and the posterior of a run, and its data.
+
+    Args:
+        folder: Of the run.
+        data: Where the data is, if not where the run found it.
+        device: Torch device.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: If the folder is not a run, or the data is missing.
+        RunError: If a file of the run is missing or damaged.
+    """
+    config = RunConfig.load(folder)
+    config = dataclasses.replace(config, data=data or config.data, device=device)
+    files = RunFolder(folder)
+    experiment = make_experiment(config)
+    load_mode(files, experiment.model)
+    return LoadedRun(config, files, experiment, load_posterior(files, experiment.device))
 
 
 def error_figures(output: Tensor, y: Tensor, train: Tensor, target: Tensor) -> dict[str, float]:

@@ -139,7 +139,7 @@ def make_config(
         "clip_gradient": spec.clip_gradient,
         "samples": spec.samples,
         "epochs": epochs,
-        "batch_size": recipe.batch_size,
+        "batch_size": (recipe.quick_batch if budget == "quick" else None) or recipe.batch_size,
         "seed": seed,
         "evaluate_every": recipe.evaluate_every,
         "checkpoint_every": recipe.checkpoint_every,

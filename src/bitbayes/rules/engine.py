@@ -41,22 +41,24 @@ def _advance_chunk(
 
 
 @functools.cache
-def _compiled() -> Callable[..., None]:
-    def whole(
-        rule: type[Rule],
+def _compiled(rule: type[Rule], static: tuple[tuple[str, object], ...]) -> Callable[..., None]:
+    """The fused update of one rule with one set of options that are not numbers."""
+
+    def fused(
         belief: Belief,
         gradient: Tensor,
         weights: Tensor,
-        static: dict[str, str | bool | None],
         numbers: dict[str, Tensor],
         key: Tensor,
         estimated: bool,
         accept: Tensor | None,
     ) -> None:
-        o = SimpleNamespace(**static, **numbers)
+        o = SimpleNamespace(**dict(static), **numbers)
         _advance_chunk(rule, belief, gradient, weights, o, key, 0, estimated, accept)
 
-    return torch.compile(whole, dynamic=True)
+    # torch.compile stops after eight recompilations of one code object, so every rule gets one of its own.
+    fused.__code__ = fused.__code__.replace(co_name=f"fused_{rule.__name__}")
+    return torch.compile(fused, dynamic=True)
 
 
 def _spans(count: int, device: torch.device) -> Iterator[slice]:
@@ -91,17 +93,15 @@ def advance(
         compile: One kernel from torch.compile instead of chunks.
     """
     if compile:
-        options = vars(o)
         device = weights.device
         numbers = {
-            k: torch.tensor(v, dtype=torch.float32, device=device)
-            for k, v in options.items()
-            if isinstance(v, (int, float)) and not isinstance(v, bool)
+            name: torch.tensor(value, dtype=torch.float32, device=device)
+            for name, value in vars(o).items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
         }
-        static = {k: v for k, v in options.items() if k not in numbers}
-        _compiled()(
-            rule, belief, gradient, weights, static, numbers, torch.tensor(key, device=device), estimated, accept
-        )
+        static = tuple((name, value) for name, value in sorted(vars(o).items()) if name not in numbers)
+        place = torch.tensor(key, device=device)
+        _compiled(rule, static)(belief, gradient, weights, numbers, place, estimated, accept)
         return
     for span in _spans(weights.numel(), weights.device):
         part = {name: tensor[span] for name, tensor in belief.items()}

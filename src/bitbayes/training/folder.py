@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-__all__ = ["RunError", "RunFolder"]
+__all__ = ["RunError", "RunFolder", "one_line"]
 
 
 class RunError(RuntimeError):
@@ -115,13 +112,14 @@ class RunFolder:
         target, partial = self.path / name, self.path / f".{name}.partial"
         try:
             save(partial)
+            partial.chmod(0o644)  # safetensors makes files that only their owner can read
             with open(partial, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(partial, target)
         except BaseException as error:
             self._discard(partial)
             if isinstance(error, SafetensorError):  # its only word for a full disk
-                error = OSError(_one_line(error))
+                error = OSError(one_line(error))
             if isinstance(error, OSError):
                 raise self.failure(target, error) from error
             raise
@@ -238,49 +236,7 @@ class RunFolder:
         try:
             return load_file(str(path))
         except (SafetensorError, OSError, ValueError) as error:
-            raise RunError(f"{path} is damaged: {_one_line(error)}") from error
-
-    def write_checkpoint(self, state: dict[str, Any]) -> None:
-        """Writes checkpoint.pt: tensors and plain values only, so that it loads with `weights_only=True`.
-
-        Args:
-            state: What to keep; must contain "epoch".
-        """
-        self.write("checkpoint.pt", lambda file: torch.save(state, file))  # type: ignore[arg-type]
-        self.saved_epoch = state["epoch"]
-
-    def read_checkpoint(self, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """Reads checkpoint.pt after checking every byte against the file's own CRCs.
-
-        Args:
-            device: Where the tensors go.
-
-        Returns:
-            The state.
-
-        Raises:
-            RunError: If it is missing or damaged.
-        """
-        path = self.path / "checkpoint.pt"
-        advice = "restore a copy of it, or train again with another --out"
-        if not path.is_file():
-            raise RunError(f"{path} does not exist")
-        try:
-            with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
-            if broken is not None:
-                raise RunError(f"{path} is damaged (in {broken}); {advice}")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                state = torch.load(path, map_location=device, weights_only=True)
-        except RunError:
-            raise
-        except Exception as error:  # any of a dozen types, depending on the byte that is wrong
-            raise RunError(f"{path} is damaged ({_one_line(error)}); {advice}") from error
-        if not isinstance(state, dict) or "epoch" not in state:
-            raise RunError(f"{path} is not a checkpoint of a run; {advice}")
-        self.saved_epoch = state["epoch"]
-        return state
+            raise RunError(f"{path} is damaged: {one_line(error)}") from error
 
     def set_aside(self) -> Path | None:
         """Renames a folder that holds an older run, so that a new run cannot overwrite it.
@@ -301,7 +257,15 @@ class RunFolder:
         return aside
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The first line of a message, cut to a length that fits a terminal.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        At most 160 characters; the name of the type if there is no message.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 

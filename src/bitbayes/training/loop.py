@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bitbayes.data import batches
 from bitbayes.noise import stream_key
+from bitbayes.training.checkpoint import read_checkpoint, write_checkpoint
 from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment, choose_precision, steps_per_epoch
 from bitbayes.training.folder import RunError, RunFolder
@@ -136,7 +137,7 @@ def _load(config: RunConfig, experiment: Experiment, folder: RunFolder) -> _Run:
             f"{folder.path} was started with {'; '.join(differences)}; "
             "resume with the same settings, or choose another --out"
         )
-    state = folder.read_checkpoint(experiment.device)
+    state = read_checkpoint(folder, experiment.device)
     try:
         for name, part in experiment.modules().items():
             part.load_state_dict(state["parts"][name])
@@ -153,7 +154,8 @@ def _load(config: RunConfig, experiment: Experiment, folder: RunFolder) -> _Run:
 
 def _save(run: _Run) -> None:
     parts = {name: part.state_dict() for name, part in run.experiment.modules().items()}
-    run.folder.write_checkpoint({"format": 1, "epoch": run.epoch, "parts": parts, "history": run.history})
+    state = {"format": 1, "epoch": run.epoch, "parts": parts, "history": run.history}
+    write_checkpoint(run.folder, state)
 
 
 def _interrupted(run: _Run) -> str:

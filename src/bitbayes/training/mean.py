@@ -1,4 +1,4 @@
-"""The mean prediction of a run's posterior, with the BatchNorm statistics of draws."""
+"""The mean prediction of a run's posterior, with BatchNorm statistics that fit the draws."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from bitbayes.data import TensorData
 from bitbayes.posterior import BernoulliPosterior
 from bitbayes.predict import Prediction, predict
 from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment
-from bitbayes.training.measure import autocast, refresh_inputs, refresh_with, whole
+from bitbayes.training.measure import autocast, refresh_inputs, refresh_with
 
 __all__ = ["mean_prediction"]
 
+_SMALL = 5000  # training examples up to which every drawn network gets statistics of its own
 _CHUNK = 2000
-_STATISTICS_SEED = 1  # of the draws for the statistics; the prediction's own draws have seed 0
+_STATISTICS_SEED = 1  # of the draws for shared statistics; the prediction's own draws have seed 0
 
 
 def mean_prediction(
@@ -26,36 +26,41 @@ def mean_prediction(
     experiment: Experiment,
     model: nn.Module,
     posterior: BernoulliPosterior,
-    data: TensorData,
+    x: Tensor,
     samples: int | None = None,
 ) -> Prediction:
     """Averages the networks that the posterior draws.
 
-    The statistics of the mode do not fit draws, so they are estimated anew, a fresh draw for every batch.
+    The statistics of the mode do not fit draws. On small data every drawn network gets its own; on larger data all
+    share one set, averaged over a fresh draw for every batch, as training gathers them.
 
     Args:
         config: Of the run.
         experiment: For its training data.
         model: A network with the real parameters of the posterior's epoch; not changed.
         posterior: Over its binary weights.
-        data: What to predict.
+        x: Inputs.
         samples: Number of networks; None for `config.predict_samples`.
 
     Returns:
-        The prediction for every example.
+        The prediction for every input.
     """
-    model = copy.deepcopy(model)
-    parameters = dict(model.named_parameters())
-
-    def inputs() -> Iterator[Tensor]:
-        for index, x in enumerate(refresh_inputs(experiment, config.refresh_batches)):
-            drawn = posterior.sample_at(index, seed=_STATISTICS_SEED)
-            with torch.no_grad():
-                for name, weights in drawn.items():
-                    parameters[name].copy_(weights)
-            yield x
-
-    refresh_with(model, inputs(), config.precision, experiment.device)
-    x, _ = whole(data)
+    count = samples or config.predict_samples
+    inputs = refresh_inputs(experiment, config.refresh_batches)
+    own = list(inputs) if len(experiment.data.train) <= _SMALL else None
+    if own is None:
+        model = copy.deepcopy(model)
+        drawn = _with_draws(model, posterior, inputs)
+        refresh_with(model, drawn, config.precision, experiment.device)
     with autocast(experiment.device, config.precision):
-        return predict(model, x, posterior, samples or config.predict_samples, chunk=_CHUNK)
+        return predict(model, x, posterior, count, chunk=_CHUNK, batches=own)
+
+
+def _with_draws(model: nn.Module, posterior: BernoulliPosterior, inputs: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same inputs, with another draw in the network's parameters for each."""
+    parameters = dict(model.named_parameters())
+    for index, x in enumerate(inputs):
+        with torch.no_grad():
+            for name, weights in posterior.sample_at(index, seed=_STATISTICS_SEED).items():
+                parameters[name].copy_(weights)
+        yield x

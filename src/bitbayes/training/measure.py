@@ -22,7 +22,6 @@ __all__ = [
     "hit_count",
     "measure",
     "mode_weights",
-    "outputs_of",
     "refresh_inputs",
     "refresh_with",
     "whole",
@@ -121,30 +120,6 @@ def whole(data: TensorData) -> tuple[Tensor, Tensor]:
     """
     pairs = list(batches(data, _TEST_SIZE))
     return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
-
-
-@torch.no_grad()
-def outputs_of(model: nn.Module, data: TensorData, precision: str = "fp32") -> Tensor:
-    """Outputs for every example, of what the parameters hold, in eval mode.
-
-    Args:
-        model: The network; its mode is restored.
-        data: The examples.
-        precision: "fp32" or "bf16".
-
-    Returns:
-        Shape (N, K), float32.
-    """
-    was_training = model.training
-    model.eval()
-    outputs = []
-    try:
-        for x, _ in batches(data, _TEST_SIZE):
-            with autocast(x.device, precision):
-                outputs.append(model(x).float())
-    finally:
-        model.train(was_training)
-    return torch.cat(outputs)
 
 
 def refresh_inputs(experiment: Experiment, count: int) -> Iterator[Tensor]:

@@ -163,13 +163,12 @@ def _mean_figures(
         return {}
     model = copy.deepcopy(experiment.model)
     load_mode(folder, model)
-    prediction = mean_prediction(config, experiment, model, posterior, data.test)
-    _, y = whole(data.test)
+    x, y = whole(data.test)
+    prediction = mean_prediction(config, experiment, model, posterior, x)
     figures: dict[str, Any] = {"mean_samples": config.predict_samples}
     if experiment.loss == "squared":
         x, target = whole(data.train)
-        del x
-        train = mean_prediction(config, experiment, model, posterior, data.train)
+        train = mean_prediction(config, experiment, model, posterior, x)
         noise = float((train.mean.reshape(-1) - target.reshape(-1)).square().mean().sqrt())
         error = float((prediction.mean.reshape(-1) - y.reshape(-1)).square().mean())
         return figures | {

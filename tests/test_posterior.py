@@ -1,0 +1,83 @@
+"""Files, samples and refusals of the posterior; its formulas are checked in `test_truth.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import bitbayes as bb
+
+
+def posterior() -> bb.BernoulliPosterior:
+    natural = {"a.weight": torch.randn(3, 5), "b.weight": torch.randn(4, 2, 3, 3)}
+    return bb.BernoulliPosterior(natural, {"b.weight": torch.rand(4, 1, 1, 1) + 0.1})
+
+
+def test_save_and_load_are_bit_exact(tmp_path: Path) -> None:
+    q = posterior()
+    q.save(tmp_path / "q.safetensors")
+    again = bb.BernoulliPosterior.load(tmp_path / "q.safetensors")
+    for name in q.natural:
+        assert torch.equal(q.natural[name], again.natural[name]) and torch.equal(q.scale[name], again.scale[name])
+    assert all(torch.equal(q.sample(3)[n], again.sample(3)[n]) for n in q.natural)
+
+
+def test_samples_have_the_right_frequencies_and_scales() -> None:
+    q = posterior()
+    draws = q.sample(4000, seed=2)
+    for name, p in q.probabilities().items():
+        assert torch.equal(draws[name].abs(), q.scale[name].expand(p.shape).expand(4000, *p.shape))
+        frequency = (draws[name] > 0).float().mean(0)
+        assert ((frequency - p).abs() < 5 * (p * (1 - p) / 4000).sqrt() + 1e-3).all()
+
+
+def test_it_is_a_copy() -> None:
+    natural = torch.zeros(3)
+    q = bb.BernoulliPosterior({"w": natural})
+    natural.fill_(9.0)
+    assert q.natural["w"].abs().max() == 0
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = bb.BayesBiNN([("w", p)], ess=1.0, seed=0)
+    before = optimizer.posterior()
+    kept = before.natural["w"].clone()
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert torch.equal(before.natural["w"], kept)
+
+
+def test_kl_is_zero_only_for_itself() -> None:
+    q = posterior()
+    assert q.kl(q) == 0 and q.kl() > 0
+    moved = bb.BernoulliPosterior({n: t + 0.1 for n, t in q.natural.items()})
+    assert q.kl(moved) > 0
+
+
+def test_refusals(tmp_path: Path) -> None:
+    q = posterior()
+    with pytest.raises(ValueError, match="needs at least one tensor"):
+        bb.BernoulliPosterior({})
+    with pytest.raises(ValueError, match="must be floating point, got torch.int64"):
+        bb.BernoulliPosterior({"w": torch.ones(2, dtype=torch.int64)})
+    with pytest.raises(ValueError, match="'w' contain NaN"):
+        bb.BernoulliPosterior({"w": torch.tensor([float("nan")])})
+    with pytest.raises(ValueError, match="must be positive"):
+        bb.BernoulliPosterior({"w": torch.ones(2)}, {"w": torch.zeros(())})
+    with pytest.raises(ValueError, match="unknown tensors"):
+        bb.BernoulliPosterior({"w": torch.ones(2)}, {"v": torch.ones(())})
+    with pytest.raises(ValueError, match="count must be at least 1"):
+        q.sample(0)
+    with pytest.raises(ValueError, match="weights are named"):
+        q.log_prob({"a.weight": torch.ones(3, 5)})
+    with pytest.raises(ValueError, match="has shape"):
+        q.log_prob({"a.weight": torch.ones(3, 4), "b.weight": torch.ones(4, 2, 3, 3)})
+    with pytest.raises(ValueError, match="name different tensors"):
+        q.kl(bb.BernoulliPosterior({"w": torch.ones(2)}))
+    (tmp_path / "junk").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="is not a saved posterior"):
+        bb.BernoulliPosterior.load(tmp_path / "junk")
+    save_file({"w": torch.ones(2)}, str(tmp_path / "model"))
+    with pytest.raises(ValueError, match="its format is None"):
+        bb.BernoulliPosterior.load(tmp_path / "model")

@@ -1,0 +1,174 @@
+"""Bad input to the rules: what came, what was expected, what to call instead; and nothing is lost."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from laws import data, every_rule, loss, make, network, pair, same, snapshot, steps
+from torch import nn
+
+import bitbayes as bb
+
+
+def weight() -> nn.Parameter:
+    return nn.Parameter(torch.randn(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ess": 0}, "ess must be a positive number"),
+        ({"ess": float("nan")}, "ess must be a positive number"),
+        ({"tau": 0.0}, "tau must be a positive temperature, got 0.0"),
+        ({"tau": -1.0}, "tau must be a positive temperature"),
+        ({"lr": -0.1}, "lr must be a finite number of at least 0, got -0.1"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
+        ({"estimator": "straight"}, "estimator must be one of straight-through, concrete, released, got 'straight'"),
+        ({"samples": 0}, "samples must be a whole number of at least 1"),
+        ({"scale": "layer"}, 'scale must be one of "one", "fan_in", "channel"'),
+        ({"init": "ones"}, 'init must be "random" or "weights"'),
+        ({"init_lambda": -1.0}, "init_lambda must be at least 0"),
+    ],
+)
+def test_options_of_bayesbinn(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bb.BayesBiNN([weight()], **{"ess": 10.0} | options)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda p: bb.STE(p, inner="adamw"), 'inner must be "adam" or "sgd"'),
+        (lambda p: bb.STE(p, clip=0.0), "clip must be positive, or None"),
+        (lambda p: bb.STE(p, betas=(0.9, 1.0)), r"betas must be in \[0, 1\), got 1.0"),
+        (lambda p: bb.Bop(p, threshold=-1.0), "threshold must be at least 0"),
+        (lambda p: bb.Bop2ndOrder(p, sigma=0.0), r"sigma must be in \(0, 1\]"),
+        (lambda p: bb.PMF(p, growth=0.9), "growth must be at least 1"),
+        (lambda p: bb.PMF(p, jacobian="full"), 'jacobian must be "released" or "exact"'),
+        (lambda p: bb.MirrorDescent(p, interval=0), "interval must be a number of steps of at least 1"),
+        (lambda p: bb.ProxQuant(p, harden_after=0), "harden_after must be a step of at least 1, or None"),
+        (lambda p: bb.AdaSTE(p, ess=1.0, a=0.0), "a must be positive"),
+    ],
+)
+def test_options_of_the_others(build, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build([weight()])
+
+
+@every_rule
+def test_no_parameters(rule: str) -> None:
+    from laws import RULES
+
+    with pytest.raises(ValueError, match=r"no binary parameters: got an empty list. bitbayes.split_parameters"):
+        RULES[rule]([])
+    with pytest.raises(ValueError, match="a group is empty"):
+        RULES[rule]([{"params": []}])
+    with pytest.raises(ValueError, match="got one tensor; pass a list"):
+        RULES[rule](weight())
+
+
+def test_a_tensor_twice() -> None:
+    p = weight()
+    with pytest.raises(ValueError, match="'1' is given twice"):
+        bb.STE([p, p])
+    with pytest.raises(ValueError, match="'0' is given twice; each tensor belongs to one group"):
+        bb.STE([{"params": [p]}, {"params": [p]}])
+    optimizer = bb.STE([p], seed=0)
+    with pytest.raises(ValueError, match="given twice"):
+        optimizer.add_param_group({"params": [p]})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_integer_tensors() -> None:
+    with pytest.raises(ValueError, match=r"'w' must be a floating-point tensor, got torch.int64"):
+        bb.STE([("w", torch.ones(3, dtype=torch.int64))])
+
+
+def test_groups_are_checked_too() -> None:
+    optimizer = bb.BayesBiNN([weight()], ess=10.0)
+    with pytest.raises(ValueError, match="tau must be a positive"):
+        optimizer.add_param_group({"params": [weight()], "tau": 0.0})
+
+
+def test_a_prior_of_another_network() -> None:
+    q = bb.BernoulliPosterior({"w": torch.zeros(3, 4)})
+    bb.BayesBiNN([("w", weight())], ess=1.0, prior=q)
+    with pytest.raises(ValueError, match=r"only the posterior has \['w'\], only the optimizer has \['v'\]"):
+        bb.BayesBiNN([("v", weight())], ess=1.0, prior=q)
+    with pytest.raises(ValueError, match=r"'w' has shape \(3, 4\) in the posterior and \(2, 2\) in the optimizer"):
+        bb.BayesBiNN([("w", nn.Parameter(torch.zeros(2, 2)))], ess=1.0, prior=q)
+
+
+def test_the_prior_pulls_and_is_saved() -> None:
+    p = weight()
+    prior = bb.BernoulliPosterior({"w": torch.full((3, 4), 0.7)})
+    optimizer = bb.BayesBiNN([("w", p)], lr=0.2, ess=1.0, prior=prior, seed=0)
+    for _ in range(60):
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+    torch.testing.assert_close(optimizer.posterior().natural["w"], prior.natural["w"], atol=1e-4, rtol=0)
+    other = bb.BayesBiNN([("w", weight())], lr=0.2, ess=1.0)
+    other.load_state_dict(optimizer.state_dict())
+    assert torch.equal(other.state_dict()["state"][0]["belief"]["prior"], torch.full((12,), 0.7))
+
+
+def test_weights_that_are_all_zero_cannot_start_a_belief() -> None:
+    with pytest.raises(ValueError, match='init="weights" needs finite weights that are not all zero'):
+        bb.STE([nn.Parameter(torch.zeros(3))], init="weights")
+
+
+def test_a_state_of_another_rule_or_shape() -> None:
+    model, optimizer = pair("ste-adam")
+    before = snapshot(model, optimizer)
+    _, bop = pair("bop")
+    with pytest.raises(ValueError, match="another rule"):
+        optimizer.load_state_dict(bop.state_dict())
+    other = bb.STE([nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.ones(3))])
+    with pytest.raises(ValueError, match=r"has shape \(4,\), expected \(48,\)"):
+        optimizer.load_state_dict(other.state_dict())
+    with pytest.raises(ValueError, match="the saved state has 1 binary tensors, this optimizer 2"):
+        optimizer.load_state_dict(bb.STE([weight()]).state_dict())
+    adam = torch.optim.Adam(network().parameters())
+    state = copy.deepcopy(optimizer.state_dict())
+    state["state"] = adam.state_dict()["state"]
+    with pytest.raises(ValueError, match="was it saved by a bitbayes rule"):
+        optimizer.load_state_dict(state)
+    assert same(before, snapshot(model, optimizer))
+
+
+def test_a_point_posterior_warns_once() -> None:
+    optimizer = bb.BayesBiNN([weight()], ess=10.0, estimator="released", seed=0)
+    with pytest.warns(UserWarning, match="leaves a point, not a posterior"):
+        optimizer.posterior()
+    optimizer.posterior()  # no second warning: warnings are errors here
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every_rule
+def test_moving_to_a_gpu_and_back(rule: str) -> None:
+    model, optimizer = pair(rule)
+    model.cuda()
+    x, y = (t.cuda() for t in data())
+    for _ in range(3):
+        loss(model, x, y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.cpu()
+    steps(model, optimizer, 2)
+    dict(optimizer.named_binary())["0.weight"].grad = torch.full((8, 6), float("nan"))
+    with pytest.raises(RuntimeError, match="'0.weight' is not finite"):
+        optimizer.step()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_draws_agree_between_cpu_and_gpu() -> None:
+    runs = []
+    for device in ("cpu", "cuda"):
+        model = network().to(device)
+        make("bayesbinn-straight-through", model)
+        runs.append(model[0].weight.detach().cpu())
+    assert torch.equal(*runs)
