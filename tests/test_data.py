@@ -45,6 +45,15 @@ def parquet_folder(path: Path, *, size: int = 28, labels: int = 10, column: str 
     return path
 
 
+def raw_folder(path: Path, pictures: list, labels: list) -> Path:
+    import datasets
+
+    table = datasets.Dataset.from_dict({"image": pictures, "label": labels})
+    for split in ("train", "test"):
+        table.cast_column("image", datasets.Image(decode=False)).to_parquet(str(path / f"{split}-0.parquet"))
+    return path
+
+
 def idx_folder(path: Path) -> Path:
     generator = np.random.default_rng(0)
     for name, count in (("train", 50), ("t10k", 20)):
@@ -105,6 +114,62 @@ def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
         load_mnist(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((14, 56), np.uint8), "not 28 by 28 pixels"),
+        (np.zeros((28, 28), np.uint16), "has mode I;16, expected one channel of 8 bits"),
+        (np.zeros((28, 28), bool), "has mode 1, expected one channel of 8 bits"),
+        (np.zeros((28, 28, 3), np.uint8), "has mode RGB, expected one channel of 8 bits"),
+    ],
+)
+def test_pictures_that_would_pass_for_grey_levels(tmp_path: Path, pixels: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_mnist(raw_folder(tmp_path, [png(pixels)], [0]))
+
+
+@pytest.mark.parametrize("label", ["seven", None, 1.5])
+def test_labels_that_are_not_whole_numbers(tmp_path: Path, label) -> None:
+    with pytest.raises(ValueError, match=r"label 0 is .*, expected a whole number from 0 to 9"):
+        load_mnist(raw_folder(tmp_path, [png(np.zeros((28, 28), np.uint8))], [label]))
+
+
+def test_missing_and_absent_pictures(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="image 1 is missing"):
+        load_mnist(raw_folder(tmp_path, [png(np.zeros((28, 28), np.uint8)), None], [0, 1]))
+    gone = tmp_path / "gone.png"
+    gone.write_bytes(b"")
+    folder = raw_folder(tmp_path, [{"bytes": None, "path": str(gone)}], [0])
+    gone.unlink()
+    with pytest.raises(ValueError, match=r"image 0 cannot be decoded: .*No such file"):
+        load_mnist(folder)
+
+
+def test_a_corrupt_idx_file_is_named(tmp_path: Path) -> None:
+    file = idx_folder(tmp_path) / "train-images-idx3-ubyte.gz"
+    raw = bytearray(file.read_bytes())
+    for broken in (bytes(raw[:40]), bytes(raw[:10]) + b"\xff" * 60 + bytes(raw[70:])):
+        file.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"idx3-ubyte\.gz cannot be read"):
+            load_mnist(tmp_path)
+
+
+def test_a_missing_folder_names_the_nearest_and_stays_offline(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "data" / "mnist").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
+    for where in (tmp_path / "data" / "mnsit", "data/mnsit"):
+        with pytest.raises(ValueError, match=r"no data folder .*nearest that exists is .*data/mnist\)"):
+            load_mnist(where)
+    with pytest.raises(ValueError, match=rf"nearest that exists is {tmp_path}\)"):
+        load_mnist(tmp_path / "other" / "deep")
+    with pytest.raises(ValueError, match=r"nearest that exists is .*data"):
+        load_snelson(tmp_path / "date")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="it is a file"):
+        load_mnist(tmp_path / "file")
+
+
 @needs_shared
 def test_mnist_itself() -> None:
     bundle = load_mnist(SHARED / "mnist")
@@ -157,6 +222,16 @@ def test_snelson_wrong_folder(tmp_path: Path) -> None:
     (tmp_path / "train_inputs.txt").write_text("1 2 3")
     with pytest.raises(ValueError, match="holds 3 numbers, expected 200"):
         load_snelson(tmp_path)
+    (tmp_path / "train_inputs.txt").write_text("nan " + "1 " * 199)
+    with pytest.raises(ValueError, match="not finite"):
+        load_snelson(tmp_path)
+
+
+def test_as_many_targets_as_inputs_on_one_device() -> None:
+    with pytest.raises(ValueError, match="3 inputs but 5 targets"):
+        TensorData(torch.zeros(3, 1), torch.zeros(5))
+    with pytest.raises(ValueError, match="inputs on meta but targets on cpu"):
+        TensorData(torch.zeros(3, 1, device="meta"), torch.zeros(3))
 
 
 def test_batches_cover_an_epoch_in_an_order_of_their_own() -> None:

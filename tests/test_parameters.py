@@ -85,6 +85,30 @@ def test_copies_follow_their_own_optimizer(how) -> None:
     assert (clone[0].weight.abs() == 1).all()
 
 
+def test_a_copy_of_the_model_alone_has_an_optimizer_of_its_own() -> None:
+    model, optimizer = followed()
+    clone = copy.deepcopy(model)
+    clone.eval()
+    other = vars(clone)["train"].optimizer
+    assert optimizer.training and not other.training
+    held = dict(other.named_binary())
+    assert all(held[name] is parameter for name, parameter in clone.named_parameters() if name in held)
+
+
+def test_a_second_optimizer_is_refused() -> None:
+    model, optimizer = followed()
+    other = bb.STE([model[0].weight], seed=0)
+    with pytest.raises(RuntimeError, match=r"a BayesBiNN follows this Sequential already; call model.train.remove"):
+        bb.follow(model, other)
+    first = bb.follow(model, optimizer)  # the same again is fine
+    vars(model)["train"].remove()
+    handle = bb.follow(model, other)
+    first.remove()  # not its own any more
+    model.eval()
+    assert not other.training and optimizer.training
+    handle.remove()
+
+
 def test_wrappers_pass_the_mode_on() -> None:
     model, optimizer = followed()
     compiled = torch.compile(model, backend="eager")
@@ -114,3 +138,4 @@ def test_summary_counts() -> None:
     assert counted.bytes_float == 4 * sum(p.numel() for p in model.parameters())
     assert counted.bytes_packed < counted.bytes_float / 4
     assert "attention.in_proj_weight" in str(counted)
+    assert str(bb.summary(nn.ReLU(), binary=[])).strip().startswith("binary weights 0, real 0")

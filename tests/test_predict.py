@@ -98,6 +98,69 @@ def test_refresh_of_each_sample() -> None:
         torch.testing.assert_close(refreshed.outputs[index], expected.detach(), rtol=1e-4, atol=1e-4)
 
 
+def test_batches_also_without_a_posterior() -> None:
+    model, _ = network()
+    x, batches, before = torch.randn(7, 5), [torch.randn(40, 5) * 5], state(model)
+    found = bb.predict(model, x, batches=batches).outputs[0]
+    assert same(before, state(model)) and not torch.allclose(found, bb.predict(model, x).outputs[0])
+    bb.refresh_batchnorm(model, batches)
+    torch.testing.assert_close(found, bb.predict(model, x).outputs[0])
+
+
+def test_a_failing_batch_leaves_the_statistics() -> None:
+    model, _ = network()
+
+    def stream():
+        yield torch.randn(20, 5)
+        raise OSError("the disk is gone")
+
+    before = state(model)
+    with pytest.raises(OSError, match="the disk is gone"):
+        bb.refresh_batchnorm(model, stream())
+    assert same(before, state(model)) and model[1].momentum == 0.1
+
+
+class Counts(nn.Module):
+    """Puts another tensor in the place of its buffers at every forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("seen", None)
+
+    def forward(self, x):
+        self.count, self.seen = self.count + 1, x
+        return self.linear(x)
+
+
+def test_buffers_that_the_network_replaces_are_restored() -> None:
+    model = Counts()
+    count = model.count
+    bb.predict(model, torch.ones(4, 3), chunk=2)
+    assert model.count is count and count == 0 and model.seen is None
+
+
+def test_wrapped_networks() -> None:
+    model, optimizer = network()
+    posterior, x = optimizer.posterior(), torch.randn(7, 5)
+    expected = bb.predict(model, x, posterior, samples=3).outputs
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(bb.predict(compiled, x, posterior, samples=3).outputs, expected)
+    # A posterior with the names of the wrapped network is good as well.
+    named = bb.BernoulliPosterior({f"_orig_mod.{n}": v for n, v in posterior.natural.items()})
+    assert bb.predict(compiled, x, named, samples=3).outputs.shape == expected.shape
+    with pytest.raises(ValueError, match="name different tensors"):
+        bb.predict(compiled, x, bb.BernoulliPosterior({"x": torch.zeros(2)}), samples=2)
+
+
+def test_double_precision_stays() -> None:
+    model = nn.Linear(3, 2).double()
+    found = bb.predict(model, torch.ones(4, 3).double())
+    assert found.outputs.dtype == found.probs.dtype == torch.float64
+    assert bb.predict(model.bfloat16(), torch.ones(4, 3).bfloat16()).outputs.dtype == torch.float32
+
+
 def test_bad_input() -> None:
     model, optimizer = network()
     with pytest.raises(ValueError, match="at least one batch"):

@@ -127,7 +127,8 @@ class Follower:
 
     def remove(self) -> None:
         """Ends the following; both keep the mode they are in."""
-        self.model.__dict__.pop("train", None)
+        if self.model.__dict__.get("train") is self:
+            del self.model.__dict__["train"]
 
 
 def follow(model: nn.Module, optimizer: BinaryOptimizer) -> Follower:
@@ -140,6 +141,9 @@ def follow(model: nn.Module, optimizer: BinaryOptimizer) -> Follower:
     Returns:
         A handle whose `remove()` ends it.
 
+    Raises:
+        RuntimeError: If another optimizer follows this network already.
+
     Example:
         >>> model = torch.nn.Linear(2, 2)
         >>> optimizer = bb.BayesBiNN([model.weight], ess=10, seed=0)
@@ -148,6 +152,12 @@ def follow(model: nn.Module, optimizer: BinaryOptimizer) -> Follower:
         >>> optimizer.training
         False
     """
+    present = model.__dict__.get("train")
+    if isinstance(present, Follower) and present.optimizer is not optimizer:
+        raise RuntimeError(
+            f"a {type(present.optimizer).__name__} follows this {type(model).__name__} already; call "
+            "model.train.remove() first, or give one optimizer all parameters, as groups"
+        )
     follower = Follower(model, optimizer)
     model.__dict__["train"] = follower
     optimizer.train(model.training)
@@ -218,7 +228,7 @@ class Summary:
             (r.name, str(r.shape), "binary" if r.binary else "real", str(r.weights), f"{r.bits} bits")
             for r in self.rows
         ]
-        widths = [max(len(row[column]) for row in cells) for column in range(5)]
+        widths = [max((len(row[column]) for row in cells), default=0) for column in range(5)]
         lines = [
             "  ".join(
                 cell.rjust(width) if column > 2 else cell.ljust(width)

@@ -40,7 +40,7 @@ class Prediction:
     @property
     def sample_probs(self) -> Tensor:
         """Class probabilities of every network, shape (C, N, K); K = 1 means one logit: P[class 1], (C, N, 1)."""
-        outputs = self.outputs.float()
+        outputs = _widened(self.outputs)
         return torch.sigmoid(outputs) if outputs.shape[-1] == 1 else torch.softmax(outputs, -1)
 
     @property
@@ -69,6 +69,10 @@ class Prediction:
         return self.outputs.std(0) if len(self.outputs) > 1 else torch.zeros_like(self.outputs[0])
 
 
+def _widened(outputs: Tensor) -> Tensor:
+    return outputs if outputs.dtype == torch.float64 else outputs.float()
+
+
 def _entropy(probs: Tensor) -> Tensor:
     if probs.shape[-1] == 1:
         probs = torch.cat([probs, 1 - probs], -1)
@@ -91,13 +95,14 @@ def predict(
     The model is in eval mode meanwhile, and is left as it was found.
 
     Args:
-        model: The network.
+        model: The network. One wrapped by torch.compile or DistributedDataParallel is unwrapped where the posterior
+            speaks of the inner network's names.
         x: Inputs, shape (N, ...).
         posterior: Over the binary parameters, keyed by the model's names; None: one network, the parameters' own.
         samples: Number of networks to draw.
         seed: Seed of the draws.
         chunk: Inputs at a time; None for all at once. Does not change the draws.
-        batches: Training batches (x or (x, ...)); BatchNorm statistics are re-estimated from them for every drawn
+        batches: Training batches (x or (x, ...)); BatchNorm statistics are re-estimated from them for every
             network, which costs that many passes more. None uses the model's statistics.
 
     Returns:
@@ -114,14 +119,17 @@ def predict(
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1, or None for all inputs at once; got {chunk}")
+    reusable = None if batches is None else list(batches)
     if posterior is None:
         with _evaluating(model):
+            if reusable is not None:
+                _refresh(model, reusable, {})
             return Prediction(_outputs(model, {}, x, chunk)[None])
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
+    model = _unwrapped(model, set(posterior.natural))
     shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False) if name in posterior.natural}
     posterior.check_like(shapes, "the model")
-    reusable = None if batches is None else list(batches)
     outputs = []
     with _evaluating(model):
         for index in range(samples):
@@ -133,13 +141,26 @@ def predict(
     return Prediction(torch.stack(outputs))
 
 
+def _unwrapped(model: nn.Module, names: set[str]) -> nn.Module:
+    """The network inside torch.compile or DistributedDataParallel, if the names are those of the inside."""
+    inside: Any = model
+    while not names <= {name for name, _ in inside.named_parameters(remove_duplicate=False)}:
+        if isinstance(inside, nn.parallel.DistributedDataParallel):
+            inside = inside.module
+        elif isinstance(getattr(inside, "_orig_mod", None), nn.Module):
+            inside = inside._orig_mod
+        else:
+            return model
+    return inside
+
+
 def _get(model: nn.Module, name: str) -> Tensor:
     return model.get_parameter(name)
 
 
 def _outputs(model: nn.Module, weights: dict[str, Tensor], x: Tensor, chunk: int | None) -> Tensor:
     pieces = [functional_call(model, weights, (piece,)) for piece in x.split(chunk or max(len(x), 1))]
-    outputs = torch.cat(pieces).float()
+    outputs = _widened(torch.cat(pieces))
     return outputs[:, None] if outputs.dim() == 1 else outputs
 
 
@@ -151,7 +172,12 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     parameters must stay what they are.
     """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    # By their places, because a forward pass may put another tensor there.
+    buffers = [
+        (module, name, buffer, None if buffer is None else buffer.clone())
+        for module, _ in modes
+        for name, buffer in module._buffers.items()
+    ]
     try:
         for module, _ in modes:
             module.training = False
@@ -159,8 +185,10 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-        for buffer, value in buffers:
-            buffer.copy_(value)
+        for module, name, buffer, value in buffers:
+            module._buffers[name] = buffer
+            if buffer is not None and value is not None:
+                buffer.copy_(value)
 
 
 @torch.no_grad()
@@ -168,7 +196,8 @@ def refresh_batchnorm(model: nn.Module, batches: Batches) -> None:
     """Re-estimates the running statistics of every BatchNorm for what the parameters hold now.
 
     Training gathers them under draws, which can be far from those of the mode. Here they are the plain average over
-    the given batches, with dropout off. Modes and momenta are left as they were.
+    the given batches, with dropout off. Modes and momenta are left as they were, and
+    the statistics too if a batch fails.
 
     Args:
         model: The network.
@@ -204,6 +233,7 @@ def _refresh(model: nn.Module, batches: Batches, weights: dict[str, Tensor]) -> 
     except StopIteration:
         raise ValueError("refresh_batchnorm needs at least one batch of training inputs, got none") from None
     momenta = [norm.momentum for norm in norms]
+    before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
     try:
         for norm in norms:
             norm.reset_running_stats()
@@ -212,6 +242,10 @@ def _refresh(model: nn.Module, batches: Batches, weights: dict[str, Tensor]) -> 
         for batch in itertools.chain([first], stream):
             x = batch[0] if isinstance(batch, (tuple, list)) else batch
             functional_call(model, weights, (x,))
+    except BaseException:  # Ctrl-C too: half an average would be a silent wrong number
+        for buffer, value in before:
+            buffer.copy_(value)
+        raise
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -25,6 +25,9 @@ class TensorData:
         mean: Subtracted from x (uint8: after division by 255).
         std: Divided by.
 
+    Raises:
+        ValueError: If there are not as many targets as inputs, or they are on different devices.
+
     Example:
         >>> data = TensorData(torch.tensor([[255], [0]], dtype=torch.uint8), torch.tensor([1, 0]), mean=0.5, std=0.5)
         >>> data.inputs(torch.tensor([0, 1]))
@@ -36,6 +39,12 @@ class TensorData:
     y: Tensor
     mean: float = 0.0
     std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise ValueError(f"{len(self.x)} inputs but {len(self.y)} targets; give one target for each input")
+        if self.x.device != self.y.device:
+            raise ValueError(f"inputs on {self.x.device} but targets on {self.y.device}; move both to one device")
 
     def __len__(self) -> int:
         return len(self.x)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Sequence
+import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.data.bundle import DataBundle, TensorData
+from bitbayes.data.folder import nearest
 from bitbayes.functional import require
 
 __all__ = ["load_digits", "load_fashion_mnist", "load_mnist"]
@@ -105,7 +109,7 @@ def _load(
         raise ValueError(f"validation must be a share in [0, 1), got {validation}")
     tensors = {split: _read(where, split) for split in ("train", "test")}
     for split, (images, labels) in tensors.items():
-        if images.shape[1:] != (784,):
+        if images.shape[1:] != (28, 28):
             raise ValueError(f"{where}: the {split} images are not 28 by 28 pixels in one channel")
         if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) > 9:
             raise ValueError(f"{where}: the {split} labels are not classes from 0 to 9")
@@ -114,7 +118,7 @@ def _load(
     kept = int(validation * len(images))
 
     def part(x: Tensor, y: Tensor) -> TensorData:
-        return TensorData(x.to(device), y.to(device), mean=mean, std=std)
+        return TensorData(x.flatten(1).to(device), y.to(device), mean=mean, std=std)
 
     held = part(images[order[:kept]], labels[order[:kept]]) if kept else None
     train = part(images[order[kept:]], labels[order[kept:]])
@@ -122,7 +126,7 @@ def _load(
 
 
 def _read(where: str | Path, split: str) -> tuple[Tensor, Tensor]:
-    """Images (N, pixels) uint8 and labels (N,) of one split, from a folder or the hub."""
+    """Images (N, height, width) uint8 and labels (N,) of one split, from a folder or the hub."""
     folder = Path(where)
     if folder.is_dir():
         if all((folder / file).is_file() for file in _IDX_FILES[split]):
@@ -137,9 +141,12 @@ def _read(where: str | Path, split: str) -> tuple[Tensor, Tensor]:
                 "ylecun/mnist (columns image and label) or the original idx files"
             )
         return _decode(_open("parquet", where, split, data_files={split: files}), where)
-    if folder.exists() or str(where).startswith((".", "/", "~")) or str(where).count("/") != 1:
+    # A path like data/mnist is a hub id only if there is no folder data here: a slip of the pen should not go online.
+    local = str(where).startswith((".", "/", "~")) or str(where).count("/") != 1 or folder.parent.is_dir()
+    if folder.exists() or local:
+        near = "it is a file" if folder.exists() else f"the nearest that exists is {nearest(folder)}"
         raise ValueError(
-            f"no data folder {where}; give a folder of parquet or idx files, or a hub id such as ylecun/mnist"
+            f"no data folder {where} ({near}); give a folder of parquet or idx files, or a hub id such as ylecun/mnist"
         )
     return _decode(_open(str(where), where, split), where)
 
@@ -147,12 +154,26 @@ def _read(where: str | Path, split: str) -> tuple[Tensor, Tensor]:
 def _open(path: str, where: str | Path, split: str, **options: Any) -> Any:
     datasets = require("datasets", "train")
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is in the error below
     try:
-        return datasets.load_dataset(path, split=split, **options)
+        with _quiet("datasets", "huggingface_hub"):
+            return datasets.load_dataset(path, split=split, **options)
     except Exception as error:  # the hub, the network and the file formats each raise their own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"cannot load {split} of {where}: {first}") from error
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Silences loggers for a while, because what goes wrong is in the error that we raise."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _decode(table: Any, where: str | Path) -> tuple[Tensor, Tensor]:
@@ -164,14 +185,29 @@ def _decode(table: Any, where: str | Path) -> tuple[Tensor, Tensor]:
     rows: Sequence[Any] = table.cast_column("image", require("datasets", "train").Image(decode=False))["image"]
     pixels = []
     for row in rows:
-        raw = row["bytes"] if row["bytes"] is not None else Path(row["path"]).read_bytes()
+        if row is None:
+            raise ValueError(f"{where}: image {len(pixels)} is missing")
         try:
-            pixels.append(np.asarray(image.open(io.BytesIO(raw))).reshape(-1))
+            raw = row["bytes"] if row["bytes"] is not None else Path(row["path"]).read_bytes()
+            picture = image.open(io.BytesIO(raw))
+            array = np.asarray(picture)
         except OSError as error:
             raise ValueError(f"{where}: image {len(pixels)} cannot be decoded: {error}") from None
-    if len({len(p) for p in pixels}) > 1:
+        if picture.mode != "L":
+            # Palette indices, single bits or 16-bit values would pass for grey levels and give wrong numbers.
+            raise ValueError(
+                f"{where}: image {len(pixels)} has mode {picture.mode}, expected one channel of 8 bits (L)"
+            )
+        pixels.append(array)
+    if len({p.shape for p in pixels}) > 1:
         raise ValueError(f"{where}: images of different sizes")
-    return torch.from_numpy(np.stack(pixels)), torch.tensor(list(table["label"]), dtype=torch.int64)
+    if not pixels:
+        raise ValueError(f"{where} has no images")
+    labels = list(table["label"])
+    for index, label in enumerate(labels):
+        if not isinstance(label, int):
+            raise ValueError(f"{where}: label {index} is {label!r}, expected a whole number from 0 to 9")
+    return torch.from_numpy(np.stack(pixels)), torch.tensor(labels, dtype=torch.int64)
 
 
 def _read_idx(folder: Path, split: str) -> tuple[Tensor, Tensor]:
@@ -179,10 +215,10 @@ def _read_idx(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     for file, header in zip(_IDX_FILES[split], (16, 8), strict=True):
         try:
             raw = gzip.decompress((folder / file).read_bytes())
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{folder / file} cannot be read: {error}") from None
         arrays.append(np.frombuffer(raw, dtype=np.uint8, offset=header).copy())
     images, labels = arrays
     if len(labels) == 0 or len(images) != len(labels) * 784:
         raise ValueError(f"{folder}: {len(images)} pixels do not make {len(labels)} images of 28 by 28")
-    return torch.from_numpy(images).view(-1, 784), torch.from_numpy(labels).long()
+    return torch.from_numpy(images).view(-1, 28, 28), torch.from_numpy(labels).long()

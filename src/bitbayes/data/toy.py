@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.data.bundle import DataBundle, TensorData
+from bitbayes.data.folder import nearest
 from bitbayes.functional import require
 
 __all__ = ["load_moons", "load_snelson"]
@@ -45,10 +46,12 @@ def _moons(datasets: object, count: int, seed: int) -> tuple[Tensor, Tensor]:
 def load_snelson(
     folder: str | Path | None = None, *, device: torch.device | str = "cpu", split: int | None = 0
 ) -> DataBundle:
-    """Snelson's one-dimensional data (200 points, a gap in the inputs), 150 to train on and 50 held out.
+    """Snelson's one-dimensional data (200 points), 150 to train on and 50 held out.
+
+    The original's inputs cover (0, 6) without a wide gap; the stand-in has one, to show uncertainty in it.
 
     Args:
-        folder: With train_inputs.txt and train_outputs.txt; None generates a data set with the same gap.
+        folder: With train_inputs.txt and train_outputs.txt; None generates a data set with a gap in the inputs.
         device: Where the tensors go.
         split: Which random split; None trains on all 200 points and tests on none.
 
@@ -85,6 +88,11 @@ def _generated() -> tuple[Tensor, Tensor]:
 
 
 def _read(folder: Path) -> tuple[Tensor, Tensor]:
+    if not folder.is_dir():
+        raise ValueError(
+            f"no data folder {folder}; the nearest that exists is {nearest(folder)}; "
+            "expected one with train_inputs.txt and train_outputs.txt"
+        )
     columns = []
     for name in ("train_inputs.txt", "train_outputs.txt"):
         path = folder / name
@@ -96,4 +104,6 @@ def _read(folder: Path) -> tuple[Tensor, Tensor]:
             raise ValueError(f"{path} is not a column of numbers: {error}") from None
         if len(columns[-1]) != _SNELSON_COUNT:
             raise ValueError(f"{path} holds {len(columns[-1])} numbers, expected {_SNELSON_COUNT}")
+        if not columns[-1].isfinite().all():
+            raise ValueError(f"{path} holds numbers that are not finite (nan or inf); remove or replace them")
     return columns[0], columns[1]

@@ -42,10 +42,11 @@ def _rows(name: str, recipe: Recipe, rows: Sequence[TableRow]) -> tuple[list[str
 def _caption(recipe: Recipe, rows: Sequence[TableRow]) -> str:
     summary = rows[0].summaries[0]
     runs = len(rows[0].summaries)
-    return (
+    ours = (
         f"Ours: {runs} runs of {summary['epochs']} epochs, mean and sample standard deviation, "
-        f"mode at the best validation epoch. Published: {recipe.epochs} epochs, 5 runs."
+        "mode at the best validation epoch."
     )
+    return f"{ours} Published: {recipe.epochs} epochs, 5 runs." if recipe.published else ours
 
 
 def results_table(name: str, recipe: Recipe, rows: Sequence[TableRow]) -> Any:

@@ -1,0 +1,133 @@
+"""The command line: every command once, exit codes, and what goes where."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bitbayes import cli
+
+TINY = ["--epochs", "2"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_recipes_lists_every_experiment(capsys):
+    assert cli.main(["recipes"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("moons", "snelson", "digits", "mnist", "fashion-mnist", "98.86"):
+        assert word in shown
+
+
+def test_train_writes_to_the_default_folder(tmp_path, capsys):
+    words = ["train", "digits", "--rule", "ste", "--seed", "4", "--lr", "0.02", *TINY]
+    assert cli.main([*words, "--set", "clip=0.5", "inner=adam"]) == 0
+    config = json.loads((tmp_path / "runs/digits-ste-seed4/config.json").read_text())
+    assert (config["lr"], config["options"]["clip"], config["seed"]) == (0.02, 0.5, 4)
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.count("epoch 1/2") == 1  # plain lines: stdout is no terminal here
+    assert "test accuracy" in captured.out
+
+
+def test_stop_after_keeps_the_schedule(tmp_path):
+    assert cli.main(["train", "digits", "--epochs", "9", "--stop-after", "1"]) == 0
+    folder = tmp_path / "runs/digits-bayesbinn-straight-through-seed0"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    full = json.loads((folder / "config.json").read_text())["lr"]
+    expected = full * (1 + torch.cos(torch.tensor(torch.pi / 9))) / 2
+    assert len(rows) == 1
+    assert rows[0]["lr"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_evaluate_writes_mode_and_mean(tmp_path, capsys):
+    assert cli.main(["train", "digits", "--out", "run", "--epochs", "4"]) == 0
+    assert cli.main(["evaluate", "run", "--samples", "8"]) == 0
+    found = json.loads((tmp_path / "run/evaluation.json").read_text())
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert found["samples"] == 8
+    assert found["mode"]["accuracy"] == pytest.approx(summary["test_accuracy"])
+    assert found["mode"]["nll"] == pytest.approx(summary["test_nll"], rel=1e-5)
+    for name in ("mode", "mean"):
+        assert set(found[name]) == {"accuracy", "nll", "brier", "ece", "entropy"}
+    assert "mean of 8" in capsys.readouterr().out
+
+
+def test_evaluate_without_a_posterior(tmp_path):
+    assert cli.main(["train", "digits", "--rule", "bop", "--out", "run", *TINY]) == 0
+    assert cli.main(["evaluate", "run"]) == 0
+    assert "mean" not in json.loads((tmp_path / "run/evaluation.json").read_text())
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert cli.main(["train", "nothing", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_is_code_0(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    assert "--stop-after" in capsys.readouterr().out
+
+
+def test_failure_is_code_1(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert cli.main(["train", "digits", "--out", "file/run", *TINY]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_module_and_exit_code():
+    words = [sys.executable, "-m", "bitbayes", "train", "nothing"]
+    result = subprocess.run(words, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_reproduce_a_table_can_be_continued(tmp_path, monkeypatch, capsys):
+    """On the digits: the command is that of MNIST."""
+    words = ["reproduce", "table2", "--dataset", "digits", "--seeds", "2", *TINY]
+    words += ["--rules", "ste", "bayesbinn:released", "--out", "table"]
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    assert "table2" in shown
+    assert "±" in shown
+    assert shown.count("run 1 of 2") == 2
+    results = json.loads((tmp_path / "table/results.json").read_text())
+    assert [row["rule"] for row in results["rows"]] == ["ste", "bayesbinn:released"]
+    assert results["rows"][0]["test"]["std"] is not None
+    assert (tmp_path / "table/table2.md").read_text().count("\n| ") == 4
+    assert cli.main([*words[:1], "table10", *words[2:]]) == 0  # the same runs, other columns
+    assert "run 1 of 2" not in capsys.readouterr().out
+    assert "validation" in (tmp_path / "table/table10.md").read_text()
+
+
+def test_reproduce_the_synthetic_figures(tmp_path):
+    assert cli.main(["reproduce", "moons", "--epochs", "100"]) == 0
+    found = json.loads((tmp_path / "runs/moons/results.json").read_text())
+    assert found["points"] == 1000
+    assert {"mode_accuracy", "mean_accuracy", "entropy_ratio"} <= set(found)
+    assert (tmp_path / "runs/moons/moons.png").stat().st_size > 20_000
+    assert cli.main(["reproduce", "snelson", "--epochs", "100", "--seeds", "2"]) == 0
+    found = json.loads((tmp_path / "runs/snelson/results.json").read_text())
+    assert found["source"] == "generated"
+    assert len(found["splits"]) == 2
+    assert (tmp_path / "runs/snelson/snelson.png").stat().st_size > 20_000
+
+
+def test_curves_and_histogram(tmp_path):
+    assert cli.main(["train", "digits", "--out", "run", *TINY]) == 0
+    curve = {"train": [90.0] * 20, "val": [90.0] * 20, "test": [91.0] * 20}
+    (tmp_path / "published.json").write_text(json.dumps({"curves": {"digits": [curve, curve]}}))
+    words = ["--runs", "run", "--out", "pictures"]
+    more = ["--dataset", "digits", "--published", "published.json"]
+    assert cli.main(["reproduce", "curves", *words, *more]) == 0
+    assert cli.main(["reproduce", "histogram", *words]) == 0
+    for name in ("curves.png", "histogram.png"):
+        assert (tmp_path / "pictures" / name).stat().st_size > 10_000
+    (tmp_path / "published.json").write_text("{}")
+    assert cli.main(["reproduce", "curves", *words, *more]) == 2

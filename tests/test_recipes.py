@@ -1,0 +1,177 @@
+"""The recipes: published settings, names, and what is measured on a run."""
+
+import pytest
+import torch
+
+from bitbayes.data import DataBundle, TensorData
+from bitbayes.parameters import split_parameters
+from bitbayes.recipes import RECIPES, find_recipe, make_config, nearest, split_rule
+from bitbayes.recipes.evaluate import error_figures, probability_figures
+from bitbayes.recipes.run import find_rule
+from bitbayes.recipes.studies import ring
+from bitbayes.recipes.tables import TableRow, finished, table_rules
+from bitbayes.training import RULES, build_experiment
+
+
+def toy(recipe):
+    """A few random examples in the shape of a recipe's data."""
+    shape = {"mnist": 784, "fashion-mnist": 784, "digits": 64, "moons": 2, "snelson": 1}
+    x = torch.randn(20, shape[recipe.name], generator=torch.Generator().manual_seed(0))
+    y = torch.arange(20) % 10 if recipe.loss == "cross_entropy" else torch.zeros(20, 1)
+    part = TensorData(x, y)
+    return DataBundle(recipe.name, part, None, part, 10, "test")
+
+
+def test_every_rule_has_a_place():
+    for name in ("digits", "mnist"):
+        named = {rule.partition(":")[0] for rule in RECIPES[name].rules}
+        assert named == set(RULES)
+    assert {rule.partition(":")[0] for rule in RECIPES["mnist"].quick} == set(RULES)
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if "mnist" not in n])
+def test_the_settings_of_every_rule_are_accepted(name):
+    recipe = RECIPES[name]
+    for rule in recipe.rules:
+        build_experiment(
+            make_config(recipe, rule),
+            recipe.network,
+            toy(recipe),
+            recipe.loss,
+            all_binary=recipe.all_binary,
+        )
+
+
+@pytest.mark.parametrize("budget", ["paper", "quick"])
+def test_the_settings_for_mnist_are_accepted(budget):
+    """On a small network: the settings are what is tested."""
+    recipe = RECIPES["mnist"]
+    for rule in table_rules(recipe, budget):
+        config = make_config(recipe, rule, budget=budget)
+        build_experiment(config, lambda: torch.nn.Linear(784, 10), toy(recipe), recipe.loss)
+        assert config.epochs == (500 if budget == "paper" else 10)
+
+
+def test_published_settings_of_mnist():
+    """Tables 4 and 9 of the paper."""
+    config = make_config("mnist", "bayesbinn")
+    assert (config.estimator, config.lr, config.options["tau"]) == ("released", 1e-4, 1e-10)
+    assert (config.epochs, config.batch_size, config.seed) == (500, 100, 1)
+    assert (config.schedule.kind, config.schedule.end) == ("cosine", 1e-16)
+    assert make_config("mnist", "ste").lr == 1e-2
+    assert make_config("mnist", "full-precision").lr == 3e-4
+    bop = make_config("mnist", "bop")
+    assert (bop.lr, bop.options["threshold"]) == (1e-5, 1e-8)
+    assert make_config("mnist", "pmf").options["growth"] == 1.2
+
+
+def test_published_networks():
+    binary, real = split_parameters(RECIPES["mnist"].network())
+    assert sum(p.numel() for _, p in binary) == 10_014_720
+    assert real == []
+    weights = sum(p.numel() for p in RECIPES["moons"].network().parameters())
+    assert weights == 2 * 64 + 64 + 64 * 64 + 64 + 64 + 1
+
+
+def test_biases_are_binary_where_the_paper_has_them_so():
+    recipe = RECIPES["moons"]
+    experiment = build_experiment(make_config("moons"), recipe.network, toy(recipe), recipe.loss, all_binary=True)
+    assert experiment.real_optimizer is None
+    assert experiment.binary_weights() == 4417
+
+
+def test_published_figures():
+    published = RECIPES["mnist"].published
+    assert published["bayesbinn:released"].test == 98.86
+    assert published["full-precision"].test == 99.01
+
+
+@pytest.mark.parametrize(
+    ("rule", "estimator", "words"),
+    [
+        ("bayesbin", None, "did you mean 'bayesbinn'"),
+        ("ste", "released", "only bayesbinn has estimators"),
+        ("bayesbinn:released", "concrete", "two estimators"),
+        ("bayesbinn", "straight", "did you mean 'straight-through'"),
+    ],
+)
+def test_wrong_rules(rule, estimator, words):
+    with pytest.raises(ValueError, match=words):
+        split_rule(find_recipe("mnist"), rule, estimator)
+
+
+def test_a_rule_without_settings():
+    with pytest.raises(ValueError, match="recipe moons has no settings for pmf; it has: "):
+        find_rule(RECIPES["moons"], "pmf", None, "paper")
+
+
+def test_unknown_settings_are_refused():
+    with pytest.raises(ValueError, match="did you mean 'batch_size'"):
+        make_config("mnist", "ste", batchsize=3)
+    with pytest.raises(ValueError, match="did you mean 'fashion-mnist'"):
+        find_recipe("fashion_mnist")
+
+
+def test_nothing_near_is_no_suggestion():
+    assert "did you mean" not in str(nearest("rule", "xyzzy", ["ste", "bop"]))
+
+
+def test_options_are_resolved_with_the_data():
+    """ess, annealing interval and hardening step follow from N and the steps of an epoch."""
+    recipe = RECIPES["mnist"]
+    config = make_config(recipe, "bayesbinn", budget="quick", batch_size=5)
+    built = build_experiment(config, lambda: torch.nn.Linear(784, 10), toy(recipe), recipe.loss)
+    assert built.optimizer.param_groups[0]["ess"] == 20
+    config = make_config(recipe, "pmf", budget="quick", batch_size=5)
+    built = build_experiment(config, lambda: torch.nn.Linear(784, 10), toy(recipe), recipe.loss)
+    assert built.optimizer.param_groups[0]["interval"] == 1
+
+
+def test_probability_figures_against_closed_forms():
+    probs = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.8, 0.2]])
+    y = torch.tensor([0, 0, 1, 0])
+    found = probability_figures(probs, y)
+    chosen = torch.tensor([0.9, 0.4, 0.7, 0.8])
+    assert found["accuracy"] == 75
+    assert found["nll"] == pytest.approx(float(-chosen.log().mean()))
+    assert found["brier"] == pytest.approx(float((2 * (1 - chosen) ** 2).mean()))
+    sure = torch.tensor([0.9, 0.6, 0.7, 0.8])
+    hit = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    assert found["ece"] == pytest.approx(float((sure - hit).abs().mean()), abs=1e-6)
+    one = probability_figures(probs[:, 1:], y)
+    assert one == pytest.approx(found)
+
+
+def test_error_figures_use_the_noise_of_the_training_residuals():
+    found = error_figures(torch.tensor([1.0, 2.0]), torch.zeros(2), torch.tensor([2.0]), torch.tensor([0.0]))
+    assert found["error"] == pytest.approx(2.5)
+    assert found["noise"] == pytest.approx(2.0)
+    normal = torch.distributions.Normal(0.0, 2.0)
+    expected = -normal.log_prob(torch.tensor([1.0, 2.0])).mean()
+    assert found["nll"] == pytest.approx(float(expected))
+
+
+def test_ring():
+    assert torch.allclose(ring(4.0, 90).norm(dim=1), torch.full((90,), 4.0))
+
+
+def test_rows_of_a_table():
+    row = TableRow("ste", [{"test_accuracy": 98.0}, {"test_accuracy": 99.0, "test_nll": 0.1}])
+    figures = row.figures()
+    assert figures["test"]["mean"] == 98.5
+    assert figures["test"]["std"] == pytest.approx(0.5**0.5)
+    assert figures["test_nll"]["std"] is None
+    assert "train" not in figures
+
+
+def test_only_the_run_in_question_counts_as_finished(tmp_path):
+    config = make_config("digits", "ste", epochs=2, out=str(tmp_path))
+    assert finished(config) is None
+    (tmp_path / "config.json").write_text(config.to_json())
+    (tmp_path / "summary.json").write_text('{"epochs_done": 1}')
+    assert finished(config) is None
+    (tmp_path / "summary.json").write_text('{"epochs_done": 2}')
+    assert finished(config) == {"epochs_done": 2}
+    assert finished(make_config("digits", "ste", epochs=2, lr=0.5, out=str(tmp_path))) is None
+    (tmp_path / "summary.json").write_text("torn")
+    assert finished(config) is None

@@ -1,0 +1,276 @@
+"""The loop: schedules, records, files, evaluation without side effects, resuming."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from bitbayes import nn
+from bitbayes.data import DataBundle, TensorData
+from bitbayes.recipes import make_config, make_experiment, run_recipe
+from bitbayes.recipes.registry import RECIPES
+from bitbayes.recipes.run import load_data
+from bitbayes.training import (
+    RULES,
+    RunConfig,
+    RunFolder,
+    Schedule,
+    SilentProgress,
+    build_experiment,
+    choose_precision,
+    train,
+)
+from bitbayes.training.checkpoint import read_checkpoint
+from bitbayes.training.experiment import steps_per_epoch
+from bitbayes.training.schedule import next_epoch
+
+FILES = {"config.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "model.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_data(make_config("digits"))
+
+
+def run(out, digits, rule="bayesbinn", *, epochs=3, resume=False, **choices):
+    config = make_config("digits", rule, out=str(out), epochs=epochs, **choices)
+    return run_recipe(config, resume=resume, data=digits, progress=SilentProgress())
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_checkpoint(a, b):
+    """Everything but the clock."""
+    first, second = (read_checkpoint(RunFolder(folder)) for folder in (a, b))
+    for history in (first["history"], second["history"]):
+        for row in history:
+            row.pop("seconds")
+    assert equal(first, second)
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def rates(schedule, epochs, start=1.0):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=start)
+    scheduler = schedule.build(optimizer, epochs)
+    found = []
+    for _ in range(epochs):
+        next_epoch([scheduler])
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+class TestSchedule:
+    def test_cosine_starts_at_its_second_value_and_ends_at_nothing(self):
+        found = rates(Schedule("cosine"), 4)
+        expected = [(1 + torch.cos(torch.tensor(torch.pi * e / 4))) / 2 for e in (1, 2, 3, 4)]
+        assert found == pytest.approx([float(e) for e in expected], abs=1e-7)
+        assert found[-1] == pytest.approx(1e-16)
+
+    def test_exponential_falls_by_its_factor_over_the_run(self):
+        assert rates(Schedule("exponential", factor=0.1), 50)[-1] == pytest.approx(0.1)
+
+    def test_milestones_are_fractions(self):
+        schedule = Schedule("milestones", milestones=(0.5, 0.9))
+        assert rates(schedule, 10) == pytest.approx([1] * 4 + [0.1] * 4 + [0.01] * 2)
+
+    def test_staircase_and_constant(self):
+        assert rates(Schedule("staircase", factor=0.5, every=2), 4) == [1, 0.5, 0.5, 0.25]
+        assert rates(Schedule("constant"), 3) == [1, 1, 1]
+
+    def test_an_unknown_kind_is_refused(self):
+        with pytest.raises(ValueError, match="constant, cosine"):
+            Schedule("linear")
+
+
+class TestConfig:
+    def test_json_and_back(self):
+        for recipe in RECIPES:
+            config = make_config(recipe, options={"betas": (0.9, 0.99)})
+            assert RunConfig.from_json(config.to_json()) == config
+
+    def test_unknown_entries_of_a_newer_version_are_ignored(self):
+        config = make_config("digits", "ste")
+        raw = {**json.loads(config.to_json()), "invented_later": 1}
+        assert RunConfig.from_json(json.dumps(raw)) == config
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"epochs": 0}, "epochs must be at least 1"),
+            ({"stop_after": 9}, "stop_after must lie between 1 and epochs"),
+            ({"seed": -1}, "seed must be"),
+            ({"lr": 0.0}, "learning rates must be positive"),
+            ({"precision": "fp8"}, "precision must be one of"),
+            ({"batch_size": -5}, "batch_size"),
+            ({"checkpoint_every": 3, "evaluate_every": 2}, "multiple of evaluate_every"),
+        ],
+    )
+    def test_values_out_of_range_are_refused(self, change, words):
+        config = make_config("digits", "ste", epochs=3)
+        with pytest.raises(ValueError, match=words):
+            dataclasses.replace(config, **change)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_trains_and_writes_its_files(tmp_path, digits, rule):
+    result = run(tmp_path / "run", digits, rule, epochs=2)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    has_posterior = RULES[rule] is not None and RULES[rule].has_posterior
+    assert names == FILES | ({"posterior.safetensors"} if has_posterior else set())
+    rows = lines(result.folder)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    keys = "epoch lr train_loss train_accuracy val_accuracy test_accuracy test_nll flips seconds"
+    assert list(rows[0]) == keys.split()
+    assert (rows[0]["flips"] is None) == (rule == "full-precision")
+    assert result.summary["binary_weights"] == (0 if rule == "full-precision" else 25_856)
+    assert ("mean_test_accuracy" in result.summary) == has_posterior
+    mode = RunFolder(result.folder).read_tensors("model.safetensors")
+    if rule != "full-precision":
+        assert all(v.abs().eq(1).all() for k, v in mode.items() if v.dim() == 2)
+
+
+def test_it_learns(tmp_path, digits):
+    """Half a second of training is far above chance for binary and real weights alike."""
+    for rule in ("bayesbinn", "ste", "full-precision"):
+        assert run(tmp_path / rule, digits, rule, epochs=8).summary["test_accuracy"] > 88
+
+
+def test_the_summary_has_the_best_validation_epoch(tmp_path, digits):
+    result = run(tmp_path / "run", digits, epochs=5)
+    best = max(result.history, key=lambda row: row["val_accuracy"])
+    assert result.summary["best_epoch"] == best["epoch"]
+    assert result.summary["test_accuracy"] == best["test_accuracy"]
+    assert result.summary["last_test_accuracy"] == result.history[-1]["test_accuracy"]
+    assert result.summary["bytes_32_bit"] == 4 * 25_857
+    assert result.summary["bytes_1_bit"] == 25_856 // 8 + 4
+
+
+@pytest.mark.parametrize("rule", ["bayesbinn", "ste", "full-precision"])
+def test_stopping_and_resuming_changes_nothing(tmp_path, digits, rule):
+    run(tmp_path / "whole", digits, rule, epochs=4)
+    run(tmp_path / "parts", digits, rule, epochs=4, stop_after=1)
+    run(tmp_path / "parts", digits, rule, epochs=4, stop_after=3, resume=True)
+    run(tmp_path / "parts", digits, rule, epochs=4, resume=True)
+    same_checkpoint(tmp_path / "whole", tmp_path / "parts")
+    whole, parts = (RunFolder(tmp_path / name).read_tensors("model.safetensors") for name in ("whole", "parts"))
+    assert equal(whole, parts)
+
+
+def test_evaluation_does_not_change_training(tmp_path, digits):
+    often = run(tmp_path / "often", digits, epochs=4)
+    rarely = run(tmp_path / "rarely", digits, epochs=4, evaluate_every=4, checkpoint_every=4)
+    assert len(rarely.history) == 1
+    first, second = (read_checkpoint(RunFolder(r.folder))["parts"] for r in (often, rarely))
+    assert equal(first, second)
+
+
+def test_a_finished_run_resumes_to_nothing(tmp_path, digits):
+    first = run(tmp_path / "run", digits, epochs=2)
+    again = run(tmp_path / "run", digits, epochs=2, resume=True)
+    assert again.history == first.history
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path, digits):
+    run(tmp_path / "run", digits, epochs=2)
+    with pytest.raises(ValueError, match=r"epochs 2, not 3; resume with the same settings"):
+        run(tmp_path / "run", digits, epochs=3, resume=True)
+
+
+def test_resume_without_a_checkpoint_begins(tmp_path, digits):
+    assert run(tmp_path / "run", digits, epochs=1, resume=True).summary["epochs_done"] == 1
+
+
+def test_an_older_run_is_moved_aside(tmp_path, digits, capsys):
+    run(tmp_path / "run", digits, epochs=1)
+    before = (tmp_path / "run" / "summary.json").read_text()
+    run(tmp_path / "run", digits, epochs=1, seed=5)
+    assert (tmp_path / "run.old-1" / "summary.json").read_text() == before
+    assert "run.old-1" in capsys.readouterr().err
+
+
+def test_lines_of_epochs_after_the_checkpoint_are_cut_off(tmp_path, digits):
+    run(tmp_path / "run", digits, epochs=3, stop_after=2)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "torn')
+    run(tmp_path / "run", digits, epochs=3, resume=True)
+    rows = lines(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+
+
+def test_bfloat16_is_recorded_and_learns(tmp_path, digits):
+    result = run(tmp_path / "run", digits, epochs=8, precision="bf16")
+    assert result.summary["precision"] == "bf16"
+    assert RunConfig.load(result.folder).precision == "bf16"
+    assert result.summary["test_accuracy"] > 85
+
+
+def test_the_probe_answers():
+    assert choose_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
+
+
+def test_several_draws_train_the_real_parameters_on_their_mean(tmp_path, digits):
+    result = run(tmp_path / "run", digits, epochs=4, samples=3)
+    assert result.summary["test_accuracy"] > 85
+
+
+def test_gradient_clipping_acts(tmp_path, digits):
+    """SGD inside STE moves by the gradient: clipped to almost nothing, no sign changes."""
+    choices = {"lr": 1.0, "options": {"inner": "sgd", "clip": None}, "epochs": 2}
+    free = run(tmp_path / "a", digits, "ste", **choices)
+    tight = run(tmp_path / "b", digits, "ste", **choices, clip_gradient=1e-6)
+    assert tight.history[0]["flips"] < 1e-3 < free.history[0]["flips"]
+
+
+@pytest.mark.parametrize(("loss", "outputs"), [("binary", 1), ("squared", 1)])
+def test_other_losses(tmp_path, loss, outputs):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(96, 3, generator=generator)
+    y = (x.sum(1, keepdim=True) > 0).float() if loss == "binary" else x.sum(1, keepdim=True)
+    part = TensorData(x, y)
+    data = DataBundle("toy", part, None, part, 2 if loss == "binary" else 0, "generated")
+    config = RunConfig("moons", "ste", str(tmp_path / "run"), lr=1e-2, epochs=40, batch_size=32)
+    config = dataclasses.replace(config, precision="fp32", real_lr=3e-2)
+
+    def network():
+        return nn.mlp(3, [16], outputs, norm=True, logit_scale=True)
+
+    experiment = build_experiment(config, network, data, loss)
+    result = train(config, experiment, progress=SilentProgress())
+    if loss == "binary":
+        assert result.summary["test_accuracy"] > 90
+    else:
+        assert result.summary["test_accuracy"] is None
+        assert result.summary["test_error"] < 0.5
+
+
+def test_a_last_batch_of_one_example_is_left_out():
+    config = make_config("digits", "ste", batch_size=50)
+    assert steps_per_epoch(config, 101) == 2
+    assert steps_per_epoch(config, 102) == 3
+    assert steps_per_epoch(config, 1) == 1
+
+
+def test_a_wrong_option_names_the_rule(tmp_path, digits):
+    with pytest.raises(ValueError, match="rule ste"):
+        run(tmp_path / "run", digits, "ste", options={"temperature": 1})
+
+
+def test_experiments_are_a_function_of_the_seed(digits):
+    def first_weights(seed):
+        config = make_config("digits", "bayesbinn", seed=seed)
+        return next(make_experiment(config, digits).model.parameters()).detach().clone()
+
+    assert torch.equal(first_weights(3), first_weights(3))
+    assert not torch.equal(first_weights(3), first_weights(4))
