@@ -59,7 +59,7 @@ def test_refusals(tmp_path: Path) -> None:
     q = posterior()
     with pytest.raises(ValueError, match="needs at least one tensor"):
         bb.BernoulliPosterior({})
-    with pytest.raises(ValueError, match="must be floating point, got torch.int64"):
+    with pytest.raises(ValueError, match=r"must be floating point, got torch.int64"):
         bb.BernoulliPosterior({"w": torch.ones(2, dtype=torch.int64)})
     with pytest.raises(ValueError, match="'w' contain NaN"):
         bb.BernoulliPosterior({"w": torch.tensor([float("nan")])})

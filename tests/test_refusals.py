@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from laws import data, every_rule, loss, make, network, pair, same, snapshot, steps
 from torch import nn
 
 import bitbayes as bb
+from laws import data, every_rule, loss, make, network, pair, same, snapshot, steps
 
 
 def weight() -> nn.Parameter:
@@ -159,7 +159,7 @@ def test_moving_to_a_gpu_and_back(rule: str) -> None:
     model.cpu()
     steps(model, optimizer, 2)
     dict(optimizer.named_binary())["0.weight"].grad = torch.full((8, 6), float("nan"))
-    with pytest.raises(RuntimeError, match="'0.weight' is not finite"):
+    with pytest.raises(RuntimeError, match=r"'0.weight' is not finite"):
         optimizer.step()
 
 

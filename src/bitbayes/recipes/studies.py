@@ -134,7 +134,7 @@ def snelson_study(
 
     Args:
         out: Folder of the runs.
-        data: Folder of Snelson's data; None generates data with the same gap.
+        data: Folder of Snelson's data; None generates data with a gap in the inputs.
         splits: Number of random splits into 150 and 50 points.
         epochs: Length of the schedule, if not the recipe's.
         note: Told of each run as it begins.
