@@ -191,16 +191,41 @@ def _held_out(ste: LoadedRun, bayes: LoadedRun) -> dict[str, float]:
 
 
 def observation_noise(run: LoadedRun) -> float:
-    """Standard deviation of the training residuals of the mean prediction: the loss has no noise parameter.
+    """Standard deviation of the noise that makes the training targets most likely; the loss has no noise parameter.
+
+    The predictive variance is v(x) + σ², with v the variance over networks. The residuals of the mean alone would
+    count the disagreement of the networks twice.
 
     Args:
         run: A regression run with a posterior.
 
     Returns:
-        In units of the standardised target.
+        σ in units of the standardised target.
     """
     x, y = whole(run.experiment.data.train)
-    return _error(run.predict(x, _SAMPLES).mean, y) ** 0.5
+    prediction = run.predict(x, _SAMPLES)
+    return likeliest_noise((prediction.mean - y).square(), prediction.std.square())
+
+
+def likeliest_noise(squared_residuals: Tensor, variances: Tensor) -> float:
+    """The σ that maximises Σ log N(residual; 0, variance + σ²), on a grid of 0.1 % steps.
+
+    Args:
+        squared_residuals: Any shape.
+        variances: Of the prediction, the same shape.
+
+    Returns:
+        σ, between a thousandth of the residuals' root mean square and that itself.
+
+    Example:
+        >>> round(likeliest_noise(torch.full((4,), 5.0), torch.full((4,), 1.0)), 2)
+        2.0
+    """
+    largest = squared_residuals.mean().sqrt().double()
+    grid = largest * torch.logspace(-3, 0, 7000, dtype=torch.float64)
+    total = variances.reshape(-1, 1).double() + grid.square()
+    cost = (total.log() + squared_residuals.reshape(-1, 1).double() / total).sum(0)
+    return float(grid[cost.argmin()])
 
 
 def _error(output: Tensor, y: Tensor) -> float:

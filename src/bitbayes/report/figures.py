@@ -161,7 +161,7 @@ def snelson_figure(study: SnelsonStudy, path: str | Path, samples: int = 100) ->
     source = bayes.experiment.data.source
     title = "Snelson's data"
     if source == "generated":
-        title = "generated data with the gap of Snelson's (the original was not given)"
+        title = "generated data with a gap, in place of Snelson's (no --data given)"
     figure.suptitle(title)
     return save(figure, path)
 
