@@ -21,7 +21,7 @@ _RULES = {
     "ste": "STE (Adam)",
     "full-precision": "full precision (Adam)",
 }
-_EPOCHS, _MOONS_EPOCHS, _SNELSON_EPOCHS = 60, 1500, 2500
+_EPOCHS = 60
 
 
 def demo(out: str, seeds: int) -> None:
@@ -38,10 +38,10 @@ def demo(out: str, seeds: int) -> None:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     _digits(out, seeds)
     show("two moons: STE and BayesBiNN ...")
-    moons = moons_study(f"{out}/moons", epochs=_MOONS_EPOCHS, note=_quiet, progress=_progress())
+    moons = moons_study(f"{out}/moons", note=_quiet, progress=_progress())
     pictures = [moons_figure(moons, Path(out, "moons.png"))]
     show(moons_table(moons.figures), "regression with a gap: STE and BayesBiNN ...")
-    snelson = snelson_study(f"{out}/snelson", splits=1, epochs=_SNELSON_EPOCHS, note=_quiet, progress=_progress())
+    snelson = snelson_study(f"{out}/snelson", splits=1, note=_quiet, progress=_progress())
     pictures.append(snelson_figure(snelson, Path(out, "snelson.png")))
     show(snelson_table(snelson.figures))
     show("pictures: " + ", ".join(str(picture) for picture in pictures))

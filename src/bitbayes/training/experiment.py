@@ -160,7 +160,8 @@ def build_experiment(
         try:
             optimizer = rule(binary, lr=config.lr, **keywords)  # type: ignore[arg-type]
         except TypeError as error:
-            raise ValueError(f"rule {config.rule}: {error}") from error
+            what = str(error).partition("() ")[2] or str(error)
+            raise ValueError(f"rule {config.rule} {what}") from error
         real_rate = config.real_lr
     # One fused kernel instead of a dozen operations a tensor.
     real_optimizer = Adam(real, lr=real_rate, fused=True) if real else None
