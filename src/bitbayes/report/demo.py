@@ -57,7 +57,7 @@ def _digits(out: str, seeds: int) -> None:
         for seed in range(seeds):
             folder = f"{out}/digits/{rule}-seed{seed}"
             config = make_config(recipe, rule, seed=seed, epochs=_EPOCHS, out=folder)
-            result = run_recipe(config, data=data, progress=_progress())
+            result = run_recipe(config, resume=True, data=data, progress=_progress())
             summaries.append(result.summary)
         rows.append(TableRow(rule, summaries))
     heads = ("test accuracy", "NLL", "mean of 10", "NLL of the mean", "32 bits", "1 bit")
