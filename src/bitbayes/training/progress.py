@@ -81,11 +81,10 @@ class BarProgress:
         progress = require("rich.progress", "train")
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
+            progress.BarColumn(bar_width=12),
             progress.TextColumn("{task.fields[metrics]}"),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
             progress.TimeRemainingColumn(),
+            progress.TextColumn("left"),
             transient=True,
         )
         self._task: Any = None
@@ -110,7 +109,7 @@ class BarProgress:
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Shows the metrics of the epoch."""
-        self._bar.update(self._task, metrics=describe(row), completed=row["epoch"] * self._steps)
+        self._bar.update(self._task, metrics=_brief(row), completed=row["epoch"] * self._steps)
 
     def close(self) -> None:
         """Removes the bar."""
@@ -136,6 +135,13 @@ def describe(row: dict[str, Any]) -> str:
         if value is not None:
             parts.append(f"{name} {value:.2f}")
     return "  ".join(parts)
+
+
+def _brief(row: dict[str, Any]) -> str:
+    """Loss and one accuracy: a terminal of 80 columns has room for no more."""
+    name = next((n for n in ("val", "test", "train") if row.get(f"{n}_accuracy") is not None), None)
+    text = f"loss {row['train_loss']:.3f}"
+    return text if name is None else f"{text} {name} {row[f'{name}_accuracy']:.2f}"
 
 
 def default_progress() -> Progress:
