@@ -47,12 +47,13 @@ def exact_gradient(value, natural: Tensor) -> Tensor:
 
 def estimate_mean(estimator: str, natural: Tensor, value, draws: int, tau: float) -> tuple[Tensor, Tensor]:
     """Mean of the estimator over draws, and its standard error, from the rule's own functions."""
-    o = SimpleNamespace(estimator=estimator, ess=1.0, tau=tau, unit=1.0)
+    o = SimpleNamespace(estimator=estimator, ess=7.0, tau=tau, unit=1.0)
     belief = {"natural": natural.repeat(draws)}
     noise = Noise(stream_key(11, draws), draws * WEIGHTS)
     w = bb.BayesBiNN.draw(belief, noise, o).double().view(draws, WEIGHTS).requires_grad_()
     (gradient,) = torch.autograd.grad(value(w).sum(), w)
     samples = bb.BayesBiNN.estimate(belief, gradient.reshape(-1), w.detach().reshape(-1), o).view(draws, WEIGHTS)
+    samples = samples / o.ess  # the gradient of the mean loss
     return samples.mean(0), samples.std(0) / draws**0.5
 
 
