@@ -496,6 +496,23 @@ def test_a_users_own_network(rule: str) -> None:
 
 
 @every_rule
+def test_a_users_own_network_compiles(rule: str) -> None:
+    runs = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = UserNetwork()
+        optimizer = make(rule, model)
+        forward = torch.compile(model, backend="eager") if compiled else model
+        for _ in range(3):
+            forward(*UserNetwork.example()).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        runs.append(snapshot(model, optimizer))
+    for name, value in runs[0].items():
+        torch.testing.assert_close(runs[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+@every_rule
 def test_step_in_eval_mode_is_refused(rule: str) -> None:
     _model, optimizer = pair(rule)
     optimizer.eval()
