@@ -42,7 +42,7 @@ QUICK = {
     "pmf": RuleSpec(1e-2, {"growth": 1000**0.01, "interval_epochs": 0.1}),
     "md": RuleSpec(1e-3, {"growth": 1000**0.01, "interval_epochs": 0.1}),
     "proxquant": RuleSpec(3e-3, {"rate": 1e-3, "harden_at": 0.8}),
-    "adaste": RuleSpec(1e-2, {"ess_scale": 1.0, "growth": 1.1, "interval_epochs": 0.05}),
+    "adaste": RuleSpec(1e-4, {"ess_scale": 1.0, "growth": 2000 ** (1 / 200), "interval_epochs": 0.05}),
     "bayesbinn:released": RuleSpec(1e-2, {"ess_scale": 1.0, "tau": 1e-10}),
     "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 1000.0}),
 }
