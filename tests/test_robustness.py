@@ -19,6 +19,7 @@ from bitbayes.recipes.run import load_data
 from bitbayes.training import Interrupted, RunError, RunFolder, SilentProgress
 from bitbayes.training import folder as folder_module
 from bitbayes.training.checkpoint import read_checkpoint
+from nested import equal
 
 SOURCE = str(Path(cli.__file__).resolve().parents[1])
 EPOCHS = 40
@@ -67,16 +68,6 @@ def beliefs(out):
     return state["parts"]
 
 
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
-
-
 def metrics(out):
     rows = [json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
@@ -109,11 +100,11 @@ def test_kills_at_random_moments_change_nothing(tmp_path, uninterrupted):
     process = start(command(out, "--resume"))
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert same(beliefs(out), beliefs(uninterrupted))
+    assert equal(beliefs(out), beliefs(uninterrupted))
     assert metrics(out) == metrics(uninterrupted)
     for name in ("model.safetensors", "posterior.safetensors"):
         whole, resumed = (RunFolder(path).read_tensors(name) for path in (uninterrupted, out))
-        assert same(whole, resumed), name
+        assert equal(whole, resumed), name
 
 
 SLOW_CHECKPOINTS = """
@@ -151,7 +142,7 @@ def test_a_kill_during_a_checkpoint_write_leaves_the_old_one(tmp_path, uninterru
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert not partial.exists()
-    assert same(beliefs(out), beliefs(uninterrupted))
+    assert equal(beliefs(out), beliefs(uninterrupted))
 
 
 def test_ctrl_c_in_the_middle_of_an_epoch(tmp_path):

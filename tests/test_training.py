@@ -24,6 +24,7 @@ from bitbayes.training import (
 from bitbayes.training.checkpoint import read_checkpoint
 from bitbayes.training.experiment import steps_per_epoch
 from bitbayes.training.schedule import next_epoch
+from nested import equal
 
 FILES = {"config.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "model.safetensors"}
 
@@ -49,16 +50,6 @@ def same_checkpoint(a, b):
         for row in history:
             row.pop("seconds")
     assert equal(first, second)
-
-
-def equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
 
 
 def rates(schedule, epochs, start=1.0):
