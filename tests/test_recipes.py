@@ -5,12 +5,14 @@ import torch
 
 from bitbayes.data import DataBundle, TensorData
 from bitbayes.parameters import split_parameters
+from bitbayes.predict import Prediction
 from bitbayes.recipes import RECIPES, find_recipe, make_config, nearest, split_rule
-from bitbayes.recipes.evaluate import error_figures, probability_figures
+from bitbayes.recipes.evaluate import probability_figures
 from bitbayes.recipes.run import find_rule
 from bitbayes.recipes.studies import ring
 from bitbayes.recipes.tables import TableRow, finished, table_rules
 from bitbayes.training import RULES, build_experiment
+from bitbayes.training.regression import observation_noise, regression_figures
 
 
 def toy(recipe):
@@ -142,13 +144,19 @@ def test_probability_figures_against_closed_forms():
     assert one == pytest.approx(found)
 
 
-def test_error_figures_use_the_noise_of_the_training_residuals():
-    found = error_figures(torch.tensor([1.0, 2.0]), torch.zeros(2), torch.tensor([2.0]), torch.tensor([0.0]))
-    assert found["error"] == pytest.approx(2.5)
-    assert found["noise"] == pytest.approx(2.0)
-    normal = torch.distributions.Normal(0.0, 2.0)
-    expected = -normal.log_prob(torch.tensor([1.0, 2.0])).mean()
+def test_regression_figures_add_the_spread_of_the_networks_to_the_noise():
+    one = Prediction(torch.tensor([[[2.0]]]))
+    assert observation_noise(one, torch.tensor([0.0])) == pytest.approx(2.0)
+    # Networks at ±1 around 3 have variance 2; with noise of 1.5 the predictive variance is 4.25.
+    several = Prediction(torch.tensor([[[2.0], [2.0]], [[4.0], [4.0]]]))
+    y = torch.tensor([4.0, 8.0])
+    found = regression_figures(several, y, noise=1.5)
+    assert found["error"] == pytest.approx((1 + 25) / 2)
+    expected = -torch.distributions.Normal(3.0, 4.25**0.5).log_prob(y).mean()
     assert found["nll"] == pytest.approx(float(expected))
+    assert found["inside"] == 50.0
+    # The spread explains variance 2 of the residuals' 13: the rest is noise.
+    assert observation_noise(several, torch.tensor([3 + 13**0.5, 3 - 13**0.5])) == pytest.approx(11**0.5, rel=2e-3)
 
 
 def test_ring():

@@ -16,7 +16,8 @@ from bitbayes.predict import Prediction, predict
 from bitbayes.recipes.run import make_experiment
 from bitbayes.training import Experiment, RunConfig, RunFolder
 from bitbayes.training.mean import mean_prediction
-from bitbayes.training.measure import autocast, gaussian_nll, whole
+from bitbayes.training.measure import autocast, whole
+from bitbayes.training.regression import observation_noise, regression_figures
 from bitbayes.training.results import load_mode, load_posterior
 
 __all__ = ["LoadedRun", "evaluate_run", "load_run", "probability_figures"]
@@ -62,8 +63,8 @@ def evaluate_run(
     for name in names:
         count = samples if name == "mean" else 0
         if experiment.loss == "squared":
-            output, train = run.predict(x, count).mean, run.predict(train_x, count).mean
-            found[name] = error_figures(output, y, train, target)
+            noise = observation_noise(run.predict(train_x, count), target)
+            found[name] = regression_figures(run.predict(x, count), y, noise)
         else:
             found[name] = probability_figures(run.predict(x, count).probs, y)
     run.files.write_json("evaluation.json", found)
@@ -129,23 +130,6 @@ def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu"
     experiment = make_experiment(config)
     load_mode(files, experiment.model)
     return LoadedRun(config, files, experiment, load_posterior(files, experiment.device))
-
-
-def error_figures(output: Tensor, y: Tensor, train: Tensor, target: Tensor) -> dict[str, float]:
-    """Squared error, and Gaussian likelihood with the noise of the training residuals.
-
-    Args:
-        output: Predictions for the test data.
-        y: Test targets.
-        train: Predictions for the training data.
-        target: Training targets.
-
-    Returns:
-        error, noise and nll.
-    """
-    noise = float((train.reshape(-1) - target.reshape(-1)).square().mean().sqrt())
-    error = float((output.reshape(-1) - y.reshape(-1)).square().mean())
-    return {"error": error, "noise": noise, "nll": gaussian_nll(error, noise)}
 
 
 def probability_figures(probs: Tensor, y: Tensor) -> dict[str, float]:

@@ -18,6 +18,7 @@ from bitbayes.recipes.run import few_threads, make_config, run_recipe
 from bitbayes.recipes.tables import finished
 from bitbayes.training import Progress, RunFolder
 from bitbayes.training.measure import whole
+from bitbayes.training.regression import observation_noise, regression_figures
 
 __all__ = ["MoonsStudy", "SnelsonStudy", "moons_study", "snelson_study"]
 
@@ -178,23 +179,18 @@ def _held_out(ste: LoadedRun, bayes: LoadedRun) -> dict[str, float]:
     test = bayes.experiment.data.test
     assert test is not None
     x, y = whole(test)
-    mean = bayes.predict(x, _SAMPLES)
-    band = (mean.std.square() + observation_noise(bayes) ** 2).sqrt()
-    inside = ((mean.mean - y).abs() <= 2 * band).float().mean()
+    mean = regression_figures(bayes.predict(x, _SAMPLES), y, training_noise(bayes))
     return {
         "ste_error": _error(ste.predict(x).mean, y),
         "mode_error": _error(bayes.predict(x).mean, y),
-        "mean_error": _error(mean.mean, y),
-        "inside_two_std": 100 * float(inside),
-        "observation_noise": observation_noise(bayes),
+        "mean_error": mean["error"],
+        "inside_two_std": mean["inside"],
+        "observation_noise": mean["noise"],
     }
 
 
-def observation_noise(run: LoadedRun) -> float:
-    """Standard deviation of the noise that makes the training targets most likely; the loss has no noise parameter.
-
-    The predictive variance is v(x) + σ², with v the variance over networks. The residuals of the mean alone would
-    count the disagreement of the networks twice.
+def training_noise(run: LoadedRun) -> float:
+    """The observation noise of a regression run's mean prediction, on its training data.
 
     Args:
         run: A regression run with a posterior.
@@ -203,29 +199,7 @@ def observation_noise(run: LoadedRun) -> float:
         σ in units of the standardised target.
     """
     x, y = whole(run.experiment.data.train)
-    prediction = run.predict(x, _SAMPLES)
-    return likeliest_noise((prediction.mean - y).square(), prediction.std.square())
-
-
-def likeliest_noise(squared_residuals: Tensor, variances: Tensor) -> float:
-    """The σ that maximises Σ log N(residual; 0, variance + σ²), on a grid of 0.1 % steps.
-
-    Args:
-        squared_residuals: Any shape.
-        variances: Of the prediction, the same shape.
-
-    Returns:
-        σ, between a thousandth of the residuals' root mean square and that itself.
-
-    Example:
-        >>> round(likeliest_noise(torch.full((4,), 5.0), torch.full((4,), 1.0)), 2)
-        2.0
-    """
-    largest = squared_residuals.mean().sqrt().double()
-    grid = largest * torch.logspace(-3, 0, 7000, dtype=torch.float64)
-    total = variances.reshape(-1, 1).double() + grid.square()
-    cost = (total.log() + squared_residuals.reshape(-1, 1).double() / total).sum(0)
-    return float(grid[cost.argmin()])
+    return observation_noise(run.predict(x, _SAMPLES), y)
 
 
 def _error(output: Tensor, y: Tensor) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bitbayes.functional import require
 from bitbayes.posterior import BernoulliPosterior
-from bitbayes.recipes.studies import MoonsStudy, SnelsonStudy, observation_noise
+from bitbayes.recipes.studies import MoonsStudy, SnelsonStudy, training_noise
 from bitbayes.training.measure import whole
 
 __all__ = ["curves_figure", "histogram_figure", "moons_figure", "snelson_figure"]
@@ -131,7 +131,7 @@ def snelson_figure(study: SnelsonStudy, path: str | Path, samples: int = 100) ->
     grid = torch.linspace(float(x.min()) - margin, float(x.max()) + margin, 400)[:, None]
     prediction = bayes.predict(grid, samples)
     mean, std = prediction.mean.reshape(-1), prediction.std.reshape(-1)
-    noise = observation_noise(bayes)
+    noise = training_noise(bayes)
     figure, axes = new_figure(2, 5.4, 4.0)
     line = grid.reshape(-1).numpy()
     _points(axes[0], bayes, x, y)

@@ -18,8 +18,9 @@ from bitbayes.training.checkpoint import read_checkpoint, write_checkpoint
 from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment, choose_precision, steps_per_epoch
 from bitbayes.training.folder import RunError, RunFolder
-from bitbayes.training.measure import gaussian_nll, measure, mode_weights
+from bitbayes.training.measure import measure, mode_weights
 from bitbayes.training.progress import Progress, default_progress
+from bitbayes.training.regression import gaussian_nll
 from bitbayes.training.results import save_best, summarize
 from bitbayes.training.schedule import next_epoch
 from bitbayes.training.step import NotFiniteError, training_step
@@ -242,7 +243,7 @@ def _evaluate(run: _Run, row: dict[str, Any], before: list[Tensor], last: bool) 
             if loss == "squared":
                 row["test_error"] = test.loss
                 noise = measure(model, data.train, loss, precision).loss ** 0.5
-                row["test_nll"] = gaussian_nll(test.loss, noise)
+                row["test_nll"] = gaussian_nll(torch.tensor([test.loss]), torch.zeros(1), noise)
         signs: list[Tensor] = []
         if experiment.optimizer is not None:
             signs = [p.detach() > 0 for _, p in experiment.optimizer.named_binary()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -182,21 +181,3 @@ def mode_weights(experiment: Experiment, count: int, precision: str) -> Iterator
         if optimizer is not None:
             optimizer.train()
         model.train(was_training)
-
-
-def gaussian_nll(squared_error: float, noise: float) -> float:
-    """Mean negative log-likelihood of a Gaussian, from the mean squared error.
-
-    Args:
-        squared_error: Mean squared error on the data in question.
-        noise: Standard deviation of the noise, estimated on the training data.
-
-    Returns:
-        Nats an example.
-
-    Example:
-        >>> round(gaussian_nll(1.0, 1.0), 4)
-        1.4189
-    """
-    variance = max(noise * noise, 1e-12)
-    return 0.5 * (squared_error / variance + math.log(2 * math.pi * variance))

@@ -16,7 +16,8 @@ from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment
 from bitbayes.training.folder import RunFolder
 from bitbayes.training.mean import mean_prediction
-from bitbayes.training.measure import gaussian_nll, whole
+from bitbayes.training.measure import whole
+from bitbayes.training.regression import observation_noise, regression_figures
 
 __all__ = ["best_row", "load_mode", "load_posterior", "save_best", "summarize"]
 
@@ -168,14 +169,10 @@ def _mean_figures(
     figures: dict[str, Any] = {"mean_samples": config.predict_samples}
     if experiment.loss == "squared":
         x, target = whole(data.train)
-        train = mean_prediction(config, experiment, model, posterior, x)
-        noise = float((train.mean.reshape(-1) - target.reshape(-1)).square().mean().sqrt())
-        error = float((prediction.mean.reshape(-1) - y.reshape(-1)).square().mean())
-        return figures | {
-            "mean_test_error": error,
-            "mean_test_nll": gaussian_nll(error, noise),
-            "observation_noise": noise,
-        }
+        noise = observation_noise(mean_prediction(config, experiment, model, posterior, x), target)
+        found = regression_figures(prediction, y, noise)
+        names = {"error": "mean_test_error", "nll": "mean_test_nll", "noise": "observation_noise"}
+        return figures | {names[name]: found[name] for name in names}
     return figures | class_figures(prediction.probs, y)
 
 
