@@ -35,12 +35,16 @@ RULES: dict[str, Factory] = {
     "adaste": lambda p, **k: bb.AdaSTE(
         p, **{"lr": 0.01, "ess": 3.0, "growth": 1.5, "interval": 3, "init_theta": 0.5} | k
     ),
+    "vispa": lambda p, **k: bb.VISPA(p, **{"lr": 0.05, "rank": 3, "divisor": 4.0, "weight_decay": 1e-3} | k),
+    "vispa-projected": lambda p, **k: bb.VISPA(
+        p, **{"lr": 0.05, "rank": 2, "project": True, "shared": "network", "init_noise": 1.0} | k
+    ),
 }
-HARD = {name for name in RULES if name.startswith(("ste", "bop"))} | {
+HARD = {name for name in RULES if name.startswith(("ste", "bop", "vispa"))} | {
     "bayesbinn-straight-through",
     "bayesbinn-momentum",
 }
-STOCHASTIC = {name for name in RULES if name.startswith("bayesbinn") and name != "bayesbinn-point"}
+STOCHASTIC = {name for name in RULES if name.startswith(("bayesbinn", "vispa")) and name != "bayesbinn-point"}
 
 every_rule = pytest.mark.parametrize("rule", RULES)
 

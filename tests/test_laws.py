@@ -303,6 +303,11 @@ def test_a_deferred_refusal_leaves_the_belief_and_is_reported(rule: str, monkeyp
         optimizer.eval()
 
 
+def differ(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """More than rounding: a projection of what is projected already may move the last bit."""
+    return bool((a - b).abs().max() > 1e-6)
+
+
 @every_rule
 def test_schedulers_act(rule: str) -> None:
     moved = []
@@ -313,7 +318,7 @@ def test_schedulers_act(rule: str) -> None:
         steps(model, optimizer, 4, scheduler)
         after = snapshot(model, optimizer)
         main = [k for k in before if k.split("/")[-1] in ("natural", "latent", "sign", "weights")]
-        moved.append(any(not torch.equal(before[k], after[k]) for k in main))
+        moved.append(any(differ(before[k], after[k]) for k in main))
     assert moved == [True, False]
 
 
@@ -433,7 +438,7 @@ def test_parameter_groups(rule: str) -> None:
     steps(model, optimizer, 4)
     after = snapshot(model, optimizer)
     keys = [k for k in before if k.split("/")[-1] in ("natural", "latent", "sign", "weights")]
-    assert [torch.equal(before[k], after[k]) for k in keys] == [True, False]
+    assert [differ(before[k], after[k]) for k in keys] == [False, True]
 
 
 @every_rule

@@ -52,7 +52,8 @@ def estimate_mean(estimator: str, natural: Tensor, value, draws: int, tau: float
     noise = Noise(stream_key(11, draws), draws * WEIGHTS)
     w = bb.BayesBiNN.draw(belief, noise, o).double().view(draws, WEIGHTS).requires_grad_()
     (gradient,) = torch.autograd.grad(value(w).sum(), w)
-    samples = bb.BayesBiNN.estimate(belief, gradient.reshape(-1), w.detach().reshape(-1), o).view(draws, WEIGHTS)
+    samples = bb.BayesBiNN.estimate(belief, gradient.reshape(-1), w.detach().reshape(-1), noise, o)
+    samples = samples.view(draws, WEIGHTS)
     samples = samples / o.ess  # the gradient of the mean loss
     return samples.mean(0), samples.std(0) / draws**0.5
 
@@ -269,7 +270,7 @@ def test_pmf_against_two_logits(jacobian: str) -> None:
     o = _options(beta=beta, beta_drawn=beta, jacobian=jacobian)
     draw = bb.PMF.draw({"latent": latent}, Noise(0, 7), o)
     torch.testing.assert_close(draw, (u * values).sum(-1))
-    mine = bb.PMF.estimate({"latent": latent}, gradient, draw, o)
+    mine = bb.PMF.estimate({"latent": latent}, gradient, draw, Noise(0, 7), o)
     torch.testing.assert_close(mine, by_logit[:, 1] - by_logit[:, 0], rtol=1e-4, atol=1e-5)
     if jacobian == "exact":  # and that is what autograd says
         v = latent.clone().requires_grad_()
@@ -313,7 +314,7 @@ def test_adaste_by_hand() -> None:
     gradient = torch.tensor([1.0, 1.0, -1.0, 1.0, -1.0])
     w = bb.AdaSTE.draw({"latent": latent}, Noise(0, 5), o)
     torch.testing.assert_close(w, torch.tensor([(0.1 + 0.505) / 1.5, 1.0, 1.0, -1.0, -1.0]))
-    factor = bb.AdaSTE.estimate({"latent": latent}, gradient, w, o) / gradient / 4
+    factor = bb.AdaSTE.estimate({"latent": latent}, gradient, w, Noise(0, 5), o) / gradient / 4
     torch.testing.assert_close(factor, torch.tensor([1 / 1.5, 1 / 3, 0.0, 0.0, 0.5]))
     o.beta = 1 / o.a  # the end of the annealing: w is the sign, however small θ is
     tiny = torch.tensor([-1e-6, 1e-6])

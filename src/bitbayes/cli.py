@@ -43,7 +43,7 @@ class Train:
 
     Args:
         recipe: The experiment; `bitbayes recipes` lists them.
-        rule: Learning rule: full-precision, ste, bop, bop2, pmf, md, proxquant, adaste, bayesbinn.
+        rule: Learning rule: full-precision, ste, bop, bop2, pmf, md, proxquant, adaste, bayesbinn, vispa.
         estimator: Of bayesbinn: straight-through, concrete or released; the recipe's by default.
         data: Folder or hub id of the data; the recipe's hub id by default.
         epochs: Length of the schedule; the published one by default.

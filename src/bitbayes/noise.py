@@ -8,6 +8,8 @@ two weights with 32 bits each.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -69,6 +71,7 @@ class Noise:
         count: How many values to draw.
         device: Where.
         start: Position of the first value in the stream; even.
+        shared_key: Of the values that all weights share, see `shared_normal`; as `key`.
 
     Example:
         >>> whole, tail = Noise(7, 8), Noise(7, 4, start=4)
@@ -76,8 +79,34 @@ class Noise:
         True
     """
 
-    def __init__(self, key: int | Tensor, count: int, device: torch.device | str = "cpu", *, start: int = 0) -> None:
-        self.key, self.count, self.device, self.start = key, count, device, start
+    def __init__(
+        self,
+        key: int | Tensor,
+        count: int,
+        device: torch.device | str = "cpu",
+        *,
+        start: int = 0,
+        shared_key: int | Tensor = 0,
+    ) -> None:
+        self.key, self.count, self.device, self.start, self.shared_key = key, count, device, start, shared_key
+        self._shared: dict[int, Tensor] = {}
+
+    def part(self, span: slice) -> Noise:
+        """The noise of a piece of the tensor.
+
+        Args:
+            span: Even-aligned positions.
+
+        Returns:
+            Noise of `span.stop - span.start` values; what the weights share is computed once for all pieces.
+
+        Example:
+            >>> torch.equal(Noise(7, 8).part(slice(4, 8)).uniform(), Noise(7, 8).uniform()[4:])
+            True
+        """
+        piece = copy.copy(self)
+        piece.start, piece.count = self.start + span.start, span.stop - span.start
+        return piece
 
     def bits(self) -> Tensor:
         """32 random bits a value.
@@ -123,6 +152,39 @@ class Noise:
             tensor(True)
         """
         return torch.logit(self.uniform()).mul_(0.5)
+
+    def normal(self) -> Tensor:
+        """Standard normal values (Box & Muller 1958), |r| < 5.8.
+
+        Returns:
+            A float32 tensor of shape (count,).
+
+        Example:
+            >>> Noise(7, 3).normal().shape
+            torch.Size([3])
+        """
+        first, second = (
+            Noise(self.key, 2 * self.count, self.device, start=2 * self.start).uniform().view(-1, 2).unbind(1)
+        )
+        return torch.sqrt(-2 * torch.log(first)) * torch.cos(2 * torch.pi * second)
+
+    def shared_normal(self, count: int) -> Tensor:
+        """Standard normal values that all weights of the draw share, such as the r of a low-rank Gaussian.
+
+        Args:
+            count: How many; the same in every piece of the tensor.
+
+        Returns:
+            A float32 tensor of shape (count,).
+
+        Example:
+            >>> whole = Noise(7, 8, shared_key=3)
+            >>> torch.equal(whole.shared_normal(4), whole.part(slice(4, 8)).shared_normal(4))
+            True
+        """
+        if count not in self._shared:
+            self._shared[count] = Noise(self.shared_key, count, self.device).normal()
+        return self._shared[count]
 
     def signs(self, probability: Tensor) -> Tensor:
         """Hard draws: +1 with the given probability, else −1.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bitbayes.posterior import BernoulliPosterior
+from bitbayes.posterior import Posterior
 
 __all__ = ["Prediction", "predict", "refresh_batchnorm"]
 
@@ -83,7 +83,7 @@ def _entropy(probs: Tensor) -> Tensor:
 def predict(
     model: nn.Module,
     x: Tensor,
-    posterior: BernoulliPosterior | None = None,
+    posterior: Posterior | None = None,
     samples: int = 32,
     *,
     seed: int = 0,
@@ -127,8 +127,8 @@ def predict(
             return Prediction(_outputs(model, {}, x, chunk)[None])
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
-    model = _unwrapped(model, set(posterior.natural))
-    shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False) if name in posterior.natural}
+    model = _unwrapped(model, set(posterior.shapes))
+    shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False) if name in posterior.shapes}
     posterior.check_like(shapes, "the model")
     outputs = []
     with _evaluating(model):

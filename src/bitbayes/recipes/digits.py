@@ -22,6 +22,7 @@ RULES = {
     "bayesbinn:released": RuleSpec(1e-3, {"ess_scale": 1.0, "tau": 1e-10}),
     "bayesbinn:concrete": RuleSpec(1e-3, {"ess_scale": 1.0, "tau": 1.0}),
     "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 100.0}),
+    "vispa": RuleSpec(1.0),
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.functional import require
-from bitbayes.posterior import BernoulliPosterior
+from bitbayes.posterior import Posterior
 from bitbayes.predict import Prediction, predict
 from bitbayes.recipes.run import make_experiment
 from bitbayes.training import Experiment, RunConfig, RunFolder
@@ -85,7 +85,7 @@ class LoadedRun:
     config: RunConfig
     files: RunFolder
     experiment: Experiment
-    posterior: BernoulliPosterior | None
+    posterior: Posterior | None
 
     def predict(self, x: Tensor, samples: int = 0) -> Prediction:
         """Predicts with the mode, or with the mean of drawn networks.

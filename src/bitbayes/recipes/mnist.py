@@ -30,6 +30,7 @@ PAPER = {
     "bayesbinn:released": RuleSpec(1e-4, {"ess_scale": 1.0, "tau": 1e-10}),
     "bayesbinn:concrete": RuleSpec(1e-4, {"ess_scale": 1.0, "tau": 1e-2}),
     "bayesbinn:straight-through": RuleSpec(3e-4, {"ess_scale": 1000.0}),
+    "vispa": RuleSpec(0.1, {"rank": 8, "weight_decay": 5e-4}),
 }
 
 # Ten epochs in batches of 500. The paper's schedules are too slow for that: rates are higher, and annealing is
@@ -45,6 +46,7 @@ QUICK = {
     "adaste": RuleSpec(1e-4, {"ess_scale": 1.0, "growth": 2000 ** (1 / 200), "interval_epochs": 0.05}),
     "bayesbinn:released": RuleSpec(1e-2, {"ess_scale": 1.0, "tau": 1e-10}),
     "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 1000.0}),
+    "vispa": RuleSpec(1.0, {"rank": 4}),
 }
 
 PUBLISHED = {

@@ -9,10 +9,12 @@ from bitbayes.rules.mirrordescent import MirrorDescent
 from bitbayes.rules.pmf import PMF
 from bitbayes.rules.proxquant import ProxQuant
 from bitbayes.rules.ste import STE
+from bitbayes.rules.vispa import VISPA
 
 __all__ = [
     "PMF",
     "STE",
+    "VISPA",
     "AdaSTE",
     "BayesBiNN",
     "BinaryOptimizer",

@@ -101,7 +101,7 @@ class AdaSTE(BinaryOptimizer):
         return {"beta": annealed(*at, step, highest), "beta_drawn": annealed(*at, max(step - 1, 0), highest)}
 
     @staticmethod
-    def begin(start: Tensor, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
         """θ = ±init_theta, and no average yet."""
         latent = start * o.init_theta
         return {"latent": latent, "average": torch.zeros_like(latent)}
@@ -113,7 +113,7 @@ class AdaSTE(BinaryOptimizer):
         return ((latent + o.beta * (1 + o.a) * F.sign(latent)) / (1 + o.beta)).clamp(-1, 1)
 
     @staticmethod
-    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, o: Options) -> Tensor:
+    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: Options) -> Tensor:
         """N²·f·g."""
         latent = belief["latent"]
         inside = 1 / (1 + o.beta_drawn)

@@ -14,16 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from bitbayes import functional as F
-from bitbayes.noise import Noise, stream_key
-from bitbayes.posterior import BernoulliPosterior
-from bitbayes.rules import checks, engine, scales
+from bitbayes.noise import Noise
+from bitbayes.posterior import BernoulliPosterior, Posterior
+from bitbayes.rules import checks, engine, scales, streams
 from bitbayes.rules.rule import Belief, Options, Rule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_START_STREAM, _DRAW_STREAM = 0, 1
 _NOT_OPTIONS = {"params", "param_names", "seed", "samples", "scale", "scale_lr", "init", "compile", "training"}
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
@@ -145,7 +143,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         """Makes the parameters hold the mode, exactly ±scale: a network to deploy."""
         return self.train(False)
 
-    def posterior(self) -> BernoulliPosterior:
+    def posterior(self) -> Posterior:
         """A copy of the posterior over the weights, keyed by parameter names.
 
         Raises:
@@ -196,16 +194,15 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
 
     def _options(self, group: dict[str, Any], step: int, parameter: Tensor) -> Options:
         plain = {key: value for key, value in group.items() if key not in _NOT_OPTIONS}
-        return SimpleNamespace(**plain | self.schedule(group, step), step=step, bound=scales.glorot(parameter))
+        shape = {"bound": scales.glorot(parameter), "fan_in": scales.fans(parameter)[0]}
+        return SimpleNamespace(**plain | self.schedule(group, step) | shape, step=step)
 
     def _first_state(self, parameter: Tensor, group: dict[str, Any], index: int) -> dict[str, Any]:
         if group["init"] == "weights":
             start = checks.start_from_weights(parameter)
         else:
-            key = stream_key(group["seed"], _START_STREAM, index)
-            start = Noise(key, parameter.numel(), parameter.device).uniform() * 2 - 1
-            start = F.sign(start) if self.start == "signs" else start
-        belief = self.begin(start, self._options(group, 0, parameter))
+            start = streams.start(group, parameter, index, self.start)
+        belief = self.begin(start, streams.more(group, parameter, index), self._options(group, 0, parameter))
         return {"step": 0, "belief": belief} | scales.begin(parameter, group["scale"])
 
     def _belief(self, parameter: Tensor) -> Belief:
@@ -215,8 +212,8 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
             self.state[parameter] = state = checks.copy_state(state, parameter.device)
         return state["belief"]
 
-    def _key(self, group: dict[str, Any], parameter: Tensor, index: int, sample: int) -> int:
-        return stream_key(group["seed"], _DRAW_STREAM, self.state[parameter]["step"], sample, index)
+    def _noise(self, group: dict[str, Any], parameter: Tensor, index: int, sample: int = 0) -> Noise:
+        return streams.draw(group, parameter, index, self.state[parameter]["step"], sample)
 
     def _show(self, parameter: Tensor, group: dict[str, Any], index: int, sample: int = 0) -> None:
         """Writes the current draw, or the mode, into one parameter."""
@@ -224,7 +221,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         o = self._options(group, state["step"], parameter)
         with scales.unit(parameter, state) as weights:
             if group["training"]:
-                engine.redraw(type(self), belief, weights, o, self._key(group, parameter, index, sample))
+                engine.redraw(type(self), belief, weights, o, self._noise(group, parameter, index, sample))
             else:
                 weights.copy_(self.mode(belief, o))
 
@@ -240,11 +237,12 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
             if not done:
                 gradient = scales.unit_gradient(gradient, state)
                 scales.learn(state, weights, gradient, group["scale_lr"], accept)
+            drawn = self._noise(group, parameter, index)
             state["step"] += 1
             o = self._options(group, state["step"], parameter)
-            key = self._key(group, parameter, index, 0)
+            noises = drawn, self._noise(group, parameter, index)
             how = {"estimated": done, "accept": accept, "compile": group["compile"]}
-            engine.advance(type(self), belief, gradient, weights, o, key, **how)
+            engine.advance(type(self), belief, gradient, weights, o, *noises, **how)
 
     def _over_draws(self, closure: Callable[[], Tensor]) -> tuple[Tensor, dict[Tensor, Tensor] | None]:
         """Calls the closure at each draw; returns the mean loss, and the mean estimates if there are several."""
@@ -255,13 +253,13 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
             return loss, None
         losses, estimates = [loss.detach()], {}
         try:
-            self._add_estimates(estimates, samples)
+            self._add_estimates(estimates, 0, samples)
             for sample in range(1, samples):
                 with torch.no_grad():
                     self._show_all(sample)
                 with torch.enable_grad():
                     losses.append(closure().detach())
-                self._add_estimates(estimates, samples)
+                self._add_estimates(estimates, sample, samples)
         except BaseException:
             with torch.no_grad():
                 self._show_all()  # the weights are those of before the call
@@ -269,9 +267,9 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         return torch.stack(losses).mean(), estimates
 
     @torch.no_grad()
-    def _add_estimates(self, estimates: dict[Tensor, Tensor], samples: int) -> None:
+    def _add_estimates(self, estimates: dict[Tensor, Tensor], sample: int, samples: int) -> None:
         accept = self._finite(None)
-        for group, _, parameter in self._places():
+        for index, (group, _, parameter) in enumerate(self._places()):
             if parameter.grad is None:
                 continue
             belief, state = self._belief(parameter), self.state[parameter]
@@ -279,7 +277,8 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
             with scales.unit(parameter, state) as weights:
                 gradient = scales.unit_gradient(parameter.grad, state)
                 scales.learn(state, weights, gradient, group["scale_lr"] / samples, accept)
-                estimate = self.estimate(belief, gradient.float(), weights.float(), o) / samples
+                noise = self._noise(group, parameter, index, sample)
+                estimate = self.estimate(belief, gradient.float(), weights.float(), noise, o) / samples
             estimates[parameter] = estimates[parameter] + estimate if parameter in estimates else estimate
 
     def _finite(self, estimates: dict[Tensor, Tensor] | None) -> Tensor | None:

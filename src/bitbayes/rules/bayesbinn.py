@@ -121,7 +121,7 @@ class BayesBiNN(BinaryOptimizer):
         return {"estimator": "point" if point else group["estimator"], "unit": unit, "averaged": group["momentum"] > 0}
 
     @staticmethod
-    def begin(start: Tensor, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
         """λ = ±init_lambda."""
         natural = start * (o.init_lambda / o.unit)
         return {"natural": natural, "average": torch.zeros_like(natural)} if o.averaged else {"natural": natural}
@@ -137,7 +137,7 @@ class BayesBiNN(BinaryOptimizer):
         return torch.tanh((natural + noise.logistic()) / o.tau)
 
     @staticmethod
-    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, o: Options) -> Tensor:
+    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: Options) -> Tensor:
         """ĝ, in the unit of λ."""
         if o.estimator == "point":
             return gradient
@@ -203,4 +203,6 @@ class BayesBiNN(BinaryOptimizer):
                 UserWarning,
                 stacklevel=2,
             )
-        return super().posterior()
+        found = super().posterior()
+        assert isinstance(found, BernoulliPosterior)
+        return found

@@ -52,7 +52,7 @@ class Bop(BinaryOptimizer):
         checks.number(group["threshold"], "threshold", "at least 0", open_low=False)
 
     @staticmethod
-    def begin(start: Tensor, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
         """Signs of the start, and no average yet."""
         return {"sign": F.sign(start).to(torch.int8), "average": torch.zeros_like(start)}
 

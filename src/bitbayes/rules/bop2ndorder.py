@@ -66,7 +66,7 @@ class Bop2ndOrder(BinaryOptimizer):
         checks.option(0 < group["sigma"] <= 1, "sigma", "in (0, 1]", group["sigma"])
 
     @staticmethod
-    def begin(start: Tensor, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
         """Signs of the start, and no moments yet."""
         zero = torch.zeros_like(start)
         return {"sign": F.sign(start).to(torch.int8), "first": zero, "second": zero.clone()}

@@ -26,17 +26,16 @@ def _advance_chunk(
     gradient: Tensor,
     weights: Tensor,
     o: Options,
-    key: int | Tensor,
-    start: int,
+    drawn: Noise,
+    noise: Noise,
     estimated: bool,
     accept: Tensor | None,
 ) -> None:
     gradient = gradient.float()
-    estimate = gradient if estimated else rule.estimate(belief, gradient, weights.float(), o)
+    estimate = gradient if estimated else rule.estimate(belief, gradient, weights.float(), drawn, o)
     for name, value in rule.update(belief, estimate, o).items():
         old = belief[name]
         old.copy_(value if accept is None else torch.where(accept, value, old))
-    noise = Noise(key, weights.numel(), weights.device, start=start)
     weights.copy_(rule.draw(belief, noise, o))
 
 
@@ -49,22 +48,31 @@ def _compiled(rule: type[Rule], static: tuple[tuple[str, object], ...]) -> Calla
         gradient: Tensor,
         weights: Tensor,
         numbers: dict[str, Tensor],
-        key: Tensor,
+        keys: Tensor,
         estimated: bool,
         accept: Tensor | None,
     ) -> None:
         o = SimpleNamespace(**dict(static), **numbers)
-        _advance_chunk(rule, belief, gradient, weights, o, key, 0, estimated, accept)
+        drawn, noise = (
+            Noise(own, weights.numel(), weights.device, shared_key=shared) for own, shared in keys.view(2, 2).unbind()
+        )
+        _advance_chunk(rule, belief, gradient, weights, o, drawn, noise, estimated, accept)
 
     # torch.compile stops after eight recompilations of one code object, so every rule gets one of its own.
     fused.__code__ = fused.__code__.replace(co_name=f"fused_{rule.__name__}")
     return torch.compile(fused, dynamic=True)
 
 
-def _spans(count: int, device: torch.device) -> Iterator[slice]:
-    """Even-aligned pieces of a flat tensor; a GPU takes it whole."""
-    size = CHUNK if device.type == "cpu" else max(count, 1)
+def _spans(belief: Belief, weights: Tensor) -> Iterator[slice]:
+    """Even-aligned pieces of a flat tensor, shorter for beliefs of many rows; a GPU takes it whole."""
+    count = weights.numel()
+    rows = max(tensor.dim() and tensor.numel() // max(count, 1) for tensor in belief.values())
+    size = 2 * (CHUNK // (2 * max(rows, 1))) if weights.device.type == "cpu" else max(count, 1)
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _part(belief: Belief, span: slice) -> Belief:
+    return {name: tensor[..., span] for name, tensor in belief.items()}
 
 
 def advance(
@@ -73,7 +81,8 @@ def advance(
     gradient: Tensor,
     weights: Tensor,
     o: Options,
-    key: int,
+    drawn: Noise,
+    noise: Noise,
     *,
     estimated: bool = False,
     accept: Tensor | None = None,
@@ -83,11 +92,12 @@ def advance(
 
     Args:
         rule: The learning rule.
-        belief: Flat float32 tensors; changed in place.
+        belief: Flat float32 tensors, or rows of them; changed in place.
         gradient: Flat gradient at the weights, or an estimate already averaged over draws.
         weights: Flat weights of the current draw; overwritten with the next.
         o: Options of the rule.
-        key: Noise key of the next draw.
+        drawn: Noise of the current draw.
+        noise: Noise of the next.
         estimated: Whether `gradient` is already an estimate.
         accept: 0-d bool on the device; False leaves the belief as it is.
         compile: One kernel from torch.compile instead of chunks.
@@ -100,17 +110,15 @@ def advance(
             if isinstance(value, (int, float)) and not isinstance(value, bool)
         }
         static = tuple((name, value) for name, value in sorted(vars(o).items()) if name not in numbers)
-        place = torch.tensor(key, device=device)
-        _compiled(rule, static)(belief, gradient, weights, numbers, place, estimated, accept)
+        keys = torch.tensor([drawn.key, drawn.shared_key, noise.key, noise.shared_key], device=device)
+        _compiled(rule, static)(belief, gradient, weights, numbers, keys, estimated, accept)
         return
-    for span in _spans(weights.numel(), weights.device):
-        part = {name: tensor[span] for name, tensor in belief.items()}
-        _advance_chunk(rule, part, gradient[span], weights[span], o, key, span.start, estimated, accept)
+    for span in _spans(belief, weights):
+        pieces = drawn.part(span), noise.part(span)
+        _advance_chunk(rule, _part(belief, span), gradient[..., span], weights[span], o, *pieces, estimated, accept)
 
 
-def redraw(rule: type[Rule], belief: Belief, weights: Tensor, o: Options, key: int) -> None:
+def redraw(rule: type[Rule], belief: Belief, weights: Tensor, o: Options, noise: Noise) -> None:
     """Writes a draw of an unchanged belief into flat weights."""
-    for span in _spans(weights.numel(), weights.device):
-        part = {name: tensor[span] for name, tensor in belief.items()}
-        noise = Noise(key, span.stop - span.start, weights.device, start=span.start)
-        weights[span].copy_(rule.draw(part, noise, o))
+    for span in _spans(belief, weights):
+        weights[span].copy_(rule.draw(_part(belief, span), noise.part(span), o))

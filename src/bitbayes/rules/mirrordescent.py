@@ -85,7 +85,7 @@ class MirrorDescent(BinaryOptimizer):
         return {"beta": beta, "beta1": group["betas"][0], "beta2": group["betas"][1]}
 
     @staticmethod
-    def begin(start: Tensor, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
         """Glorot's size, and no moments yet."""
         dual = start * o.bound
         return {"latent": dual, "first": torch.zeros_like(dual), "second": torch.zeros_like(dual)}

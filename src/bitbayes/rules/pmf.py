@@ -105,7 +105,7 @@ class PMF(BinaryOptimizer):
         }
 
     @staticmethod
-    def begin(start: Tensor, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
         """Glorot's size, and no moments yet."""
         latent = start * o.bound
         return {"latent": latent, "first": torch.zeros_like(latent), "second": torch.zeros_like(latent)}
@@ -116,7 +116,7 @@ class PMF(BinaryOptimizer):
         return torch.tanh(o.beta * belief["latent"])
 
     @staticmethod
-    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, o: Options) -> Tensor:
+    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: Options) -> Tensor:
         """The gradient with respect to v."""
         slope = (2 if o.jacobian == "released" else 1) - draw * draw
         return gradient * slope * o.beta_drawn

@@ -79,7 +79,7 @@ class ProxQuant(BinaryOptimizer):
         return {"hard": hard, "beta1": group["betas"][0], "beta2": group["betas"][1]}
 
     @staticmethod
-    def begin(start: Tensor, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
         """Real weights of Glorot's size, and no moments yet."""
         weights = (start * o.bound).clamp(-1, 1)
         return {"weights": weights, "first": torch.zeros_like(weights), "second": torch.zeros_like(weights)}

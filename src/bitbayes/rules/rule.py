@@ -1,6 +1,7 @@
 """What defines a learning rule: pure functions on tensors, which `BinaryOptimizer` runs over the parameters.
 
-Tensors are flat float32 pieces of one parameter, cut anywhere, so a function may only work elementwise. `o` holds the
+Tensors are flat float32 pieces of one parameter, cut anywhere, so a function may only work elementwise; an entry of a
+belief may have rows, shape (rows, values), for rules that keep several values a weight. `o` holds the
 options of the parameter group, what `schedule` makes of them, and the number of the step; inside a compiled update its
 numbers are 0-d tensors. Nothing may be changed in place.
 """
@@ -38,8 +39,11 @@ class Rule:
         return {}
 
     @staticmethod
-    def begin(start: Tensor, o: Options) -> Belief:
-        """The first belief, from values of typical size 1; `o.bound` is Glorot's √(1.5 / (fan_in + fan_out))."""
+    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
+        """The first belief, from values of typical size 1; `o.bound` is Glorot's √(1.5 / (fan_in + fan_out)).
+
+        Unlike the other functions it sees the whole tensor at once, and may ask `noise` for more random values.
+        """
         raise TypeError("a rule must define begin()")
 
     @staticmethod
@@ -48,8 +52,11 @@ class Rule:
         raise TypeError("a rule must define draw()")
 
     @staticmethod
-    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, o: Options) -> Tensor:
-        """What one draw says about the belief: this is what several draws average. The gradient itself by default."""
+    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: Options) -> Tensor:
+        """What one draw says about the belief: this is what several draws average. The gradient itself by default.
+
+        `noise` is the noise that the draw was made with.
+        """
         return gradient
 
     @staticmethod

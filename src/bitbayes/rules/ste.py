@@ -90,7 +90,7 @@ class STE(BinaryOptimizer):
         return {"beta1": group["betas"][0], "beta2": group["betas"][1]}
 
     @staticmethod
-    def begin(start: Tensor, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
         """Latent weights of Glorot's size."""
         latent = start * o.bound
         latent = latent if o.clip is None else latent.clamp(-o.clip, o.clip)

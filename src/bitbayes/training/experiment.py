@@ -20,6 +20,7 @@ from bitbayes.parameters import split_parameters
 from bitbayes.rules import (
     PMF,
     STE,
+    VISPA,
     AdaSTE,
     BayesBiNN,
     Bop,
@@ -45,6 +46,7 @@ RULES: dict[str, type[BinaryOptimizer] | None] = {
     "proxquant": ProxQuant,
     "adaste": AdaSTE,
     "bayesbinn": BayesBiNN,
+    "vispa": VISPA,
 }
 """Learning rules by the names of the command line; None is plain Adam."""
 

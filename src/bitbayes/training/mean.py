@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from bitbayes.posterior import BernoulliPosterior
+from bitbayes.posterior import Posterior
 from bitbayes.predict import Prediction, predict
 from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment
@@ -25,7 +25,7 @@ def mean_prediction(
     config: RunConfig,
     experiment: Experiment,
     model: nn.Module,
-    posterior: BernoulliPosterior,
+    posterior: Posterior,
     x: Tensor,
     samples: int | None = None,
 ) -> Prediction:
@@ -56,7 +56,7 @@ def mean_prediction(
         return predict(model, x, posterior, count, chunk=_CHUNK, batches=own)
 
 
-def _with_draws(model: nn.Module, posterior: BernoulliPosterior, inputs: Iterator[Tensor]) -> Iterator[Tensor]:
+def _with_draws(model: nn.Module, posterior: Posterior, inputs: Iterator[Tensor]) -> Iterator[Tensor]:
     """The same inputs, with another draw in the network's parameters for each."""
     parameters = dict(model.named_parameters())
     for index, x in enumerate(inputs):

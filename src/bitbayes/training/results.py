@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitbayes.posterior import BernoulliPosterior
+from bitbayes.posterior import Posterior
+from bitbayes.posterior import load_posterior as read_posterior
 from bitbayes.rules.base import BinaryOptimizer
 from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment
@@ -22,7 +23,7 @@ from bitbayes.training.regression import observation_noise, regression_figures
 __all__ = ["best_row", "load_mode", "load_posterior", "save_best", "summarize"]
 
 
-def silent_posterior(optimizer: BinaryOptimizer) -> BernoulliPosterior:
+def silent_posterior(optimizer: BinaryOptimizer) -> Posterior:
     """The posterior, without the warning that it is a point: the summary has its entropy.
 
     Args:
@@ -71,7 +72,7 @@ def load_mode(folder: RunFolder, model: nn.Module) -> None:
         raise ValueError(f"model.safetensors does not fit the network: {line}") from error
 
 
-def load_posterior(folder: RunFolder, device: torch.device) -> BernoulliPosterior | None:
+def load_posterior(folder: RunFolder, device: torch.device) -> Posterior | None:
     """Reads posterior.safetensors.
 
     Args:
@@ -83,8 +84,7 @@ def load_posterior(folder: RunFolder, device: torch.device) -> BernoulliPosterio
     """
     if not folder.has("posterior.safetensors"):
         return None
-    found = BernoulliPosterior.load(folder.path / "posterior.safetensors")
-    return BernoulliPosterior({name: tensor.to(device) for name, tensor in found.natural.items()}, found.scale)
+    return read_posterior(folder.path / "posterior.safetensors").to(device)
 
 
 def best_row(history: list[dict[str, Any]]) -> dict[str, Any]:
@@ -155,9 +155,7 @@ def summarize(
     return summary
 
 
-def _mean_figures(
-    config: RunConfig, experiment: Experiment, folder: RunFolder, posterior: BernoulliPosterior
-) -> dict[str, Any]:
+def _mean_figures(config: RunConfig, experiment: Experiment, folder: RunFolder, posterior: Posterior) -> dict[str, Any]:
     """Test accuracy and likelihood of the mean over posterior samples."""
     data = experiment.data
     if data.test is None:

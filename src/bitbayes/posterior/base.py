@@ -1,0 +1,181 @@
+"""What every posterior over binary weights can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from bitbayes import functional as F
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Posterior"]
+
+SAMPLE_STREAM, SHARED_SAMPLE_STREAM = 2, 4  # keep samples of a posterior apart from the draws of training
+
+
+class Posterior(ABC):
+    """A distribution over the weights of a network, −s or +s each; keyed by parameter names.
+
+    Subclasses define `natural` (of every weight alone), `sample_at`, `to`, `save` and `load`.
+
+    Args:
+        shapes: Shape of the weights by name.
+        device: Where each tensor's parameters are.
+        scale: Positive scale s by name, broadcastable to the weights; missing names have s = 1.
+
+    Raises:
+        ValueError: If there is no tensor, or a scale is unknown or not positive.
+    """
+
+    FORMAT: ClassVar[str]  # name of the file format
+
+    def __init__(
+        self, shapes: Mapping[str, torch.Size], device: Mapping[str, torch.device], scale: Mapping[str, Tensor] | None
+    ) -> None:
+        if not shapes:
+            raise ValueError("a posterior needs at least one tensor of weights; got none")
+        unknown = set(scale or {}) - set(shapes)
+        if unknown:
+            raise ValueError(f"scales for unknown tensors {sorted(unknown)}; known: {sorted(shapes)}")
+        one = torch.ones(())
+        self.shapes = dict(shapes)
+        self.scale = {
+            name: (scale or {}).get(name, one).detach().to(device[name], torch.float32).clone() for name in shapes
+        }
+        for name, value in self.scale.items():
+            if not (value > 0).all():
+                raise ValueError(f"the scale of {name!r} must be positive, got a minimum of {value.min():g}")
+
+    def __repr__(self) -> str:
+        count = sum(shape.numel() for shape in self.shapes.values())
+        return f"{type(self).__name__}({len(self.shapes)} tensors, {count} weights, {self.entropy():.3f} bits a weight)"
+
+    @property
+    @abstractmethod
+    def natural(self) -> dict[str, Tensor]:
+        """λ = ½·log(p / (1 − p)) of every weight alone, with p = P[w > 0], by name."""
+
+    @abstractmethod
+    def sample_at(self, index: int, *, seed: int = 0) -> dict[str, Tensor]:
+        """One network of the sequence that `sample` draws, alone: a function of (seed, index)."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """The same posterior on another device."""
+
+    @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file, keyed by parameter names."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads what `save` wrote, bit for bit, onto the CPU."""
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """P[w > 0] for every weight.
+
+        Returns:
+            σ(2λ) by name, shapes of the weights.
+
+        Example:
+            >>> bb.BernoulliPosterior({"w": torch.zeros(1)}).probabilities()["w"]
+            tensor([0.5000])
+        """
+        return {name: torch.sigmoid(2 * natural) for name, natural in self.natural.items()}
+
+    def mode(self) -> dict[str, Tensor]:
+        """The most likely value of every weight, sign(λ) times the scale.
+
+        Returns:
+            Weights by name.
+
+        Example:
+            >>> bb.BernoulliPosterior({"w": torch.tensor([-1.0])}).mode()["w"]
+            tensor([-1.])
+        """
+        return {name: F.sign(natural) * self.scale[name] for name, natural in self.natural.items()}
+
+    def mean(self) -> dict[str, Tensor]:
+        """The mean weights, μ = tanh(λ) times the scale.
+
+        Returns:
+            Means by name.
+
+        Example:
+            >>> bb.BernoulliPosterior({"w": torch.zeros(1)}).mean()["w"]
+            tensor([0.])
+        """
+        return {name: natural.tanh() * self.scale[name] for name, natural in self.natural.items()}
+
+    def sample(self, count: int = 1, *, seed: int = 0) -> dict[str, Tensor]:
+        """Hard draws of all weights; sample c depends on (seed, c) alone, not on `count`.
+
+        Args:
+            count: Number of networks to draw.
+            seed: Seed of the counter-based noise.
+
+        Returns:
+            Weights of ±scale by name, shapes (count, *shape of the weights).
+
+        Raises:
+            ValueError: If `count` is less than 1.
+
+        Example:
+            >>> q = bb.BernoulliPosterior({"w": torch.zeros(4)})
+            >>> torch.equal(q.sample(2)["w"][1], q.sample(3)["w"][1])
+            True
+        """
+        if count < 1:
+            raise ValueError(f"count must be at least 1, got {count}; use mode() for a single best network")
+        drawn = [self.sample_at(index, seed=seed) for index in range(count)]
+        return {name: torch.stack([weights[name] for weights in drawn]) for name in self.shapes}
+
+    def entropy(self) -> Tensor:
+        """Mean entropy of a weight on its own in bits: 1 for a coin, 0 for a point.
+
+        Where weights depend on each other, the entropy of the whole network is less than their sum.
+
+        Returns:
+            A scalar tensor in [0, 1].
+
+        Example:
+            >>> bb.BernoulliPosterior({"w": torch.zeros(3)}).entropy()
+            tensor(1.)
+        """
+        natural = self.natural
+        total = sum(F.bernoulli_entropy(tensor).double().sum().cpu() for tensor in natural.values())
+        count = sum(tensor.numel() for tensor in natural.values())
+        return torch.as_tensor(total / max(count, 1), dtype=torch.float32)
+
+    def check_like(self, shapes: Mapping[str, torch.Size], what: str) -> None:
+        """Refuses tensors whose names or shapes differ from this posterior's.
+
+        Args:
+            shapes: Shapes by name.
+            what: What has these shapes, for the message.
+
+        Raises:
+            ValueError: If a name is missing, unknown, or has another shape.
+
+        Example:
+            >>> bb.BernoulliPosterior({"w": torch.zeros(3)}).check_like({"w": torch.Size([3])}, "the network")
+        """
+        missing, unknown = sorted(set(self.shapes) - set(shapes)), sorted(set(shapes) - set(self.shapes))
+        if missing or unknown:
+            raise ValueError(
+                f"the posterior and {what} name different tensors: only the posterior has {missing}, "
+                f"only {what} has {unknown}"
+            )
+        for name, shape in self.shapes.items():
+            if shape != shapes[name]:
+                raise ValueError(
+                    f"{name!r} has shape {tuple(shape)} in the posterior and {tuple(shapes[name])} in {what}"
+                )

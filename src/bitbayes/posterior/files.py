@@ -1,0 +1,92 @@
+"""Posteriors as safetensors files: tensors named part/parameter, and the name of the format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bitbayes.posterior.base import Posterior
+
+__all__ = ["load_posterior", "read", "write"]
+
+Parts = dict[str, dict[str, Tensor]]
+
+
+def write(path: str | Path, form: str, parts: Mapping[str, Mapping[str, Tensor]], **about: str) -> None:
+    """Writes named tensors.
+
+    Args:
+        path: Where.
+        form: Name of the format.
+        parts: Tensors by part and parameter name.
+        about: More metadata.
+    """
+    tensors = {f"{part}/{name}": t.contiguous() for part, named in parts.items() for name, t in named.items()}
+    save_file(tensors, str(path), metadata={"format": form} | about)
+
+
+def read(path: str | Path, form: str | None = None) -> tuple[dict[str, str], Parts]:
+    """Reads what `write` wrote.
+
+    Args:
+        path: The file.
+        form: Expected format; None takes any.
+
+    Returns:
+        Metadata, and tensors by part and parameter name, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        ValueError: If it is not a posterior of that format.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no posterior at {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = file.metadata() or {}
+            found = about.get("format")
+            if form is not None and found != form:
+                raise ValueError(f"{path} is not a saved posterior: its format is {found!r}, expected {form!r}")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a saved posterior: {error}") from error
+    parts: Parts = {}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition("/")
+        parts.setdefault(part, {})[name] = tensor
+    return about, parts
+
+
+def load_posterior(path: str | Path) -> Posterior:
+    """Reads a posterior of any kind that its `save` wrote, onto the CPU.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The same posterior, bit for bit.
+
+    Raises:
+        ValueError: If the file is not a posterior of this library.
+        FileNotFoundError: If it does not exist.
+
+    Example:
+        >>> load_posterior("absent.safetensors")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: no posterior at absent.safetensors
+    """
+    from bitbayes.posterior.bernoulli import BernoulliPosterior
+    from bitbayes.posterior.lowrank import LowRankGaussianPosterior
+
+    kinds: list[type[Posterior]] = [BernoulliPosterior, LowRankGaussianPosterior]
+    about, _ = read(path)
+    for kind in kinds:
+        if kind.FORMAT == about.get("format"):
+            return kind.load(path)
+    known = ", ".join(kind.FORMAT for kind in kinds)
+    raise ValueError(f"{path} is not a saved posterior: its format is {about.get('format')!r}, expected one of {known}")

@@ -1,0 +1,249 @@
+"""The low-rank Gaussian under sign of VISPA (Orecchia et al., NeurIPS 2024, section 3).
+
+w = sign(v), v = m + Zᵀr with r ~ N(0, I_K): weights of one tensor (or of the whole network) share r, and so are
+correlated. With a = m / ‖z‖ and ρ the correlation of v_i and v_j:
+
+    E[w_i] = 2Φ(a_i) − 1
+    Cov[w_i, w_j] = (2/π) ∫₀^{arcsin ρ} exp(−(a_i² + a_j² − 2 a_i a_j sin θ) / (2 cos² θ)) dθ
+
+the second by Plackett's identity for the bivariate normal; for m = 0 it is (2/π)·arcsin ρ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitbayes import functional as F
+from bitbayes.noise import Noise, stream_key
+from bitbayes.posterior import files
+from bitbayes.posterior.base import SHARED_SAMPLE_STREAM, Posterior
+from bitbayes.posterior.bernoulli import BernoulliPosterior
+
+__all__ = ["LowRankGaussianPosterior"]
+
+_SURE = 1e3  # |m| / ‖z‖ beyond which a weight is certain to every float
+
+
+class LowRankGaussianPosterior(Posterior):
+    """The sign of a Gaussian of low rank over the weights.
+
+    Args:
+        center: m by parameter name, any shapes; kept as float32.
+        factors: Z by parameter name, shape (K, *shape of m).
+        scale: Positive scale s by parameter name, broadcastable to m. Missing names have s = 1.
+        shared: "tensor": an r for every tensor; "network": one r for all, which then need the same K.
+
+    Raises:
+        ValueError: If names or shapes differ, a value is not finite, or a scale is not positive.
+
+    Example:
+        >>> q = LowRankGaussianPosterior({"w": torch.tensor([0.0, 0.0])}, {"w": torch.tensor([[1.0, -1.0]])})
+        >>> q.mean()["w"]
+        tensor([0., 0.])
+        >>> q.correlation(("w", [0]), ("w", [1]))  # the two share their only r, with opposite signs
+        tensor([-1.], dtype=torch.float64)
+    """
+
+    FORMAT = "bitbayes.low-rank-gaussian.1"
+
+    def __init__(
+        self,
+        center: Mapping[str, Tensor],
+        factors: Mapping[str, Tensor],
+        scale: Mapping[str, Tensor] | None = None,
+        *,
+        shared: str = "tensor",
+    ) -> None:
+        if shared not in ("tensor", "network"):
+            raise ValueError(f'shared must be "tensor" or "network", got {shared!r}')
+        if set(center) != set(factors):
+            raise ValueError(f"centers are named {sorted(center)}, factors {sorted(factors)}")
+        for name, tensor in center.items():
+            if factors[name].shape[1:] != tensor.shape or factors[name].dim() != tensor.dim() + 1:
+                got, expected = tuple(factors[name].shape), tuple(tensor.shape)
+                raise ValueError(f"factors of {name!r} have shape {got}, expected (K, *{expected})")
+            if not (tensor.isfinite().all() and factors[name].isfinite().all()):
+                raise ValueError(f"center and factors of {name!r} must be finite")
+        ranks = {len(tensor) for tensor in factors.values()}
+        if shared == "network" and len(ranks) > 1:
+            raise ValueError(f'shared="network" needs one rank for all tensors, got {sorted(ranks)}')
+        self.center = {name: tensor.detach().float().clone() for name, tensor in center.items()}
+        self.factors = {name: factors[name].detach().float().clone() for name in center}
+        self.shared = shared
+        super().__init__(
+            {name: tensor.shape for name, tensor in center.items()},
+            {name: tensor.device for name, tensor in center.items()},
+            scale,
+        )
+
+    @property
+    def natural(self) -> dict[str, Tensor]:
+        """λ of every weight alone: ½·log(Φ(a) / Φ(−a)) by name."""
+        return {name: _log_odds(self._standardised(name)) / 2 for name in self.shapes}
+
+    def mode(self) -> dict[str, Tensor]:
+        """The most likely value of every weight, sign(m) times the scale.
+
+        Returns:
+            Weights by name, shapes of m.
+
+        Example:
+            >>> LowRankGaussianPosterior({"w": torch.tensor([-2.0])}, {"w": torch.ones(1, 1)}).mode()["w"]
+            tensor([-1.])
+        """
+        return {name: F.sign(center) * self.scale[name] for name, center in self.center.items()}
+
+    def sample_at(self, index: int, *, seed: int = 0) -> dict[str, Tensor]:
+        """One network of the sequence that `sample` draws, alone.
+
+        Args:
+            index: Its place in the sequence.
+            seed: Seed of the counter-based noise.
+
+        Returns:
+            Weights of ±scale by name, shapes of m.
+
+        Example:
+            >>> q = LowRankGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.ones(1, 2)})
+            >>> weights = q.sample_at(3)["w"]
+            >>> bool(weights[0] == weights[1])
+            True
+        """
+        weights = {}
+        for place, (name, center) in enumerate(self.center.items()):
+            path = [] if self.shared == "network" else [place]
+            key = stream_key(seed, SHARED_SAMPLE_STREAM, index, *path)
+            r = Noise(0, center.numel(), center.device, shared_key=key).shared_normal(len(self.factors[name]))
+            drawn = center + torch.tensordot(r, self.factors[name], 1)
+            weights[name] = F.sign(drawn) * self.scale[name]
+        return weights
+
+    def correlation(self, first: tuple[str, Tensor | list[int]], second: tuple[str, Tensor | list[int]]) -> Tensor:
+        """Correlation of pairs of weights.
+
+        Args:
+            first: Parameter name, and positions in the flat tensor, shape (P,).
+            second: The other weight of each pair, the same way.
+
+        Returns:
+            Correlation coefficients in float64, shape (P,); 0 where a weight is certain.
+
+        Raises:
+            ValueError: If a name is unknown.
+
+        Example:
+            >>> q = LowRankGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.eye(2)})
+            >>> q.correlation(("w", [0]), ("w", [1]))
+            tensor([0.], dtype=torch.float64)
+        """
+        (a, z, name), (b, y, other) = self._chosen(*first), self._chosen(*second)
+        lengths = z.norm(dim=0) * y.norm(dim=0)
+        together = name == other or self.shared == "network"
+        rho = ((z * y).sum(0) / lengths.clamp(min=1e-300)).clamp(-1, 1) if together else torch.zeros_like(lengths)
+        variance = (1 - torch.erf(a / math.sqrt(2)) ** 2) * (1 - torch.erf(b / math.sqrt(2)) ** 2)
+        found = _sign_covariance(a, b, rho) / variance.clamp(min=1e-300).sqrt()
+        return torch.where(variance > 0, found, 0.0)
+
+    def marginals(self) -> BernoulliPosterior:
+        """The independent Bernoullis with the same mean weights, for instance as a prior of `BayesBiNN`.
+
+        Returns:
+            A posterior over the same names and shapes.
+
+        Example:
+            >>> LowRankGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.ones(1, 2)}).marginals().kl()
+            tensor(0., dtype=torch.float64)
+        """
+        return BernoulliPosterior(self.natural, self.scale)
+
+    def to(self, device: torch.device | str) -> LowRankGaussianPosterior:
+        """The same posterior on another device.
+
+        Args:
+            device: Where.
+
+        Returns:
+            A copy.
+
+        Example:
+            >>> q = LowRankGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.ones(1, 2)})
+            >>> q.to("cpu").center["w"].device
+            device(type='cpu')
+        """
+        center, factors = ({n: tensor.to(device) for n, tensor in part.items()} for part in (self.center, self.factors))
+        return LowRankGaussianPosterior(center, factors, self.scale, shared=self.shared)
+
+    def save(self, path: str | Path) -> None:
+        """Writes m, Z and the scales to a safetensors file, keyed by parameter names.
+
+        Args:
+            path: Where to write.
+
+        Example:
+            >>> import tempfile, os
+            >>> path = os.path.join(tempfile.mkdtemp(), "posterior.safetensors")
+            >>> LowRankGaussianPosterior({"w": torch.ones(2)}, {"w": torch.ones(1, 2)}).save(path)
+            >>> LowRankGaussianPosterior.load(path).center["w"]
+            tensor([1., 1.])
+        """
+        parts = {"center": self.center, "factors": self.factors, "scale": self.scale}
+        files.write(path, self.FORMAT, parts, shared=self.shared)
+
+    @classmethod
+    def load(cls, path: str | Path) -> LowRankGaussianPosterior:
+        """Reads a posterior that `save` wrote, onto the CPU.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The same posterior, bit for bit.
+
+        Raises:
+            ValueError: If the file is not a low-rank Gaussian posterior of this library.
+            FileNotFoundError: If it does not exist.
+
+        Example:
+            >>> LowRankGaussianPosterior.load("absent.safetensors")
+            Traceback (most recent call last):
+            ...
+            FileNotFoundError: no posterior at absent.safetensors
+        """
+        about, parts = files.read(path, cls.FORMAT)
+        return cls(parts["center"], parts["factors"], parts["scale"], shared=about["shared"])
+
+    def _standardised(self, name: str) -> Tensor:
+        """A = m / ‖z‖, bounded where there is no noise."""
+        length = self.factors[name].norm(dim=0)
+        return (self.center[name] / length.clamp(min=1e-30)).clamp(-_SURE, _SURE)
+
+    def _chosen(self, name: str, index: Tensor | list[int]) -> tuple[Tensor, Tensor, str]:
+        """A and Z of some weights of a tensor in float64, and its name."""
+        if name not in self.shapes:
+            raise ValueError(f"no tensor is named {name!r}; known: {sorted(self.shapes)}")
+        at = torch.as_tensor(index, device=self.center[name].device)
+        a, z = self._standardised(name).reshape(-1)[at], self.factors[name].flatten(1)[:, at]
+        return a.double(), z.double(), name
+
+
+def _log_odds(a: Tensor) -> Tensor:
+    """log(Φ(a) / Φ(−a)) without the cancellation of 1 − Φ(a)."""
+    return torch.special.log_ndtr(a) - torch.special.log_ndtr(-a)
+
+
+def _sign_covariance(a: Tensor, b: Tensor, rho: Tensor) -> Tensor:
+    """Cov[sign(x + a), sign(y + b)] of standard normals of correlation ρ, by Gauss and Legendre's quadrature."""
+    nodes, weights = (torch.as_tensor(part, device=a.device) for part in np.polynomial.legendre.leggauss(128))
+    end = torch.asin(rho)
+    # Squeezes nodes towards the end, where cos θ may vanish.
+    u = (nodes[:, None] + 1) / 2
+    theta = end * (1 - (1 - u) ** 2)
+    cosine = torch.cos(theta).clamp(min=1e-150)
+    exponent = -(a * a + b * b - 2 * a * b * torch.sin(theta)) / (2 * cosine * cosine)
+    return (2 / torch.pi) * ((weights[:, None] * (1 - u)) * exponent.exp()).sum(0) * end

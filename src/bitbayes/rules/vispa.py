@@ -1,0 +1,169 @@
+"""VISPA (Orecchia, Hu, He, Wang, Yang, Wu & Geng, NeurIPS 2024): a low-rank Gaussian under sign, by semidefinite ideas.
+
+Belief: m and the K rows of Z, with SGD's momentum for each. Weights share r ~ N(0, I_K), drawn anew for every step:
+
+    w = sign(m + Zᵀr / √S);    g for m, r_k·g for z_k;    V ← β V + (G + decay·B);    B ← B − α V
+
+and with `project=True` (Algorithm 1 of the paper) B_i ← B_i / √(m_i² + ‖z_i‖² / S) after every step: the second moment
+of a binary variable is 1. In the released code (`project=False`) that normalisation is applied to copies inside the
+forward pass, where it changes no sign, so the stored m and Z are free.
+
+Where paper and code differ: the paper's momentum is an average, (1 − β) G, which only divides α by 10 at β = 0.9; the
+paper has S = 1 and one r for the whole network (`shared="network"`), the code S = 100 and one r for every tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitbayes import functional as F
+from bitbayes.noise import Noise
+from bitbayes.posterior import LowRankGaussianPosterior
+from bitbayes.rules import checks, scales
+from bitbayes.rules.base import BinaryOptimizer, Params
+from bitbayes.rules.rule import Belief, Options
+
+
+class VISPA(BinaryOptimizer):
+    """Trains a low-rank Gaussian whose sign is the network.
+
+    It keeps 2 (K + 1) floats a weight: m, Z and their momentum.
+
+    Args:
+        params: Binary parameters; see `BinaryOptimizer`.
+        lr: Learning rate α of SGD.
+        rank: K, the number of directions in which weights vary together; 0 is STE with SGD.
+        divisor: S, which divides the variance of the noise; None for 100 without projection and 1 with it.
+        project: The paper's projection, instead of the released code's free m and Z.
+        shared: "tensor": every tensor has its own r; "network": all have the same.
+        momentum: SGD's momentum, as in torch without dampening.
+        weight_decay: L2 penalty on m and Z, added to the gradient.
+        init_noise: Standard deviation of Zᵀr/√S at the start over that of m; None for the released code's, which is
+            Xavier's with the fans of the stacked tensor (about 0.01 to 0.2).
+        **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`. The published networks have a
+            factor for every output channel, learned like other parameters: `bitbayes.nn.ChannelScale`.
+
+    Raises:
+        ValueError: For options out of range.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 1, bias=False)
+        >>> optimizer = VISPA([layer.weight], lr=0.1, rank=2, seed=0)
+        >>> for _ in range(50):
+        ...     (layer(torch.ones(1, 2)) - 2).square().sum().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> _ = optimizer.eval()
+        >>> layer.weight.data
+        tensor([[1., 1.]])
+    """
+
+    has_posterior = True
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1.0,
+        *,
+        rank: int = 4,
+        divisor: float | None = None,
+        project: bool = False,
+        shared: str = "tensor",
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        init_noise: float | None = None,
+        **common: Any,
+    ) -> None:
+        options = {
+            "lr": lr,
+            "rank": rank,
+            "divisor": (1.0 if project else 100.0) if divisor is None else divisor,
+            "project": project,
+            "shared": shared,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "init_noise": init_noise,
+        }
+        super().__init__(params, options, **common)
+
+    @staticmethod
+    def check(group: Mapping[str, Any]) -> None:
+        """Refuses options out of range."""
+        rank = group["rank"]
+        checks.option(isinstance(rank, int) and rank >= 0, "rank", "a whole number of at least 0", rank)
+        checks.number(group["divisor"], "divisor", "a positive number", low=0)
+        checks.option(group["shared"] in ("tensor", "network"), "shared", '"tensor" or "network"', group["shared"])
+        checks.decay(group["momentum"], "momentum")
+        checks.number(group["weight_decay"], "weight_decay", "at least 0", open_low=False)
+        if group["init_noise"] is not None:
+            checks.number(group["init_noise"], "init_noise", "at least 0, or None", open_low=False)
+
+    @staticmethod
+    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
+        """m of Glorot's size, and normal Z."""
+        center = start * o.bound
+        spread = center.square().mean().sqrt()
+        if o.init_noise is not None:
+            deviation = o.init_noise * spread * math.sqrt(o.divisor / max(o.rank, 1))
+        else:
+            # Outputs times fan_in is the number of weights; the stack (K, out, in, ...) makes of it its own fans.
+            deviation = math.sqrt(2 / (start.numel() + o.rank * o.fan_in))
+        more = Noise(noise.key, o.rank * start.numel(), noise.device)
+        rows = torch.cat([center[None], deviation * more.normal().view(o.rank, start.numel())])
+        return {"latent": _projected(rows, o), "momentum": torch.zeros_like(rows)}
+
+    @staticmethod
+    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+        """sign(m + Zᵀr / √S)."""
+        return F.sign(_coefficients(belief, noise, o.divisor**-0.5) @ belief["latent"])
+
+    @staticmethod
+    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: Options) -> Tensor:
+        """G for m, and r_k·g for row k of Z."""
+        return _coefficients(belief, noise, 1.0)[:, None] * gradient
+
+    @staticmethod
+    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+        """One step of SGD, then the projection."""
+        momentum = o.momentum * belief["momentum"] + (estimate + o.weight_decay * belief["latent"])
+        return {"latent": _projected(belief["latent"] - o.lr * momentum, o), "momentum": momentum}
+
+    @staticmethod
+    def mode(belief: Belief, o: Options) -> Tensor:
+        """sign(m)."""
+        return F.sign(belief["latent"][0])
+
+    def posterior(self) -> LowRankGaussianPosterior:
+        """The Gaussian under sign.
+
+        Returns:
+            A copy, keyed by parameter names.
+        """
+        self._report()
+        center, factors, scale = {}, {}, {}
+        for (name, parameter), (group, _, _) in zip(self.named_binary(), self._places(), strict=True):
+            rows = self._belief(parameter)["latent"].view(-1, *parameter.shape)
+            center[name], factors[name] = rows[0], rows[1:] * group["divisor"] ** -0.5
+            scale[name] = scales.value(self.state[parameter])
+        shared = {group["shared"] for group in self.param_groups}
+        return LowRankGaussianPosterior(center, factors, scale, shared="network" if shared == {"network"} else "tensor")
+
+
+def _projected(rows: Tensor, o: Options) -> Tensor:
+    """Makes the second moment of every weight 1, if that is wanted."""
+    if not o.project:
+        return rows
+    squares = rows.square()
+    moment = squares[0] + squares[1:].sum(0) / o.divisor
+    return rows / moment.clamp(min=1e-30).sqrt()
+
+
+def _coefficients(belief: Belief, noise: Noise, size: float | Tensor) -> Tensor:
+    """1 for m and size·r_k for every row of Z."""
+    rows = belief["latent"]
+    return torch.cat([rows.new_ones(1), size * noise.shared_normal(len(rows) - 1)])
