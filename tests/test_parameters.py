@@ -58,6 +58,32 @@ def test_real_that_matches_nothing_names_the_nearest() -> None:
         bb.split_parameters(UserNetwork(), real=[nn.Linear(2, 2)])
 
 
+@pytest.mark.parametrize("how", [lambda m: m, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_mark_keeps_a_layer_real(how) -> None:
+    head = nn.Linear(3, 2)
+    assert bb.nn.keep_real(head) is head
+    binary, real = bb.split_parameters(how(nn.Sequential(nn.Linear(4, 3, bias=False), head)))
+    assert names(binary) == ["0.weight"] and names(real) == ["1.weight", "1.bias"]
+
+
+def test_a_mark_holds_for_all_inside() -> None:
+    model = UserNetwork()
+    bb.nn.keep_real(model.attention)  # its projections, and the Linear inside it
+    binary, real = bb.split_parameters(model, real=["stem.*"])
+    kept = {"attention.in_proj_weight", "attention.out_proj.weight", "stem.weight"}
+    assert kept <= set(names(real)) and "up.weight" in names(binary)
+    outer = nn.ModuleDict({"a": bb.nn.keep_real(nn.Sequential(nn.Sequential(nn.Linear(2, 2)))), "b": nn.Linear(2, 2)})
+    assert names(bb.split_parameters(outer)[0]) == ["b.weight"]
+    with pytest.raises(ValueError, match="nothing in ModuleDict is binary"):
+        bb.split_parameters(bb.nn.keep_real(outer))
+
+
+def test_a_mark_wins_for_a_shared_weight() -> None:
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    model[2].weight = bb.nn.keep_real(model[0]).weight
+    assert names(bb.split_parameters(model)[0]) == ["1.weight"]
+
+
 def test_nothing_binary_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing in LayerNorm is binary"):
         bb.split_parameters(nn.LayerNorm(3))

@@ -32,12 +32,13 @@ def split_parameters(model: nn.Module, *, real: Iterable[str | nn.Module] = ()) 
     """Splits a network's parameters into binary and real ones.
 
     Binary are the weights of Linear, Conv and ConvTranspose layers and the projections of MultiheadAttention; real is
-    everything else: biases, normalisation, embeddings. A tensor that several layers share appears once, under its
-    first name, and is binary if it is the weight of any such layer.
+    everything else: biases, normalisation, embeddings, and all that `bitbayes.nn.keep_real` has marked. A tensor that
+    several layers share appears once, under its first name, and is binary if it is the weight of any such layer and
+    none of them is marked.
 
     Args:
         model: Any network.
-        real: What stays real all the same: parameter names, patterns such as "head.*", or modules of the network.
+        real: What stays real besides: parameter names, patterns such as "head.*", or modules of the network.
 
     Returns:
         Two lists of (name, parameter): binary and real. Parameters with `requires_grad=False` are in neither.
@@ -60,7 +61,7 @@ def split_parameters(model: nn.Module, *, real: Iterable[str | nn.Module] = ()) 
         if isinstance(parameter, Parameter)
     }
     names = dict(model.named_parameters())
-    stays = {id(names[name]) for name in _matched(model, real)}
+    stays = {id(names[name]) for name in _matched(model, real)} | _marked(model)
     learnt = [(name, parameter) for name, parameter in names.items() if parameter.requires_grad]
     first = [pair for pair in learnt if id(pair[1]) in binary - stays]
     if not first:
@@ -76,6 +77,12 @@ def _weights(module: nn.Module) -> Iterable[object]:
         yield module.weight
     elif isinstance(module, nn.MultiheadAttention):
         yield from (getattr(module, name) for name in _ATTENTION)
+
+
+def _marked(model: nn.Module) -> set[int]:
+    """Parameters of the modules that `bitbayes.nn.keep_real` has marked, and of all modules inside them."""
+    marked = [module for module in model.modules() if getattr(module, "stays_real", False)]
+    return {id(parameter) for module in marked for parameter in module.parameters()}
 
 
 def _matched(model: nn.Module, real: Iterable[str | nn.Module]) -> set[str]:
