@@ -81,7 +81,7 @@ def test_both_layouts(tmp_path: Path, make, load) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 27}, "not 28 by 28 pixels"),
+        ({"size": 27}, "27 by 27 pixels, not 28 by 28"),
         ({"labels": 12}, "not classes from 0 to 9"),
         ({"column": "img"}, r"has columns \['img', 'label'\], expected image and label"),
     ],
@@ -117,7 +117,7 @@ def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.zeros((14, 56), np.uint8), "not 28 by 28 pixels"),
+        (np.zeros((14, 56), np.uint8), "pixels, not 28 by 28"),
         (np.zeros((28, 28), np.uint16), "has mode I;16, expected one channel of 8 bits"),
         (np.zeros((28, 28), bool), "has mode 1, expected one channel of 8 bits"),
         (np.zeros((28, 28, 3), np.uint8), "has mode RGB, expected one channel of 8 bits"),

@@ -17,8 +17,9 @@ from bitbayes.training.regression import observation_noise, regression_figures
 
 def toy(recipe):
     """A few random examples in the shape of a recipe's data."""
-    shape = {"mnist": 784, "fashion-mnist": 784, "digits": 64, "moons": 2, "snelson": 1}
-    x = torch.randn(20, shape[recipe.name], generator=torch.Generator().manual_seed(0))
+    shapes = {"mnist": (784,), "fashion": (784,), "digits": (64,), "moons": (2,), "snelson": (1,), "tiny": (3, 64, 64)}
+    shape = shapes.get(recipe.name.partition("-")[0], (3, 32, 32))
+    x = torch.randn(20, *shape, generator=torch.Generator().manual_seed(0))
     y = torch.arange(20) % 10 if recipe.loss == "cross_entropy" else torch.zeros(20, 1)
     part = TensorData(x, y)
     return DataBundle(recipe.name, part, None, part, 10, "test")
@@ -31,27 +32,21 @@ def test_every_rule_has_a_place():
     assert {rule.partition(":")[0] for rule in RECIPES["mnist"].quick} == set(RULES)
 
 
-@pytest.mark.parametrize("name", [n for n in RECIPES if "mnist" not in n])
-def test_the_settings_of_every_rule_are_accepted(name):
-    recipe = RECIPES[name]
-    for rule in recipe.rules:
-        build_experiment(
-            make_config(recipe, rule),
-            recipe.network,
-            toy(recipe),
-            recipe.loss,
-            all_binary=recipe.all_binary,
-        )
-
-
 @pytest.mark.parametrize("budget", ["paper", "quick"])
-def test_the_settings_for_mnist_are_accepted(budget):
-    """On a small network: the settings are what is tested."""
-    recipe = RECIPES["mnist"]
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_settings_of_every_rule_are_accepted(name, budget):
+    """Wide networks in small: the settings are what is tested here."""
+    recipe, data = RECIPES[name], toy(RECIPES[name])
+
+    def small():
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(data.train.x[0].numel(), 10))
+
     for rule in table_rules(recipe, budget):
         config = make_config(recipe, rule, budget=budget)
-        build_experiment(config, lambda: torch.nn.Linear(784, 10), toy(recipe), recipe.loss)
-        assert config.epochs == (500 if budget == "paper" else 10)
+        network = small if recipe.wide else recipe.network
+        build_experiment(config, network, data, recipe.loss, all_binary=recipe.all_binary)
+        if name == "mnist":
+            assert config.epochs == (500 if budget == "paper" else 10)
 
 
 def test_published_settings_of_mnist():

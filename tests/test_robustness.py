@@ -42,16 +42,9 @@ def start(words):
 def saved_epoch(out):
     """Of the checkpoint now, or -1."""
     try:
-        return read_checkpoint(RunFolderReader(out))["epoch"]
+        return read_checkpoint(RunFolder(out, writes=False))["epoch"]
     except RunError:
         return -1
-
-
-class RunFolderReader(RunFolder):
-    """Looks at a folder that another process is writing to, without cleaning it up."""
-
-    def __init__(self, path):
-        self.path, self.saved_epoch = Path(path), None
 
 
 def wait_for(condition, process, seconds=60):

@@ -23,7 +23,7 @@ from bitbayes.training import (
 )
 from bitbayes.training.checkpoint import read_checkpoint
 from bitbayes.training.experiment import steps_per_epoch
-from bitbayes.training.schedule import next_epoch
+from bitbayes.training.schedule import advance
 from nested import equal
 
 FILES = {"config.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "model.safetensors"}
@@ -57,7 +57,7 @@ def rates(schedule, epochs, start=1.0):
     scheduler = schedule.build(optimizer, epochs)
     found = []
     for _ in range(epochs):
-        next_epoch([scheduler])
+        advance([scheduler])
         found.append(optimizer.param_groups[0]["lr"])
     return found
 
@@ -71,6 +71,19 @@ class TestSchedule:
 
     def test_exponential_falls_by_its_factor_over_the_run(self):
         assert rates(Schedule("exponential", factor=0.1), 50)[-1] == pytest.approx(0.1)
+
+    def test_warmup_cosine_goes_step_by_step(self):
+        schedule = Schedule("warmup-cosine", warmup=2)
+        assert schedule.per_step and not Schedule("cosine").per_step
+        parameter = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+        scheduler = schedule.build(parameter, 6, steps=5)
+        found = []
+        for _ in range(30):
+            advance([scheduler])
+            found.append(parameter.param_groups[0]["lr"])
+        assert found[:10] == pytest.approx([0.2 * step for step in range(1, 11)])
+        assert found[19] == pytest.approx(1.0)  # half way down
+        assert found[-1] == pytest.approx(0.0, abs=1e-12)
 
     def test_milestones_are_fractions(self):
         schedule = Schedule("milestones", milestones=(0.5, 0.9))

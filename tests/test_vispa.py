@@ -15,7 +15,6 @@ from bitbayes.posterior import BernoulliPosterior, LowRankGaussianPosterior, loa
 from laws import data, loss, network, steps
 
 
-
 def gaussian(count: int = 4, rank: int = 3, *, zero_mean: bool = False, seed: int = 0) -> LowRankGaussianPosterior:
     generator = torch.Generator().manual_seed(seed)
     center = torch.zeros(count) if zero_mean else torch.randn(count, generator=generator)

@@ -51,6 +51,7 @@ class Train:
         seed: Seed of the run.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         precision: fp32, bf16, or auto to measure which is faster.
+        protocol: validation (best validation epoch), or test (VISPA's paper: best test epoch, all training data).
         out: Folder of the run; runs/RECIPE-RULE-seedS by default.
         resume: Continues the run in that folder.
         budget: Hyper-parameters for the published schedule (paper) or a short one (quick).
@@ -70,6 +71,7 @@ class Train:
     seed: int | None = None
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    protocol: Literal["validation", "test"] = "validation"
     out: str | None = None
     resume: Flag = False
     budget: Literal["paper", "quick"] = "paper"
@@ -80,30 +82,19 @@ class Train:
     set: tuple[str, ...] = ()
 
     def run(self) -> None:
-        """Trains, and prints the summary."""
+        """Trains, on all processes that torchrun has started, and prints the summary."""
         from bitbayes.recipes import make_config, run_recipe
         from bitbayes.report.tables import show, summary_table
+        from bitbayes.training.distributed import joined, restarted
 
-        config = make_config(
-            self.recipe,
-            self.rule,
-            estimator=self.estimator,
-            budget=self.budget,
-            seed=self.seed,
-            out=self.out,
-            lr=self.lr,
-            options=_options(self.set),
-            epochs=self.epochs,
-            stop_after=self.stop_after,
-            device=_device(self.device),
-            precision=self.precision,
-            data=self.data,
-            real_lr=self.real_lr,
-            batch_size=self.batch_size,
-            samples=self.samples,
-        )
-        result = run_recipe(config, resume=self.resume)
-        show(summary_table(result.summary, result.folder))
+        choices: dict[str, Any] = {**vars(self), "options": _options(self.set)}
+        for name in ("recipe", "rule", "resume", "device", "set"):
+            choices.pop(name)
+        with joined(_device(self.device)) as device:
+            config = make_config(self.recipe, self.rule, device=device, **choices)
+            result = run_recipe(config, resume=self.resume or restarted())
+        if result.summary:  # that only the first process has
+            show(summary_table(result.summary, result.folder))
 
 
 @dataclass
@@ -136,8 +127,9 @@ class Reproduce:
     """Reproduces a published table or figure; can be interrupted and continued.
 
     Args:
-        target: table2, table10, moons, snelson, curves or histogram.
-        dataset: Recipe of the table.
+        target: table2, table10 (BayesBiNN); vispa-table1, 2, 5, vispa-figure1; small (ours); moons, snelson; curves,
+            histogram.
+        dataset: Recipe of the table; its first by default.
         budget: quick (10 epochs, 3 seeds) or paper (500 epochs, 5 seeds).
         seeds: Number of runs, if not the budget's.
         rules: Rules of the table, such as ste or bayesbinn:straight-through; all by default.
@@ -148,10 +140,11 @@ class Reproduce:
         published: JSON file with the published curves.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         precision: fp32, bf16, or auto to measure which is faster.
+        protocol: validation (best validation epoch), or test (VISPA's paper: best test epoch, all training data).
     """
 
     target: Name
-    dataset: str = "mnist"
+    dataset: str | None = None
     budget: Literal["paper", "quick"] = "quick"
     seeds: int | None = None
     rules: tuple[str, ...] = ()
@@ -162,6 +155,7 @@ class Reproduce:
     published: str | None = None
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    protocol: Literal["validation", "test"] = "validation"
 
     def run(self) -> None:
         """Dispatches to the report of that name."""

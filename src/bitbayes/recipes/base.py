@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -22,15 +22,18 @@ class Published:
 
     Args:
         test: Test accuracy in percent at the best validation epoch, mean over runs.
-        spread: Standard deviation over runs, as published.
+        spread: Standard deviation over runs, as published; None for a single run.
         train: Training accuracy.
         validation: Validation accuracy.
     """
 
     test: float
-    spread: float
+    spread: float | None = None
     train: float | None = None
     validation: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.test:.2f}" if self.spread is None else f"{self.test:.2f} ± {self.spread:.2f}"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class RuleSpec:
         lr: Learning rate of the binary weights.
         options: Keywords of the rule; `ess_scale`, `interval_epochs` and `harden_at` are resolved with the data.
         schedule: Of the learning rates.
-        real_lr: Learning rate of Adam on the real parameters.
+        real_lr: Learning rate of the real parameters.
+        real_optimizer: "adam" or "sgd".
+        real_weight_decay: L2 penalty on the real parameters (on all for full precision).
         clip_gradient: Largest gradient norm.
         samples: Draws a step.
 
@@ -56,6 +61,8 @@ class RuleSpec:
     real_lr: float = 1e-3
     clip_gradient: float | None = None
     samples: int = 1
+    real_optimizer: Literal["adam", "sgd"] = "adam"
+    real_weight_decay: float = 0.0
 
     def with_options(self, **changes: Any) -> RuleSpec:
         """A copy with other options of the rule.
@@ -73,7 +80,8 @@ class RuleSpec:
 class Recipe:
     """One experiment: data, network, loss, and the hyper-parameters of every rule.
 
-    Rules are keyed by name; the estimators of BayesBiNN by "bayesbinn:released" and so on.
+    Rules are keyed by name; the estimators of BayesBiNN by "bayesbinn:released" and so on, and other variants of a rule
+    by "vispa:rank1" and so on.
 
     Args:
         name: As on the command line.
@@ -93,6 +101,7 @@ class Recipe:
         all_binary: Biases are binary too.
         evaluate_every: Epochs between two evaluations.
         checkpoint_every: Epochs between two checkpoints.
+        predict_samples: Networks of the mean prediction.
         seed: Seed of a run unless another is asked for.
         wide: Large enough that bfloat16 may be faster; others compute in float32 unless told otherwise.
     """
@@ -114,5 +123,6 @@ class Recipe:
     all_binary: bool = False
     evaluate_every: int = 1
     checkpoint_every: int = 1
+    predict_samples: int = 10
     seed: int = 0
     wide: bool = False

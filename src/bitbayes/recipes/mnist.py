@@ -41,12 +41,12 @@ QUICK = {
     "bop": RuleSpec(1e-2, {"threshold": 1e-8}),
     "bop2": RuleSpec(1e-2, {"threshold": 1e-2, "sigma": 1e-2}),
     "pmf": RuleSpec(1e-2, {"growth": 1000**0.01, "interval_epochs": 0.1}),
-    "md": RuleSpec(1e-3, {"growth": 1000**0.01, "interval_epochs": 0.1}),
+    "md": RuleSpec(3e-3, {"growth": 100**0.01, "interval_epochs": 0.1}),
     "proxquant": RuleSpec(3e-3, {"rate": 1e-3, "harden_at": 0.8}),
     "adaste": RuleSpec(1e-4, {"ess_scale": 1.0, "growth": 2000 ** (1 / 200), "interval_epochs": 0.05}),
     "bayesbinn:released": RuleSpec(1e-2, {"ess_scale": 1.0, "tau": 1e-10}),
-    "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 1000.0}),
-    "vispa": RuleSpec(1.0, {"rank": 4}),
+    "bayesbinn:straight-through": RuleSpec(5e-3, {"ess_scale": 30000.0}),
+    "vispa": RuleSpec(10.0, {"rank": 4, "weight_decay": 5e-5}),
 }
 
 PUBLISHED = {

@@ -29,15 +29,15 @@ _ESTIMATORS = ("straight-through", "concrete", "released")
 
 
 def split_rule(recipe: Recipe, rule: str, estimator: str | None = None) -> tuple[str, str | None]:
-    """Separates a rule from an estimator of BayesBiNN.
+    """Separates a rule from an estimator of BayesBiNN, or another variant that the recipe names.
 
     Args:
         recipe: Whose default estimator is used if none is given.
-        rule: "ste", "bayesbinn", "bayesbinn:released", ...
+        rule: "ste", "bayesbinn", "bayesbinn:released", "vispa:rank1", ...
         estimator: From `--estimator`.
 
     Returns:
-        Rule and estimator (None for other rules).
+        Rule, and estimator or variant (None if there is none).
 
     Raises:
         ValueError: If one does not exist, or they contradict each other.
@@ -50,9 +50,11 @@ def split_rule(recipe: Recipe, rule: str, estimator: str | None = None) -> tuple
     if name not in RULES:
         raise nearest("rule", rule, RULES)
     if name != "bayesbinn":
-        if suffix or estimator:
-            raise ValueError(f"only bayesbinn has estimators; got {suffix or estimator!r} for {name}")
-        return name, None
+        if estimator:
+            raise ValueError(f"only bayesbinn has estimators; got {estimator!r} for {name}")
+        if suffix and rule not in {**recipe.rules, **recipe.quick}:
+            raise nearest("rule", rule, recipe.rules)
+        return name, suffix or None
     if suffix and estimator and suffix != estimator:
         raise ValueError(f"two estimators were given: {suffix!r} and {estimator!r}")
     chosen = suffix or estimator or recipe.estimator
@@ -61,13 +63,13 @@ def split_rule(recipe: Recipe, rule: str, estimator: str | None = None) -> tuple
     return name, chosen
 
 
-def find_rule(recipe: Recipe, rule: str, estimator: str | None, budget: Budget) -> RuleSpec:
+def find_rule(recipe: Recipe, rule: str, variant: str | None, budget: Budget) -> RuleSpec:
     """Looks the hyper-parameters of a rule up.
 
     Args:
         recipe: The recipe.
-        rule: Name of the rule, without estimator.
-        estimator: Of BayesBiNN.
+        rule: Name of the rule, without variant.
+        variant: Estimator of BayesBiNN, or another variant.
         budget: "paper", or "quick" for the shortened schedule.
 
     Returns:
@@ -76,7 +78,7 @@ def find_rule(recipe: Recipe, rule: str, estimator: str | None, budget: Budget) 
     Raises:
         ValueError: If the recipe has none for it.
     """
-    key = f"{rule}:{estimator}" if estimator else rule
+    key = f"{rule}:{variant}" if variant else rule
     known = {**recipe.rules, **recipe.quick} if budget == "quick" else recipe.rules
     if key not in known:
         raise ValueError(f"recipe {recipe.name} has no settings for {key}; it has: {', '.join(known)}")
@@ -130,11 +132,13 @@ def make_config(
     fields: dict[str, Any] = {
         "recipe": recipe.name,
         "rule": name,
-        "estimator": chosen,
+        "estimator": chosen if name == "bayesbinn" else None,
         "out": out or f"runs/{recipe.name}-{label}-seed{seed}",
         "lr": spec.lr if lr is None else lr,
         "options": {**spec.options, **(options or {})},
         "real_lr": spec.real_lr,
+        "real_optimizer": spec.real_optimizer,
+        "real_weight_decay": spec.real_weight_decay,
         "schedule": spec.schedule,
         "clip_gradient": spec.clip_gradient,
         "samples": spec.samples,
@@ -143,6 +147,7 @@ def make_config(
         "seed": seed,
         "evaluate_every": recipe.evaluate_every,
         "checkpoint_every": recipe.checkpoint_every,
+        "predict_samples": recipe.predict_samples,
     }
     known = {item.name for item in dataclasses.fields(RunConfig)}
     for key, value in choices.items():
@@ -168,6 +173,8 @@ def make_experiment(config: RunConfig, data: DataBundle | None = None) -> Experi
     recipe = find_recipe(config.recipe)
     if data is None:
         data = load_data(config)
+    if config.protocol == "test":
+        data = data.without_validation()
     return build_experiment(config, recipe.network, data, recipe.loss, all_binary=recipe.all_binary)
 
 

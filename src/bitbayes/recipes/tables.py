@@ -13,10 +13,39 @@ from bitbayes.recipes.registry import find_recipe, nearest
 from bitbayes.recipes.run import Budget, few_threads, load_data, make_config, run_recipe, split_rule
 from bitbayes.training import RunConfig, RunError, RunFolder
 
-__all__ = ["TABLES", "TableRow", "run_table", "table_rules"]
+__all__ = ["TABLES", "Table", "TableRow", "run_table", "table_rules"]
 
-# Which columns each table of the paper has; both are over the same runs.
-TABLES = {"table2": ("test",), "table10": ("train", "validation", "test")}
+
+@dataclass(frozen=True)
+class Table:
+    """A published table.
+
+    Args:
+        columns: Accuracies that it has.
+        recipe: Its first recipe; others are asked for by name.
+        rules: Its rows; empty for all that the recipe has settings for.
+    """
+
+    columns: tuple[str, ...]
+    recipe: str
+    rules: tuple[str, ...] = ()
+
+
+_ALL = ("train", "validation", "test")
+_VISPA = ("full-precision", "vispa:no-z", "vispa")
+
+# Tables of one recipe are over the same runs.
+TABLES = {
+    "table2": Table(("test",), "mnist"),
+    "table10": Table(_ALL, "mnist"),
+    "small": Table(_ALL, "cifar10-small"),
+    "vispa-table1": Table(("test",), "cifar10-vgg-small-w1a1", _VISPA),
+    "vispa-table2": Table(("test",), "cifar10-vgg16", _VISPA),
+    "vispa-table5": Table(("test",), "tiny-imagenet-resnet18", ("vispa:no-z", "vispa")),
+    "vispa-figure1": Table(
+        ("test",), "cifar10-resnet18-w1a1", ("vispa:rank1", "vispa:rank2", "vispa", "vispa:rank8", "vispa:rank10")
+    ),
+}
 _SEEDS = {"quick": 3, "paper": 5}
 _KEYS = {"train": "train_accuracy", "validation": "val_accuracy", "test": "test_accuracy"}
 
@@ -50,6 +79,7 @@ class TableRow:
         wanted = {
             **_KEYS,
             "test_nll": "test_nll",
+            "sample_test": "sample_test_accuracy",
             "mean_test": "mean_test_accuracy",
             "mean_test_nll": "mean_test_nll",
             "entropy_bits": "posterior_entropy_bits",
@@ -84,15 +114,15 @@ def table_rules(recipe: Recipe, budget: Budget, wanted: Sequence[str] = ()) -> l
     names = list(wanted) or list(recipe.quick or recipe.rules)
     rows = []
     for name in names:
-        rule, estimator = split_rule(recipe, name)
-        rows.append(f"{rule}:{estimator}" if estimator else rule)
+        rule, variant = split_rule(recipe, name)
+        rows.append(f"{rule}:{variant}" if variant else rule)
     return rows
 
 
 def run_table(
     name: str,
     *,
-    dataset: str = "mnist",
+    dataset: str | None = None,
     budget: Budget = "quick",
     seeds: int | None = None,
     rules: Sequence[str] = (),
@@ -101,13 +131,14 @@ def run_table(
     out: str | None = None,
     device: str = "cpu",
     precision: str = "auto",
+    protocol: str = "validation",
     note: Callable[[str], None] = print,
 ) -> tuple[list[TableRow], Path]:
     """Trains every rule with every seed; runs that are finished in `out` are not repeated.
 
     Args:
-        name: "table2" or "table10".
-        dataset: Name of the recipe.
+        name: Of the table.
+        dataset: Name of the recipe; None for the table's first.
         budget: "quick" or "paper".
         seeds: Runs of a rule; None for 3 (quick) or 5 (paper).
         rules: Rules to run; empty for all.
@@ -116,6 +147,7 @@ def run_table(
         out: Folder of the runs.
         device: Torch device.
         precision: "auto", "fp32" or "bf16".
+        protocol: "validation" or "test", see `RunConfig`.
         note: Told of each run as it begins.
 
     Returns:
@@ -128,10 +160,10 @@ def run_table(
         raise nearest("table", name, TABLES)
     if seeds is not None and seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
-    recipe = find_recipe(dataset)
-    rows = table_rules(recipe, budget, rules)
-    # Both tables are over the same runs, so they share a folder.
-    folder = Path(out or f"runs/{dataset}-{budget}")
+    recipe = find_recipe(dataset or TABLES[name].recipe)
+    rows = table_rules(recipe, budget, rules or TABLES[name].rules)
+    # Tables of one recipe are over the same runs, so they share a folder.
+    folder = Path(out or f"runs/{recipe.name}-{budget}{'-test' if protocol == 'test' else ''}")
     configs: dict[str, list[RunConfig]] = {
         rule: [
             make_config(
@@ -144,6 +176,7 @@ def run_table(
                 data=data,
                 device=device,
                 precision=precision,
+                protocol=protocol,
             )
             for index in range(seeds or _SEEDS[budget])
         ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.functional import require
-from bitbayes.posterior import BernoulliPosterior
+from bitbayes.posterior import Posterior
 from bitbayes.recipes.studies import MoonsStudy, SnelsonStudy, training_noise
 from bitbayes.training.measure import whole
 
@@ -248,7 +248,7 @@ def published_curves(path: str | Path, dataset: str) -> list[dict[str, list[floa
         raise ValueError(f"{path} has no published curves of {dataset}: {error}") from error
 
 
-def histogram_figure(posteriors: Mapping[str, BernoulliPosterior], path: str | Path) -> Path:
+def histogram_figure(posteriors: Mapping[str, Posterior], path: str | Path) -> Path:
     """How sure the posterior is of its weights: a histogram of P[w = +1].
 
     Args:

@@ -17,20 +17,18 @@ __all__ = ["markdown", "results_table", "write_results"]
 def _rows(name: str, recipe: Recipe, rows: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
     keys = {"train": "train_accuracy", "validation": "val_accuracy", "test": "test_accuracy"}
     heads = ["rule"]
-    for column in TABLES[name]:
+    for column in TABLES[name].columns:
         heads += [column, "published"]
-    heads += ["mean of samples", "bits a weight", "NLL", "s/epoch"]
+    heads += ["one sample", "mean of samples", "bits a weight", "NLL", "s/epoch"]
     lines = []
     for row in rows:
         published = recipe.published.get(row.rule)
         line = [row.rule]
-        for column in TABLES[name]:
+        for column in TABLES[name].columns:
             line.append(spread(row.values(keys[column])))
-            value = getattr(published, column, None)
-            text = number(value)
-            if column == "test" and published is not None:
-                text = f"{published.test:.2f} ± {published.spread:.2f}"
-            line.append(text)
+            both = column == "test" and published is not None
+            line.append(str(published) if both else number(getattr(published, column, None)))
+        line.append(spread(row.values("sample_test_accuracy")))
         line.append(spread(row.values("mean_test_accuracy")))
         line.append(spread(row.values("posterior_entropy_bits"), 3))
         line.append(spread(row.values("test_nll"), 3))
@@ -42,18 +40,22 @@ def _rows(name: str, recipe: Recipe, rows: Sequence[TableRow]) -> tuple[list[str
 def _caption(recipe: Recipe, rows: Sequence[TableRow]) -> str:
     summary = rows[0].summaries[0]
     runs = len(rows[0].summaries)
+    best = {
+        "validation": "the best validation epoch",
+        "test": "the best test epoch of the mean of samples (VISPA's paper), trained on all of the training data",
+    }
     ours = (
         f"Ours: {runs} runs of {summary['epochs']} epochs, mean and sample standard deviation, "
-        "mode at the best validation epoch."
+        f"mode at {best[summary.get('protocol', 'validation')]}."
     )
-    return f"{ours} Published: {recipe.epochs} epochs, 5 runs." if recipe.published else ours
+    return f"{ours} Published: {recipe.source}, {recipe.epochs} epochs." if recipe.published else ours
 
 
 def results_table(name: str, recipe: Recipe, rows: Sequence[TableRow]) -> Any:
     """The table for the terminal.
 
     Args:
-        name: "table2" or "table10".
+        name: Of the table.
         recipe: Its recipe.
         rows: One a rule.
 
@@ -92,7 +94,7 @@ def write_results(name: str, recipe: Recipe, rows: Sequence[TableRow], folder: P
     """Writes NAME.json and NAME.md, and results.json with the same figures.
 
     Args:
-        name: "table2" or "table10".
+        name: Of the table.
         recipe: Its recipe.
         rows: One a rule.
         folder: Where to.

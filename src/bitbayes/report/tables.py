@@ -19,7 +19,7 @@ def show(*parts: Any) -> None:
     Args:
         *parts: What rich can print.
     """
-    console = require("rich.console", "train").Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
+    console = require("rich.console", "train").Console(file=sys.stdout, width=None if sys.stdout.isatty() else 180)
     for part in parts:
         console.print(part)
 
@@ -112,9 +112,7 @@ def recipes_table(recipes: Iterable[Recipe]) -> Any:
     table.add_column("published test accuracy", justify="left")
     table.columns[1].justify = "left"
     for recipe in recipes:
-        published = "\n".join(
-            f"{rule} {figure.test:.2f} ± {figure.spread:.2f}" for rule, figure in recipe.published.items()
-        )
+        published = "\n".join(f"{rule} {figure}" for rule, figure in recipe.published.items())
         table.add_row(
             recipe.name,
             f"{recipe.title}\n({recipe.source})",
@@ -138,28 +136,28 @@ def summary_table(summary: Mapping[str, Any], folder: Path) -> Any:
     """
     estimator = f" ({summary['estimator']})" if summary.get("estimator") else ""
     title = f"{summary['recipe']}, {summary['rule']}{estimator}, seed {summary['seed']}"
-    table = new_table(title, "", "mode", "mean of samples", caption=f"files in {folder}")
+    table = new_table(title, "", "mode", "one sample", "mean of samples", caption=f"files in {folder}")
     best = f"at epoch {summary['best_epoch']}"
     if summary.get("test_accuracy") is not None:
-        mean = number(summary.get("mean_test_accuracy"))
-        table.add_row(f"test accuracy {best}", number(summary["test_accuracy"]), mean)
+        drawn = (number(summary.get(f"{kind}_test_accuracy")) for kind in ("sample", "mean"))
+        table.add_row(f"test accuracy {best}", number(summary["test_accuracy"]), *drawn)
     if summary.get("test_error") is not None:
         mean = number(summary.get("mean_test_error"), 4)
-        table.add_row("test squared error", number(summary["test_error"], 4), mean)
+        table.add_row("test squared error", number(summary["test_error"], 4), "", mean)
     if summary.get("test_nll") is not None:
         mean = number(summary.get("mean_test_nll"), 4)
-        table.add_row("test negative log-likelihood", number(summary["test_nll"], 4), mean)
+        table.add_row("test negative log-likelihood", number(summary["test_nll"], 4), "", mean)
     if summary["last_test_accuracy"] is not None:
         label = f"test accuracy at epoch {summary['epochs_done']}"
-        table.add_row(label, number(summary["last_test_accuracy"]), "")
+        table.add_row(label, number(summary["last_test_accuracy"]))
     if summary.get("val_accuracy") is not None:
-        table.add_row(f"validation accuracy {best}", number(summary["val_accuracy"]), "")
+        table.add_row(f"validation accuracy {best}", number(summary["val_accuracy"]))
     if summary.get("posterior_entropy_bits") is not None:
-        table.add_row("entropy of a weight, bits", "", number(summary["posterior_entropy_bits"], 4))
-    table.add_row("binary weights", number(summary["binary_weights"], 0), "")
+        table.add_row("entropy of a weight, bits", "", "", number(summary["posterior_entropy_bits"], 4))
+    table.add_row("binary weights", number(summary["binary_weights"], 0))
     sizes = f"{summary['bytes_32_bit']:,} / {summary['bytes_1_bit']:,}"
-    table.add_row("bytes at 32 / 1 bit a weight", sizes, "")
-    table.add_row(f"seconds an epoch ({summary['precision']})", number(summary["seconds_per_epoch"]), "")
+    table.add_row("bytes at 32 / 1 bit a weight", sizes)
+    table.add_row(f"seconds an epoch ({summary['precision']})", number(summary["seconds_per_epoch"]))
     return table
 
 

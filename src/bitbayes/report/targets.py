@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bitbayes.posterior import BernoulliPosterior
+from bitbayes.posterior import load_posterior
 from bitbayes.recipes import find_recipe, nearest
 from bitbayes.recipes.studies import moons_study, snelson_study
 from bitbayes.recipes.tables import TABLES, run_table
@@ -45,9 +45,10 @@ def _table(target: str, choices: dict[str, Any]) -> None:
         "out",
         "device",
         "precision",
+        "protocol",
     )
     rows, folder = run_table(target, **{key: choices[key] for key in keys})
-    recipe = find_recipe(choices["dataset"])
+    recipe = find_recipe(choices["dataset"] or TABLES[target].recipe)
     results, text = write_results(target, recipe, rows, folder)
     show(results_table(target, recipe, rows), f"written: {results}, {text}")
 
@@ -133,14 +134,13 @@ def _curves(target: str, choices: dict[str, Any]) -> None:
             raise RunError(f"cannot read {path}: {error}") from error
         runs[folder.name] = rows
     out = Path(choices["out"] or "runs", "curves.png")
-    picture = curves_figure(runs, out, published=choices["published"], dataset=choices["dataset"])
+    picture = curves_figure(runs, out, published=choices["published"], dataset=choices["dataset"] or "mnist")
     show(f"written: {picture}")
 
 
 def _histogram(target: str, choices: dict[str, Any]) -> None:
     posteriors = {
-        folder.name: BernoulliPosterior.load(folder / "posterior.safetensors")
-        for folder in _run_folders(choices["runs"])
+        folder.name: load_posterior(folder / "posterior.safetensors") for folder in _run_folders(choices["runs"])
     }
     out = Path(choices["out"] or "runs", "histogram.png")
     show(f"written: {histogram_figure(posteriors, out)}")

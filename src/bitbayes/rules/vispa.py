@@ -105,7 +105,7 @@ class VISPA(BinaryOptimizer):
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
-        """m of Glorot's size, and normal Z."""
+        """A center of Glorot's size, and normal Z."""
         center = start * o.bound
         spread = center.square().mean().sqrt()
         if o.init_noise is not None:

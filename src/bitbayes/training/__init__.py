@@ -1,6 +1,7 @@
 """The training loop, its record, its files, and its display."""
 
 from bitbayes.training.config import RunConfig
+from bitbayes.training.distributed import Ranks, joined
 from bitbayes.training.experiment import (
     LOSSES,
     RULES,
@@ -29,6 +30,7 @@ __all__ = [
     "LineProgress",
     "Loss",
     "Progress",
+    "Ranks",
     "RunConfig",
     "RunError",
     "RunFolder",
@@ -38,5 +40,6 @@ __all__ = [
     "build_experiment",
     "choose_precision",
     "default_progress",
+    "joined",
     "train",
 ]

@@ -29,7 +29,9 @@ class RunConfig:
         estimator: Gradient estimator of BayesBiNN; None for other rules.
         options: Keywords of the rule, beside the learning rate.
         lr: Learning rate of the binary weights (of all weights for full precision).
-        real_lr: Learning rate of Adam on the real parameters.
+        real_lr: Learning rate of the real parameters.
+        real_optimizer: "adam", or "sgd" (momentum 0.9), of the real parameters, or of all for full precision.
+        real_weight_decay: L2 penalty on them.
         schedule: How both learning rates change over the epochs.
         epochs: Length of the schedule.
         stop_after: Last epoch of this run, on that schedule; None means `epochs`.
@@ -45,6 +47,8 @@ class RunConfig:
         evaluate_every: Epochs between two evaluations (and lines of metrics.jsonl).
         checkpoint_every: Epochs between two checkpoints.
         predict_samples: Networks that the mean prediction averages over.
+        protocol: "validation": the best epoch is the one with the best validation accuracy of the mode. "test": that of
+            VISPA's paper, without validation data: the best *test* accuracy, of the mean where there is a posterior.
 
     Raises:
         ValueError: If a value is out of range.
@@ -65,6 +69,8 @@ class RunConfig:
     estimator: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     real_lr: float = 1e-3
+    real_optimizer: Literal["adam", "sgd"] = "adam"
+    real_weight_decay: float = 0.0
     schedule: Schedule = field(default_factory=Schedule)
     stop_after: int | None = None
     batch_size: int = 100
@@ -79,6 +85,7 @@ class RunConfig:
     evaluate_every: int = 1
     checkpoint_every: int = 1
     predict_samples: int = 10
+    protocol: Literal["validation", "test"] = "validation"
 
     def __post_init__(self) -> None:
         # As JSON will give them back, so that a record equals its own copy.
@@ -101,6 +108,10 @@ class RunConfig:
             raise ValueError(f"stop_after must lie between 1 and epochs ({self.epochs}), got {self.stop_after}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
+        if self.real_optimizer not in ("adam", "sgd"):
+            raise ValueError(f"real_optimizer must be adam or sgd, got {self.real_optimizer!r}")
+        if self.protocol not in ("validation", "test"):
+            raise ValueError(f"protocol must be validation or test, got {self.protocol!r}")
 
     @property
     def last_epoch(self) -> int:

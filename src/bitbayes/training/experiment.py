@@ -6,13 +6,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Adam, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bitbayes.data import DataBundle
@@ -30,6 +30,7 @@ from bitbayes.rules import (
 )
 from bitbayes.rules.base import BinaryOptimizer
 from bitbayes.training.config import RunConfig
+from bitbayes.training.distributed import Ranks
 
 __all__ = ["LOSSES", "RULES", "Experiment", "Loss", "build_experiment", "choose_precision"]
 
@@ -76,9 +77,10 @@ class Experiment:
         data: Training data, and validation and test data if there are any.
         loss: "cross_entropy" (classes), "binary" (one logit) or "squared" (regression).
         optimizer: The learning rule; None for full precision.
-        real_optimizer: Adam on the real parameters; None if there are none.
-        schedulers: Stepped at the start of every epoch.
+        real_optimizer: Adam or SGD on the real parameters; None if there are none.
+        schedulers: Stepped at the start of every epoch, or step.
         device: Where the data goes.
+        ranks: The processes that train it together.
     """
 
     model: nn.Module
@@ -88,6 +90,10 @@ class Experiment:
     real_optimizer: Optimizer | None
     schedulers: list[LRScheduler]
     device: torch.device
+    ranks: Ranks = field(default_factory=Ranks.here)
+
+    def __post_init__(self) -> None:
+        self.parallel = self.ranks.wrapped(self.model)
 
     def modules(self) -> dict[str, Any]:
         """What a checkpoint keeps, by name; all have `state_dict` and `load_state_dict`."""
@@ -143,7 +149,7 @@ def build_experiment(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         model = network().to(device)
-    options = _resolve(config, len(data.train.x))
+    options = _resolve(config, len(data.train))
     rule = RULES[config.rule]
     if rule is None:
         _refuse_unknown(config.rule, options)
@@ -165,12 +171,20 @@ def build_experiment(
             what = str(error).partition("() ")[2] or str(error)
             raise ValueError(f"rule {config.rule} {what}") from error
         real_rate = config.real_lr
-    # One fused kernel instead of a dozen operations a tensor.
-    real_optimizer = Adam(real, lr=real_rate, fused=True) if real else None
+    real_optimizer = _real_optimizer(config, real, real_rate) if real else None
+    steps = steps_per_epoch(config, len(data.train), Ranks.here().count)
     schedulers = [
-        config.schedule.build(part, config.epochs) for part in (optimizer, real_optimizer) if part is not None
+        config.schedule.build(part, config.epochs, steps) for part in (optimizer, real_optimizer) if part is not None
     ]
     return Experiment(model, data, loss, optimizer, real_optimizer, schedulers, device)
+
+
+def _real_optimizer(config: RunConfig, parameters: list[nn.Parameter], rate: float) -> Optimizer:
+    """One fused kernel instead of a dozen operations a tensor."""
+    decay = config.real_weight_decay
+    if config.real_optimizer == "sgd":
+        return SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay, fused=True)
+    return Adam(parameters, lr=rate, weight_decay=decay, fused=True)
 
 
 def _worth_compiling(binary: Sequence[tuple[str, Tensor]]) -> bool:
@@ -179,24 +193,25 @@ def _worth_compiling(binary: Sequence[tuple[str, Tensor]]) -> bool:
     return count >= 1_000_000 and any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
 
 
-def steps_per_epoch(config: RunConfig, examples: int) -> int:
-    """Steps of an epoch; a last batch of a single example is left out, as BatchNorm cannot use it.
+def steps_per_epoch(config: RunConfig, examples: int, ranks: int = 1) -> int:
+    """Steps of an epoch; a last batch with a single example for a rank is left out, as BatchNorm cannot use it.
 
     Args:
         config: The run.
         examples: Number of training examples.
+        ranks: Processes that share each batch.
 
     Returns:
         The number of batches.
     """
     size = config.batch_size or examples
     full, rest = divmod(examples, size)
-    return full + (1 if rest > (1 if full else 0) else 0)
+    return full + (1 if rest >= (2 * ranks if full else 1) else 0)
 
 
 def _resolve(config: RunConfig, examples: int) -> dict[str, Any]:
     options = dict(config.options)
-    steps = steps_per_epoch(config, examples)
+    steps = steps_per_epoch(config, examples, Ranks.here().count)
     if "ess_scale" in options:
         options["ess"] = options.pop("ess_scale") * examples
     if "interval_epochs" in options:

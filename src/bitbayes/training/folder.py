@@ -42,6 +42,7 @@ class RunFolder:
 
     Args:
         path: The folder; made if it does not exist.
+        writes: False for all ranks but one of a data-parallel run: what they are told to write is dropped.
 
     Raises:
         RunError: If it cannot be made.
@@ -54,9 +55,11 @@ class RunFolder:
         {'epochs': 3}
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, writes: bool = True) -> None:
+        self.path, self.writes = Path(path), writes
         self.saved_epoch: int | None = None  # of checkpoint.pt, for messages
+        if not writes:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for left in self.path.glob(".*.partial"):  # of a run that was killed while writing
@@ -82,6 +85,8 @@ class RunFolder:
         Raises:
             RunError: If the file cannot be written; the old one, if any, is untouched.
         """
+        if not self.writes:
+            return
         target = self.path / name
         partial = self.path / f".{name}.partial"
         guard: _Guard | None = None
@@ -109,6 +114,8 @@ class RunFolder:
         Raises:
             RunError: If the file cannot be written; the old one, if any, is untouched.
         """
+        if not self.writes:
+            return
         target, partial = self.path / name, self.path / f".{name}.partial"
         try:
             save(partial)
@@ -191,6 +198,8 @@ class RunFolder:
         Raises:
             RunError: If the file cannot be written.
         """
+        if not self.writes:
+            return
         target = self.path / name
         try:
             with open(target, "ab") as file:
@@ -244,7 +253,7 @@ class RunFolder:
         Returns:
             The new name of the old run, or None if there was none.
         """
-        if not (self.has("checkpoint.pt") or self.has("summary.json")):
+        if not self.writes or not (self.has("checkpoint.pt") or self.has("summary.json")):
             return None
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():

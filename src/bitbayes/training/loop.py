@@ -19,10 +19,10 @@ from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment, choose_precision, steps_per_epoch
 from bitbayes.training.folder import RunError, RunFolder
 from bitbayes.training.measure import measure, mode_weights
-from bitbayes.training.progress import Progress, default_progress
+from bitbayes.training.progress import Progress, SilentProgress, default_progress
 from bitbayes.training.regression import gaussian_nll
-from bitbayes.training.results import save_best, summarize
-from bitbayes.training.schedule import next_epoch
+from bitbayes.training.results import is_best, mean_figures, save_best, summarize
+from bitbayes.training.schedule import advance
 from bitbayes.training.step import NotFiniteError, training_step
 
 __all__ = ["Interrupted", "RunResult", "train"]
@@ -87,10 +87,12 @@ def train(
         ValueError: If `resume` finds a run with other settings.
         RunError: If the loss is not finite, or a file cannot be written or read.
     """
+    if not experiment.ranks.first:
+        progress = SilentProgress()
     progress = progress or default_progress()
     run = _begin(config, experiment, resume)
     config = run.config
-    steps = steps_per_epoch(config, len(experiment.data.train.x))
+    steps = steps_per_epoch(config, len(experiment.data.train), experiment.ranks.count)
     progress.start(f"{config.recipe} {config.rule}", config.last_epoch, run.epoch, steps)
     try:
         signs = _mode_signs(run)
@@ -106,7 +108,7 @@ def train(
             run.epoch = epoch
             if last or epoch % config.checkpoint_every == 0:
                 _save(run)
-        summary = summarize(config, experiment, run.folder, run.history)
+        summary = summarize(config, experiment, run.folder, run.history) if experiment.ranks.first else {}
     except KeyboardInterrupt:
         raise Interrupted(_interrupted(run)) from None
     finally:
@@ -116,13 +118,14 @@ def train(
 
 def _begin(config: RunConfig, experiment: Experiment, resume: bool) -> _Run:
     """Starts a new run, or loads the state of an old one."""
-    folder = RunFolder(config.out)
+    folder = RunFolder(config.out, writes=experiment.ranks.first)
     if resume and folder.has("checkpoint.pt"):
         return _load(config, experiment, folder)
     aside = None if resume else folder.set_aside()
     if aside is not None:
         print(f"an older run was in {folder.path}; it is now {aside}", file=sys.stderr)
-    config = dataclasses.replace(config, precision=choose_precision(config.precision, experiment.device))
+    precision = experiment.ranks.agreed(choose_precision(config.precision, experiment.device))
+    config = dataclasses.replace(config, precision=precision)
     run = _Run(config, experiment, folder, [])
     folder.write_text("config.json", config.to_json())
     folder.write_lines("metrics.jsonl", [])
@@ -172,25 +175,32 @@ def _interrupted(run: _Run) -> str:
 def _epoch(run: _Run, epoch: int, steps: int, progress: Progress) -> dict[str, Any]:
     """One pass over the training data; returns the first half of its line of metrics."""
     config, experiment = run.config, run.experiment
-    next_epoch(experiment.schedulers)
-    torch.manual_seed(stream_key(config.seed, _EPOCH_STREAM, epoch))  # of dropout
+    per_step = config.schedule.per_step
+    if not per_step:
+        advance(experiment.schedulers)
+    ranks = experiment.ranks
+    torch.manual_seed(stream_key(config.seed, _EPOCH_STREAM, epoch) + ranks.rank)  # of dropout
     experiment.model.train()
     data = experiment.data.train
-    size = config.batch_size or len(data.x)
+    size = config.batch_size or len(data)
     losses = torch.zeros(steps, device=experiment.device)
     hits = torch.zeros((), device=experiment.device)
-    seen = 0
+    whole = 0
     started = time.perf_counter()
-    stream = batches(data, size, seed=config.seed, epoch=epoch, shuffle=True)
+    parts = {"rank": ranks.rank, "ranks": ranks.count}
+    stream = batches(data, size, seed=config.seed, epoch=epoch, shuffle=True, augment=True, **parts)
     for index, (x, y) in zip(range(steps), stream, strict=False):
+        if per_step:
+            advance(experiment.schedulers)
+        batch = min(size, len(data) - index * size)
         try:
-            losses[index], right = training_step(config, experiment, x, y)
+            losses[index], right = training_step(config, experiment, x, y, len(x) * ranks.count / batch)
         except NotFiniteError as error:
             raise _not_finite(run, epoch, index + 1, str(error)) from None
         hits += right
-        seen += len(x)
+        whole += batch
         progress.step(epoch, index + 1)
-    recorded = losses.cpu()  # the one wait for the device in an epoch
+    recorded = ranks.total(losses).cpu() / ranks.count  # the one wait for the device in an epoch
     bad = (~recorded.isfinite()).nonzero()
     if len(bad):
         raise _not_finite(run, epoch, int(bad[0]) + 1, "the loss is not finite")
@@ -200,7 +210,7 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress) -> dict[str, A
         "epoch": epoch,
         "lr": optimizer.param_groups[0]["lr"],
         "train_loss": float(recorded.mean()),
-        "train_accuracy": None if experiment.loss == "squared" else 100 * float(hits) / seen,
+        "train_accuracy": None if experiment.loss == "squared" else 100 * float(ranks.total(hits)) / whole,
         "val_accuracy": None,
         "test_accuracy": None,
         "test_nll": None,
@@ -240,6 +250,8 @@ def _evaluate(run: _Run, row: dict[str, Any], before: list[Tensor], last: bool) 
         if data.test is not None:
             test = measure(model, data.test, loss, precision)
             row["test_accuracy"], row["test_nll"] = test.accuracy, test.loss
+            if config.protocol == "test":
+                row |= mean_figures(config, experiment, model)
             if loss == "squared":
                 row["test_error"] = test.loss
                 noise = measure(model, data.train, loss, precision).loss ** 0.5
@@ -249,13 +261,6 @@ def _evaluate(run: _Run, row: dict[str, Any], before: list[Tensor], last: bool) 
             signs = [p.detach() > 0 for _, p in experiment.optimizer.named_binary()]
             changed = sum(int((a != b).sum()) for a, b in zip(signs, before, strict=True))
             row["flips"] = changed / max(experiment.binary_weights(), 1)
-        if _is_best(run.history, row, last):
+        if is_best(config, run.history, row, last):
             save_best(run.folder, experiment, config, row["epoch"])
     return signs
-
-
-def _is_best(history: list[dict[str, Any]], row: dict[str, Any], last: bool) -> bool:
-    """Best validation accuracy so far; without validation data only the last epoch counts."""
-    if row["val_accuracy"] is None:
-        return last
-    return all(row["val_accuracy"] > old["val_accuracy"] for old in history)

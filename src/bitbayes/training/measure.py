@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitbayes.data import TensorData, batches
 from bitbayes.predict import refresh_batchnorm
+from bitbayes.training.distributed import Ranks
 from bitbayes.training.experiment import LOSSES, Experiment, Loss
 
 __all__ = [
@@ -89,23 +90,22 @@ def measure(model: nn.Module, data: TensorData, loss: Loss, precision: str = "fp
     Returns:
         Mean loss and accuracy.
     """
+    ranks = Ranks.here()
     was_training = model.training
     model.eval()
-    total: Tensor | float = 0.0
-    hits: Tensor | int = 0
-    count = 0
+    found = torch.zeros(3, dtype=torch.float64)  # loss, hits, examples
     try:
-        for x, y in batches(data, _TEST_SIZE):
+        for x, y in itertools.islice(batches(data, _TEST_SIZE), ranks.rank, None, ranks.count):
             with autocast(x.device, precision):
                 output = model(x)
             output = output.float()
-            total = total + LOSSES[loss](output, y) * len(x)
-            hits = hits + hit_count(output, y, loss)
-            count += len(x)
+            right = hit_count(output, y, loss)
+            parts = LOSSES[loss](output, y) * len(x), right, torch.full_like(right, len(x))
+            found = found.to(x.device) + torch.stack([part.double() for part in parts])
     finally:
         model.train(was_training)
-    accuracy = None if loss == "squared" else 100 * float(hits) / count
-    return Measured(float(total) / count, accuracy)
+    total, hits, count = ranks.total(found).tolist()
+    return Measured(total / count, None if loss == "squared" else 100 * hits / count)
 
 
 def whole(data: TensorData) -> tuple[Tensor, Tensor]:

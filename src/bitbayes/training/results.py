@@ -12,6 +12,7 @@ from torch import nn
 
 from bitbayes.posterior import Posterior
 from bitbayes.posterior import load_posterior as read_posterior
+from bitbayes.predict import Prediction
 from bitbayes.rules.base import BinaryOptimizer
 from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment
@@ -20,7 +21,7 @@ from bitbayes.training.mean import mean_prediction
 from bitbayes.training.measure import whole
 from bitbayes.training.regression import observation_noise, regression_figures
 
-__all__ = ["best_row", "load_mode", "load_posterior", "save_best", "summarize"]
+__all__ = ["best_row", "is_best", "load_mode", "load_posterior", "mean_figures", "save_best", "summarize"]
 
 
 def silent_posterior(optimizer: BinaryOptimizer) -> Posterior:
@@ -87,10 +88,27 @@ def load_posterior(folder: RunFolder, device: torch.device) -> Posterior | None:
     return read_posterior(folder.path / "posterior.safetensors").to(device)
 
 
-def best_row(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The line of metrics with the best validation accuracy; the last line without validation data.
+def is_best(config: RunConfig, history: list[dict[str, Any]], row: dict[str, Any], last: bool) -> bool:
+    """Whether a line of metrics is better than all before it; without a criterion only the last counts.
 
     Args:
+        config: Of the run.
+        history: The lines before it.
+        row: The line.
+        last: Whether it is the last of the run.
+
+    Returns:
+        True for the first of equals.
+    """
+    mine = _criterion(config, row)
+    return last if mine is None else all(mine > (_criterion(config, old) or 0.0) for old in history)
+
+
+def best_row(config: RunConfig, history: list[dict[str, Any]]) -> dict[str, Any]:
+    """The line of metrics that the protocol selects; the last line if it has nothing to go by.
+
+    Args:
+        config: Of the run.
         history: Lines of metrics.jsonl.
 
     Returns:
@@ -98,12 +116,19 @@ def best_row(history: list[dict[str, Any]]) -> dict[str, Any]:
 
     Example:
         >>> rows = [{"epoch": 1, "val_accuracy": 90.0}, {"epoch": 2, "val_accuracy": 90.0}]
-        >>> best_row(rows)["epoch"]
+        >>> best_row(RunConfig("digits", "ste", "runs/x", lr=0.1, epochs=2), rows)["epoch"]
         1
     """
-    if history[-1]["val_accuracy"] is None:
+    if _criterion(config, history[-1]) is None:
         return history[-1]
-    return max(history, key=lambda row: row["val_accuracy"])
+    return max(history, key=lambda row: _criterion(config, row) or 0.0)
+
+
+def _criterion(config: RunConfig, row: dict[str, Any]) -> float | None:
+    """What the best epoch is best at."""
+    if config.protocol == "test":
+        return row.get("mean_test_accuracy", row["test_accuracy"])
+    return row["val_accuracy"]
 
 
 def summarize(
@@ -120,7 +145,7 @@ def summarize(
     Returns:
         The content of summary.json.
     """
-    best, last = best_row(history), history[-1]
+    best, last = best_row(config, history), history[-1]
     full, packed = experiment.bytes()
     seconds = [row["seconds"] for row in history]
     summary: dict[str, Any] = {
@@ -129,6 +154,7 @@ def summarize(
         "estimator": config.estimator,
         "seed": config.seed,
         "precision": config.precision,
+        "protocol": config.protocol,
         "epochs": config.epochs,
         "epochs_done": last["epoch"],
         "best_epoch": best["epoch"],
@@ -150,18 +176,32 @@ def summarize(
     posterior = load_posterior(folder, experiment.device)
     if posterior is not None:
         summary["posterior_entropy_bits"] = float(posterior.entropy())
-        summary |= _mean_figures(config, experiment, folder, posterior)
+        model = copy.deepcopy(experiment.model)
+        load_mode(folder, model)
+        summary |= mean_figures(config, experiment, model, posterior)
     folder.write_json("summary.json", summary)
     return summary
 
 
-def _mean_figures(config: RunConfig, experiment: Experiment, folder: RunFolder, posterior: Posterior) -> dict[str, Any]:
-    """Test accuracy and likelihood of the mean over posterior samples."""
-    data = experiment.data
-    if data.test is None:
+def mean_figures(
+    config: RunConfig, experiment: Experiment, model: nn.Module, posterior: Posterior | None = None
+) -> dict[str, Any]:
+    """Test accuracy and likelihood of the mean over posterior samples, and accuracy of one sample.
+
+    Args:
+        config: Of the run.
+        experiment: Its objects.
+        model: With the real parameters that go with the posterior.
+        posterior: Over the binary weights; None for what the optimizer believes now.
+
+    Returns:
+        Entries of a summary; none if the rule keeps no posterior, or there is no test data.
+    """
+    data, optimizer = experiment.data, experiment.optimizer
+    if posterior is None and optimizer is not None and optimizer.has_posterior:
+        posterior = silent_posterior(optimizer)
+    if data.test is None or posterior is None:
         return {}
-    model = copy.deepcopy(experiment.model)
-    load_mode(folder, model)
     x, y = whole(data.test)
     prediction = mean_prediction(config, experiment, model, posterior, x)
     figures: dict[str, Any] = {"mean_samples": config.predict_samples}
@@ -171,7 +211,8 @@ def _mean_figures(config: RunConfig, experiment: Experiment, folder: RunFolder, 
         found = regression_figures(prediction, y, noise)
         names = {"error": "mean_test_error", "nll": "mean_test_nll", "noise": "observation_noise"}
         return figures | {names[name]: found[name] for name in names}
-    return figures | class_figures(prediction.probs, y)
+    one = class_figures(Prediction(prediction.outputs[:1]).probs, y)
+    return figures | class_figures(prediction.probs, y) | {"sample_test_accuracy": one["mean_test_accuracy"]}
 
 
 def class_figures(probs: torch.Tensor, y: torch.Tensor) -> dict[str, float]:

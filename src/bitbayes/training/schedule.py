@@ -1,7 +1,8 @@
-"""Learning-rate schedules of the published experiments, as torch schedulers stepped once an epoch."""
+"""Learning-rate schedules of the published experiments, as torch schedulers."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,9 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-__all__ = ["Schedule", "next_epoch"]
+__all__ = ["Schedule", "advance"]
 
-_KINDS = ("constant", "cosine", "exponential", "milestones", "staircase")
+_KINDS = ("constant", "cosine", "exponential", "milestones", "staircase", "warmup-cosine")
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Schedule:
 
     Args:
         kind: "constant"; "cosine" (down to `end`); "exponential" (by `factor` over the whole run); "milestones"
-            (times `factor` at each of `milestones`); "staircase" (times `factor` every `every` epochs).
+            (times `factor` at each of `milestones`); "staircase" (times `factor` every `every` epochs);
+            "warmup-cosine" (step by step, up from 0 over `warmup` epochs, then down to 0).
         factor: See `kind`.
         milestones: Fractions of the run, so that a shorter run keeps its shape.
         every: Epochs of one stair.
         end: Last value of "cosine"; 1e-16 in the BayesBiNN paper.
+        warmup: Epochs of "warmup-cosine" in which the rate rises.
 
     Raises:
         ValueError: For an unknown kind.
@@ -42,7 +45,7 @@ class Schedule:
         >>> scheduler = Schedule("milestones", milestones=(0.5,)).build(optimizer, epochs=4)
         >>> rates = []
         >>> for _ in range(4):
-        ...     next_epoch([scheduler])
+        ...     advance([scheduler])
         ...     rates.append(optimizer.param_groups[0]["lr"])
         >>> rates
         [1.0, 0.1, 0.1, 0.1]
@@ -53,6 +56,7 @@ class Schedule:
     milestones: tuple[float, ...] = ()
     every: int = 1
     end: float = 1e-16
+    warmup: int = 5
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -72,16 +76,24 @@ class Schedule:
         values["milestones"] = tuple(values.get("milestones", ()))
         return cls(**values)
 
-    def build(self, optimizer: Optimizer, epochs: int) -> LRScheduler:
+    @property
+    def per_step(self) -> bool:
+        """Whether the scheduler is stepped before every step, instead of every epoch."""
+        return self.kind == "warmup-cosine"
+
+    def build(self, optimizer: Optimizer, epochs: int, steps: int = 1) -> LRScheduler:
         """Makes the torch scheduler.
 
         Args:
             optimizer: Whose learning rate it sets.
             epochs: Length of the run.
+            steps: Of an epoch.
 
         Returns:
-            A scheduler to be stepped at the start of every epoch (see `next_epoch`).
+            A scheduler to be stepped at the start of every epoch, or step if `per_step` (see `advance`).
         """
+        if self.kind == "warmup-cosine":
+            return LambdaLR(optimizer, _WarmupCosine(self.warmup * steps, epochs * steps))
         if self.kind == "cosine":
             return CosineAnnealingLR(optimizer, T_max=epochs, eta_min=self.end)
         if self.kind == "exponential":
@@ -97,8 +109,22 @@ def _one(epoch: int) -> float:
     return 1.0
 
 
-def next_epoch(schedulers: list[LRScheduler]) -> None:
-    """Steps schedulers at the start of an epoch, as the released BayesBiNN code does.
+@dataclass(frozen=True)
+class _WarmupCosine:
+    """Factor of the learning rate at a step."""
+
+    warmup: int
+    total: int
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return step / self.warmup
+        done = (step - self.warmup) / max(self.total - self.warmup, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def advance(schedulers: list[LRScheduler]) -> None:
+    """Steps schedulers at the start of an epoch (or step), as the released BayesBiNN code does.
 
     So epoch 1 of a cosine already runs at its second value, and the last epoch at `end`, where nothing is learned.
 

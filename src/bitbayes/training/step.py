@@ -19,7 +19,9 @@ class NotFiniteError(RuntimeError):
     """The loss or a gradient is NaN or infinite; the beliefs are those of before the step."""
 
 
-def training_step(config: RunConfig, experiment: Experiment, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def training_step(
+    config: RunConfig, experiment: Experiment, x: Tensor, y: Tensor, share: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Takes a gradient at the current draw (or at several), and updates everything that learns.
 
     Args:
@@ -27,14 +29,15 @@ def training_step(config: RunConfig, experiment: Experiment, x: Tensor, y: Tenso
         experiment: Its objects.
         x: Inputs of the batch.
         y: Targets of the batch.
+        share: Examples of this rank over the mean of all ranks: averaged gradients are those of the whole batch.
 
     Returns:
-        Mean loss over the draws, and the number of right predictions at the last of them; both on the device.
+        Mean loss over the draws (times `share`), and the number of right predictions at the last; both on the device.
 
     Raises:
         NotFiniteError: If the loss or a gradient is not finite (on a GPU the caller looks at the losses instead).
     """
-    model, optimizer, real = experiment.model, experiment.optimizer, experiment.real_optimizer
+    model, optimizer, real = experiment.parallel, experiment.optimizer, experiment.real_optimizer
     right = torch.zeros((), device=x.device)
 
     def closure() -> Tensor:
@@ -43,7 +46,7 @@ def training_step(config: RunConfig, experiment: Experiment, x: Tensor, y: Tenso
             optimizer.zero_grad()
         with autocast(x.device, config.precision):
             output = model(x)
-        loss = LOSSES[experiment.loss](output.float(), y)
+        loss = share * LOSSES[experiment.loss](output.float(), y)
         if x.device.type == "cpu" and not loss.isfinite():
             raise NotFiniteError("the loss is not finite")
         loss.backward()

@@ -1,0 +1,92 @@
+"""Random changes of images, for a whole batch at once on its device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["Augmentation", "CropFlip", "ResizedCrop"]
+
+
+class Augmentation(Protocol):
+    """What `TensorData.augment` may be: a function of images and of some uniform numbers an image."""
+
+    uniforms: ClassVar[int]
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        """Changes images of shape (N, C, H, W), uint8, by numbers in (0, 1) of shape (N, uniforms)."""
+        ...
+
+
+@dataclass(frozen=True)
+class CropFlip:
+    """A crop of the padded image at a random place, and a horizontal flip of every second one; as usual for CIFAR.
+
+    Args:
+        pad: Black pixels around the image.
+        flip: Whether to flip.
+
+    Example:
+        >>> images = torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2)
+        >>> CropFlip(pad=1)(images, torch.tensor([[0.5, 0.5, 0.9]]))[0, 0]  # in the middle, flipped
+        tensor([[1, 0],
+                [3, 2]], dtype=torch.uint8)
+    """
+
+    uniforms: ClassVar[int] = 3
+    pad: int = 4
+    flip: bool = True
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        """See `Augmentation`; places and flips are uniform, of 2·pad + 1 offsets each way."""
+        count, channels, height, width = images.shape
+        padded = F.pad(images, [self.pad] * 4)
+        top, left = (uniform[:, :2] * (2 * self.pad + 1)).long().unbind(1)
+        rows = top[:, None] + torch.arange(height, device=images.device)
+        columns = torch.arange(width, device=images.device).expand(count, width)
+        if self.flip:
+            columns = torch.where(uniform[:, 2:] > 0.5, width - 1 - columns, columns)
+        columns = left[:, None] + columns
+        each = torch.arange(count, device=images.device)[:, None, None, None]
+        channel = torch.arange(channels, device=images.device)[:, None, None]
+        return padded[each, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """A random part of the image, of random area and aspect, resized (bilinear) to the whole; and flipped.
+
+    Args:
+        scale: Smallest and largest share of the area.
+        ratio: Smallest and largest width over height; its logarithm is uniform.
+        flip: Whether to flip every second image.
+
+    Example:
+        >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+        >>> ResizedCrop()(images, torch.full((2, 5), 0.5)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    uniforms: ClassVar[int] = 5
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        """See `Augmentation`."""
+        area = self.scale[0] + (self.scale[1] - self.scale[0]) * uniform[:, 0]
+        low, high = torch.tensor(self.ratio, device=images.device).log()
+        aspect = (low + (high - low) * uniform[:, 1]).exp()
+        # Half sizes in units where the image is [-1, 1]; what does not fit is cut to the image.
+        wide, tall = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+        x, y = (1 - wide) * (2 * uniform[:, 2] - 1), (1 - tall) * (2 * uniform[:, 3] - 1)
+        mirror = torch.where(uniform[:, 4] > 0.5, -1.0, 1.0) if self.flip else torch.ones_like(x)
+        zero = torch.zeros_like(x)
+        move = torch.stack([torch.stack([mirror * wide, zero, x], 1), torch.stack([zero, tall, y], 1)], 1)
+        grid = F.affine_grid(move, list(images.shape), align_corners=False)
+        found = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        return found.round().to(images.dtype)

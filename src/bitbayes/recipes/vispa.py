@@ -1,0 +1,149 @@
+"""The image experiments of the VISPA paper: Tables 1 and 2, and the ablations of the rank and of Z.
+
+Settings: Orecchia et al., NeurIPS 2024, section 4, and the released code where the two differ (momentum without
+dampening). Published figures are the best *test* epoch of a mean of 40 sampled networks: `--protocol test`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+
+from bitbayes import nn
+from bitbayes.data import DataBundle, load_cifar10, load_cifar100, load_tiny_imagenet
+from bitbayes.recipes.base import Published, Recipe, RuleSpec
+from bitbayes.training import Schedule
+
+__all__ = ["VISPA_RECIPES"]
+
+_SOURCE = "Orecchia et al., NeurIPS 2024"
+_WARMUP = Schedule("warmup-cosine", warmup=5)
+_HUB = {
+    "cifar10": (load_cifar10, "uoft-cs/cifar10"),
+    "cifar100": (load_cifar100, "uoft-cs/cifar100"),
+    "tiny-imagenet": (load_tiny_imagenet, "zh-plus/tiny-imagenet"),
+}
+
+
+def _load(name: str, where: str | None, device: torch.device, seed: int) -> DataBundle:
+    load, hub = _HUB[name]
+    return load(where or hub, device=device, seed=seed)
+
+
+# As in the experiments of the BayesBiNN paper on CIFAR.
+_RIVALS = {
+    "ste": RuleSpec(1e-2, clip_gradient=1.0),
+    "bayesbinn:released": RuleSpec(3e-4, {"ess_scale": 10.0, "tau": 1e-10}),
+    "bayesbinn:straight-through": RuleSpec(3e-4, {"ess_scale": 10_000.0}),
+}
+
+
+def _rules(lr: float, decay: float, rank: int, *, ranks: tuple[int, ...] = ()) -> dict[str, RuleSpec]:
+    """VISPA, the same without Z (which is STE with SGD), the float network under the same SGD, and rivals."""
+
+    def spec(**options: object) -> RuleSpec:
+        return RuleSpec(lr, options, _WARMUP, real_lr=lr, real_optimizer="sgd", real_weight_decay=decay)
+
+    def vispa(k: int) -> RuleSpec:
+        return spec(rank=k, divisor=100.0, weight_decay=decay)
+
+    variants = {f"vispa:rank{k}": vispa(k) for k in ranks}
+    return {"full-precision": spec(), "vispa": vispa(rank), "vispa:no-z": vispa(0), **variants, **_RIVALS}
+
+
+def _recipe(
+    data: str,
+    network: str,
+    build: Callable[[], torch.nn.Module],
+    title: str,
+    rules: Mapping[str, RuleSpec],
+    published: Mapping[str, Published],
+    *,
+    epochs: int = 500,
+    batch_size: int = 256,
+) -> Recipe:
+    return Recipe(
+        name=f"{data}-{network}",
+        title=title,
+        source=_SOURCE,
+        network=build,
+        load=partial(_load, data),
+        loss="cross_entropy",
+        epochs=epochs,
+        batch_size=batch_size,
+        rules=rules,
+        published=published,
+        predict_samples=40,
+        seed=1,
+        wide=True,
+    )
+
+
+_W1A32 = _rules(0.1, 5e-4, 8)
+_W1A1 = _rules(0.5, 1e-5, 4, ranks=(1, 2, 8, 10))
+
+VISPA_RECIPES = (
+    # Table 1, and Figure 1: binary activations.
+    _recipe(
+        "cifar10",
+        "vgg-small-w1a1",
+        partial(nn.vgg_small, 10),
+        "CIFAR-10, VGG-Small, binary activations",
+        _W1A1,
+        {"vispa": Published(92.7, 0.1)},
+        epochs=600,
+    ),
+    _recipe(
+        "cifar10",
+        "resnet18-w1a1",
+        partial(nn.resnet18, 10, activation="sign"),
+        "CIFAR-10, ResNet-18, binary activations",
+        _W1A1,
+        {"vispa": Published(92.8, 0.2), "vispa:rank1": Published(92.53, 0.11), "vispa:rank10": Published(93.01, 0.07)},
+        epochs=600,
+    ),
+    # Table 2, and Table 5: real activations.
+    _recipe(
+        "cifar10",
+        "vgg16",
+        partial(nn.vgg16, 10),
+        "CIFAR-10, VGG16, real activations",
+        _W1A32,
+        {"vispa": Published(93.25, 0.11)},
+    ),
+    _recipe(
+        "cifar10",
+        "resnet18",
+        partial(nn.resnet18, 10),
+        "CIFAR-10, ResNet-18, real activations",
+        _W1A32,
+        {"vispa": Published(95.05, 0.10)},
+    ),
+    _recipe(
+        "cifar100",
+        "vgg16",
+        partial(nn.vgg16, 100),
+        "CIFAR-100, VGG16, real activations",
+        _W1A32,
+        {"vispa": Published(72.09, 0.17)},
+    ),
+    _recipe(
+        "cifar100",
+        "resnet18",
+        partial(nn.resnet18, 100),
+        "CIFAR-100, ResNet-18, real activations",
+        _W1A32,
+        {"vispa": Published(77.05, 0.41)},
+    ),
+    _recipe(
+        "tiny-imagenet",
+        "resnet18",
+        partial(nn.resnet18, 200, input="tiny-imagenet"),
+        "Tiny-ImageNet, ResNet-18, real activations",
+        _W1A32,
+        {"vispa": Published(58.98, 0.28), "vispa:no-z": Published(56.73)},
+    ),
+)
+"""Every experiment of the paper on CIFAR and Tiny-ImageNet."""

@@ -1,0 +1,131 @@
+"""Data-parallel runs: the ranks that torchrun starts, and what they tell each other.
+
+Every rank holds the whole network and the same beliefs; it sees its share of each batch, and DistributedDataParallel
+averages the gradients. Draws are a function of the seed, so all ranks draw the same weights without a word.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+__all__ = ["Ranks", "joined", "restarted"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the job; a process on its own is rank 0 of 1.
+
+    Args:
+        rank: Number of this process.
+        count: Number of processes.
+
+    Example:
+        >>> Ranks.here()
+        Ranks(rank=0, count=1)
+        >>> Ranks.here().total(torch.tensor(3.0))
+        tensor(3.)
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    def here(cls) -> Ranks:
+        """The ranks of the process group, if there is one."""
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size())
+        return cls()
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank writes files and speaks to the user."""
+        return self.rank == 0
+
+    def total(self, value: Tensor) -> Tensor:
+        """Sum over all ranks.
+
+        Args:
+            value: Any tensor on the device of the run, the same shape everywhere.
+
+        Returns:
+            The sum; `value` itself for a single process.
+        """
+        if self.count > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def agreed(self, value: T) -> T:
+        """What rank 0 says, for choices that ranks could make differently.
+
+        Args:
+            value: Anything that can be pickled.
+
+        Returns:
+            The value of rank 0.
+        """
+        if self.count == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, 0)
+        return held[0]
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        """The network with averaged gradients.
+
+        Args:
+            model: On the device of the run.
+
+        Returns:
+            A DistributedDataParallel around it; the network itself for a single process.
+        """
+        return DistributedDataParallel(model) if self.count > 1 else model
+
+
+@contextmanager
+def joined(device: str) -> Iterator[str]:
+    """Joins the process group that torchrun describes in the environment; does nothing in a process on its own.
+
+    Args:
+        device: "cpu" (gloo) or "cuda" (nccl, one GPU a process).
+
+    Yields:
+        The device of this rank.
+
+    Example:
+        >>> with joined("cpu") as device:
+        ...     print(device)
+        cpu
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield device
+        return
+    if device.startswith("cuda"):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield device
+        dist.barrier()  # rank 0 may still be writing the summary
+    finally:
+        dist.destroy_process_group()
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process again (`--max-restarts`): the run then goes on from its checkpoint.
+
+    Returns:
+        True after a restart.
+    """
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

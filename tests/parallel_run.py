@@ -1,0 +1,42 @@
+"""One rank of a data-parallel run on a network without batch statistics; torchrun starts it in the tests."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import nn
+
+from bitbayes.data import DataBundle, TensorData
+from bitbayes.training import RunConfig, SilentProgress, build_experiment, train
+from bitbayes.training.distributed import joined
+
+
+def bundle() -> DataBundle:
+    """Blobs of three classes; the last batch of 32 is a short one."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(300) % 3
+    x = torch.randn(300, 8, generator=generator) + 1.5 * torch.eye(3, 8)[y]
+    parts = [TensorData(x[a:b], y[a:b]) for a, b in ((0, 200), (200, 250), (250, 300))]
+    return DataBundle("blobs", *parts, 3, "generated")
+
+
+def run(out: str, rule: str, epochs: int = 3) -> dict:
+    """Trains; all numbers are a function of the arguments."""
+    config = RunConfig(recipe="blobs", rule=rule, out=out, lr=0.05, epochs=epochs, batch_size=32, seed=1,
+                       precision="fp32", options={"ess": 200.0} if rule == "bayesbinn" else {},
+                       estimator="straight-through" if rule == "bayesbinn" else None)  # fmt: skip
+
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+
+    experiment = build_experiment(config, network, bundle(), "cross_entropy")
+    result = train(config, experiment, progress=SilentProgress())
+    assert bool(result.summary) == experiment.ranks.first
+    return result.summary
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with joined("cpu"):
+        run(sys.argv[1], sys.argv[2])

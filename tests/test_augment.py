@@ -1,0 +1,122 @@
+"""Augmentation on the device against a reference image by image, and shares of batches among processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from bitbayes.data import CropFlip, DataBundle, ResizedCrop, TensorData, batches
+from bitbayes.noise import Noise
+
+COUNT = 2000
+
+
+def pictures(count: int = COUNT, size: int = 8) -> TensorData:
+    """Every image is unlike all others, and no pixel is black."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(1, 256, (count, 3, size, size), generator=generator).to(torch.uint8)
+    return TensorData(x, torch.arange(count), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), augment=CropFlip(pad=2))
+
+
+def reference(image: np.ndarray, top: int, left: int, flip: bool, pad: int = 2) -> np.ndarray:
+    """What torchvision's RandomCrop and RandomHorizontalFlip do to one image."""
+    padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))
+    crop = padded[:, top : top + image.shape[1], left : left + image.shape[2]]
+    return crop[:, :, ::-1] if flip else crop
+
+
+def test_every_image_is_a_crop_of_its_own_and_places_are_uniform() -> None:
+    data = pictures()
+    uniform = Noise(1, 3 * COUNT).uniform().view(COUNT, 3)
+    changed = CropFlip(pad=2)(data.x, uniform).numpy()
+    seen: Counter[tuple[int, int, bool]] = Counter()
+    for image, after in zip(data.x.numpy(), changed, strict=True):
+        found = [
+            (top, left, flip)
+            for top in range(5)
+            for left in range(5)
+            for flip in (False, True)
+            if np.array_equal(reference(image, top, left, flip), after)
+        ]
+        assert len(found) == 1
+        seen[found[0]] += 1
+    assert len(seen) == 50
+    expected = COUNT / 50
+    chi2 = sum((seen[place] - expected) ** 2 / expected for place in seen)
+    assert abs(chi2 - 49) < 5 * (2 * 49) ** 0.5
+
+
+def test_without_a_flip_nothing_is_mirrored() -> None:
+    data = pictures(64)
+    uniform = torch.full((64, 3), 0.5)
+    uniform[:, 2] = 0.99
+    assert torch.equal(CropFlip(pad=2, flip=False)(data.x, uniform), data.x)
+    assert torch.equal(CropFlip(pad=2)(data.x, uniform), data.x.flip(-1))
+
+
+def test_an_image_is_augmented_alike_in_every_batch_size_and_process() -> None:
+    data = pictures(100)
+
+    def epoch(size: int, number: int, ranks: int = 1) -> torch.Tensor:
+        found = torch.zeros(100, 3, 8, 8)
+        for rank in range(ranks):
+            options = {"seed": 3, "epoch": number, "shuffle": True, "augment": True, "rank": rank, "ranks": ranks}
+            for x, y in batches(data, size, **options):
+                found[y] = x
+        return found
+
+    one = epoch(10, 1)
+    assert torch.equal(one, epoch(33, 1)) and torch.equal(one, epoch(10, 1, ranks=3))
+    assert not torch.equal(one, epoch(10, 2))
+
+
+def test_clean_images_unless_asked() -> None:
+    data = pictures(20)
+    (x, _), *_ = batches(data, 20)
+    expected = (data.x.float() / 255 - torch.tensor(data.mean).view(3, 1, 1)) / torch.tensor(data.std).view(3, 1, 1)
+    torch.testing.assert_close(x, expected)
+
+
+def test_resized_crops_are_parts_of_the_image() -> None:
+    """On a ramp from left to right, a crop is a ramp too: its ends say which part it is."""
+    ramp = torch.linspace(0, 255, 64).round().to(torch.uint8).expand(400, 1, 64, 64)
+    uniform = Noise(2, 5 * 400).uniform().view(400, 5)
+    crops = ResizedCrop(flip=False)(ramp, uniform).float()[:, 0, 32]
+    width = (crops[:, -4] - crops[:, 3]) / (255 * 57 / 64)
+    area = 0.08 + 0.92 * uniform[:, 0]
+    aspect = torch.exp((2 * uniform[:, 1] - 1) * np.log(4 / 3))
+    inner = width < 0.97  # the widest ones are cut to the image
+    torch.testing.assert_close(width[inner], (area * aspect).sqrt()[inner], atol=0.03, rtol=0)
+    assert (crops.diff(dim=1) >= 0).all()
+    mirrored = ResizedCrop()(ramp[:2], torch.tensor([[1.0, 0.5, 0.5, 0.5, 0.9], [1.0, 0.5, 0.5, 0.5, 0.1]]))
+    assert torch.equal(mirrored[0], mirrored[1].flip(-1))
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_shares_of_a_batch_are_the_batch(ranks: int) -> None:
+    data = pictures(50)
+    whole = list(batches(data, 16, seed=1, epoch=2, shuffle=True))
+    shares = [list(batches(data, 16, seed=1, epoch=2, shuffle=True, rank=rank, ranks=ranks)) for rank in range(ranks)]
+    for index, (x, y) in enumerate(whole):
+        assert torch.equal(torch.cat([share[index][0] for share in shares]), x)
+        assert torch.equal(torch.cat([share[index][1] for share in shares]), y)
+        sizes = [len(share[index][1]) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+    with pytest.raises(ValueError, match="rank must be from 0 to 1, got 2"):
+        next(batches(data, 16, rank=2, ranks=2))
+
+
+def test_validation_examples_go_back_to_training() -> None:
+    data = pictures(30)
+    bundle = DataBundle("toy", data, dataclasses.replace(pictures(5), augment=None), None, 30, "generated")
+    merged = bundle.without_validation()
+    assert len(merged.train) == 35 and merged.validation is None and merged.train.augment == data.augment
+
+
+def test_a_mean_for_every_channel() -> None:
+    with pytest.raises(ValueError, match=r"mean has 2 values, one for each channel, but x has shape \(4, 3, 8, 8\)"):
+        TensorData(torch.zeros(4, 3, 8, 8), torch.zeros(4), mean=(0.0, 0.0))

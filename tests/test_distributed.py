@@ -1,0 +1,88 @@
+"""Data-parallel runs: two gloo ranks are one process, and a killed rank costs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from nested import equal
+from parallel_run import run
+from test_robustness import environment, saved_epoch
+
+HERE = Path(__file__).parent
+
+
+def torchrun(*words: str, restarts: int = 0) -> subprocess.Popen:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", f"--max-restarts={restarts}"]
+    paths = os.pathsep.join([str(HERE), environment()["PYTHONPATH"]])
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", *launcher, *words],
+        env={**environment(), "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def history(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("rule", ["bayesbinn", "full-precision"])
+def test_two_ranks_are_one_process(rule: str, tmp_path: Path) -> None:
+    """To rounding: gradients are summed in another order. Without batch statistics, of which each rank has its own."""
+    process = torchrun(str(HERE / "parallel_run.py"), str(tmp_path / "two"), rule)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    run(str(tmp_path / "one"), rule)
+    one, two = (torch.load(tmp_path / n / "checkpoint.pt", weights_only=True) for n in ("one", "two"))
+    assert one["epoch"] == two["epoch"] == 3
+    assert equal(one["parts"], two["parts"], tolerance=1e-5)
+    for a, b in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
+        del a["seconds"], b["seconds"]
+        assert equal(a, b, tolerance=1e-5)
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    """Process numbers of the ranks."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process.pid and b"bitbayes" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except (OSError, ValueError):
+            continue
+    return sorted(found)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the ranks in /proc, which is Linux's")
+def test_a_killed_rank_costs_nothing(tmp_path: Path) -> None:
+    words = ["-m", "bitbayes", "train", "digits", "--epochs", "8", "--seed", "3"]
+    whole = torchrun(*words, "--out", str(tmp_path / "whole"))
+    output, _ = whole.communicate(timeout=180)
+    assert whole.returncode == 0, output
+    killed = torchrun(*words, "--out", str(tmp_path / "killed"), restarts=2)
+    end = time.monotonic() + 120
+    while saved_epoch(tmp_path / "killed") < 2:
+        assert killed.poll() is None and time.monotonic() < end, "the run does not get there"
+        time.sleep(0.02)
+    at = saved_epoch(tmp_path / "killed")
+    os.kill(children(killed)[-1], signal.SIGKILL)
+    output, _ = killed.communicate(timeout=180)
+    assert killed.returncode == 0, output
+    assert at < 8, "the kill came too late to test anything"
+    states = [torch.load(tmp_path / n / "checkpoint.pt", weights_only=True) for n in ("whole", "killed")]
+    for state in states:
+        for row in state["history"]:
+            row.pop("seconds")
+    assert equal(*states)
+    assert (tmp_path / "killed" / "summary.json").exists()
