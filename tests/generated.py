@@ -14,6 +14,7 @@ LAYOUTS = {
     "fashion": ("image", "label", 10, 28, ("train", "test"), "L"),
     "cifar10": ("img", "label", 10, 32, ("train", "test"), "RGB"),
     "cifar100": ("img", "fine_label", 100, 32, ("train", "test"), "RGB"),
+    "imagenet": ("image", "label", 1000, 64, ("train", "validation"), "RGB"),
     "tiny": ("image", "label", 200, 64, ("train", "valid"), "RGB"),
 }
 

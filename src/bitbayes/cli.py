@@ -127,7 +127,7 @@ class Reproduce:
     """Reproduces a published table or figure; can be interrupted and continued.
 
     Args:
-        target: table2, table10 (BayesBiNN); vispa-table1, 2, 5, vispa-figure1; small (ours); moons, snelson; curves,
+        target: table2, table10 (BayesBiNN); vispa-table1 to 5, vispa-figure1; small (ours); moons, snelson; curves,
             histogram.
         dataset: Recipe of the table; its first by default.
         budget: quick (10 epochs, 3 seeds) or paper (500 epochs, 5 seeds).

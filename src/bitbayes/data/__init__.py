@@ -1,22 +1,26 @@
 """Data sets as tensors on the training device."""
 
 from bitbayes.data.augment import Augmentation, CropFlip, ResizedCrop
-from bitbayes.data.bundle import DataBundle, TensorData, batches
+from bitbayes.data.bundle import DataBundle, Examples, TensorData, batches
 from bitbayes.data.colour import load_cifar10, load_cifar100, load_tiny_imagenet
 from bitbayes.data.images import load_digits, load_fashion_mnist, load_mnist
+from bitbayes.data.stream import StreamData, load_imagenet
 from bitbayes.data.toy import load_moons, load_snelson
 
 __all__ = [
     "Augmentation",
     "CropFlip",
     "DataBundle",
+    "Examples",
     "ResizedCrop",
+    "StreamData",
     "TensorData",
     "batches",
     "load_cifar10",
     "load_cifar100",
     "load_digits",
     "load_fashion_mnist",
+    "load_imagenet",
     "load_mnist",
     "load_moons",
     "load_snelson",

@@ -76,15 +76,27 @@ class ResizedCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
 
-    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
-        """See `Augmentation`."""
+    def box(self, uniform: Tensor, shape: float = 1.0) -> Tensor:
+        """Where the crop is, in units where the image is [-1, 1] both ways; what does not fit is cut to the image.
+
+        Args:
+            uniform: Numbers in (0, 1), shape (N, 5).
+            shape: Width over height of the image.
+
+        Returns:
+            Middle (x, y), half sizes (across, down), and -1 where the crop is mirrored (else 1); shape (5, N).
+        """
         area = self.scale[0] + (self.scale[1] - self.scale[0]) * uniform[:, 0]
-        low, high = torch.tensor(self.ratio, device=images.device).log()
-        aspect = (low + (high - low) * uniform[:, 1]).exp()
-        # Half sizes in units where the image is [-1, 1]; what does not fit is cut to the image.
+        low, high = torch.tensor(self.ratio, device=uniform.device).log()
+        aspect = (low + (high - low) * uniform[:, 1]).exp() / shape
         wide, tall = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
         x, y = (1 - wide) * (2 * uniform[:, 2] - 1), (1 - tall) * (2 * uniform[:, 3] - 1)
         mirror = torch.where(uniform[:, 4] > 0.5, -1.0, 1.0) if self.flip else torch.ones_like(x)
+        return torch.stack([x, y, wide, tall, mirror])
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        """See `Augmentation`."""
+        x, y, wide, tall, mirror = self.box(uniform, images.shape[3] / images.shape[2])
         zero = torch.zeros_like(x)
         move = torch.stack([torch.stack([mirror * wide, zero, x], 1), torch.stack([zero, tall, y], 1)], 1)
         grid = F.affine_grid(move, list(images.shape), align_corners=False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from bitbayes.data.augment import Augmentation
 from bitbayes.noise import Noise, stream_key
 
-__all__ = ["DataBundle", "TensorData", "batches", "check_share", "held_out"]
+__all__ = ["DataBundle", "Examples", "TensorData", "batches", "check_share", "held_out"]
 
 _SHUFFLE_STREAM, _AUGMENT_STREAM = 21, 22
 
@@ -74,14 +75,67 @@ class TensorData:
             x = x.float().div_(255)
         return (x - self._for_channels(self.mean)) / self._for_channels(self.std)
 
+    def joined(self, other: TensorData) -> TensorData:
+        """These examples, then others of the same kind.
+
+        Args:
+            other: The others.
+
+        Returns:
+            All of them, with the normalisation and augmentation of these.
+
+        Example:
+            >>> len(TensorData(torch.zeros(2, 1), torch.zeros(2)).joined(TensorData(torch.ones(3, 1), torch.ones(3))))
+            5
+        """
+        return dataclasses.replace(self, x=torch.cat([self.x, other.x]), y=torch.cat([self.y, other.y]))
+
+    def stream(self, indices: Iterable[Tensor], uniform: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of chosen examples.
+
+        Args:
+            indices: Positions of the examples of every batch.
+            uniform: Numbers in (0, 1) to augment every example by, shape (N, augment.uniforms); None for clean ones.
+
+        Yields:
+            Normalised inputs and targets.
+        """
+        for index in indices:
+            at = index.to(self.x.device)
+            yield self.inputs(at, None if uniform is None else uniform[index].to(self.x.device)), self.y[at]
+
     def _for_channels(self, value: float | tuple[float, ...]) -> float | Tensor:
         if not isinstance(value, tuple):
             return value
         return torch.tensor(value, device=self.x.device).view(-1, *[1] * (self.x.dim() - 2))
 
 
+class Examples(Protocol):
+    """What training needs of a data set: `TensorData` in memory, or `bitbayes.data.StreamData` from files."""
+
+    @property
+    def augment(self) -> Augmentation | None:
+        """Random change of the inputs."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        ...
+
+    def joined(self, other: Any) -> Any:
+        """These examples, then others of the same kind."""
+        ...
+
+    def stream(self, indices: Iterable[Tensor], uniform: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of chosen examples, augmented by `uniform`."""
+        ...
+
+
+E = TypeVar("E", bound=Examples)
+
+
 @dataclass(frozen=True)
-class DataBundle:
+class DataBundle(Generic[E]):
     """What an experiment needs to know of its data.
 
     Args:
@@ -98,13 +152,13 @@ class DataBundle:
     """
 
     name: str
-    train: TensorData
-    validation: TensorData | None
-    test: TensorData | None
+    train: E
+    validation: E | None
+    test: E | None
     classes: int
     source: str
 
-    def without_validation(self) -> DataBundle:
+    def without_validation(self) -> DataBundle[E]:
         """The same data with the validation examples given back to training (at its end).
 
         Returns:
@@ -119,8 +173,7 @@ class DataBundle:
         held = self.validation
         if held is None:
             return self
-        x, y = torch.cat([self.train.x, held.x]), torch.cat([self.train.y, held.y])
-        return dataclasses.replace(self, train=dataclasses.replace(self.train, x=x, y=y), validation=None)
+        return dataclasses.replace(self, train=self.train.joined(held), validation=None)
 
 
 def check_share(share: float) -> None:
@@ -161,7 +214,7 @@ def held_out(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def batches(
-    data: TensorData,
+    data: Examples,
     size: int,
     *,
     seed: int = 0,
@@ -205,8 +258,5 @@ def batches(
     uniform = None
     if augment and data.augment is not None:
         wide = data.augment.uniforms
-        noise = Noise(stream_key(seed, _AUGMENT_STREAM, epoch), wide * len(data), data.x.device)
-        uniform = noise.uniform().view(len(data), wide)
-    for whole in order.to(data.x.device).split(size):
-        index = whole.tensor_split(ranks)[rank]
-        yield data.inputs(index, None if uniform is None else uniform[index]), data.y[index]
+        uniform = Noise(stream_key(seed, _AUGMENT_STREAM, epoch), wide * len(data)).uniform().view(len(data), wide)
+    yield from data.stream((whole.tensor_split(ranks)[rank] for whole in order.split(size)), uniform)

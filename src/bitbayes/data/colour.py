@@ -26,7 +26,7 @@ def load_cifar10(
     validation: float = 0.1,
     seed: int = 0,
     augment: bool = True,
-) -> DataBundle:
+) -> DataBundle[TensorData]:
     """CIFAR-10: 50,000 images to train on, of which a part is kept for validation, and 10,000 to test.
 
     Args:
@@ -54,7 +54,7 @@ def load_cifar100(
     validation: float = 0.1,
     seed: int = 0,
     augment: bool = True,
-) -> DataBundle:
+) -> DataBundle[TensorData]:
     """CIFAR-100: as CIFAR-10, with columns img and fine_label.
 
     Args:
@@ -82,7 +82,7 @@ def load_tiny_imagenet(
     validation: float = 0.1,
     seed: int = 0,
     augment: bool = True,
-) -> DataBundle:
+) -> DataBundle[TensorData]:
     """Tiny-ImageNet: 100,000 images of 200 classes, 64 by 64; its validation images are what papers test on.
 
     Args:
@@ -114,7 +114,7 @@ def _load(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     augment: Augmentation | None,
-) -> DataBundle:
+) -> DataBundle[TensorData]:
     check_share(validation)
     (images, labels), test = (read_split(where, split, layout) for split in splits)
     kept, held = held_out(len(labels), validation, seed)

@@ -17,7 +17,7 @@ from torch import Tensor
 from bitbayes.data.folder import nearest
 from bitbayes.functional import require
 
-__all__ = ["Layout", "parquet_files", "read_split"]
+__all__ = ["Layout", "parquet_files", "read_split", "table_of"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def read_split(where: str | Path, split: str, layout: Layout) -> tuple[Tensor, T
     Raises:
         ValueError: If the folder, a file, a column, an image or a label is not as expected; the message says what is.
     """
-    images, labels = _decode(_table(where, split, layout), where, layout)
+    images, labels = _decode(table_of(where, split, layout), where, layout)
     if images.shape[1:] != layout.shape:
         size, found = layout.size, " by ".join(map(str, images.shape[1:3]))
         raise ValueError(f"{where}: the {split} images are {found} pixels, not {size} by {size}")
@@ -94,7 +94,28 @@ def parquet_files(folder: Path, split: str) -> list[str]:
     return files
 
 
-def _table(where: str | Path, split: str, layout: Layout) -> Any:
+def table_of(where: str | Path, split: str, layout: Layout) -> Any:
+    """The rows of a split, with images as they are encoded.
+
+    Args:
+        where: A folder of parquet files SPLIT-*.parquet, or a hub id.
+        split: "train", "test", ...
+        layout: What to expect.
+
+    Returns:
+        A table of `datasets`.
+
+    Raises:
+        ValueError: If the folder, a file or a column is not as expected.
+    """
+    table = _found(where, split, layout)
+    missing = [column for column in (layout.image, layout.label) if column not in table.column_names]
+    if missing:
+        raise ValueError(f"{where} has columns {table.column_names}, expected {layout.image} and {layout.label}")
+    return table.cast_column(layout.image, require("datasets", "train").Image(decode=False))
+
+
+def _found(where: str | Path, split: str, layout: Layout) -> Any:
     folder = Path(where)
     if folder.is_dir():
         files = parquet_files(folder, split)
@@ -140,12 +161,8 @@ def _quiet(*names: str) -> Iterator[None]:
 
 
 def _decode(table: Any, where: str | Path, layout: Layout) -> tuple[Tensor, Tensor]:
-    missing = [column for column in (layout.image, layout.label) if column not in table.column_names]
-    if missing:
-        raise ValueError(f"{where} has columns {table.column_names}, expected {layout.image} and {layout.label}")
     # Raw bytes and one open a picture: several times faster than the library's own decoding row by row.
-    plain = require("datasets", "train").Image(decode=False)
-    rows: Sequence[Any] = table.cast_column(layout.image, plain)[layout.image]
+    rows: Sequence[Any] = table[layout.image]
     pixels = [_pixels(row, f"{where}: image {index}", layout) for index, row in enumerate(rows)]
     if len({p.shape for p in pixels}) > 1:
         raise ValueError(f"{where}: images of different sizes")

@@ -22,7 +22,7 @@ _IDX_FILES = {
 }
 
 
-def load_digits(*, device: torch.device | str = "cpu", seed: int = 0) -> DataBundle:
+def load_digits(*, device: torch.device | str = "cpu", seed: int = 0) -> DataBundle[TensorData]:
     """The 1,797 scans of handwritten digits that ship with scikit-learn, 8×8 pixels.
 
     Args:
@@ -54,7 +54,7 @@ def load_mnist(
     device: torch.device | str = "cpu",
     validation: float = 0.1,
     seed: int = 0,
-) -> DataBundle:
+) -> DataBundle[TensorData]:
     """MNIST: 60,000 images to train on, of which a part is kept for validation, and 10,000 to test.
 
     Args:
@@ -79,7 +79,7 @@ def load_fashion_mnist(
     device: torch.device | str = "cpu",
     validation: float = 0.1,
     seed: int = 0,
-) -> DataBundle:
+) -> DataBundle[TensorData]:
     """Fashion-MNIST: the same sizes and layouts as `load_mnist`.
 
     Args:
@@ -100,7 +100,7 @@ def load_fashion_mnist(
 
 def _load(
     layout: Layout, where: str | Path, device: torch.device | str, validation: float, seed: int, mean: float, std: float
-) -> DataBundle:
+) -> DataBundle[TensorData]:
     check_share(validation)
     train, test = (_read(where, split, layout) for split in ("train", "test"))
 

@@ -16,7 +16,9 @@ __all__ = ["load_moons", "load_snelson"]
 _SNELSON_COUNT, _HELD_OUT = 200, 50
 
 
-def load_moons(*, device: torch.device | str = "cpu", train_seed: int = 0, test_seed: int = 1) -> DataBundle:
+def load_moons(
+    *, device: torch.device | str = "cpu", train_seed: int = 0, test_seed: int = 1
+) -> DataBundle[TensorData]:
     """Two moons: 200 points with noise 0.1 to train on, 1,000 fresh ones to test.
 
     Both are standardised with the training mean and deviation, as in the paper's code.
@@ -45,7 +47,7 @@ def _moons(datasets: object, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def load_snelson(
     folder: str | Path | None = None, *, device: torch.device | str = "cpu", split: int | None = 0
-) -> DataBundle:
+) -> DataBundle[TensorData]:
     """Snelson's one-dimensional data (200 points), 150 to train on and 50 held out.
 
     The original's inputs cover (0, 6) without a wide gap; the stand-in has one, to show uncertainty in it.

@@ -15,7 +15,7 @@ from bitbayes.posterior import Posterior
 from bitbayes.predict import Prediction, predict
 from bitbayes.recipes.run import make_experiment
 from bitbayes.training import Experiment, RunConfig, RunFolder
-from bitbayes.training.mean import mean_prediction
+from bitbayes.training.mean import MeanPredictor
 from bitbayes.training.measure import autocast, whole
 from bitbayes.training.regression import observation_noise, regression_figures
 from bitbayes.training.results import load_mode, load_posterior
@@ -106,7 +106,7 @@ class LoadedRun:
                 return predict(model, x, chunk=2000)
         if self.posterior is None:
             raise ValueError(f"{self.config.rule} keeps no posterior; use samples=0 for its mode")
-        return mean_prediction(self.config, self.experiment, model, self.posterior, x, samples)
+        return MeanPredictor(self.config, self.experiment, model, self.posterior, samples)(x)
 
 
 def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu") -> LoadedRun:

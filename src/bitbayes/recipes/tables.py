@@ -41,6 +41,8 @@ TABLES = {
     "small": Table(_ALL, "cifar10-small"),
     "vispa-table1": Table(("test",), "cifar10-vgg-small-w1a1", _VISPA),
     "vispa-table2": Table(("test",), "cifar10-vgg16", _VISPA),
+    "vispa-table3": Table(("test",), "imagenet-alexnet", _VISPA),
+    "vispa-table4": Table(("test",), "imagenet-resnet18", _VISPA),
     "vispa-table5": Table(("test",), "tiny-imagenet-resnet18", ("vispa:no-z", "vispa")),
     "vispa-figure1": Table(
         ("test",), "cifar10-resnet18-w1a1", ("vispa:rank1", "vispa:rank2", "vispa", "vispa:rank8", "vispa:rank10")

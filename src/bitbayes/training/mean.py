@@ -14,22 +14,15 @@ from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment
 from bitbayes.training.measure import autocast, refresh_inputs, refresh_with
 
-__all__ = ["mean_prediction"]
+__all__ = ["MeanPredictor"]
 
 _SMALL = 5000  # training examples up to which every drawn network gets statistics of its own
 _CHUNK = 2000
 _STATISTICS_SEED = 1  # of the draws for shared statistics; the prediction's own draws have seed 0
 
 
-def mean_prediction(
-    config: RunConfig,
-    experiment: Experiment,
-    model: nn.Module,
-    posterior: Posterior,
-    x: Tensor,
-    samples: int | None = None,
-) -> Prediction:
-    """Averages the networks that the posterior draws.
+class MeanPredictor:
+    """Averages the networks that a posterior draws, with BatchNorm statistics estimated once.
 
     The statistics of the mode do not fit draws. On small data every drawn network gets its own; on larger data all
     share one set, averaged over a fresh draw for every batch, as training gathers them.
@@ -39,21 +32,30 @@ def mean_prediction(
         experiment: For its training data.
         model: A network with the real parameters of the posterior's epoch; not changed.
         posterior: Over its binary weights.
-        x: Inputs.
         samples: Number of networks; None for `config.predict_samples`.
-
-    Returns:
-        The prediction for every input.
     """
-    count = samples or config.predict_samples
-    inputs = refresh_inputs(experiment, config.refresh_batches)
-    own = list(inputs) if len(experiment.data.train) <= _SMALL else None
-    if own is None:
-        model = copy.deepcopy(model)
-        drawn = _with_draws(model, posterior, inputs)
-        refresh_with(model, drawn, config.precision, experiment.device)
-    with autocast(experiment.device, config.precision):
-        return predict(model, x, posterior, count, chunk=_CHUNK, batches=own)
+
+    def __init__(
+        self,
+        config: RunConfig,
+        experiment: Experiment,
+        model: nn.Module,
+        posterior: Posterior,
+        samples: int | None = None,
+    ) -> None:
+        self.samples = samples or config.predict_samples
+        self.device, self.precision, self.posterior = experiment.device, config.precision, posterior
+        inputs = refresh_inputs(experiment, config.refresh_batches)
+        self.own = list(inputs) if len(experiment.data.train) <= _SMALL else None
+        self.model = model
+        if self.own is None:
+            self.model = copy.deepcopy(model)
+            refresh_with(self.model, _with_draws(self.model, posterior, inputs), config.precision, experiment.device)
+
+    def __call__(self, x: Tensor) -> Prediction:
+        """Predicts some inputs with every network."""
+        with autocast(self.device, self.precision):
+            return predict(self.model, x, self.posterior, self.samples, chunk=_CHUNK, batches=self.own)
 
 
 def _with_draws(model: nn.Module, posterior: Posterior, inputs: Iterator[Tensor]) -> Iterator[Tensor]:

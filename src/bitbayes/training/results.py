@@ -10,18 +10,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitbayes.data import batches
 from bitbayes.posterior import Posterior
 from bitbayes.posterior import load_posterior as read_posterior
-from bitbayes.predict import Prediction
 from bitbayes.rules.base import BinaryOptimizer
 from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment
 from bitbayes.training.folder import RunFolder
-from bitbayes.training.mean import mean_prediction
+from bitbayes.training.mean import MeanPredictor
 from bitbayes.training.measure import whole
 from bitbayes.training.regression import observation_noise, regression_figures
 
 __all__ = ["best_row", "is_best", "load_mode", "load_posterior", "mean_figures", "save_best", "summarize"]
+
+_PIECE = 2000  # test examples that are predicted, and then forgotten but for their probabilities
 
 
 def silent_posterior(optimizer: BinaryOptimizer) -> Posterior:
@@ -202,17 +204,19 @@ def mean_figures(
         posterior = silent_posterior(optimizer)
     if data.test is None or posterior is None:
         return {}
-    x, y = whole(data.test)
-    prediction = mean_prediction(config, experiment, model, posterior, x)
+    predictor = MeanPredictor(config, experiment, model, posterior)
     figures: dict[str, Any] = {"mean_samples": config.predict_samples}
     if experiment.loss == "squared":
-        x, target = whole(data.train)
-        noise = observation_noise(mean_prediction(config, experiment, model, posterior, x), target)
-        found = regression_figures(prediction, y, noise)
+        x, y = whole(data.test)
+        train_x, target = whole(data.train)
+        found = regression_figures(predictor(x), y, observation_noise(predictor(train_x), target))
         names = {"error": "mean_test_error", "nll": "mean_test_nll", "noise": "observation_noise"}
         return figures | {names[name]: found[name] for name in names}
-    one = class_figures(Prediction(prediction.outputs[:1]).probs, y)
-    return figures | class_figures(prediction.probs, y) | {"sample_test_accuracy": one["mean_test_accuracy"]}
+    parts = [(predictor(x), y) for x, y in batches(data.test, _PIECE)]
+    y = torch.cat([target for _, target in parts])
+    mean = class_figures(torch.cat([prediction.probs for prediction, _ in parts]), y)
+    one = class_figures(torch.cat([prediction.sample_probs[0] for prediction, _ in parts]), y)
+    return figures | mean | {"sample_test_accuracy": one["mean_test_accuracy"]}
 
 
 def class_figures(probs: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
