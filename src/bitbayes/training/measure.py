@@ -132,7 +132,7 @@ def refresh_inputs(experiment: Experiment, count: int) -> Iterator[Tensor]:
         Inputs; a last batch that is not full only if it is the only one.
     """
     data = experiment.data.train
-    whole = max(1, len(data.x) // _REFRESH_SIZE)
+    whole = max(1, len(data) // _REFRESH_SIZE)
     stream = batches(data, _REFRESH_SIZE, seed=0, epoch=0, shuffle=True)
     for x, _ in itertools.islice(stream, min(count, whole)):
         yield x
