@@ -38,6 +38,7 @@ RULES: dict[str, Callable[..., bb.BinaryOptimizer]] = {
     "MirrorDescent": lambda p, **k: bb.MirrorDescent(p, **k),
     "ProxQuant": lambda p, **k: bb.ProxQuant(p, **k),
     "AdaSTE": lambda p, **k: bb.AdaSTE(p, ess=ESS, **k),
+    "VISPA, K = 4": lambda p, **k: bb.VISPA(p, rank=4, **k),
 }
 
 

@@ -40,7 +40,7 @@ TABLES = {
     "table10": Table(_ALL, "mnist"),
     "small": Table(_ALL, "cifar10-small"),
     "vispa-table1": Table(("test",), "cifar10-vgg-small-w1a1", _VISPA),
-    "vispa-table2": Table(("test",), "cifar10-vgg16", _VISPA),
+    "vispa-table2": Table(("test",), "cifar10-vgg16"),
     "vispa-table3": Table(("test",), "imagenet-alexnet", _VISPA),
     "vispa-table4": Table(("test",), "imagenet-resnet18", _VISPA),
     "vispa-table5": Table(("test",), "tiny-imagenet-resnet18", ("vispa:no-z", "vispa")),
