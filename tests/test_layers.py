@@ -16,7 +16,7 @@ LAYERS = [
     {"parameters", "nn", "predict", "packed"},
     {"continual", "data", "training"},
     {"recipes", "report"},
-    {"cli", "__main__"},
+    {"commands", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # `import bitbayes` works with these and the standard library alone.

@@ -100,9 +100,10 @@ class TensorData:
         Yields:
             Normalised inputs and targets.
         """
+        uniform = None if uniform is None else uniform.to(self.x.device)
         for index in indices:
             at = index.to(self.x.device)
-            yield self.inputs(at, None if uniform is None else uniform[index].to(self.x.device)), self.y[at]
+            yield self.inputs(at, None if uniform is None else uniform[at]), self.y[at]
 
     def _for_channels(self, value: float | tuple[float, ...]) -> float | Tensor:
         if not isinstance(value, tuple):

@@ -223,17 +223,18 @@ def run_recipe(
 
 
 @contextlib.contextmanager
-def few_threads(recipe: str) -> Iterator[None]:
+def few_threads(recipe: Recipe | str) -> Iterator[None]:
     """One thread while a small network trains: more cost time on small tensors, most of all on a busy machine.
 
     Args:
-        recipe: Name of the recipe.
+        recipe: The recipe, or its name.
 
     Yields:
         Nothing.
     """
     before = torch.get_num_threads()
-    if not find_recipe(recipe).wide:
+    recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    if not recipe.wide:
         torch.set_num_threads(1)
     try:
         yield

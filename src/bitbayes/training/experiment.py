@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import time
@@ -177,6 +178,34 @@ def build_experiment(
         config.schedule.build(part, config.epochs, steps) for part in (optimizer, real_optimizer) if part is not None
     ]
     return Experiment(model, data, loss, optimizer, real_optimizer, schedulers, device)
+
+
+def continue_experiment(experiment: Experiment, config: RunConfig, data: DataBundle) -> Experiment:
+    """The same network and beliefs on other data, with learning rates and schedules from their start.
+
+    Args:
+        experiment: What was trained so far; shares its network and optimizers with the result.
+        config: Of the new run.
+        data: Of the new run.
+
+    Returns:
+        A new experiment.
+    """
+    options = _resolve(config, len(data.train))
+    rates = [(experiment.optimizer, config.lr), (experiment.real_optimizer, config.real_lr)]
+    if experiment.optimizer is None:
+        rates[1] = (experiment.real_optimizer, config.lr)
+    steps = steps_per_epoch(config, len(data.train), experiment.ranks.count)
+    schedulers = []
+    for part, rate in rates:
+        if part is not None:
+            for group in part.param_groups:
+                group.pop("initial_lr", None)
+                group["lr"] = rate
+                if "ess" in options and part is experiment.optimizer:
+                    group["ess"] = options["ess"]
+            schedulers.append(config.schedule.build(part, config.epochs, steps))
+    return dataclasses.replace(experiment, data=data, schedulers=schedulers)
 
 
 def _real_optimizer(config: RunConfig, parameters: list[nn.Parameter], rate: float) -> Optimizer:

@@ -14,7 +14,7 @@ from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment
 from bitbayes.training.measure import autocast, refresh_inputs, refresh_with
 
-__all__ = ["MeanPredictor"]
+__all__ = ["MeanPredictor", "refreshed_for_draws"]
 
 _SMALL = 5000  # training examples up to which every drawn network gets statistics of its own
 _CHUNK = 2000
@@ -47,15 +47,32 @@ class MeanPredictor:
         self.device, self.precision, self.posterior = experiment.device, config.precision, posterior
         inputs = refresh_inputs(experiment, config.refresh_batches)
         self.own = list(inputs) if len(experiment.data.train) <= _SMALL else None
-        self.model = model
-        if self.own is None:
-            self.model = copy.deepcopy(model)
-            refresh_with(self.model, _with_draws(self.model, posterior, inputs), config.precision, experiment.device)
+        self.model = model if self.own else refreshed_for_draws(model, posterior, inputs, config, experiment.device)
 
     def __call__(self, x: Tensor) -> Prediction:
         """Predicts some inputs with every network."""
         with autocast(self.device, self.precision):
             return predict(self.model, x, self.posterior, self.samples, chunk=_CHUNK, batches=self.own)
+
+
+def refreshed_for_draws(
+    model: nn.Module, posterior: Posterior, inputs: Iterator[Tensor], config: RunConfig, device: torch.device
+) -> nn.Module:
+    """A copy of the network with BatchNorm statistics averaged over draws.
+
+    Args:
+        model: The network; not changed.
+        posterior: Over its binary weights.
+        inputs: Batches of training inputs; each is seen by another draw.
+        config: For the precision.
+        device: Of the run.
+
+    Returns:
+        The copy; it holds the last draw.
+    """
+    model = copy.deepcopy(model)
+    refresh_with(model, _with_draws(model, posterior, inputs), config.precision, device)
+    return model
 
 
 def _with_draws(model: nn.Module, posterior: Posterior, inputs: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -1,0 +1,259 @@
+"""The commands of the command line, as dataclasses for tyro. What they call lives elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from bitbayes.functional import require
+
+tyro = require("tyro", "train")
+
+__all__ = ["Command", "Continual", "Demo", "Evaluate", "Recipes", "Reproduce", "Train"]
+
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+Name = tyro.conf.Positional[str]
+
+
+@dataclass
+class Recipes:
+    """Lists every experiment: data, network, rules, published figures."""
+
+    def run(self) -> None:
+        """Prints the table."""
+        from bitbayes.recipes import RECIPES
+        from bitbayes.report.tables import recipes_table, show
+
+        show(recipes_table(RECIPES.values()))
+
+
+@dataclass
+class Train:
+    """Trains one network.
+
+    Args:
+        recipe: The experiment; `bitbayes recipes` lists them.
+        rule: Learning rule: full-precision, ste, bop, bop2, pmf, md, proxquant, adaste, bayesbinn, vispa.
+        estimator: Of bayesbinn: straight-through, concrete or released; the recipe's by default.
+        data: Folder or hub id of the data; the recipe's hub id by default.
+        epochs: Length of the schedule; the published one by default.
+        stop_after: Ends the run after this epoch of the schedule.
+        seed: Seed of the run.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
+        precision: fp32, bf16, or auto to measure which is faster.
+        protocol: validation (best validation epoch), or test (VISPA's paper: best test epoch, all training data).
+        out: Folder of the run; runs/RECIPE-RULE-seedS by default.
+        resume: Continues the run in that folder.
+        budget: Hyper-parameters for the published schedule (paper) or a short one (quick).
+        lr: Learning rate of the binary weights; the recipe's by default.
+        real_lr: Learning rate of the real parameters.
+        batch_size: Examples a step.
+        samples: Draws a step.
+        set: Options of the rule, as NAME=VALUE.
+    """
+
+    recipe: Name
+    rule: str = "bayesbinn"
+    estimator: str | None = None
+    data: str | None = None
+    epochs: int | None = None
+    stop_after: int | None = None
+    seed: int | None = None
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    protocol: Literal["validation", "test"] = "validation"
+    out: str | None = None
+    resume: Flag = False
+    budget: Literal["paper", "quick"] = "paper"
+    lr: float | None = None
+    real_lr: float | None = None
+    batch_size: int | None = None
+    samples: int | None = None
+    set: tuple[str, ...] = ()
+
+    def run(self) -> None:
+        """Trains, on all processes that torchrun has started, and prints the summary."""
+        from bitbayes.recipes import make_config, run_recipe
+        from bitbayes.report.tables import show, summary_table
+        from bitbayes.training.distributed import joined, restarted
+
+        choices: dict[str, Any] = {**vars(self), "options": _options(self.set)}
+        for name in ("recipe", "rule", "resume", "device", "set"):
+            choices.pop(name)
+        with joined(_device(self.device)) as device:
+            config = make_config(self.recipe, self.rule, device=device, **choices)
+            result = run_recipe(config, resume=self.resume or restarted())
+        if result.summary:  # that only the first process has
+            show(summary_table(result.summary, result.folder))
+
+
+@dataclass
+class Evaluate:
+    """Evaluates a finished run: mode and mean, likelihood, calibration, entropy; writes evaluation.json.
+
+    Args:
+        run: Folder of the run.
+        samples: Networks that the mean averages over.
+        data: Folder or hub id of the data, if it is no longer where the run found it.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
+    """
+
+    folder: Annotated[Name, tyro.conf.arg(name="run")]
+    samples: int = 32
+    data: str | None = None
+    device: str = "auto"
+
+    def run(self) -> None:
+        """Evaluates, and prints the table."""
+        from bitbayes.recipes.evaluate import evaluate_run
+        from bitbayes.report.tables import evaluation_table, show
+
+        found = evaluate_run(self.folder, samples=self.samples, data=self.data, device=_device(self.device))
+        show(evaluation_table(found))
+
+
+@dataclass
+class Reproduce:
+    """Reproduces a published table or figure; can be interrupted and continued.
+
+    Args:
+        target: table2, table10 (BayesBiNN); vispa-table1 to 5, vispa-figure1; small (ours); moons, snelson; curves,
+            histogram.
+        dataset: Recipe of the table; its first by default.
+        budget: quick (10 epochs, 3 seeds) or paper (500 epochs, 5 seeds).
+        seeds: Number of runs, if not the budget's.
+        rules: Rules of the table, such as ste or bayesbinn:straight-through; all by default.
+        epochs: Length of the schedule, if not the budget's.
+        data: Folder or hub id of the data.
+        out: Folder of the runs and of the table; runs/TARGET-... by default.
+        runs: Finished runs, for curves and histogram.
+        published: JSON file with the published curves.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
+        precision: fp32, bf16, or auto to measure which is faster.
+        protocol: validation (best validation epoch), or test (VISPA's paper: best test epoch, all training data).
+    """
+
+    target: Name
+    dataset: str | None = None
+    budget: Literal["paper", "quick"] = "quick"
+    seeds: int | None = None
+    rules: tuple[str, ...] = ()
+    epochs: int | None = None
+    data: str | None = None
+    out: str | None = None
+    runs: tuple[str, ...] = ()
+    published: str | None = None
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    protocol: Literal["validation", "test"] = "validation"
+
+    def run(self) -> None:
+        """Dispatches to the report of that name."""
+        from bitbayes.report.targets import reproduce
+
+        choices = {**vars(self), "device": _device(self.device)}
+        reproduce(choices.pop("target"), **choices)
+
+
+@dataclass
+class Continual:
+    """Learns one task after another; continues where it was interrupted.
+
+    Args:
+        stream: permuted-mnist or split-mnist.
+        tasks: Number of tasks of permuted-mnist.
+        scenario: Of split-mnist: task, domain or class.
+        rule: Learning rule; bayesbinn can take yesterday's posterior as today's prior.
+        estimator: Of bayesbinn: straight-through, concrete or released; the recipe's by default.
+        prior: Whether it does.
+        prior_decay: Relaxation of that prior; 1 keeps all of it.
+        statistics: BatchNorm statistics at test time: task (kept from the end of each task) or shared (the newest).
+        epochs: Of each task; the recipe's by default.
+        samples: Networks that the mean averages over at test time.
+        lr: Learning rate of the binary weights; the recipe's by default.
+        seed: Seed of the run and of the permutations.
+        data: Folder or hub id of MNIST.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
+        out: Folder of the stream; runs/STREAM-RULE-seedS by default.
+        set: Options of the rule, as NAME=VALUE.
+    """
+
+    stream: Name
+    tasks: int = 5
+    scenario: Literal["task", "domain", "class"] = "task"
+    rule: str = "bayesbinn"
+    estimator: str | None = None
+    prior: bool = True
+    prior_decay: float = 1.0
+    statistics: Literal["task", "shared"] = "task"
+    epochs: int | None = None
+    samples: int | None = None
+    lr: float | None = None
+    seed: int = 1
+    data: str | None = None
+    device: str = "auto"
+    out: str | None = None
+    set: tuple[str, ...] = ()
+
+    def run(self) -> None:
+        """Trains, and prints the matrix."""
+        from bitbayes.recipes.continual import run_continual
+        from bitbayes.report.tables import matrix_table, show
+
+        choices: dict[str, Any] = {**vars(self), "device": _device(self.device), "options": _options(self.set)}
+        choices.pop("set")
+        result = run_continual(choices.pop("stream"), **choices)
+        show(matrix_table(result.summary), f"written: {result.folder}/summary.json")
+
+
+@dataclass
+class Demo:
+    """Trains three rules on the 8x8 digits and draws the two synthetic figures, in under two minutes.
+
+    Args:
+        out: Folder of the pictures.
+        seeds: Runs of every rule.
+    """
+
+    out: str = "runs/demo"
+    seeds: int = 3
+
+    def run(self) -> None:
+        """Runs the demo."""
+        from bitbayes.report.demo import demo
+
+        demo(self.out, self.seeds)
+
+
+Command = (
+    Annotated[Recipes, tyro.conf.subcommand("recipes")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+    | Annotated[Continual, tyro.conf.subcommand("continual")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+)
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE words; values are JSON, or text if they are not."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set takes NAME=VALUE, got {pair!r}")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options

@@ -1,0 +1,177 @@
+"""Continual learning: streams of tasks, the matrix, the prior that goes on, and streams that are interrupted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import bitbayes as bb
+from bitbayes.continual import AccuracyMatrix, advance_prior, permuted_tasks, run_stream, split_tasks
+from bitbayes.data import DataBundle, TensorData
+from bitbayes.training import RunConfig, SilentProgress
+from generated import write
+from nested import equal
+
+
+def bundle(classes: int = 4, count: int = 240) -> DataBundle[TensorData]:
+    """Classes that are easy to tell by one bright pixel each."""
+    generator = torch.Generator().manual_seed(0)
+
+    def part(n: int) -> TensorData:
+        y = torch.arange(n) % classes
+        x = torch.randint(0, 60, (n, 12), generator=generator)
+        x[torch.arange(n), y] += 160
+        return TensorData(x.to(torch.uint8), y, mean=0.2, std=0.3)
+
+    return DataBundle("bright", part(count), None, part(80), classes, "generated")
+
+
+class TestMatrix:
+    def test_figures(self) -> None:
+        matrix = AccuracyMatrix([[90.0], [70.0, 95.0], [75.0, 85.0, 99.0]])
+        assert matrix.average == [90.0, 82.5, pytest.approx(259 / 3)]
+        assert matrix.backward_transfer == pytest.approx(((75 - 90) + (85 - 95)) / 2)
+        assert matrix.forgetting == pytest.approx(((90 - 75) + (95 - 85)) / 2)
+
+    def test_the_best_before_the_end_counts_for_forgetting(self) -> None:
+        matrix = AccuracyMatrix([[80.0], [90.0, 50.0], [70.0, 60.0, 50.0]])
+        assert matrix.forgetting == pytest.approx(((90 - 70) + (50 - 60)) / 2)
+
+    def test_one_task_has_no_transfer(self) -> None:
+        matrix = AccuracyMatrix([[90.0]])
+        assert matrix.backward_transfer is None and matrix.forgetting is None
+
+    def test_rows_of_the_wrong_length(self) -> None:
+        with pytest.raises(ValueError, match="after task 2 there are 2 tasks, got 1 values"):
+            AccuracyMatrix([[90.0], [80.0]])
+
+
+class TestTasks:
+    def test_permutations_are_of_all_pixels_and_the_same_for_train_and_test(self) -> None:
+        data = bundle()
+        tasks = list(permuted_tasks(data, 3, seed=5))
+        for task in tasks:
+            order = [int((data.train.x == task.data.train.x[:, [j]]).all(0).nonzero()[0]) for j in range(12)]
+            assert sorted(order) == list(range(12))
+            assert torch.equal(task.data.test.x, data.test.x[:, order])
+            assert torch.equal(task.data.train.y, data.train.y)
+        assert not torch.equal(tasks[0].data.train.x, tasks[1].data.train.x)
+        again = next(permuted_tasks(data, 1, seed=5))
+        assert torch.equal(again.data.train.x, tasks[0].data.train.x)
+
+    @pytest.mark.parametrize(("scenario", "outputs"), [("task", 4), ("domain", 2), ("class", 4)])
+    def test_scenarios(self, scenario: str, outputs: int) -> None:
+        tasks = list(split_tasks(bundle(), scenario))
+        assert len(tasks) == 2 and [len(task.data.train) for task in tasks] == [120, 120]
+        assert {task.data.classes for task in tasks} == {outputs}
+        assert sorted(tasks[1].data.train.y.unique().tolist()) == ([0, 1] if scenario == "domain" else [2, 3])
+        assert tasks[1].classes == ((2, 3) if scenario == "task" else None)
+
+    def test_refusals(self) -> None:
+        with pytest.raises(ValueError, match="at least one task"):
+            next(permuted_tasks(bundle(), 0))
+        with pytest.raises(ValueError, match="scenario must be task, domain or class"):
+            next(split_tasks(bundle(), "tasks"))
+        with pytest.raises(ValueError, match="4 classes cannot be split into tasks of 3"):
+            next(split_tasks(bundle(), "class", each=3))
+
+
+class TestPrior:
+    def test_the_posterior_becomes_the_prior(self) -> None:
+        layer = nn.Linear(3, 2, bias=False)
+        optimizer = bb.BayesBiNN([("w", layer.weight)], lr=0.1, ess=50, seed=0)
+        layer(torch.ones(4, 3)).square().mean().backward()
+        optimizer.step()
+        before = optimizer.posterior()
+        prior = advance_prior(optimizer, decay=0.25)
+        torch.testing.assert_close(prior.natural["w"], 0.25 * before.natural["w"])
+        # Without a gradient a step goes towards the prior: λ − α (λ − λ₀).
+        layer.weight.grad = torch.zeros_like(layer.weight)
+        optimizer.step()
+        expected = before.natural["w"] - 0.1 * (before.natural["w"] - prior.natural["w"])
+        torch.testing.assert_close(optimizer.posterior().natural["w"], expected)
+
+    def test_refusals(self) -> None:
+        layer = nn.Linear(3, 2, bias=False)
+        with pytest.raises(TypeError, match="STE learns without a prior"):
+            advance_prior(bb.STE([layer.weight], seed=0))
+        with pytest.raises(ValueError, match=r"decay must be in \[0, 1\]"):
+            advance_prior(bb.BayesBiNN([layer.weight], ess=1, seed=0), decay=1.5)
+
+
+def config(out: Path, rule: str = "bayesbinn", **changes) -> RunConfig:
+    options = {"options": {"ess_scale": 1.0}, "estimator": "straight-through"} if rule == "bayesbinn" else {}
+    choices = {"lr": 0.03, "epochs": 4, "batch_size": 20, "precision": "fp32", "predict_samples": 8, "seed": 1}
+    return RunConfig(recipe="bright", rule=rule, out=str(out), **{**choices, **options, **changes})
+
+
+def network() -> nn.Module:
+    return bb.nn.mlp(12, [32], 4)
+
+
+def stream(out: Path, rule: str = "bayesbinn", tasks: int = 3, epochs: int = 4, **choices):
+    quiet = {"progress": SilentProgress(), "note": lambda line: None}
+    return run_stream(config(out, rule, epochs=epochs), permuted_tasks(bundle(), tasks), network, **quiet, **choices)
+
+
+def test_the_prior_keeps_old_tasks(tmp_path: Path) -> None:
+    kept = stream(tmp_path / "with", epochs=16)
+    lost = stream(tmp_path / "without", epochs=16, prior=False)
+    assert len(kept.matrix) == 3 and all(row[-1] > 80 for row in kept.matrix.rows)
+    assert kept.matrix.average[-1] > lost.matrix.average[-1] + 10
+    summary = json.loads((tmp_path / "with" / "summary.json").read_text())
+    assert summary["matrix"] == kept.matrix.rows and summary["average_accuracy"] == kept.matrix.average
+    assert summary["backward_transfer"] == kept.matrix.backward_transfer and summary["prior"] is True
+
+
+@pytest.mark.parametrize("statistics", ["task", "shared"])
+def test_an_interrupted_stream_goes_on_as_if_nothing_had_happened(tmp_path: Path, statistics: str) -> None:
+    whole = stream(tmp_path / "whole", statistics=statistics)
+
+    class Stop(Exception):
+        pass
+
+    class Interrupting(SilentProgress):
+        """Stops within the second task."""
+
+        count = 0
+
+        def epoch(self, row) -> None:
+            Interrupting.count += 1
+            if Interrupting.count == 6:
+                raise Stop
+
+    quiet = {"note": lambda line: None, "statistics": statistics}
+    with pytest.raises(Stop):
+        progress = Interrupting()
+        run_stream(config(tmp_path / "cut"), permuted_tasks(bundle(), 3), network, progress=progress, **quiet)
+    cut = stream(tmp_path / "cut", statistics=statistics)
+    assert cut.matrix.rows == whole.matrix.rows
+    states = [torch.load(tmp_path / n / "task3" / "checkpoint.pt", weights_only=True) for n in ("whole", "cut")]
+    assert equal(*(state["parts"] for state in states))
+    with pytest.raises(ValueError, match=r"holds a stream with decay 1\.0, not 0\.5"):
+        stream(tmp_path / "cut", statistics=statistics, decay=0.5)
+
+
+@pytest.mark.parametrize("rule", ["ste", "full-precision"])
+def test_rules_without_a_prior(tmp_path: Path, rule: str) -> None:
+    found = stream(tmp_path, rule, tasks=2, prior=False)
+    assert len(found.matrix) == 2 and found.matrix.rows[1][1] > 60
+
+
+def test_the_command(tmp_path: Path, capsys) -> None:
+    from bitbayes.cli import main
+
+    data = write(tmp_path / "data", "mnist", train=60, test=20)
+    words = ["continual", "split-mnist", "--scenario", "task", "--epochs", "1", "--samples", "2", "--data", str(data)]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert "with prior" in shown and "backward transfer" in shown
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [len(row) for row in summary["matrix"]] == [1, 2, 3, 4, 5]
+    assert main(["continual", "split-mnits", "--data", str(data)]) == 2
+    assert "did you mean 'split-mnist'" in capsys.readouterr().err
