@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "bitbayes"
 LAYERS = [
     {"functional", "noise"},
     {"rules", "posterior"},
-    {"parameters", "nn", "predict", "packed"},
+    {"parameters", "nn", "predict", "calibration", "packed"},
     {"continual", "data", "training"},
     {"recipes", "report"},
     {"commands", "cli", "__main__"},

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from bitbayes.calibration import probability_figures
 from bitbayes.data import DataBundle, TensorData
 from bitbayes.parameters import split_parameters
 from bitbayes.predict import Prediction
 from bitbayes.recipes import RECIPES, find_recipe, make_config, nearest, split_rule
-from bitbayes.recipes.evaluate import probability_figures
 from bitbayes.recipes.run import find_rule
 from bitbayes.recipes.studies import ring
 from bitbayes.recipes.tables import TableRow, finished, table_rules

@@ -48,6 +48,22 @@ class Prediction:
         """Mean of the networks' class probabilities, shape (N, K) (BayesBiNN, eq. 18)."""
         return self.sample_probs.mean(0)
 
+    def tempered(self, temperature: float) -> Prediction:
+        """The prediction with all logits divided by a temperature; see `bitbayes.calibration.fit_temperature`.
+
+        Args:
+            temperature: Above 1 the networks become less sure.
+
+        Returns:
+            A new prediction.
+
+        Raises:
+            ValueError: If it is not positive.
+        """
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        return Prediction(self.outputs / temperature)
+
     @property
     def entropy(self) -> Tensor:
         """Entropy of `probs` in nats, shape (N,): all of the uncertainty."""

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from bitbayes.functional import require
+from bitbayes.calibration import fit_temperature, probability_figures, separation
 from bitbayes.posterior import Posterior
 from bitbayes.predict import Prediction, predict
 from bitbayes.recipes.run import make_experiment
@@ -20,7 +19,7 @@ from bitbayes.training.measure import autocast, whole
 from bitbayes.training.regression import observation_noise, regression_figures
 from bitbayes.training.results import load_mode, load_posterior
 
-__all__ = ["LoadedRun", "evaluate_run", "load_run", "probability_figures"]
+__all__ = ["LoadedRun", "evaluate_run", "load_run"]
 
 
 def evaluate_run(
@@ -55,7 +54,6 @@ def evaluate_run(
         "samples": samples,
     }
     x, y = whole(experiment.data.test)
-    train_x, target = whole(experiment.data.train)
     names = ["mode"]
     if run.posterior is not None:
         found["posterior_entropy_bits"] = float(run.posterior.entropy())
@@ -63,12 +61,30 @@ def evaluate_run(
     for name in names:
         count = samples if name == "mean" else 0
         if experiment.loss == "squared":
+            train_x, target = whole(experiment.data.train)
             noise = observation_noise(run.predict(train_x, count), target)
             found[name] = regression_figures(run.predict(x, count), y, noise)
         else:
-            found[name] = probability_figures(run.predict(x, count).probs, y)
+            found[name] = _class_figures(run, x, y, count)
     run.files.write_json("evaluation.json", found)
     return found
+
+
+def _class_figures(run: LoadedRun, x: Tensor, y: Tensor, count: int) -> dict[str, float]:
+    """Figures on test data, and those that a temperature fitted on validation data changes."""
+    prediction = run.predict(x, count)
+    figures = probability_figures(prediction.probs, y)
+    wrong = prediction.probs.argmax(-1) != y.reshape(-1) if prediction.probs.shape[-1] > 1 else None
+    if wrong is not None and wrong.any() and not wrong.all():
+        figures["auroc_errors"] = separation(prediction.entropy[~wrong], prediction.entropy[wrong])
+    validation = run.experiment.data.validation
+    if validation is not None:
+        held, target = whole(validation)
+        temperature = fit_temperature(run.predict(held, count), target)
+        tempered = probability_figures(prediction.tempered(temperature).probs, y)
+        figures["temperature"] = temperature
+        figures |= {f"{name}_tempered": tempered[name] for name in ("nll", "brier", "ece")}
+    return figures
 
 
 @dataclass(frozen=True)
@@ -130,35 +146,3 @@ def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu"
     experiment = make_experiment(config)
     load_mode(files, experiment.model)
     return LoadedRun(config, files, experiment, load_posterior(files, experiment.device))
-
-
-def probability_figures(probs: Tensor, y: Tensor) -> dict[str, float]:
-    """Accuracy, likelihood, Brier score, expected calibration error and entropy.
-
-    Args:
-        probs: Predicted probabilities, shape (N, K), or (N, 1) with the probability of class 1.
-        y: Classes, shape (N,).
-
-    Returns:
-        accuracy in percent; nll and entropy in nats; brier (sum over classes); ece (15 bins).
-
-    Example:
-        >>> figures = probability_figures(torch.tensor([[0.5, 0.5], [0.0, 1.0]]), torch.tensor([0, 1]))
-        >>> figures["accuracy"], figures["brier"]
-        (100.0, 0.25)
-    """
-    metrics = require("torchmetrics.functional.classification", "train")
-    if probs.shape[-1] == 1:
-        probs = torch.cat([1 - probs, probs], dim=-1)
-    probs, y = probs.float(), y.reshape(-1).long()
-    classes = probs.shape[-1]
-    chosen = probs.gather(1, y[:, None]).clamp(min=1e-12)
-    one_hot = torch.nn.functional.one_hot(y, classes)
-    ece = metrics.multiclass_calibration_error(probs, y, num_classes=classes, n_bins=15)
-    return {
-        "accuracy": 100 * float((probs.argmax(1) == y).float().mean()),
-        "nll": -float(chosen.log().mean()),
-        "brier": float((probs - one_hot).square().sum(1).mean()),
-        "ece": float(ece),
-        "entropy": float(torch.special.entr(probs).sum(1).mean()),
-    }

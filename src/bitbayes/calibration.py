@@ -1,0 +1,217 @@
+"""Does a network know when it does not know? Calibration, temperature, and what uncertainty is good for.
+
+Probabilities have shape (N, K), or (N, 1) with the probability of class 1; classes have shape (N,).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bitbayes.functional import require
+from bitbayes.predict import Prediction
+
+__all__ = [
+    "Reliability",
+    "accuracy_by_coverage",
+    "expected_calibration_error",
+    "fit_temperature",
+    "probability_figures",
+    "reliability",
+    "separation",
+]
+
+Bins = Literal["width", "mass"]
+
+
+def probability_figures(probs: Tensor, y: Tensor) -> dict[str, float]:
+    """The usual figures of predicted probabilities.
+
+    Args:
+        probs: Predicted probabilities.
+        y: Classes.
+
+    Returns:
+        accuracy in percent; nll and entropy in nats; brier (sum over classes); ece (15 bins of equal width) and
+        ece_mass (of equal mass).
+
+    Example:
+        >>> figures = probability_figures(torch.tensor([[0.5, 0.5], [0.0, 1.0]]), torch.tensor([0, 1]))
+        >>> figures["accuracy"], figures["brier"]
+        (100.0, 0.25)
+    """
+    probs, y = _full(probs), y.reshape(-1).long()
+    chosen = probs.gather(1, y[:, None]).clamp(min=1e-12)
+    one_hot = torch.nn.functional.one_hot(y, probs.shape[1])
+    return {
+        "accuracy": 100 * float((probs.argmax(1) == y).float().mean()),
+        "nll": -float(chosen.log().mean()),
+        "brier": float((probs - one_hot).square().sum(1).mean()),
+        "ece": expected_calibration_error(probs, y),
+        "ece_mass": expected_calibration_error(probs, y, bins="mass"),
+        "entropy": float(torch.special.entr(probs).sum(1).mean()),
+    }
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Confidence and accuracy bin by bin.
+
+    Args:
+        confidence: Mean probability of the predicted class in every bin, shape (B,).
+        accuracy: Share that is right, shape (B,).
+        share: Share of all examples, shape (B,); empty bins are left out.
+    """
+
+    confidence: Tensor
+    accuracy: Tensor
+    share: Tensor
+
+    @property
+    def error(self) -> float:
+        """Σ share · |accuracy − confidence|: the expected calibration error."""
+        return float((self.share * (self.accuracy - self.confidence).abs()).sum())
+
+
+def reliability(probs: Tensor, y: Tensor, *, count: int = 15, bins: Bins = "width") -> Reliability:
+    """The points of a reliability diagram.
+
+    Args:
+        probs: Predicted probabilities.
+        y: Classes.
+        count: Number of bins.
+        bins: "width": equal parts of [0, 1]; "mass": equally many examples each.
+
+    Returns:
+        The bins that hold examples, from unsure to sure.
+
+    Raises:
+        ValueError: For unknown bins.
+
+    Example:
+        >>> found = reliability(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]), count=10)
+        >>> found.confidence, found.accuracy
+        (tensor([0.6000, 0.9000]), tensor([0., 1.]))
+    """
+    if bins not in ("width", "mass"):
+        raise ValueError(f'bins must be "width" or "mass", got {bins!r}')
+    probs, y = _full(probs), y.reshape(-1).long()
+    confidence, chosen = probs.max(1)
+    confidence, order = confidence.sort()
+    right = (chosen == y).float()[order]
+    if bins == "mass":
+        place = torch.arange(len(y), device=y.device) * count // max(len(y), 1)
+    else:
+        place = (confidence * count).ceil().long().sub(1).clamp(0, count - 1)  # bins are (low, high]
+    number = torch.bincount(place, minlength=count).float()
+    full = number > 0
+    sums = [torch.bincount(place, weights=values, minlength=count)[full] for values in (confidence, right)]
+    return Reliability(sums[0] / number[full], sums[1] / number[full], number[full] / len(y))
+
+
+def expected_calibration_error(probs: Tensor, y: Tensor, *, count: int = 15, bins: Bins = "width") -> float:
+    """Mean distance of confidence and accuracy over bins (Guo et al., ICML 2017).
+
+    Args:
+        probs: Predicted probabilities.
+        y: Classes.
+        count: Number of bins.
+        bins: See `reliability`.
+
+    Returns:
+        Between 0 and 1.
+
+    Example:
+        >>> expected_calibration_error(torch.tensor([[0.75, 0.25]] * 4), torch.tensor([0, 0, 0, 1]))
+        0.0
+    """
+    return reliability(probs, y, count=count, bins=bins).error
+
+
+def fit_temperature(prediction: Prediction, y: Tensor) -> float:
+    """The temperature of the logits that makes classes most likely (Guo et al., ICML 2017); fit it on validation data.
+
+    For several networks it divides the logits of each, and the mean of their probabilities is what is scored.
+
+    Args:
+        prediction: Logits, of one or several networks.
+        y: Classes.
+
+    Returns:
+        T > 0, between 0.05 and 20; see `Prediction.tempered`.
+
+    Example:
+        >>> sure = Prediction(torch.tensor([[[4.0, 0.0]] * 4]))  # right three times of four
+        >>> round(fit_temperature(sure, torch.tensor([0, 0, 0, 1])), 2)  # 4 / T = log 3
+        3.64
+    """
+    y = y.reshape(-1).long()
+
+    def cost(log_temperature: float) -> float:
+        probs = _full(prediction.tempered(2.718281828459045**log_temperature).probs)
+        return -float(probs.gather(1, y[:, None]).clamp(min=1e-30).log().mean())
+
+    low, high = -2.9957, 2.9957  # log 0.05 and log 20
+    golden = 0.6180339887498949
+    for _ in range(40):  # golden-section search: the cost has one minimum, and no derivative is needed
+        a, b = high - golden * (high - low), low + golden * (high - low)
+        low, high = (low, b) if cost(a) < cost(b) else (a, high)
+    return float(torch.tensor((low + high) / 2).exp())
+
+
+def separation(usual: Tensor, unusual: Tensor) -> float:
+    """Probability that an unusual input has the larger score: the area under the ROC curve.
+
+    Args:
+        usual: Scores, such as entropies, of inputs that the network should know (or got right), shape (N,).
+        unusual: Of inputs that it should doubt (or got wrong), shape (M,).
+
+    Returns:
+        Between 0 and 1; 0.5 if the score says nothing.
+
+    Raises:
+        ValueError: If one side is empty.
+
+    Example:
+        >>> separation(torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.15]))
+        0.75
+    """
+    if len(usual) == 0 or len(unusual) == 0:
+        raise ValueError(f"both sides need examples, got {len(usual)} usual and {len(unusual)} unusual")
+    auroc = require("torchmetrics.functional.classification", "train").binary_auroc
+    scores = torch.cat([usual, unusual]).double()
+    labels = torch.cat([torch.zeros(len(usual)), torch.ones(len(unusual))]).long().to(scores.device)
+    # Ranks keep the order and lie in [0, 1], which the metric wants.
+    _, ranks = scores.unique(return_inverse=True)
+    return float(auroc(ranks.double() / max(len(scores), 1), labels))
+
+
+def accuracy_by_coverage(probs: Tensor, y: Tensor, score: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Accuracy on the share of inputs that the network is most sure of (El-Yaniv & Wiener, JMLR 2010).
+
+    Args:
+        probs: Predicted probabilities.
+        y: Classes.
+        score: What is most of all rejected first, shape (N,); the entropy of `probs` by default.
+
+    Returns:
+        Coverage in (0, 1], and accuracy on it, shape (N,) each.
+
+    Example:
+        >>> accuracy_by_coverage(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]))
+        (tensor([0.5000, 1.0000]), tensor([1.0000, 0.5000]))
+    """
+    probs, y = _full(probs), y.reshape(-1).long()
+    score = torch.special.entr(probs).sum(1) if score is None else score
+    right = (probs.argmax(1) == y).float()[score.argsort(stable=True)]
+    kept = torch.arange(1, len(y) + 1, device=y.device)
+    return kept / len(y), right.cumsum(0) / kept
+
+
+def _full(probs: Tensor) -> Tensor:
+    """Both columns of a binary problem."""
+    probs = probs.float()
+    return torch.cat([1 - probs, probs], -1) if probs.shape[-1] == 1 else probs
