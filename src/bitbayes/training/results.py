@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitbayes.calibration import probability_figures
 from bitbayes.data import batches
 from bitbayes.posterior import Posterior
 from bitbayes.posterior import load_posterior as read_posterior
@@ -214,32 +215,12 @@ def mean_figures(
         return figures | {names[name]: found[name] for name in names}
     parts = [(predictor(x), y) for x, y in batches(data.test, _PIECE)]
     y = torch.cat([target for _, target in parts])
-    mean = class_figures(torch.cat([prediction.probs for prediction, _ in parts]), y)
-    one = class_figures(torch.cat([prediction.sample_probs[0] for prediction, _ in parts]), y)
-    return figures | mean | {"sample_test_accuracy": one["mean_test_accuracy"]}
-
-
-def class_figures(probs: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
-    """Accuracy and mean negative log-likelihood of predicted probabilities.
-
-    Args:
-        probs: Shape (N, K), or (N, 1) with the probability of class 1.
-        y: Classes, shape (N,).
-
-    Returns:
-        mean_test_accuracy in percent and mean_test_nll in nats.
-
-    Example:
-        >>> class_figures(torch.tensor([[0.5, 0.5], [0.25, 0.75]]), torch.tensor([0, 1]))
-        {'mean_test_accuracy': 100.0, 'mean_test_nll': 0.490...}
-    """
-    if probs.shape[-1] == 1:
-        probs = torch.cat([1 - probs, probs], dim=-1)
-    y = y.reshape(-1).long()
-    chosen = probs.gather(1, y[:, None]).clamp(min=1e-12)
-    return {
-        "mean_test_accuracy": 100 * float((probs.argmax(1) == y).float().mean()),
-        "mean_test_nll": -float(chosen.log().mean()),
+    mean = probability_figures(torch.cat([prediction.probs for prediction, _ in parts]), y)
+    one = probability_figures(torch.cat([prediction.sample_probs[0] for prediction, _ in parts]), y)
+    return figures | {
+        "mean_test_accuracy": mean["accuracy"],
+        "mean_test_nll": mean["nll"],
+        "sample_test_accuracy": one["accuracy"],
     }
 
 
