@@ -81,19 +81,47 @@ def test_clean_images_unless_asked() -> None:
     torch.testing.assert_close(x, expected)
 
 
+def torchvisions_rule(numbers: np.ndarray) -> tuple[float, float]:
+    """Width and height of a random crop of a square: the first of the tries that fits, else the last one cut."""
+    for area, aspect in zip(numbers[:5], numbers[5:10], strict=True):
+        area, aspect = 0.08 + 0.92 * area, np.exp((2 * aspect - 1) * np.log(4 / 3))
+        wide, tall = np.sqrt(area * aspect), np.sqrt(area / aspect)
+        if wide <= 1 and tall <= 1:
+            break
+    return min(wide, 1.0), min(tall, 1.0)
+
+
 def test_resized_crops_are_parts_of_the_image() -> None:
-    """On a ramp from left to right, a crop is a ramp too: its ends say which part it is."""
+    """On a ramp from left to right, a crop is a ramp too: its slope says how wide a part it is."""
     ramp = torch.linspace(0, 255, 64).round().to(torch.uint8).expand(400, 1, 64, 64)
-    uniform = Noise(2, 5 * 400).uniform().view(400, 5)
+    uniform = Noise(2, ResizedCrop.uniforms * 400).uniform().view(400, -1)
     crops = ResizedCrop(flip=False)(ramp, uniform).float()[:, 0, 32]
     width = (crops[:, -4] - crops[:, 3]) / (255 * 57 / 64)
-    area = 0.08 + 0.92 * uniform[:, 0]
-    aspect = torch.exp((2 * uniform[:, 1] - 1) * np.log(4 / 3))
-    inner = width < 0.97  # the widest ones are cut to the image
-    torch.testing.assert_close(width[inner], (area * aspect).sqrt()[inner], atol=0.03, rtol=0)
+    expected = torch.tensor([torchvisions_rule(numbers)[0] for numbers in uniform.double().numpy()])
+    torch.testing.assert_close(width, expected.float(), atol=0.04, rtol=0)
     assert (crops.diff(dim=1) >= 0).all()
-    mirrored = ResizedCrop()(ramp[:2], torch.tensor([[1.0, 0.5, 0.5, 0.5, 0.9], [1.0, 0.5, 0.5, 0.5, 0.1]]))
-    assert torch.equal(mirrored[0], mirrored[1].flip(-1))
+
+
+def test_the_box_of_a_crop() -> None:
+    uniform = Noise(3, ResizedCrop.uniforms * 3000).uniform().view(3000, -1)
+    x, y, wide, tall, mirror = ResizedCrop().box(uniform)
+    expected = torch.tensor([torchvisions_rule(numbers) for numbers in uniform.double().numpy()]).float()
+    torch.testing.assert_close(torch.stack([wide, tall], 1), expected, atol=1e-4, rtol=0)
+    assert ((x.abs() + wide) <= 1 + 1e-5).all() and ((y.abs() + tall) <= 1 + 1e-5).all()
+    assert abs(float(mirror.mean())) < 5 / 3000**0.5
+    # A wide image: the same shapes in pixels.
+    _, _, wide2, tall2, _ = ResizedCrop().box(uniform, 2.0)
+    inside = (wide2 < 1) & (tall2 < 1)
+    aspect = 2 * wide2[inside] / tall2[inside]
+    assert aspect.min() > 3 / 4 - 1e-4 and aspect.max() < 4 / 3 + 1e-4
+
+
+def test_a_mirrored_crop() -> None:
+    ramp = torch.linspace(0, 255, 64).round().to(torch.uint8).expand(2, 1, 64, 64)
+    uniform = torch.full((2, ResizedCrop.uniforms), 0.5)
+    uniform[:, -1] = torch.tensor([0.9, 0.1])
+    one, other = ResizedCrop()(ramp, uniform)
+    assert torch.equal(one, other.flip(-1))
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])

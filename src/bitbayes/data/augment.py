@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 __all__ = ["Augmentation", "CropFlip", "ResizedCrop"]
 
+_TRIES = 5
+
 
 class Augmentation(Protocol):
     """What `TensorData.augment` may be: a function of images and of some uniform numbers an image."""
@@ -65,33 +67,38 @@ class ResizedCrop:
         ratio: Smallest and largest width over height; its logarithm is uniform.
         flip: Whether to flip every second image.
 
+    As in torchvision, a part that does not fit into the image is drawn again. After five tries it is cut to the image.
+
     Example:
         >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-        >>> ResizedCrop()(images, torch.full((2, 5), 0.5)).shape
+        >>> ResizedCrop()(images, torch.full((2, ResizedCrop.uniforms), 0.5)).shape
         torch.Size([2, 3, 8, 8])
     """
 
-    uniforms: ClassVar[int] = 5
+    uniforms: ClassVar[int] = 2 * _TRIES + 3
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
 
     def box(self, uniform: Tensor, shape: float = 1.0) -> Tensor:
-        """Where the crop is, in units where the image is [-1, 1] both ways; what does not fit is cut to the image.
+        """Where the crop is, in units where the image is [-1, 1] both ways.
 
         Args:
-            uniform: Numbers in (0, 1), shape (N, 5).
+            uniform: Numbers in (0, 1), shape (N, uniforms).
             shape: Width over height of the image.
 
         Returns:
             Middle (x, y), half sizes (across, down), and -1 where the crop is mirrored (else 1); shape (5, N).
         """
-        area = self.scale[0] + (self.scale[1] - self.scale[0]) * uniform[:, 0]
+        area = self.scale[0] + (self.scale[1] - self.scale[0]) * uniform[:, :_TRIES]
         low, high = torch.tensor(self.ratio, device=uniform.device).log()
-        aspect = (low + (high - low) * uniform[:, 1]).exp() / shape
-        wide, tall = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-        x, y = (1 - wide) * (2 * uniform[:, 2] - 1), (1 - tall) * (2 * uniform[:, 3] - 1)
-        mirror = torch.where(uniform[:, 4] > 0.5, -1.0, 1.0) if self.flip else torch.ones_like(x)
+        aspect = (low + (high - low) * uniform[:, _TRIES : 2 * _TRIES]).exp() / shape
+        sizes = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()])
+        fits = (sizes <= 1).all(0)
+        first = torch.where(fits.any(1), fits.float().argmax(1), _TRIES - 1)
+        wide, tall = sizes.gather(2, first.expand(2, -1)[:, :, None])[:, :, 0].clamp(max=1)
+        x, y = ((1 - size) * (2 * uniform[:, k] - 1) for size, k in ((wide, -3), (tall, -2)))
+        mirror = torch.where(uniform[:, -1] > 0.5, -1.0, 1.0) if self.flip else torch.ones_like(x)
         return torch.stack([x, y, wide, tall, mirror])
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:

@@ -65,29 +65,51 @@ class StreamData:
 
         Args:
             indices: Positions of the examples of every batch.
-            uniform: Numbers in (0, 1) for every example, shape (N, 5); None for the middle of the image.
+            uniform: Numbers in (0, 1) for every example, shape (N, augment.uniforms); None for the middle of the image.
 
         Yields:
             Normalised images of shape (B, 3, size, size), and classes.
         """
-        wanted = [[(int(i), None if uniform is None else uniform[i]) for i in index] for index in indices]
+        # Lazily, and as plain numbers: an epoch of ImageNet is a million tensors otherwise, and every one of them would
+        # go to a worker through shared memory of its own.
+        wanted = ((index.tolist(), None if uniform is None else uniform[index].tolist()) for index in indices)
         mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (_MEAN, _STD))
         loader = DataLoader(
-            _Decoder(self), batch_sampler=wanted, num_workers=self.workers, pin_memory=self.device.type == "cuda"
+            _Decoder(self),
+            batch_size=None,
+            sampler=wanted,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # the loader draws a seed, which must not move the global generator
         )
-        for images, labels in loader:
+        for found in loader:
+            if isinstance(found, str):
+                raise ValueError(found)
+            images, labels = found
             x = images.to(self.device, non_blocking=True).float().div_(255)
             yield (x - mean) / std, labels.to(self.device, non_blocking=True)
 
 
-class _Decoder(Dataset[tuple[Tensor, int]]):
-    """What a worker does: one image from its bytes to (3, size, size), uint8."""
+class _Decoder(Dataset[Any]):
+    """What a worker does: a batch from its bytes to (B, 3, size, size), uint8, and its classes."""
 
     def __init__(self, data: StreamData) -> None:
         self.data = data
 
-    def __getitem__(self, which: tuple[int, Tensor | None]) -> tuple[Tensor, int]:
-        example, uniform = which
+    def __getitem__(self, wanted: tuple[list[int], list[list[float]] | None]) -> tuple[Tensor, Tensor] | str:
+        """The batch; or what is wrong, because the loader would wrap an error in a page of traceback."""
+        examples, uniform = wanted
+        images = torch.empty(len(examples), 3, self.data.size, self.data.size, dtype=torch.uint8)
+        labels = torch.empty(len(examples), dtype=torch.int64)
+        try:
+            for place, example in enumerate(examples):
+                numbers = None if uniform is None else torch.tensor(uniform[place])
+                images[place], labels[place] = self._one(example, numbers)
+        except ValueError as error:
+            return str(error)
+        return images, labels
+
+    def _one(self, example: int, uniform: Tensor | None) -> tuple[Tensor, int]:
         data = self.data
         row = int(data.chosen[example])
         source, label = _source(data, row)
@@ -208,5 +230,8 @@ def _folders(folder: Path) -> list[list[tuple[str, int]]]:
         ]
         if not rows:
             raise ValueError(f"{place} has no images; expected CLASS/*.JPEG")
+        empty = sorted(set(range(len(names[0]))) - {label for _, label in rows})
+        if empty:
+            raise ValueError(f"{place} has no images of {len(empty)} classes, such as {names[0][empty[0]]}")
         found.append(rows)
     return found

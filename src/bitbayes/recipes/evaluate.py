@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from bitbayes.calibration import fit_temperature, probability_figures, separation
+from bitbayes.data import TensorData
 from bitbayes.posterior import Posterior
 from bitbayes.predict import Prediction, predict
 from bitbayes.recipes.run import make_experiment
@@ -46,6 +47,11 @@ def evaluate_run(
     config, experiment = run.config, run.experiment
     if experiment.data.test is None:
         raise ValueError(f"recipe {config.recipe} has no test data")
+    if not isinstance(experiment.data.test, TensorData):
+        raise ValueError(
+            f"evaluate holds all test data in memory, which those of {config.recipe} do not fit; summary.json has the "
+            "accuracy and likelihood of the mode and of the mean"
+        )
     found: dict[str, Any] = {
         "recipe": config.recipe,
         "rule": config.rule,

@@ -91,11 +91,12 @@ def measure(model: nn.Module, data: TensorData, loss: Loss, precision: str = "fp
         Mean loss and accuracy.
     """
     ranks = Ranks.here()
+    pieces = torch.arange(len(data)).split(_TEST_SIZE)
     was_training = model.training
     model.eval()
     found = torch.zeros(3, dtype=torch.float64)  # loss, hits, examples
     try:
-        for x, y in itertools.islice(batches(data, _TEST_SIZE), ranks.rank, None, ranks.count):
+        for x, y in data.stream(pieces[ranks.rank :: ranks.count], None):
             with autocast(x.device, precision):
                 output = model(x)
             output = output.float()
