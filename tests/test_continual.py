@@ -173,5 +173,6 @@ def test_the_command(tmp_path: Path, capsys) -> None:
     assert "with prior" in shown and "backward transfer" in shown
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert [len(row) for row in summary["matrix"]] == [1, 2, 3, 4, 5]
+    assert (tmp_path / "run" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert main(["continual", "split-mnits", "--data", str(data)]) == 2
     assert "did you mean 'split-mnist'" in capsys.readouterr().err

@@ -198,14 +198,16 @@ class Continual:
     set: tuple[str, ...] = ()
 
     def run(self) -> None:
-        """Trains, and prints the matrix."""
+        """Trains, prints the matrix and draws it."""
         from bitbayes.recipes.continual import run_continual
-        from bitbayes.report.tables import matrix_table, show
+        from bitbayes.report.continual import matrix_figure, matrix_table
+        from bitbayes.report.tables import show
 
         choices: dict[str, Any] = {**vars(self), "device": _device(self.device), "options": _options(self.set)}
         choices.pop("set")
         result = run_continual(choices.pop("stream"), **choices)
-        show(matrix_table(result.summary), f"written: {result.folder}/summary.json")
+        picture = matrix_figure(result.summary, result.folder / "accuracy.png")
+        show(matrix_table(result.summary), f"written: {result.folder}/summary.json, {picture}")
 
 
 @dataclass

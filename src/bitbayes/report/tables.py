@@ -10,7 +10,7 @@ from typing import Any
 from bitbayes.functional import require
 from bitbayes.recipes import Recipe
 
-__all__ = ["evaluation_table", "matrix_table", "recipes_table", "show", "spread", "summary_table"]
+__all__ = ["evaluation_table", "recipes_table", "show", "spread", "summary_table"]
 
 
 def show(*parts: Any) -> None:
@@ -158,26 +158,6 @@ def summary_table(summary: Mapping[str, Any], folder: Path) -> Any:
     sizes = f"{summary['bytes_32_bit']:,} / {summary['bytes_1_bit']:,}"
     table.add_row("bytes at 32 / 1 bit a weight", sizes)
     table.add_row(f"seconds an epoch ({summary['precision']})", number(summary["seconds_per_epoch"]))
-    return table
-
-
-def matrix_table(summary: Mapping[str, Any]) -> Any:
-    """Accuracy on every task after every task.
-
-    Args:
-        summary: Content of summary.json of a stream.
-
-    Returns:
-        A rich table.
-    """
-    rows, average = summary["matrix"], summary["average_accuracy"]
-    title = f"{summary['recipe']}, {summary['rule']}, {'with' if summary['prior'] else 'without'} prior: accuracy in %"
-    transfer = f"backward transfer {number(summary['backward_transfer'])}"
-    caption = f"{transfer}, forgetting {number(summary['forgetting'])}"
-    names = [str(index + 1) for index in range(len(rows))]
-    table = new_table(title, "after task", *names, "mean", caption=caption)
-    for name, row, mean in zip(names, rows, average, strict=True):
-        table.add_row(name, *(number(value, 1) for value in row), *[""] * (len(rows) - len(row)), number(mean))
     return table
 
 
