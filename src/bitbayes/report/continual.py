@@ -46,10 +46,8 @@ def matrix_figure(summary: Mapping[str, Any], path: str | Path) -> Path:
     figure, axes = new_figure(1, 5.6, 3.9)
     axis = axes[0]
     for task in range(len(rows)):
-        after = list(range(task, len(rows)))
-        axis.plot(
-            [t + 1 for t in after], [rows[t][task] for t in after], marker="o", ms=4, lw=1.2, label=f"task {task + 1}"
-        )
+        values = [row[task] for row in rows[task:]]
+        axis.plot(range(task + 1, len(rows) + 1), values, marker="o", ms=4, lw=1.2, label=f"task {task + 1}")
     axis.plot(range(1, len(rows) + 1), summary["average_accuracy"], c="black", lw=2, label="mean")
     prior = f"prior, decay {summary['decay']:g}" if summary["prior"] else "no prior"
     axis.set(
