@@ -213,10 +213,13 @@ def mean_figures(
         found = regression_figures(predictor(x), y, observation_noise(predictor(train_x), target))
         names = {"error": "mean_test_error", "nll": "mean_test_nll", "noise": "observation_noise"}
         return figures | {names[name]: found[name] for name in names}
-    parts = [(predictor(x), y) for x, y in batches(data.test, _PIECE)]
-    y = torch.cat([target for _, target in parts])
-    mean = probability_figures(torch.cat([prediction.probs for prediction, _ in parts]), y)
-    one = probability_figures(torch.cat([prediction.sample_probs[0] for prediction, _ in parts]), y)
+    probs, drawn, targets = [], [], []
+    for x, y in batches(data.test, _PIECE):
+        prediction = predictor(x)
+        probs.append(prediction.probs)
+        drawn.append(prediction.sample_probs[0])
+        targets.append(y)
+    mean, one = (probability_figures(torch.cat(part), torch.cat(targets)) for part in (probs, drawn))
     return figures | {
         "mean_test_accuracy": mean["accuracy"],
         "mean_test_nll": mean["nll"],
