@@ -36,7 +36,11 @@ def environment():
 
 
 def start(words):
-    return subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def hear_ctrl_c():  # which a job that was started in the background is deaf to
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, env=environment(), text=True, preexec_fn=hear_ctrl_c, **pipes)
 
 
 def saved_epoch(out):

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["Ranks", "joined", "restarted"]
@@ -114,7 +115,14 @@ def joined(device: str) -> Iterator[str]:
     if device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    store, rank, count = next(iter(rendezvous("env://")))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        # torchrun keeps one store for all attempts: without a prefix a restarted rank may read the address of a dead
+        # one. Agents of several nodes count restarts each on its own, so there torchrun must make a new store (see the
+        # page on many machines).
+        store = dist.PrefixStore(f"attempt{_attempt()}", store)  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count)
     try:
         yield device
         dist.barrier()  # rank 0 may still be writing the summary
@@ -128,4 +136,8 @@ def restarted() -> bool:
     Returns:
         True after a restart.
     """
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _attempt() > 0
+
+
+def _attempt() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
