@@ -78,8 +78,8 @@ def run(row: Row, data: DataBundle, epochs: int, seed: int) -> dict[str, float]:
     optimizer = bb.VISPA(binary, lr=row.lr, seed=seed, **row.options)
     others = torch.optim.Adam([parameter for _, parameter in real], lr=1e-2)
     steps = epochs * (len(data.train) // BATCH)
-    factor = (lambda t: 1.0) if row.schedule == "constant" else (lambda t: 0.5 * (1 + _cosine(t / steps)))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    end = row.lr if row.schedule == "constant" else 0.0
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=end)
     flips = 0.0
     for epoch in range(epochs):
         for x, y in batches(data.train, BATCH, seed=seed, epoch=epoch, shuffle=True):
@@ -104,10 +104,6 @@ def run(row: Row, data: DataBundle, epochs: int, seed: int) -> dict[str, float]:
         "bits": float(posterior.entropy()),
         "flips": 100 * flips / steps,
     }
-
-
-def _cosine(part: float) -> float:
-    return float(torch.cos(torch.tensor(torch.pi * min(part, 1.0))))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from bitbayes.training.distributed import joined
 
 
 def bundle() -> DataBundle:
-    """Blobs of three classes; the last batch of 32 is a short one."""
+    """Blobs of three classes; shares of a batch of 31 are unequal, and the last batch is a short one."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(300) % 3
     x = torch.randn(300, 8, generator=generator) + 1.5 * torch.eye(3, 8)[y]
@@ -23,7 +23,7 @@ def bundle() -> DataBundle:
 
 def run(out: str, rule: str, epochs: int = 3) -> dict:
     """Trains; all numbers are a function of the arguments."""
-    config = RunConfig(recipe="blobs", rule=rule, out=out, lr=0.05, epochs=epochs, batch_size=32, seed=1,
+    config = RunConfig(recipe="blobs", rule=rule, out=out, lr=0.05, epochs=epochs, batch_size=31, seed=1,
                        precision="fp32", options={"ess": 200.0} if rule == "bayesbinn" else {},
                        estimator="straight-through" if rule == "bayesbinn" else None)  # fmt: skip
 

@@ -157,6 +157,12 @@ def test_an_interrupted_stream_goes_on_as_if_nothing_had_happened(tmp_path: Path
         stream(tmp_path / "cut", statistics=statistics, decay=0.5)
 
 
+def test_statistics_of_the_task_are_not_those_of_the_newest(tmp_path: Path) -> None:
+    own, newest = (stream(tmp_path / kind, tasks=2, statistics=kind).matrix.rows for kind in ("task", "shared"))
+    assert own[0] == newest[0] and own[1][1] == newest[1][1]
+    assert own[1][0] != newest[1][0]
+
+
 @pytest.mark.parametrize("rule", ["ste", "full-precision"])
 def test_rules_without_a_prior(tmp_path: Path, rule: str) -> None:
     found = stream(tmp_path, rule, tasks=2, prior=False)

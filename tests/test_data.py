@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from bitbayes.data import (
     TensorData,
@@ -20,29 +18,14 @@ from bitbayes.data import (
     load_moons,
     load_snelson,
 )
+from generated import encoded, write
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of data sets beside the project is missing")
 
 
-def png(array: np.ndarray) -> dict:
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, format="PNG")
-    return {"bytes": file.getvalue(), "path": None}
-
-
 def parquet_folder(path: Path, *, size: int = 28, labels: int = 10, column: str = "image") -> Path:
-    import datasets
-
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 50), ("test", 20)):
-        rows = {
-            column: [png(generator.integers(0, 256, (size, size), dtype=np.uint8)) for _ in range(count)],
-            "label": [i % labels for i in range(count)],
-        }
-        table = datasets.Dataset.from_dict(rows).cast_column(column, datasets.Image())
-        table.to_parquet(str(path / f"{split}-00000-of-00001.parquet"))
-    return path
+    return write(path, "mnist", train=50, test=20, size=size, classes=labels, image=column)
 
 
 def raw_folder(path: Path, pictures: list, labels: list) -> Path:
@@ -125,18 +108,18 @@ def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
 )
 def test_pictures_that_would_pass_for_grey_levels(tmp_path: Path, pixels: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load_mnist(raw_folder(tmp_path, [png(pixels)], [0]))
+        load_mnist(raw_folder(tmp_path, [encoded(pixels)], [0]))
 
 
 @pytest.mark.parametrize("label", ["seven", None, 1.5])
 def test_labels_that_are_not_whole_numbers(tmp_path: Path, label) -> None:
     with pytest.raises(ValueError, match=r"label 0 is .*, expected a whole number from 0 to 9"):
-        load_mnist(raw_folder(tmp_path, [png(np.zeros((28, 28), np.uint8))], [label]))
+        load_mnist(raw_folder(tmp_path, [encoded(np.zeros((28, 28), np.uint8))], [label]))
 
 
 def test_missing_and_absent_pictures(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="image 1 is missing"):
-        load_mnist(raw_folder(tmp_path, [png(np.zeros((28, 28), np.uint8)), None], [0, 1]))
+        load_mnist(raw_folder(tmp_path, [encoded(np.zeros((28, 28), np.uint8)), None], [0, 1]))
     gone = tmp_path / "gone.png"
     gone.write_bytes(b"")
     folder = raw_folder(tmp_path, [{"bytes": None, "path": str(gone)}], [0])

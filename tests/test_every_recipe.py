@@ -15,7 +15,6 @@ IMAGES = {name: recipe for name, recipe in RECIPES.items() if name.partition("-"
 
 
 @pytest.mark.parametrize("name", IMAGES)
-@pytest.mark.filterwarnings('ignore:estimator="released":UserWarning')
 def test_two_steps(name, tmp_path):
     data = write(tmp_path / "data", name.partition("-")[0], train=18, test=4)
     config = make_config(

@@ -144,12 +144,13 @@ def test_regression_figures_add_the_spread_of_the_networks_to_the_noise():
     assert observation_noise(one, torch.tensor([0.0])) == pytest.approx(2.0)
     # Networks at ±1 around 3 have variance 2; with noise of 1.5 the predictive variance is 4.25.
     several = Prediction(torch.tensor([[[2.0], [2.0]], [[4.0], [4.0]]]))
-    y = torch.tensor([4.0, 8.0])
+    y = torch.tensor([4.0, 6.5])
     found = regression_figures(several, y, noise=1.5)
-    assert found["error"] == pytest.approx((1 + 25) / 2)
+    assert found["error"] == pytest.approx((1 + 3.5**2) / 2)
     expected = -torch.distributions.Normal(3.0, 4.25**0.5).log_prob(y).mean()
     assert found["nll"] == pytest.approx(float(expected))
-    assert found["inside"] == 50.0
+    assert found["inside"] == 100.0  # 3.5 is less than two deviations of √4.25, and more than two of 1.5
+    assert regression_figures(several, torch.tensor([4.0, 8.0]), noise=1.5)["inside"] == 50.0
     # The spread explains variance 2 of the residuals' 13: the rest is noise.
     assert observation_noise(several, torch.tensor([3 + 13**0.5, 3 - 13**0.5])) == pytest.approx(11**0.5, rel=2e-3)
 

@@ -2,7 +2,7 @@
 
 from bitbayes.posterior.base import Posterior
 from bitbayes.posterior.bernoulli import BernoulliPosterior
-from bitbayes.posterior.files import load_posterior
+from bitbayes.posterior.load import load_posterior
 from bitbayes.posterior.lowrank import LowRankGaussianPosterior
 
 __all__ = ["BernoulliPosterior", "LowRankGaussianPosterior", "Posterior", "load_posterior"]

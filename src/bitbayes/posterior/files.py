@@ -9,9 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bitbayes.posterior.base import Posterior
-
-__all__ = ["load_posterior", "read", "write"]
+__all__ = ["read", "write"]
 
 Parts = dict[str, dict[str, Tensor]]
 
@@ -59,34 +57,3 @@ def read(path: str | Path, form: str | None = None) -> tuple[dict[str, str], Par
         part, _, name = key.partition("/")
         parts.setdefault(part, {})[name] = tensor
     return about, parts
-
-
-def load_posterior(path: str | Path) -> Posterior:
-    """Reads a posterior of any kind that its `save` wrote, onto the CPU.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The same posterior, bit for bit.
-
-    Raises:
-        ValueError: If the file is not a posterior of this library.
-        FileNotFoundError: If it does not exist.
-
-    Example:
-        >>> load_posterior("absent.safetensors")
-        Traceback (most recent call last):
-        ...
-        FileNotFoundError: no posterior at absent.safetensors
-    """
-    from bitbayes.posterior.bernoulli import BernoulliPosterior
-    from bitbayes.posterior.lowrank import LowRankGaussianPosterior
-
-    kinds: list[type[Posterior]] = [BernoulliPosterior, LowRankGaussianPosterior]
-    about, _ = read(path)
-    for kind in kinds:
-        if kind.FORMAT == about.get("format"):
-            return kind.load(path)
-    known = ", ".join(kind.FORMAT for kind in kinds)
-    raise ValueError(f"{path} is not a saved posterior: its format is {about.get('format')!r}, expected one of {known}")

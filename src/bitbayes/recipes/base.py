@@ -13,7 +13,7 @@ from torch import nn
 from bitbayes.data import DataBundle
 from bitbayes.training import Loss, Schedule
 
-__all__ = ["Published", "Recipe", "RuleSpec"]
+__all__ = ["Published", "Recipe", "RuleSpec", "loading"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,24 @@ class RuleSpec:
             The copy.
         """
         return dataclasses.replace(self, options={**self.options, **changes})
+
+
+def loading(load: Callable[..., DataBundle], **fixed: Any) -> Callable[[str | None, torch.device, int], DataBundle]:
+    """What `Recipe.load` is, from a loader of `bitbayes.data` that knows the hub id of its data.
+
+    Args:
+        load: Called with (where,) if a folder or id was given, and with device and seed.
+        **fixed: Further arguments of it.
+
+    Returns:
+        A function of (folder or hub id or None, device, seed of the split).
+    """
+
+    def recipe_load(where: str | None, device: torch.device, seed: int) -> DataBundle:
+        place = () if where is None else (where,)
+        return load(*place, device=device, seed=seed, **fixed)
+
+    return recipe_load
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
-
 from bitbayes import nn
-from bitbayes.data import DataBundle, load_cifar10, load_cifar100
-from bitbayes.recipes.base import Published, Recipe, RuleSpec
+from bitbayes.data import load_cifar10, load_cifar100
+from bitbayes.recipes.base import Published, Recipe, RuleSpec, loading
 from bitbayes.training import Schedule
 
 __all__ = ["CIFAR10", "CIFAR10_SMALL", "CIFAR10_SMALL_W1A1", "CIFAR100"]
@@ -59,20 +57,12 @@ _SMALL = {
 }
 
 
-def _cifar10(where: str | None, device: torch.device, seed: int) -> DataBundle:
-    return load_cifar10(where or "uoft-cs/cifar10", device=device, seed=seed)
-
-
-def _cifar100(where: str | None, device: torch.device, seed: int) -> DataBundle:
-    return load_cifar100(where or "uoft-cs/cifar100", device=device, seed=seed)
-
-
 CIFAR10 = Recipe(
     name="cifar10",
     title="CIFAR-10, BinaryConnect's VGG of 14 million weights",
     source=_SOURCE,
     network=partial(nn.binaryconnect_vgg, 10),
-    load=_cifar10,
+    load=loading(load_cifar10),
     loss="cross_entropy",
     epochs=500,
     batch_size=50,
@@ -94,7 +84,7 @@ CIFAR100 = Recipe(
     title="CIFAR-100, BinaryConnect's VGG of 14 million weights",
     source=_SOURCE,
     network=partial(nn.binaryconnect_vgg, 100),
-    load=_cifar100,
+    load=loading(load_cifar100),
     loss="cross_entropy",
     epochs=500,
     batch_size=50,
@@ -116,7 +106,7 @@ CIFAR10_SMALL = Recipe(
     title="CIFAR-10, the same VGG an eighth as wide, real activations",
     source="ours",
     network=partial(nn.binaryconnect_vgg, 10, width=0.125, logit_scale=True),
-    load=_cifar10,
+    load=loading(load_cifar10),
     loss="cross_entropy",
     epochs=12,
     batch_size=200,
@@ -129,7 +119,7 @@ CIFAR10_SMALL_W1A1 = Recipe(
     title="CIFAR-10, the same VGG an eighth as wide, binary activations",
     source="ours",
     network=partial(nn.binaryconnect_vgg, 10, width=0.125, activation="sign", logit_scale=True),
-    load=_cifar10,
+    load=loading(load_cifar10),
     loss="cross_entropy",
     epochs=12,
     batch_size=200,

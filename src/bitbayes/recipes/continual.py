@@ -10,8 +10,8 @@ import torch
 from bitbayes import nn
 from bitbayes.continual import StreamResult, Task, permuted_tasks, run_stream, split_tasks
 from bitbayes.continual.tasks import Scenario
-from bitbayes.data import DataBundle, TensorData, load_mnist
-from bitbayes.recipes.base import Recipe, RuleSpec
+from bitbayes.data import load_mnist
+from bitbayes.recipes.base import Recipe, RuleSpec, loading
 from bitbayes.recipes.registry import nearest
 from bitbayes.recipes.run import few_threads, make_config
 from bitbayes.training import Progress
@@ -34,17 +34,13 @@ def _network(outputs: int) -> torch.nn.Module:
     return network.append(nn.LogitScale(3.0))
 
 
-def _load(where: str | None, device: torch.device, seed: int) -> DataBundle[TensorData]:
-    return load_mnist(where or "ylecun/mnist", device=device, validation=0.0)
-
-
 def _stream(name: str, title: str) -> Recipe:
     return Recipe(
         name=name,
         title=title,
         source="Meng, Bachmann & Khan, ICML 2020, Table 13 and Figure 5",
         network=lambda: _network(10),
-        load=_load,
+        load=loading(load_mnist, validation=0.0),
         loss="cross_entropy",
         epochs=20,
         batch_size=100,
@@ -106,7 +102,7 @@ def run_continual(
         raise nearest("stream", stream, STREAMS)
     recipe = STREAMS[stream]
     config = make_config(recipe, rule, estimator=estimator, seed=seed, data=data, predict_samples=samples, **choices)
-    bundle = _load(config.data, torch.device(config.device), seed)
+    bundle = recipe.load(config.data, torch.device(config.device), seed)
     made: Iterator[Task]
     if stream == "permuted-mnist":
         made = permuted_tasks(bundle, tasks, seed=seed)

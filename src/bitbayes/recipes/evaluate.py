@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,9 @@ def evaluate_run(
     for name in names:
         count = samples if name == "mean" else 0
         if experiment.loss == "squared":
+            predicted = run.predictor(count)
             train_x, target = whole(experiment.data.train)
-            noise = observation_noise(run.predict(train_x, count), target)
-            found[name] = regression_figures(run.predict(x, count), y, noise)
+            found[name] = regression_figures(predicted(x), y, observation_noise(predicted(train_x), target))
         else:
             found[name] = _class_figures(run, x, y, count)
     run.files.write_json("evaluation.json", found)
@@ -78,7 +79,8 @@ def evaluate_run(
 
 def _class_figures(run: LoadedRun, x: Tensor, y: Tensor, count: int) -> dict[str, float]:
     """Figures on test data, and those that a temperature fitted on validation data changes."""
-    prediction = run.predict(x, count)
+    predicted = run.predictor(count)
+    prediction = predicted(x)
     figures = probability_figures(prediction.probs, y)
     wrong = prediction.probs.argmax(-1) != y.reshape(-1) if prediction.probs.shape[-1] > 1 else None
     if wrong is not None and wrong.any() and not wrong.all():
@@ -86,7 +88,7 @@ def _class_figures(run: LoadedRun, x: Tensor, y: Tensor, count: int) -> dict[str
     validation = run.experiment.data.validation
     if validation is not None:
         held, target = whole(validation)
-        temperature = fit_temperature(run.predict(held, count), target)
+        temperature = fit_temperature(predicted(held), target)
         tempered = probability_figures(prediction.tempered(temperature).probs, y)
         figures["temperature"] = temperature
         figures |= {f"{name}_tempered": tempered[name] for name in ("nll", "brier", "ece")}
@@ -122,13 +124,29 @@ class LoadedRun:
         Raises:
             ValueError: If samples are wanted of a rule without a posterior.
         """
-        model = self.experiment.model
+        return self.predictor(samples)(x)
+
+    def predictor(self, samples: int = 0) -> Callable[[Tensor], Prediction]:
+        """The same for several inputs, with BatchNorm statistics of the draws estimated once.
+
+        Args:
+            samples: Networks to draw; 0 for the mode.
+
+        Returns:
+            A function of inputs.
+
+        Raises:
+            ValueError: If samples are wanted of a rule without a posterior.
+        """
         if samples == 0:
-            with autocast(self.experiment.device, self.config.precision):
-                return predict(model, x, chunk=2000)
+            return self._mode
         if self.posterior is None:
             raise ValueError(f"{self.config.rule} keeps no posterior; use samples=0 for its mode")
-        return MeanPredictor(self.config, self.experiment, model, self.posterior, samples)(x)
+        return MeanPredictor(self.config, self.experiment, self.experiment.model, self.posterior, samples)
+
+    def _mode(self, x: Tensor) -> Prediction:
+        with autocast(self.experiment.device, self.config.precision):
+            return predict(self.experiment.model, x, chunk=2000)
 
 
 def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu") -> LoadedRun:

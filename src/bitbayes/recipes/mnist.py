@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 from bitbayes import nn
-from bitbayes.data import DataBundle, load_fashion_mnist, load_mnist
-from bitbayes.recipes.base import Published, Recipe, RuleSpec
+from bitbayes.data import load_fashion_mnist, load_mnist
+from bitbayes.recipes.base import Published, Recipe, RuleSpec, loading
 from bitbayes.training import Schedule
 
 __all__ = ["FASHION_MNIST", "MNIST"]
@@ -62,20 +62,12 @@ def _network() -> torch.nn.Module:
     return nn.mnist_mlp(logit_scale=False)
 
 
-def _mnist(where: str | None, device: torch.device, seed: int) -> DataBundle:
-    return load_mnist(where or "ylecun/mnist", device=device, seed=seed)
-
-
-def _fashion(where: str | None, device: torch.device, seed: int) -> DataBundle:
-    return load_fashion_mnist(where or "zalando-datasets/fashion_mnist", device=device, seed=seed)
-
-
 MNIST = Recipe(
     name="mnist",
     title="MNIST, MLP 784-2048-2048-2048-10",
     source=_SOURCE,
     network=_network,
-    load=_mnist,
+    load=loading(load_mnist),
     loss="cross_entropy",
     epochs=500,
     batch_size=100,
@@ -94,7 +86,7 @@ FASHION_MNIST = Recipe(
     title="Fashion-MNIST, the same MLP",
     source="settings of MNIST; no published figure",
     network=_network,
-    load=_fashion,
+    load=loading(load_fashion_mnist),
     loss="cross_entropy",
     epochs=500,
     batch_size=100,

@@ -14,26 +14,20 @@ from functools import partial
 import torch
 
 from bitbayes import nn
-from bitbayes.data import DataBundle, load_cifar10, load_cifar100, load_imagenet, load_tiny_imagenet
-from bitbayes.recipes.base import Published, Recipe, RuleSpec
+from bitbayes.data import load_cifar10, load_cifar100, load_imagenet, load_tiny_imagenet
+from bitbayes.recipes.base import Published, Recipe, RuleSpec, loading
 from bitbayes.training import Schedule
 
 __all__ = ["VISPA_RECIPES"]
 
 _SOURCE = "Orecchia et al., NeurIPS 2024"
 _WARMUP = Schedule("warmup-cosine", warmup=5)
-_HUB = {
-    "cifar10": (load_cifar10, "uoft-cs/cifar10"),
-    "cifar100": (load_cifar100, "uoft-cs/cifar100"),
-    "tiny-imagenet": (load_tiny_imagenet, "zh-plus/tiny-imagenet"),
-    "imagenet": (load_imagenet, "ILSVRC/imagenet-1k"),
+_LOADERS = {
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "tiny-imagenet": load_tiny_imagenet,
+    "imagenet": load_imagenet,
 }
-
-
-def _load(name: str, where: str | None, device: torch.device, seed: int) -> DataBundle:
-    load, hub = _HUB[name]
-    return load(where or hub, device=device, seed=seed)
-
 
 # As in the experiments of the BayesBiNN paper on CIFAR.
 _RIVALS = {
@@ -88,7 +82,7 @@ def _recipe(
         title=title,
         source=_SOURCE,
         network=build,
-        load=partial(_load, data),
+        load=loading(_LOADERS[data]),
         loss="cross_entropy",
         epochs=epochs,
         batch_size=batch_size,

@@ -173,10 +173,7 @@ def build_experiment(
             raise ValueError(f"rule {config.rule} {what}") from error
         real_rate = config.real_lr
     real_optimizer = _real_optimizer(config, real, real_rate) if real else None
-    steps = steps_per_epoch(config, len(data.train), Ranks.here().count)
-    schedulers = [
-        config.schedule.build(part, config.epochs, steps) for part in (optimizer, real_optimizer) if part is not None
-    ]
+    schedulers = _schedulers(config, data, optimizer, real_optimizer)
     return Experiment(model, data, loss, optimizer, real_optimizer, schedulers, device)
 
 
@@ -192,20 +189,21 @@ def continue_experiment(experiment: Experiment, config: RunConfig, data: DataBun
         A new experiment.
     """
     options = _resolve(config, len(data.train))
-    rates = [(experiment.optimizer, config.lr), (experiment.real_optimizer, config.real_lr)]
-    if experiment.optimizer is None:
-        rates[1] = (experiment.real_optimizer, config.lr)
-    steps = steps_per_epoch(config, len(data.train), experiment.ranks.count)
-    schedulers = []
-    for part, rate in rates:
-        if part is not None:
-            for group in part.param_groups:
-                group.pop("initial_lr", None)
-                group["lr"] = rate
-                if "ess" in options and part is experiment.optimizer:
-                    group["ess"] = options["ess"]
-            schedulers.append(config.schedule.build(part, config.epochs, steps))
-    return dataclasses.replace(experiment, data=data, schedulers=schedulers)
+    optimizer, real = experiment.optimizer, experiment.real_optimizer
+    for part, rate in ((optimizer, config.lr), (real, config.lr if optimizer is None else config.real_lr)):
+        for group in () if part is None else part.param_groups:
+            group.pop("initial_lr", None)  # of the last schedule
+            group["lr"] = rate
+    if optimizer is not None and "ess" in options:
+        for group in optimizer.param_groups:
+            group["ess"] = options["ess"]
+    return dataclasses.replace(experiment, data=data, schedulers=_schedulers(config, data, optimizer, real))
+
+
+def _schedulers(config: RunConfig, data: DataBundle, *parts: Optimizer | None) -> list[LRScheduler]:
+    """The schedule of the run for every optimizer that there is."""
+    steps = steps_per_epoch(config, len(data.train), Ranks.here().count)
+    return [config.schedule.build(part, config.epochs, steps) for part in parts if part is not None]
 
 
 def _real_optimizer(config: RunConfig, parameters: list[nn.Parameter], rate: float) -> Optimizer:
