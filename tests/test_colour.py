@@ -22,7 +22,7 @@ def test_layout(tmp_path: Path, name: str) -> None:
     assert bundle.train.x.shape == (30, 3, size, size) and bundle.train.x.dtype == torch.uint8
     assert bundle.train.augment is not None
     assert bundle.validation.augment is None and bundle.test.augment is None
-    plain = LOADERS[name](tmp_path, augment=False)
+    plain = LOADERS[name](tmp_path, augment=None)
     assert plain.train.augment is None
 
 

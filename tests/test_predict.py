@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -44,6 +46,30 @@ def test_chunks_do_not_change_the_numbers(chunk: int) -> None:
     posterior, x = optimizer.posterior(), torch.randn(7, 5)
     whole = bb.predict(model, x, posterior, samples=3)
     torch.testing.assert_close(bb.predict(model, x, posterior, samples=3, chunk=chunk).outputs, whole.outputs)
+
+
+class Branching(nn.Module):
+    """Looks at values, which a batched pass over networks cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        return y if y[0, 0] > 0 else -y
+
+
+@pytest.mark.parametrize("model", [network()[0], Branching()], ids=["batched", "branching"])
+def test_networks_together_are_the_networks_alone(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = bb.split_parameters(model)[0]
+    posterior = bb.BayesBiNN(binary, ess=10, seed=0, init_lambda=0.1).posterior()
+    passes, x = [], torch.randn(7, 5)
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    together = bb.predict(model, x, posterior, samples=40).outputs
+    assert len(passes) == (42 if isinstance(model, Branching) else 2)  # 32 and 8 networks, then one by one
+    monkeypatch.setattr(sys.modules[bb.predict.__module__], "_TOGETHER", 1)
+    torch.testing.assert_close(together, bb.predict(model, x, posterior, samples=40).outputs)
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -97,12 +97,16 @@ class Evaluate:
         run: Folder of the run.
         samples: Networks that the mean averages over.
         data: Folder or hub id of the data, if it is no longer where the run found it.
+        unlike: Recipe whose test inputs the network should be unsure of, such as fashion-mnist for a run on MNIST.
+        unlike_data: Folder or hub id of those.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
     """
 
     folder: Annotated[Name, tyro.conf.arg(name="run")]
     samples: int = 32
     data: str | None = None
+    unlike: str | None = None
+    unlike_data: str | None = None
     device: str = "auto"
 
     def run(self) -> None:
@@ -110,7 +114,14 @@ class Evaluate:
         from bitbayes.recipes.evaluate import evaluate_run
         from bitbayes.report.tables import evaluation_table, show
 
-        found = evaluate_run(self.folder, samples=self.samples, data=self.data, device=_device(self.device))
+        found = evaluate_run(
+            self.folder,
+            samples=self.samples,
+            data=self.data,
+            unlike=self.unlike,
+            unlike_data=self.unlike_data,
+            device=_device(self.device),
+        )
         show(evaluation_table(found))
 
 
@@ -119,14 +130,15 @@ class Reproduce:
     """Reproduces a published table or figure; can be interrupted and continued.
 
     Args:
-        target: table2, table10 (BayesBiNN); vispa-table1 to 5, vispa-figure1; small (ours); moons, snelson; curves,
-            histogram.
+        target: table2, table10 (BayesBiNN); vispa-table1 to 5, vispa-figure1; small, trust (ours); moons, snelson;
+            curves, histogram.
         dataset: Recipe of the table; its first by default.
         budget: quick (10 epochs, 3 seeds) or paper (500 epochs, 5 seeds).
         seeds: Number of runs, if not the budget's.
         rules: Rules of the table, such as ste or bayesbinn:straight-through; all by default.
         epochs: Length of the schedule, if not the budget's.
         data: Folder or hub id of the data.
+        unlike_data: Folder or hub id of Fashion-MNIST, for trust.
         out: Folder of the runs and of the table; runs/TARGET-... by default.
         runs: Finished runs, for curves and histogram.
         published: JSON file with the published curves.
@@ -142,6 +154,7 @@ class Reproduce:
     rules: tuple[str, ...] = ()
     epochs: int | None = None
     data: str | None = None
+    unlike_data: str | None = None
     out: str | None = None
     runs: tuple[str, ...] = ()
     published: str | None = None

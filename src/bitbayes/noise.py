@@ -9,13 +9,17 @@ two weights with 32 bits each.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from bitbayes.functional import sign
 
-__all__ = ["Noise", "stream_key"]
+__all__ = ["Noise", "spans", "stream_key"]
+
+# Values a piece: 1 MiB a float32 tensor, small enough for a second-level cache and large enough to hide dispatch.
+CHUNK = 1 << 18
 
 _MASK = (1 << 64) - 1
 
@@ -61,6 +65,25 @@ def _scramble(word: Tensor) -> Tensor:
     word = word.bitwise_xor_((word >> 30).bitwise_and_((1 << 34) - 1)).mul_(_signed(_MULTIPLY1))
     word = word.bitwise_xor_((word >> 27).bitwise_and_((1 << 37) - 1)).mul_(_signed(_MULTIPLY2))
     return word.bitwise_xor_((word >> 31).bitwise_and_((1 << 33) - 1))
+
+
+def spans(count: int, device: torch.device, rows: int = 1) -> Iterator[slice]:
+    """Even-aligned pieces of a flat tensor whose temporaries stay in a processor's cache; a GPU takes it whole.
+
+    Args:
+        count: Length of the tensor.
+        device: Where it is.
+        rows: How many such tensors are worked on at once; the pieces are that much shorter.
+
+    Yields:
+        Slices that cover the tensor in order.
+
+    Example:
+        >>> [span.stop for span in spans(600_000, torch.device("cpu"))]
+        [262144, 524288, 600000]
+    """
+    size = 2 * max(CHUNK // (2 * rows), 1) if device.type == "cpu" else max(count, 1)
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 class Noise:

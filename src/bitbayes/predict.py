@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitbayes.posterior import Posterior
@@ -18,6 +18,10 @@ from bitbayes.posterior import Posterior
 __all__ = ["Prediction", "predict", "refresh_batchnorm"]
 
 Batches = Iterable[Any]
+
+# Networks that one batched pass computes, where they are so small (weights times inputs) that a pass of one is mostly
+# dispatch; larger ones are faster one by one, see benchmarks/predict.py.
+_TOGETHER, _SMALL = 32, 10_000_000
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ def predict(
         posterior: Over the binary parameters, keyed by the model's names; None: one network, the parameters' own.
         samples: Number of networks to draw.
         seed: Seed of the draws.
-        chunk: Inputs at a time; None for all at once. Does not change the draws.
+        chunk: Inputs at a time; None for all at once. Does not change the draws. Small networks are computed several
+            at a time (`torch.func.vmap`) where that is faster.
         batches: Training batches (x or (x, ...)); BatchNorm statistics are re-estimated from them for every
             network, which costs that many passes more. None uses the model's statistics.
 
@@ -146,15 +151,33 @@ def predict(
     model = _unwrapped(model, set(posterior.shapes))
     shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False) if name in posterior.shapes}
     posterior.check_like(shapes, "the model")
+    small = sum(shape.numel() for shape in shapes.values()) * min(chunk or len(x), len(x)) <= _SMALL
+    together = _TOGETHER if small and reusable is None else 1
     outputs = []
     with _evaluating(model):
-        for index in range(samples):
-            weights = posterior.sample_at(index, seed=seed)
-            weights = {n: w.to(dtype=p.dtype, device=p.device) for n, w in weights.items() for p in [_get(model, n)]}
+        for first in range(0, samples, together):
+            drawn = [_draw(model, posterior, i, seed) for i in range(first, min(first + together, samples))]
             if reusable is not None:
-                _refresh(model, reusable, weights)
-            outputs.append(_outputs(model, weights, x, chunk))
+                _refresh(model, reusable, drawn[0])
+            outputs += _outputs_of_all(model, drawn, x, chunk)
     return Prediction(torch.stack(outputs))
+
+
+def _draw(model: nn.Module, posterior: Posterior, index: int, seed: int) -> dict[str, Tensor]:
+    weights = posterior.sample_at(index, seed=seed)
+    return {n: w.to(dtype=p.dtype, device=p.device) for n, w in weights.items() for p in [_get(model, n)]}
+
+
+def _outputs_of_all(model: nn.Module, drawn: list[dict[str, Tensor]], x: Tensor, chunk: int | None) -> list[Tensor]:
+    """Outputs of several networks, in one batched pass if there is more than one and the model can be batched."""
+    if len(drawn) > 1:
+        stacked = {name: torch.stack([weights[name] for weights in drawn]) for name in drawn[0]}
+        try:
+            return list(vmap(lambda weights: _outputs(model, weights, x, chunk))(stacked))
+        except RuntimeError as error:
+            if "vmap" not in str(error):  # else an operation that cannot be batched, such as a branch on values
+                raise
+    return [_outputs(model, weights, x, chunk) for weights in drawn]
 
 
 def _unwrapped(model: nn.Module, names: set[str]) -> nn.Module:

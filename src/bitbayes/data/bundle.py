@@ -73,7 +73,9 @@ class TensorData:
             x = self.augment(x, uniform)
         if x.dtype == torch.uint8:
             x = x.float().div_(255)
-        return (x - self._for_channels(self.mean)) / self._for_channels(self.std)
+        x = (x - self._for_channels(self.mean)) / self._for_channels(self.std)
+        # Channels last in memory: convolutions of narrow networks take a quarter to two thirds of the time on a CPU.
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
     def joined(self, other: TensorData) -> TensorData:
         """These examples, then others of the same kind.

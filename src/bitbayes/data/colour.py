@@ -13,6 +13,7 @@ from bitbayes.data.hub import Layout, read_split
 
 __all__ = ["load_cifar10", "load_cifar100", "load_tiny_imagenet"]
 
+_CROP_FLIP, _RESIZED_CROP = CropFlip(), ResizedCrop()
 _CIFAR10 = Layout("uoft-cs/cifar10", "img", "label", 10, 32, 3)
 _CIFAR100 = Layout("uoft-cs/cifar100", "img", "fine_label", 100, 32, 3)
 # Some two thousand of its images are grey.
@@ -25,7 +26,7 @@ def load_cifar10(
     device: torch.device | str = "cpu",
     validation: float = 0.1,
     seed: int = 0,
-    augment: bool = True,
+    augment: Augmentation | None = _CROP_FLIP,
 ) -> DataBundle[TensorData]:
     """CIFAR-10: 50,000 images to train on, of which a part is kept for validation, and 10,000 to test.
 
@@ -34,7 +35,7 @@ def load_cifar10(
         device: Where the tensors go.
         validation: Share of the training images kept for validation, drawn by `seed`.
         seed: Seed of that draw.
-        augment: Whether `batches(augment=True)` crops (4 pixels of padding) and flips training images.
+        augment: What `batches(augment=True)` does to training images: crops of 4 pixels of padding, and flips.
 
     Returns:
         Inputs of shape (N, 3, 32, 32), uint8, normalised as in the BayesBiNN paper.
@@ -42,9 +43,8 @@ def load_cifar10(
     Raises:
         ValueError: If the folder or its files are not what is expected; the message says what is.
     """
-    change = CropFlip() if augment else None
     mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-    return _load(_CIFAR10, "cifar10", where, ("train", "test"), device, validation, seed, mean, std, change)
+    return _load(_CIFAR10, "cifar10", where, ("train", "test"), device, validation, seed, mean, std, augment)
 
 
 def load_cifar100(
@@ -53,7 +53,7 @@ def load_cifar100(
     device: torch.device | str = "cpu",
     validation: float = 0.1,
     seed: int = 0,
-    augment: bool = True,
+    augment: Augmentation | None = _CROP_FLIP,
 ) -> DataBundle[TensorData]:
     """CIFAR-100: as CIFAR-10, with columns img and fine_label.
 
@@ -62,7 +62,7 @@ def load_cifar100(
         device: Where the tensors go.
         validation: Share of the training images kept for validation.
         seed: Seed of that draw.
-        augment: Whether training images are cropped and flipped.
+        augment: Of training images; None for none.
 
     Returns:
         Inputs of shape (N, 3, 32, 32), uint8.
@@ -70,9 +70,8 @@ def load_cifar100(
     Raises:
         ValueError: If the folder or its files are not what is expected.
     """
-    change = CropFlip() if augment else None
     mean, std = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
-    return _load(_CIFAR100, "cifar100", where, ("train", "test"), device, validation, seed, mean, std, change)
+    return _load(_CIFAR100, "cifar100", where, ("train", "test"), device, validation, seed, mean, std, augment)
 
 
 def load_tiny_imagenet(
@@ -81,7 +80,7 @@ def load_tiny_imagenet(
     device: torch.device | str = "cpu",
     validation: float = 0.1,
     seed: int = 0,
-    augment: bool = True,
+    augment: Augmentation | None = _RESIZED_CROP,
 ) -> DataBundle[TensorData]:
     """Tiny-ImageNet: 100,000 images of 200 classes, 64 by 64; its validation images are what papers test on.
 
@@ -90,7 +89,7 @@ def load_tiny_imagenet(
         device: Where the tensors go.
         validation: Share of the training images kept for validation.
         seed: Seed of that draw.
-        augment: Whether training images are cropped to a random part, resized, and flipped.
+        augment: Of training images: a random part, resized and flipped; None for none.
 
     Returns:
         Inputs of shape (N, 3, 64, 64), uint8.
@@ -98,9 +97,8 @@ def load_tiny_imagenet(
     Raises:
         ValueError: If the folder or its files are not what is expected.
     """
-    change = ResizedCrop() if augment else None
     mean, std = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
-    return _load(_TINY, "tiny-imagenet", where, ("train", "valid"), device, validation, seed, mean, std, change)
+    return _load(_TINY, "tiny-imagenet", where, ("train", "valid"), device, validation, seed, mean, std, augment)
 
 
 def _load(

@@ -7,7 +7,7 @@ from bitbayes.nn.perceptron import mlp, mnist_mlp, synthetic_mlp
 from bitbayes.nn.real import keep_real
 from bitbayes.nn.resnet import birealnet18, resnet18, resnet18_imagenet
 from bitbayes.nn.scale import LogitScale
-from bitbayes.nn.vgg import binaryconnect_vgg, lrnet_cifar, lrnet_mnist, vgg16, vgg_small
+from bitbayes.nn.vgg import binaryconnect_vgg, lrnet_cifar, lrnet_mnist, narrow_vgg, vgg16, vgg_small
 
 __all__ = [
     "BinaryActivation",
@@ -25,6 +25,7 @@ __all__ = [
     "lrnet_mnist",
     "mlp",
     "mnist_mlp",
+    "narrow_vgg",
     "resnet18",
     "resnet18_imagenet",
     "synthetic_mlp",

@@ -1,6 +1,7 @@
 """VGG-like networks for CIFAR: of BayesBiNN, of VISPA, and of LR-nets.
 
-But for `vgg_small` all layers are binary, the first and the last too, and BatchNorm has no affine parameters. The order
+But for `vgg_small` and `narrow_vgg` all layers are binary, the first and the last too; but for `vgg_small` BatchNorm
+has no affine parameters. The order
 is convolution, factor of each channel (VISPA only), 2x2 max-pooling where there is one, BatchNorm, activation.
 """
 
@@ -16,10 +17,13 @@ from bitbayes.nn.images import ImageInput
 from bitbayes.nn.real import keep_real
 from bitbayes.nn.scale import LogitScale
 
-__all__ = ["binaryconnect_vgg", "lrnet_cifar", "lrnet_mnist", "vgg16", "vgg_small"]
+__all__ = ["binaryconnect_vgg", "lrnet_cifar", "lrnet_mnist", "narrow_vgg", "vgg16", "vgg_small"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sign": BinaryActivation}
 
 # (width, pooled) of each convolution.
 _SIX = [(128, False), (128, True), (256, False), (256, True), (512, False), (512, True)]
+_FOUR = [(32, True), (64, True), (128, False), (128, True)]
 _THIRTEEN = [
     *[(64, False), (64, True), (128, False), (128, True)],
     *[(256, False), (256, False), (256, True)],
@@ -51,14 +55,36 @@ def binaryconnect_vgg(
         >>> binaryconnect_vgg(10, width=0.125)(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-    kind = chosen("activation", activation, {"relu": nn.ReLU, "sign": BinaryActivation})
+    kind = chosen("activation", activation, _ACTIVATIONS)
     if not width * 128 >= 1:
         raise ValueError(f"width must be at least 1/128, one channel, got {width!r}")
     convolutions = [(round(width * channels), pooled) for channels, pooled in _SIX]
-    network = _all_binary(convolutions, [round(width * 1024)] * 2, classes, activation=kind)
-    if logit_scale:
-        network.append(LogitScale())
-    return network
+    network = _vgg(convolutions, [round(width * 1024)] * 2, classes, activation=kind)
+    return network.append(LogitScale()) if logit_scale else network
+
+
+def narrow_vgg(classes: int, *, activation: str = "relu") -> nn.Sequential:
+    """A network for CIFAR on a laptop: four convolutions of 32 to 128 channels, one hidden layer of 256. Ours.
+
+    It pools early, so that most of its 767,328 weights for 10 classes work on small maps. The first convolution and
+    the last layer are real, which leaves 763,904 binary weights. It ends in a learnable `LogitScale`.
+
+    Args:
+        classes: Number of outputs.
+        activation: "relu"; or "sign", which puts `BinaryActivation("approx")` in the place of every ReLU.
+
+    Returns:
+        The network, input shape (N, 3, 32, 32), output shape (N, classes).
+
+    Raises:
+        ValueError: For an unknown activation.
+
+    Example:
+        >>> bb.summary(narrow_vgg(10)).binary_weights
+        763904
+    """
+    kind = chosen("activation", activation, _ACTIVATIONS)
+    return _vgg(_FOUR, [256], classes, activation=kind, real_ends=True).append(LogitScale())
 
 
 def vgg16(classes: int) -> nn.Sequential:
@@ -77,7 +103,7 @@ def vgg16(classes: int) -> nn.Sequential:
         ...     bb.summary(vgg16(10)).binary_weights
         15239872
     """
-    return _all_binary(_THIRTEEN, [512, 512], classes, scale=True)
+    return _vgg(_THIRTEEN, [512, 512], classes, scale=True)
 
 
 def lrnet_mnist() -> nn.Sequential:
@@ -93,7 +119,7 @@ def lrnet_mnist() -> nn.Sequential:
         >>> lrnet_mnist()(torch.randn(2, 784)).shape
         torch.Size([2, 10])
     """
-    return _all_binary([(32, True), (64, True)], [512], 10, channels=1, size=28, kernel=5, padding=0)
+    return _vgg([(32, True), (64, True)], [512], 10, channels=1, size=28, kernel=5, padding=0)
 
 
 def lrnet_cifar() -> nn.Sequential:
@@ -107,10 +133,10 @@ def lrnet_cifar() -> nn.Sequential:
         ...     bb.summary(lrnet_cifar()).binary_weights
         12973440
     """
-    return _all_binary(_SIX, [1024], 10)
+    return _vgg(_SIX, [1024], 10)
 
 
-def _all_binary(
+def _vgg(
     convolutions: Sequence[tuple[int, bool]],
     hidden: Sequence[int],
     classes: int,
@@ -121,6 +147,7 @@ def _all_binary(
     padding: int = 1,
     scale: bool = False,
     activation: type[nn.Module] = nn.ReLU,
+    real_ends: bool = False,
 ) -> nn.Sequential:
     layers: list[nn.Module] = [ImageInput(channels, size)]
     for width, pooled in convolutions:
@@ -137,6 +164,10 @@ def _all_binary(
         layers += [ChannelScale(outputs)] if scale else []
         layers += [nn.BatchNorm1d(outputs, affine=False), activation()]
         inputs = outputs
+    if real_ends:
+        weighted = [layer for layer in layers if isinstance(layer, (nn.Conv2d, nn.Linear))]
+        for layer in (weighted[0], weighted[-1]):
+            keep_real(layer)
     return nn.Sequential(*layers[:-1])  # logits have no activation
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bitbayes import functional as F
-from bitbayes.noise import Noise, stream_key
+from bitbayes.noise import Noise, spans, stream_key
 from bitbayes.posterior import files
 from bitbayes.posterior.base import SAMPLE_STREAM, Posterior
 
@@ -76,8 +76,11 @@ class BernoulliPosterior(Posterior):
         """
         weights = {}
         for place, (name, natural) in enumerate(self.natural.items()):
-            key = stream_key(seed, SAMPLE_STREAM, index, place)
-            flat = Noise(key, natural.numel(), natural.device).signs(torch.sigmoid(2 * natural.reshape(-1)))
+            beliefs = natural.reshape(-1)
+            noise = Noise(stream_key(seed, SAMPLE_STREAM, index, place), natural.numel(), natural.device)
+            flat = torch.empty_like(beliefs)
+            for span in spans(natural.numel(), natural.device):
+                flat[span] = noise.part(span).signs(torch.sigmoid(2 * beliefs[span]))
             weights[name] = flat.view(natural.shape) * self.scale[name]
         return weights
 

@@ -8,24 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bitbayes.calibration import fit_temperature, probability_figures, separation
 from bitbayes.data import TensorData
-from bitbayes.posterior import Posterior
-from bitbayes.predict import Prediction, predict
-from bitbayes.recipes.run import make_experiment
-from bitbayes.training import Experiment, RunConfig, RunFolder
-from bitbayes.training.mean import MeanPredictor
-from bitbayes.training.measure import autocast, whole
+from bitbayes.predict import Prediction
+from bitbayes.recipes.load import LoadedRun, load_run
+from bitbayes.recipes.registry import find_recipe
+from bitbayes.training.measure import whole
 from bitbayes.training.regression import observation_noise, regression_figures
-from bitbayes.training.results import load_mode, load_posterior
 
-__all__ = ["LoadedRun", "evaluate_run", "load_run"]
+__all__ = ["Inputs", "Predictions", "evaluate_run", "evaluation_inputs"]
 
 
 def evaluate_run(
-    folder: str | Path, *, samples: int = 32, data: str | None = None, device: str = "cpu"
+    folder: str | Path,
+    *,
+    samples: int = 32,
+    data: str | None = None,
+    unlike: str | None = None,
+    unlike_data: str | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Measures accuracy, likelihood, Brier score, calibration and entropy on the test data.
 
@@ -33,6 +37,9 @@ def evaluate_run(
         folder: Of the run.
         samples: Networks that the mean averages over.
         data: Where the data is, if not where the run found it.
+        unlike: Recipe whose test inputs the network should be unsure of, such as "fashion-mnist" for a run on MNIST:
+            adds the AUROC by which entropy and mutual information tell them from the run's own.
+        unlike_data: Where those are; None for the recipe's own default.
         device: Torch device.
 
     Returns:
@@ -46,13 +53,6 @@ def evaluate_run(
         raise ValueError(f"samples must be at least 1, got {samples}")
     run = load_run(folder, data=data, device=device)
     config, experiment = run.config, run.experiment
-    if experiment.data.test is None:
-        raise ValueError(f"recipe {config.recipe} has no test data")
-    if not isinstance(experiment.data.test, TensorData):
-        raise ValueError(
-            f"evaluate holds all test data in memory, which those of {config.recipe} do not fit; summary.json has the "
-            "accuracy and likelihood of the mode and of the mean"
-        )
     found: dict[str, Any] = {
         "recipe": config.recipe,
         "rule": config.rule,
@@ -60,113 +60,136 @@ def evaluate_run(
         "seed": config.seed,
         "samples": samples,
     }
-    x, y = whole(experiment.data.test)
     names = ["mode"]
     if run.posterior is not None:
         found["posterior_entropy_bits"] = float(run.posterior.entropy())
         names.append("mean")
-    for name in names:
-        count = samples if name == "mean" else 0
-        if experiment.loss == "squared":
-            predicted = run.predictor(count)
-            train_x, target = whole(experiment.data.train)
+    if unlike is not None:
+        found["unlike"] = unlike
+    counts = {"mode": 0, "mean": samples}
+    if experiment.loss == "squared":
+        if unlike is not None:
+            raise ValueError(f"unlike needs a network that predicts classes; {config.recipe} is a regression")
+        (x, y), (train_x, target) = whole(_test(run)), whole(experiment.data.train)
+        for name in names:
+            predicted = run.predictor(counts[name])
             found[name] = regression_figures(predicted(x), y, observation_noise(predicted(train_x), target))
-        else:
-            found[name] = _class_figures(run, x, y, count)
+    else:
+        inputs = evaluation_inputs(run, unlike, unlike_data)
+        for name in names:
+            found[name] = Predictions.of(run.predictor(counts[name]), inputs).figures(inputs)
     run.files.write_json("evaluation.json", found)
     return found
 
 
-def _class_figures(run: LoadedRun, x: Tensor, y: Tensor, count: int) -> dict[str, float]:
-    """Figures on test data, and those that a temperature fitted on validation data changes."""
-    predicted = run.predictor(count)
-    prediction = predicted(x)
-    figures = probability_figures(prediction.probs, y)
-    wrong = prediction.probs.argmax(-1) != y.reshape(-1) if prediction.probs.shape[-1] > 1 else None
-    if wrong is not None and wrong.any() and not wrong.all():
-        figures["auroc_errors"] = separation(prediction.entropy[~wrong], prediction.entropy[wrong])
-    validation = run.experiment.data.validation
-    if validation is not None:
-        held, target = whole(validation)
-        temperature = fit_temperature(predicted(held), target)
-        tempered = probability_figures(prediction.tempered(temperature).probs, y)
-        figures["temperature"] = temperature
-        figures |= {f"{name}_tempered": tempered[name] for name in ("nll", "brier", "ece")}
-    return figures
+@dataclass(frozen=True)
+class Predictions:
+    """What some networks say of all inputs that figures are made of.
+
+    Args:
+        test: Of the test inputs.
+        held: Of the validation inputs, on which a temperature is fitted; None if there are none.
+        unlike: Of inputs of another kind; None if there are none.
+    """
+
+    test: Prediction
+    held: Prediction | None = None
+    unlike: Prediction | None = None
+
+    @classmethod
+    def of(cls, predicted: Callable[[Tensor], Prediction], inputs: Inputs) -> Predictions:
+        """Predicts all inputs.
+
+        Args:
+            predicted: The networks.
+            inputs: The inputs.
+
+        Returns:
+            The predictions.
+        """
+        held = None if inputs.held is None else predicted(inputs.held[0])
+        return cls(predicted(inputs.test[0]), held, None if inputs.unlike is None else predicted(inputs.unlike))
+
+    def figures(self, inputs: Inputs) -> dict[str, float]:
+        """Figures on test data, those that a temperature fitted on validation data changes, and those on other data.
+
+        Args:
+            inputs: With the targets.
+
+        Returns:
+            Accuracy (percent), NLL, Brier, ECE, and so on.
+        """
+        y, prediction = inputs.test[1], self.test
+        figures = probability_figures(prediction.probs, y)
+        wrong = prediction.probs.argmax(-1) != y.reshape(-1) if prediction.probs.shape[-1] > 1 else None
+        if wrong is not None and wrong.any() and not wrong.all():
+            figures["auroc_errors"] = separation(prediction.entropy[~wrong], prediction.entropy[wrong])
+        if self.unlike is not None:
+            figures["auroc_unlike"] = separation(prediction.entropy, self.unlike.entropy)
+            if len(prediction.outputs) > 1:
+                usual, unusual = prediction.mutual_information, self.unlike.mutual_information
+                figures["auroc_unlike_information"] = separation(usual, unusual)
+        if self.held is not None and inputs.held is not None:
+            temperature = fit_temperature(self.held, inputs.held[1])
+            tempered = probability_figures(prediction.tempered(temperature).probs, y)
+            figures["temperature"] = temperature
+            figures |= {f"{name}_tempered": tempered[name] for name in ("nll", "brier", "ece")}
+        return figures
 
 
 @dataclass(frozen=True)
-class LoadedRun:
-    """A finished run, ready to predict.
+class Inputs:
+    """What a network is measured on.
 
     Args:
-        config: Its record.
-        files: Its folder.
-        experiment: Its data and settings; `experiment.model` holds the mode of the best epoch.
-        posterior: Of the same epoch; None if the rule keeps none.
+        test: Inputs and targets.
+        held: Validation inputs and targets, or None.
+        unlike: Inputs of another kind, or None.
     """
 
-    config: RunConfig
-    files: RunFolder
-    experiment: Experiment
-    posterior: Posterior | None
-
-    def predict(self, x: Tensor, samples: int = 0) -> Prediction:
-        """Predicts with the mode, or with the mean of drawn networks.
-
-        Args:
-            x: Inputs, on the device of the run.
-            samples: Networks to draw; 0 for the mode.
-
-        Returns:
-            The prediction.
-
-        Raises:
-            ValueError: If samples are wanted of a rule without a posterior.
-        """
-        return self.predictor(samples)(x)
-
-    def predictor(self, samples: int = 0) -> Callable[[Tensor], Prediction]:
-        """The same for several inputs, with BatchNorm statistics of the draws estimated once.
-
-        Args:
-            samples: Networks to draw; 0 for the mode.
-
-        Returns:
-            A function of inputs.
-
-        Raises:
-            ValueError: If samples are wanted of a rule without a posterior.
-        """
-        if samples == 0:
-            return self._mode
-        if self.posterior is None:
-            raise ValueError(f"{self.config.rule} keeps no posterior; use samples=0 for its mode")
-        return MeanPredictor(self.config, self.experiment, self.experiment.model, self.posterior, samples)
-
-    def _mode(self, x: Tensor) -> Prediction:
-        with autocast(self.experiment.device, self.config.precision):
-            return predict(self.experiment.model, x, chunk=2000)
+    test: tuple[Tensor, Tensor]
+    held: tuple[Tensor, Tensor] | None = None
+    unlike: Tensor | None = None
 
 
-def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu") -> LoadedRun:
-    """Loads the mode and the posterior of a run, and its data.
+def evaluation_inputs(run: LoadedRun, unlike: str | None = None, unlike_data: str | None = None) -> Inputs:
+    """The data that a run of classes is evaluated on.
 
     Args:
-        folder: Of the run.
-        data: Where the data is, if not where the run found it.
-        device: Torch device.
+        run: The run.
+        unlike: Recipe of data of another kind, see `evaluate_run`.
+        unlike_data: Where those are.
 
     Returns:
-        The run.
+        Everything at once, normalised like the run's training data.
 
     Raises:
-        ValueError: If the folder is not a run, or the data is missing.
-        RunError: If a file of the run is missing or damaged.
+        ValueError: If there is no test data that fits in memory, or the other data has another shape.
     """
-    config = RunConfig.load(folder)
-    config = dataclasses.replace(config, data=data or config.data, device=device)
-    files = RunFolder(folder)
-    experiment = make_experiment(config)
-    load_mode(files, experiment.model)
-    return LoadedRun(config, files, experiment, load_posterior(files, experiment.device))
+    data = run.experiment.data
+    test = _test(run)
+    other = None if unlike is None else _unlike(test, unlike, unlike_data, run.experiment.device)
+    held = whole(data.validation) if isinstance(data.validation, TensorData) else None
+    return Inputs(whole(test), held, other)
+
+
+def _test(run: LoadedRun) -> TensorData:
+    test, recipe = run.experiment.data.test, run.config.recipe
+    if test is None:
+        raise ValueError(f"recipe {recipe} has no test data")
+    if not isinstance(test, TensorData):
+        raise ValueError(
+            f"evaluate holds all test data in memory, which those of {recipe} do not fit; summary.json has the "
+            "accuracy and likelihood of the mode and of the mean"
+        )
+    return test
+
+
+def _unlike(test: TensorData, recipe: str, where: str | None, device: torch.device) -> Tensor:
+    """Test inputs of another recipe, normalised like the run's own."""
+    other = find_recipe(recipe).load(where, device, 0).test
+    if not isinstance(other, TensorData) or other.x.shape[1:] != test.x.shape[1:] or other.x.dtype != test.x.dtype:
+        came = f"{tuple(other.x.shape[1:])}, {other.x.dtype}" if isinstance(other, TensorData) else "none in memory"
+        wanted = f"{tuple(test.x.shape[1:])}, {test.x.dtype}"
+        raise ValueError(f"inputs of {recipe} must be like the run's ({wanted}), got {came}")
+    return whole(dataclasses.replace(test, x=other.x, y=other.y))[0]

@@ -13,7 +13,7 @@ from bitbayes.data import load_fashion_mnist, load_mnist
 from bitbayes.recipes.base import Published, Recipe, RuleSpec, loading
 from bitbayes.training import Schedule
 
-__all__ = ["FASHION_MNIST", "MNIST"]
+__all__ = ["FASHION_MNIST", "MNIST", "MNIST_TRUST"]
 
 _SOURCE = "Meng, Bachmann & Khan, ICML 2020, Tables 4, 9 and 10"
 
@@ -58,8 +58,22 @@ PUBLISHED = {
 }
 
 
-def _network() -> torch.nn.Module:
+_TRUST = {
+    "full-precision": RuleSpec(1e-3),
+    "ste": RuleSpec(1e-2),
+    "bayesbinn:released": RuleSpec(1e-2, {"ess_scale": 1.0, "tau": 1e-10}),
+    "bayesbinn:straight-through": RuleSpec(5e-3, {"ess_scale": 3000.0}),
+    "vispa": RuleSpec(10.0, {"rank": 4, "weight_decay": 5e-5}),
+}
+
+
+def _network() -> torch.nn.Sequential:
     return nn.mnist_mlp(logit_scale=False)
+
+
+def _scaled_network() -> torch.nn.Module:
+    """With a learnable logit scale, without which the last BatchNorm caps all confidence at 0.76."""
+    return _network().append(nn.LogitScale(5.0))
 
 
 MNIST = Recipe(
@@ -95,6 +109,21 @@ FASHION_MNIST = Recipe(
     quick_epochs=10,
     quick_batch=500,
     quick=QUICK,
+    seed=1,
+    wide=True,
+)
+
+MNIST_TRUST = Recipe(
+    name="mnist-trust",
+    title="MNIST, the same MLP with a learnable logit scale, ten epochs",
+    source="ours",
+    network=_scaled_network,
+    load=loading(load_mnist),
+    loss="cross_entropy",
+    epochs=10,
+    batch_size=500,
+    rules=_TRUST,
+    predict_samples=32,
     seed=1,
     wide=True,
 )

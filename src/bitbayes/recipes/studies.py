@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitbayes.recipes.evaluate import LoadedRun, load_run
+from bitbayes.recipes.load import LoadedRun, load_run
 from bitbayes.recipes.registry import find_recipe
 from bitbayes.recipes.run import few_threads, make_config, run_recipe
 from bitbayes.recipes.tables import finished

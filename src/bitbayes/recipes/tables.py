@@ -39,6 +39,7 @@ TABLES = {
     "table2": Table(("test",), "mnist"),
     "table10": Table(_ALL, "mnist"),
     "small": Table(_ALL, "cifar10-small"),
+    "trust": Table(_ALL, "mnist-trust"),
     "vispa-table1": Table(("test",), "cifar10-vgg-small-w1a1", _VISPA),
     "vispa-table2": Table(("test",), "cifar10-vgg16"),
     "vispa-table3": Table(("test",), "imagenet-alexnet", _VISPA),

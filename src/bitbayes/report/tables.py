@@ -175,7 +175,7 @@ def evaluation_table(found: Mapping[str, Any]) -> Any:
     heads = {"mode": "mode", "mean": f"mean of {found.get('samples')}"}
     caption = f"entropy of a weight: {number(found.get('posterior_entropy_bits'), 4)} bits"
     table = new_table(title, "", *(heads[name] for name in names), caption=caption)
-    for key in found["mode"]:
+    for key in dict.fromkeys(key for name in names for key in found[name]):
         digits = 2 if key == "accuracy" else 4
         table.add_row(key, *(number(found[name].get(key), digits) for name in names))
     return table

@@ -11,9 +11,11 @@ from bitbayes.posterior import load_posterior
 from bitbayes.recipes import find_recipe, nearest
 from bitbayes.recipes.studies import moons_study, snelson_study
 from bitbayes.recipes.tables import TABLES, run_table
+from bitbayes.recipes.trust import trust_study
 from bitbayes.report.figures import curves_figure, histogram_figure, moons_figure, snelson_figure
 from bitbayes.report.markdown import results_table, write_results
 from bitbayes.report.tables import new_table, number, show
+from bitbayes.report.trust import trust_figure, trust_table
 from bitbayes.training import RunConfig, RunError
 
 __all__ = ["TARGETS", "reproduce"]
@@ -51,6 +53,13 @@ def _table(target: str, choices: dict[str, Any]) -> None:
     recipe = find_recipe(choices["dataset"] or TABLES[target].recipe)
     results, text = write_results(target, recipe, rows, folder)
     show(results_table(target, recipe, rows), f"written: {results}, {text}")
+
+
+def _trust(target: str, choices: dict[str, Any]) -> None:
+    keys = ("data", "unlike_data", "seeds", "rules", "epochs", "out", "device", "precision")
+    study = trust_study(**{key: choices[key] for key in keys})
+    picture = trust_figure(study, study.folder / "trust.png")
+    show(trust_table(study), f"written: {study.folder / 'trust.json'}, {picture}")
 
 
 def _moons(target: str, choices: dict[str, Any]) -> None:
@@ -156,6 +165,7 @@ def _run_folders(names: Sequence[str]) -> list[Path]:
 
 TARGETS: dict[str, Callable[[str, dict[str, Any]], None]] = {
     **dict.fromkeys(TABLES, _table),
+    "trust": _trust,
     "moons": _moons,
     "snelson": _snelson,
     "curves": _curves,

@@ -13,11 +13,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from bitbayes.noise import Noise
+from bitbayes.noise import Noise, spans
 from bitbayes.rules.rule import Belief, Options, Rule
-
-# Values a chunk: 1 MiB a float32 tensor, small enough for a second-level cache and large enough to hide dispatch.
-CHUNK = 1 << 18
 
 
 def _advance_chunk(
@@ -64,11 +61,10 @@ def _compiled(rule: type[Rule], static: tuple[tuple[str, object], ...]) -> Calla
 
 
 def _spans(belief: Belief, weights: Tensor) -> Iterator[slice]:
-    """Even-aligned pieces of a flat tensor, shorter for beliefs of many rows; a GPU takes it whole."""
+    """Pieces of the weights, shorter for beliefs of many rows."""
     count = weights.numel()
     rows = max(tensor.dim() and tensor.numel() // max(count, 1) for tensor in belief.values())
-    size = 2 * (CHUNK // (2 * max(rows, 1))) if weights.device.type == "cpu" else max(count, 1)
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+    return spans(count, weights.device, max(rows, 1))
 
 
 def _part(belief: Belief, span: slice) -> Belief:

@@ -1,0 +1,82 @@
+"""Figures of trust: of one network, of a posterior's mean, of ensembles, and against data of another kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+import bitbayes as bb
+from bitbayes.predict import Prediction
+from bitbayes.recipes import RECIPES, make_config, run_recipe
+from bitbayes.recipes.evaluate import Inputs, Predictions, evaluate_run
+from bitbayes.recipes.trust import trust_study
+from bitbayes.report.trust import trust_figure, trust_table
+from bitbayes.training import SilentProgress
+from generated import write
+
+RULES = ("full-precision", "bayesbinn")
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """The recipe with a network that trains in no time, and data that suits it."""
+    recipe = dataclasses.replace(RECIPES["mnist-trust"], network=lambda: bb.nn.mlp(784, [9], 10))
+    monkeypatch.setitem(RECIPES, "mnist-trust", recipe)
+    return {
+        "data": str(write(tmp_path / "data", "mnist", train=40, test=30)),
+        "unlike_data": str(write(tmp_path / "other", "fashion", train=20, test=20)),
+        "out": str(tmp_path / "runs"),
+    }
+
+
+def test_study(small, tmp_path):
+    notes = []
+    study = trust_study(**small, rules=RULES, seeds=2, epochs=1, samples=4, precision="fp32", note=notes.append)
+    rows = {(row["rule"].partition(":")[0], row["kind"]): row for row in study.rows}
+    assert set(rows) == {
+        *[("full-precision", kind) for kind in ("network", "ensemble")],
+        *[("bayesbinn", kind) for kind in ("network", "mean", "ensemble")],
+    }
+    weights = 9 * 784 + 90
+    assert rows["full-precision", "network"]["bytes"] == 4 * (weights + 1)
+    assert rows["full-precision", "ensemble"]["bytes"] == 2 * 4 * (weights + 1)
+    assert rows["bayesbinn", "network"]["bytes"] == 4 + -(-weights // 8)
+    assert rows["bayesbinn", "mean"]["bytes"] == 4 + 4 * -(-weights // 8) and rows["bayesbinn", "mean"]["networks"] == 4
+    assert rows["bayesbinn", "mean"]["entropy_bits"] > 0 and "entropy_bits" not in rows["bayesbinn", "network"]
+    for row in study.rows:
+        figures = row["figures"]
+        assert len(figures["nll"]["values"]) == (1 if row["kind"] == "ensemble" else 2)
+        assert 0 <= figures["auroc_unlike"]["mean"] <= 1 and figures["temperature"]["mean"] > 0
+    assert json.loads((study.folder / "trust.json").read_text())["rows"] == study.rows
+    assert trust_table(study).row_count == 5
+    assert trust_figure(study, tmp_path / "trust.png").stat().st_size > 10_000
+    again = trust_study(**small, rules=RULES, seeds=2, epochs=1, samples=4, precision="fp32", note=notes.append)
+    assert again.rows == study.rows and sum("run 1" in note for note in notes) == 2  # nothing is trained twice
+
+
+def test_figures_against_a_count_by_hand():
+    """Two networks that agree on ordinary inputs and contradict each other on strange ones."""
+    sure = torch.tensor([[[4.0, 0.0], [0.0, 4.0], [4.0, 0.0]]])
+    usual = Prediction(torch.cat([sure, sure]))
+    strange = Prediction(torch.cat([sure, -sure]))
+    inputs = Inputs((torch.zeros(3, 1), torch.tensor([0, 1, 1])), None, torch.zeros(3, 1))
+    figures = Predictions(usual, None, strange).figures(inputs)
+    assert figures["auroc_unlike"] == 1 and figures["auroc_unlike_information"] == 1
+    assert figures["accuracy"] == pytest.approx(200 / 3, rel=1e-6)
+    one = Predictions(Prediction(sure), None, Prediction(sure)).figures(inputs)
+    assert one["auroc_unlike"] == 0.5 and "auroc_unlike_information" not in one
+
+
+def test_other_data_must_fit(small, tmp_path):
+    config = make_config("mnist-trust", "ste", data=small["data"], epochs=1, out=str(tmp_path / "run"))
+    run_recipe(config, progress=SilentProgress())
+    wrong = str(write(tmp_path / "colour", "cifar10", train=10, test=4))
+    with pytest.raises(
+        ValueError, match=r"inputs of cifar10 must be like the run's \(\(784,\), torch.uint8\), got \(3,"
+    ):
+        evaluate_run(tmp_path / "run", unlike="cifar10", unlike_data=wrong)
+    found = evaluate_run(tmp_path / "run", unlike="fashion-mnist", unlike_data=small["unlike_data"])
+    assert found["unlike"] == "fashion-mnist" and "auroc_unlike" in found["mode"]
