@@ -3,22 +3,36 @@
 The network holds weights; the optimizer holds beliefs.
 """
 
-from bitbayes import nn
-from bitbayes.parameters import follow, split_parameters, summary
-from bitbayes.posterior import BernoulliPosterior, LowRankGaussianPosterior, Posterior, load_posterior
-from bitbayes.predict import Prediction, predict, refresh_batchnorm
-from bitbayes.rules import (
-    PMF,
-    STE,
-    VISPA,
-    AdaSTE,
-    BayesBiNN,
-    BinaryOptimizer,
-    Bop,
-    Bop2ndOrder,
-    MirrorDescent,
-    ProxQuant,
-)
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from bitbayes import packed
+from bitbayes.packed import pack
+
+if find_spec("torch") is not None:
+    from bitbayes import nn
+    from bitbayes.parameters import follow, split_parameters, summary
+    from bitbayes.posterior import BernoulliPosterior, LowRankGaussianPosterior, Posterior, load_posterior
+    from bitbayes.predict import Prediction, predict, refresh_batchnorm
+    from bitbayes.rules import (
+        PMF,
+        STE,
+        VISPA,
+        AdaSTE,
+        BayesBiNN,
+        BinaryOptimizer,
+        Bop,
+        Bop2ndOrder,
+        MirrorDescent,
+        ProxQuant,
+    )
+elif not TYPE_CHECKING:  # packed networks run where torch is not installed
+
+    def __getattr__(name: str) -> None:
+        if name in __all__:
+            raise ImportError(f"bitbayes.{name} needs torch; without it there is only bitbayes.packed")
+        raise AttributeError(f"module 'bitbayes' has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 
@@ -40,6 +54,8 @@ __all__ = [
     "follow",
     "load_posterior",
     "nn",
+    "pack",
+    "packed",
     "predict",
     "refresh_batchnorm",
     "split_parameters",

@@ -53,7 +53,7 @@ _SMALL = {
     "bop": RuleSpec(3e-3, {"threshold": 1e-8}),
     "bayesbinn:released": RuleSpec(3e-3, {"ess_scale": 1.0, "tau": 1e-10}),
     "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 10000.0}),
-    "vispa": RuleSpec(0.3, {"rank": 4}),
+    "vispa": RuleSpec(10.0, {"rank": 4, "weight_decay": 5e-5}),
 }
 
 

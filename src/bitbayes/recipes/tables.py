@@ -32,13 +32,14 @@ class Table:
 
 
 _ALL = ("train", "validation", "test")
+_SMALL = ("full-precision", "ste", "bop", "bayesbinn:straight-through", "vispa")
 _VISPA = ("full-precision", "vispa:no-z", "vispa")
 
 # Tables of one recipe are over the same runs.
 TABLES = {
     "table2": Table(("test",), "mnist"),
     "table10": Table(_ALL, "mnist"),
-    "small": Table(_ALL, "cifar10-small"),
+    "small": Table(_ALL, "cifar10-small", _SMALL),
     "trust": Table(_ALL, "mnist-trust"),
     "vispa-table1": Table(("test",), "cifar10-vgg-small-w1a1", _VISPA),
     "vispa-table2": Table(("test",), "cifar10-vgg16"),

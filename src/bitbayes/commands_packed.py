@@ -1,0 +1,187 @@
+"""The commands for packed networks, as dataclasses for tyro: pack, run, summary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bitbayes.functional import require
+from bitbayes.packed import ArrayPrediction, PackedNetwork, Runtime, load, pack
+
+tyro = require("tyro", "train")
+
+__all__ = ["Pack", "PackedCommand", "Run", "Summary", "pack_run"]
+
+Name = tyro.conf.Positional[str]
+Output = Annotated[str, tyro.conf.arg(aliases=["-o"])]
+
+_CHUNK = 500  # inputs at a time
+
+
+@dataclass
+class Pack:
+    """Packs a finished run into one file: one bit for each binary weight.
+
+    Args:
+        run: Folder of the run.
+        output: The file to write.
+        samples: Networks drawn from the posterior; 0 for the mode alone.
+        real: Type of what is real: float32, or float16 in half the bytes.
+        data: Folder or hub id of the data, if it is no longer where the run found it.
+    """
+
+    folder: Annotated[Name, tyro.conf.arg(name="run")]
+    output: Output
+    samples: int = 0
+    real: Literal["float32", "float16"] = "float32"
+    data: str | None = None
+
+    def run(self) -> None:
+        """Packs, and prints what each layer takes."""
+        network = pack_run(self.folder, samples=self.samples, real=self.real, data=self.data)
+        network.save(self.output)
+        print(network.summary())
+        print(f"written: {self.output}, {Path(self.output).stat().st_size:,} bytes")
+
+
+@dataclass
+class Run:
+    """Runs a packed network on test data, or on inputs of your own.
+
+    Args:
+        network: The file.
+        data: Folder or hub id of the data of its recipe, or a .npy file of inputs (N, ...), normalised as in training;
+            the recipe's hub id by default.
+        out: Writes the prediction for each input there, as a line of JSON.
+        backend: torch, or reference (NumPy alone, slow).
+    """
+
+    network: Name
+    data: str | None = None
+    out: str | None = None
+    backend: Literal["torch", "reference"] = "torch"
+
+    def run(self) -> None:
+        """Predicts, and prints accuracy and uncertainty."""
+        runtime = load(self.network, self.backend)
+        inputs, targets, regression = _inputs(runtime.network, self.data)
+        prediction = _predicted(runtime, inputs)
+        rows = list(_regression_rows(prediction) if regression else _class_rows(prediction))
+        count = runtime.network.program.samples
+        print(f"{len(rows)} inputs, {count} network{'s' if count > 1 else ''}")
+        if targets is not None and regression:
+            print(f"root mean squared error {np.sqrt(np.mean((prediction.mean - targets) ** 2)):.4f}")
+        elif targets is not None:
+            right = np.array([row["class"] for row in rows]) == targets.reshape(-1)
+            print(f"accuracy {100 * right.mean():.2f}")
+        for name in [] if not rows else [name for name in rows[0] if name not in ("class", "mean", "probabilities")]:
+            print(f"mean {name} {np.mean([row[name] for row in rows]):.4f}")
+        if self.out is not None:
+            Path(self.out).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            print(f"written: {self.out}")
+
+
+@dataclass
+class Summary:
+    """Prints what each layer of a packed network takes: weights, bits, bytes, operations.
+
+    Args:
+        network: The file.
+    """
+
+    network: Name
+
+    def run(self) -> None:
+        """Prints the table."""
+        print(PackedNetwork.read(self.network).summary())
+
+
+PackedCommand = (
+    Annotated[Pack, tyro.conf.subcommand("pack")]
+    | Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Summary, tyro.conf.subcommand("summary")]
+)
+
+
+def pack_run(
+    folder: str | Path,
+    *,
+    samples: int = 0,
+    real: Literal["float32", "float16"] = "float32",
+    data: str | None = None,
+) -> PackedNetwork:
+    """Packs the mode of a finished run, or networks drawn from its posterior.
+
+    Args:
+        folder: Of the run.
+        samples: Networks to draw, with the BatchNorm statistics that the run's own mean prediction uses; 0: the mode.
+        real: Type of what is real.
+        data: Where the data is, if not where the run found it.
+
+    Returns:
+        The packed network; its file remembers recipe and rule.
+
+    Raises:
+        ValueError: If the folder is not a run, its rule keeps no posterior, or a layer cannot be packed.
+    """
+    from bitbayes.data import batches
+    from bitbayes.recipes.evaluate import load_run
+    from bitbayes.training.mean import MeanPredictor
+
+    if samples < 0:
+        raise ValueError(f"samples must be at least 0, got {samples}")
+    run = load_run(folder, data=data)
+    example = next(iter(batches(run.experiment.data.train, 1)))[0]
+    about = {"recipe": run.config.recipe, "rule": run.config.rule}
+    if not samples:
+        return pack(run.experiment.model, example, real=real, about=about)
+    if run.posterior is None:
+        raise ValueError(f"{run.config.rule} keeps no posterior; leave --samples out for its mode")
+    mean = MeanPredictor(run.config, run.experiment, run.experiment.model, run.posterior, samples)
+    return pack(mean.model, example, run.posterior, samples, batches=mean.own, real=real, about=about)
+
+
+def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, bool]:
+    """Inputs, targets if there are any, and whether they are of a regression."""
+    if data is not None and data.endswith(".npy"):
+        return np.load(data, allow_pickle=False), None, False
+    import torch
+
+    from bitbayes.data import TensorData
+    from bitbayes.recipes.registry import find_recipe
+    from bitbayes.training.measure import whole
+
+    if "recipe" not in network.program.about:
+        raise ValueError("the file names no recipe; give its inputs as a .npy file with --data")
+    recipe = find_recipe(network.program.about["recipe"])
+    test = recipe.load(data, torch.device("cpu"), 0).test
+    if not isinstance(test, TensorData):
+        raise ValueError(f"recipe {recipe.name} has no test data that fits in memory; give a .npy file with --data")
+    inputs, targets = whole(test)
+    return inputs.numpy(), targets.numpy(), recipe.loss == "squared"
+
+
+def _predicted(runtime: Runtime, inputs: npt.NDArray[Any]) -> ArrayPrediction:
+    pieces = [np.asarray(runtime.predict(inputs[i : i + _CHUNK]).outputs) for i in range(0, len(inputs), _CHUNK)]
+    return ArrayPrediction(np.concatenate(pieces or [np.asarray(runtime.predict(inputs).outputs)], axis=1))
+
+
+def _class_rows(prediction: ArrayPrediction) -> Iterator[dict[str, Any]]:
+    probs, single = prediction.probs, prediction.outputs.shape[-1] == 1
+    probs = np.concatenate([1 - probs, probs], -1) if single else probs
+    unsure = zip(prediction.entropy.tolist(), prediction.mutual_information.tolist(), strict=True)
+    for row, (entropy, information) in zip(probs, unsure, strict=True):
+        best = int(row.argmax())
+        known = {"class": best, "probabilities": [round(p, 6) for p in row.tolist()]}
+        yield known | {"entropy": entropy, "mutual_information": information}
+
+
+def _regression_rows(prediction: ArrayPrediction) -> Iterator[dict[str, Any]]:
+    for mean, std in zip(prediction.mean.tolist(), prediction.std.tolist(), strict=True):
+        yield {"mean": mean, "std": std[0] if len(std) == 1 else std}

@@ -1,0 +1,111 @@
+"""Signs as bits, and products of signs by xnor and popcount, with NumPy alone.
+
+A row of n signs takes ceil(n / 8) bytes: bit i of the row is bit i % 8 of byte i // 8, 1 for +1 and 0 for −1, and the
+bits that are left over are 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["pack_signs", "row_bytes", "sign_products", "unpack_signs"]
+
+Array = npt.NDArray[Any]
+
+_CHUNK = 1 << 20  # words of 64 bits that are compared at a time
+_COUNTS = np.array([bin(number).count("1") for number in range(1 << 16)], np.uint8)
+
+
+def row_bytes(count: int) -> int:
+    """Bytes of a row.
+
+    Args:
+        count: Signs in it.
+
+    Returns:
+        Their bits, rounded up.
+
+    Example:
+        >>> row_bytes(9)
+        2
+    """
+    return (count + 7) // 8
+
+
+def pack_signs(signs: Array) -> npt.NDArray[np.uint8]:
+    """One bit a sign.
+
+    Args:
+        signs: Numbers, shape (..., n); what is positive becomes 1.
+
+    Returns:
+        Shape (..., ceil(n / 8)).
+
+    Example:
+        >>> pack_signs(np.array([1, -1, 1, 1, -1, -1, -1, -1, 1]))
+        array([13,  1], dtype=uint8)
+    """
+    return np.packbits(signs > 0, axis=-1, bitorder="little")
+
+
+def unpack_signs(bits: Array, count: int, dtype: npt.DTypeLike = np.float32) -> Array:
+    """Back to −1 and +1.
+
+    Args:
+        bits: What `pack_signs` gave, shape (..., ceil(count / 8)).
+        count: Signs in a row.
+        dtype: Of the result.
+
+    Returns:
+        Shape (..., count).
+
+    Example:
+        >>> unpack_signs(np.array([13, 1], np.uint8), 9, np.int8)
+        array([ 1, -1,  1,  1, -1, -1, -1, -1,  1], dtype=int8)
+    """
+    signs = np.unpackbits(bits, axis=-1, count=count, bitorder="little").astype(dtype)
+    signs *= 2
+    signs -= 1
+    return signs
+
+
+def sign_products(rows: Array, weights: Array) -> npt.NDArray[np.int64]:
+    """Products of every row with every row of weights, by popcount.
+
+    Where a row has 0 (the padding of a convolution) the product is 0: such places are masked.
+
+    Args:
+        rows: Numbers −1, 0 and +1, shape (M, n).
+        weights: Bits of the weights, shape (K, ceil(n / 8)).
+
+    Returns:
+        Exact sums of n products, shape (M, K).
+
+    Example:
+        >>> sign_products(np.array([[1.0, -1.0, 0.0]]), pack_signs(np.array([[1, -1, 1], [-1, -1, -1]])))
+        array([[2, 0]])
+    """
+    signs, inside, bits = _words(pack_signs(rows)), _words(pack_signs(rows != 0)), _words(weights)
+    result = np.count_nonzero(rows, axis=-1)[:, None] * np.ones((1, len(bits)), np.int64)
+    step = max(1, _CHUNK // max(1, bits.size))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        differ = (signs[part, None] ^ bits) & inside[part, None]
+        result[part] -= 2 * _popcount(differ)
+    return result
+
+
+def _words(bits: Array) -> npt.NDArray[np.uint64]:
+    """Rows of bytes as rows of 64-bit words, filled up with zeros."""
+    missing = -bits.shape[-1] % 8
+    return np.ascontiguousarray(np.pad(bits, ((0, 0), (0, missing)))).view(np.uint64)
+
+
+def _popcount(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Ones in each row of words."""
+    if hasattr(np, "bitwise_count"):
+        return np.bitwise_count(words).sum(-1, dtype=np.int64)
+    return _COUNTS[words.view(np.uint16)].sum(-1, dtype=np.int64)  # NumPy 1 has no popcount

@@ -1,0 +1,122 @@
+"""A program in the making: steps whose tensors are float64 and have an axis for the C networks in front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitbayes.packed.bits import pack_signs
+from bitbayes.packed.network import PackedNetwork
+from bitbayes.packed.program import Program, Step
+
+__all__ = ["Draft", "finished", "split_scale", "stacked"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A step in the making.
+
+    Args:
+        op: As in `bitbayes.packed.program.Step`.
+        sources: Likewise.
+        name: Likewise.
+        settings: Likewise.
+        tensors: By role, (C or 1, ...): C if they differ between the networks. Bits are uint8, real weights float32.
+
+    Example:
+        >>> Draft("affine", (0,), "scale", tensors={"scale": np.ones((1, 3))}).tensors["scale"].shape
+        (1, 3)
+    """
+
+    op: str
+    sources: tuple[int, ...]
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Array] = field(default_factory=dict)
+
+    def moved(self, places: Mapping[int, int]) -> Draft:
+        """The same step with other numbers for its values."""
+        return replace(self, sources=tuple(places[source] for source in self.sources))
+
+
+def split_scale(weight: Array) -> tuple[Array, Array]:
+    """Bits and scale of a weight tensor that is ±s, with one s or one for each output.
+
+    Args:
+        weight: Shape (outputs, ...), float32.
+
+    Returns:
+        Bits, shape (outputs, bytes), and s, shape (1,) or (outputs,); the weight itself and 1 where it is not binary.
+
+    Example:
+        >>> split_scale(np.array([[0.5, -0.5], [0.5, 0.5]], np.float32))
+        (array([[1],
+               [3]], dtype=uint8), array([0.5]))
+    """
+    rows = weight.reshape(len(weight), -1)
+    scale = np.abs(rows[:, 0])
+    if not (scale > 0).all() or not (np.abs(rows) == scale[:, None]).all():
+        return weight.copy(), np.ones(1)
+    one = scale[:1] if (scale == scale[0]).all() else scale
+    return pack_signs(rows), one.astype(np.float64)
+
+
+def stacked(parts: Sequence[Array]) -> Array:
+    """One tensor for C networks: (1, ...) where they are all alike.
+
+    Args:
+        parts: Of every network.
+
+    Returns:
+        Shape (1, ...) or (C, ...).
+
+    Example:
+        >>> stacked([np.ones(3), np.ones(3)]).shape
+        (1, 3)
+    """
+    if all(part is parts[0] or np.array_equal(part, parts[0]) for part in parts):
+        return parts[0][None]
+    return np.stack([np.broadcast_to(part, np.broadcast_shapes(*(p.shape for p in parts))) for part in parts])
+
+
+def finished(
+    drafts: Sequence[Draft],
+    shape: tuple[int, ...],
+    samples: int,
+    real: npt.DTypeLike = np.float32,
+    about: Mapping[str, str] | None = None,
+) -> PackedNetwork:
+    """Numbers and names as the file has them.
+
+    Args:
+        drafts: The steps.
+        shape: Of one input.
+        samples: Number of networks, C.
+        real: Type of what is real.
+        about: Goes into the file.
+
+    Returns:
+        The network.
+
+    Raises:
+        PackedFileError: If a number is not finite.
+    """
+    names: dict[int, str] = {}
+    tensors: dict[str, Array] = {}
+    steps = []
+    for index, draft in enumerate(drafts):
+        roles = {}
+        for role, tensor in draft.tensors.items():
+            name = names.setdefault(id(tensor), f"{index}.{role}")  # a tied weight is stored once
+            with np.errstate(over="ignore"):
+                stored = tensor.astype(real) if tensor.dtype.kind == "f" else tensor
+            tensors.setdefault(name, stored if samples > 1 and len(stored) > 1 else stored[0])
+            roles[role] = name
+        steps.append(Step(draft.op, draft.sources, draft.name, draft.settings, roles))
+    return PackedNetwork(Program(shape, samples, tuple(steps), about or {}), tensors)

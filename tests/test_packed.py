@@ -1,0 +1,362 @@
+"""Packed networks say what `model.eval()` says, on every backend; what cannot be packed is named."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bitbayes as bb
+from bitbayes.packed import PackedNetwork, load
+
+
+def settled(model: nn.Module, *, scale: float | None = None) -> nn.Module:
+    """±1 (or ±s) weights, and BatchNorm as after training: other statistics, factors of either sign."""
+    generator = torch.Generator().manual_seed(1)
+    for _, weight in bb.split_parameters(model)[0]:
+        s = 1.0 if scale is None else scale
+        weight.data = torch.where(torch.rand(weight.shape, generator=generator) < 0.5, -s, s)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            module.running_mean.normal_(generator=generator)
+            module.running_var.uniform_(0.5, 30, generator=generator)
+            if module.affine:
+                module.weight.data.normal_(generator=generator)
+                module.bias.data.normal_(generator=generator)
+        elif isinstance(module, nn.PReLU):
+            module.weight.data.uniform_(0.0, 0.5, generator=generator)
+        elif isinstance(module, bb.nn.Shift):
+            module.shift.data.normal_(generator=generator)
+    return model.eval()
+
+
+def grid(*shape: int) -> Tensor:
+    """Inputs whose sums with ±1 are exact in float32, so that no sign hangs on the order of a sum."""
+    return torch.randint(-16, 17, shape, generator=torch.Generator().manual_seed(2)) / 16
+
+
+def agree(model: nn.Module, x: Tensor, tmp_path, rtol: float = 1e-5) -> PackedNetwork:
+    """Packs, saves, loads, and compares both backends with the model; for one input, several, and none."""
+    packed = bb.pack(model, x[:1])
+    packed.save(tmp_path / "net.safetensors")
+    with torch.no_grad():
+        wanted = model(x)
+    for backend in ("reference", "torch"):
+        runtime = load(tmp_path / "net.safetensors", backend)
+        for part in (x, x[:1], x[:0]):
+            got = torch.as_tensor(runtime.outputs(part.numpy() if backend == "reference" else part))
+            assert got.dtype == torch.float32 and got.shape == (1, len(part), *wanted.shape[1:])
+            if len(part):
+                bound = rtol * float(wanted.abs().max())
+                torch.testing.assert_close(got[0], wanted[: len(part)], rtol=rtol, atol=bound)
+                assert torch.equal(got[0].argmax(1), wanted[: len(part)].argmax(1))
+    return packed
+
+
+class Narrow(nn.Module):
+    """All of the issue's layers in one small network of a user."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front = nn.Conv1d(3, 8, 4, padding="same", bias=True)
+        self.norm, self.sign = nn.BatchNorm1d(8), bb.nn.BinaryActivation("reste")
+        self.depthwise = nn.Conv1d(8, 16, 3, stride=2, padding=2, dilation=2, groups=8, bias=False)
+        self.act = nn.Sequential(nn.BatchNorm1d(16), nn.PReLU(16), bb.nn.BinaryActivation("swish"))
+        self.point = nn.Conv1d(16, 16, 1, bias=False)
+        self.rprelu, self.clip, self.drop = bb.nn.RPReLU(16), nn.Hardtanh(-2, 1.5), nn.Dropout(0.3)
+        self.relu = nn.ReLU(inplace=True)
+        self.pools = nn.ModuleList(
+            [nn.MaxPool1d(3, 2, padding=1, ceil_mode=True), nn.AvgPool1d(3, 2, padding=1, count_include_pad=False)]
+        )
+        self.adapt = nn.AdaptiveAvgPool1d(3)
+        self.split = nn.Unflatten(1, (4, 24))
+        self.head = nn.Linear(96, 5)
+        self.scale = bb.nn.LogitScale(3.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.sign(self.norm(self.front(x)))
+        y = self.act(self.depthwise(x))
+        z = self.relu(self.clip(self.rprelu(self.point(y))) + y)
+        z = self.drop(torch.cat([self.pools[0](z), self.pools[1](2 - z / 4)], 1))
+        z = self.split(self.adapt(z).transpose(1, 2).flatten(1))
+        return self.scale(self.head(z.view(z.shape[0], -1))).softmax(-1)
+
+
+def test_mnist_mlp(tmp_path):
+    packed = agree(settled(bb.nn.mlp(784, [96, 64], 10, dropout=0.2)), torch.randn(64, 784), tmp_path)
+    steps = [step.op for step in packed.program.steps]
+    assert steps == ["linear", "affine", "clamp"] * 2 + ["linear", "affine"]  # BatchNorm and the logit scale are one
+    bits = [row.bits for row in packed.summary().rows if row.op == "linear"]
+    assert bits == [784 * 96, 96 * 64, 64 * 10]
+    assert (tmp_path / "net.safetensors").stat().st_size < packed.summary().bytes + 2000
+
+
+@pytest.mark.parametrize("activation", ["relu", "sign"])
+def test_binaryconnect_vgg(activation, tmp_path):
+    model = settled(bb.nn.binaryconnect_vgg(10, width=0.0625, activation=activation))
+    x = grid(6, 3, 32, 32) if activation == "sign" else torch.randn(6, 3, 32, 32)
+    packed = agree(model, x, tmp_path)
+    steps = [step.op for step in packed.program.steps]
+    # The images are real, so the first layer's sums are no counts; every other sign is a comparison of integers.
+    assert steps.count("threshold") == (7 if activation == "sign" else 0)
+    assert steps.count("sign") == (1 if activation == "sign" else 0)
+    assert steps.count("affine") == (2 if activation == "sign" else 9)
+    assert (packed.summary().binary_ops > 0) == (activation == "sign")
+
+
+def halved(model: nn.Module, factor: int) -> nn.Module:
+    """The same network with a fraction of all channels but the input's and the classes'."""
+    for name, module in list(model.named_modules()):
+        parent = model.get_submodule(name.rpartition(".")[0])
+        fewer: nn.Module | None = None
+        if isinstance(module, nn.Conv2d):
+            inputs = module.in_channels if module.in_channels == 3 else module.in_channels // factor
+            fewer = nn.Conv2d(
+                inputs, module.out_channels // factor, module.kernel_size, module.stride, module.padding, bias=False
+            )
+            fewer.__dict__["stays_real"] = getattr(module, "stays_real", False)
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            fewer = type(module)(module.num_features // factor, affine=module.affine)
+        elif isinstance(module, nn.PReLU | bb.nn.ChannelScale):
+            (tensor,) = module.parameters()
+            fewer = type(module)(len(tensor) // factor)
+        elif isinstance(module, nn.Linear):
+            fewer = bb.nn.keep_real(nn.Linear(module.in_features // factor, module.out_features))
+        elif hasattr(module, "side"):
+            module.side //= factor
+        if fewer is not None:
+            setattr(parent, name.rpartition(".")[2], fewer)
+    for module in model.modules():
+        if getattr(module, "stays_real", False):  # real weights with which sums are exact
+            module.weight.data = (module.weight.data * 8).round() / 8
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        (lambda: bb.nn.vgg_small(10), 32),
+        (lambda: bb.nn.resnet18(10), 16),
+        (lambda: bb.nn.resnet18(10, activation="sign"), 16),
+    ],
+    ids=["vgg_small", "resnet18", "resnet18-sign"],
+)
+def test_networks_of_the_experiments(make, size, tmp_path):
+    packed = agree(settled(halved(make(), 8)), grid(3, 3, size, size), tmp_path)
+    real = [row for row in packed.summary().rows if row.op in ("conv", "linear") and row.bits == 32 * row.weights]
+    assert len(real) in (2, 5)  # stem, head, and the shortcuts that have weights
+
+
+def test_network_of_a_user(tmp_path):
+    packed = agree(settled(Narrow(), scale=0.125), grid(5, 3, 21), tmp_path)
+    steps = [step.op for step in packed.program.steps]
+    assert {"pad", "conv", "threshold", "prelu", "max_pool", "avg_pool", "adaptive_avg_pool", "add"} <= set(steps)
+    assert {"concat", "permute", "reshape", "softmax", "clamp"} <= set(steps)
+    depthwise = next(row for row in packed.summary().rows if row.layer == "depthwise (Conv1d)" and row.op == "conv")
+    assert (depthwise.bits, depthwise.bytes, depthwise.real_ops) == (48, 16, 0)
+
+
+def test_two_dimensional_corners(tmp_path):
+    """Rectangular windows, grouped and dilated signs, comparisons and constants of every form."""
+
+    class Corners(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.grouped = nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(2, 1), groups=2, bias=True)
+            self.last = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            signs = torch.where(x >= 0.25, 1.0, -1.0)
+            x = self.grouped(signs) - torch.where(x.mean((2, 3)) < 0, 1.0, 0.5)[:, :1, None, None].expand(-1, 6, 1, 1)
+            return self.last(nn.functional.leaky_relu(x, 0.2).mean((2, 3)))
+
+    with pytest.raises(ValueError, match="slice has no packed form"):
+        bb.pack(settled(Corners()), grid(1, 4, 9, 5))
+
+    class Allowed(Corners):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.grouped(torch.where(x >= 0.25, 1.0, -1.0))
+            x = (
+                1
+                - 3 * (nn.functional.relu6(x) / 2 + x.clamp(max=1.0).neg())
+                + (x > 0)
+                + (x <= 2).float()
+                - (x < -1) / 4
+            )
+            x = nn.functional.max_pool2d(nn.functional.pad(x, (1, 0, 2, 1)), (2, 1), (1, 2)).tanh()
+            return self.last(nn.functional.leaky_relu(x, 0.2).mean((2, 3))).sigmoid()
+
+    packed = agree(settled(Allowed()), grid(4, 4, 9, 5), tmp_path)
+    grouped = next(row for row in packed.summary().rows if row.op == "conv")
+    assert grouped.binary_ops > 0 and grouped.real_ops == 0
+
+
+def test_thresholds_are_exact_at_every_count():
+    """A single layer of signs: all sums that are possible, against BatchNorm and PReLU in float64."""
+    inputs = 24
+    layers = [nn.Linear(inputs, 5, bias=True), nn.BatchNorm1d(5), nn.PReLU(5), bb.nn.BinaryActivation()]
+    model = settled(nn.Sequential(bb.nn.BinaryActivation(), *layers))
+    model[1].weight.data[:] = 1.0
+    model[2].running_mean.copy_(torch.tensor([0.0, 4.0, -6.0, 100.0, 1.0]))  # ties, and a channel that is never +1
+    model[1].bias.data.zero_()
+    model[2].weight.data[:] = torch.tensor([1.0, -2.0, 3.0, 1.0, -0.5])
+    model[2].bias.data.zero_()
+    packed = bb.pack(model, torch.zeros(1, inputs))
+    assert [step.op for step in packed.program.steps] == ["sign", "linear", "threshold"]
+    x = torch.ones(inputs + 1, inputs) - 2 * torch.ones(inputs + 1, inputs).tril(-1)  # sums 24, 22, ..., -24
+    wanted = copy.deepcopy(model).double()(x.double()).detach().numpy()
+    for backend in ("reference", "torch"):
+        got = np.asarray(packed.runtime(backend).outputs(x.numpy() if backend == "reference" else x))[0]
+        assert np.array_equal(got, wanted)
+    assert (wanted[:, 3] == -1).all() and len({row.tobytes() for row in wanted}) > 4
+
+
+def test_a_scale_for_each_channel_and_a_tied_weight(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(16, 16, bias=False), nn.Linear(16, 16)
+            self.two.weight = self.one.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(self.one(x).relu())
+
+    model: Any = settled(Tied())
+    model.one.weight.data *= torch.linspace(0.1, 2, 16)[:, None]
+    packed = agree(model, torch.randn(8, 16), tmp_path)
+    assert sum(tensor.nbytes for tensor in packed.tensors.values() if tensor.dtype == np.uint8) == 32
+    model.one.weight.data[0, 0] *= 1.0001
+    with pytest.raises(ValueError, match="no weight of a linear layer or convolution is binary"):
+        bb.pack(model, torch.randn(8, 16))
+
+
+def test_ensemble_is_predict(tmp_path):
+    """C networks in one file: the same outputs, mean probabilities and uncertainty as `bb.predict`."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Conv1d(2, 8, 3), nn.BatchNorm1d(8), bb.nn.BinaryActivation(), nn.Flatten())
+    model += nn.Sequential(nn.Linear(64, 24, bias=False), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 3))
+    optimizer = bb.BayesBiNN(bb.split_parameters(model)[0], ess=100, scale="fan_in", seed=0)
+    optimizer.eval()
+    nn.init.uniform_(model.get_buffer("5.running_mean"))
+    posterior, x = optimizer.posterior(), grid(7, 2, 10)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    sizes = []
+    for batches in (None, [grid(40, 2, 10)]):
+        packed = bb.pack(model, x, posterior, samples=5, seed=4, batches=batches)
+        packed.save(tmp_path / "net.safetensors")
+        sizes.append(packed.summary().bytes)
+        wanted = bb.predict(model, x, posterior, samples=5, seed=4, batches=batches)
+        for backend in ("reference", "torch"):
+            got = load(tmp_path / "net.safetensors", backend).predict(x.numpy() if backend == "reference" else x)
+            for name in ("outputs", "probs", "entropy", "mutual_information", "mean", "std"):
+                ours = torch.as_tensor(getattr(got, name))
+                torch.testing.assert_close(ours, getattr(wanted, name), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert model.training and packed.summary().samples == 5
+    bits = sum(8 * np.ceil(fan / 8) / 8 * outputs for fan, outputs in ((6, 8), (64, 24), (24, 3)))
+    norms, biases = 2 * 4 * (8 + 24), 4 * 3 + 4  # of the last layer, its scale too
+    assert sizes == [5 * bits + norms + biases, 5 * (bits + norms) + biases]  # what all share is there once
+
+
+def test_float16_halves_what_is_real(tmp_path):
+    model, x = settled(bb.nn.mlp(64, [32], 4)), torch.randn(20, 64)
+    whole, half = bb.pack(model, x), bb.pack(model, x, real="float16", about={"for": "tests"})
+    assert whole.summary().bytes - half.summary().bytes == 2 * 2 * (32 + 4)
+    half.save(tmp_path / "net.safetensors")
+    with torch.no_grad():
+        wanted = model(x)
+    runtime = load(tmp_path / "net.safetensors", "torch")
+    torch.testing.assert_close(runtime.outputs(x)[0], wanted, rtol=5e-3, atol=5e-3)
+    np.testing.assert_allclose(half.runtime().outputs(x.numpy())[0], wanted, rtol=5e-3, atol=5e-3)
+    assert runtime.network.program.about == {"for": "tests"}
+
+
+class Refused(nn.Module):
+    def __init__(self, odd: nn.Module) -> None:
+        super().__init__()
+        self.first, self.odd = nn.Linear(8, 8), odd
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.odd(self.first(x))
+
+
+class Product(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.relu()
+
+
+class Sign(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sign()
+
+
+class Drop(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
+class Branch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class Half(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.half() + 1
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (nn.LayerNorm(8), r"cannot pack layer 'odd \(LayerNorm\)': layer_norm has no packed form"),
+        (nn.GELU(), r"cannot pack layer 'odd \(GELU\)': gelu has no packed form"),
+        (nn.BatchNorm1d(8, track_running_stats=False), r"'odd \(BatchNorm1d\)': it has no running statistics"),
+        (Product(), r"'odd \(Product\)': the product of two activations has no packed form"),
+        (Sign(), r"'odd \(Sign\)': torch.sign is 0 at 0, .* use bitbayes.nn.BinaryActivation"),
+        (Drop(), r"'odd \(Drop\)': dropout has no packed form"),
+        (Branch(), "torch.export cannot trace Refused"),
+        (Half(), r"'odd \(Half\)': it computes in torch.float16"),
+        (nn.Sequential(nn.Unflatten(1, (2, 4)), nn.Linear(4, 4)), r"'odd.1 \(Linear\)': Linear takes inputs \(N, K\)"),
+    ],
+)
+def test_refusals_name_the_layer(odd, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        bb.pack(settled(Refused(odd)), torch.zeros(1, 8))
+    assert "\n" not in str(caught.value)
+
+
+def test_refusals_of_arguments():
+    model = settled(nn.Sequential(nn.Linear(8, 4)))
+    packed = bb.pack(model, torch.zeros(3, 8))
+    optimizer = bb.BayesBiNN([("0.weight", model[0].weight)], ess=10, seed=0)
+    for wrong, message in [
+        (lambda: bb.pack(model, torch.zeros(1, 8).double()), "example must be float32 inputs"),
+        (lambda: bb.pack(model, torch.zeros(0, 8)), r"got torch.float32 of shape \(0, 8\)"),
+        (lambda: bb.pack(model, torch.zeros(1, 8), real="bfloat16"), "real must be 'float32' or 'float16'"),
+        (lambda: bb.pack(model, torch.zeros(1, 8), optimizer.posterior(), samples=0), "samples must be at least 1"),
+        (lambda: packed.runtime("openvino2"), "backend must be one of 'reference', 'torch', got 'openvino2'"),
+        (lambda: packed.runtime("torch", device="nowhere"), "device 'nowhere' cannot be used"),
+        (lambda: packed.runtime().outputs(np.zeros((2, 7))), r"expected inputs of shape \(N, 8\), got \(2, 7\)"),
+        (lambda: packed.runtime().outputs(np.zeros((2, 8), np.uint8)), "floating-point inputs, got uint8"),
+        (lambda: packed.runtime("torch").outputs(torch.full((2, 8), torch.nan)), "the inputs have NaN"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            wrong()
+    with torch.no_grad():
+        model[0].bias[0] = torch.nan
+    with pytest.raises(ValueError, match="numbers that are not finite"):
+        bb.pack(model, torch.zeros(1, 8))
+    assert not model.training
+
+
+def test_packing_leaves_the_optimizer_alone():
+    """A followed model is not switched to its mode, whatever pack does to its modules."""
+    model = nn.Sequential(nn.Linear(8, 4), nn.Dropout(0.5))
+    optimizer = bb.BayesBiNN([("0.weight", model[0].weight)], ess=10, seed=0)
+    bb.follow(model, optimizer)
+    bb.pack(model, torch.zeros(1, 8))
+    assert model.training and model[1].training and optimizer.training

@@ -1,0 +1,272 @@
+"""The file: golden bytes, what its validator refuses, thousands of mutations, and a machine without torch."""
+
+from __future__ import annotations
+
+import base64
+import json
+import runpy
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+from safetensors.numpy import save
+
+import bitbayes as bb
+from bitbayes.packed import PackedFileError, PackedNetwork, Program, Step, load
+
+ROOT = Path(__file__).resolve().parent.parent
+FUZZ = runpy.run_path(str(ROOT / "benchmarks" / "fuzz_packed.py"), run_name="fuzz_packed")
+
+# Nine inputs, two outputs: bits 1011 0000 1 and 0101 1111 0 (first to last), times 0.5 and -2, plus 1.
+GOLDEN = base64.b64decode(
+    "8AEAAAAAAAB7Il9fbWV0YWRhdGFfXyI6eyJiaXRiYXllcy5wYWNrZWQiOiJ7XCJ2ZXJzaW9uXCI6MSxcImlucHV0XCI6WzldLFwic2FtcGxlc1wi"
+    "OjEsXCJzdGVwc1wiOlt7XCJvcFwiOlwibGluZWFyXCIsXCJmcm9tXCI6WzBdLFwibmFtZVwiOlwiZmlyc3QgKExpbmVhcilcIixcInRlbnNvcnNc"
+    "Ijp7XCJ3ZWlnaHRcIjpcIjAud2VpZ2h0XCJ9fSx7XCJvcFwiOlwiYWZmaW5lXCIsXCJmcm9tXCI6WzFdLFwibmFtZVwiOlwiZmlyc3QgKExpbmVh"
+    "cilcIixcInRlbnNvcnNcIjp7XCJzY2FsZVwiOlwiMS5zY2FsZVwiLFwic2hpZnRcIjpcIjEuc2hpZnRcIn19XX0ifSwiMS5zY2FsZSI6eyJkdHlw"
+    "ZSI6IkYzMiIsInNoYXBlIjpbMl0sImRhdGFfb2Zmc2V0cyI6WzAsOF19LCIxLnNoaWZ0Ijp7ImR0eXBlIjoiRjMyIiwic2hhcGUiOlsxXSwiZGF0"
+    "YV9vZmZzZXRzIjpbOCwxMl19LCIwLndlaWdodCI6eyJkdHlwZSI6IlU4Iiwic2hhcGUiOlsyLDJdLCJkYXRhX29mZnNldHMiOlsxMiwxNl19fSAg"
+    "AAAAPwAAAMAAAIA/DQH6AA=="
+)
+TENSORS = {
+    "0.weight": np.array([[0b1101, 1], [0b11111010, 0]], np.uint8),
+    "1.scale": np.array([0.5, -2.0], np.float32),
+    "1.shift": np.array([1.0], np.float32),
+}
+LINEAR = Step("linear", (0,), "first (Linear)", {}, {"weight": "0.weight"})
+AFFINE = Step("affine", (1,), "first (Linear)", {}, {"scale": "1.scale", "shift": "1.shift"})
+PROGRAM = Program((9,), 1, (LINEAR, AFFINE))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "net.safetensors"
+
+
+def test_golden_bytes(path):
+    PackedNetwork(PROGRAM, TENSORS).save(path)
+    assert path.read_bytes() == GOLDEN
+    path.write_bytes(GOLDEN)
+    read = PackedNetwork.read(path)
+    assert read.program == PROGRAM
+    # 1-2+3+4-5-6-7-8+9 = -11 and -1+2-3+4+5+6+7+8-9 = 19.
+    for backend in ("reference", "torch"):
+        outputs = np.asarray(load(path, backend).outputs(np.arange(1.0, 10.0)[None]))
+        assert outputs.tolist() == [[[0.5 * -11 + 1, -2 * 19 + 1]]]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_specification_is_one_page_and_names_every_operation():
+    from bitbayes.packed.ops import OPS
+
+    text = (ROOT / "docs" / "file-format.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 80
+    assert [name for name in OPS if f"`{name}`" not in text] == []
+
+
+def changed(step=None, other=None, **program):
+    """The golden network with something else in it."""
+    steps = (replace(LINEAR, **(step or {})), replace(AFFINE, **(other or {})))
+    return lambda: PackedNetwork(replace(PROGRAM, steps=steps, **program), TENSORS)
+
+
+def with_tensor(name, tensor):
+    return lambda: PackedNetwork(PROGRAM, TENSORS | {name: np.asarray(tensor)})
+
+
+POOL = {"kernel": [3], "stride": [1], "padding": [0], "dilation": [1], "ceil": False}
+CONV = {"kernel": [9], "stride": [1], "padding": [0], "dilation": [1], "groups": 1}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            changed(input=(8,)),
+            r"step 0 \('linear' of 'first \(Linear\)'\): weight has shape \[2, 2\], expected \[2, 1\]",
+        ),
+        (changed(input=(17,)), r"weight has shape \[2, 2\], expected \[2, 3\]"),
+        (changed(input=(1 << 30,)), "must have at most 6 axes and 1 to 16777216 numbers"),
+        (changed({"op": "eval"}), r"step 0 \('eval' of .*\): there is no such operation"),
+        (changed({"tensors": {"weight": "absent"}}), "there is no tensor 'absent'"),
+        (changed({"tensors": {"weight": "1.scale"}}), r"weight has shape \[2\]"),
+        (changed(other={"tensors": {"scale": "1.scale"}}), "1 tensors belong to no step"),
+        (changed(other={"tensors": {"scale": "0.weight"}}), "scale cannot have the type U8"),
+        (changed(other={"op": "max_pool", "tensors": {}, "settings": POOL}), r"input of shape \[2\] does not fit"),
+        (changed(other={"op": "pad", "tensors": {}, "settings": {"before": [1 << 25], "after": [0]}}), "16777216"),
+        (changed(other={"op": "reshape", "tensors": {}, "settings": {"shape": [3]}}), r"\[2\] cannot become \[3\]"),
+        (changed(other={"op": "add", "tensors": {}, "sources": (0, 1)}), r"cannot add shapes \[9\] and \[2\]"),
+        (changed(other={"op": "add", "tensors": {}}), "takes 2 values, got 1"),
+        (changed(other={"op": "clamp", "tensors": {}, "settings": {"min": None, "max": None}}), "needs a bound"),
+        (changed(other={"op": "softmax", "tensors": {}, "settings": {"axis": 2}}), "axis must be from 1 to 1"),
+        (changed({"op": "conv", "settings": CONV}), r"input of shape \[9\] does not fit"),
+        (with_tensor("1.scale", np.array([np.inf, 1], np.float32)), "numbers that are not finite"),
+        (with_tensor("1.scale", np.ones(3, np.float32)), r"scale has shape \[3\], expected \[1\] or \[2\]"),
+        (with_tensor("1.scale", np.ones(2)), "scale cannot have the type float64"),
+        (with_tensor("0.weight", np.array([[13, 3], [250, 0]], np.uint8)), "ones in the bits that are left over"),
+        (with_tensor("0.weight", np.zeros((0, 2), np.uint8)), "1 to 16777216 numbers"),
+        (with_tensor("2.more", np.ones(1, np.float32)), "1 tensors belong to no step"),
+    ],
+)
+def test_unsound_programs_are_refused(make, message):
+    with pytest.raises(PackedFileError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def written(path, text, tensors=TENSORS, key="bitbayes.packed"):
+    path.write_bytes(save(tensors, metadata={key: text}))
+
+
+def test_unsound_files_are_refused(path):
+    good = json.loads(GOLDEN[8 : 8 + 0x1F0])["__metadata__"]["bitbayes.packed"]
+    cases = [
+        (b"", "shorter than it says"),
+        (GOLDEN[:-1], "not a safetensors file"),
+        (GOLDEN[:300], "shorter than it says"),
+        (b"\xff" * 8 + GOLDEN[8:], "shorter than it says"),
+        ((1 << 21).to_bytes(8, "little") + b" " * (1 << 21), "the header has 2097152 bytes; at most 1048576 are read"),
+        (save(TENSORS, metadata={"format": "pt"}), "its metadata must have one entry, 'bitbayes.packed'"),
+        (save(TENSORS | {"../evil": TENSORS["1.shift"]}, metadata={"bitbayes.packed": good}), "no allowed name"),
+        (save(TENSORS | {"a": np.ones(1)}, metadata={"bitbayes.packed": good}), "or not one of U8, I8, I32, F16, F32"),
+    ]
+    for text, message in [
+        (good.replace('"version":1', '"version":2'), "version 2 of the format; this bitbayes reads version 1"),
+        (good[:-1], "the program is not JSON"),
+        ("[" * 50_000, "the program is not JSON"),
+        (good.replace('"samples":1', '"samples":1,"samples":1'), "a name appears twice"),
+        (good.replace('"samples":1', '"samples":true'), "samples must be an integer from 1 to 4096, got True"),
+        (good.replace('"samples":1', '"samples":1e400'), "samples must be an integer"),
+        (good.replace("[9]", "[]"), "input must be the shape of one input"),
+        (good.replace("[9]", "[-9]"), "input must be an integer from 1 to 2147483647, got -9"),
+        (good.replace('"from":[1]', '"from":[2]'), r"step 1: from must name values 0 to 1, got \[2\]"),
+        (good.replace("1.scale", "../1.scale"), "step 1: '../1.scale' is no name of a tensor"),
+        (good.replace("first (Linear)", "\\u001b[2J"), "op and name must be texts of letters"),
+        (good.replace('"op"', '"ops"'), "step 0 must be an object of"),
+        (good + " " * (1 << 18), "at most 262144"),
+    ]:
+        cases.append((save(TENSORS, metadata={"bitbayes.packed": text}), message))
+    for data, message in cases:
+        path.write_bytes(data)
+        with pytest.raises(PackedFileError, match=message) as caught:
+            load(path)
+        assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match="no packed network at"):
+        load(path.parent)
+
+
+def test_a_program_too_long_is_not_written(path):
+    steps = [LINEAR, AFFINE, *(Step("tanh", (index + 2,), "x" * 200) for index in range(2000))]
+    with pytest.raises(PackedFileError, match="at most 262144 could be read back"):
+        PackedNetwork(replace(PROGRAM, steps=tuple(steps)), TENSORS).save(path)
+    assert not path.exists()
+
+
+def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
+    network = PackedNetwork(PROGRAM, TENSORS)
+    network.save(path)
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        network.save(path)
+    assert [file.read_bytes() for file in path.parent.iterdir()] == [GOLDEN]
+
+
+def test_mutated_files(tmp_path):
+    """A clear refusal or a sound network, within four times the memory of the file; 10,000 in the slow test."""
+    found = FUZZ["run"](400, tmp_path)
+    assert sum(found.values()) == 400
+    assert {kind for kind, refused in found if refused} == set(FUZZ["KINDS"])
+    assert any(not refused for _, refused in found)
+
+
+@pytest.mark.slow
+def test_ten_thousand_mutated_files(tmp_path):
+    assert sum(FUZZ["run"](10_000, tmp_path, seed=1).values()) == 10_000
+
+
+@pytest.mark.parametrize("shape", [(2, 1 << 12, 1 << 12), (1 << 24, 1, 1), (2, 1 << 30, 1)])
+def test_a_claim_of_much_memory_is_refused(shape):
+    network = FUZZ["network"]()
+    with pytest.raises(PackedFileError):
+        PackedNetwork(replace(network.program, input=shape), network.tensors)
+
+
+def test_runs_where_torch_is_not_installed(tmp_path, path):
+    """A real interpreter that finds numpy, safetensors and this package, and nothing else."""
+    network = FUZZ["network"](3)
+    network.save(path)
+    x = np.random.default_rng(1).standard_normal((4, *network.program.input)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    site = tmp_path / "site"
+    site.mkdir()
+    for module in (np, safetensors, bb):
+        folder = Path(module.__file__).parent
+        for found in (folder, folder.with_name(f"{folder.name}.libs")):
+            if found.exists():
+                (site / found.name).symlink_to(found)
+    code = f"""
+import sys
+sys.path = [{str(site)!r}] + [entry for entry in sys.path if "site-packages" not in entry]
+import numpy as np
+import bitbayes as bb
+runtime = bb.packed.load({str(path)!r})
+prediction = runtime.predict(np.load({str(tmp_path / "x.npy")!r}))
+np.savez({str(tmp_path / "y.npz")!r}, outputs=prediction.outputs, information=prediction.mutual_information)
+print(runtime.network.summary())
+assert not any("torch" in name.split(".") for name in sys.modules), "torch was imported"
+for ask in (lambda: bb.STE, lambda: bb.pack(None, None)):
+    try:
+        ask()
+    except ImportError as error:
+        print(error)
+"""
+    result = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "bitbayes.STE needs torch" in result.stdout and "No module named 'torch'" in result.stdout
+    wanted = network.runtime().predict(x)
+    got = np.load(tmp_path / "y.npz")
+    assert np.array_equal(got["outputs"], wanted.outputs)
+    assert np.array_equal(got["information"], wanted.mutual_information)
+    assert "3 networks" in result.stdout
+
+
+@pytest.mark.parametrize("inputs", [1, 7, 8, 9, 63, 64, 65, 127, 128, 129, 2048])
+def test_counts_are_exact_around_the_word(inputs):
+    from bitbayes.packed.bits import pack_signs, sign_products, unpack_signs
+
+    generator = np.random.default_rng(inputs)
+    rows, weights = generator.integers(-1, 2, (5, inputs)), generator.choice([-1, 1], (3, inputs))
+    bits = pack_signs(weights)
+    assert np.array_equal(unpack_signs(bits, inputs, np.int8), weights)
+    assert np.array_equal(sign_products(rows, bits), rows @ weights.T)
+
+
+def test_counts_without_numpys_popcount(monkeypatch):
+    """NumPy 1 has none."""
+    from bitbayes.packed.bits import pack_signs, sign_products
+
+    monkeypatch.delattr(np, "bitwise_count", raising=False)
+    generator = np.random.default_rng(0)
+    rows, weights = generator.choice([-1, 1], (5, 200)), generator.choice([-1, 1], (3, 200))
+    assert np.array_equal(sign_products(rows, pack_signs(weights)), rows @ weights.T)
+
+
+def test_summary_counts_by_hand():
+    summary = FUZZ["network"]().summary()
+    by_layer = {row.layer: row for row in summary.rows}
+    conv, linear, head = by_layer["a (Conv2d)"], by_layer["e"], by_layer["i"]
+    # A real image: 6 outputs of 4 x 5 places, each a sum of 4 numbers; then 72 signs times 3 x 72 bits.
+    assert (conv.weights, conv.bits, conv.bytes, conv.binary_ops, conv.real_ops) == (24, 24, 6, 0, 6 * 20 * 4)
+    assert (linear.weights, linear.bits, linear.bytes) == (216, 216, 27)
+    assert (linear.binary_ops, linear.real_ops) == (2 * 216, 0)
+    assert (head.bits, head.bytes, head.real_ops) == (6 * 32, 24, 12)
+    assert summary.bytes == sum(tensor.nbytes for tensor in FUZZ["network"]().tensors.values())
+    lines = str(summary).splitlines()
+    assert len(lines) == 12 and lines[-1].startswith(f"1 network, {summary.bytes:,} bytes of tensors")
