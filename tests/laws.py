@@ -27,6 +27,7 @@ RULES: dict[str, Factory] = {
     "bayesbinn-point": lambda p, **k: bb.BayesBiNN(p, **{"lr": 0.1, "ess": ESS, "estimator": "released"} | k),
     "ste-adam": lambda p, **k: bb.STE(p, **{"lr": 0.05} | k),
     "ste-sgd": lambda p, **k: bb.STE(p, **{"lr": 0.05, "inner": "sgd", "window": 0.9, "weight_decay": 1e-3} | k),
+    "ste-metaplastic": lambda p, **k: bb.STE(p, **{"lr": 0.05, "metaplasticity": 1.35, "clip": None} | k),
     "bop": lambda p, **k: bb.Bop(p, **{"lr": 0.2, "threshold": 1e-3} | k),
     "bop2ndorder": lambda p, **k: bb.Bop2ndOrder(p, **{"lr": 0.2, "threshold": 0.1, "unbiased": True} | k),
     "pmf": lambda p, **k: bb.PMF(p, **{"lr": 0.05, "growth": 1.5, "interval": 3} | k),

@@ -10,24 +10,11 @@ import torch
 from torch import nn
 
 import bitbayes as bb
-from bitbayes.continual import AccuracyMatrix, advance_prior, permuted_tasks, run_stream, split_tasks
-from bitbayes.data import DataBundle, TensorData
-from bitbayes.training import RunConfig, SilentProgress
+from bitbayes.continual import AccuracyMatrix, advance_prior, permuted_tasks, split_tasks
+from bitbayes.training import SilentProgress
 from generated import write
 from nested import equal
-
-
-def bundle(classes: int = 4, count: int = 240) -> DataBundle[TensorData]:
-    """Classes that are easy to tell by one bright pixel each."""
-    generator = torch.Generator().manual_seed(0)
-
-    def part(n: int) -> TensorData:
-        y = torch.arange(n) % classes
-        x = torch.randint(0, 60, (n, 12), generator=generator)
-        x[torch.arange(n), y] += 160
-        return TensorData(x.to(torch.uint8), y, mean=0.2, std=0.3)
-
-    return DataBundle("bright", part(count), None, part(80), classes, "generated")
+from streams import bundle, stream
 
 
 class TestMatrix:
@@ -103,21 +90,6 @@ class TestPrior:
             advance_prior(bb.BayesBiNN([layer.weight], ess=1, seed=0), decay=1.5)
 
 
-def config(out: Path, rule: str = "bayesbinn", **changes) -> RunConfig:
-    options = {"options": {"ess_scale": 1.0}, "estimator": "straight-through"} if rule == "bayesbinn" else {}
-    choices = {"lr": 0.03, "epochs": 4, "batch_size": 20, "precision": "fp32", "predict_samples": 8, "seed": 1}
-    return RunConfig(recipe="bright", rule=rule, out=str(out), **{**choices, **options, **changes})
-
-
-def network() -> nn.Module:
-    return bb.nn.mlp(12, [32], 4)
-
-
-def stream(out: Path, rule: str = "bayesbinn", tasks: int = 3, epochs: int = 4, **choices):
-    quiet = {"progress": SilentProgress(), "note": lambda line: None}
-    return run_stream(config(out, rule, epochs=epochs), permuted_tasks(bundle(), tasks), network, **quiet, **choices)
-
-
 def test_the_prior_keeps_old_tasks(tmp_path: Path) -> None:
     kept = stream(tmp_path / "with", epochs=16)
     lost = stream(tmp_path / "without", epochs=16, prior=False)
@@ -145,10 +117,8 @@ def test_an_interrupted_stream_goes_on_as_if_nothing_had_happened(tmp_path: Path
             if Interrupting.count == 6:
                 raise Stop
 
-    quiet = {"note": lambda line: None, "statistics": statistics}
     with pytest.raises(Stop):
-        progress = Interrupting()
-        run_stream(config(tmp_path / "cut"), permuted_tasks(bundle(), 3), network, progress=progress, **quiet)
+        stream(tmp_path / "cut", statistics=statistics, progress=Interrupting())
     cut = stream(tmp_path / "cut", statistics=statistics)
     assert cut.matrix.rows == whole.matrix.rows
     states = [torch.load(tmp_path / n / "task3" / "checkpoint.pt", weights_only=True) for n in ("whole", "cut")]
@@ -165,8 +135,10 @@ def test_statistics_of_the_task_are_not_those_of_the_newest(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("rule", ["ste", "full-precision"])
 def test_rules_without_a_prior(tmp_path: Path, rule: str) -> None:
-    found = stream(tmp_path, rule, tasks=2, prior=False)
+    found = stream(tmp_path / "run", rule, tasks=2)
     assert len(found.matrix) == 2 and found.matrix.rows[1][1] > 60
+    with pytest.raises(TypeError, match=f"only bayesbinn has a prior, got rule {rule}"):
+        stream(tmp_path / "refused", rule, prior=True)
 
 
 def test_the_command(tmp_path: Path, capsys) -> None:

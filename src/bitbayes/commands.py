@@ -178,11 +178,16 @@ class Continual:
         stream: permuted-mnist or split-mnist.
         tasks: Number of tasks of permuted-mnist.
         scenario: Of split-mnist: task, domain or class.
-        rule: Learning rule; bayesbinn can take yesterday's posterior as today's prior.
+        rule: Learning rule: bayesbinn can take yesterday's posterior as today's prior, ste:metaplastic damps steps of
+            large latent weights towards zero.
         estimator: Of bayesbinn: straight-through, concrete or released; the recipe's by default.
         prior: Whether it does.
         prior_decay: Relaxation of that prior; 1 keeps all of it.
-        statistics: BatchNorm statistics at test time: task (kept from the end of each task) or shared (the newest).
+        method: What is kept of old tasks beside the beliefs: none, ewc or si (both of full-precision), or replay.
+        method_set: Options of the method, as NAME=VALUE.
+        statistics: BatchNorm statistics at test time: task (kept from the end of each task) or shared (the newest);
+            task by default, but shared for replay.
+        curve_examples: Test examples of every task that accuracy is measured on after every epoch; 0 for none.
         epochs: Of each task; the recipe's by default.
         samples: Networks that the mean averages over at test time.
         lr: Learning rate of the binary weights; the recipe's by default.
@@ -200,7 +205,10 @@ class Continual:
     estimator: str | None = None
     prior: bool = True
     prior_decay: float = 1.0
-    statistics: Literal["task", "shared"] = "task"
+    method: str = "none"
+    method_set: tuple[str, ...] = ()
+    statistics: Literal["task", "shared"] | None = None
+    curve_examples: int = 1000
     epochs: int | None = None
     samples: int | None = None
     lr: float | None = None
@@ -213,14 +221,15 @@ class Continual:
     def run(self) -> None:
         """Trains, prints the matrix and draws it."""
         from bitbayes.recipes.continual import run_continual
-        from bitbayes.report.continual import matrix_figure, matrix_table
+        from bitbayes.report.continual import matrix_table, stream_figures
         from bitbayes.report.tables import show
 
         choices: dict[str, Any] = {**vars(self), "device": _device(self.device), "options": _options(self.set)}
+        choices["method_options"] = _options(choices.pop("method_set"), "--method-set")
         choices.pop("set")
         result = run_continual(choices.pop("stream"), **choices)
-        picture = matrix_figure(result.summary, result.folder / "accuracy.png")
-        show(matrix_table(result.summary), f"written: {result.folder}/summary.json, {picture}")
+        written = ", ".join(map(str, stream_figures(result.folder)))
+        show(matrix_table(result.summary), f"written: {result.folder}/summary.json, {written}")
 
 
 @dataclass
@@ -260,13 +269,13 @@ def _device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _options(pairs: Sequence[str]) -> dict[str, Any]:
+def _options(pairs: Sequence[str], flag: str = "--set") -> dict[str, Any]:
     """NAME=VALUE words; values are JSON, or text if they are not."""
     options: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise ValueError(f"--set takes NAME=VALUE, got {pair!r}")
+            raise ValueError(f"{flag} takes NAME=VALUE, got {pair!r}")
         try:
             options[name] = json.loads(value)
         except ValueError:

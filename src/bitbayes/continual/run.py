@@ -1,9 +1,10 @@
-"""Trains on a stream of tasks, one run folder a task, and measures all tasks seen so far after each."""
+"""Trains on a stream of tasks, one run folder a task, and measures all tasks seen so far after each and on the way."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitbayes.continual.matrix import AccuracyMatrix
+from bitbayes.continual.memory import Memory
 from bitbayes.continual.prior import advance_prior
 from bitbayes.continual.tasks import Task
 from bitbayes.predict import predict
+from bitbayes.rules import BayesBiNN
 from bitbayes.training import Experiment, Progress, RunConfig, RunFolder, build_experiment, train
 from bitbayes.training.experiment import continue_experiment
 from bitbayes.training.mean import refreshed_for_draws
@@ -34,7 +37,7 @@ class StreamResult:
     """What a stream has left.
 
     Args:
-        folder: Where its files are: task1, task2, ... and summary.json.
+        folder: Where its files are: task1, task2, ..., curves.jsonl and summary.json.
         matrix: Accuracies by task.
         summary: Content of summary.json.
     """
@@ -60,6 +63,8 @@ def run_stream(
     prior: bool = True,
     decay: float = 1.0,
     statistics: Literal["task", "shared"] = "task",
+    memory: Memory | None = None,
+    curve_examples: int = 1000,
     progress: Progress | None = None,
     note: Callable[[str], None] = print,
 ) -> StreamResult:
@@ -67,6 +72,9 @@ def run_stream(
 
     Learning rates and schedule start anew with every task. A stream that was interrupted continues where it was,
     between tasks or within one, if it is called again with the same arguments.
+
+    It writes summary.json after every task, and curves.jsonl with one line an epoch: task, epoch, and the accuracies on
+    all tasks so far, the newest last.
 
     Args:
         config: Of every task; `epochs` are those of one task, `out` the folder of the stream.
@@ -76,6 +84,9 @@ def run_stream(
         decay: Relaxation of that prior.
         statistics: BatchNorm statistics at test time: those kept from the end of the task's own training, or the newest
             for all tasks. "task" needs to be told at test time which task an input is of.
+        memory: What else is kept of old tasks, such as `EWC`, `SI` or `Replay`; the stream works on a copy of it.
+        curve_examples: Test examples of every task that accuracy is measured on after every epoch; 0 for none. This
+            does not change what is learned.
         progress: Display of each task.
         note: Told of each task as it ends.
 
@@ -83,28 +94,58 @@ def run_stream(
         Accuracies of the mean of `config.predict_samples` networks, or of the mode for rules without a posterior.
 
     Raises:
-        ValueError: If the folder holds a stream with other settings.
+        ValueError: If the folder holds a stream with other settings, the memory does not suit the rule, or
+            `curve_examples` is negative.
         TypeError: If a prior is wanted of a rule that has none.
+
+    Example:
+        >>> import tempfile
+        >>> from bitbayes.continual import Replay, permuted_tasks
+        >>> from bitbayes.data import load_digits
+        >>> from bitbayes.training import SilentProgress
+        >>> config = RunConfig("digits", "ste", tempfile.mkdtemp(), lr=1e-2, epochs=1, precision="fp32")
+        >>> how = {"prior": False, "memory": Replay(50), "progress": SilentProgress(), "note": lambda line: None}
+        >>> stream = run_stream(config, permuted_tasks(load_digits(), 2), lambda: bb.nn.mlp(64, [32], 10), **how)
+        >>> [len(row) for row in stream.matrix.rows]
+        [1, 2]
     """
+    if curve_examples < 0:
+        raise ValueError(f"curve_examples must be at least 0, got {curve_examples}")
     folder = RunFolder(config.out)
-    about = {"prior": prior, "decay": decay, "statistics": statistics}
+    memory = copy.deepcopy(memory) if memory is not None else Memory()
+    about = {"prior": prior, "decay": decay, "statistics": statistics, "method": memory.name}
+    about["method_options"] = memory.options
     matrix = _recorded(folder, about)
     experiment: Experiment | None = None
     seen: list[_Seen] = []
+    curves: list[dict[str, Any]] = []
     for index, task in enumerate(tasks):
         mine = dataclasses.replace(config, out=str(Path(config.out, f"task{index + 1}")))
+        data = memory.training_data(task)
         if experiment is None:
-            experiment = build_experiment(mine, network, task.data, "cross_entropy")
+            experiment = build_experiment(mine, network, data, "cross_entropy")
+            if prior and not isinstance(experiment.optimizer, BayesBiNN):
+                raise TypeError(f"only bayesbinn has a prior, got rule {config.rule}; call run_stream with prior=False")
+            memory.begin(experiment)
+            experiment.hooks = None if type(memory) is Memory else memory
         else:
-            experiment = continue_experiment(experiment, mine, task.data)
+            experiment = continue_experiment(experiment, mine, data)
             if prior:
                 assert experiment.optimizer is not None
                 advance_prior(experiment.optimizer, decay=decay)
-        mine = train(mine, experiment, resume=True, progress=progress).config
+        curve = functools.partial(_curve, experiment, task, seen, statistics, curve_examples)
+        result = train(mine, experiment, resume=True, progress=progress, figures=curve if curve_examples else None)
+        mine = result.config
         seen.append(_Seen(task, _statistics(experiment, mine)))
+        memory.end_task(task, experiment, mine)
+        curves += [
+            {"task": index + 1} | {name: line[name] for name in ("epoch", "accuracies")}
+            for line in result.history
+            if "accuracies" in line
+        ]
+        folder.write_lines("curves.jsonl", curves)
         if len(matrix) <= index:
-            newest = seen[-1].statistics
-            row = [_accuracy(experiment, mine, s, s.statistics if statistics == "task" else newest) for s in seen]
+            row = _row(experiment, mine, seen, statistics)
             matrix.append(row)
             folder.write_json("summary.json", _summary(config, about, matrix))
             note(f"after {task.name}: {'  '.join(f'{value:.1f}' for value in row)}  mean {matrix.average[-1]:.2f}")
@@ -115,7 +156,7 @@ def _recorded(folder: RunFolder, about: dict[str, Any]) -> AccuracyMatrix:
     """The rows that an earlier call has finished."""
     if not folder.has("summary.json"):
         return AccuracyMatrix()
-    summary = folder.read_json("summary.json")
+    summary = {"method": "none", "method_options": {}} | folder.read_json("summary.json")  # older ones name no method
     different = [name for name, value in about.items() if summary.get(name) != value]
     if different:
         was = ", ".join(f"{name} {summary.get(name)}, not {about[name]}" for name in different)
@@ -124,7 +165,7 @@ def _recorded(folder: RunFolder, about: dict[str, Any]) -> AccuracyMatrix:
 
 
 def _summary(config: RunConfig, about: dict[str, Any], matrix: AccuracyMatrix) -> dict[str, Any]:
-    names = ("recipe", "rule", "estimator", "seed", "epochs", "predict_samples")
+    names = ("recipe", "rule", "estimator", "options", "seed", "epochs", "predict_samples")
     return {name: getattr(config, name) for name in names} | about | {"tasks": len(matrix)} | matrix.figures()
 
 
@@ -148,11 +189,31 @@ def _buffers(model: nn.Module) -> Statistics:
     }
 
 
-def _accuracy(experiment: Experiment, config: RunConfig, seen: _Seen, statistics: Statistics) -> float:
-    """Percent of a task's test examples, with given BatchNorm statistics."""
-    test = seen.task.data.test
+def _curve(
+    experiment: Experiment, task: Task, before: list[_Seen], statistics: str, examples: int, config: RunConfig
+) -> dict[str, Any]:
+    """What a line of metrics says of all tasks so far while one is learned."""
+    seen = [*before, _Seen(task, _statistics(experiment, config))]
+    return {"accuracies": _row(experiment, config, seen, statistics, examples)}
+
+
+def _row(
+    experiment: Experiment, config: RunConfig, seen: list[_Seen], statistics: str, examples: int | None = None
+) -> list[float]:
+    """Accuracy on every task seen, the newest last."""
+    newest = seen[-1].statistics
+    return [
+        _accuracy(experiment, config, s.task, s.statistics if statistics == "task" else newest, examples) for s in seen
+    ]
+
+
+def _accuracy(
+    experiment: Experiment, config: RunConfig, task: Task, statistics: Statistics, examples: int | None
+) -> float:
+    """Percent of a task's test examples, or of so many spread over them, with given BatchNorm statistics."""
+    test = task.data.test
     if test is None:
-        raise ValueError(f"{seen.task.name} has no test data")
+        raise ValueError(f"{task.name} has no test data")
     optimizer = experiment.optimizer
     if optimizer is not None:
         optimizer.eval()
@@ -162,10 +223,13 @@ def _accuracy(experiment: Experiment, config: RunConfig, seen: _Seen, statistics
     model.load_state_dict(statistics, strict=False)
     posterior = silent_posterior(optimizer) if optimizer is not None and optimizer.has_posterior else None
     x, y = whole(test)
+    if examples is not None and examples < len(y):
+        spread = torch.arange(examples, device=y.device) * len(y) // examples
+        x, y = x[spread], y[spread]
     with autocast(experiment.device, config.precision):
         probs = predict(model, x, posterior, config.predict_samples, chunk=_CHUNK).probs
-    if seen.task.classes is not None:
+    if task.classes is not None:
         others = torch.ones(probs.shape[1], dtype=torch.bool, device=probs.device)
-        others[list(seen.task.classes)] = False
+        others[list(task.classes)] = False
         probs = probs.masked_fill(others, -1.0)
-    return 100 * float((probs.argmax(1) == y.reshape(-1)).float().mean())
+    return 100 * int((probs.argmax(1) == y.reshape(-1)).sum()) / len(y)

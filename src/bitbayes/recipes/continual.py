@@ -1,14 +1,15 @@
-"""Streams of tasks: permuted MNIST as in the BayesBiNN paper (Figure 5), and split MNIST."""
+"""Streams of tasks: permuted MNIST as in the BayesBiNN paper (Figure 5) and split MNIST; methods against forgetting."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 
 from bitbayes import nn
-from bitbayes.continual import StreamResult, Task, permuted_tasks, run_stream, split_tasks
+from bitbayes.continual import EWC, SI, Memory, Replay, StreamResult, Task, permuted_tasks, run_stream, split_tasks
 from bitbayes.continual.tasks import Scenario
 from bitbayes.data import load_mnist
 from bitbayes.recipes.base import Recipe, RuleSpec, loading
@@ -16,12 +17,14 @@ from bitbayes.recipes.registry import nearest
 from bitbayes.recipes.run import few_threads, make_config
 from bitbayes.training import Progress
 
-__all__ = ["STREAMS", "run_continual"]
+__all__ = ["METHODS", "STREAMS", "find_method", "run_continual"]
 
 # Found on five tasks of permuted MNIST; see docs/log.md.
 _RULES = {
     "full-precision": RuleSpec(1e-3),
     "ste": RuleSpec(1e-2),
+    # Laborieux et al. 2021; latent weights must be free to grow for metaplasticity to hold them.
+    "ste:metaplastic": RuleSpec(5e-3, {"metaplasticity": 1.35, "clip": None}),
     "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 1.0}),
     # The published run: 100 epochs a task, τ = 0.01, and 100 networks at test time.
     "bayesbinn:released": RuleSpec(1e-3, {"ess_scale": 1.0, "tau": 1e-2}),
@@ -56,6 +59,35 @@ STREAMS = {
 }
 """Streams by the names of the command line."""
 
+METHODS: dict[str, type[Memory]] = {method.name: method for method in (Memory, EWC, SI, Replay)}
+"""What is kept of old tasks beside the beliefs, by the names of the command line."""
+
+
+def find_method(method: str, options: Mapping[str, Any]) -> Memory:
+    """Makes a method against forgetting.
+
+    Args:
+        method: Name in `METHODS`.
+        options: Its keywords.
+
+    Returns:
+        The memory of a new stream.
+
+    Raises:
+        ValueError: If there is no such method, or it has no such option.
+
+    Example:
+        >>> find_method("si", {"strength": 0.5}).options
+        {'strength': 0.5, 'damping': 0.1}
+    """
+    if method not in METHODS:
+        raise nearest("method", method, METHODS)
+    known = METHODS[method]().options
+    for name in options:
+        if name not in known:
+            raise ValueError(f"method {method} has no option {name!r}; it has: {', '.join(known) or 'none'}")
+    return METHODS[method](**options)
+
 
 def run_continual(
     stream: str,
@@ -66,7 +98,10 @@ def run_continual(
     estimator: str | None = None,
     prior: bool = True,
     prior_decay: float = 1.0,
-    statistics: Literal["task", "shared"] = "task",
+    statistics: Literal["task", "shared"] | None = None,
+    method: str = "none",
+    method_options: Mapping[str, Any] | None = None,
+    curve_examples: int = 1000,
     samples: int | None = None,
     data: str | None = None,
     seed: int = 1,
@@ -84,7 +119,11 @@ def run_continual(
         estimator: Of BayesBiNN.
         prior: Whether the posterior of a task is the prior of the next; only BayesBiNN has one.
         prior_decay: Its relaxation.
-        statistics: BatchNorm statistics at test time, see `run_stream`.
+        statistics: BatchNorm statistics at test time, see `run_stream`. None for "task", but "shared" for replay, whose
+            batches mix the tasks.
+        method: What is kept of old tasks beside the beliefs, in `METHODS`.
+        method_options: Its keywords.
+        curve_examples: Test examples a task that accuracy is measured on after every epoch; 0 for none.
         samples: Networks at test time; None for the recipe's.
         data: Folder or hub id of MNIST.
         seed: Of the run and of the permutations.
@@ -96,12 +135,17 @@ def run_continual(
         The accuracies.
 
     Raises:
-        ValueError: For a stream or setting that does not exist.
+        ValueError: For a stream, method or setting that does not exist, or a method that does not suit the rule.
     """
     if stream not in STREAMS:
         raise nearest("stream", stream, STREAMS)
     recipe = STREAMS[stream]
+    memory = find_method(method, method_options or {})
     config = make_config(recipe, rule, estimator=estimator, seed=seed, data=data, predict_samples=samples, **choices)
+    if memory.name != "none" and choices.get("out") is None:
+        config = dataclasses.replace(config, out=f"{config.out}-{method}")
+    if statistics is None:
+        statistics = "shared" if method == "replay" else "task"
     bundle = recipe.load(config.data, torch.device(config.device), seed)
     made: Iterator[Task]
     if stream == "permuted-mnist":
@@ -117,6 +161,8 @@ def run_continual(
             prior=prior and rule.startswith("bayesbinn"),
             decay=prior_decay,
             statistics=statistics,
+            memory=memory,
+            curve_examples=curve_examples,
             progress=progress,
             note=note,
         )

@@ -3,7 +3,12 @@
 Belief: latent v, and the moments of the inner optimizer. With g the gradient at w = sign(v):
 
     g ← g · 1[|v| ≤ window]                           (optional)
-    v ← clip(v − α · direction(g + decay·v), −c, c)   direction: Adam's, or SGD with momentum
+    d ← direction(g + decay·v)                        Adam's, or SGD with momentum
+    d ← d · (1 − tanh²(m·v)) where d·v > 0            (optional)
+    v ← clip(v − α·d, −c, c)
+
+With m, weights that training has made large resist a step towards zero, and so a change of sign: metaplasticity
+(Laborieux, Ernoult, Hirtzlin & Querlioz, Nature Communications 2021).
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ class STE(BinaryOptimizer):
         weight_decay: L2 penalty on the latent weights, added to the gradient.
         clip: Latent weights stay in [−clip, clip]; None leaves them free.
         window: The gradient is dropped where |v| exceeds it; None keeps it everywhere.
+        metaplasticity: m above, about 1.35 where published, with `clip=None`; None leaves all steps as they are.
         **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`.
 
     Raises:
@@ -60,6 +66,7 @@ class STE(BinaryOptimizer):
         weight_decay: float = 0.0,
         clip: float | None = 1.0,
         window: float | None = None,
+        metaplasticity: float | None = None,
         **common: Any,
     ) -> None:
         options = {
@@ -70,6 +77,7 @@ class STE(BinaryOptimizer):
             "weight_decay": weight_decay,
             "clip": clip,
             "window": window,
+            "metaplasticity": metaplasticity,
         }
         super().__init__(params, options, **common)
 
@@ -80,7 +88,7 @@ class STE(BinaryOptimizer):
         checks.betas(group["betas"])
         checks.decay(group["momentum"], "momentum")
         checks.number(group["weight_decay"], "weight_decay", "at least 0", open_low=False)
-        for name in ("clip", "window"):
+        for name in ("clip", "window", "metaplasticity"):
             if group[name] is not None:
                 checks.number(group[name], name, "positive, or None", low=0)
 
@@ -116,6 +124,9 @@ class STE(BinaryOptimizer):
         else:
             direction = o.momentum * belief["momentum"] + gradient
             moments = {"momentum": direction}
+        if o.metaplasticity is not None:
+            shrinks = F.heaviside(direction * latent)
+            direction = direction * (1 - shrinks * (1 - F.sech2(o.metaplasticity * latent)))
         latent = latent - o.lr * direction
         return {"latent": latent if o.clip is None else latent.clamp(-o.clip, o.clip)} | moments
 

@@ -11,6 +11,7 @@ from bitbayes.training.experiment import (
     choose_precision,
 )
 from bitbayes.training.folder import RunError, RunFolder
+from bitbayes.training.hooks import StepHooks
 from bitbayes.training.loop import Interrupted, RunResult, train
 from bitbayes.training.progress import (
     BarProgress,
@@ -37,6 +38,7 @@ __all__ = [
     "RunResult",
     "Schedule",
     "SilentProgress",
+    "StepHooks",
     "build_experiment",
     "choose_precision",
     "default_progress",

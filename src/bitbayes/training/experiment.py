@@ -32,6 +32,7 @@ from bitbayes.rules import (
 from bitbayes.rules.base import BinaryOptimizer
 from bitbayes.training.config import RunConfig
 from bitbayes.training.distributed import Ranks
+from bitbayes.training.hooks import StepHooks
 
 __all__ = ["LOSSES", "RULES", "Experiment", "Loss", "build_experiment", "choose_precision"]
 
@@ -82,6 +83,7 @@ class Experiment:
         schedulers: Stepped at the start of every epoch, or step.
         device: Where the data goes.
         ranks: The processes that train it together.
+        hooks: Called at every step, and kept in the checkpoint.
     """
 
     model: nn.Module
@@ -92,6 +94,7 @@ class Experiment:
     schedulers: list[LRScheduler]
     device: torch.device
     ranks: Ranks = field(default_factory=Ranks.here)
+    hooks: StepHooks | None = None
 
     def __post_init__(self) -> None:
         self.parallel = self.ranks.wrapped(self.model)
@@ -103,6 +106,8 @@ class Experiment:
             parts["optimizer"] = self.optimizer
         if self.real_optimizer is not None:
             parts["real_optimizer"] = self.real_optimizer
+        if self.hooks is not None:
+            parts["hooks"] = self.hooks
         return parts | {f"scheduler_{i}": s for i, s in enumerate(self.schedulers)}
 
     def binary_weights(self) -> int:

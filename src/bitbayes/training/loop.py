@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def train(
     *,
     resume: bool = False,
     progress: Progress | None = None,
+    figures: Callable[[RunConfig], Mapping[str, Any]] | None = None,
 ) -> RunResult:
     """Trains, and writes config.json, metrics.jsonl, summary.json, checkpoint.pt and the final weights.
 
@@ -79,6 +81,7 @@ def train(
         experiment: Its objects, freshly built from `config`.
         resume: Continue from checkpoint.pt in `config.out`, if there is one; an older run is otherwise moved aside.
         progress: Display; None for a bar on a terminal and lines elsewhere.
+        figures: Further entries of a line of metrics.jsonl, asked for after each evaluation; must not change the run.
 
     Returns:
         The metrics of the run.
@@ -102,6 +105,7 @@ def train(
             last = epoch == config.last_epoch
             if last or epoch % config.evaluate_every == 0:
                 signs = _evaluate(run, row, signs, last)
+                row |= figures(config) if figures is not None else {}
                 run.history.append(row)
                 run.folder.append_line("metrics.jsonl", row)
                 progress.epoch(row)

@@ -50,6 +50,8 @@ def training_step(
         if x.device.type == "cpu" and not loss.isfinite():
             raise NotFiniteError("the loss is not finite")
         loss.backward()
+        if experiment.hooks is not None:
+            experiment.hooks.before_update()
         if config.clip_gradient is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
         right = hit_count(output.detach(), y, experiment.loss)
@@ -65,6 +67,8 @@ def training_step(
         if config.samples > 1 and optimizer is not None:
             _divide_gradients(real, config.samples)
         real.step()
+    if experiment.hooks is not None:
+        experiment.hooks.after_update()
     return loss, right
 
 

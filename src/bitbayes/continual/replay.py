@@ -1,0 +1,66 @@
+"""Experience replay: some examples of every old task are kept, and learned again with every new one.
+
+An epoch of a later task goes through its examples once, and through as many old ones: the buffer, repeated, so that all
+old tasks together count as much as the new one. The order is shuffled as always, so a batch is half old and half new.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+
+from bitbayes.continual.memory import Memory
+from bitbayes.continual.tasks import Task
+from bitbayes.data import DataBundle, TensorData
+from bitbayes.noise import stream_key
+from bitbayes.training import Experiment, RunConfig
+
+__all__ = ["Replay"]
+
+_BUFFER_STREAM = 32
+
+
+class Replay(Memory):
+    """Keeps examples of every task at random, for any rule (Robins 1995; with a small buffer Chaudhry et al. 2019).
+
+    Args:
+        examples: Kept of every task; all, if it has fewer.
+
+    Raises:
+        ValueError: If none is kept.
+
+    Example:
+        >>> Replay().options
+        {'examples': 200}
+    """
+
+    name: ClassVar[str] = "replay"
+
+    def __init__(self, examples: int = 200) -> None:
+        super().__init__(examples=examples)
+        if examples < 1:
+            raise ValueError(f"replay needs at least one example a task, got {examples}")
+        self.kept: list[TensorData] = []
+
+    def training_data(self, task: Task) -> DataBundle[TensorData]:
+        """The task's own examples, and as many old ones."""
+        if not self.kept:
+            return task.data
+        new, old = task.data.train, self.kept[0]
+        for more in self.kept[1:]:
+            old = old.joined(more)
+        again = _chosen(old, torch.arange(len(new)) % len(old))
+        return dataclasses.replace(task.data, train=new.joined(again))
+
+    def end_task(self, task: Task, experiment: Experiment, config: RunConfig) -> None:
+        """Keeps some examples, chosen by the seed of the run and the number of the task."""
+        generator = torch.Generator().manual_seed(stream_key(config.seed, _BUFFER_STREAM, len(self.kept)))
+        order = torch.randperm(len(task.data.train), generator=generator)
+        self.kept.append(_chosen(task.data.train, order[: self.options["examples"]]))
+
+
+def _chosen(data: TensorData, index: torch.Tensor) -> TensorData:
+    index = index.to(data.x.device)
+    return dataclasses.replace(data, x=data.x[index], y=data.y[index])
