@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -64,7 +65,8 @@ def _linearity(found: dict[str, Any]) -> str:
     rows = []
     for scale, layers in found.items():
         for number, one in enumerate(layers, start=1):
-            cells = [f"{one['distance']:.2f}", f"{one['slope']:.2f}", _bias(one)]
+            bias = _bias(one) if math.isfinite(one["bias_noise"]) else "unresolved"
+            cells = [f"{one['distance']:.2f}", f"{one['slope']:.2f}", bias]
             rows.append([scale, f"{number}", *cells])
     return _markdown(["ess / N", "layer", "distance", "slope", "bias"], rows)
 
