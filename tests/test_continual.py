@@ -11,7 +11,7 @@ from torch import nn
 
 import bitbayes as bb
 from bitbayes.continual import AccuracyMatrix, advance_prior, permuted_tasks, split_tasks
-from bitbayes.training import SilentProgress
+from bitbayes.training import RunConfig, SilentProgress
 from generated import write
 from nested import equal
 from streams import bundle, stream
@@ -154,3 +154,16 @@ def test_the_command(tmp_path: Path, capsys) -> None:
     assert (tmp_path / "run" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert main(["continual", "split-mnits", "--data", str(data)]) == 2
     assert "did you mean 'split-mnist'" in capsys.readouterr().err
+
+
+def test_later_tasks_may_count_less(tmp_path: Path) -> None:
+    stream(tmp_path / "less", ess_decay=0.5)
+    for task, share in ((1, 1.0), (2, 0.5), (3, 0.25)):
+        folder = tmp_path / "less" / f"task{task}"
+        assert RunConfig.load(folder).options["ess_scale"] == share
+        group = torch.load(folder / "checkpoint.pt", weights_only=True)["parts"]["optimizer"]["param_groups"][0]
+        assert group["ess"] == share * 240
+    with pytest.raises(ValueError, match="ess_decay must be positive, got 0"):
+        stream(tmp_path / "other", ess_decay=0)
+    with pytest.raises(ValueError, match=r"holds a stream with ess_decay 0\.5, not 1\.0"):
+        stream(tmp_path / "less")

@@ -62,6 +62,7 @@ def run_stream(
     *,
     prior: bool = True,
     decay: float = 1.0,
+    ess_decay: float = 1.0,
     statistics: Literal["task", "shared"] = "task",
     memory: Memory | None = None,
     curve_examples: int = 1000,
@@ -82,6 +83,8 @@ def run_stream(
         network: Makes the network; called under the seed.
         prior: Whether the posterior of a task is the prior of the next (`advance_prior`); only for BayesBiNN.
         decay: Relaxation of that prior.
+        ess_decay: Factor of `ess` from task to task. Below 1 a later task moves the posterior less, so that earlier
+            ones are kept better; they share one network, and all of them would otherwise yield to the newest.
         statistics: BatchNorm statistics at test time: those kept from the end of the task's own training, or the newest
             for all tasks. "task" needs to be told at test time which task an input is of.
         memory: What else is kept of old tasks, such as `EWC`, `SI` or `Replay`; the stream works on a copy of it.
@@ -94,8 +97,8 @@ def run_stream(
         Accuracies of the mean of `config.predict_samples` networks, or of the mode for rules without a posterior.
 
     Raises:
-        ValueError: If the folder holds a stream with other settings, the memory does not suit the rule, or
-            `curve_examples` is negative.
+        ValueError: If the folder holds a stream with other settings, the memory does not suit the rule,
+            `curve_examples` is negative, or `ess_decay` is not positive.
         TypeError: If a prior is wanted of a rule that has none.
 
     Example:
@@ -111,16 +114,19 @@ def run_stream(
     """
     if curve_examples < 0:
         raise ValueError(f"curve_examples must be at least 0, got {curve_examples}")
+    if not ess_decay > 0:
+        raise ValueError(f"ess_decay must be positive, got {ess_decay}")
     folder = RunFolder(config.out)
     memory = copy.deepcopy(memory) if memory is not None else Memory()
-    about = {"prior": prior, "decay": decay, "statistics": statistics, "method": memory.name}
-    about["method_options"] = memory.options
+    about = {"prior": prior, "decay": decay, "ess_decay": ess_decay, "statistics": statistics}
+    about |= {"method": memory.name, "method_options": memory.options}
     matrix = _recorded(folder, about)
     experiment: Experiment | None = None
     seen: list[_Seen] = []
     curves: list[dict[str, Any]] = []
     for index, task in enumerate(tasks):
-        mine = dataclasses.replace(config, out=str(Path(config.out, f"task{index + 1}")))
+        options = _less_sure(config.options, ess_decay**index)
+        mine = dataclasses.replace(config, out=str(Path(config.out, f"task{index + 1}")), options=options)
         data = memory.training_data(task)
         if experiment is None:
             experiment = build_experiment(mine, network, data, "cross_entropy")
@@ -152,11 +158,17 @@ def run_stream(
     return StreamResult(folder.path, matrix, _summary(config, about, matrix))
 
 
+def _less_sure(options: dict[str, Any], factor: float) -> dict[str, Any]:
+    """Options with another effective sample size."""
+    return {name: value * factor if name in ("ess", "ess_scale") else value for name, value in options.items()}
+
+
 def _recorded(folder: RunFolder, about: dict[str, Any]) -> AccuracyMatrix:
     """The rows that an earlier call has finished."""
     if not folder.has("summary.json"):
         return AccuracyMatrix()
-    summary = {"method": "none", "method_options": {}} | folder.read_json("summary.json")  # older ones name no method
+    # Older ones name no method.
+    summary = {"method": "none", "method_options": {}, "ess_decay": 1.0} | folder.read_json("summary.json")
     different = [name for name, value in about.items() if summary.get(name) != value]
     if different:
         was = ", ".join(f"{name} {summary.get(name)}, not {about[name]}" for name in different)

@@ -18,7 +18,7 @@ def _rows(name: str, recipe: Recipe, rows: Sequence[TableRow]) -> tuple[list[str
     keys = {"train": "train_accuracy", "validation": "val_accuracy", "test": "test_accuracy"}
     heads = ["rule"]
     for column in TABLES[name].columns:
-        heads += [column, "published"]
+        heads += [column, "published"] if recipe.published else [column]
     heads += ["one sample", "mean of samples", "bits a weight", "NLL", "s/epoch"]
     lines = []
     for row in rows:
@@ -26,8 +26,9 @@ def _rows(name: str, recipe: Recipe, rows: Sequence[TableRow]) -> tuple[list[str
         line = [row.rule]
         for column in TABLES[name].columns:
             line.append(spread(row.values(keys[column])))
-            both = column == "test" and published is not None
-            line.append(str(published) if both else number(getattr(published, column, None)))
+            if recipe.published:
+                both = column == "test" and published is not None
+                line.append(str(published) if both else number(getattr(published, column, None)))
         line.append(spread(row.values("sample_test_accuracy")))
         line.append(spread(row.values("mean_test_accuracy")))
         line.append(spread(row.values("posterior_entropy_bits"), 3))
