@@ -1,11 +1,13 @@
 """What one training step costs, as ratios measured in one run.
 
-    python benchmarks/step.py [--threads 2] [--repeats 15] [--batch 100]
+    python benchmarks/step.py [--threads 2] [--repeats 15] [--batch 100] [--only NAME] [--clock wall|cpu]
 
 Network: the MNIST MLP of the BayesBiNN paper, 10.0 million binary weights. "update" is `optimizer.step()`, the update
 of the belief with the next draw, over fused Adam's step on the same tensors; "step" is forward, backward and update
 over the same network with fused Adam; "memory" is the process's peak over that of STE with Adam. Every rule is timed
-turn by turn with Adam, so that a noisy neighbour disturbs both; the ratio is that of the medians.
+turn by turn with Adam, so that a noisy neighbour disturbs both; the ratio is that of the medians. "compiled" is
+`compile=True`: the kernels of `bitbayes.kernels` where they have the rule, else torch.compile. On a machine that others
+load too, `--threads 1 --clock cpu` counts the processor time of this thread alone.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 import torch
 
 import bitbayes as bb
+from bitbayes import kernels
 
 ESS = 54_000
 RULES: dict[str, Callable[..., bb.BinaryOptimizer]] = {
@@ -42,11 +45,24 @@ RULES: dict[str, Callable[..., bb.BinaryOptimizer]] = {
 }
 
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
+clock = "wall"
+
+
 def seconds(action: Callable[[], object]) -> float:
     """Time of one call."""
-    begin = time.perf_counter()
+    begin = CLOCKS[clock]()
     action()
-    return time.perf_counter() - begin
+    return CLOCKS[clock]() - begin
+
+
+def settle(options: argparse.Namespace) -> None:
+    """Threads and clock of this process."""
+    global clock
+    clock = options.clock
+    if clock == "cpu" and options.threads != 1:
+        raise SystemExit("--clock cpu sees one thread only; add --threads 1")
+    torch.set_num_threads(options.threads)
 
 
 def ratio(action: Callable[[], object], reference: Callable[[], object], repeats: int) -> float:
@@ -113,8 +129,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--only", default="", help="rules whose name contains this")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    settle(options)
+    print(f"kernels: {kernels.status()}")
     memory = peak("STE Adam")
     print(f"{'rule':38}{'update':>8}{'step':>8}{'update, compiled':>18}{'step, compiled':>16}{'memory':>8}")
     for name in RULES:

@@ -142,6 +142,22 @@ def test_half_precision_weights_keep_float32_beliefs(rule: str) -> None:
 
 
 @every_rule
+def test_a_state_without_a_newer_option_loads(rule: str) -> None:
+    model, optimizer = pair(rule)
+    steps(model, optimizer, 2)
+    saved = copy.deepcopy(optimizer.state_dict())
+    for group in saved["param_groups"]:
+        del group["scale_lr"]
+    resumed, other = pair(rule)
+    resumed.load_state_dict(model.state_dict())
+    other.load_state_dict(saved)
+    assert other.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+    for each in ((model, optimizer), (resumed, other)):
+        steps(*each, 2)
+    assert same(snapshot(model, optimizer), snapshot(resumed, other))
+
+
+@every_rule
 def test_half_precision_beliefs_are_refused(rule: str) -> None:
     model, optimizer = pair(rule)
     steps(model, optimizer, 2)

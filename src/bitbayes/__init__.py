@@ -10,7 +10,7 @@ from bitbayes import packed
 from bitbayes.packed import pack
 
 if find_spec("torch") is not None:
-    from bitbayes import nn
+    from bitbayes import kernels, nn
     from bitbayes.parameters import follow, split_parameters, summary
     from bitbayes.posterior import BernoulliPosterior, LowRankGaussianPosterior, Posterior, load_posterior
     from bitbayes.predict import Prediction, predict, refresh_batchnorm
@@ -52,6 +52,7 @@ __all__ = [
     "Prediction",
     "ProxQuant",
     "follow",
+    "kernels",
     "load_posterior",
     "nn",
     "pack",

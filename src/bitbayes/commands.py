@@ -183,7 +183,7 @@ class Continual:
         estimator: Of bayesbinn: straight-through, concrete or released; the recipe's by default.
         prior: Whether it does.
         prior_decay: Relaxation of that prior; 1 keeps all of it.
-        ess_decay: Factor of ess from task to task; by default 0.65 with a prior, 1 without.
+        ess_decay: Factor of ess from task to task; by default 0.55 with a prior, 1 without.
         method: What is kept of old tasks beside the beliefs: none, ewc or si (both of full-precision), or replay.
         method_set: Options of the method, as NAME=VALUE.
         statistics: BatchNorm statistics at test time: task (kept from the end of each task) or shared (the newest);

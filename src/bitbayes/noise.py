@@ -9,6 +9,7 @@ two weights with 32 bits each.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -39,6 +40,15 @@ def _mix(word: int) -> int:
     return word ^ (word >> 31)
 
 
+@functools.lru_cache(maxsize=4096)
+def _hash(seed: int, path: tuple[int, ...]) -> int:
+    """The streams of a step have all but the end of their path in common."""
+    if not path:
+        return _mix((seed + _GOLDEN) & _MASK)
+    # Two rounds a counter: one xor-multiply round of small integers is too regular to chain.
+    return _mix((_mix((_hash(seed, path[:-1]) ^ path[-1]) & _MASK) + _GOLDEN) & _MASK)
+
+
 def stream_key(seed: int, *path: int) -> int:
     """Hashes a seed and a path of counters to the 64-bit key of a noise stream.
 
@@ -53,11 +63,7 @@ def stream_key(seed: int, *path: int) -> int:
         >>> stream_key(0, 1, 2) == stream_key(0, 1, 2), stream_key(0, 1, 2) == stream_key(0, 2, 1)
         (True, False)
     """
-    key = _mix((seed + _GOLDEN) & _MASK)
-    for counter in path:
-        # Two rounds a counter: one xor-multiply round of small integers is too regular to chain.
-        key = _mix((_mix((key ^ counter) & _MASK) + _GOLDEN) & _MASK)
-    return _signed(key)
+    return _signed(_hash(seed, path))
 
 
 def _scramble(word: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from bitbayes import functional as F
-from bitbayes.noise import Noise, spans, stream_key
+from bitbayes.kernels import run as kernels
+from bitbayes.noise import CHUNK, Noise, spans, stream_key
 from bitbayes.posterior import files
 from bitbayes.posterior.base import SAMPLE_STREAM, Posterior
 
@@ -79,8 +80,10 @@ class BernoulliPosterior(Posterior):
             beliefs = natural.reshape(-1)
             noise = Noise(stream_key(seed, SAMPLE_STREAM, index, place), natural.numel(), natural.device)
             flat = torch.empty_like(beliefs)
-            for span in spans(natural.numel(), natural.device):
-                flat[span] = noise.part(span).signs(torch.sigmoid(2 * beliefs[span]))
+            # Few weights are not worth the second that the first use of kernels on a machine takes.
+            if natural.numel() < CHUNK or not kernels.bernoulli(beliefs, flat, noise):
+                for span in spans(natural.numel(), natural.device):
+                    flat[span] = noise.part(span).signs(torch.sigmoid(2 * beliefs[span]))
             weights[name] = flat.view(natural.shape) * self.scale[name]
         return weights
 

@@ -43,7 +43,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         scale_lr: Learning rate of the logarithm of a "channel" scale.
         init: "random" as in the papers, or "weights": sign and relative size of what the tensors hold.
         seed: Seed of the noise; None takes torch's own (`torch.initial_seed()`), of rank 0 in a distributed job.
-        compile: Fuse update and draw with torch.compile (needs a compiler; seconds at the first step, then faster).
+        compile: Update and draw in one pass, by `bitbayes.kernels` where it can, else torch.compile. Needs a compiler.
 
     Raises:
         ValueError: For options out of range, no parameters, or a parameter given twice.
@@ -118,9 +118,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
             raise RuntimeError(
                 "step() needs the weights of a draw, but they are the mode; call optimizer.train() first"
             )
-        loss, estimates = None, None
-        if closure is not None:
-            loss, estimates = self._over_draws(closure)
+        loss, estimates = (None, None) if closure is None else self._over_draws(closure)
         with torch.no_grad():
             accept = self._finite(estimates)
             for index, (group, _, parameter) in enumerate(self._places()):
@@ -179,7 +177,10 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         """
         parameters = [parameter for _, _, parameter in self._places()]
         saved = checks.saved_state(state_dict, [self.state[p] for p in parameters])
+        mine = [dict(group) for group in self.param_groups]
         super().load_state_dict(state_dict)
+        for group, own in zip(self.param_groups, mine, strict=True):
+            group.update({name: own[name] for name in own.keys() - group.keys()})  # options that the saved state lacks
         for parameter, state in zip(parameters, saved, strict=True):
             # torch has cast the beliefs to the dtype of the parameter; put the exact ones in their place.
             self.state[parameter] = checks.copy_state(state, parameter.device)
@@ -219,9 +220,10 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         """Writes the current draw, or the mode, into one parameter."""
         belief, state = self._belief(parameter), self.state[parameter]
         o = self._options(group, state["step"], parameter)
+        noise = self._noise(group, parameter, index, sample)
         with scales.unit(parameter, state) as weights:
             if group["training"]:
-                engine.redraw(type(self), belief, weights, o, self._noise(group, parameter, index, sample))
+                engine.redraw(type(self), belief, weights, o, noise, group["compile"])
             else:
                 weights.copy_(self.mode(belief, o))
 

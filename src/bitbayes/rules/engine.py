@@ -1,7 +1,8 @@
 """Runs a rule's pure functions over the flat storage of one tensor.
 
 Rules are written as equations that return new tensors. Here they are applied chunk by chunk, so that every temporary
-stays in the processor's cache and none has the network's size; or, with `compile=True`, as one fused kernel.
+stays in the processor's cache and none has the network's size; or, with `compile=True`, as one pass over memory: by
+the compiled loops of `bitbayes.kernels` where the rule has one for this device, else by torch.compile.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from bitbayes.kernels import run as kernels
 from bitbayes.noise import Noise, spans
 from bitbayes.rules.rule import Belief, Options, Rule
 
@@ -96,8 +98,14 @@ def advance(
         noise: Noise of the next.
         estimated: Whether `gradient` is already an estimate.
         accept: 0-d bool on the device; False leaves the belief as it is.
-        compile: One kernel from torch.compile instead of chunks.
+        compile: One pass over memory instead of chunks.
     """
+    if compile and weights.device.type == "cpu":
+        if accept is not None and not accept:
+            redraw(rule, belief, weights, o, noise, compile=True)
+            return
+        if kernels.advance(rule, belief, gradient, weights, o, drawn, noise, estimated=estimated):
+            return
     if compile:
         device = weights.device
         numbers = {
@@ -114,7 +122,9 @@ def advance(
         _advance_chunk(rule, _part(belief, span), gradient[..., span], weights[span], o, *pieces, estimated, accept)
 
 
-def redraw(rule: type[Rule], belief: Belief, weights: Tensor, o: Options, noise: Noise) -> None:
-    """Writes a draw of an unchanged belief into flat weights."""
+def redraw(rule: type[Rule], belief: Belief, weights: Tensor, o: Options, noise: Noise, compile: bool = False) -> None:
+    """Writes a draw of an unchanged belief into flat weights; `compile` as the `advance` that it repeats."""
+    if compile and weights.device.type == "cpu" and kernels.redraw(rule, belief, weights, o, noise):
+        return
     for span in _spans(belief, weights):
         weights[span].copy_(rule.draw(_part(belief, span), noise.part(span), o))

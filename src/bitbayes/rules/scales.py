@@ -20,7 +20,7 @@ def fans(parameter: Tensor) -> tuple[int, int]:
     """Inputs and outputs of a weight of shape (out, in, *kernel); a vector counts as one output."""
     if parameter.dim() < 2:
         return max(parameter.numel(), 1), 1
-    kernel = parameter[0, 0].numel() if parameter.numel() else 1
+    kernel = math.prod(parameter.shape[2:])
     return max(parameter.shape[1] * kernel, 1), max(parameter.shape[0] * kernel, 1)
 
 

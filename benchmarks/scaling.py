@@ -1,0 +1,90 @@
+"""How the cost of an update grows, as ratios measured in one run.
+
+    python benchmarks/scaling.py [--threads 2] [--repeats 15] [--most 1e8] [--only NAME] [--clock wall|cpu]
+
+One tensor of 10^4 to 10^8 weights. "over Adam" is the update of the belief with the next draw, `compile=True`, over
+fused Adam's step on a tensor of the same size; "per weight" is the time a weight over that at 10^6 weights, so 1 all
+the way down is linear. A second table has VISPA against its number K of directions, and the bytes that it must move.
+Every size is timed turn by turn with Adam; the ratio is that of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import step
+import torch
+
+import bitbayes as bb
+from bitbayes import kernels
+
+REFERENCE = 1_000_000
+
+
+def tensor(count: int) -> torch.nn.Parameter:
+    """A parameter with a gradient."""
+    parameter = torch.nn.Parameter(torch.zeros(count))
+    parameter.grad = torch.full((count,), 1e-3)
+    return parameter
+
+
+def times(rule: Callable[..., bb.BinaryOptimizer], count: int, repeats: int) -> tuple[float, float]:
+    """Median seconds of the rule's update and of Adam's on one tensor."""
+    ours = rule([tensor(count)], compile=True)
+    adam = torch.optim.Adam([tensor(count)], fused=True)
+    for _ in range(3):
+        ours.step()
+        adam.step()
+    # Small tensors take microseconds: several steps a turn.
+    steps = max(1, REFERENCE // count)
+
+    def turn(action: Callable[[], object]) -> float:
+        return step.seconds(lambda: [action() for _ in range(steps)]) / steps
+
+    pairs = [(turn(ours.step), turn(adam.step)) for _ in range(repeats)]
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+
+
+def by_size(name: str, most: int, repeats: int) -> None:
+    """Prints one rule's rows."""
+    counts = [10**power for power in range(4, 9) if 10**power <= most]
+    found = {count: times(step.RULES[name], count, repeats) for count in counts}
+    unit, adam_unit = (value / REFERENCE for value in found[REFERENCE])
+    for count, (ours, adam) in found.items():
+        print(f"{name:38}{count:>12,}{ours / adam:11.2f}{ours / count / unit:12.2f}{adam / count / adam_unit:18.2f}")
+
+
+def by_rank(count: int, repeats: int) -> None:
+    """Prints VISPA's rows."""
+    for rank in (0, 1, 2, 4, 8, 16):
+        ours, adam = times(lambda p, k=rank, **o: bb.VISPA(p, rank=k, **o), count, repeats)
+        # Latent and momentum are read and written, the gradient read, the weights written; Adam moves 28 bytes.
+        floor = (16 * (rank + 1) + 8) / 28
+        print(f"{rank:>4}{ours / adam:11.2f}{floor:16.2f}")
+
+
+def main() -> None:
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--most", type=float, default=1e8, help="largest number of weights, at least 1e6")
+    parser.add_argument("--only", default="", help="rules whose name contains this")
+    parser.add_argument("--clock", choices=step.CLOCKS, default="wall")
+    options = parser.parse_args()
+    if options.most < REFERENCE:
+        parser.error(f"--most must be at least {REFERENCE:,}, the size that others are compared with")
+    step.settle(options)
+    print(f"kernels: {kernels.status()}")
+    print(f"{'rule':38}{'weights':>12}{'over Adam':>11}{'per weight':>12}{'Adam, per weight':>18}", flush=True)
+    for name in step.RULES:
+        if options.only in name:
+            by_size(name, int(options.most), options.repeats)
+    print(f"\n{'K':>4}{'over Adam':>11}{'bytes over':>16}  VISPA, ten million weights")
+    by_rank(min(10_000_000, int(options.most)), options.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,333 @@
+"""The compiled loops against the rules' own functions: the same belief bit for bit, the same draws."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+import bitbayes as bb
+from bitbayes.kernels import build, run
+from bitbayes.noise import CHUNK, Noise, stream_key
+from bitbayes.rules import checks
+
+Make = Callable[..., bb.BinaryOptimizer]
+
+COVERED: dict[str, Make] = {
+    "straight-through": lambda p, **k: bb.BayesBiNN(p, lr=0.1, ess=100, **k),
+    "straight-through, momentum": lambda p, **k: bb.BayesBiNN(p, lr=0.1, ess=100, momentum=0.9, **k),
+    "point": lambda p, **k: bb.BayesBiNN(p, lr=0.1, ess=100, estimator="released", **k),
+    "point, momentum": lambda p, **k: bb.BayesBiNN(p, lr=0.1, ess=100, estimator="released", momentum=0.9, **k),
+    "ste-adam": lambda p, **k: bb.STE(p, lr=0.05, **k),
+    "ste-adam, free": lambda p, **k: bb.STE(p, lr=0.05, betas=(0.0, 0.0), clip=None, **k),
+    "ste-sgd": lambda p, **k: bb.STE(p, lr=0.05, inner="sgd", momentum=0.0, **k),
+    "ste-sgd, window": lambda p, **k: bb.STE(p, lr=0.05, inner="sgd", window=0.1, weight_decay=0.1, clip=0.3, **k),
+    "bop": lambda p, **k: bb.Bop(p, lr=0.2, threshold=1e-2, **k),
+    "vispa": lambda p, **k: bb.VISPA(p, lr=0.1, rank=4, weight_decay=0.1, **k),
+    "vispa, no rank": lambda p, **k: bb.VISPA(p, lr=0.1, rank=0, **k),
+    "vispa, projected": lambda p, **k: bb.VISPA(p, lr=0.1, rank=2, project=True, shared="network", **k),
+}
+LEFT_OUT: dict[str, Make] = {
+    "concrete": lambda p, **k: bb.BayesBiNN(p, ess=100, estimator="concrete", **k),
+    "released": lambda p, **k: bb.BayesBiNN(p, ess=100, estimator="released", tau=1.0, **k),
+    "metaplastic": lambda p, **k: bb.STE(p, metaplasticity=1.35, clip=None, **k),
+    "rank": lambda p, **k: bb.VISPA(p, rank=64, **k),
+    "bop2ndorder": lambda p, **k: bb.Bop2ndOrder(p, **k),
+}
+# torch's vectorised root is not always the nearest float32, and its sum over rows has an order of its own.
+ROUNDED = {"ste-adam", "ste-adam, free", "vispa, projected"}
+
+covered = pytest.mark.parametrize("rule", COVERED)
+needs_compiler = pytest.mark.skipif(build.library() is None, reason=build.status())
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """What every attempt to use a kernel returned."""
+    found: list[bool] = []
+    for name in ("advance", "redraw"):
+        plain = getattr(run, name)
+
+        def spy(*args: Any, plain: Callable[..., bool] = plain, **options: Any) -> bool:
+            found.append(plain(*args, **options))
+            return found[-1]
+
+        monkeypatch.setattr(run, name, spy)
+    yield found
+
+
+def trained(make: Make, count: int, *, steps: int = 4, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+    """An optimizer after some steps on random gradients, and its parameter."""
+    parameter = Parameter(torch.zeros(count, dtype=dtype))
+    optimizer = make([parameter], seed=5, **options)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        parameter.grad = torch.randn(count, generator=generator).mul(0.1).to(dtype)
+        optimizer.step()
+    return optimizer, parameter
+
+
+def agree(rule: str, a: Any, b: Any) -> None:
+    """Equal beliefs, equal draws."""
+    (mine, weights), (theirs, other) = a, b
+    for name, value in theirs.state[other]["belief"].items():
+        if rule in ROUNDED:
+            torch.testing.assert_close(mine.state[weights]["belief"][name], value, rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(mine.state[weights]["belief"][name], value), name
+    assert weights.dtype == other.dtype
+    # The probability of a draw differs by 1e-7 at most, so of these few weights hardly ever one.
+    assert (weights != other).sum() <= 1 + 1e-5 * weights.numel()
+
+
+@needs_compiler
+@covered
+@pytest.mark.parametrize("count", [1, 2, 127, 128, 129, 1000, 40_001])
+def test_a_kernel_is_its_rule(rule: str, count: int, done: list[bool]) -> None:
+    plain = trained(COVERED[rule], count)
+    assert not done
+    fused = trained(COVERED[rule], count, compile=True)
+    assert done[1:].count(True) >= 4  # the first draw of a rule without noise is the rule's own
+    agree(rule, fused, plain)
+
+
+@needs_compiler
+@covered
+def test_bfloat16_weights(rule: str) -> None:
+    plain, fused = (trained(COVERED[rule], 777, dtype=torch.bfloat16, compile=c) for c in (False, True))
+    assert fused[1].dtype == torch.bfloat16
+    agree(rule, fused, plain)
+
+
+@needs_compiler
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_prior(momentum: float) -> None:
+    prior = bb.BernoulliPosterior({"0": torch.randn(777)})
+    runs = [
+        trained(lambda p, **k: bb.BayesBiNN(p, lr=0.1, ess=10, prior=prior, momentum=momentum, **k), 777, compile=c)
+        for c in (False, True)
+    ]
+    agree("prior", runs[1], runs[0])
+    without = trained(lambda p, **k: bb.BayesBiNN(p, lr=0.1, ess=10, momentum=momentum, **k), 777, compile=True)
+    assert not torch.equal(runs[1][0].posterior().natural["0"], without[0].posterior().natural["0"])
+
+
+@needs_compiler
+@covered
+def test_threads_and_place_change_nothing(rule: str) -> None:
+    threads = torch.get_num_threads()
+    runs = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            runs.append(trained(COVERED[rule], 150_001, steps=2, compile=True))
+    finally:
+        torch.set_num_threads(threads)
+    for other, weights in runs[1:]:
+        assert torch.equal(weights, runs[0][1])
+        for name, value in other.state[weights]["belief"].items():
+            assert torch.equal(value, runs[0][0].state[runs[0][1]]["belief"][name])
+
+
+@needs_compiler
+@covered
+def test_a_run_of_kernels_resumes_bit_for_bit(rule: str) -> None:
+    optimizer, weights = trained(COVERED[rule], 50_001, compile=True)
+    other_weights = Parameter(torch.zeros_like(weights))
+    other = COVERED[rule]([other_weights], seed=9, compile=True)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert torch.equal(weights, other_weights)  # written by a redraw, there by a step
+    optimizer.eval()
+    optimizer.train()
+    assert torch.equal(weights, other_weights)
+
+
+@needs_compiler
+@covered
+def test_a_refused_step_leaves_the_belief(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of a flag on the device: the belief stays, the next draw is of a new step."""
+    check = checks.finite
+    runs = []
+    for compiled in (False, True):
+        optimizer, weights = trained(COVERED[rule], 1000, compile=compiled)
+        before = copy.deepcopy(optimizer.state[weights]["belief"])
+        with monkeypatch.context() as patch:
+            patch.setattr(checks, "finite", lambda gradients: check(gradients, defer=True))
+            weights.grad[7] = torch.nan
+            optimizer.step()
+        assert all(torch.equal(before[name], value) for name, value in optimizer.state[weights]["belief"].items())
+        runs.append((optimizer, weights))
+    agree(rule, runs[1], runs[0])
+
+
+@needs_compiler
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_non_finite_gradient_is_refused(bad: float) -> None:
+    optimizer, weights = trained(COVERED["straight-through"], 1000, compile=True)
+    before, drawn = copy.deepcopy(optimizer.state[weights]["belief"]), weights.detach().clone()
+    weights.grad[999] = bad
+    with pytest.raises(RuntimeError, match="not finite"):
+        optimizer.step()
+    assert torch.equal(before["natural"], optimizer.state[weights]["belief"]["natural"])
+    assert torch.equal(weights, drawn)
+
+
+def test_a_gradient_whose_sum_overflows_is_finite() -> None:
+    big = torch.full((4,), 3e38)
+    assert not big.sum().isfinite()
+    assert checks.finite({"w": big}) == (None, None)
+
+
+@needs_compiler
+def test_several_draws(done: list[bool]) -> None:
+    runs = []
+    for compiled in (False, True):
+        weights = Parameter(torch.zeros(1000))
+        optimizer = bb.BayesBiNN([weights], lr=0.1, ess=10, samples=3, seed=2, compile=compiled)
+
+        def closure(optimizer: Any = optimizer, weights: Any = weights) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = (weights * torch.linspace(-1, 1, 1000)).sum().square()
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            optimizer.step(closure)
+        runs.append((optimizer, weights))
+    assert done and all(done)
+    agree("several", runs[1], runs[0])
+
+
+@needs_compiler
+@pytest.mark.parametrize("rule", LEFT_OUT)
+def test_what_has_no_kernel_falls_through(rule: str) -> None:
+    weights = Parameter(torch.zeros(10))
+    optimizer = LEFT_OUT[rule]([weights])
+    o = optimizer._options(optimizer.param_groups[0], 1, weights)
+    belief = copy.deepcopy(optimizer.state[weights]["belief"])
+    noise = Noise(1, 10, shared_key=2)
+    assert not run.advance(
+        LEFT_OUT[rule] and type(optimizer), belief, torch.ones(10), weights.detach(), o, noise, noise
+    )
+    assert all(torch.equal(value, optimizer.state[weights]["belief"][name]) for name, value in belief.items())
+
+
+@needs_compiler
+def test_a_subclass_and_other_tensors_have_no_kernel(done: list[bool]) -> None:
+    class Slower(bb.BayesBiNN):
+        @staticmethod
+        def update(belief: Any, estimate: Any, o: Any) -> Any:
+            return {"natural": belief["natural"] - 0.1 * o.lr * estimate}
+
+    weights = Parameter(torch.zeros(10))
+    optimizer = Slower([weights], ess=10)
+    arguments = optimizer.state[weights]["belief"], torch.ones(10)
+    o, noise = optimizer._options(optimizer.param_groups[0], 1, weights), Noise(1, 10)
+    assert not run.advance(Slower, *arguments, weights.detach(), o, noise, noise)
+    assert run.advance(bb.BayesBiNN, *arguments, torch.ones(10), o, noise, noise)
+    assert not run.advance(bb.BayesBiNN, *arguments, torch.ones(10, dtype=torch.float64), o, noise, noise)
+    assert not run.advance(bb.BayesBiNN, *arguments, torch.ones(20)[::2], o, noise, noise)
+
+
+@needs_compiler
+def test_autograd_sees_the_change() -> None:
+    optimizer, weights = trained(COVERED["bop"], 10, compile=True)
+    loss = weights.square().sum()  # keeps the weights for its gradient
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@needs_compiler
+@pytest.mark.parametrize("natural", [0.0, 1e-3, -0.3, 0.5, -1.0, 3.0, -7.0, 50.0, -200.0, float("inf")])
+def test_the_probability_of_a_draw(natural: float) -> None:
+    count = 1 << 20
+    weights = torch.empty(count)
+    assert run.bernoulli(torch.full((count,), natural), weights, Noise(stream_key(4), count))
+    p = torch.sigmoid(torch.tensor(2 * natural, dtype=torch.float64))
+    frequency = (weights > 0).double().mean()
+    assert abs(frequency - p) <= 5 * (p * (1 - p) / count) ** 0.5 + 2**-24
+    assert ((weights == 1) | (weights == -1)).all()
+
+
+@needs_compiler
+def test_draws_are_those_of_the_noise() -> None:
+    """At the same seed all draws agree but those that the last bits of the probability decide."""
+    count = 1 << 21
+    natural = torch.randn(count, generator=torch.Generator().manual_seed(0)) * 2
+    weights, noise = torch.empty(count), Noise(stream_key(8), count)
+    assert run.bernoulli(natural, weights, noise)
+    assert (weights != noise.signs(torch.sigmoid(2 * natural))).double().mean() < 1e-6
+    nan = torch.full((9,), torch.nan)
+    assert run.bernoulli(nan, weights[:9], Noise(1, 9))
+    assert torch.equal(weights[:9], Noise(1, 9).signs(torch.sigmoid(nan)))
+
+
+def test_samples_of_a_large_posterior_are_draws() -> None:
+    natural = torch.randn(CHUNK, generator=torch.Generator().manual_seed(0))
+    posterior = bb.BernoulliPosterior({"w": natural})
+    sample = posterior.sample_at(1, seed=3)["w"]
+    noise = Noise(stream_key(3, 2, 1, 0), CHUNK)
+    assert (sample != noise.signs(torch.sigmoid(2 * natural))).double().mean() < 1e-5
+    with torch.inference_mode():
+        assert torch.equal(posterior.sample_at(1, seed=3)["w"], sample)
+
+
+@needs_compiler
+def test_an_empty_tensor() -> None:
+    agree("empty", *(trained(COVERED["straight-through"], 0, compile=compiled) for compiled in (True, False)))
+
+
+def outcome() -> tuple[Any, str]:
+    """What loading comes to in a process that has not tried yet."""
+    return build._outcome.__wrapped__()
+
+
+@pytest.mark.parametrize("trouble", ["no compiler", "a failing compiler", "no cache", "a broken library"])
+def test_why_there_are_no_kernels(trouble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    expected = str(tmp_path)
+    if trouble == "no compiler":
+        monkeypatch.setenv("CC", "no-such-compiler -O2")
+        expected = "no C compiler: no-such-compiler is not on the path; set CC to one"
+    elif trouble == "a failing compiler":
+        monkeypatch.setenv("CC", "false")
+        expected = "failed: exit status 1"
+    elif trouble == "no cache":
+        (tmp_path / "bitbayes").write_text("a file where the folder should be")
+    elif build.library() is None:
+        pytest.skip(build.status())
+    else:
+        broken = tmp_path / "bitbayes" / build.status().rpartition("/")[2]
+        broken.parent.mkdir()
+        broken.write_bytes(b"no library")
+    library, why = outcome()
+    assert library is None
+    assert why.startswith("not in use: ") and expected in why
+
+
+def test_without_kernels_everything_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = bb.BernoulliPosterior({"w": torch.zeros(CHUNK)}).sample_at(0)["w"]
+    monkeypatch.setattr(run, "_function", lambda name: None)
+    assert (plain != bb.BernoulliPosterior({"w": torch.zeros(CHUNK)}).sample_at(0)["w"]).sum() <= 1
+    belief, weights, noise = {"natural": torch.zeros(9)}, torch.ones(9), Noise(1, 9)
+    assert not run.bernoulli(belief["natural"], weights, noise)
+    assert torch.equal(weights, torch.ones(9))
+
+
+@needs_compiler
+def test_the_cache_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with ThreadPoolExecutor() as pool:
+        said = {future.result()[1] for future in [pool.submit(outcome) for _ in range(3)]}
+    assert len(said) == 1 and said.pop().startswith("compiled by")
+    (library,) = (tmp_path / "bitbayes").iterdir()  # and nothing temporary beside it
+    stamp = library.stat().st_mtime_ns
+    assert outcome()[0] is not None
+    assert library.stat().st_mtime_ns == stamp
