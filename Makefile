@@ -15,7 +15,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,dev,docs]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,report,dev,docs]'
 	touch $@
 
 demo: $(STAMP)

@@ -13,6 +13,7 @@ from typing import Any
 try:
     from bitbayes.commands import Command, tyro
     from bitbayes.commands_packed import PackedCommand
+    from bitbayes.commands_report import ReportCommand
 except ImportError as missing:
     raise SystemExit(f"bitbayes: {missing}") from None
 
@@ -61,7 +62,7 @@ def _parse(words: list[str]) -> Any:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(Command | PackedCommand, prog="bitbayes", args=words, description=_ABOUT)
+            return tyro.cli(Command | PackedCommand | ReportCommand, prog="bitbayes", args=words, description=_ABOUT)
     except SystemExit as stop:
         if stop.code in (None, 0):
             return 0

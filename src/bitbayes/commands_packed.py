@@ -1,4 +1,4 @@
-"""The commands for packed networks, as dataclasses for tyro: pack, run, summary."""
+"""The commands for packed networks, as dataclasses for tyro: pack, run, summary, export."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbayes.functional import require
-from bitbayes.packed import ArrayPrediction, PackedNetwork, Runtime, load, pack
+from bitbayes.packed import ArrayPrediction, PackedNetwork, Runtime, c_header, load, onnx_model, pack
 
 tyro = require("tyro", "train")
 
-__all__ = ["Pack", "PackedCommand", "Run", "Summary", "pack_run"]
+__all__ = ["Export", "Pack", "PackedCommand", "Run", "Summary", "pack_run"]
 
 Name = tyro.conf.Positional[str]
 Output = Annotated[str, tyro.conf.arg(aliases=["-o"])]
@@ -102,10 +102,39 @@ class Summary:
         print(PackedNetwork.read(self.network).summary())
 
 
+@dataclass
+class Export:
+    """Writes a packed network for other programs: a C header for microcontrollers, an ONNX model for other runtimes.
+
+    Args:
+        network: The file, of one network.
+        c: The header to write; what it defines is named as the file, net_predict in net.h.
+        onnx: The ONNX model to write.
+    """
+
+    network: Name
+    c: str | None = None
+    onnx: str | None = None
+
+    def run(self) -> None:
+        """Writes what was asked for."""
+        if self.c is None and self.onnx is None:
+            raise ValueError("nothing to write; give --c, --onnx or both")
+        network, files = PackedNetwork.read(self.network), dict[str, bytes]()
+        if self.c is not None:
+            files[self.c] = c_header(network, Path(self.c).stem).encode()
+        if self.onnx is not None:
+            files[self.onnx] = onnx_model(network).SerializeToString()
+        for path, content in files.items():
+            Path(path).write_bytes(content)
+            print(f"written: {path}, {len(content):,} bytes")
+
+
 PackedCommand = (
     Annotated[Pack, tyro.conf.subcommand("pack")]
     | Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Summary, tyro.conf.subcommand("summary")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
 )
 
 

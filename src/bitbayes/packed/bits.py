@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["pack_signs", "row_bytes", "sign_products", "unpack_signs"]
+__all__ = ["float_above", "pack_signs", "row_bytes", "sign_products", "unpack_signs"]
 
 Array = npt.NDArray[Any]
 
@@ -96,6 +96,23 @@ def sign_products(rows: Array, weights: Array) -> npt.NDArray[np.int64]:
         differ = (signs[part, None] ^ bits) & inside[part, None]
         result[part] -= 2 * _popcount(differ)
     return result
+
+
+def float_above(numbers: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """The smallest float32 that is not below each number: x ≥ the one where x ≥ the other, for every float32 x.
+
+    Args:
+        numbers: Integers, or float16 and float32, which stay what they are.
+
+    Returns:
+        Of the same shape.
+
+    Example:
+        >>> float_above(np.array([3, (1 << 24) + 1], np.int32)).tolist()
+        [3.0, 16777218.0]
+    """
+    near = numbers.astype(np.float32)
+    return np.where(near < numbers.astype(np.float64), np.nextafter(near, np.float32(np.inf)), near)
 
 
 def _words(bits: Array) -> npt.NDArray[np.uint64]:

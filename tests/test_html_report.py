@@ -1,0 +1,406 @@
+"""The page of `bitbayes report`: what it shows, that it asks nobody for anything, and every kind of broken folder."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+
+import bitbayes as bb
+from bitbayes.calibration import reliability
+from bitbayes.commands_report import Report
+from bitbayes.continual import permuted_tasks
+from bitbayes.continual.run import run_stream
+from bitbayes.data import load_digits
+from bitbayes.recipes import make_config, run_recipe
+from bitbayes.report.page import Folders, Run, read_folders, write_page
+from bitbayes.report.page.charts import COLOURS, mark
+from bitbayes.report.page.groups import grouped
+from bitbayes.report.page.sections import make_sections
+from bitbayes.training import RunConfig, SilentProgress
+
+VOID = {"meta", "input", "path", "circle", "br"}
+
+
+class Page(HTMLParser):
+    """Tags, texts by the tag they are in, and whether every tag is closed."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.open, self.texts = [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and data.strip():
+            self.texts.append((self.open[-1], data))
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    def words(self, *tags):
+        return [text for tag, text in self.texts if tag in tags]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two seeds of a rule with a posterior, one of a rule without, and a stream of two tasks."""
+    folder = tmp_path_factory.mktemp("runs")
+    for rule, seed in (("bayesbinn", 0), ("bayesbinn", 1), ("ste", 0)):
+        config = make_config("digits", rule, seed=seed, epochs=2, out=str(folder / f"{rule}-{seed}"))
+        run_recipe(config, progress=SilentProgress())
+    choices = {"estimator": "straight-through", "options": {"ess": 14000.0}, "precision": "fp32"}
+    config = RunConfig("permuted-digits", "bayesbinn", str(folder / "stream"), lr=1e-2, epochs=1, **choices)
+    quiet = {"progress": SilentProgress(), "note": lambda line: None, "curve_examples": 50}
+    run_stream(config, permuted_tasks(load_digits(), 2), lambda: bb.nn.mlp(64, [16], 10), **quiet)
+    return folder
+
+
+@pytest.fixture
+def mine(runs, tmp_path):
+    """A copy to damage."""
+    return Path(shutil.copytree(runs, tmp_path / "runs"))
+
+
+@pytest.fixture(scope="module")
+def page(runs, tmp_path_factory):
+    return Page(write_page(read_folders([runs]), tmp_path_factory.mktemp("page") / "report.html"))
+
+
+def titles(folders, **choices):
+    """Titles of all charts and tables."""
+    return [part.title for s in make_sections(folders, **choices) for part in (*s.charts, *s.tables)]
+
+
+def synthetic(name, rows=3, state="finished", **choices):
+    """A record as the reader makes it."""
+    fields = {"recipe": "mnist", "rule": "ste", "out": name, "lr": 0.1, "epochs": rows} | choices
+    history = [{"epoch": i + 1, "test_accuracy": 90 + i / rows, "train_loss": 1 / (i + 1)} for i in range(rows)]
+    summary = {"test_accuracy": 98.0 + fields.get("seed", 0), "seconds_per_epoch": 1.0} if state == "finished" else {}
+    return Run(name, RunConfig(**fields), state, state, history, summary)
+
+
+def test_page_asks_nobody_for_anything(page):
+    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    assert "default-src 'none'" in policy
+    assert "http" not in policy and "eval" not in policy
+    for tag, attrs in page.tags:
+        assert tag not in {"link", "img", "iframe", "object", "base", "form"}
+        assert "src" not in attrs and "style" not in attrs.get("rel", "")
+        assert attrs.get("href", "#").startswith("#")
+    assert not re.search(r"@import|url\(", "".join(page.words("style")))
+    assert any("BokehJS" in text or "Bokeh" in text for text in page.words("script"))
+
+
+def test_page_is_small(runs, tmp_path):
+    """Also when there are many long runs: curves are thinned, and keep their ends."""
+    assert write_page(read_folders([runs]), tmp_path / "a.html").stat().st_size < 2e6
+    long = [synthetic(f"run{seed}-{lr}", 1500, seed=seed, lr=lr) for seed in range(20) for lr in (0.1, 0.2, 0.3)]
+    more = [synthetic(f"other{seed}", 1500, seed=seed, recipe="digits") for seed in range(20)]
+    assert write_page(Folders([*long, *more], [], [], []), tmp_path / "b.html").stat().st_size < 5e6
+
+
+def test_page_can_be_read_without_eyes(page):
+    assert page.all("html") == [{"lang": "en"}]
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    for _, attrs in page.tags:
+        for key in ("aria-labelledby", "aria-describedby"):
+            assert attrs.get(key) in {None, *ids}
+    assert {attrs["href"][1:] for attrs in page.all("a")} <= set(ids)
+    assert all("scope" in attrs for attrs in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    numbers = sum("The same in numbers" in text for text in page.words("summary"))
+    assert numbers == len(page.all("figure")) > 10
+    scrolled = [attrs for attrs in page.all("div") if attrs.get("class") == "wide"]
+    assert len(scrolled) == len(page.all("table"))
+    assert all(attrs["tabindex"] == "0" and attrs["aria-label"] for attrs in scrolled)
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_contrast(page, scheme):
+    """WCAG 2.1: 4.5 to 1 for text, 3 to 1 for the lines of charts."""
+    pairs = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", "".join(page.words("style")))
+    colours = {name: both[scheme] for name, *both in pairs}
+    for ground in (colours["page"], colours["card"]):
+        assert all(contrast(colours[name], ground) >= 4.5 for name in ("text", "quiet", "link"))
+        assert all(contrast(colour, ground) >= 3 for colour in COLOURS)
+    assert len({mark(i) for i in range(70)}) == 70
+
+
+def test_page_shows_everything(runs):
+    found = titles(read_folders([runs]))
+    for wanted in ("Test accuracy", "Training loss", "Test negative log-likelihood", "Flips", "Weight probabilities"):
+        assert wanted in found
+    for wanted in ("Results", "Speed and size", "Streams", "Accuracy matrix: stream", "On the way: stream"):
+        assert wanted in found
+    assert "Weight probabilities: stream" in found
+
+
+def test_tables_have_what_the_runs_reached(runs, page):
+    summaries = [json.loads((runs / f"bayesbinn-{i}/summary.json").read_text()) for i in (0, 1)]
+    values = [summary["test_accuracy"] for summary in summaries]
+    mean, std = sum(values) / 2, abs(values[0] - values[1]) / 2**0.5
+    cells = page.words("td")
+    assert f"{mean:.2f} ± {std:.2f}" in cells
+    assert f"{summaries[0]['bytes_1_bit']:,}" in cells
+    matrix = json.loads((runs / "stream/summary.json").read_text())["matrix"]
+    assert f"{matrix[1][0]:.1f}" in cells
+    assert torch.__version__.split("+")[0] in " ".join(cells)
+
+
+def test_ours_beside_published():
+    section = make_sections(Folders([synthetic("a", seed=1), synthetic("b", seed=2)], [], [], []))[1]
+    table = next(table for table in section.tables if table.title == "Ours beside published")
+    row = dict(zip(table.heads, table.rows[0], strict=True))
+    assert (row["runs"], row["test"], row["published"]) == ("2", "99.50 ± 0.71", "98.85 ± 0.09")
+    assert row["best epoch by"] == "validation"
+    assert "500 epochs" in table.about
+
+
+def test_published_curves(tmp_path):
+    folders = Folders([synthetic("a"), synthetic("b", recipe="digits")], [], [], [])
+    path = tmp_path / "published.json"
+    curve = {name: [90.0, 91.0, 92.0] for name in ("train", "val", "test")}
+    other = {name: [92.0, 93.0, 94.0] for name in curve}
+    path.write_text(json.dumps({"curves": {"mnist": [curve, other]}}))
+    sections = make_sections(folders, path)
+    abouts = {s.title: [c.about for c in s.charts if c.title == "Test accuracy"] for s in sections if s.charts}
+    assert "2 published runs" in abouts["Recipe mnist"][0]
+    assert "published" not in abouts["Recipe digits"][0]
+    page = Page(write_page(folders, tmp_path / "report.html", published=path))
+    assert "published" in page.words("label")
+    for damaged in ("no JSON", "{}", '{"curves": {"mnist": [{"train": ["high"]}]}}', '{"curves": {"mnist": 3}}'):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=r"published\.json .* curves of"):
+            make_sections(folders, path)
+
+
+def test_runs_of_one_setting_are_a_group():
+    runs = [synthetic(f"s{seed}", seed=seed, options={"clip": 1 if seed else 1.0}) for seed in range(3)]
+    runs += [synthetic("other", lr=0.2), synthetic("more", recipe="digits")]
+    groups = grouped(runs)
+    assert [len(group.runs) for group in groups["mnist"]] == [3, 1]
+    assert [group.label for group in groups["mnist"]] == ["ste (lr 0.1, clip 1.0)", "ste (lr 0.2)"]
+    assert [group.label for group in groups["digits"]] == ["ste"]
+    assert grouped([synthetic("v", recipe="imagenet-resnet18", rule="vispa")])["imagenet-resnet18"][0].label == "vispa"
+
+
+def test_different_recipes_do_not_share_a_chart(runs):
+    folders = read_folders([runs / "ste-0", runs / "bayesbinn-1"])
+    sections = make_sections(Folders([*folders.runs, synthetic("m")], [], [], []))
+    assert [s.title for s in sections] == ["Runs", "Recipe digits", "Recipe mnist", "Configuration and environment"]
+    charts = {s.title: next(c for c in s.charts if c.title == "Test accuracy") for s in sections[1:3]}
+    assert [row[0] for row in charts["Recipe digits"].table.rows] == ["ste-0", "bayesbinn-1"]
+    assert [row[0] for row in charts["Recipe mnist"].table.rows] == ["m"]
+
+
+def unfinished(folder):
+    (folder / "summary.json").unlink()
+    text = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(text[: text.rindex("{") + 30])  # the last line is being written
+    for path in folder.iterdir():
+        os.utime(path, (1000, 1000))
+
+
+def test_a_run_that_is_going_and_one_that_has_stopped(mine, tmp_path):
+    unfinished(mine / "ste-0")
+    going = read_folders([mine], now=1010.0)
+    run = next(run for run in going.runs if run.name == "ste-0")
+    assert (run.state, run.status, len(run.history)) == ("going", "going, 1 of 2 epochs", 1)
+    assert going.notes == []
+    page = Page(write_page(going, tmp_path / "report.html"))
+    assert "going, 1 of 2 epochs" in page.words("td")
+    assert any("1 still going" in text for text in page.words("p"))
+    results = next(t for s in make_sections(going) for t in s.tables if t.title == "Results")
+    assert [row[0] for row in results.rows] == ["bayesbinn:straight-through"]
+    stopped = read_folders([mine / "ste-0"], now=1000.0 + 7200).runs[0]
+    assert stopped.state == "stopped"
+    assert stopped.status == "stopped after 1 of 2 epochs, silent for 2 hours; continue it with --resume"
+
+
+def test_a_run_without_an_epoch(mine, tmp_path):
+    unfinished(mine / "ste-0")
+    (mine / "ste-0/metrics.jsonl").write_text("")
+    os.utime(mine / "ste-0/metrics.jsonl", (1000, 1000))
+    found = read_folders([mine / "ste-0"], now=1010.0)
+    assert found.runs[0].status == "going, no epoch yet"
+    assert Page(write_page(found, tmp_path / "report.html")).all("figure") == []
+
+
+def test_a_stream_that_is_going(mine):
+    stream = mine / "stream"
+    summary = json.loads((stream / "summary.json").read_text())
+    summary["matrix"].pop()
+    (stream / "summary.json").write_text(json.dumps(summary))
+    unfinished(stream / "task2")
+    found = read_folders([stream], now=1010.0).streams[0]
+    assert found.status == "1 task learned; task 2 going, no epoch yet"
+    (stream / "summary.json").unlink()
+    first = read_folders([stream])
+    assert first.streams[0].status.startswith("0 tasks learned; task 1 finished")
+    assert "Accuracy matrix: stream" not in titles(first)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "note", "lost"),
+    [
+        ("config.json", "{", "config.json is not a record of a run", "run"),
+        ("config.json", "[]", "config.json is not a record of a run", "run"),
+        ("config.json", '{"recipe": "digits"}', "config.json is not a record of a run", "run"),
+        ("metrics.jsonl", '{"epoch": 1, "test_accuracy": 9.0}\nbroken\n7\n', "left out lines 2, 3", "line"),
+        ("summary.json", "\x00", "summary.json is damaged", "summary"),
+        ("summary.json", "[1]", "summary.json is damaged: it holds no JSON object", "summary"),
+        ("posterior.safetensors", "nothing", "posterior.safetensors is not a saved posterior", "weights"),
+        ("evaluation.json", "{'", "evaluation.json is damaged", "evaluation"),
+    ],
+)
+def test_damaged_files(mine, name, content, note, lost):
+    (mine / "bayesbinn-0" / name).write_text(content)
+    found = read_folders([mine])
+    assert len(found.notes) == 1
+    assert note in found.notes[0]
+    assert str(mine / "bayesbinn-0") in found.notes[0]
+    kept = {run.name: run for run in found.runs}
+    assert set(kept) == {"bayesbinn-0", "bayesbinn-1", "ste-0"} - ({"bayesbinn-0"} if lost == "run" else set())
+    if lost != "run":
+        run = kept["bayesbinn-0"]
+        assert len(run.history) == (1 if lost == "line" else 2)
+        assert bool(run.summary) == (lost != "summary")
+        assert bool(run.weights) == (lost != "weights")
+    make_sections(found)  # with what is left
+
+
+def test_values_that_are_no_numbers(mine, tmp_path):
+    rows = [{"epoch": 1, "test_accuracy": "high", "train_loss": None, "flips": True}, {"train_loss": 1.0}]
+    (mine / "ste-0/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = {"epochs_done": 2, "test_accuracy": {"a": 1}, "bytes_32_bit": "many"}
+    (mine / "ste-0/summary.json").write_text(json.dumps(summary))
+    (mine / "ste-0/evaluation.json").write_text('{"mode": {"ece": "low"}, "reliability": {"mode": [1]}}')
+    (mine / "stream/summary.json").write_text('{"matrix": [[1.0, 2.0]]}')
+    found = read_folders([mine / "ste-0", mine / "stream"])
+    assert found.runs[0].history == [{"epoch": 1}]
+    assert "no matrix of accuracies" in found.notes[0]
+    write_page(found, tmp_path / "report.html")
+
+
+def test_folders_without_runs(tmp_path, runs):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("a")
+    with pytest.raises(ValueError, match=r"nothing to show: \S+empty is empty$"):
+        read_folders([tmp_path / "empty"])
+    with pytest.raises(ValueError, match="does not exist"):
+        read_folders([runs / "ste-0", tmp_path / "absent"])
+    with pytest.raises(ValueError, match="no folder was named"):
+        read_folders([])
+    others = [tmp_path / "empty", tmp_path / "texts", tmp_path / "texts/a.txt"]
+    found = read_folders([*others, runs / "ste-0", runs / "ste-0"])
+    assert len(found.runs) == 1
+    words = ("is empty", "is no run: it has no config.json", "is a file, not the folder of a run")
+    assert all(word in note for word, note in zip(words, found.notes, strict=True))
+
+
+def test_names_tell_runs_apart(tmp_path, runs):
+    copy = Path(shutil.copytree(runs / "ste-0", tmp_path / "other" / "ste-0"))
+    found = read_folders([runs / "ste-0", copy, runs / "bayesbinn-0"])
+    assert [run.name for run in found.runs] == [f"{runs.name}/ste-0", "other/ste-0", "bayesbinn-0"]
+
+
+def test_special_characters_stay_text(mine, tmp_path, page):
+    name = "<img src=x onerror=alert(1)>&\"'<!--c1-0--><b>$$x$$"
+    folder = (mine / "ste-0").rename(mine / name)
+    config = json.loads((folder / "config.json").read_text())
+    config["recipe"] = "</script><script>alert(1)</script>"
+    config["options"] = {"</table><h1>": "</script>"}
+    (folder / "config.json").write_text(json.dumps(config))
+    path = write_page(read_folders([mine]), tmp_path / "report.html", title="<i>title</i>")
+    found = Page(path)
+    assert {tag for tag, _ in found.tags} == {tag for tag, _ in page.tags}
+    assert len(found.all("script")) == len(page.all("script"))
+    assert name in found.words("th")
+    assert "<i>title</i>" in found.words("h1")
+    assert "Recipe </script><script>alert(1)</script>" in found.words("h2")
+
+
+def test_reliability_and_calibration(mine):
+    """The diagram needs points that older evaluations lack; figures are shown without them."""
+    probs, y = torch.rand(200, 3).softmax(1), torch.arange(200) % 3
+    points = reliability(probs, y, count=10, bins="mass")
+    record = {key: getattr(points, key).tolist() for key in ("confidence", "accuracy", "share")}
+    evaluation = {"samples": 8, "mode": {"ece": 0.25, "nll": 1.0}, "mean": {"ece": 0.125}}
+    path = mine / "bayesbinn-0/evaluation.json"
+    path.write_text(json.dumps(evaluation))
+    section = make_sections(read_folders([mine]))[1]
+    assert "Reliability" not in [chart.title for chart in section.charts]
+    table = next(table for table in section.tables if table.title == "Calibration on test data")
+    assert [row[1] for row in table.rows] == ["mode", "mean of 8"]
+    assert table.rows[1][table.heads.index("ECE")] == "0.1250"
+    path.write_text(json.dumps({**evaluation, "reliability": {"mean": record}}))
+    section = make_sections(read_folders([mine]))[1]
+    chart = next(chart for chart in section.charts if chart.title == "Reliability")
+    assert [row[2] for row in chart.table.rows] == [f"{value:.3f}" for value in points.confidence.tolist()]
+
+
+def test_weight_probabilities_are_those_of_the_posterior(runs):
+    run = read_folders([runs / "bayesbinn-0"]).runs[0]
+    posterior = bb.BernoulliPosterior.load(runs / "bayesbinn-0/posterior.safetensors")
+    every = torch.cat([p.reshape(-1) for p in posterior.probabilities().values()])
+    assert sum(run.weights) == pytest.approx(100)
+    assert sum(run.weights[:5]) == pytest.approx(100 * float((every < 0.1).double().mean()), abs=0.02)
+
+
+def test_trust_of_a_folder_of_runs(mine):
+    figures = {"ece": {"mean": 0.2, "std": 0.1, "values": [0.1, 0.3]}}
+    row = {"rule": "ste", "kind": "ensemble", "networks": 5, "bytes": 1000, "figures": figures}
+    (mine / "trust.json").write_text(json.dumps({"rows": [row, {"rule": "damaged"}]}))
+    section = next(s for s in make_sections(read_folders([mine])) if s.title == "Trust")
+    assert section.tables[0].rows == [["ste", "ensemble", "5", "1,000", "0.2000 ± 0.1414"]]
+
+
+def test_command(mine, tmp_path, capsys):
+    (mine / "ste-0/summary.json").write_text("{")
+    words = [str(mine), "-o", str(tmp_path / "deep/report.html"), "--title", "Digits"]
+    tyro.cli(Report, args=words).run()
+    captured = capsys.readouterr()
+    assert captured.out == f"written: {tmp_path}/deep/report.html\n"
+    assert len(captured.err.splitlines()) == 1
+    page = Page(tmp_path / "deep/report.html")
+    for shown in (captured.err, "".join(page.words("li"))):
+        assert "summary.json is damaged" in shown
+    assert "Digits" in page.words("h1")
+
+
+def test_without_bokeh(runs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bokeh", None)
+    with pytest.raises(ImportError, match=r"pip install 'bitbayes\[report\]'"):
+        Report((str(runs),)).run()
