@@ -14,12 +14,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 import bitbayes as bb
 
-module = sys.modules[bb.predict.__module__]
+module: Any = sys.modules[bb.predict.__module__]
 CASES = [([16], 100), ([100, 100], 1), ([100, 100], 100), ([100, 100], 1000), ([2048] * 3, 100), ([2048] * 3, 1000)]
 
 
