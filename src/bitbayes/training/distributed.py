@@ -6,6 +6,8 @@ averages the gradients. Draws are a function of the seed, so all ranks draw the 
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,6 +118,9 @@ def joined(device: str) -> Iterator[str]:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     backend = "nccl" if device.startswith("cuda") else "gloo"
+    # Functions there take the group of the moment of their import as a default, and DistributedDataParallel imports them.
+    # Imported later they would keep the group's threads running while the interpreter ends, which now and then aborts.
+    importlib.import_module("torch.distributed.nn.functional")
     store, rank, count = next(iter(rendezvous("env://")))
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
         # torchrun keeps one store for all attempts: without a prefix a restarted rank may read the address of a dead
@@ -127,6 +132,7 @@ def joined(device: str) -> Iterator[str]:
         yield device
         dist.barrier()  # rank 0 may still be writing the summary
     finally:
+        gc.collect()  # what still refers to the group from a cycle
         dist.destroy_process_group()
 
 
