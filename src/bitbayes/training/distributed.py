@@ -118,8 +118,8 @@ def joined(device: str) -> Iterator[str]:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     backend = "nccl" if device.startswith("cuda") else "gloo"
-    # Functions there take the group of the moment of their import as a default, and DistributedDataParallel imports them.
-    # Imported later they would keep the group's threads running while the interpreter ends, which now and then aborts.
+    # Functions there take the group of the moment of their import as a default, and DistributedDataParallel imports
+    # them. Imported later they would keep the group's threads to the end of the interpreter, which then may abort.
     importlib.import_module("torch.distributed.nn.functional")
     store, rank, count = next(iter(rendezvous("env://")))
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
