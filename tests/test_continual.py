@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,15 @@ import torch
 from torch import nn
 
 import bitbayes as bb
-from bitbayes.continual import AccuracyMatrix, advance_prior, permuted_tasks, split_tasks
-from bitbayes.training import RunConfig, SilentProgress
+from bitbayes.continual import AccuracyMatrix, advance_prior, permuted_tasks, run, run_stream, split_tasks
+from bitbayes.recipes.continual import _default_ess_decay, run_continual
+from bitbayes.report.continual import matrix_table
+from bitbayes.report.tables import show
+from bitbayes.training import LOSSES, RunConfig, SilentProgress
+from bitbayes.training.losses import hit_count
 from generated import write
 from nested import equal
-from streams import bundle, stream
+from streams import bundle, config, network, stream
 
 
 class TestMatrix:
@@ -27,6 +32,12 @@ class TestMatrix:
     def test_the_best_before_the_end_counts_for_forgetting(self) -> None:
         matrix = AccuracyMatrix([[80.0], [90.0, 50.0], [70.0, 60.0, 50.0]])
         assert matrix.forgetting == pytest.approx(((90 - 70) + (50 - 60)) / 2)
+
+    def test_both_ends_of_a_long_stream(self) -> None:
+        rows = [[50.0] * t for t in range(1, 12)] + [[float(i) for i in range(12)]]
+        assert AccuracyMatrix(rows).first_and_last == (2.0, 9.0)
+        assert AccuracyMatrix(rows[:9]).first_and_last is None and AccuracyMatrix(rows[:10]).first_and_last is not None
+        assert AccuracyMatrix(rows).figures()["last_five"] == 9.0
 
     def test_one_task_has_no_transfer(self) -> None:
         matrix = AccuracyMatrix([[90.0]])
@@ -49,6 +60,8 @@ class TestTasks:
         assert not torch.equal(tasks[0].data.train.x, tasks[1].data.train.x)
         again = next(permuted_tasks(data, 1, seed=5))
         assert torch.equal(again.data.train.x, tasks[0].data.train.x)
+        for task in tasks:
+            assert task.test_again is not None and torch.equal(task.test_again().x, task.data.test.x)
 
     @pytest.mark.parametrize(("scenario", "outputs"), [("task", 4), ("domain", 2), ("class", 4)])
     def test_scenarios(self, scenario: str, outputs: int) -> None:
@@ -167,3 +180,64 @@ def test_later_tasks_may_count_less(tmp_path: Path) -> None:
         stream(tmp_path / "other", ess_decay=0)
     with pytest.raises(ValueError, match=r"holds a stream with ess_decay 0\.5, not 1\.0"):
         stream(tmp_path / "less")
+
+
+def test_a_long_stream_keeps_no_data_of_old_tasks(tmp_path: Path) -> None:
+    seen: list[weakref.ref] = []
+
+    def tasks():
+        for task in permuted_tasks(bundle(), 4):
+            assert not any(data() is not None for data in seen[:-2])  # of the newest both are still there
+            seen.extend(weakref.ref(part.x) for part in (task.data.train, task.data.test))
+            yield task
+
+    how = {"progress": SilentProgress(), "note": lambda line: None, "curve_examples": 20}
+    found = run_stream(config(tmp_path, epochs=1), tasks(), network, **how)
+    assert len(found.matrix) == 4 and len(seen) == 8
+
+
+def test_notes_say_how_long_the_rest_takes(tmp_path: Path) -> None:
+    assert run._to_go(2, 5, learning=60.0, measuring=40.0) == "; about 7 min to go"  # 3 · 60 + 20 · (3 + 4 + 5) seconds
+    assert run._to_go(5, 5, learning=60.0, measuring=40.0) == ""
+    lines: list[str] = []
+    stream(tmp_path, epochs=1, note=lines.append, count=3)
+    assert ["min to go" in line for line in lines] == [True, True, False]
+
+
+def test_later_tasks_of_a_long_stream_are_still_learned() -> None:
+    def last(tasks: int) -> float:
+        return _default_ess_decay(tasks, True, 1.0) ** (tasks - 1)
+
+    assert _default_ess_decay(5, True, 1.0) == _default_ess_decay(2, True, 1.0) == 0.55
+    assert last(50) == pytest.approx(last(5)) == pytest.approx(0.55**4)
+    assert _default_ess_decay(50, True, 0.9) == _default_ess_decay(50, False, 1.0) == 1.0
+
+
+def test_scenarios_in_which_the_task_is_unknown_share_their_statistics(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", "mnist", train=60, test=20)
+    how = {"epochs": 1, "samples": 1, "curve_examples": 0, "data": str(data), "note": lambda line: None}
+    for scenario, statistics in (("task", "task"), ("domain", "shared"), ("class", "shared")):
+        out = str(tmp_path / scenario)
+        found = run_continual("split-mnist", scenario=scenario, rule="ste", out=out, progress=SilentProgress(), **how)
+        assert found.summary["statistics"] == statistics
+
+
+def test_the_table_of_a_long_stream_shows_both_ends(capsys) -> None:
+    matrix = AccuracyMatrix([[float(i) for i in range(t)] for t in range(1, 13)])
+    summary = {"recipe": "r", "rule": "ste", "prior": False, "method": "none"} | matrix.figures()
+    show(matrix_table(summary))
+    shown = capsys.readouterr().out
+    assert "first five tasks 2.00, last five 9.00" in shown.replace("\n", " ")
+    heads = next(line for line in shown.splitlines() if "after task" in line).replace("┃", " ").split()
+    assert heads == ["after", "task", *"12345", "8", "9", "10", "11", "12", "mean"]
+
+
+def test_a_task_that_is_known_leaves_the_other_heads_alone() -> None:
+    output = torch.tensor([[3.0, 1.0, 9.0, 0.0], [0.0, 5.0, 1.0, 2.0]], requires_grad=True)
+    target = torch.tensor([0, 3])
+    loss = LOSSES["paired"](output, target)
+    pairs = torch.stack([output[0, :2], output[1, 2:]])
+    assert torch.allclose(loss, torch.nn.functional.cross_entropy(pairs, torch.tensor([0, 1])))
+    loss.backward()
+    assert output.grad is not None and output.grad[0, 2:].tolist() == [0, 0] and output.grad[1, :2].tolist() == [0, 0]
+    assert int(hit_count(output, target, "paired")) == 2 and int(hit_count(output, target, "cross_entropy")) == 0

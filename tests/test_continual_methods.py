@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import bitbayes as bb
-from bitbayes.continual import EWC, SI, Memory, Replay, StreamResult, ewc, fisher_diagonal, permuted_tasks
+from bitbayes.continual import EWC, SI, Coreset, Memory, Replay, StreamResult, ewc, fisher_diagonal, permuted_tasks
 from bitbayes.data import batches
 from bitbayes.recipes.continual import find_method
 from bitbayes.report.continual import curves_figure, stream_figures, weights_figure
@@ -21,8 +21,15 @@ from generated import write
 from nested import equal
 from streams import bundle, config, network, stream
 
-MEMORIES = [EWC(strength=30.0, examples=64), SI(strength=3.0, damping=1e-3), Replay(examples=16)]
+MEMORIES = [
+    EWC(strength=30.0, examples=64),
+    SI(strength=3.0, damping=1e-3),
+    Replay(examples=16),
+    Coreset(examples=16, steps=20),
+]
+RUN = config(Path("unused"), "ste")
 every_memory = pytest.mark.parametrize("memory", MEMORIES, ids=lambda memory: memory.name)
+every_teacher = pytest.mark.parametrize("memory", MEMORIES[:3], ids=lambda memory: memory.name)
 
 
 def begun(memory: Memory, build=network) -> tuple[Experiment, list]:
@@ -144,7 +151,7 @@ class TestReplay:
         memory, tasks = Replay(examples), list(permuted_tasks(bundle(), count))
         experiment = build_experiment(config(Path("unused"), "ste"), network, tasks[0].data, "cross_entropy")
         for task in tasks[:-1]:
-            memory.training_data(task)
+            memory.training_data(task, RUN)
             memory.end_task(task, experiment, config(Path("unused"), "ste"))
         return memory, tasks
 
@@ -162,7 +169,7 @@ class TestReplay:
 
     def test_an_epoch_has_as_many_old_examples_as_new_ones(self) -> None:
         memory, tasks = self.learned(3, examples=20)
-        mixed, own = memory.training_data(tasks[2]).train, tasks[2].data.train
+        mixed, own = memory.training_data(tasks[2], RUN).train, tasks[2].data.train
         assert len(mixed) == 2 * len(own) == 480
         assert torch.equal(mixed.x[:240], own.x) and torch.equal(mixed.y[:240], own.y)
         for kept in memory.kept:  # 240 places among 40 old examples
@@ -172,12 +179,12 @@ class TestReplay:
         shuffled = batches(mixed, 40, seed=1, epoch=1, shuffle=True)
         news = [int((x[:, None] == mine).all(2).any(1).sum()) for x, _ in shuffled]
         assert len(news) == 12 and sum(news) == 240 and all(0 < new < 40 for new in news)
-        assert memory.training_data(tasks[2]).test is tasks[2].data.test
+        assert memory.training_data(tasks[2], RUN).test is tasks[2].data.test
 
     def test_more_examples_than_there_are(self) -> None:
         memory, tasks = self.learned(2, examples=1000)
         assert len(memory.kept[0]) == 240
-        assert memory.training_data(tasks[1]).train.x[240:].unique(dim=0).shape[0] == 240
+        assert memory.training_data(tasks[1], RUN).train.x[240:].unique(dim=0).shape[0] == 240
 
 
 def test_metaplastic_steps_against_adams_own() -> None:
@@ -214,12 +221,15 @@ def forgetful(tmp_path_factory) -> StreamResult:
     return stream(tmp_path_factory.mktemp("forgetful"), "full-precision", epochs=8)
 
 
-@every_memory
+@every_teacher  # a coreset changes the evaluation alone
 def test_old_tasks_are_held(tmp_path: Path, memory: Memory, forgetful: StreamResult) -> None:
     kept, lost = stream(tmp_path, "full-precision", epochs=8, memory=memory), forgetful
     assert kept.matrix.average[-1] > lost.matrix.average[-1] + 5
     assert kept.matrix.rows[0] == lost.matrix.rows[0]  # there is nothing to hold in the first task
     assert kept.summary["method"] == memory.name and kept.summary["method_options"] == memory.options
+    weights = 12 * 32 + 32 * 4 + 1  # and a logit scale
+    each = {"ewc": 2 * 4 * weights, "si": 3 * 4 * weights, "replay": 3 * 16 * (12 + 8)}
+    assert kept.summary["method_bytes"] == each[memory.name]
 
 
 @every_memory
@@ -336,5 +346,8 @@ def test_the_command(tmp_path: Path, capsys, monkeypatch) -> None:
     assert main([*words, "--rule", "ste:metaplastic", "--method", "replay", "--out", "replayed"]) == 0
     summary = json.loads(Path("replayed/summary.json").read_text())
     assert summary["statistics"] == "shared" and summary["options"] == {"metaplasticity": 1.35, "clip": None}
+    assert main([*words, "--method", "coreset", "--method-set", "examples=20", "steps=3", "--samples", "2"]) == 0
+    summary = json.loads(Path("runs/permuted-mnist-bayesbinn-straight-through-seed1-coreset/summary.json").read_text())
+    assert summary["method"] == "coreset" and summary["method_bytes"] == 2 * 20 * (784 + 8)
     assert main([*words, "--rule", "ste", "--method", "si"]) == 2
     assert "si holds real weights in place" in capsys.readouterr().err

@@ -1,19 +1,32 @@
-"""Every python block of the README and of the docs runs, in order, as a reader would paste it."""
+"""Every block of code of the README and of the docs runs, in order, as a reader would paste it; commands are parsed."""
 
+import io
 import re
+import shlex
+import shutil
+import subprocess
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
 
+from bitbayes import cli
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+COMMAND = re.compile(r"^(?:    |\| `)(?:.* -m )?bitbayes (.+?)(?:` \|.*)?$", re.MULTILINE)
 
 
-def blocks(page):
+def blocks(page, language="python"):
     text = page.read_text(encoding="utf-8")
-    return [(text[: m.start(1)].count("\n"), m.group(1)) for m in BLOCK.finditer(text)]
+    return [(text[: m.start(2)].count("\n"), m.group(2)) for m in BLOCK.finditer(text) if m.group(1) == language]
+
+
+def commands(page):
+    text = re.sub(r" *\\\n *", " ", page.read_text(encoding="utf-8"))
+    return COMMAND.findall(text)
 
 
 PAGES_WITH_CODE = [page for page in PAGES if blocks(page)]
@@ -33,11 +46,41 @@ def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
             exec(compile("\n" * line + source, str(page), "exec"), namespace)
     finally:
         torch.set_num_threads(threads)
+    for _, source in blocks(page, "c"):
+        run_c(source, tmp_path)
+
+
+def run_c(source, folder):
+    """A few statements about an image, beside the header that the page has written."""
+    if shutil.which("gcc") is None:
+        return
+    lines = source.splitlines()
+    includes = [line for line in lines if line.startswith("#include")]
+    body = ["int main(void) {", "static float image[196];", *(line for line in lines if line not in includes)]
+    Path(folder, "main.c").write_text("\n".join([*includes, *body, "return best < 0 || best > 9;", "}", ""]))
+    subprocess.run("gcc -std=c99 -Wall -Werror main.c -lm -o main".split(), cwd=folder, check=True)
+    subprocess.run([str(folder / "main")], check=True)
+
+
+def test_other_blocks_are_not_code():
+    """A block in another language needs a way to run it."""
+    assert {m.group(1) for page in PAGES for m in BLOCK.finditer(page.read_text("utf-8"))} <= {"python", "c", "text"}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_are_understood(page):
+    """With the names that stand for something of the reader's; they need data, so they are not run."""
+    for line in commands(page):
+        words = shlex.split(line.replace("--seed S", "--seed 1"), comments=True)
+        with redirect_stdout(io.StringIO()):
+            assert not isinstance(cli._parse(["digits" if word == "..." else word for word in words]), int), line
 
 
 def test_there_is_code_to_run():
     names = {page.name for page in PAGES_WITH_CODE}
     assert {"README.md", "quickstart.md", "numerics.md", "add-a-rule.md"} <= names
+    assert sum(len(commands(page)) for page in PAGES) > 20
+    assert any(blocks(page, "c") for page in PAGES)
 
 
 def test_fences_are_closed():

@@ -19,11 +19,14 @@ from bitbayes.continual import permuted_tasks
 from bitbayes.continual.run import run_stream
 from bitbayes.data import load_digits
 from bitbayes.recipes import make_config, run_recipe
+from bitbayes.recipes.evaluate import evaluate_run
+from bitbayes.recipes.load import load_run
 from bitbayes.report.page import Folders, Run, read_folders, write_page
 from bitbayes.report.page.charts import COLOURS, mark
 from bitbayes.report.page.groups import grouped
 from bitbayes.report.page.sections import make_sections
 from bitbayes.training import RunConfig, SilentProgress
+from bitbayes.training.measure import whole
 
 VOID = {"meta", "input", "path", "circle", "br"}
 
@@ -159,11 +162,12 @@ def test_contrast(page, scheme):
 
 def test_page_shows_everything(runs):
     found = titles(read_folders([runs]))
-    for wanted in ("Test accuracy", "Training loss", "Test negative log-likelihood", "Flips", "Weight probabilities"):
+    for wanted in ("Test accuracy", "Training loss", "Test negative log-likelihood", "Flips", "Flips in one step"):
         assert wanted in found
     for wanted in ("Results", "Speed and size", "Streams", "Accuracy matrix: stream", "On the way: stream"):
         assert wanted in found
     assert "Weight probabilities: stream" in found
+    assert {"Weight probabilities", "Weight probabilities over time: bayesbinn-0"} <= set(found)
 
 
 def test_tables_have_what_the_runs_reached(runs, page):
@@ -175,7 +179,8 @@ def test_tables_have_what_the_runs_reached(runs, page):
     assert f"{summaries[0]['bytes_1_bit']:,}" in cells
     matrix = json.loads((runs / "stream/summary.json").read_text())["matrix"]
     assert f"{matrix[1][0]:.1f}" in cells
-    assert torch.__version__.split("+")[0] in " ".join(cells)
+    environment = make_sections(read_folders([runs / "stream"]))[-1].folded[-1]
+    assert ["runs: torch", torch.__version__] in environment.rows
 
 
 def test_ours_beside_published():
@@ -248,12 +253,41 @@ def test_a_run_that_is_going_and_one_that_has_stopped(mine, tmp_path):
     assert stopped.status == "stopped after 1 of 2 epochs, silent for 2 hours; continue it with --resume"
 
 
+def test_a_run_that_has_failed(tmp_path):
+    """It is not shown as going, however new it is; continued, it is as if nothing had happened."""
+
+    class Fails(SilentProgress):
+        error = BaseException()
+
+        def step(self, epoch, step):
+            if (epoch, step) == (2, 3):
+                raise self.error
+
+    config = make_config("digits", "ste", epochs=2, out=str(tmp_path / "run"))
+    for error, status in (
+        (RuntimeError("a device is lost\nand more"), "stopped after 1 of 2 epochs: a device is lost"),
+        (KeyboardInterrupt(), "stopped after 1 of 2 epochs: interrupted; continue it with --resume"),
+    ):
+        Fails.error = error
+        with pytest.raises(type(error)):
+            run_recipe(config, progress=Fails())
+        run = read_folders([tmp_path / "run"]).runs[0]
+        assert (run.state, run.status) == ("stopped", status)
+        page = Page(write_page(read_folders([tmp_path / "run"]), tmp_path / "report.html"))
+        assert status in page.words("td") and any("1 stopped before the end" in text for text in page.words("p"))
+    run_recipe(config, resume=True, progress=SilentProgress())
+    assert read_folders([tmp_path / "run"]).runs[0].state == "finished"
+    assert not (tmp_path / "run/failure.json").exists()
+
+
 def test_a_run_without_an_epoch(mine, tmp_path):
     unfinished(mine / "ste-0")
     (mine / "ste-0/metrics.jsonl").write_text("")
     os.utime(mine / "ste-0/metrics.jsonl", (1000, 1000))
     found = read_folders([mine / "ste-0"], now=1010.0)
     assert found.runs[0].status == "going, no epoch yet"
+    later = read_folders([mine / "ste-0"], now=1000.0 + 7200).runs[0].status
+    assert later.startswith("stopped before the end of the first epoch, silent for 2 hours")
     assert Page(write_page(found, tmp_path / "report.html")).all("figure") == []
 
 
@@ -302,13 +336,16 @@ def test_damaged_files(mine, name, content, note, lost):
 
 def test_values_that_are_no_numbers(mine, tmp_path):
     rows = [{"epoch": 1, "test_accuracy": "high", "train_loss": None, "flips": True}, {"train_loss": 1.0}]
+    rows[0]["probabilities"], rows[1]["probabilities"] = [0] * 20, ["all"] * 20
     (mine / "ste-0/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary = {"epochs_done": 2, "test_accuracy": {"a": 1}, "bytes_32_bit": "many"}
     (mine / "ste-0/summary.json").write_text(json.dumps(summary))
-    (mine / "ste-0/evaluation.json").write_text('{"mode": {"ece": "low"}, "reliability": {"mode": [1]}}')
+    (mine / "ste-0/evaluation.json").write_text(
+        '{"mode": {"ece": "low"}, "reliability": {"mode": [1], "mean": {"mass": 3}}}'
+    )
     (mine / "stream/summary.json").write_text('{"matrix": [[1.0, 2.0]]}')
     found = read_folders([mine / "ste-0", mine / "stream"])
-    assert found.runs[0].history == [{"epoch": 1}]
+    assert found.runs[0].history == [{"epoch": 1}] and found.runs[0].beliefs == []
     assert "no matrix of accuracies" in found.notes[0]
     write_page(found, tmp_path / "report.html")
 
@@ -353,22 +390,25 @@ def test_special_characters_stay_text(mine, tmp_path, page):
 
 
 def test_reliability_and_calibration(mine):
-    """The diagram needs points that older evaluations lack; figures are shown without them."""
-    probs, y = torch.rand(200, 3).softmax(1), torch.arange(200) % 3
-    points = reliability(probs, y, count=10, bins="mass")
-    record = {key: getattr(points, key).tolist() for key in ("confidence", "accuracy", "share")}
+    """The diagrams need points that older evaluations lack; figures are shown without them."""
     evaluation = {"samples": 8, "mode": {"ece": 0.25, "nll": 1.0}, "mean": {"ece": 0.125}}
     path = mine / "bayesbinn-0/evaluation.json"
     path.write_text(json.dumps(evaluation))
     section = make_sections(read_folders([mine]))[1]
-    assert "Reliability" not in [chart.title for chart in section.charts]
+    assert not any("Reliability" in chart.title for chart in section.charts)
     table = next(table for table in section.tables if table.title == "Calibration on test data")
     assert [row[1] for row in table.rows] == ["mode", "mean of 8"]
     assert table.rows[1][table.heads.index("ECE")] == "0.1250"
-    path.write_text(json.dumps({**evaluation, "reliability": {"mean": record}}))
+    evaluate_run(mine / "bayesbinn-0", samples=4)  # writes it anew
     section = make_sections(read_folders([mine]))[1]
-    chart = next(chart for chart in section.charts if chart.title == "Reliability")
-    assert [row[2] for row in chart.table.rows] == [f"{value:.3f}" for value in points.confidence.tolist()]
+    shown = {chart.title: chart.table.rows for chart in section.charts if "Reliability" in chart.title}
+    run = load_run(mine / "bayesbinn-0")
+    x, y = whole(run.experiment.data.test)
+    for bins in ("mass", "width"):
+        points = reliability(run.predict(x).probs, y, bins=bins)
+        rows = [row for row in shown[f"Reliability, bins of equal {bins}"] if row[1] == "mode"]
+        assert [row[2] for row in rows] == [f"{value:.3f}" for value in points.confidence.tolist()]
+        assert sum(float(row[4]) for row in shown[f"Reliability, bins of equal {bins}"]) == pytest.approx(2, abs=0.02)
 
 
 def test_weight_probabilities_are_those_of_the_posterior(runs):

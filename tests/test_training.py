@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,7 +27,7 @@ from bitbayes.training.experiment import steps_per_epoch
 from bitbayes.training.schedule import advance
 from nested import equal
 
-FILES = {"config.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "model.safetensors"}
+FILES = {"config.json", "environment.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "model.safetensors"}
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,27 @@ class TestConfig:
             dataclasses.replace(config, **change)
 
 
+def test_flips_of_a_step_and_the_spread_of_the_weights(tmp_path, digits):
+    config = make_config("digits", "bayesbinn", out=str(tmp_path / "run"), epochs=2)
+    experiment = make_experiment(config, digits)
+    optimizer, modes = experiment.optimizer, {}
+
+    class Watches(SilentProgress):
+        def step(self, epoch, step):
+            mode = optimizer.posterior().mode().values()
+            modes[epoch, step] = torch.cat([weights.flatten() for weights in mode])
+
+    history = train(config, experiment, progress=Watches()).history
+    last = steps_per_epoch(config, len(digits.train))
+    for row in history:
+        before, after = (modes[row["epoch"], step] for step in (last - 1, last))
+        assert row["step_flips"] == pytest.approx(float((before != after).double().mean()), abs=1e-12)
+    assert history[0]["step_flips"] > 0
+    every = torch.cat([values.flatten() for values in optimizer.posterior().probabilities().values()])
+    counts, _ = np.histogram(every.numpy(), bins=20, range=(0, 1))
+    assert history[-1]["probabilities"] == pytest.approx((100 * counts / len(every)).tolist(), abs=0.02)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_trains_and_writes_its_files(tmp_path, digits, rule):
     result = run(tmp_path / "run", digits, rule, epochs=2)
@@ -135,9 +157,9 @@ def test_every_rule_trains_and_writes_its_files(tmp_path, digits, rule):
     assert names == FILES | ({"posterior.safetensors"} if has_posterior else set())
     rows = lines(result.folder)
     assert [row["epoch"] for row in rows] == [1, 2]
-    keys = "epoch lr train_loss train_accuracy val_accuracy test_accuracy test_nll flips seconds"
-    assert list(rows[0]) == keys.split()
-    assert (rows[0]["flips"] is None) == (rule == "full-precision")
+    keys = "epoch lr train_loss train_accuracy val_accuracy test_accuracy test_nll flips step_flips seconds"
+    assert list(rows[0]) == keys.split() + ["probabilities"] * has_posterior
+    assert (rows[0]["flips"] is None) == (rows[0]["step_flips"] is None) == (rule == "full-precision")
     assert result.summary["binary_weights"] == (0 if rule == "full-precision" else 25_856)
     assert ("mean_test_accuracy" in result.summary) == has_posterior
     mode = RunFolder(result.folder).read_tensors("model.safetensors")

@@ -52,6 +52,7 @@ class Train:
         batch_size: Examples a step.
         samples: Draws a step.
         set: Options of the rule, as NAME=VALUE.
+        tensorboard: Also writes the metrics as event files for TensorBoard into the folder of the run.
     """
 
     recipe: Name
@@ -72,19 +73,22 @@ class Train:
     batch_size: int | None = None
     samples: int | None = None
     set: tuple[str, ...] = ()
+    tensorboard: Flag = False
 
     def run(self) -> None:
         """Trains, on all processes that torchrun has started, and prints the summary."""
         from bitbayes.recipes import make_config, run_recipe
         from bitbayes.report.tables import show, summary_table
+        from bitbayes.training import EventProgress, default_progress
         from bitbayes.training.distributed import joined, restarted
 
         choices: dict[str, Any] = {**vars(self), "options": _options(self.set)}
-        for name in ("recipe", "rule", "resume", "device", "set"):
+        for name in ("recipe", "rule", "resume", "device", "set", "tensorboard"):
             choices.pop(name)
         with joined(_device(self.device)) as device:
             config = make_config(self.recipe, self.rule, device=device, **choices)
-            result = run_recipe(config, resume=self.resume or restarted())
+            progress = EventProgress(default_progress(), config.out) if self.tensorboard else None
+            result = run_recipe(config, resume=self.resume or restarted(), progress=progress)
         if result.summary:  # that only the first process has
             show(summary_table(result.summary, result.folder))
 
@@ -182,12 +186,13 @@ class Continual:
             large latent weights towards zero.
         estimator: Of bayesbinn: straight-through, concrete or released; the recipe's by default.
         prior: Whether it does.
-        prior_decay: Relaxation of that prior; 1 keeps all of it.
-        ess_decay: Factor of ess from task to task; by default 0.55 with a prior, 1 without.
-        method: What is kept of old tasks beside the beliefs: none, ewc or si (both of full-precision), or replay.
+        prior_decay: Relaxation of that prior: 1 keeps all of it, 0.9 about the last ten tasks.
+        ess_decay: Factor of ess from task to task; by default 0.55 with a prior (nearer to 1 for more than five tasks),
+            1 without a prior or with a relaxed one.
+        method: What is kept of old tasks beside the beliefs: none, coreset, replay, or for full-precision ewc or si.
         method_set: Options of the method, as NAME=VALUE.
         statistics: BatchNorm statistics at test time: task (kept from the end of each task) or shared (the newest);
-            task by default, but shared for replay.
+            task by default, but shared for replay and for the scenarios domain and class.
         curve_examples: Test examples of every task that accuracy is measured on after every epoch; 0 for none.
         epochs: Of each task; the recipe's by default.
         samples: Networks that the mean averages over at test time.

@@ -1,5 +1,6 @@
 """Continual learning: yesterday's posterior is today's prior, and what else is done against forgetting."""
 
+from bitbayes.continual.coreset import Coreset
 from bitbayes.continual.ewc import EWC, fisher_diagonal
 from bitbayes.continual.matrix import AccuracyMatrix
 from bitbayes.continual.memory import Memory
@@ -13,6 +14,7 @@ __all__ = [
     "EWC",
     "SI",
     "AccuracyMatrix",
+    "Coreset",
     "Memory",
     "Replay",
     "StreamResult",

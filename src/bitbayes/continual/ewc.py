@@ -11,7 +11,7 @@ A sum of quadratics is one quadratic about their weighted mean, so the memory do
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -68,7 +68,7 @@ class EWC(Memory):
         """Adds the quadratic of the task: its Fisher information, about the weights as they are."""
         with mode_weights(experiment, config.refresh_batches, config.precision) as model:
             x, _ = next(batches(task.data.train, self.options["examples"], seed=config.seed, shuffle=True))
-            found = fisher_diagonal(model, x)
+            found = fisher_diagonal(model, x, task.classes)
         for name, parameter in self.pull.parameters.items():
             importance, anchor = self.pull.importance[name], self.pull.anchor[name]
             importance += found[name]
@@ -84,7 +84,7 @@ class EWC(Memory):
         self.pull.load_state_dict(state_dict)
 
 
-def fisher_diagonal(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+def fisher_diagonal(model: nn.Module, x: Tensor, classes: Sequence[int] | None = None) -> dict[str, Tensor]:
     """Diagonal of the Fisher information of a classifier: E_x E_{y ~ p(y|x)} [(∂ log p(y|x) / ∂θᵢ)²].
 
     The labels are the model's own, and their expectation is exact, so nothing is drawn.
@@ -92,6 +92,7 @@ def fisher_diagonal(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     Args:
         model: In eval mode; maps inputs (N, ...) to logits (N, classes).
         x: Inputs, shape (N, ...).
+        classes: Outputs that compete; None for all.
 
     Returns:
         By parameter name, in the shapes of the parameters; in nats, of one example.
@@ -111,7 +112,8 @@ def fisher_diagonal(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
     def log_probs(values: dict[str, Tensor], one: Tensor) -> tuple[Tensor, Tensor]:
-        found = functional_call(model, values, (one[None],))[0].log_softmax(0)
+        found = functional_call(model, values, (one[None],))[0]
+        found = (found if classes is None else found[list(classes)]).log_softmax(0)
         return found, found
 
     def squares(one: Tensor) -> dict[str, Tensor]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 __all__ = ["AccuracyMatrix"]
 
+_ENDS = 5  # tasks at either end of a long stream
+
 
 class AccuracyMatrix:
     """R[t][i]: accuracy on task i after training on task t, for i ≤ t, in percent.
@@ -67,11 +69,25 @@ class AccuracyMatrix:
     def _mean(values: Sequence[float]) -> float | None:
         return sum(values) / len(values) if values else None
 
+    @property
+    def first_and_last(self) -> tuple[float, float] | None:
+        """Means at the end over the first and over the last five tasks; None for less than ten.
+
+        The first says what is kept, the last what can still be learned.
+        """
+        if len(self.rows) < 2 * _ENDS:
+            return None
+        first, last = self.rows[-1][:_ENDS], self.rows[-1][-_ENDS:]
+        return sum(first) / _ENDS, sum(last) / _ENDS
+
     def figures(self) -> dict[str, object]:
         """The entries of summary.json."""
+        ends = self.first_and_last
         return {
             "matrix": self.rows,
             "average_accuracy": self.average,
             "backward_transfer": self.backward_transfer,
             "forgetting": self.forgetting,
+            "first_five": None if ends is None else ends[0],
+            "last_five": None if ends is None else ends[1],
         }

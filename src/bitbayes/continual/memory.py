@@ -16,9 +16,10 @@ __all__ = ["Memory", "real_parameters"]
 class Memory:
     """Called at every task and at every step of a stream; this one keeps nothing.
 
-    The order of the calls: `begin`, then for every task `training_data`, for each of its steps `before_update` and
-    `after_update`, and `end_task`. What a step depends on is in `state_dict`, which training keeps in the checkpoint
-    of the task; the rest is a function of the tasks, so that a stream which continues finds it again.
+    The order of the calls: `training_data` of the first task, `begin`, and for every task `training_data`, for each of
+    its steps `before_update` and `after_update`, for each evaluation `corrected`, and `end_task`. What a step depends
+    on is in `state_dict`, which training keeps in the checkpoint of the task; the rest is a function of the tasks, so
+    that a stream which continues finds it again.
 
     Args:
         **options: As they go into summary.json.
@@ -47,7 +48,7 @@ class Memory:
     def begin(self, experiment: Experiment) -> None:
         """The network is there, and has not learned yet; refuses what the method cannot protect."""
 
-    def training_data(self, task: Task) -> DataBundle[TensorData]:
+    def training_data(self, task: Task, config: RunConfig) -> DataBundle[TensorData]:
         """What is trained on while the task is learned."""
         return task.data
 
@@ -60,12 +61,43 @@ class Memory:
     def end_task(self, task: Task, experiment: Experiment, config: RunConfig) -> None:
         """The task has been learned."""
 
+    def corrected(self, experiment: Experiment, config: RunConfig, *, mixed: bool) -> Experiment:
+        """What is evaluated: the network as it is, or a copy that has been made ready; the stream goes on as it was.
+
+        Args:
+            experiment: Of the stream.
+            config: Of the task.
+            mixed: Whether one set of BatchNorm statistics serves all tasks.
+
+        Returns:
+            The experiment, or another.
+        """
+        return experiment
+
+    def examples_seen(self) -> list[TensorData]:
+        """Training examples of every task so far, the newest last, for new BatchNorm statistics at every evaluation.
+
+        Without any, the statistics are those of the end of each task.
+        """
+        return []
+
+    def bytes(self) -> int:
+        """Bytes that are kept from task to task."""
+        return _bytes(self.state_dict())
+
     def state_dict(self) -> dict[str, Any]:
         """What a step depends on."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Puts it back."""
+
+
+def _bytes(value: Any) -> int:
+    """Of all tensors in dictionaries of dictionaries."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    return sum(map(_bytes, value.values())) if isinstance(value, dict) else 0
 
 
 def real_parameters(experiment: Experiment, name: str) -> dict[str, Tensor]:

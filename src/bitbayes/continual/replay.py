@@ -11,15 +11,13 @@ from typing import ClassVar
 
 import torch
 
+from bitbayes.continual.buffer import bytes_of, chosen, joined, shuffled
 from bitbayes.continual.memory import Memory
 from bitbayes.continual.tasks import Task
 from bitbayes.data import DataBundle, TensorData
-from bitbayes.noise import stream_key
 from bitbayes.training import Experiment, RunConfig
 
 __all__ = ["Replay"]
-
-_BUFFER_STREAM = 32
 
 
 class Replay(Memory):
@@ -44,23 +42,19 @@ class Replay(Memory):
             raise ValueError(f"replay needs at least one example a task, got {examples}")
         self.kept: list[TensorData] = []
 
-    def training_data(self, task: Task) -> DataBundle[TensorData]:
+    def training_data(self, task: Task, config: RunConfig) -> DataBundle[TensorData]:
         """The task's own examples, and as many old ones."""
         if not self.kept:
             return task.data
-        new, old = task.data.train, self.kept[0]
-        for more in self.kept[1:]:
-            old = old.joined(more)
-        again = _chosen(old, torch.arange(len(new)) % len(old))
+        new, old = task.data.train, joined(self.kept)
+        again = chosen(old, torch.arange(len(new)) % len(old))
         return dataclasses.replace(task.data, train=new.joined(again))
 
     def end_task(self, task: Task, experiment: Experiment, config: RunConfig) -> None:
         """Keeps some examples, chosen by the seed of the run and the number of the task."""
-        generator = torch.Generator().manual_seed(stream_key(config.seed, _BUFFER_STREAM, len(self.kept)))
-        order = torch.randperm(len(task.data.train), generator=generator)
-        self.kept.append(_chosen(task.data.train, order[: self.options["examples"]]))
+        order = shuffled(len(task.data.train), config.seed, len(self.kept))
+        self.kept.append(chosen(task.data.train, order[: self.options["examples"]]))
 
-
-def _chosen(data: TensorData, index: torch.Tensor) -> TensorData:
-    index = index.to(data.x.device)
-    return dataclasses.replace(data, x=data.x[index], y=data.y[index])
+    def bytes(self) -> int:
+        """Of the buffer."""
+        return bytes_of(self.kept)

@@ -5,31 +5,26 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
+from bitbayes.continual.evaluate import Seen, Statistics, accuracies, batch_statistics
 from bitbayes.continual.matrix import AccuracyMatrix
 from bitbayes.continual.memory import Memory
 from bitbayes.continual.prior import advance_prior
 from bitbayes.continual.tasks import Task
-from bitbayes.predict import predict
 from bitbayes.rules import BayesBiNN
-from bitbayes.training import Experiment, Progress, RunConfig, RunFolder, build_experiment, train
+from bitbayes.training import Experiment, Loss, Progress, RunConfig, RunFolder, build_experiment, train
 from bitbayes.training.experiment import continue_experiment
-from bitbayes.training.mean import refreshed_for_draws
-from bitbayes.training.measure import autocast, mode_weights, refresh_inputs, whole
-from bitbayes.training.results import silent_posterior
 
 __all__ = ["StreamResult", "run_stream"]
 
-_CHUNK = 2000
-Statistics = dict[str, Tensor]
+_SHOWN = 8  # accuracies that fit into a line
 
 
 @dataclass(frozen=True)
@@ -48,11 +43,27 @@ class StreamResult:
 
 
 @dataclass
-class _Seen:
-    """A task that has been trained on, and the BatchNorm statistics at its end."""
+class _Watch:
+    """Measures all tasks so far while one is learned, and how long that takes."""
 
+    experiment: Experiment
     task: Task
+    before: list[Seen]
+    memory: Memory
     statistics: Statistics
+    seconds: float = 0.0
+
+    def __call__(self, config: RunConfig, examples: int | None = None) -> list[float]:
+        started = time.perf_counter()
+        found = self.memory.corrected(self.experiment, config, mixed=self.statistics == "shared")
+        seen = [*self.before, Seen.of(self.task, batch_statistics(found, config))]
+        row = accuracies(found, config, seen, self.memory.examples_seen(), self.statistics, examples)
+        self.seconds += time.perf_counter() - started
+        return row
+
+    def line(self, examples: int, config: RunConfig) -> dict[str, Any]:
+        """What a line of metrics says of them."""
+        return {"accuracies": self(config, examples)}
 
 
 def run_stream(
@@ -60,12 +71,14 @@ def run_stream(
     tasks: Iterable[Task],
     network: Callable[[], nn.Module],
     *,
+    loss: Loss = "cross_entropy",
     prior: bool = True,
     decay: float = 1.0,
     ess_decay: float = 1.0,
-    statistics: Literal["task", "shared"] = "task",
+    statistics: Statistics = "task",
     memory: Memory | None = None,
     curve_examples: int = 1000,
+    count: int | None = None,
     progress: Progress | None = None,
     note: Callable[[str], None] = print,
 ) -> StreamResult:
@@ -81,15 +94,18 @@ def run_stream(
         config: Of every task; `epochs` are those of one task, `out` the folder of the stream.
         tasks: The stream.
         network: Makes the network; called under the seed.
+        loss: Of every task; "paired" if it is known at test time which pair of classes an input is of.
         prior: Whether the posterior of a task is the prior of the next (`advance_prior`); only for BayesBiNN.
         decay: Relaxation of that prior.
         ess_decay: Factor of `ess` from task to task. Below 1 a later task moves the posterior less, so that earlier
             ones are kept better; they share one network, and all of them would otherwise yield to the newest.
         statistics: BatchNorm statistics at test time: those kept from the end of the task's own training, or the newest
             for all tasks. "task" needs to be told at test time which task an input is of.
-        memory: What else is kept of old tasks, such as `EWC`, `SI` or `Replay`; the stream works on a copy of it.
+        memory: What else is kept of old tasks, such as `Coreset`, `Replay`, `EWC` or `SI`; the stream works on a copy
+            of it.
         curve_examples: Test examples of every task that accuracy is measured on after every epoch; 0 for none. This
             does not change what is learned.
+        count: Number of tasks, if it is known; the notes then say how long the rest will take.
         progress: Display of each task.
         note: Told of each task as it ends.
 
@@ -122,14 +138,14 @@ def run_stream(
     about |= {"method": memory.name, "method_options": memory.options}
     matrix = _recorded(folder, about)
     experiment: Experiment | None = None
-    seen: list[_Seen] = []
+    seen: list[Seen] = []
     curves: list[dict[str, Any]] = []
     for index, task in enumerate(tasks):
         options = _less_sure(config.options, ess_decay**index)
         mine = dataclasses.replace(config, out=str(Path(config.out, f"task{index + 1}")), options=options)
-        data = memory.training_data(task)
+        data = memory.training_data(task, mine)
         if experiment is None:
-            experiment = build_experiment(mine, network, data, "cross_entropy")
+            experiment = build_experiment(mine, network, data, loss)
             if prior and not isinstance(experiment.optimizer, BayesBiNN):
                 raise TypeError(f"only bayesbinn has a prior, got rule {config.rule}; call run_stream with prior=False")
             memory.begin(experiment)
@@ -139,23 +155,27 @@ def run_stream(
             if prior:
                 assert experiment.optimizer is not None
                 advance_prior(experiment.optimizer, decay=decay)
-        curve = functools.partial(_curve, experiment, task, seen, statistics, curve_examples)
-        result = train(mine, experiment, resume=True, progress=progress, figures=curve if curve_examples else None)
+        watch = _Watch(experiment, task, seen, memory, statistics)
+        curve = functools.partial(watch.line, curve_examples) if curve_examples else None
+        started = time.perf_counter()
+        result = train(mine, experiment, resume=True, progress=progress, figures=curve)
         mine = result.config
-        seen.append(_Seen(task, _statistics(experiment, mine)))
-        memory.end_task(task, experiment, mine)
         curves += [
             {"task": index + 1} | {name: line[name] for name in ("epoch", "accuracies")}
             for line in result.history
             if "accuracies" in line
         ]
         folder.write_lines("curves.jsonl", curves)
-        if len(matrix) <= index:
-            row = _row(experiment, mine, seen, statistics)
+        row = watch(mine) if len(matrix) <= index else None
+        learning = time.perf_counter() - started - watch.seconds
+        seen.append(Seen.of(task, batch_statistics(experiment, mine)))
+        memory.end_task(task, experiment, mine)
+        if row is not None:
             matrix.append(row)
-            folder.write_json("summary.json", _summary(config, about, matrix))
-            note(f"after {task.name}: {'  '.join(f'{value:.1f}' for value in row)}  mean {matrix.average[-1]:.2f}")
-    return StreamResult(folder.path, matrix, _summary(config, about, matrix))
+            folder.write_json("summary.json", _summary(config, about, matrix, memory))
+            rest = "" if count is None else _to_go(index + 1, count, learning, watch.seconds)
+            note(f"after {task.name}: {_shown(row)}  mean {matrix.average[-1]:.2f}{rest}")
+    return StreamResult(folder.path, matrix, _summary(config, about, matrix, memory))
 
 
 def _less_sure(options: dict[str, Any], factor: float) -> dict[str, Any]:
@@ -176,72 +196,18 @@ def _recorded(folder: RunFolder, about: dict[str, Any]) -> AccuracyMatrix:
     return AccuracyMatrix(summary["matrix"])
 
 
-def _summary(config: RunConfig, about: dict[str, Any], matrix: AccuracyMatrix) -> dict[str, Any]:
+def _summary(config: RunConfig, about: dict[str, Any], matrix: AccuracyMatrix, memory: Memory) -> dict[str, Any]:
     names = ("recipe", "rule", "estimator", "options", "seed", "epochs", "predict_samples")
-    return {name: getattr(config, name) for name in names} | about | {"tasks": len(matrix)} | matrix.figures()
+    kept = {"tasks": len(matrix), "method_bytes": memory.bytes()}
+    return {name: getattr(config, name) for name in names} | about | kept | matrix.figures()
 
 
-def _statistics(experiment: Experiment, config: RunConfig) -> Statistics:
-    """BatchNorm statistics for what the task's test will use: draws, or the mode."""
-    optimizer = experiment.optimizer
-    if optimizer is not None and optimizer.has_posterior:
-        inputs = refresh_inputs(experiment, config.refresh_batches)
-        posterior = silent_posterior(optimizer)
-        return _buffers(refreshed_for_draws(experiment.model, posterior, inputs, config, experiment.device))
-    with mode_weights(experiment, config.refresh_batches, config.precision) as model:
-        return _buffers(model)
+def _shown(row: list[float]) -> str:
+    values = "  ".join(f"{value:.1f}" for value in row[-_SHOWN:])
+    return values if len(row) <= _SHOWN else f"...  {values}"
 
 
-def _buffers(model: nn.Module) -> Statistics:
-    return {
-        f"{name}.{key}": buffer.clone()
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
-        for key, buffer in module.named_buffers()
-    }
-
-
-def _curve(
-    experiment: Experiment, task: Task, before: list[_Seen], statistics: str, examples: int, config: RunConfig
-) -> dict[str, Any]:
-    """What a line of metrics says of all tasks so far while one is learned."""
-    seen = [*before, _Seen(task, _statistics(experiment, config))]
-    return {"accuracies": _row(experiment, config, seen, statistics, examples)}
-
-
-def _row(
-    experiment: Experiment, config: RunConfig, seen: list[_Seen], statistics: str, examples: int | None = None
-) -> list[float]:
-    """Accuracy on every task seen, the newest last."""
-    newest = seen[-1].statistics
-    return [
-        _accuracy(experiment, config, s.task, s.statistics if statistics == "task" else newest, examples) for s in seen
-    ]
-
-
-def _accuracy(
-    experiment: Experiment, config: RunConfig, task: Task, statistics: Statistics, examples: int | None
-) -> float:
-    """Percent of a task's test examples, or of so many spread over them, with given BatchNorm statistics."""
-    test = task.data.test
-    if test is None:
-        raise ValueError(f"{task.name} has no test data")
-    optimizer = experiment.optimizer
-    if optimizer is not None:
-        optimizer.eval()
-    model = copy.deepcopy(experiment.model)
-    if optimizer is not None:
-        optimizer.train()
-    model.load_state_dict(statistics, strict=False)
-    posterior = silent_posterior(optimizer) if optimizer is not None and optimizer.has_posterior else None
-    x, y = whole(test)
-    if examples is not None and examples < len(y):
-        spread = torch.arange(examples, device=y.device) * len(y) // examples
-        x, y = x[spread], y[spread]
-    with autocast(experiment.device, config.precision):
-        probs = predict(model, x, posterior, config.predict_samples, chunk=_CHUNK).probs
-    if task.classes is not None:
-        others = torch.ones(probs.shape[1], dtype=torch.bool, device=probs.device)
-        others[list(task.classes)] = False
-        probs = probs.masked_fill(others, -1.0)
-    return 100 * int((probs.argmax(1) == y.reshape(-1)).sum()) / len(y)
+def _to_go(done: int, count: int, learning: float, measuring: float) -> str:
+    """How long the rest takes: learning is the same for every task, but there is ever more to be measured."""
+    seconds = learning * (count - done) + measuring / done * sum(range(done + 1, count + 1))
+    return f"; about {seconds / 60:.0f} min to go" if done < count else ""

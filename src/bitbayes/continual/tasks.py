@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,11 +30,14 @@ class Task:
         name: For tables and figures.
         data: Training and test data; without validation data, as the end of training is what counts.
         classes: Outputs that count at test time; None for all.
+        test_again: Makes the test data once more, so that a long stream need not keep those of every task; None keeps
+            them.
     """
 
     name: str
     data: DataBundle[TensorData]
     classes: tuple[int, ...] | None = None
+    test_again: Callable[[], TensorData] | None = None
 
 
 def permuted_tasks(bundle: DataBundle[TensorData], count: int, *, seed: int = 0) -> Iterator[Task]:
@@ -64,7 +68,9 @@ def permuted_tasks(bundle: DataBundle[TensorData], count: int, *, seed: int = 0)
     for index in range(count):
         generator = torch.Generator().manual_seed(stream_key(seed, _PERMUTATION_STREAM, index))
         order = torch.randperm(pixels, generator=generator).to(plain.train.x.device)
-        yield Task(f"permutation {index + 1}", _with_inputs(plain, order))
+        test = None if plain.test is None else functools.partial(_permuted, plain.test, order)
+        data = dataclasses.replace(plain, train=_permuted(plain.train, order), test=None if test is None else test())
+        yield Task(f"permutation {index + 1}", data, test_again=test)
 
 
 def split_tasks(bundle: DataBundle[TensorData], scenario: Scenario, *, each: int = 2) -> Iterator[Task]:
@@ -101,12 +107,8 @@ def split_tasks(bundle: DataBundle[TensorData], scenario: Scenario, *, each: int
         yield Task("classes " + ", ".join(map(str, chosen)), data, chosen if scenario == "task" else None)
 
 
-def _with_inputs(bundle: DataBundle[TensorData], order: Tensor) -> DataBundle[TensorData]:
-    def moved(part: TensorData) -> TensorData:
-        return dataclasses.replace(part, x=part.x[:, order])
-
-    test = None if bundle.test is None else moved(bundle.test)
-    return dataclasses.replace(bundle, train=moved(bundle.train), test=test)
+def _permuted(part: TensorData, order: Tensor) -> TensorData:
+    return dataclasses.replace(part, x=part.x[:, order])
 
 
 def _of_classes(part: TensorData, start: int, each: int, scenario: Scenario) -> TensorData:

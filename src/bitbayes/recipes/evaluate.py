@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitbayes.calibration import fit_temperature, probability_figures, separation
+from bitbayes.calibration import fit_temperature, probability_figures, reliability, separation
 from bitbayes.data import TensorData
 from bitbayes.predict import Prediction
 from bitbayes.recipes.load import LoadedRun, load_run
@@ -43,7 +43,8 @@ def evaluate_run(
         device: Torch device.
 
     Returns:
-        What it writes to evaluation.json.
+        What it writes to evaluation.json: figures of the mode and, with a posterior, of the mean; for classes also
+        "reliability" with the points of both.
 
     Raises:
         ValueError: If the folder is not a run, or the data is missing.
@@ -76,8 +77,11 @@ def evaluate_run(
             found[name] = regression_figures(predicted(x), y, observation_noise(predicted(train_x), target))
     else:
         inputs = evaluation_inputs(run, unlike, unlike_data)
+        found["reliability"] = {}
         for name in names:
-            found[name] = Predictions.of(run.predictor(counts[name]), inputs).figures(inputs)
+            predictions = Predictions.of(run.predictor(counts[name]), inputs)
+            found[name] = predictions.figures(inputs)
+            found["reliability"][name] = predictions.points(inputs)
     run.files.write_json("evaluation.json", found)
     return found
 
@@ -135,6 +139,28 @@ class Predictions:
             figures["temperature"] = temperature
             figures |= {f"{name}_tempered": tempered[name] for name in ("nll", "brier", "ece")}
         return figures
+
+    def points(self, inputs: Inputs) -> dict[str, dict[str, list[float]]]:
+        """The points of reliability diagrams on test data.
+
+        Args:
+            inputs: With the targets.
+
+        Returns:
+            For bins of equal width and of equal mass, by these names: confidence, accuracy and share of the examples,
+            bin by bin; see `bitbayes.calibration.reliability`.
+
+        Example:
+            >>> predictions = Predictions(Prediction(torch.tensor([[[3.0, 0.0], [0.0, 1.0]]])))
+            >>> points = predictions.points(Inputs((torch.zeros(2, 1), torch.tensor([0, 0]))))
+            >>> points["width"]["accuracy"], points["mass"]["share"]
+            ([0.0, 1.0], [0.5, 0.5])
+        """
+        found = {}
+        for bins in ("width", "mass"):
+            points = reliability(self.test.probs, inputs.test[1], bins=bins)
+            found[bins] = {name: values.tolist() for name, values in vars(points).items()}
+        return found
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from bitbayes.report.tables import new_table, number
 __all__ = ["curves_figure", "matrix_figure", "matrix_table", "stream_figures", "weights_figure"]
 
 _PANELS = 5  # of the histogram: as many as stay readable in a row
+_COLUMNS = 10  # of the table: longer streams show their first and their last tasks
 
 
 def matrix_table(summary: Mapping[str, Any]) -> Any:
@@ -30,10 +31,14 @@ def matrix_table(summary: Mapping[str, Any]) -> Any:
     title = f"{_title(summary)}: accuracy in %"
     transfer = f"backward transfer {number(summary['backward_transfer'])}"
     caption = f"{transfer}, forgetting {number(summary['forgetting'])}"
-    names = [str(index + 1) for index in range(len(rows))]
+    if summary.get("first_five") is not None:
+        caption += f", first five tasks {number(summary['first_five'])}, last five {number(summary['last_five'])}"
+    shown = range(len(rows)) if len(rows) <= _COLUMNS else [*range(_COLUMNS // 2), *range(-_COLUMNS // 2, 0)]
+    names = [str(index % len(rows) + 1) for index in shown]
     table = new_table(title, "after task", *names, "mean", caption=caption)
-    for name, row, mean in zip(names, rows, average, strict=True):
-        table.add_row(name, *(number(value, 1) for value in row), *[""] * (len(rows) - len(row)), number(mean))
+    for index in shown:
+        row = [*(number(value, 1) for value in rows[index]), *[""] * (len(rows) - len(rows[index]))]
+        table.add_row(str(index % len(rows) + 1), *(row[at] for at in shown), number(average[index]))
     return table
 
 

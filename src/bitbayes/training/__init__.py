@@ -2,17 +2,12 @@
 
 from bitbayes.training.config import RunConfig
 from bitbayes.training.distributed import Ranks, joined
-from bitbayes.training.experiment import (
-    LOSSES,
-    RULES,
-    Experiment,
-    Loss,
-    build_experiment,
-    choose_precision,
-)
+from bitbayes.training.events import EventProgress
+from bitbayes.training.experiment import RULES, Experiment, build_experiment, choose_precision
 from bitbayes.training.folder import RunError, RunFolder
 from bitbayes.training.hooks import StepHooks
 from bitbayes.training.loop import Interrupted, RunResult, train
+from bitbayes.training.losses import LOSSES, Loss
 from bitbayes.training.progress import (
     BarProgress,
     LineProgress,
@@ -26,6 +21,7 @@ __all__ = [
     "LOSSES",
     "RULES",
     "BarProgress",
+    "EventProgress",
     "Experiment",
     "Interrupted",
     "LineProgress",

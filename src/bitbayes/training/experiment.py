@@ -8,11 +8,10 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -33,11 +32,9 @@ from bitbayes.rules.base import BinaryOptimizer
 from bitbayes.training.config import RunConfig
 from bitbayes.training.distributed import Ranks
 from bitbayes.training.hooks import StepHooks
+from bitbayes.training.losses import Loss
 
-__all__ = ["LOSSES", "RULES", "Experiment", "Loss", "build_experiment", "choose_precision"]
-
-Loss = Literal["cross_entropy", "binary", "squared"]
-"""What a network is trained on: classes, one logit, or regression."""
+__all__ = ["RULES", "Experiment", "build_experiment", "choose_precision"]
 
 RULES: dict[str, type[BinaryOptimizer] | None] = {
     "full-precision": None,  # plain Adam under the same trainer
@@ -54,22 +51,6 @@ RULES: dict[str, type[BinaryOptimizer] | None] = {
 """Learning rules by the names of the command line; None is plain Adam."""
 
 
-def _binary(output: Tensor, target: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(output.reshape(-1), target.reshape(-1).to(output.dtype))
-
-
-def _squared(output: Tensor, target: Tensor) -> Tensor:
-    return F.mse_loss(output.reshape(-1), target.reshape(-1).to(output.dtype))
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cross_entropy": F.cross_entropy,
-    "binary": _binary,
-    "squared": _squared,
-}
-"""The mean loss of a batch by its name: (output, target) to a scalar."""
-
-
 @dataclass
 class Experiment:
     """The objects that a run works on.
@@ -77,7 +58,8 @@ class Experiment:
     Args:
         model: The network, on the device of the run.
         data: Training data, and validation and test data if there are any.
-        loss: "cross_entropy" (classes), "binary" (one logit) or "squared" (regression).
+        loss: "cross_entropy" (classes), "paired" (classes, each against its neighbour alone), "binary" (one logit) or
+            "squared" (regression).
         optimizer: The learning rule; None for full precision.
         real_optimizer: Adam or SGD on the real parameters; None if there are none.
         schedulers: Stepped at the start of every epoch, or step.

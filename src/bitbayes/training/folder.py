@@ -247,6 +247,15 @@ class RunFolder:
         except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"{path} is damaged: {one_line(error)}") from error
 
+    def remove(self, name: str) -> None:
+        """Deletes a file, if it is there.
+
+        Args:
+            name: File name inside the folder.
+        """
+        if self.writes:
+            (self.path / name).unlink(missing_ok=True)
+
     def set_aside(self) -> Path | None:
         """Renames a folder that holds an older run, so that a new run cannot overwrite it.
 

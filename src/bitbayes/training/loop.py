@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -17,17 +18,19 @@ from bitbayes.data import batches
 from bitbayes.noise import stream_key
 from bitbayes.training.checkpoint import read_checkpoint, write_checkpoint
 from bitbayes.training.config import RunConfig
+from bitbayes.training.environment import environment
 from bitbayes.training.experiment import Experiment, choose_precision, steps_per_epoch
-from bitbayes.training.folder import RunError, RunFolder
-from bitbayes.training.measure import measure, mode_weights
+from bitbayes.training.folder import RunError, RunFolder, one_line
+from bitbayes.training.measure import flipped, histogram, measure, mode_signs, mode_weights
 from bitbayes.training.progress import Progress, SilentProgress, default_progress
 from bitbayes.training.regression import gaussian_nll
-from bitbayes.training.results import is_best, mean_figures, save_best, summarize
+from bitbayes.training.results import is_best, mean_figures, save_best, silent_posterior, summarize
 from bitbayes.training.schedule import advance
 from bitbayes.training.step import NotFiniteError, training_step
 
 __all__ = ["Interrupted", "RunResult", "train"]
 
+_BINS = 20  # of P[w = +1], in a line of metrics
 _EPOCH_STREAM = 11  # keeps dropout's seeds apart from the noise of the rules
 
 
@@ -71,10 +74,11 @@ def train(
     progress: Progress | None = None,
     figures: Callable[[RunConfig], Mapping[str, Any]] | None = None,
 ) -> RunResult:
-    """Trains, and writes config.json, metrics.jsonl, summary.json, checkpoint.pt and the final weights.
+    """Trains, and writes the files of a run: its record, metrics, checkpoint and final weights.
 
-    The run is a function of `config` and the data: evaluation, checkpoints, a kill and `resume` do not change it.
-    Dropout uses torch's global generator, seeded anew for every epoch.
+    A run that ends by an error or by Ctrl-C leaves failure.json with one line about it, until it is continued. The run
+    is a function of `config` and the data: evaluation, checkpoints, a kill and `resume` do not change it. Dropout uses
+    torch's global generator, seeded anew for every epoch.
 
     Args:
         config: The run.
@@ -98,12 +102,13 @@ def train(
     steps = steps_per_epoch(config, len(experiment.data.train), experiment.ranks.count)
     progress.start(f"{config.recipe} {config.rule}", config.last_epoch, run.epoch, steps)
     try:
-        signs = _mode_signs(run)
+        signs = mode_signs(experiment)
         while run.epoch < config.last_epoch:
             epoch = run.epoch + 1
-            row = _epoch(run, epoch, steps, progress)
             last = epoch == config.last_epoch
-            if last or epoch % config.evaluate_every == 0:
+            evaluated = last or epoch % config.evaluate_every == 0
+            row = _epoch(run, epoch, steps, progress, evaluated)
+            if evaluated:
                 signs = _evaluate(run, row, signs, last)
                 row |= figures(config) if figures is not None else {}
                 run.history.append(row)
@@ -114,7 +119,11 @@ def train(
                 _save(run)
         summary = summarize(config, experiment, run.folder, run.history) if experiment.ranks.first else {}
     except KeyboardInterrupt:
+        _leave(run, "interrupted; continue it with --resume")
         raise Interrupted(_interrupted(run)) from None
+    except Exception as error:
+        _leave(run, one_line(error))
+        raise
     finally:
         progress.close()
     return RunResult(config, run.folder.path, run.history, summary)
@@ -131,10 +140,17 @@ def _begin(config: RunConfig, experiment: Experiment, resume: bool) -> _Run:
     precision = experiment.ranks.agreed(choose_precision(config.precision, experiment.device))
     config = dataclasses.replace(config, precision=precision)
     run = _Run(config, experiment, folder, [])
-    folder.write_text("config.json", config.to_json())
+    _write_record(folder, config, experiment)
     folder.write_lines("metrics.jsonl", [])
     _save(run)
     return run
+
+
+def _write_record(folder: RunFolder, config: RunConfig, experiment: Experiment) -> None:
+    """What the run is and what it runs on, from this start on; what an earlier start has failed of is over."""
+    folder.write_text("config.json", config.to_json())
+    folder.write_json("environment.json", environment(experiment.device))
+    folder.remove("failure.json")
 
 
 def _load(config: RunConfig, experiment: Experiment, folder: RunFolder) -> _Run:
@@ -156,7 +172,7 @@ def _load(config: RunConfig, experiment: Experiment, folder: RunFolder) -> _Run:
     # Lines after the checkpoint belong to epochs that will be run again.
     folder.write_lines("metrics.jsonl", history)
     config = dataclasses.replace(config, precision=recorded.precision)
-    folder.write_text("config.json", config.to_json())
+    _write_record(folder, config, experiment)
     return _Run(config, experiment, folder, history, epoch=state["epoch"])
 
 
@@ -164,6 +180,11 @@ def _save(run: _Run) -> None:
     parts = {name: part.state_dict() for name, part in run.experiment.modules().items()}
     state = {"format": 1, "epoch": run.epoch, "parts": parts, "history": run.history}
     write_checkpoint(run.folder, state)
+
+
+def _leave(run: _Run, why: str) -> None:
+    with contextlib.suppress(RunError):  # the disk that is full, of which the run's own error tells
+        run.folder.write_json("failure.json", {"epochs_done": run.epoch, "error": why})
 
 
 def _interrupted(run: _Run) -> str:
@@ -176,8 +197,9 @@ def _interrupted(run: _Run) -> str:
     )
 
 
-def _epoch(run: _Run, epoch: int, steps: int, progress: Progress) -> dict[str, Any]:
+def _epoch(run: _Run, epoch: int, steps: int, progress: Progress, evaluated: bool) -> dict[str, Any]:
     """One pass over the training data; returns the first half of its line of metrics."""
+    signs: list[Tensor] | None = None  # of the mode before the last step
     config, experiment = run.config, run.experiment
     per_step = config.schedule.per_step
     if not per_step:
@@ -197,6 +219,8 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress) -> dict[str, A
         if per_step:
             advance(experiment.schedulers)
         batch = min(size, len(data) - index * size)
+        if evaluated and index == steps - 1:
+            signs = mode_signs(experiment)
         try:
             losses[index], right = training_step(config, experiment, x, y, len(x) * ranks.count / batch)
         except NotFiniteError as error:
@@ -205,6 +229,7 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress) -> dict[str, A
         whole += batch
         progress.step(epoch, index + 1)
     recorded = ranks.total(losses).cpu() / ranks.count  # the one wait for the device in an epoch
+    seconds = time.perf_counter() - started
     bad = (~recorded.isfinite()).nonzero()
     if len(bad):
         raise _not_finite(run, epoch, int(bad[0]) + 1, "the loss is not finite")
@@ -219,7 +244,8 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress) -> dict[str, A
         "test_accuracy": None,
         "test_nll": None,
         "flips": None,
-        "seconds": time.perf_counter() - started,
+        "step_flips": None if signs is None else flipped(signs, mode_signs(experiment)),
+        "seconds": seconds,
     }
 
 
@@ -228,17 +254,6 @@ def _not_finite(run: _Run, epoch: int, step: int, what: str) -> RunError:
         f"epoch {epoch}, step {step}: {what}; look for NaN in the data or lower the learning rate; "
         f"the last good state is checkpoint.pt of epoch {run.folder.saved_epoch}"
     )
-
-
-def _mode_signs(run: _Run) -> list[Tensor]:
-    """Signs of the mode; the parameters hold draws before and after."""
-    optimizer = run.experiment.optimizer
-    if optimizer is None:
-        return []
-    optimizer.eval()
-    signs = [parameter.detach() > 0 for _, parameter in optimizer.named_binary()]
-    optimizer.train()
-    return signs
 
 
 def _evaluate(run: _Run, row: dict[str, Any], before: list[Tensor], last: bool) -> list[Tensor]:
@@ -263,8 +278,11 @@ def _evaluate(run: _Run, row: dict[str, Any], before: list[Tensor], last: bool) 
         signs: list[Tensor] = []
         if experiment.optimizer is not None:
             signs = [p.detach() > 0 for _, p in experiment.optimizer.named_binary()]
-            changed = sum(int((a != b).sum()) for a, b in zip(signs, before, strict=True))
-            row["flips"] = changed / max(experiment.binary_weights(), 1)
+            row["flips"] = flipped(before, signs)
+            if experiment.optimizer.has_posterior:
+                row["probabilities"] = [
+                    round(share, 3) for share in histogram(silent_posterior(experiment.optimizer), _BINS)
+                ]
         if is_best(config, run.history, row, last):
             save_best(run.folder, experiment, config, row["epoch"])
     return signs

@@ -12,15 +12,19 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitbayes.data import TensorData, batches
+from bitbayes.posterior import Posterior
 from bitbayes.predict import refresh_batchnorm
 from bitbayes.training.distributed import Ranks
-from bitbayes.training.experiment import LOSSES, Experiment, Loss
+from bitbayes.training.experiment import Experiment
+from bitbayes.training.losses import LOSSES, Loss, hit_count
 
 __all__ = [
     "Measured",
     "autocast",
-    "hit_count",
+    "flipped",
+    "histogram",
     "measure",
+    "mode_signs",
     "mode_weights",
     "refresh_inputs",
     "refresh_with",
@@ -57,24 +61,6 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
-
-
-def hit_count(output: Tensor, target: Tensor, loss: Loss) -> Tensor:
-    """How many predictions are right, as a tensor on the device.
-
-    Args:
-        output: Logits, shape (N, K), or (N,) or (N, 1) for one logit.
-        target: Classes, shape (N,).
-        loss: Kind of the loss.
-
-    Returns:
-        A scalar; zero for regression.
-    """
-    if loss == "cross_entropy":
-        return (output.argmax(1) == target).sum()
-    if loss == "binary":
-        return ((output.reshape(-1) > 0) == (target.reshape(-1) > 0.5)).sum()
-    return output.new_zeros(())
 
 
 @torch.no_grad()
@@ -182,3 +168,60 @@ def mode_weights(experiment: Experiment, count: int, precision: str) -> Iterator
         if optimizer is not None:
             optimizer.train()
         model.train(was_training)
+
+
+def mode_signs(experiment: Experiment) -> list[Tensor]:
+    """Signs of the mode; the parameters hold draws before and after.
+
+    Args:
+        experiment: The network and its rule.
+
+    Returns:
+        One boolean tensor for every binary tensor; none for full precision.
+    """
+    optimizer = experiment.optimizer
+    if optimizer is None:
+        return []
+    optimizer.eval()
+    signs = [parameter.detach() > 0 for _, parameter in optimizer.named_binary()]
+    optimizer.train()
+    return signs
+
+
+def flipped(before: list[Tensor], after: list[Tensor]) -> float | None:
+    """Share of the binary weights whose sign differs.
+
+    Args:
+        before: Of `mode_signs`.
+        after: The same, later.
+
+    Returns:
+        Between 0 and 1; None without binary weights.
+
+    Example:
+        >>> flipped([torch.tensor([True, False])], [torch.tensor([True, True])])
+        0.5
+    """
+    count = sum(signs.numel() for signs in after)
+    changed = sum(int((a != b).sum()) for a, b in zip(after, before, strict=True))
+    return changed / count if count else None
+
+
+def histogram(posterior: Posterior, bins: int) -> list[float]:
+    """How the weights are spread over their probabilities.
+
+    Args:
+        posterior: Of any rule.
+        bins: Equal parts of [0, 1].
+
+    Returns:
+        Percent of the weights in each part of P[w = +1].
+
+    Example:
+        >>> histogram(bb.BernoulliPosterior({"w": torch.tensor([-9.0, 0.0, 0.0, 9.0])}), 4)
+        [25.0, 0.0, 50.0, 25.0]
+    """
+    counts = torch.zeros(bins, dtype=torch.float64)
+    for probability in posterior.probabilities().values():
+        counts += torch.histc(probability.float(), bins=bins, min=0.0, max=1.0).cpu().double()
+    return (100 * counts / counts.sum()).tolist()

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from bitbayes.rules.base import BinaryOptimizer
 from bitbayes.training.config import RunConfig
-from bitbayes.training.experiment import LOSSES, Experiment
-from bitbayes.training.measure import autocast, hit_count
+from bitbayes.training.experiment import Experiment
+from bitbayes.training.losses import LOSSES, hit_count
+from bitbayes.training.measure import autocast
 
 __all__ = ["NotFiniteError", "training_step"]
 

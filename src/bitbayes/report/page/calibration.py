@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,7 @@ class Bins:
     Args:
         run: Name of the run.
         group: Number of its group.
+        bins: "mass" (equally many examples each) or "width" (equal parts of [0, 1]).
         kind: "mode" or "mean".
         confidence: Mean probability of the predicted class, bin by bin.
         accuracy: Share that is right, bin by bin.
@@ -82,6 +84,7 @@ class Bins:
 
     run: str
     group: int
+    bins: str
     kind: str
     confidence: list[float]
     accuracy: list[float]
@@ -89,26 +92,30 @@ class Bins:
 
 
 def reliability_bins(groups: Sequence[Group]) -> list[Bins]:
-    """The points in evaluation.json: {"reliability": {"mode": {"confidence": [...], "accuracy": [...], ...}, ...}}.
+    """The points in evaluation.json, see `bitbayes.recipes.evaluate.Predictions.points`.
 
     Args:
         groups: Runs of one recipe.
 
     Returns:
-        One record for every run and prediction that has them.
+        One record for every run, prediction and kind of bins; older evaluations have none.
     """
     found = []
     for index, group in enumerate(groups):
         for run in group.runs:
-            recorded = run.evaluation.get("reliability")
-            for kind in ("mode", "mean"):
-                points = recorded.get(kind) if isinstance(recorded, Mapping) else None
-                if not isinstance(points, Mapping):
-                    continue
-                lists: list[Any] = [points.get(key) for key in ("confidence", "accuracy", "share")]
+            for kind, bins in itertools.product(("mode", "mean"), ("width", "mass")):
+                points = _inside(run.evaluation, "reliability", kind, bins)
+                lists: list[Any] = [_inside(points, key) for key in ("confidence", "accuracy", "share")]
                 numbers = all(isinstance(one, list) and all(map(_real, one)) for one in lists)
                 if numbers and len({len(one) for one in lists}) == 1:
-                    found.append(Bins(run.name, index, kind, *lists))
+                    found.append(Bins(run.name, index, bins, kind, *lists))
+    return found
+
+
+def _inside(found: Any, *keys: str) -> Any:
+    """An entry of nested objects; None where there is no such thing."""
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
     return found
 
 

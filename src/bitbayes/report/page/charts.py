@@ -12,19 +12,19 @@ from bitbayes.functional import require
 from bitbayes.report.page.calibration import Bins
 from bitbayes.report.page.files import BINS
 from bitbayes.report.page.groups import Curve, mean_curve
-from bitbayes.report.page.records import Stream
 
 __all__ = [
     "COLOURS",
     "GREY",
     "MARKERS",
     "Published",
+    "base_figure",
     "bins_chart",
     "curve_chart",
     "embedded",
-    "heat_map",
     "histogram_chart",
     "mark",
+    "small",
 ]
 
 COLOURS = (
@@ -36,7 +36,6 @@ MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex"
 GREY = "#7c8492"
 """Of published figures."""
 _MARKS = 12  # a curve: enough to know it by
-_STEPS = ("#fde725", "#b5de2b", "#6ece58", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e4989", "#482878")  # viridis
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def curve_chart(
         A bokeh figure.
     """
     models = require("bokeh.models", "report")
-    figure = _figure(x=x, y=y, log=log)
+    figure = base_figure(x=x, y=y, log=log)
     if published is not None:
         longest = max(int(curve.epochs[-1]) for curve in curves)
         stop = min(len(published.mean), max(longest, 10))
@@ -114,15 +113,15 @@ def curve_chart(
         main = runs[0] if len(runs) == 1 else mean_curve(runs)
         kept = [run.thinned(count) for run in runs]
         lines = [*kept, main.thinned(count)] if len(runs) > 1 else kept
-        columns: dict[str, Any] = {"x": [_small(line.epochs) for line in lines]}
-        columns["y"] = [_small(line.values) for line in lines]
+        columns: dict[str, Any] = {"x": [small(line.epochs) for line in lines]}
+        columns["y"] = [small(line.values) for line in lines]
         columns["run"] = [line.run for line in lines]
         columns["width"] = [1.0] * (len(lines) - 1) + [2.5]
         columns["alpha"] = [0.55] * (len(lines) - 1) + [1.0]
         style = {"color": colour, "line_width": "width", "line_alpha": "alpha"}
         line = figure.multi_line("x", "y", source=models.ColumnDataSource(columns), **style)
         few = main.thinned(_MARKS)
-        marks = figure.scatter(_small(few.epochs), _small(few.values), color=colour, marker=marker, size=7)
+        marks = figure.scatter(small(few.epochs), small(few.values), color=colour, marker=marker, size=7)
         line.tags = marks.tags = [f"{of}{group}"]
         hovered.append(line)
     return _hover(figure, hovered, x, y)
@@ -149,14 +148,14 @@ def histogram_chart(weights: Sequence[tuple[str, int, list[float]]], of: str = "
     """
     edges = [i / BINS for i in range(BINS + 1)]
     y = "percent of weights"
-    figure = _figure(x="P[weight = +1]", y=y, log=True, x_range=(0, 1))
+    figure = base_figure(x="P[weight = +1]", y=y, log=True, x_range=(0, 1))
     models = require("bokeh.models", "report")
     stairs = [edge for edge in edges for _ in (0, 1)][1:-1]
     hovered = []
     for chosen in sorted({group for _, group, _ in weights}):
         mine = [(name, percent) for name, group, percent in weights if group == chosen]
-        columns: dict[str, Any] = {"x": [_small(stairs)] * len(mine), "run": [name for name, _ in mine]}
-        columns["y"] = [_small([value or float("nan") for value in percent for _ in (0, 1)]) for _, percent in mine]
+        columns: dict[str, Any] = {"x": [small(stairs)] * len(mine), "run": [name for name, _ in mine]}
+        columns["y"] = [small([value or float("nan") for value in percent for _ in (0, 1)]) for _, percent in mine]
         colour, _ = mark(chosen)
         style = {"color": colour, "line_width": 1.5, "line_alpha": 0.9}
         line = figure.multi_line("x", "y", source=models.ColumnDataSource(columns), **style)
@@ -175,13 +174,13 @@ def bins_chart(found: Sequence[Bins], of: str = "") -> Any:
     Returns:
         A bokeh figure.
     """
-    figure = _figure(x="confidence", y="accuracy", log=False, x_range=(0, 1.02), y_range=(0, 1.02))
+    figure = base_figure(x="confidence", y="accuracy", log=False, x_range=(0, 1.02), y_range=(0, 1.02))
     figure.line([0, 1], [0, 1], color=GREY, line_dash="dashed")
     models = require("bokeh.models", "report")
     hovered = []
     for bins in found:
         colour, marker = mark(bins.group)
-        columns = {"x": [_small(bins.confidence)], "y": [_small(bins.accuracy)], "run": [f"{bins.run}, {bins.kind}"]}
+        columns = {"x": [small(bins.confidence)], "y": [small(bins.accuracy)], "run": [f"{bins.run}, {bins.kind}"]}
         style = {"color": colour, "line_width": 1.5, "line_dash": "solid" if bins.kind == "mean" else "dotted"}
         line = figure.multi_line("x", "y", source=models.ColumnDataSource(columns), **style)
         marks = figure.scatter(bins.confidence, bins.accuracy, color=colour, marker=marker, size=6)
@@ -190,46 +189,30 @@ def bins_chart(found: Sequence[Bins], of: str = "") -> Any:
     return _hover(figure, hovered, "confidence", "accuracy")
 
 
-def heat_map(stream: Stream) -> Any:
-    """Accuracy on every task after every task.
+def small(values: Sequence[float]) -> Any:
+    """Numbers that take 5 characters each in the page, in place of 18.
 
     Args:
-        stream: With at least one task.
+        values: Any.
+
+    Returns:
+        The same in float32.
+    """
+    return np.asarray(values, dtype=np.float32)
+
+
+def base_figure(*, x: str, y: str, log: bool, **ranges: Any) -> Any:
+    """An empty chart.
+
+    Args:
+        x: Name of the horizontal axis.
+        y: Name of the vertical axis.
+        log: Whether the vertical axis is logarithmic.
+        **ranges: Of the axes, as bokeh takes them.
 
     Returns:
         A bokeh figure.
     """
-    models = require("bokeh.models", "report")
-    rows = stream.matrix.rows
-    names = [str(i + 1) for i in range(len(rows))]
-    cells = [(str(i + 1), str(t + 1), value) for t, row in enumerate(rows) for i, value in enumerate(row)]
-    lowest = min(value for *_, value in cells)
-    palette = _STEPS[::-1]
-    mapper = models.LinearColorMapper(palette=palette, low=lowest, high=max(100.0, lowest + 1.0))
-    figure = _figure(x="task", y="after task", log=False, x_range=names, y_range=names[::-1])
-    tasks, after, values = (list(column) for column in zip(*cells, strict=True))
-    dark = (value < lowest + 0.5 * (mapper.high - lowest) for value in values)
-    columns = {"task": tasks, "after": after, "value": values, "text": [f"{value:.1f}" for value in values]}
-    columns["ink"] = ["#ffffff" if one else "#000000" for one in dark]
-    source = models.ColumnDataSource(columns)
-    boxes = figure.rect("task", "after", 1, 1, source=source, line_color=None)
-    boxes.glyph.fill_color = {"field": "value", "transform": mapper}
-    if len(rows) <= 12:
-        options = {"text_align": "center", "text_baseline": "middle", "text_color": "ink", "text_font_size": "12px"}
-        figure.text("task", "after", "text", source=source, **options)
-    figure.grid.visible = False
-    figure.add_layout(models.ColorBar(color_mapper=mapper, width=8, background_fill_alpha=0), "right")
-    tips = [("task", "@task"), ("after task", "@after"), ("accuracy, %", "@value{0.00}")]
-    figure.add_tools(models.HoverTool(renderers=[boxes], tooltips=tips, visible=False))
-    return figure
-
-
-def _small(values: Sequence[float]) -> Any:
-    """In the page, 5 characters a number in place of 18."""
-    return np.asarray(values, dtype=np.float32)
-
-
-def _figure(*, x: str, y: str, log: bool, **ranges: Any) -> Any:
     plotting, models = require("bokeh.plotting", "report"), require("bokeh.models", "report")
     figure = plotting.figure(
         height=300,

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bitbayes.posterior import load_posterior
 from bitbayes.training import RunConfig
 from bitbayes.training.folder import one_line
+from bitbayes.training.measure import histogram
 
 __all__ = ["BINS", "Reader"]
 
@@ -147,17 +146,32 @@ class Reader:
         """
         if not path.is_file():
             return []
-        counts = torch.zeros(BINS, dtype=torch.float64)
         try:
-            for probability in load_posterior(path).probabilities().values():
-                counts += torch.histc(probability.float(), bins=BINS, min=0.0, max=1.0).double()
+            percent = histogram(load_posterior(path), BINS)
         except (ValueError, OSError, KeyError, RuntimeError) as error:
             self._refuse(path, "is damaged", error)
             return []
-        if not counts.sum() > 0:
+        if not all(map(math.isfinite, percent)):  # of none
             self.note(f"{path} holds no weights")
             return []
-        return (100 * counts / counts.sum()).tolist()
+        return percent
+
+    def beliefs(self, folder: Path) -> list[tuple[float, list[float]]]:
+        """The histograms in metrics.jsonl.
+
+        Args:
+            folder: Of the run.
+
+        Returns:
+            Epoch, and percent of the weights in equal parts of P[w = +1], at least 10.
+        """
+        found: list[tuple[float, list[float]]] = []
+        for row in self.lines(_metrics(folder)):
+            epoch, shares = row.get("epoch"), row.get("probabilities")
+            if isinstance(epoch, int) and isinstance(shares, list) and len(shares) >= 10:
+                if all(map(_number, shares)) and sum(shares) > 0:
+                    found.append((float(epoch), shares))
+        return found
 
     def newest(self, folder: Path) -> float:
         """When something was last written.

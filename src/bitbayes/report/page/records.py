@@ -24,13 +24,15 @@ class Run:
     Args:
         name: Its folder, with as many parents as tell it from the others.
         config: Its record.
-        state: "finished" (summary.json is there); "going", if something was written not long ago; else "stopped".
+        state: "finished" (summary.json is there); "stopped", if there is a failure.json, or nothing was written for
+            long; else "going".
         status: The state in a few words.
         history: Lines of metrics.jsonl, numbers only.
         summary: Content of summary.json; empty for a run that is not finished.
         evaluation: Content of evaluation.json, or empty.
         environment: Content of environment.json, or empty.
         weights: Percent of its weights in 50 equal bins of P[w = +1]; empty without a posterior.
+        beliefs: Epoch, and the same in fewer bins, on the way there.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Run:
     evaluation: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     weights: list[float] = field(default_factory=list)
+    beliefs: list[tuple[float, list[float]]] = field(default_factory=list)
 
     def last(self, key: str) -> float | None:
         """The newest value of a metric, or None."""
@@ -59,6 +62,7 @@ class Stream:
         matrix: Accuracy on every task after every task, percent.
         summary: Content of summary.json; empty before the first task has ended.
         curves: Lines of curves.jsonl: task, epoch, accuracies.
+        environment: As for a run, of its first task.
         weights: As for a run, after each task.
     """
 
@@ -68,6 +72,7 @@ class Stream:
     matrix: AccuracyMatrix
     summary: dict[str, Any]
     curves: list[dict[str, Any]]
+    environment: dict[str, Any]
     weights: list[list[float]]
 
 
@@ -188,27 +193,32 @@ def _run(name: str, folder: Path, reader: Reader) -> Run | None:
         return None
     history = reader.metrics(folder)
     summary = reader.scalars(folder / "summary.json")
-    state, status = _state(config, history, summary, reader.now - reader.newest(folder))
+    state, status = _state(folder, config, history, summary, reader)
     if state != "finished":
         summary = {}  # of an earlier, shorter part of the run
     evaluation = reader.object(folder / "evaluation.json")
-    environment = reader.object(folder / "environment.json")
+    environment = reader.scalars(folder / "environment.json")
     weights = reader.weights(folder / "posterior.safetensors")
-    return Run(name, config, state, status, history, summary, evaluation, environment, weights)
+    beliefs = reader.beliefs(folder)
+    return Run(name, config, state, status, history, summary, evaluation, environment, weights, beliefs)
 
 
 def _state(
-    config: RunConfig, history: list[dict[str, float]], summary: dict[str, Any], silent: float
+    folder: Path, config: RunConfig, history: list[dict[str, float]], summary: dict[str, Any], reader: Reader
 ) -> tuple[State, str]:
-    """A run that ends badly leaves no mark: what tells it from one that is going is how long it has been silent."""
+    """A run that fails leaves a line; one that is killed cannot, and is told by how long it has been silent."""
     epoch = int(history[-1]["epoch"]) if history else 0
     if summary.get("epochs_done") == config.last_epoch:
         return "finished", f"finished, {config.last_epoch} epochs"
     so_far = f"{epoch} of {config.last_epoch} epochs" if epoch else "no epoch yet"
+    stopped = f"stopped after {so_far}" if epoch else "stopped before the end of the first epoch"
+    if why := reader.scalars(folder / "failure.json").get("error"):
+        return "stopped", f"{stopped}: {why}"
+    silent = reader.now - reader.newest(folder)
     slowest = max((row.get("seconds", 0.0) for row in history), default=600.0)
     if silent < 60 + 3 * config.evaluate_every * slowest:
         return "going", f"going, {so_far}"
-    return "stopped", f"stopped after {so_far}, silent for {_duration(silent)}; continue it with --resume"
+    return "stopped", f"{stopped}, silent for {_duration(silent)}; continue it with --resume"
 
 
 def _duration(seconds: float) -> str:
@@ -232,13 +242,14 @@ def _stream(name: str, folder: Path, reader: Reader) -> Stream | None:
     status = f"{done} {'task' if done == 1 else 'tasks'} learned"
     if _is_run(task := folder / f"task{done + 1}") and (its := reader.config(task)):
         found = reader.scalars(task / "summary.json")
-        state = _state(its, reader.metrics(task), found, reader.now - reader.newest(task))[1]
+        state = _state(task, its, reader.metrics(task), found, reader)[1]
         status += f"; task {done + 1} {state}"
     weights = []
     while len(weights) < done and (counts := reader.weights(folder / f"task{len(weights) + 1}/posterior.safetensors")):
         weights.append(counts)
     curves = [line for line in reader.lines(folder / "curves.jsonl") if _is_curve(line)]
-    return Stream(name, config, status, matrix, summary, curves, weights)
+    environment = reader.scalars(folder / "task1/environment.json")
+    return Stream(name, config, status, matrix, summary, curves, environment, weights)
 
 
 def _is_curve(line: dict[str, Any]) -> bool:

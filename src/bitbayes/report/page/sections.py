@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bitbayes.recipes import RECIPES
 from bitbayes.report.figures import published_curves
-from bitbayes.report.page import charts, tables
+from bitbayes.report.page import charts, heat, tables
 from bitbayes.report.page.calibration import calibration_table, reliability_bins, trust_table
 from bitbayes.report.page.groups import Group, curves, grouped
 from bitbayes.report.page.parts import Chart, Section, Sign, Table
@@ -35,8 +35,23 @@ _METRICS = (
         3,
         "Weights of the mode whose sign differs from the evaluation before, on a logarithmic axis; zero is not drawn.",
     ),
+    (
+        "step_flips",
+        "Flips in one step",
+        "percent of weights",
+        100.0,
+        False,
+        True,
+        4,
+        "Weights of the mode that the last step before the evaluation has turned; logarithmic axis, zero is not drawn.",
+    ),
 )
+_BINS = {
+    "mass": "Every point stands for as many examples as any other.",
+    "width": "Equal parts of the axis; a point may stand for few examples, the numbers below say for how many.",
+}
 _FEW = 8  # runs that are listed at once
+_MAPS = 6  # groups whose beliefs are shown over time
 _POINTS = 200_000  # of all curves of the page together; each takes 11 bytes
 _PUBLISHED = {"test_accuracy": "test", "val_accuracy": "val", "train_accuracy": "train"}
 
@@ -75,10 +90,12 @@ def make_sections(folders: Folders, published: str | Path | None = None) -> list
         for group in groups
     ]
     folded += [tables.configuration_table(f"{s.name}: every task", [s.config]) for s in folders.streams]
-    about = "The record of every group of runs (config.json); entries that differ between its runs are listed."
-    sections.append(
-        Section("Configuration and environment", about, folded=[*folded, tables.environment_table(folders.runs)])
+    folded.append(tables.environment_table([*folders.runs, *folders.streams]))
+    about = (
+        "The record of every group of runs (config.json), and what they ran on (environment.json); entries that differ "
+        "between runs are listed."
     )
+    sections.append(Section("Configuration and environment", about, folded=folded))
     return sections
 
 
@@ -159,13 +176,26 @@ def _beliefs(groups: Sequence[Group], of: str) -> list[Chart]:
         figure = charts.histogram_chart(weights, of)
         table = tables.weights_table("Weight probabilities", [(name, percent) for name, _, percent in weights])
         found.append(Chart("Weight probabilities", about, figure, table))
-    if bins := reliability_bins(groups):
-        rows = [
-            [one.run, one.kind, *(f"{value:.3f}" for value in values)]
-            for one in bins
-            for values in zip(one.confidence, one.accuracy, one.share, strict=True)
-        ]
-        heads = ["run", "prediction", "confidence", "accuracy", "share of examples"]
-        about = "On the diagonal, confidence is accuracy. Solid: mean of samples; dotted: mode."
-        found.append(Chart("Reliability", about, charts.bins_chart(bins, of), Table("Reliability", heads, rows)))
+    way = [next((run for run in group.runs if len(run.beliefs) > 1), None) for group in groups]
+    for run in [run for run in way if run is not None][:_MAPS]:
+        title = f"Weight probabilities over time: {run.name}"
+        about = (
+            "Percent of the weights by epoch (across) and P[weight = +1] (up); colours are logarithmic. Of the first "
+            "run of each group."
+        )
+        few = [run.beliefs[i] for i in sorted({0, len(run.beliefs) // 4, len(run.beliefs) // 2, len(run.beliefs) - 1})]
+        table = tables.weights_table(title, [(f"after epoch {epoch:g}", shares) for epoch, shares in few])
+        found.append(Chart(title, about, heat.belief_map(run.beliefs), table))
+    points = reliability_bins(groups)
+    for name, sentence in _BINS.items():
+        if bins := [one for one in points if one.bins == name]:
+            title = f"Reliability, bins of equal {name}"
+            rows = [
+                [one.run, one.kind, *(f"{value:.3f}" for value in values)]
+                for one in bins
+                for values in zip(one.confidence, one.accuracy, one.share, strict=True)
+            ]
+            heads = ["run", "prediction", "confidence", "accuracy", "share of examples"]
+            about = f"{sentence} On the diagonal, confidence is accuracy. Solid: mean of samples; dotted: mode."
+            found.append(Chart(title, about, charts.bins_chart(bins, of), Table(title, heads, rows)))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bitbayes.report.page import charts
+from bitbayes.report.page import charts, heat
 from bitbayes.report.page.groups import Curve
 from bitbayes.report.page.parts import Chart, Section, Sign, Table
 from bitbayes.report.page.records import Stream
@@ -52,7 +52,7 @@ def _stream(stream: Stream, points: int) -> list[Chart]:
     found = []
     if len(stream.matrix):
         about = "Accuracy in percent on each task (across) after each task (down)."
-        figure = charts.heat_map(stream)
+        figure = heat.heat_map(stream)
         found.append(Chart(f"Accuracy matrix: {stream.name}", about, figure, matrix_table(stream)))
     if stream.curves:
         tasks = max(line["task"] for line in stream.curves)

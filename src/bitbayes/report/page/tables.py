@@ -10,7 +10,7 @@ from typing import Any
 from bitbayes.recipes import RECIPES
 from bitbayes.report.page.groups import Curve, Group, flat
 from bitbayes.report.page.parts import Table
-from bitbayes.report.page.records import Run
+from bitbayes.report.page.records import Run, Stream
 from bitbayes.report.tables import mean_std, number, spread
 from bitbayes.training import RunConfig
 
@@ -184,11 +184,11 @@ def configuration_table(title: str, configs: Sequence[RunConfig]) -> Table:
     return Table(title, ["setting", "value"], [[name, listed(one.get(name) for one in entries)] for name in names])
 
 
-def environment_table(runs: Sequence[Run]) -> Table:
+def environment_table(runs: Sequence[Run | Stream]) -> Table:
     """Versions: those that runs have written down, and those that made the page.
 
     Args:
-        runs: All runs.
+        runs: All runs, and all streams.
 
     Returns:
         The table.

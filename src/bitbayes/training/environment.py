@@ -1,0 +1,67 @@
+"""What a run was made with, beside its record: versions, the kind of processor, and the commit."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+__all__ = ["environment"]
+
+
+def environment(device: torch.device) -> dict[str, str | int]:
+    """Content of environment.json: what may change the last digits of a run, or its time.
+
+    It names no path, no user and no machine, so that a run can be given away.
+
+    Args:
+        device: Of the run.
+
+    Returns:
+        Versions of bitbayes (with its git commit, where the package lies in a checkout), Python, torch and NumPy; the
+        system, its processor's instruction set as torch uses it, and the number of threads; on a GPU its name and
+        CUDA's version.
+
+    Example:
+        >>> sorted(environment(torch.device("cpu")).keys() - {"commit"})
+        ['bitbayes', 'cpu', 'numpy', 'python', 'system', 'threads', 'torch']
+    """
+    found: dict[str, str | int] = {"bitbayes": _version()}
+    if commit := _commit():
+        found["commit"] = commit
+    found |= {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    found["system"] = f"{platform.system()} {platform.machine()}"
+    found["cpu"] = torch.backends.cpu.get_cpu_capability()
+    found["threads"] = torch.get_num_threads()
+    if device.type == "cuda":
+        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
+    return found
+
+
+def _version() -> str:
+    try:
+        return version("bitbayes")
+    except PackageNotFoundError:  # run from a folder of sources
+        return "unknown"
+
+
+@functools.cache  # of the code that this process has loaded
+def _commit() -> str | None:
+    """Of the checkout that tracks this package, with "-dirty" if it has changes; None if there is none, or no git.
+
+    An installed package may lie inside the checkout of another project, whose commit says nothing: hence the first
+    question.
+    """
+    tracked, head = "ls-files --error-unmatch __init__.py", "describe --always --dirty --abbrev=40 --exclude=*"
+    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
+    how = {"capture_output": True, "text": True, "timeout": 10, "check": True}
+    try:
+        subprocess.run([*git, *tracked.split()], **how)
+        return subprocess.run([*git, *head.split()], **how).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
