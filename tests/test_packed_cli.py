@@ -1,13 +1,19 @@
-"""`bitbayes pack`, `run` and `summary`, on a run of the digits."""
+"""`bitbayes pack`, `run`, `summary` and `bench`."""
 
 import json
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import bitbayes as bb
 from bitbayes import cli
+from bitbayes.packed.bench import ENGINES
+from bitbayes.packed.rivals import input_ranges, torch_bfloat16, without_bits
 from bitbayes.recipes.evaluate import load_run
 from bitbayes.training.measure import whole
+from test_packed import Narrow, grid, settled
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +31,7 @@ def test_pack_run_summary(tmp_path, capsys):
         assert f"{(tmp_path / 'net.safetensors').stat().st_size:,} bytes" in capsys.readouterr().out
         assert cli.main(["summary", "net.safetensors"]) == 0
         assert f"{count} network" in capsys.readouterr().out
-        for backend in ("torch", "reference"):
+        for backend in ("torch", "native", "reference"):
             assert cli.main(["run", "net.safetensors", "--backend", backend, "--out", "rows.jsonl"]) == 0
             captured = capsys.readouterr()
             assert f"accuracy {evaluation[name]['accuracy']:.2f}" in captured.out and captured.err == ""
@@ -36,6 +42,43 @@ def test_pack_run_summary(tmp_path, capsys):
     np.save("x.npy", np.zeros((3, 64), np.float32))
     assert cli.main(["run", "net.safetensors", "--data", "x.npy"]) == 0
     assert "3 inputs, 6 networks" in capsys.readouterr().out
+
+
+def test_bench(tmp_path, capsys):
+    """All engines beside torch float32, int8 among them; what is missing says why."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), bb.nn.BinaryActivation())
+    model += nn.Sequential(nn.Conv2d(8, 9, 3, bias=False), nn.BatchNorm2d(9), bb.nn.BinaryActivation(), nn.Flatten())
+    model += nn.Sequential(nn.Linear(144, 3, bias=False), nn.BatchNorm1d(3))
+    bb.STE(bb.split_parameters(model)[0], seed=0)
+    bb.pack(model.eval(), torch.zeros(1, 1, 8, 8)).save("net.safetensors")
+    before = torch.get_num_threads()
+    assert cli.main(["bench", "net.safetensors", "--threads", "1", "--batch", "1", "3", "--turns", "1"]) == 0
+    out = capsys.readouterr().out
+    assert torch.get_num_threads() == before
+    rows = {name: next(line for line in out.splitlines() if name in line) for name in ENGINES}
+    assert "1.0×" in rows["torch float32"] and "FakeQuantize" in out
+    for name, row in rows.items():
+        assert row.count("×") == 2 or f"{name}: " in out, row
+    assert cli.main(["bench", "net.safetensors", "--batch", "0"]) == 2
+
+
+def test_what_backends_are_measured_against():
+    """Without bits the network says the same; with rectifiers it has none of its signs left."""
+    torch.manual_seed(0)
+    model, x = Narrow(), grid(5, 3, 21)
+    network = bb.pack(settled(model), x[:1])
+    floats, rectified = without_bits(network), without_bits(network, rectified=True)
+    assert all(tensor.dtype != np.uint8 for twin in (floats, rectified) for tensor in twin.tensors.values())
+    wanted = network.runtime().outputs(x.numpy())
+    np.testing.assert_allclose(floats.runtime().outputs(x.numpy()), wanted, rtol=1e-6)
+    ops = [step.op for step in rectified.program.steps]
+    assert not {"sign", "threshold"} & set(ops) and ops.count("clamp") > 2
+    assert rectified.runtime().outputs(x.numpy()).shape == wanted.shape
+    np.testing.assert_allclose(np.asarray(torch_bfloat16(network, x.numpy())()), wanted[0], atol=0.1)
+    layers = [index for index, step in enumerate(network.program.steps) if step.op in ("linear", "conv")]
+    ranges = input_ranges(network, x.numpy())
+    assert sorted(ranges) == layers and ranges[layers[0]] == float(x.abs().max())
 
 
 def test_regression(tmp_path, capsys):

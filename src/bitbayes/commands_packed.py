@@ -1,8 +1,9 @@
-"""The commands for packed networks, as dataclasses for tyro: pack, run, summary, export."""
+"""The commands for packed networks, as dataclasses for tyro: pack, run, bench, summary, export."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from bitbayes.packed import ArrayPrediction, PackedNetwork, Runtime, c_header, l
 
 tyro = require("tyro", "train")
 
-__all__ = ["Export", "Pack", "PackedCommand", "Run", "Summary", "pack_run"]
+__all__ = ["Bench", "Export", "Pack", "PackedCommand", "Run", "Summary", "pack_run"]
 
 Name = tyro.conf.Positional[str]
 Output = Annotated[str, tyro.conf.arg(aliases=["-o"])]
@@ -59,13 +60,13 @@ class Run:
         data: Folder or hub id of the data of its recipe, or a .npy file of inputs (N, ...), normalised as in training;
             the recipe's hub id by default.
         out: Writes the prediction for each input there, as a line of JSON.
-        backend: torch, or reference (NumPy alone, slow).
+        backend: torch, native (compiled here), openvino (an extra), or reference (NumPy alone, slow).
     """
 
     network: Name
     data: str | None = None
     out: str | None = None
-    backend: Literal["torch", "reference"] = "torch"
+    backend: Literal["torch", "native", "openvino", "reference"] = "torch"
 
     def run(self) -> None:
         """Predicts, and prints accuracy and uncertainty."""
@@ -85,6 +86,34 @@ class Run:
         if self.out is not None:
             Path(self.out).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             print(f"written: {self.out}")
+
+
+@dataclass
+class Bench:
+    """Times a packed network on every backend, beside torch and OpenVINO without bits, on random inputs.
+
+    Args:
+        network: The file.
+        threads: Of the processor; one, and then all, by default.
+        batch: Inputs at a time.
+        turns: How often each is measured, turn by turn; the median counts.
+    """
+
+    network: Name
+    threads: tuple[int, ...] = ()
+    batch: tuple[int, ...] = (1, 32)
+    turns: int = 7
+
+    def run(self) -> None:
+        """Prints a table for each number of threads."""
+        from bitbayes.packed.bench import bench, print_table
+
+        threads = self.threads or tuple(sorted({1, os.cpu_count() or 1}))
+        if min(*threads, *self.batch, self.turns, 1) < 1:
+            raise ValueError("threads, batch and turns must be at least 1")
+        network = PackedNetwork.read(self.network)
+        for count in threads:
+            print_table([bench(network, size, count, self.turns) for size in self.batch], network)
 
 
 @dataclass
@@ -133,6 +162,7 @@ class Export:
 PackedCommand = (
     Annotated[Pack, tyro.conf.subcommand("pack")]
     | Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Summary, tyro.conf.subcommand("summary")]
     | Annotated[Export, tyro.conf.subcommand("export")]
 )

@@ -92,8 +92,8 @@ class PackedNetwork:
         """Something that runs the network.
 
         Args:
-            backend: "reference" (NumPy alone) or "torch".
-            **options: Of the backend: `device` for "torch".
+            backend: "reference" (NumPy alone), "torch", "native" (compiled kernels) or "openvino".
+            **options: Of the backend; see `bitbayes.packed.load`.
 
         Returns:
             A runtime; all backends give the same answer.

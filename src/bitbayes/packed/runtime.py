@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["ArrayPrediction", "Runtime", "load", "make_runtime"]
 
 Array = npt.NDArray[Any]
-BACKENDS = {"reference": ("reference", "ReferenceRuntime"), "torch": ("torch_runtime", "TorchRuntime")}
+BACKENDS = {
+    "reference": ("reference", "ReferenceRuntime"),
+    "torch": ("torch_runtime", "TorchRuntime"),
+    "native": ("native", "NativeRuntime"),
+    "openvino": ("openvino_runtime", "OpenVinoRuntime"),
+}
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,7 @@ def make_runtime(network: PackedNetwork, backend: str = "reference", **options: 
 
     Args:
         network: The network.
-        backend: "reference" or "torch".
+        backend: "reference", "torch", "native" or "openvino".
         **options: Of the backend.
 
     Returns:
@@ -181,11 +186,16 @@ def make_runtime(network: PackedNetwork, backend: str = "reference", **options: 
 
     Raises:
         ValueError: For another backend.
+        ImportError: If what the backend needs is not installed.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
-    module, name = BACKENDS[backend]  # imported here, because torch may not be installed
-    return getattr(importlib.import_module(f"bitbayes.packed.{module}"), name)(network, **options)
+    module, name = BACKENDS[backend]
+    try:
+        loaded = importlib.import_module(f"bitbayes.packed.{module}")  # here, because torch may not be installed
+    except ImportError as error:
+        raise ImportError(f'{error}; or take the backend "native" or "reference"') from error
+    return getattr(loaded, name)(network, **options)
 
 
 def load(path: str | Path, backend: str = "reference", **options: Any) -> Runtime:
@@ -193,8 +203,10 @@ def load(path: str | Path, backend: str = "reference", **options: Any) -> Runtim
 
     Args:
         path: The file, of any origin: what is no sound packed network is refused.
-        backend: "reference" (NumPy alone, no torch, slow) or "torch".
-        **options: Of the backend: `device` for "torch".
+        backend: "reference" (NumPy alone, no torch, slow), "torch", "native" (compiled kernels; needs a C compiler, no
+            torch) or "openvino" (needs the extra of that name).
+        **options: Of the backend: `device` for "torch", `threads` for "native" and "openvino"; `allow` and `inputs`
+            for "openvino".
 
     Returns:
         A runtime, with `outputs(x)` and `predict(x)`.
