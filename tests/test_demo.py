@@ -1,0 +1,375 @@
+"""The browser demo in a real Chromium: its answers, its doubts, and that they are those of the reference backend."""
+
+from __future__ import annotations
+
+import base64
+import os
+import runpy
+import shutil
+import statistics
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bitbayes as bb
+from bitbayes.data import TensorData, load_mnist
+from generated import write
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "docs" / "demo"
+MNIST = ROOT.parent / "shared" / "data" / "mnist"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SHIPPED = bb.packed.load(DEMO / "digits.safetensors").network
+
+# Ten digits, three letters and three scribbles as somebody could draw them: places in hundredths of the canvas.
+DIGITS = {
+    0: [[(50, 18), (36, 24), (28, 42), (29, 62), (40, 78), (54, 80), (66, 70), (71, 50), (66, 30), (56, 20), (48, 19)]],
+    1: [[(52, 15), (51, 38), (49, 60), (48, 85)]],
+    2: [[(30, 34), (36, 22), (50, 17), (64, 24), (66, 38), (56, 54), (42, 68), (29, 82), (50, 81), (72, 80)]],
+    3: [[(32, 24), (48, 17), (63, 24), (62, 38), (46, 47), (62, 54), (67, 68), (56, 81), (40, 82), (29, 74)]],
+    4: [[(34, 18), (30, 38), (28, 54), (48, 54), (70, 52)], [(64, 20), (62, 50), (60, 84)]],
+    5: [[(66, 19), (38, 20), (35, 44), (52, 42), (66, 52), (68, 66), (56, 80), (40, 82), (28, 75)]],
+    6: [[(60, 16), (44, 30), (34, 50), (33, 68), (44, 81), (58, 80), (66, 68), (60, 56), (46, 56), (35, 66)]],
+    7: [[(28, 22), (50, 21), (71, 20), (60, 44), (50, 64), (44, 84)]],
+    8: [
+        [
+            (64, 26),
+            (50, 17),
+            (37, 26),
+            (42, 40),
+            (56, 50),
+            (65, 66),
+            (54, 81),
+            (38, 75),
+            (38, 60),
+            (54, 46),
+            (65, 34),
+            (63, 25),
+        ]
+    ],
+    9: [[(65, 30), (52, 19), (38, 26), (36, 42), (48, 50), (62, 42), (66, 30), (65, 50), (62, 68), (58, 85)]],
+}
+UNLIKE = {
+    "K": [[(30, 18), (30, 82)], [(68, 18), (31, 52)], [(40, 45), (70, 82)]],
+    "A": [[(22, 80), (48, 18), (74, 80)], [(33, 57), (64, 57)]],
+    "W": [[(16, 22), (34, 78), (50, 36), (66, 78), (84, 22)]],
+    "E": [[(68, 18), (32, 18), (32, 82), (68, 82)], [(32, 50), (62, 50)]],
+    "hatching": [[(20 + 5 * i, 22 if i % 2 else 78) for i in range(13)]],
+    "walk": [[(int(50 + 35 * np.sin(2.1 * i * i)), int(50 + 35 * np.cos(1.7 * i * i + i))) for i in range(14)]],
+    "star": [[(50, 10), (72, 80), (14, 36), (86, 36), (28, 80), (50, 10)], [(20, 20), (80, 80)]],
+}
+
+
+def chromium() -> str | None:
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A copy of the demo, with networks beside the one that it ships."""
+    folder = tmp_path_factory.mktemp("demo")
+    for file in DEMO.iterdir():
+        if file.suffix in (".html", ".js", ".css", ".safetensors"):
+            shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(folder):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'bitbayes[dev]'")
+    path = chromium()
+    if path is None:
+        pytest.skip(f"no Chromium: none of {', '.join(BROWSERS)} is installed, and CHROMIUM is not set")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(browser, site):
+    """The demo with the network that it ships; it must ask nobody else for anything, and complain about nothing."""
+    page = browser.new_page(viewport={"width": 900, "height": 800})
+    asked, complaints = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(site)
+    page.wait_for_selector('#answer[data-state="empty"]')
+    yield page
+    assert {url.rpartition("/")[0] + "/" for url in asked} == {site}
+    assert len(asked) >= 7
+    assert complaints == []
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def scans():
+    """The first 1,000 test digits of MNIST and their classes."""
+    if not MNIST.is_dir():
+        pytest.skip(f"no MNIST in {MNIST}")
+    test = load_mnist(MNIST).test
+    return test.x[:1000], test.y[:1000].numpy()
+
+
+def drawn(page, strokes):
+    """What the page says to strokes in hundredths of the canvas, drawn with the mouse."""
+    page.click("#clear")
+    assert state(page) == ("empty", "Your turn")
+    box = page.locator("#pad").bounding_box()
+
+    def at(x, y):
+        return box["x"] + x / 100 * box["width"], box["y"] + y / 100 * box["height"]
+
+    for stroke in strokes:
+        page.mouse.move(*at(*stroke[0]))
+        page.mouse.down()
+        for point in stroke[1:]:
+            page.mouse.move(*at(*point))
+        page.mouse.up()
+    return state(page)
+
+
+def state(page):
+    answer = page.locator("#answer")
+    return answer.get_attribute("data-state"), answer.inner_text()
+
+
+def test_strokes_of_digits(page, capsys):
+    found = {digit: drawn(page, strokes) for digit, strokes in DIGITS.items()}
+    right = [digit for digit, (kind, text) in found.items() if kind == "digit" and text == str(digit)]
+    assert len(right) >= 9, found
+    times = page.evaluate("performance.getEntriesByName('answer').map((entry) => entry.duration)")
+    with capsys.disabled():
+        print(f"\n{len(times)} answers of the demo, median {statistics.median(times):.1f} ms")
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_letters_and_scribbles_are_doubted(page, name):
+    assert drawn(page, UNLIKE[name]) == ("doubt", "I don’t know")
+
+
+def skeleton(image):
+    """The middle lines of an image (28, 28), one pixel thick (Zhang & Suen, 1984)."""
+    ink = np.pad(image > 100, 1).astype(int)
+    while True:
+        before = ink.sum()
+        for first in (True, False):
+            around = [
+                np.roll(ink, move, (0, 1))
+                for move in ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))
+            ]
+            n, e, s, w = around[::2]
+            steps = sum((around[i] == 0) & (around[(i + 1) % 8] == 1) for i in range(8))
+            sides = (n * e * s == 0) & (e * s * w == 0) if first else (n * e * w == 0) & (n * s * w == 0)
+            ink = ink * ~((sum(around) >= 2) & (sum(around) <= 6) & (steps == 1) & sides)
+        if ink.sum() == before:
+            return {(int(x), int(y)) for y, x in np.argwhere(ink[1:-1, 1:-1])}
+
+
+def traced(image):
+    """A scan as strokes in hundredths of the canvas: walks along its skeleton, from ends first."""
+    left, strokes = skeleton(image), []
+
+    def near(place):
+        return sorted(
+            (abs(x - place[0]) + abs(y - place[1]), (x, y))
+            for x, y in left
+            if (x, y) != place and max(abs(x - place[0]), abs(y - place[1])) == 1
+        )
+
+    whole = set(left)
+    while left:
+        place = min(left, key=lambda each: (len(near(each)), each))
+        touching = [p for p in whole - left if max(abs(p[0] - place[0]), abs(p[1] - place[1])) == 1]
+        walk = [*touching[:1], place]
+        left.discard(place)
+        while found := near(place):
+            place = found[0][1]
+            left.discard(place)
+            walk.append(place)
+        if closing := [p for p in whole - set(walk[-3:]) if max(abs(p[0] - place[0]), abs(p[1] - place[1])) == 1]:
+            walk.append(closing[0])
+        strokes.append([(100 * (x + 0.5) / 28, 100 * (y + 0.5) / 28) for x, y in [*walk[:-1:2], walk[-1]]])
+    return strokes
+
+
+def test_strokes_of_test_digits(page, scans, capsys):
+    images, classes = scans
+    found = [(drawn(page, traced(images[i].view(28, 28).numpy())), int(classes[i])) for i in range(12)]
+    right = sum(kind == "digit" and text == str(y) for (kind, text), y in found)
+    doubted = sum(kind == "doubt" for (kind, _), _ in found)
+    with capsys.disabled():
+        print(f"\n12 test digits redrawn: {right} right, {doubted} doubted")
+    assert right >= 10 and right + doubted >= 11, found
+
+
+def in_the_page(page, images, file="digits.safetensors"):
+    """Probabilities of every network for uint8 images (N, 784), computed in the browser."""
+    code = """async ([file, text]) => {
+        const { readPacked } = await import("./packed.js");
+        const { normalised } = await import("./ink.js");
+        const network = readPacked(await (await fetch(file)).arrayBuffer());
+        const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+        const { mean, std } = network.about;
+        return Array.from({ length: bytes.length / 784 }, (_, i) =>
+            network.predict(normalised(bytes.subarray(784 * i, 784 * i + 784), mean, std)).each.map((p) => [...p]));
+    }"""
+    text = base64.b64encode(images.numpy().tobytes()).decode()
+    return np.array(page.evaluate(code, [file, text])).transpose(1, 0, 2)
+
+
+def agrees(page, network, images, file="digits.safetensors"):
+    about = network.program.about
+    data = TensorData(images, torch.zeros(len(images)), float(about["mean"]), float(about["std"]))
+    wanted = network.runtime().predict(data.inputs(torch.arange(len(images))).numpy())
+    each = in_the_page(page, images, file)
+    np.testing.assert_allclose(each, wanted.sample_probs, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(each.mean(0), wanted.probs, rtol=0, atol=1e-6)
+    assert (each.mean(0).argmax(1) == wanted.probs.argmax(1)).all()
+    assert (each.argmax(2) == wanted.sample_probs.argmax(2)).all()
+    return wanted
+
+
+def test_agrees_with_the_reference_on_generated_images(page):
+    noise = torch.randint(256, (40, 784), dtype=torch.uint8)
+    agrees(page, SHIPPED, noise * (torch.rand(40, 1) > torch.rand(40, 784)))
+
+
+def test_agrees_with_the_reference_on_test_images(page, scans):
+    images, classes = scans
+    wanted = agrees(page, SHIPPED, images)
+    refused = wanted.entropy > float(SHIPPED.program.about["doubt"])
+    assert (wanted.probs.argmax(1) == classes)[~refused].mean() > 0.98 and refused.mean() < 0.1
+
+
+def test_other_perceptrons_of_the_format(page, folder):
+    """Biases, thresholds with directions, odd widths, real layers, float16, PReLU and tanh; one network and several."""
+    model = torch.nn.Sequential(
+        torch.nn.Linear(784, 21),
+        torch.nn.BatchNorm1d(21),
+        torch.nn.PReLU(21),
+        torch.nn.Linear(21, 13, bias=False),
+        bb.nn.BinaryActivation(),
+        torch.nn.Linear(13, 19, bias=False),
+        torch.nn.BatchNorm1d(19),
+        bb.nn.BinaryActivation(),
+        torch.nn.Linear(19, 11),
+        torch.nn.Tanh(),
+        torch.nn.Linear(11, 10),
+    )
+    with torch.no_grad():
+        model[6].weight.copy_(torch.randn(19))  # of both signs: thresholds with directions
+    x = torch.randn(64, 784)
+    bb.refresh_batchnorm(model, [x])
+    names = {f"{i}.weight": model[i].weight for i in (0, 3, 5, 8)}
+    optimizer = bb.BayesBiNN(list(names.items()), ess=10, seed=0)
+    optimizer.eval()
+    about = {"mean": "0.5", "std": "0.25", "doubt": "1"}
+    images = torch.randint(256, (20, 784), dtype=torch.uint8)
+    several = {"posterior": optimizer.posterior(), "samples": 3, "batches": [x]}
+    for index, (real, options) in enumerate([("float32", {}), ("float16", several), ("float32", several)]):
+        network = bb.pack(model, x, real=real, about=about, **options)
+        assert {"threshold", "prelu", "tanh", "affine"} <= {step.op for step in network.program.steps}
+        file = f"other-{index}.safetensors"  # a browser keeps a name's first file
+        network.save(folder / file)
+        agrees(page, network, images, file)
+
+
+BAD = {
+    "empty": (lambda data: b"", "shorter than it says"),
+    "cut": (lambda data: data[:-100], "do not fill it"),
+    "text": (lambda data: b"<!doctype html><p>nothing here", "shorter than it says"),
+    "version": (lambda data: data.replace(rb"\"version\":1", rb"\"version\":7"), "version 7 of the format"),
+    "operation": (lambda data: data.replace(rb"\"op\":\"clamp\"", rb"\"op\":\"crash\""), 'no operation "crash"'),
+    "type": (lambda data: data.replace(b'"dtype":"U8"', b'"dtype":"U9"', 1), "no allowed name or type"),
+    "shape": (lambda data: data.replace(rb"\"input\":[784]", rb"\"input\":[783]"), "step 0"),
+    "program": (lambda data: data.replace(b"bitbayes.packed", b"bitbayes.parked"), "must have one entry"),
+    "missing": (None, "404"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_malformed_file_is_one_clear_line(browser, site, folder, name):
+    change, message = BAD[name]
+    if change is not None:
+        data = (DEMO / "digits.safetensors").read_bytes()
+        changed = change(data)
+        assert changed != data
+        (folder / f"{name}.safetensors").write_bytes(changed)
+    page = browser.new_page()
+    page.goto(f"{site}?network={name}.safetensors")
+    page.wait_for_selector("#problem:not([hidden])")
+    line = page.locator("#problem").inner_text()
+    assert message in line and line.startswith(f"{name}.safetensors cannot be used: ") and "\n" not in line
+    assert state(page) == ("error", "No network")
+    page.close()
+
+
+def test_keyboard_and_phone(browser, site):
+    """Everything by keys; nothing wider than a phone; both schemes; answers are announced."""
+    for scheme in ("light", "dark"):
+        page = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True)
+        page.goto(site)
+        page.wait_for_selector('#answer[data-state="empty"]')
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        seen = []
+        for _ in range(4):
+            page.keyboard.press("Tab")
+            seen.append(page.evaluate("document.activeElement.textContent"))
+        assert seen == ["Clear", "A digit", "A letter", "A scribble"]
+        page.keyboard.press("Enter")
+        assert state(page)[0] == "doubt" and page.locator("#spoken").inner_text().startswith("I don’t know. ")
+        page.keyboard.press("Escape")
+        assert state(page)[0] == "empty" and page.locator("#spoken").inner_text() == ""
+        box = page.locator("#pad").bounding_box()
+        page.touchscreen.tap(box["x"] + 50, box["y"] + 50)
+        assert state(page)[0] != "empty"
+        assert page.evaluate("scrollY") == 0
+        page.close()
+
+
+def test_every_example_is_what_it_says(page):
+    for kind, wanted in {"digit": "digit", "letter": "doubt", "scribble": "doubt"}.items():
+        for _ in range(4):
+            page.click(f'[data-example="{kind}"]')
+            assert state(page)[0] == wanted, (kind, state(page))
+
+
+def test_the_file_is_small_and_says_what_it_is():
+    assert (DEMO / "digits.safetensors").stat().st_size <= 1_300_000
+    assert SHIPPED.program.samples >= 8
+    assert {"network", "figures", "rule", "mean", "std", "doubt"} <= set(SHIPPED.program.about)
+
+
+def test_training_makes_such_a_file(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    data = write(tmp_path / "mnist", "mnist", train=200, test=40)
+    words = [data, "--epochs", "1", "--width", "16", "--samples", "2", "--scribbles", "120", "--out", tmp_path / "net"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, words)])
+    runpy.run_path(str(DEMO / "train.py"), run_name="__main__")
+    assert "of letters in print (432)" in capsys.readouterr().out
+    network = bb.packed.load(tmp_path / "net").network
+    assert network.program.samples == 2 and set(network.program.about) == set(SHIPPED.program.about)
