@@ -6,7 +6,9 @@ Network: the MNIST MLP of the BayesBiNN paper, 10.0 million binary weights. "upd
 of the belief with the next draw, over fused Adam's step on the same tensors; "step" is forward, backward and update
 over the same network with fused Adam; "memory" is the process's peak over that of STE with Adam. Every rule is timed
 turn by turn with Adam, so that a noisy neighbour disturbs both; the ratio is that of the medians. "compiled" is
-`compile=True`: the kernels of `bitbayes.kernels` where they have the rule, else torch.compile. On a machine that others
+`compile=True`: the kernels of `bitbayes.kernels` where they have the rule, else torch.compile. The last rows are float
+networks: plain SGD (fused), and IVON from its authors' package `ivon-opt`, whose update is that of its `step()` with
+the next sample of the weights. On a machine that others
 load too, `--threads 1 --clock cpu` counts the processor time of this thread alone.
 """
 
@@ -20,7 +22,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -89,6 +93,39 @@ def network(batch: int) -> tuple[torch.nn.Module, list, Callable[[], object]]:
     return model, binary, passes
 
 
+def sgd(parameters: list[torch.Tensor]) -> tuple[torch.optim.Optimizer, Callable[[], AbstractContextManager]]:
+    """An optimizer, and what a forward and backward pass runs in."""
+    return torch.optim.SGD(parameters, lr=1e-3, fused=True), nullcontext
+
+
+def ivon(parameters: list[torch.Tensor]) -> tuple[torch.optim.Optimizer, Callable[[], AbstractContextManager]]:
+    """The same; raises ImportError without the package."""
+    from ivon import IVON
+
+    optimizer: Any = IVON(parameters, lr=0.1, ess=ESS)
+    return optimizer, lambda: optimizer.sampled_params(train=True)
+
+
+FLOAT = {"float, SGD": sgd, "float, IVON": ivon}
+
+
+def measure_float(name: str, repeats: int, batch: int) -> tuple[float, float]:
+    """As `measure`, for a float network."""
+    _, theirs, adam_passes = network(batch)
+    adam = torch.optim.Adam([p for _, p in theirs], fused=True)
+    _, ours, passes = network(batch)
+    optimizer, sample = FLOAT[name]([p for _, p in ours])
+
+    def step(passes: Callable[[], object]) -> None:
+        with sample():
+            passes()
+        optimizer.step()
+
+    update = ratio(lambda: step(lambda: None), adam.step, repeats)
+    whole = ratio(lambda: step(passes), lambda: (adam_passes(), adam.step()), max(repeats // 3, 3))
+    return update, whole
+
+
 def measure(name: str, compile: bool, repeats: int, batch: int) -> tuple[float, float]:
     """Ratios of the update and of the whole step."""
     _, theirs, adam_passes = network(batch)
@@ -109,12 +146,16 @@ def peak(name: str) -> float:
 
 
 def three_steps(name: str) -> float:
-    """Runs three training steps of a rule here; returns this process's peak in MiB."""
+    """Runs three training steps here; returns this process's peak in MiB."""
     _, binary, passes = network(100)
-    rule = RULES[name](binary)
+    if name in FLOAT:
+        optimizer, sample = FLOAT[name]([p for _, p in binary])
+    else:
+        optimizer, sample = RULES[name](binary), nullcontext
     for _ in range(3):
-        passes()
-        rule.step()
+        with sample():
+            passes()
+        optimizer.step()
     status = Path("/proc/self/status")
     if status.exists():  # getrusage's peak would include that of the process that started this one
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -143,6 +184,14 @@ def main() -> None:
                 f"{name:38}{eager[0]:8.2f}{eager[1]:8.2f}{fused[0]:18.2f}{fused[1]:16.2f}{peak(name) / memory:8.2f}",
                 flush=True,
             )
+    for name in FLOAT:
+        if options.only in name:
+            try:
+                update, step = measure_float(name, options.repeats, options.batch)
+            except ImportError as error:
+                print(f"{name:38}  not measured: {error}; pip install ivon-opt")
+            else:
+                print(f"{name:38}{update:8.2f}{step:8.2f}{'-':>18}{'-':>16}{peak(name) / memory:8.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import Parameter
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import bitbayes as bb
 from bitbayes.kernels import build, run
 from bitbayes.noise import CHUNK, Noise, stream_key
-from bitbayes.rules import checks
+from bitbayes.rules import checks, engine
 
 Make = Callable[..., bb.BinaryOptimizer]
 
@@ -314,11 +315,95 @@ def test_why_there_are_no_kernels(trouble: str, tmp_path: Path, monkeypatch: pyt
 
 def test_without_kernels_everything_works(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = bb.BernoulliPosterior({"w": torch.zeros(CHUNK)}).sample_at(0)["w"]
-    monkeypatch.setattr(run, "_function", lambda name: None)
+    monkeypatch.setattr(run, "_address", lambda name: None)
     assert (plain != bb.BernoulliPosterior({"w": torch.zeros(CHUNK)}).sample_at(0)["w"]).sum() <= 1
     belief, weights, noise = {"natural": torch.zeros(9)}, torch.ones(9), Noise(1, 9)
     assert not run.bernoulli(belief["natural"], weights, noise)
     assert torch.equal(weights, torch.ones(9))
+
+
+@pytest.mark.parametrize("rule", ["straight-through", "vispa", "concrete", "bop2ndorder"])
+def test_compile_works_without_any_compiler(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = (COVERED | LEFT_OUT)[rule]
+    plain = trained(make, 1000)
+    monkeypatch.setattr(run, "_address", lambda name: None)
+    monkeypatch.setattr(run, "_checker", lambda: None)
+    monkeypatch.setattr(torch, "compile", None)
+    monkeypatch.setattr(engine.shutil, "which", lambda name: None)
+    engine._has_compiler.cache_clear()
+    fallen_back = trained(make, 1000, compile=True)
+    monkeypatch.undo()
+    engine._has_compiler.cache_clear()
+    assert torch.equal(fallen_back[1], plain[1])
+    for name, value in plain[0].state[plain[1]]["belief"].items():
+        assert torch.equal(fallen_back[0].state[fallen_back[1]]["belief"][name], value)
+
+
+@needs_compiler
+def test_all_tensors_of_a_step_are_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of several groups; a tensor with a scale is a copy, which is written back at once."""
+    made: list[tuple[Any, Any]] = []
+    plain, calls = run.run, []
+
+    def spy(jobs: list[run.Job]) -> None:
+        calls.append(len(jobs))
+        plain(jobs)
+
+    monkeypatch.setattr(run, "run", spy)
+    for compiled in (False, True):
+        generator = torch.Generator().manual_seed(3)
+        tensors = [Parameter(torch.zeros(6, count)) for count in (5, 40, 3, 7)]
+        groups = [{"params": tensors[:2]}, {"params": tensors[2:3], "scale": "channel"}, {"params": tensors[3:]}]
+        optimizer = bb.BayesBiNN(groups, lr=0.1, ess=100, seed=1, compile=compiled)
+        calls.clear()
+        for tensor in tensors:
+            tensor.grad = torch.randn(tensor.shape, generator=generator)
+        optimizer.step()
+        assert calls == ([1, 3] if compiled else [0])
+        made.append((optimizer, tensors))
+    for mine, theirs in zip(made[1][1], made[0][1], strict=True):
+        assert torch.equal(made[1][0].state[mine]["belief"]["natural"], made[0][0].state[theirs]["belief"]["natural"])
+        assert torch.equal(mine, theirs)
+
+
+class NeverWaits(TorchDispatchMode):
+    """Refuses what on a GPU would wait for it: `.item()`, `bool(tensor)`, and indices found from values."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        waits = {
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+            torch.ops.aten.equal.default,
+        }
+        assert function not in waits, function
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rule", COVERED | LEFT_OUT)
+def test_a_step_reads_no_value_back(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With gradients checked as on a GPU, by a flag that stays there."""
+    check = checks.finite
+    monkeypatch.setattr(checks, "finite", lambda gradients: check(gradients, defer=True))
+    optimizer, weights = trained((COVERED | LEFT_OUT)[rule], 100, steps=1)
+    before, optimizer.__dict__["_pending"] = weights.detach().clone(), []
+    with NeverWaits():
+        optimizer.step()
+    assert optimizer.state[weights]["step"] == 2 and before.isfinite().all()
+    with pytest.raises(AssertionError, match="local_scalar"), NeverWaits():
+        before.sum().item()
+
+
+@needs_compiler
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 1000, 65_536, 200_003])
+def test_one_bad_value_anywhere_is_seen(count: int) -> None:
+    values = torch.full((count,), -3.4e38)
+    assert run.finite([torch.zeros(0), values, torch.ones(3)])
+    for place in {0, count // 4, count // 2, count - 1}:
+        for bad in (torch.nan, torch.inf, -torch.inf):
+            other = values.clone()
+            other[place] = bad
+            assert not run.finite([torch.ones(3), other])
+    assert not run.finite([values.double()]) and not run.finite([torch.ones(4)[::2]])  # it cannot tell
 
 
 @needs_compiler

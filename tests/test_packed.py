@@ -338,7 +338,7 @@ def test_refusals_of_arguments():
         (lambda: bb.pack(model, torch.zeros(0, 8)), r"got torch.float32 of shape \(0, 8\)"),
         (lambda: bb.pack(model, torch.zeros(1, 8), real="bfloat16"), "real must be 'float32' or 'float16'"),
         (lambda: bb.pack(model, torch.zeros(1, 8), optimizer.posterior(), samples=0), "samples must be at least 1"),
-        (lambda: packed.runtime("openvino2"), "backend must be one of 'reference', 'torch', 'native', 'openvino', got 'openvino2'"),
+        (lambda: packed.runtime("openvino2"), r"backend must be one of 'reference', .*, got 'openvino2'"),
         (lambda: packed.runtime("torch", device="nowhere"), "device 'nowhere' cannot be used"),
         (lambda: packed.runtime().outputs(np.zeros((2, 7))), r"expected inputs of shape \(N, 8\), got \(2, 7\)"),
         (lambda: packed.runtime().outputs(np.zeros((2, 8), np.uint8)), "floating-point inputs, got uint8"),

@@ -1,6 +1,6 @@
-"""Compiles `kernels.c` and `inference.c` once a machine, with the C compiler that is there, and loads it.
+"""Compiles the C files beside it once a machine, with the C compiler that is there, and loads them.
 
-The library is kept in the user's cache under a name that hashes the source, the compiler and the processor. Nothing
+A library is kept in the user's cache under a name that hashes the source, the compiler and the processor. Nothing
 here raises: without a compiler, or with a cache that cannot be written, there are no kernels, and `status` says why.
 """
 
@@ -95,7 +95,8 @@ def status(name: str = "kernels") -> str:
     """Says whether the compiled kernels are in use, and if not, why; compiles them if that was not tried yet.
 
     Args:
-        name: Which: "kernels" of the learning rules, or "inference" of packed networks.
+        name: Which: "kernels" of the learning rules, "finite" that reads their gradients, or "inference" of packed
+            networks.
 
     Returns:
         One line.

@@ -247,15 +247,26 @@ static void one_block(const job *a, int64_t start, int64_t length) {
     memcpy(weights, rows[a->arrays + 1], length * a->weights.size);
 }
 
-/* Runs one rule over a tensor of `count` weights; `tensors` are the gradient, the weights, then the belief. */
-void bitbayes_run(block *rule, int64_t count, const array *tensors, int arrays, const float *o, uint64_t key, int noisy,
-                  int threads) {
-    job a = {rule, tensors + 2, arrays, tensors[0], tensors[1], o, key, noisy};
-    int64_t blocks = (count + BLOCK - 1) / BLOCK;
+typedef struct {
+    int64_t rule, count, arrays, numbers, key, noisy; /* the gradient, the weights and the belief follow as arrays */
+} header;
+
+/* Runs jobs on tensors that have nothing in common, in one go: each is a header and its arrays; `o` has the numbers of
+   all. A thread does not wait for the others between tensors. */
+void bitbayes_run(const int64_t *jobs, int count, const float *o, int threads) {
     (void)threads;
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t b = 0; b < blocks; b++) {
-        int64_t start = b * BLOCK, rest = count - start;
-        one_block(&a, start, rest < BLOCK ? rest : BLOCK);
+#pragma omp parallel num_threads(threads) if (threads > 1) firstprivate(jobs, o)
+    for (int j = 0; j < count; j++) {
+        const header *h = (const header *)jobs;
+        const array *tensors = (const array *)(h + 1);
+        job a = {(block *)h->rule, tensors + 2, h->arrays, tensors[0], tensors[1], o, h->key, h->noisy};
+        int64_t blocks = (h->count + BLOCK - 1) / BLOCK;
+#pragma omp for schedule(static) nowait
+        for (int64_t b = 0; b < blocks; b++) {
+            int64_t start = b * BLOCK, rest = h->count - start;
+            one_block(&a, start, rest < BLOCK ? rest : BLOCK);
+        }
+        jobs = (const int64_t *)(tensors + 2 + h->arrays);
+        o += h->numbers;
     }
 }

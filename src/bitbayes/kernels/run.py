@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import functools
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,16 +16,31 @@ from bitbayes.kernels import build
 from bitbayes.kernels.table import DRAWS, UPDATES, Call, hard_draw
 from bitbayes.noise import Noise
 
-_MASK = (1 << 64) - 1
 _NARROW = torch.float32, torch.bfloat16
 _SMALL = 1 << 15  # weights that one more thread must have to be worth waking
 
 
+class Job(NamedTuple):
+    """A kernel and its tensors, ready to run.
+
+    Attributes:
+        header: What `bitbayes_run` in `kernels.c` reads: six numbers, then address and size of an entry of each tensor.
+        numbers: Those of the call.
+        weights: Those of the tensor.
+        others: Keeps the memory that the header points to.
+    """
+
+    header: array[int]
+    numbers: array[float]
+    weights: Tensor
+    others: tuple[Tensor | None, ...]
+
+
 @functools.cache
-def _function(name: str) -> ctypes.c_void_p | None:
-    """The address of a block function."""
+def _address(name: str) -> int | None:
+    """Where a block function is, or None where there are no kernels."""
     library = build.library()
-    return None if library is None else ctypes.cast(getattr(library, name), ctypes.c_void_p)
+    return None if library is None else ctypes.cast(getattr(library, name), ctypes.c_void_p).value
 
 
 @functools.cache
@@ -34,9 +49,16 @@ def _driver() -> Any:
     assert library is not None, "asked for after a function of it was found"
     driver = library.bitbayes_run
     driver.restype = None
-    pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    driver.argtypes = [pointer, count, pointer, number, pointer, ctypes.c_uint64, number, number]
+    driver.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
     return driver
+
+
+@functools.cache
+def _checker() -> Any:
+    library = build.library("finite")
+    if library is not None:
+        library.bitbayes_finite.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+    return library and library.bitbayes_finite
 
 
 def _fits(tensor: Tensor) -> bool:
@@ -47,28 +69,69 @@ def _name(rule: type) -> str:
     return f"{rule.__module__}.{rule.__qualname__}"
 
 
-def _run(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise) -> bool:
-    """Whether it was done; otherwise nothing has changed."""
+def _threads(weights: int) -> int:
+    return min(torch.get_num_threads(), 1 + weights // _SMALL)
+
+
+def _job(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise) -> Job | None:
+    """None if that is not possible here."""
     belief = [tensor for tensor in call.arrays if tensor is not None]
     if not (_fits(weights) and weights.dtype in _NARROW and all(map(_fits, belief))):
-        return False
-    function = _function(call.kernel)
+        return None
+    function = _address(call.kernel)
     if function is None:
-        return False
+        return None
     if gradient is not None and not (_fits(gradient) and gradient.dtype in _NARROW):
         gradient = gradient.float().contiguous()
     count = weights.numel()
     assert noise.start == 0, "a kernel takes a whole tensor"
     assert all(tensor.numel() == count for tensor in belief), "a belief has the size of its weights"
-    tensors, numbers = array("q"), array("f", map(float, call.numbers))
-    for tensor in (gradient, weights, *call.arrays):
-        tensors.extend((0, 0) if tensor is None else (tensor.data_ptr(), tensor.element_size()))
-    threads = min(torch.get_num_threads(), 1 + count // _SMALL)
-    places = tensors.buffer_info()[0], numbers.buffer_info()[0]
-    _driver()(function, count, places[0], len(call.arrays), places[1], int(noise.key) & _MASK, call.noisy, threads)
-    if not weights.is_inference():
-        torch.autograd.graph.increment_version(weights)  # autograd notices the change, as it does torch's own
+    header = [function, count, len(call.arrays), len(call.numbers), int(noise.key), call.noisy]
+    tensors = (gradient, weights, *call.arrays)
+    for tensor in tensors:
+        header += (0, 0) if tensor is None else (tensor.data_ptr(), tensor.element_size())
+    return Job(array("q", header), array("f", map(float, call.numbers)), weights, tensors)
+
+
+def run(jobs: Iterable[Job]) -> None:
+    """Runs jobs on different tensors by one call."""
+    headers, numbers, count, largest = array("q"), array("f"), 0, 0
+    for job in jobs:
+        headers += job.header
+        numbers += job.numbers
+        count, largest = count + 1, max(largest, job.weights.numel())
+        if not job.weights.is_inference():
+            torch.autograd.graph.increment_version(job.weights)  # autograd notices the change, as it does torch's own
+    if count:
+        _driver()(headers.buffer_info()[0], count, numbers.buffer_info()[0], _threads(largest))
+
+
+def _run(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise, jobs: list[Job] | None = None) -> bool:
+    """Whether it was done, or put on the list; otherwise nothing has changed."""
+    job = _job(call, gradient, weights, noise)
+    if job is None:
+        return False
+    if jobs is None:
+        run([job])
+    else:
+        jobs.append(job)
     return True
+
+
+def finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all values are finite, read once without a temporary; False also where there is no kernel for them.
+
+    Args:
+        tensors: Of any shape.
+    """
+    places, largest = array("q"), 0
+    for tensor in tensors:
+        if not (_fits(tensor) and tensor.dtype == torch.float32):
+            return False
+        places.extend((tensor.data_ptr(), tensor.numel()))
+        largest = max(largest, tensor.numel())
+    check = _checker()
+    return check is not None and bool(check(places.buffer_info()[0], len(places) // 2, _threads(largest)))
 
 
 def advance(
@@ -81,6 +144,7 @@ def advance(
     noise: Noise,
     *,
     estimated: bool = False,
+    jobs: list[Job] | None = None,
 ) -> bool:
     """Updates a belief in place and writes the next draw: `rules.engine.advance`, if there is a kernel for it.
 
@@ -93,13 +157,14 @@ def advance(
         drawn: Noise of the current draw.
         noise: Noise of the next.
         estimated: Whether `gradient` is already an estimate.
+        jobs: Where to put the work instead of doing it, for `run`.
 
     Returns:
         Whether it was done; if not, nothing has changed.
     """
     row = UPDATES.get(_name(rule))
     call = row and row(belief, o, drawn, noise, estimated)
-    return call is not None and _run(call, gradient, weights, noise)
+    return call is not None and _run(call, gradient, weights, noise, jobs)
 
 
 def redraw(rule: type, belief: Mapping[str, Tensor], weights: Tensor, o: SimpleNamespace, noise: Noise) -> bool:

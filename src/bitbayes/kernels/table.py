@@ -7,6 +7,7 @@ changed its equations, has no kernel.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -72,18 +73,25 @@ def _bop(belief: Belief, o: Options, drawn: Noise, noise: Noise, estimated: bool
     return Call("bop", [belief["average"], belief["sign"]], [o.lr, o.threshold])
 
 
+@functools.lru_cache(maxsize=256)
+def _factors(key: int, count: int) -> Tensor:
+    """Normal values that the weights of a tensor share: those of a step's draw are asked for again by its update."""
+    return Noise(0, 0, shared_key=key).shared_normal(count)
+
+
 def _vispa_draw(belief: Belief, o: Options, noise: Noise) -> Call | None:
     rows = len(belief["latent"])
     if rows > _MOST_ROWS:
         return None
-    return Call("low_rank", [*belief["latent"]], [1.0, *(o.divisor**-0.5 * noise.shared_normal(rows - 1)).tolist()])
+    factors = o.divisor**-0.5 * _factors(int(noise.shared_key), rows - 1)
+    return Call("low_rank", [*belief["latent"]], [1.0, *factors.tolist()])
 
 
 def _vispa(belief: Belief, o: Options, drawn: Noise, noise: Noise, estimated: bool) -> Call | None:
     draw = _vispa_draw(belief, o, noise)
     if draw is None or estimated:  # an averaged estimate has rows too
         return None
-    of_gradient = [1.0, *drawn.shared_normal(len(belief["latent"]) - 1).tolist()]
+    of_gradient = [1.0, *_factors(int(drawn.shared_key), len(belief["latent"]) - 1).tolist()]
     numbers = [o.lr, o.momentum, o.weight_decay, o.divisor, o.project, *of_gradient, *draw.numbers]
     return Call("vispa", [*draw.arrays, *belief["momentum"]], numbers)
 

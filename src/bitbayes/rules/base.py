@@ -43,7 +43,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         scale_lr: Learning rate of the logarithm of a "channel" scale.
         init: "random" as in the papers, or "weights": sign and relative size of what the tensors hold.
         seed: Seed of the noise; None takes torch's own (`torch.initial_seed()`), of rank 0 in a distributed job.
-        compile: Update and draw in one pass, by `bitbayes.kernels` where it can, else torch.compile. Needs a compiler.
+        compile: Update and draw in one pass, by `bitbayes.kernels` or torch.compile, where there is a compiler.
 
     Raises:
         ValueError: For options out of range, no parameters, or a parameter given twice.
@@ -119,12 +119,12 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
                 "step() needs the weights of a draw, but they are the mode; call optimizer.train() first"
             )
         loss, estimates = (None, None) if closure is None else self._over_draws(closure)
-        with torch.no_grad():
-            accept = self._finite(estimates)
+        with torch.no_grad(), engine.together() as jobs:
+            how = {"estimated": estimates is not None, "accept": self._finite(estimates), "jobs": jobs}
             for index, (group, _, parameter) in enumerate(self._places()):
                 gradient = parameter.grad if estimates is None else estimates.get(parameter)
                 if gradient is not None:
-                    self._advance(parameter, group, index, gradient, accept, estimates is not None)
+                    self._advance(parameter, group, index, gradient, **how)
         return loss
 
     @torch.no_grad()
@@ -231,20 +231,19 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         for index, (group, _, parameter) in enumerate(self._places()):
             self._show(parameter, group, index, sample)
 
-    def _advance(
-        self, parameter: Tensor, group: dict[str, Any], index: int, gradient: Tensor, accept: Tensor | None, done: bool
-    ) -> None:
+    def _advance(self, parameter: Tensor, group: dict[str, Any], index: int, gradient: Tensor, **how: Any) -> None:
         belief, state = self._belief(parameter), self.state[parameter]
         with scales.unit(parameter, state) as weights:
-            if not done:
+            if not how["estimated"]:
                 gradient = scales.unit_gradient(gradient, state)
-                scales.learn(state, weights, gradient, group["scale_lr"], accept)
+                scales.learn(state, weights, gradient, group["scale_lr"], how["accept"])
             drawn = self._noise(group, parameter, index)
             state["step"] += 1
             o = self._options(group, state["step"], parameter)
             noises = drawn, self._noise(group, parameter, index)
-            how = {"estimated": done, "accept": accept, "compile": group["compile"]}
-            engine.advance(type(self), belief, gradient, weights, o, *noises, **how)
+            if weights.data_ptr() != parameter.data_ptr():
+                how["jobs"] = None  # a copy, to be written back at once
+            engine.advance(type(self), belief, gradient, weights, o, *noises, compile=group["compile"], **how)
 
     def _over_draws(self, closure: Callable[[], Tensor]) -> tuple[Tensor, dict[Tensor, Tensor] | None]:
         """Calls the closure at each draw; returns the mean loss, and the mean estimates if there are several."""
@@ -286,7 +285,8 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
     def _finite(self, estimates: dict[Tensor, Tensor] | None) -> Tensor | None:
         """Refuses non-finite gradients: at once on a CPU; on a GPU by a flag on the device, reported later."""
         found = {name: p.grad if estimates is None else estimates.get(p) for name, p in self.named_binary()}
-        accept, pending = checks.finite({name: gradient for name, gradient in found.items() if gradient is not None})
+        given = {name: gradient for name, gradient in found.items() if gradient is not None}
+        accept, pending = engine.finite(given, self.param_groups[0]["compile"])
         if pending is not None:
             self.__dict__.setdefault("_pending", []).append(pending)
         return accept

@@ -2,13 +2,17 @@
 
 Rules are written as equations that return new tensors. Here they are applied chunk by chunk, so that every temporary
 stays in the processor's cache and none has the network's size; or, with `compile=True`, as one pass over memory: by
-the compiled loops of `bitbayes.kernels` where the rule has one for this device, else by torch.compile.
+the compiled loops of `bitbayes.kernels` where the rule has one for this device, else by torch.compile. Without the
+compiler that these need, chunk by chunk after all.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import torch
@@ -16,6 +20,7 @@ from torch import Tensor
 
 from bitbayes.kernels import run as kernels
 from bitbayes.noise import Noise, spans
+from bitbayes.rules import checks
 from bitbayes.rules.rule import Belief, Options, Rule
 
 
@@ -39,6 +44,13 @@ def _advance_chunk(
 
 
 @functools.cache
+def _has_compiler(device: str) -> bool:
+    """Whether torch.compile can work: on a CPU it needs a compiler of C++, on a GPU Triton needs one of C."""
+    named, *usual = ("CXX", "c++", "g++", "clang++") if device == "cpu" else ("CC", "cc", "gcc", "clang")
+    return any(shutil.which(name) for name in (os.environ.get(named, usual[0]).split()[:1] + usual))
+
+
+@functools.cache
 def _compiled(rule: type[Rule], static: tuple[tuple[str, object], ...]) -> Callable[..., None]:
     """The fused update of one rule with one set of options that are not numbers."""
 
@@ -59,7 +71,12 @@ def _compiled(rule: type[Rule], static: tuple[tuple[str, object], ...]) -> Calla
 
     # torch.compile stops after eight recompilations of one code object, so every rule gets one of its own.
     fused.__code__ = fused.__code__.replace(co_name=f"fused_{rule.__name__}")
-    return torch.compile(fused, dynamic=True)
+    return torch.compile(fused, dynamic=True, fullgraph=True)  # in one piece, so nothing waits for the device
+
+
+def _send(values: Tensor, device: torch.device) -> Tensor:
+    """To the device of a step, without waiting for it: from pageable memory a copy would."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def _spans(belief: Belief, weights: Tensor) -> Iterator[slice]:
@@ -85,6 +102,7 @@ def advance(
     estimated: bool = False,
     accept: Tensor | None = None,
     compile: bool = False,
+    jobs: list[kernels.Job] | None = None,
 ) -> None:
     """Updates a belief in place and writes the next draw.
 
@@ -99,27 +117,43 @@ def advance(
         estimated: Whether `gradient` is already an estimate.
         accept: 0-d bool on the device; False leaves the belief as it is.
         compile: One pass over memory instead of chunks.
+        jobs: Of `together`: what a kernel would do is put there.
     """
     if compile and weights.device.type == "cpu":
         if accept is not None and not accept:
             redraw(rule, belief, weights, o, noise, compile=True)
             return
-        if kernels.advance(rule, belief, gradient, weights, o, drawn, noise, estimated=estimated):
+        if kernels.advance(rule, belief, gradient, weights, o, drawn, noise, estimated=estimated, jobs=jobs):
             return
-    if compile:
-        device = weights.device
-        numbers = {
-            name: torch.tensor(value, dtype=torch.float32, device=device)
-            for name, value in vars(o).items()
-            if isinstance(value, (int, float)) and not isinstance(value, bool)
-        }
-        static = tuple((name, value) for name, value in sorted(vars(o).items()) if name not in numbers)
-        keys = torch.tensor([drawn.key, drawn.shared_key, noise.key, noise.shared_key], device=device)
+    if compile and _has_compiler(weights.device.type):
+        number = {n: v for n, v in vars(o).items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        static = tuple((name, value) for name, value in sorted(vars(o).items()) if name not in number)
+        values = _send(torch.tensor([*number.values()], dtype=torch.float32), weights.device)
+        numbers = dict(zip(number, values.unbind(), strict=True))
+        keys = torch.tensor([drawn.key, drawn.shared_key, noise.key, noise.shared_key])
+        keys = _send(keys, weights.device)
         _compiled(rule, static)(belief, gradient, weights, numbers, keys, estimated, accept)
         return
     for span in _spans(belief, weights):
         pieces = drawn.part(span), noise.part(span)
         _advance_chunk(rule, _part(belief, span), gradient[..., span], weights[span], o, *pieces, estimated, accept)
+
+
+@contextmanager
+def together() -> Iterator[list[kernels.Job]]:
+    """Lends a list for the kernels of one step, and runs them by one call: streams of memory would evict Python."""
+    jobs: list[kernels.Job] = []
+    try:
+        yield jobs
+    finally:
+        kernels.run(jobs)
+
+
+def finite(gradients: dict[str, Tensor], compile: bool) -> tuple[Tensor | None, checks.Refusal | None]:
+    """`checks.finite`, by one compiled read where there is one; `compile` as for `advance`."""
+    if compile and kernels.finite(gradients.values()):
+        return None, None
+    return checks.finite(gradients)
 
 
 def redraw(rule: type[Rule], belief: Belief, weights: Tensor, o: Options, noise: Noise, compile: bool = False) -> None:

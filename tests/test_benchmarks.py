@@ -1,0 +1,72 @@
+"""The benchmarks run, and count what they say they count. No test looks at a time."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+TINY = ["--device", "cpu", "--precision", "fp32", "--width", "16", "--batch", "10", "--matmul", "64", "--copy", "1e4"]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    return importlib.import_module("gpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_one_line_says_so(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^not measured: torch sees no GPU here"):
+        gpu.main([])
+    assert capsys.readouterr().out == ""
+
+
+def test_the_table_of_gpu_py(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.main([*TINY, "--repeats", "2", "--only", "Adam"])
+    head, ceilings, columns, *rows = capsys.readouterr().out.splitlines()
+    assert head.startswith("processor, torch") and "TFLOP/s" in ceilings
+    assert columns.split() == ["rule", "passes,", "ms", "update,", "ms", "matmul", "memory"]
+    assert [row[:38].strip() for row in rows] == ["float, Adam", "STE Adam"]
+    for row in rows:
+        passes, update, matmul, memory = row[38:].split()
+        assert float(passes) > 0 and float(update) > 0, row
+        assert float(matmul.removesuffix("%")) >= 0 and float(memory.removesuffix("%")) >= 0, row
+
+
+def test_operations_are_those_that_torch_counts(gpu: Any) -> None:
+    parameters, passes = gpu.network(16, 10, torch.float32, torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter:
+        passes()
+    assert gpu.operations(parameters, 10) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("name", "bytes_a_weight"), [("BayesBiNN straight-through", 20), ("STE Adam", 36), ("Bop", 22)]
+)
+def test_bytes_are_those_of_the_docs(gpu: Any, name: str, bytes_a_weight: int) -> None:
+    rule = gpu.step.RULES[name]([torch.nn.Parameter(torch.zeros(10, 10))])
+    assert gpu.moved(rule) == 100 * bytes_a_weight
+
+
+def test_a_float_network_takes_a_step(gpu: Any) -> None:
+    step = gpu.step
+    weight = torch.nn.Parameter(torch.ones(4))
+    for name, make in step.FLOAT.items():
+        if name == "float, IVON":
+            pytest.importorskip("ivon")
+        before = weight.detach().clone()
+        optimizer, sample = make([weight])
+        with sample():
+            weight.sum().backward()
+        optimizer.step()
+        assert (weight < before).all(), name
+
+
+def test_ivon_may_be_missing(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ivon", None)
+    with pytest.raises(ImportError):
+        gpu.step.ivon([torch.nn.Parameter(torch.ones(4))])
