@@ -100,7 +100,7 @@ def sgd(parameters: list[torch.Tensor]) -> tuple[torch.optim.Optimizer, Callable
 
 def ivon(parameters: list[torch.Tensor]) -> tuple[torch.optim.Optimizer, Callable[[], AbstractContextManager]]:
     """The same; raises ImportError without the package."""
-    from ivon import IVON
+    from ivon import IVON  # pyright: ignore[reportMissingImports]
 
     optimizer: Any = IVON(parameters, lr=0.1, ess=ESS)
     return optimizer, lambda: optimizer.sampled_params(train=True)
