@@ -71,7 +71,7 @@ def _compiled(rule: type[Rule], static: tuple[tuple[str, object], ...]) -> Calla
 
     # torch.compile stops after eight recompilations of one code object, so every rule gets one of its own.
     fused.__code__ = fused.__code__.replace(co_name=f"fused_{rule.__name__}")
-    return torch.compile(fused, dynamic=True, fullgraph=True)  # in one piece, so nothing waits for the device
+    return torch.compile(fused, dynamic=True)
 
 
 def _send(values: Tensor, device: torch.device) -> Tensor:
