@@ -416,3 +416,18 @@ def test_the_cache_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     stamp = library.stat().st_mtime_ns
     assert outcome()[0] is not None
     assert library.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile imports what torch deprecates
+def test_options_without_a_kernel_are_compiled_by_torch() -> None:
+    """What the trainer asks for from a million weights on must also work where torch.compile has to do it."""
+    weight = torch.nn.Parameter(torch.zeros(40, 5))
+    optimizer = bb.BayesBiNN([weight], ess=10, estimator="concrete", tau=1.0, lr=0.1, seed=0, compile=True)
+    plain = torch.nn.Parameter(torch.zeros(40, 5))
+    reference = bb.BayesBiNN([plain], ess=10, estimator="concrete", tau=1.0, lr=0.1, seed=0)
+    for _ in range(2):
+        for parameter, each in ((weight, optimizer), (plain, reference)):
+            parameter.grad = torch.linspace(-1, 1, 200).view(40, 5)
+            each.step()
+    found, wanted = (each.posterior().mean() for each in (optimizer, reference))
+    assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)
