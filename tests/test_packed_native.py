@@ -18,7 +18,8 @@ from bitbayes.kernels import build
 from bitbayes.packed import PackedNetwork, Program, Step, native_products
 from bitbayes.packed.bits import pack_signs
 from bitbayes.packed.native import NativeRuntime
-from bitbayes.packed.native_products import NumberProduct, SignProduct, pack_places
+from bitbayes.packed.native_products import NumberProduct, RealProduct, SignProduct, pack_places
+from bitbayes.packed.reference import _in_order
 from test_packed import Narrow, grid, halved, settled
 
 pytestmark = pytest.mark.skipif(build.library("inference") is None, reason=build.status("inference"))
@@ -43,6 +44,8 @@ def path(request, monkeypatch):
     if library is None or (PATHS[wanted] and library.bitbayes_path().decode() != wanted):
         pytest.skip(f"no {wanted} on this processor")
     monkeypatch.setattr(native_products, "library", lambda: library)
+    real: Any = native_products._real_library.__wrapped__()
+    monkeypatch.setattr(native_products, "_real_library", lambda: real)
 
 
 def some_signs(rng, *shape):
@@ -63,7 +66,7 @@ def test_signs_with_signs(path, threads):
         assert got.dtype == np.float32 and np.array_equal(got, wanted), (length, rows, outputs)
         scale, shift = rng.normal(size=(2, 1, outputs)).astype(np.float32)
         got = SignProduct(bits, length, affine={"scale": scale, "shift": shift})(words, threads)
-        assert np.array_equal(got, wanted.astype(np.float32) * scale + shift)
+        assert np.array_equal(got, (wanted * scale.astype(np.float64) + shift).astype(np.float32))  # rounded once
         threshold, direction = rng.integers(-length - 2, length + 3, (1, outputs)), some_signs(rng, 1, outputs)
         got = SignProduct(bits, length, threshold=threshold, direction=direction)(words, threads)
         assert np.array_equal(got, pack_places(wanted * direction >= threshold)), (length, rows, outputs)
@@ -103,6 +106,23 @@ def test_convolutions(path):
         product = SignProduct(bits, channels, kernel, sizes, geometry, threshold=threshold)
         above = np.moveaxis(wanted.numpy(), 1, -1) >= threshold
         assert np.array_equal(product(words)[0], pack_places(above))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_real_numbers_in_order(path, threads):
+    """Bit for bit what the reference sums term after term, for rows around a tile and outputs around a block."""
+    rng = np.random.default_rng(7)
+    for rows, (channels, kernel), outputs in itertools.product(
+        (1, 5, 6, 13), [(3, (3, 3)), (1, (7,)), (40, ())], (1, 32, 45)
+    ):
+        weight = rng.normal(size=(2, outputs, channels, *kernel)).astype(np.float32)
+        x = rng.normal(size=(1, rows, channels * int(np.prod(kernel)))).astype(np.float32)
+        scale, shift = rng.normal(size=(2, 1, outputs)).astype(np.float32)
+        got = RealProduct(weight, {"scale": scale, "shift": shift})(x, threads)
+        for one, mine in zip(got, np.moveaxis(weight, 2, -1).reshape(2, outputs, -1), strict=True):
+            sums = _in_order(x[0], mine)
+            assert np.abs(sums - x[0].astype(np.float64) @ mine.T).max() < 1e-4
+            assert np.array_equal(one, (sums * scale.astype(np.float64) + shift).astype(np.float32))
 
 
 def test_several_networks_at_once(path):
@@ -189,6 +209,19 @@ def test_steps_that_run_as_one():
         used = {name for step in steps for name in step.tensors.values()}
         network = PackedNetwork(Program((5, 7, 6), 1, steps), {n: t for n, t in tensors.items() if n in used})
         agree(network, rng.normal(size=(4, 5, 7, 6)))
+
+
+def test_signs_of_real_sums():
+    """Sums of a real layer that are zero but for rounding have the same sign everywhere."""
+    torch.manual_seed(0)
+    layers = [bb.nn.keep_real(nn.Conv2d(3, 9, 3, padding=1, bias=False)), nn.BatchNorm2d(9, affine=False), nn.PReLU(9)]
+    model: Any = settled(nn.Sequential(*layers, bb.nn.BinaryActivation(), nn.Conv2d(9, 9, 1, bias=False)))
+    x = torch.randn(65, 3, 15, 15)
+    with torch.no_grad():  # one of the sums of each channel is where the sign turns
+        model[1].running_mean.copy_(model[0](x).transpose(0, 1).flatten(1).median(1).values)
+    network = bb.pack(model, x[:1])
+    assert [step.op for step in network.program.steps] == ["conv", "affine", "sign", "conv"]
+    assert np.array_equal(network.runtime("native").outputs(x.numpy()), network.runtime().outputs(x.numpy()))
 
 
 @pytest.mark.parametrize("slopes", [[-1.0, 0.5, 1.0], [-1.0, 0.0, 2.0]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from test_packed_native import NETWORKS, some_signs
 
 pytest.importorskip("openvino", reason="no OpenVINO: pip install 'bitbayes[openvino]'")
 
-from bitbayes.packed import openvino_runtime
+from bitbayes.packed import openvino_graph, openvino_runtime
 from bitbayes.packed.openvino_runtime import OpenVinoRuntime
 
 
@@ -92,6 +93,23 @@ def test_signs_at_zero():
     tiny = np.finfo(np.float32).tiny
     x = np.array([[0, -0.0, tiny, -tiny, 1, -1, 1e-30, -1e-30]], np.float32)
     assert agree(network, x, exact=True).outputs(x).item() == 2
+
+
+def test_where_a_scaled_sign_turns():
+    """The sign of x · scale + shift at the numbers around its zero is that of the exact sum."""
+    rng = np.random.default_rng(0)
+    scale, shift = (rng.normal(size=(2, 2000)) * 10.0 ** rng.integers(-9, 9, (2, 2000))).astype(np.float32)
+    scale[:2], shift[:4] = 0, [-1, 1, 0, -0.0]
+    crossing = openvino_graph._crossing({"scale": scale, "shift": shift})
+    near = np.clip(crossing["threshold"] * crossing["direction"], -1e38, 1e38, dtype=np.float32)
+    for x in (near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf)), near * 0):
+        exact = np.array(
+            [
+                Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c)) >= 0
+                for a, b, c in zip(x, scale, shift, strict=True)
+            ]
+        )
+        assert np.array_equal(x * crossing["direction"] >= crossing["threshold"], exact)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -137,7 +137,7 @@ static void store(const shape *s, int64_t row, int64_t block, const words *found
     }
     const int64_t *counts = (const int64_t *)found;
     float sums[BLOCK];
-    for (int i = 0; i < BLOCK; i++) sums[i] = (float)(table[i] - 2 * counts[i]) * scale[i] + shift[i];
+    for (int i = 0; i < BLOCK; i++) sums[i] = __builtin_fmaf((float)(table[i] - 2 * counts[i]), scale[i], shift[i]);
     int64_t rest = s->outputs - block * BLOCK;
     memcpy((float *)out + row * s->outputs + block * BLOCK, sums, (rest < BLOCK ? rest : BLOCK) * sizeof *sums);
 }
@@ -288,7 +288,7 @@ int bitbayes_numbers(int64_t sources, int64_t networks, int64_t rows, int64_t co
                 int64_t network = source * networks + b / blocks, at = b % blocks * BLOCK, rest = outputs - at;
                 float *to = out + (network * rows + row) * outputs + at, *from = sums + (b - first) * BLOCK;
                 const float *a = scale + network * blocks * BLOCK + at, *c = shift + network * blocks * BLOCK + at;
-                for (int64_t i = 0; i < (rest < BLOCK ? rest : BLOCK); i++) to[i] = from[i] * a[i] + c[i];
+                for (int64_t i = 0; i < (rest < BLOCK ? rest : BLOCK); i++) to[i] = __builtin_fmaf(from[i], a[i], c[i]);
             }
         }
         free(prepared);

@@ -47,6 +47,7 @@ def shortened(drafts: Sequence[Draft], shapes: Shapes) -> list[Draft]:
             _swap(drafts, index, users)
         elif drafts[index].op == "sign":
             _fuse(drafts, index, users, shapes)
+            _skip(drafts, index)
     return _needed(drafts, shapes)
 
 
@@ -128,6 +129,22 @@ def _fuse(drafts: list[Draft], index: int, users: Counter[int], shapes: Shapes) 
     if (direction < 0).any():
         tensors["direction"] = direction.astype(np.int8)
     drafts[index] = replace(drafts[index], op="threshold", sources=(before,), tensors=tensors)
+
+
+def _skip(drafts: list[Draft], index: int) -> None:
+    """What changes no sign need not be computed before one is taken."""
+    while drafts[index].op == "sign" and (source := drafts[index].sources[0]):
+        inner = drafts[source - 1]
+        if inner.op == "prelu":
+            kept = bool((inner.tensors["slope"] > 0).all())
+        elif inner.op == "clamp":
+            low, high = inner.settings["min"], inner.settings["max"]
+            kept = (low is None or low < 0) and (high is None or high >= 0)
+        else:
+            kept = inner.op == "affine" and not inner.tensors
+        if not kept:
+            return
+        drafts[index] = replace(drafts[index], sources=inner.sources)
 
 
 _RISING: Mapping[str, Callable[[Draft, Array], Array]] = {

@@ -63,11 +63,15 @@ def _batch_norm(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
     if a.get("training") or mean is None:
         raise Refusal("it has no running statistics, so its outputs depend on the batch")
 
+    # Rounded where torch rounds on a CPU, since a sign may be taken of the result.
     def scale(get: Get) -> npt.NDArray[np.float64]:
-        return (1.0 if weight is None else get(weight)) / np.sqrt(get(variance) + eps)
+        one = np.float32(1)
+        scale = one / np.sqrt(get(variance).astype(np.float32) + np.float32(eps))
+        return (scale * (one if weight is None else get(weight).astype(np.float32))).astype(np.float64)
 
     def shift(get: Get) -> npt.NDArray[np.float64]:
-        return (0.0 if bias is None else get(bias)) - get(mean) * scale(get)
+        shift = (0.0 if bias is None else get(bias)) - get(mean) * scale(get)
+        return shift.astype(np.float32).astype(np.float64)
 
     return b.add("affine", [b.value(a["input"])], layer, {"scale": scale, "shift": shift})
 

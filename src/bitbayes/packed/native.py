@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.packed.native_products import NumberProduct, SignProduct, library
+from bitbayes.packed.native_products import NumberProduct, RealProduct, SignProduct, library
 from bitbayes.packed.native_steps import (
     FAST,
     POOLS,
@@ -22,7 +22,6 @@ from bitbayes.packed.native_steps import (
     floats,
     number_layer,
     pooled_signs,
-    real_conv,
     real_linear,
     sign_layer,
 )
@@ -124,12 +123,8 @@ class NativeRuntime(ReferenceRuntime):
         binary = step.op in ("linear", "conv") and tensors["weight"].dtype == np.uint8
         if binary and step.settings.get("groups", 1) == 1:
             return self._binary(index, step, tensors["weight"])
-        if step.op == "linear" or (step.op == "conv" and step.settings["groups"] == 1 and len(tensors["weight"]) == 1):
+        if step.op in ("linear", "conv") and step.settings.get("groups", 1) == 1:
             return self._real(index, step, tensors["weight"].astype(np.float32))
-        last, follower = self._only_follower(index)
-        if step.op == "prelu" and follower is not None and follower.op == "sign" and (tensors["slope"] > 0).all():
-            self._jobs.append(_Job(comparison({}), step.sources, last + 1))  # it changes no sign
-            return last
         rank, signs = len(self.network.values[index + 1].shape), self.network.values[index + 1].signs
         shaped = {role: along(tensor, rank) for role, tensor in tensors.items()}
         if step.op in ("sign", "threshold"):
@@ -151,15 +146,15 @@ class NativeRuntime(ReferenceRuntime):
         return tensor if self.network.differs(name) else tensor[None]
 
     def _real(self, index: int, step: Step, weight: Array) -> int:
-        """A layer of real weights, with the affine step that follows."""
+        """A layer of real weights, a convolution with the affine step that follows."""
+        if step.op == "linear":
+            self._jobs.append(_Job(real_linear(weight), step.sources, index + 1))
+            return index
         last, follower = self._only_follower(index)
-        taken = step.op == "conv" and follower is not None and follower.op == "affine"
+        taken = follower is not None and follower.op == "affine"
         tensors = {role: self._stacked(name) for role, name in follower.tensors.items()} if follower and taken else {}
-        if any(len(tensor) > 1 for tensor in tensors.values()):
-            taken, tensors = False, {}
-        run = real_conv(weight[0], step.settings, tensors) if step.op == "conv" else real_linear(weight)
         last = last if taken else index
-        self._jobs.append(_Job(run, step.sources, last + 1))
+        self._jobs.append(_Job(number_layer(RealProduct(weight, tensors), step, self.threads), step.sources, last + 1))
         return last
 
     def _binary(self, index: int, step: Step, weight: Array) -> int:

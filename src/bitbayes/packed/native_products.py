@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bitbayes.kernels import build
 
-__all__ = ["NumberProduct", "SignProduct", "Signs", "library", "pack_places", "unpack_places"]
+__all__ = ["NumberProduct", "RealProduct", "SignProduct", "Signs", "library", "pack_places", "unpack_places"]
 
 Array = npt.NDArray[Any]
 
@@ -35,6 +35,15 @@ def library() -> ctypes.CDLL | None:
         loaded.bitbayes_path.restype = ctypes.c_char_p
         loaded.bitbayes_signs.argtypes = [pointer] * 8
         loaded.bitbayes_numbers.argtypes = [number] * 7 + [pointer] * 5
+    return loaded
+
+
+@functools.cache
+def _real_library() -> ctypes.CDLL:
+    loaded = build.library("real")
+    if loaded is None:
+        raise RuntimeError(f"no kernels for real weights here ({build.status('real')})")
+    loaded.bitbayes_real.argtypes = [ctypes.c_int64] * 4 + [ctypes.c_void_p] * 5
     return loaded
 
 
@@ -260,4 +269,31 @@ class NumberProduct:
         numbers = (sources, self._networks // sources, rows, words, self.outputs, self._weights.shape[1], threads)
         function: Any = getattr(library(), "bitbayes_numbers")  # noqa: B009, for there is a library
         _done(function(*numbers, *map(_address, (whole, self._weights, self._scale, self._shift, out))))
+        return out
+
+
+class RealProduct:
+    """A convolution of real weights on float32 numbers, whose sums are rounded as `kernels/real.c` says.
+
+    Args:
+        weight: (networks, outputs, channels, *kernel), networks C, or 1 for all.
+        affine: `scale` and `shift` of sums, (networks or 1, outputs or 1).
+    """
+
+    def __init__(self, weight: npt.NDArray[np.float32], affine: Mapping[str, Array] | None = None) -> None:
+        self._networks = max(len(weight), *(len(tensor) for tensor in (affine or {}).values()), 1)
+        self.outputs = weight.shape[1]
+        rows = np.moveaxis(weight, 2, -1).reshape(len(weight), self.outputs, -1)
+        self._weights, self.inputs = _blocks(rows), rows.shape[-1]
+        self._scale, self._shift = _affine(self._networks, self.outputs, affine or {})
+
+    def __call__(self, x: npt.NDArray[np.float32], threads: int = 1) -> npt.NDArray[np.float32]:
+        """Sums (S, N, outputs) of what is seen, (S, N, K), channels last: K = (*kernel, channels)."""
+        x = np.ascontiguousarray(x, np.float32)
+        out = np.empty((max(len(x), self._networks), x.shape[1], self.outputs), np.float32)
+        function = _real_library().bitbayes_real
+        for network, result in enumerate(out):
+            tensors = (x, self._weights, self._scale, self._shift)
+            mine = (_address(tensor[network % len(tensor)]) for tensor in tensors)
+            function(x.shape[1], self.inputs, self.outputs, threads, *mine, _address(result))
         return out

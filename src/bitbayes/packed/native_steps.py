@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.packed.native_products import NumberProduct, SignProduct, Signs, pack_places
+from bitbayes.packed.native_products import NumberProduct, RealProduct, SignProduct, Signs, pack_places
 from bitbayes.packed.ops import pooled
 from bitbayes.packed.program import Step
 from bitbayes.packed.reference import _windows as windows
@@ -30,7 +30,6 @@ __all__ = [
     "floats",
     "number_layer",
     "pooled_signs",
-    "real_conv",
     "real_linear",
     "sign_layer",
 ]
@@ -89,53 +88,39 @@ def sign_layer(product: SignProduct, linear: bool, threads: int) -> Run:
     return run
 
 
-def number_layer(product: NumberProduct, step: Step, threads: int) -> Run:
-    """Signs with numbers."""
+def number_layer(product: NumberProduct | RealProduct, step: Step, threads: int) -> Run:
+    """Numbers with signs, whose weights are in the file's order, or with numbers, channels last."""
+    last = isinstance(product, RealProduct)
 
     def run(sources: list[Held]) -> Held:
         x = floats(sources[0])
         if step.op == "linear":
             return product(x, threads)
-        seen, places = _columns(x, step.settings)
-        rows = seen.swapaxes(1, 2).reshape(len(x), -1, seen.shape[1])
+        rows, places = _rows(x, step.settings, channels_last=last)
         return np.moveaxis(product(rows, threads).reshape(-1, x.shape[1], *places, product.outputs), -1, 2)
 
     return run
 
 
 def real_linear(weight: Array) -> Run:
-    """Numbers with numbers, weights (S, outputs, inputs)."""
-    return lambda sources: floats(sources[0]) @ weight.swapaxes(1, 2)
+    """Numbers with numbers, weights (S, outputs, inputs), rounded once: it is the last layer, as a rule, and small."""
+    columns = weight.swapaxes(1, 2).astype(np.float64)
+    return lambda sources: (floats(sources[0]) @ columns).astype(np.float32)
 
 
-def real_conv(weight: Array, settings: Settings, affine: Tensors) -> Run:
-    """Numbers with numbers, then an affine step that the networks share."""
-    rows = weight.reshape(len(weight), -1)
-    if "scale" in affine:
-        rows = rows * affine["scale"].astype(np.float32).reshape(-1, 1)
-    shift = affine["shift"].astype(np.float32)[0] if "shift" in affine else None
-    rows = np.ascontiguousarray(rows.T)
-
-    def run(sources: list[Held]) -> Held:
-        x = floats(sources[0])
-        seen, places = _columns(x, settings)
-        result = seen.swapaxes(1, 2) @ rows
-        if shift is not None:
-            result += shift
-        return np.moveaxis(result.reshape(*x.shape[:2], *places, -1), -1, 2)
-
-    return run
-
-
-def _columns(x: Array, settings: Settings) -> tuple[Array, tuple[int, ...]]:
-    """What a convolution sees at every place, (S N, fan, places), and the numbers of places."""
-    x, padding, rank = x.reshape(-1, *x.shape[2:]), settings["padding"], len(settings["kernel"])
-    if any(padding):
-        x = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)))
+def _rows(x: Array, settings: Settings, *, channels_last: bool) -> tuple[Array, tuple[int, ...]]:
+    """What a convolution sees at every place, (S, N places, fan), and the numbers of places."""
+    networks, x, padding, rank = len(x), x.reshape(-1, *x.shape[2:]), settings["padding"], len(settings["kernel"])
+    sizes = [size + 2 * p for size, p in zip(x.shape[2:], padding, strict=True)]
+    padded = np.zeros((len(x), *sizes, x.shape[1]), np.float32)  # by hand, because np.pad takes longer than the copy
+    inside = tuple(slice(p, size - p) for size, p in zip(sizes, padding, strict=True))
+    padded[(slice(None), *inside)] = np.moveaxis(x, 1, -1)
+    x = np.moveaxis(padded, -1, 1)
     seen = windows(x, settings["kernel"], settings["stride"], settings["dilation"])
-    places = seen.shape[2 : 2 + rank]
-    order = (0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
-    return seen.transpose(order).reshape(len(x), -1, math.prod(places)), places
+    at, taps = tuple(range(2, 2 + rank)), tuple(range(2 + rank, 2 + 2 * rank))
+    order = (0, *at, *taps, 1) if channels_last else (0, *at, 1, *taps)
+    rows = seen.transpose(order).reshape(networks, -1, x.shape[1] * math.prod(settings["kernel"]))
+    return rows, seen.shape[2 : 2 + rank]
 
 
 def _pooled(x: Array, settings: Settings, fill: float, combine: np.ufunc) -> Array:
@@ -193,8 +178,9 @@ def _avg_pool(settings: Settings) -> Run:
 def _affine(settings: Settings, tensors: Tensors) -> Run:
     def run(sources: list[Held]) -> Held:
         x = floats(sources[0])
-        x = x * tensors["scale"] if "scale" in tensors else x
-        return x + tensors["shift"] if "shift" in tensors else x
+        if len(tensors) < 2:
+            return x * tensors["scale"] if "scale" in tensors else x + tensors.get("shift", np.float32(0))
+        return (x.astype(np.float64) * tensors["scale"] + tensors["shift"]).astype(np.float32)  # rounded once
 
     return run
 

@@ -75,13 +75,23 @@ class _Graph:
             if step.op in ("linear", "conv"):
                 values.append(self.layer(index, step, values, tensors["weight"]))
             elif step.op in ("sign", "threshold"):
-                values.append(self.sign(sources[0], tensors, len(self.network.values[index + 1].shape)))
+                rank, before = len(self.network.values[index + 1].shape), self._made_by(step.sources[0])
+                if step.op == "sign" and before is not None and before.op == "affine":
+                    # OpenVINO would fold the scale into a convolution's weights, which moves what is near zero.
+                    sources = [values[before.sources[0]]]
+                    tensors = _crossing(
+                        {role: self.network.tensor(before, role, self.sample) for role in before.tensors}
+                    )
+                values.append(self.sign(sources[0], tensors, rank))
             else:
                 rank = len(self.network.values[step.sources[0]].shape)
                 shaped = {role: _along(tensor, rank) for role, tensor in tensors.items()}
                 inner = [number(source) for source in sources]
                 values.append(_STEPS[step.op](inner, step.settings, shaped, self.inputs))
         return number(values[-1])
+
+    def _made_by(self, value: int) -> Step | None:
+        return self.network.program.steps[value - 1] if value else None
 
     def sign(self, x: Any, tensors: Mapping[str, Array], rank: int) -> _Sign:
         numbers = number(x)
@@ -124,9 +134,9 @@ class _Graph:
 
     def rectified(self, value: int) -> bool:
         """Whether no number of a value is below 0."""
-        step = self.network.program.steps[value - 1] if value else None
-        while step is not None and step.op in ("max_pool", "reshape") and step.sources[0]:
-            step = self.network.program.steps[step.sources[0] - 1]
+        step = self._made_by(value)
+        while step is not None and step.op in ("max_pool", "reshape"):
+            step = self._made_by(step.sources[0])
         return step is not None and step.op == "clamp" and step.settings["min"] == 0
 
     def binary(
@@ -163,6 +173,21 @@ class _Graph:
         if more:
             y = ops.add(y, more * _inside(sizes, kernel, stride, padding, dilation))
         return ops.reshape(y, [self.inputs, *out], False)
+
+
+def _crossing(affine: Mapping[str, Array]) -> dict[str, Array]:
+    """Where x · scale + shift reaches zero: the `threshold` and `direction` of the same signs."""
+    scale, shift = (
+        np.atleast_1d(affine.get(r, np.full(1, n))).astype(np.float64) for r, n in (("scale", 1), ("shift", 0))
+    )
+    size, largest = np.abs(scale), np.finfo(np.float32).max
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        exact = np.where(size > 0, -shift / size, np.where(shift >= 0, -np.inf, np.inf))
+        least = exact.clip(-largest, largest).astype(np.float32)  # or a neighbour; in float64 the sum's sign is exact
+        below = np.nextafter(least, np.float32(-np.inf))
+        least = np.where(below * size + shift >= 0, below, least)
+        least = np.where(least * size + shift >= 0, least, np.nextafter(least, np.float32(np.inf)))
+    return {"threshold": least.clip(-largest, largest), "direction": np.where(scale < 0, -1, 1).astype(np.int8)}
 
 
 def number(value: Any) -> Node:

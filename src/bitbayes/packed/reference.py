@@ -1,7 +1,8 @@
 """The oracle: runs packed networks with NumPy alone, slowly.
 
-Where weights and inputs are signs, sums are counted by xnor and popcount and are exact. Elsewhere each step sums in
-float64 and rounds its result to float32.
+Where weights and inputs are signs, sums are counted by xnor and popcount and are exact. Convolutions of real weights
+are summed as torch does on a CPU, because signs are taken of their sums. Elsewhere each step computes in float64 and
+rounds its result to float32.
 """
 
 from __future__ import annotations
@@ -75,7 +76,18 @@ def _products(rows: Array, weight: Array, signs: bool) -> Array:
         return sign_products(rows, weight)
     if weight.dtype == np.uint8:
         weight = unpack_signs(weight, rows.shape[1], np.float64)
-    return rows.astype(np.float64) @ weight.reshape(len(weight), -1).astype(np.float64).T
+    return rows.astype(np.float64) @ weight.astype(np.float64).T
+
+
+def _in_order(rows: Array, weight: Array) -> npt.NDArray[np.float32]:
+    """Rows (M, n) times real weights (K, n); each sum starts at zero and takes one fused multiply-add a term.
+
+    A product of two float32 is exact in float64; that its sum is rounded twice shows once in 2²⁹ terms or so.
+    """
+    sums = np.zeros((len(rows), len(weight)), np.float32)
+    for numbers, weights in zip(rows.T.astype(np.float64), weight.T.astype(np.float64), strict=True):
+        sums = (numbers[:, None] * weights + sums).astype(np.float32)
+    return sums
 
 
 def _linear(x: Array, weight: Array, settings: Any, signs: bool) -> Array:
@@ -91,6 +103,9 @@ def _conv(x: Array, weight: Array, settings: Any, signs: bool) -> Array:
     # (N, groups, C / groups, places, kernel) to (groups, N, places, C / groups, kernel).
     windows = windows.reshape(len(x), groups, x.shape[1] // groups, *windows.shape[2:])
     windows = windows.transpose(1, 0, *range(3, 3 + rank), 2, *range(3 + rank, 3 + 2 * rank))
+    real = weight.dtype != np.uint8
+    if real:  # channels are summed first, then taps
+        windows, weight = np.moveaxis(windows, 2 + rank, -1), np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
     outputs = np.empty((len(x), len(weight), *places), np.float32)
     step = max(1, _CHUNK // (fan * math.prod(places)))
     each = len(weight) // groups
@@ -99,8 +114,8 @@ def _conv(x: Array, weight: Array, settings: Any, signs: bool) -> Array:
         for group in range(groups):
             rows = windows[group, part].reshape(-1, fan)
             mine = slice(group * each, (group + 1) * each)
-            sums = _products(rows, weight[mine], signs).reshape(-1, *places, each)
-            outputs[part, mine] = np.moveaxis(sums, -1, 1)
+            sums = _in_order(rows, weight[mine]) if real else _products(rows, weight[mine], signs)
+            outputs[part, mine] = np.moveaxis(sums.reshape(-1, *places, each), -1, 1)
     return outputs
 
 

@@ -122,8 +122,11 @@ def _conv(x: Tensor, s: Settings, t: dict[str, Tensor]) -> Tensor:
 
 
 def _affine(x: Tensor, t: dict[str, Tensor]) -> Tensor:
-    x = x * t["scale"] if "scale" in t else x
-    return x + t["shift"] if "shift" in t else x
+    if len(t) < 2:
+        return x * t["scale"] if "scale" in t else x + t.get("shift", 0)
+    scale, shift = (t[role].flatten().expand(x.shape[1]) for role in ("scale", "shift"))
+    # It is a BatchNorm's, as a rule, and then it is rounded as there.
+    return F.batch_norm(x.to(scale.dtype), torch.zeros_like(scale), torch.ones_like(scale), scale, shift, eps=0)
 
 
 def _above(x: Tensor, threshold: Tensor | float) -> Tensor:
