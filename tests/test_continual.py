@@ -13,7 +13,7 @@ from torch import nn
 import bitbayes as bb
 from bitbayes.continual import AccuracyMatrix, advance_prior, permuted_tasks, run, run_stream, split_tasks
 from bitbayes.recipes.continual import _default_ess_decay, run_continual
-from bitbayes.report.continual import matrix_table
+from bitbayes.report.continual import matrix_figure, matrix_table
 from bitbayes.report.tables import show
 from bitbayes.training import LOSSES, RunConfig, SilentProgress
 from bitbayes.training.losses import hit_count
@@ -230,6 +230,12 @@ def test_the_table_of_a_long_stream_shows_both_ends(capsys) -> None:
     assert "first five tasks 2.00, last five 9.00" in shown.replace("\n", " ")
     heads = next(line for line in shown.splitlines() if "after task" in line).replace("┃", " ").split()
     assert heads == ["after", "task", *"12345", "8", "9", "10", "11", "12", "mean"]
+
+
+def test_the_figure_of_a_long_stream(tmp_path: Path) -> None:
+    matrix = AccuracyMatrix([[50.0] * t for t in range(1, 26)])
+    summary = {"recipe": "r", "rule": "ste", "prior": False, "method": "none"} | matrix.figures()
+    assert matrix_figure(summary, tmp_path / "accuracy.png").stat().st_size > 10_000
 
 
 def test_a_task_that_is_known_leaves_the_other_heads_alone() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bitbayes.functional import require
 from bitbayes.posterior import load_posterior
 from bitbayes.report.figures import histogram_figure, new_figure, save
 from bitbayes.report.tables import new_table, number
@@ -55,19 +56,22 @@ def matrix_figure(summary: Mapping[str, Any], path: str | Path) -> Path:
     rows = summary["matrix"]
     figure, axes = new_figure(1, 5.6, 3.9)
     axis = axes[0]
+    last, colours = len(rows) - 1, require("matplotlib", "train").colormaps["viridis"]
     for task in range(len(rows)):
         values = [row[task] for row in rows[task:]]
-        axis.plot(range(task + 1, len(rows) + 1), values, marker="o", ms=4, lw=1.2, label=f"task {task + 1}")
+        style: dict[str, Any] = {"marker": "o", "ms": 4, "lw": 1.2, "label": f"task {task + 1}"}
+        if last >= _COLUMNS:  # early tasks dark, late ones bright
+            style = {"lw": 0.8, "c": colours(task / last), "label": f"task {task + 1}" if task in (0, last) else None}
+        axis.plot(range(task + 1, len(rows) + 1), values, **style)
     axis.plot(range(1, len(rows) + 1), summary["average_accuracy"], c="black", lw=2, label="mean")
     axis.set(
         xlabel="tasks trained on",
         ylabel="test accuracy, percent",
         title=_title(summary),
-        xticks=range(1, len(rows) + 1) if len(rows) <= 20 else None,
     )
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.25)
-    if len(rows) <= 10:
-        axis.legend(fontsize=8)
+    axis.legend(fontsize=8)
     return save(figure, path)
 
 
