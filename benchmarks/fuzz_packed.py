@@ -4,9 +4,9 @@
 `check(path)`, which raises on anything but an answer or a refusal.
 """
 
+import argparse
 import json
 import random
-import sys
 import tempfile
 import tracemalloc
 from collections import Counter
@@ -191,7 +191,9 @@ def run(count, folder, seed=0):
 
 
 if __name__ == "__main__":
-    total = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("files", type=int, nargs="?", default=10_000)
+    total = parser.parse_args().files
     with tempfile.TemporaryDirectory() as place:
         for (kind, refused), times in sorted(run(total, place).items()):
             print(f"{kind:20} {'refused' if refused else 'sound':8} {times:6}")
