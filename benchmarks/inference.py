@@ -149,12 +149,11 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from bitbayes.packed import native_products
+    from bitbayes.packed.native_blocks import library
 
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    library = native_products.library()
-    print(f"kernels: {library.bitbayes_path().decode() if library else 'none'}; clock: {options.clock}")
+    print(f"kernels: {library('inference').bitbayes_path().decode()}; clock: {options.clock}")
     print(f"{'':66}{'measured':>9}  wanted")
     with tempfile.TemporaryDirectory() as folder:
         for what, value, wanted in lines(options.turns, CLOCKS[options.clock], Path(folder)):

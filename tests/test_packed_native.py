@@ -15,10 +15,11 @@ from torch import nn
 
 import bitbayes as bb
 from bitbayes.kernels import build
-from bitbayes.packed import PackedNetwork, Program, Step, native_products
+from bitbayes.packed import PackedNetwork, Program, Step, native_blocks
 from bitbayes.packed.bits import pack_signs
 from bitbayes.packed.native import NativeRuntime
-from bitbayes.packed.native_products import NumberProduct, RealProduct, SignProduct, pack_places
+from bitbayes.packed.native_numbers import NumberProduct, RealProduct
+from bitbayes.packed.native_products import SignProduct, pack_places
 from bitbayes.packed.reference import _in_order
 from test_packed import Narrow, grid, halved, settled
 
@@ -40,12 +41,10 @@ def path(request, monkeypatch):
     wanted = request.param
     monkeypatch.setenv("CC", f"cc {PATHS[wanted]}")
     monkeypatch.setattr(build, "_outcome", build._outcome.__wrapped__)
-    library: Any = native_products.library.__wrapped__()
-    if library is None or (PATHS[wanted] and library.bitbayes_path().decode() != wanted):
+    libraries: dict[str, Any] = {name: native_blocks.library.__wrapped__(name) for name in ("inference", "real")}
+    if PATHS[wanted] and libraries["inference"].bitbayes_path().decode() != wanted:
         pytest.skip(f"no {wanted} on this processor")
-    monkeypatch.setattr(native_products, "library", lambda: library)
-    real: Any = native_products._real_library.__wrapped__()
-    monkeypatch.setattr(native_products, "_real_library", lambda: real)
+    monkeypatch.setattr(native_blocks, "library", libraries.__getitem__)
 
 
 def some_signs(rng, *shape):
@@ -283,6 +282,6 @@ def test_refusals(monkeypatch):
         runtime.outputs(np.full((2, 16), np.nan, np.float32))
     monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setattr(build, "_outcome", build._outcome.__wrapped__)
-    monkeypatch.setattr("bitbayes.packed.native.library", native_products.library.__wrapped__)
+    monkeypatch.setattr("bitbayes.packed.native.library", native_blocks.library.__wrapped__)
     with pytest.raises(RuntimeError, match=r"no C compiler: no-such-compiler .*; take \"torch\" or \"reference\""):
         network.runtime("native")

@@ -14,10 +14,10 @@
 #elif defined(__AVX2__) && !defined(BITBAYES_PORTABLE)
 #include <immintrin.h>
 #define BYTES 32
-#elif defined(__ARM_NEON) && !defined(BITBAYES_PORTABLE)
-#include <arm_neon.h>
-#define BYTES 16
 #else
+#if defined(__ARM_NEON) && !defined(BITBAYES_PORTABLE)
+#include <arm_neon.h>
+#endif
 #define BYTES 16
 #endif
 
@@ -83,6 +83,7 @@ typedef struct {
     int64_t classes;         /* rows of the table for each network */
     int64_t bits;            /* whether bits come out, or sums */
     int64_t threads;
+    int64_t weights_at, table_at, classes_at, scale_at, shift_at; /* here: fewer arguments take less time */
 } shape;
 
 static void gather(const shape *s, const uint64_t *x, int64_t place, uint64_t *row) {
@@ -101,8 +102,7 @@ static void gather(const shape *s, const uint64_t *x, int64_t place, uint64_t *r
 static inline __attribute__((always_inline)) void differences(const uint64_t *rows, const uint64_t *weights,
                                                               int64_t count, int tile, words found[TILE][VECTORS]) {
     words sums[TILE][VECTORS];
-    for (int r = 0; r < tile; r++)
-        for (int v = 0; v < VECTORS; v++) sums[r][v] = (words){0};
+    memset(sums, 0, sizeof sums);
     for (int64_t k = 0; k < count; k++, weights += BLOCK)
 #pragma GCC unroll 16
         for (int v = 0; v < VECTORS; v++) {
@@ -110,8 +110,7 @@ static inline __attribute__((always_inline)) void differences(const uint64_t *ro
 #pragma GCC unroll 4
             for (int r = 0; r < tile; r++) sums[r][v] += popcount(w ^ rows[r * count + k]);
         }
-    for (int r = 0; r < tile; r++)
-        for (int v = 0; v < VECTORS; v++) found[r][v] = sums[r][v];
+    memcpy(found, sums, tile * sizeof *sums);
 }
 
 /* A bit is one where at most `limits` bits differ. */
@@ -171,8 +170,10 @@ static void some_rows(const shape *s, const uint64_t *x, int64_t source, int64_t
 
 /* All products. Tasks are groups of rows, or where these are few, groups of blocks; nothing depends on which.
    Returns 0, or 1 without memory. */
-int bitbayes_signs(const shape *s, const uint64_t *x, const uint64_t *weights, const int64_t *table,
-                   const int32_t *classes, const float *scale, const float *shift, void *out) {
+int bitbayes_signs(const shape *s, const uint64_t *x, void *out) {
+    const void *weights = (void *)(intptr_t)s->weights_at, *table = (void *)(intptr_t)s->table_at;
+    const void *classes = (void *)(intptr_t)s->classes_at;
+    const void *scale = (void *)(intptr_t)s->scale_at, *shift = (void *)(intptr_t)s->shift_at;
     int64_t length = s->kernel_y * s->kernel_x * s->channels, rows = s->inputs * s->places_y * s->places_x;
     int64_t groups = (rows + ROWS - 1) / ROWS, all = s->networks * s->blocks, cuts = 1;
     if (groups * s->sources < s->threads) cuts = all < s->threads ? all : s->threads;

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.packed.native_products import NumberProduct, RealProduct, SignProduct, library
+from bitbayes.packed.native_blocks import library
+from bitbayes.packed.native_numbers import NumberProduct, RealProduct
+from bitbayes.packed.native_products import SignProduct
 from bitbayes.packed.native_steps import (
     FAST,
     POOLS,
@@ -71,11 +73,9 @@ class NativeRuntime(ReferenceRuntime):
         super().__init__(network)
         if threads < 0:
             raise ValueError(f"threads must be at least 0, got {threads}")
-        if library() is None or sys.byteorder != "little":
-            from bitbayes.kernels import status
-
-            why = status("inference") if sys.byteorder == "little" else "the machine is big-endian"
-            raise RuntimeError(f'the backend "native" has no kernels here ({why}); take "torch" or "reference"')
+        if sys.byteorder != "little":
+            raise RuntimeError('the backend "native" wants a little-endian machine; take "torch" or "reference"')
+        library("inference")
         self.threads = threads or os.cpu_count() or 1
         self._users = Counter(source for step in network.program.steps for source in step.sources)
         self._users[len(network.program.steps)] += 1  # whoever called

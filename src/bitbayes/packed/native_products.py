@@ -1,11 +1,10 @@
-"""Layers of binary weights for the compiled kernels: their weights as the kernels want them, and one call each.
+"""Layers of binary weights on signs for the compiled kernels, and signs as bits.
 
 Arrays have the C networks in front: (S, N, ...), S = C, or 1 where all networks have the same values.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -15,36 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.kernels import build
+from bitbayes.packed import native_blocks
+from bitbayes.packed.native_blocks import address, blocks, done, padded, scale_shift
 
-__all__ = ["NumberProduct", "RealProduct", "SignProduct", "Signs", "library", "pack_places", "unpack_places"]
+__all__ = ["SignProduct", "Signs", "pack_places", "unpack_places"]
 
 Array = npt.NDArray[Any]
 
-_BLOCK = 32  # outputs; BLOCK of inference.c
-_LINE = 64  # bytes of a line of the cache
 _NEVER = -1  # differences that no sum is below
-
-
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels, with the types of their arguments; None without a compiler."""
-    loaded = build.library("inference")
-    if loaded is not None:
-        number, pointer = ctypes.c_int64, ctypes.c_void_p
-        loaded.bitbayes_path.restype = ctypes.c_char_p
-        loaded.bitbayes_signs.argtypes = [pointer] * 8
-        loaded.bitbayes_numbers.argtypes = [number] * 7 + [pointer] * 5
-    return loaded
-
-
-@functools.cache
-def _real_library() -> ctypes.CDLL:
-    loaded = build.library("real")
-    if loaded is None:
-        raise RuntimeError(f"no kernels for real weights here ({build.status('real')})")
-    loaded.bitbayes_real.argtypes = [ctypes.c_int64] * 4 + [ctypes.c_void_p] * 5
-    return loaded
 
 
 @dataclass(frozen=True)
@@ -91,44 +68,6 @@ def unpack_places(words: npt.NDArray[np.uint64], channels: int) -> npt.NDArray[n
     ones *= 2
     ones -= 1
     return np.moveaxis(ones, -1, 2)
-
-
-def _address(array: Array) -> int:
-    return array.__array_interface__["data"][0]  # several times as fast as array.ctypes.data
-
-
-def _blocks(rows: Array) -> Array:
-    """Words (networks, outputs, K) as (networks, blocks, K, outputs of a block)."""
-    networks, outputs, words = rows.shape
-    whole = np.zeros((networks, -(-outputs // _BLOCK) * _BLOCK, words), rows.dtype)
-    whole[:, :outputs] = rows
-    whole = whole.reshape(networks, -1, _BLOCK, words).transpose(0, 1, 3, 2)
-    room = np.empty(whole.nbytes + _LINE, np.uint8)  # a vector that crosses lines of the cache costs two reads
-    begin = -_address(room) % _LINE
-    blocks = room[begin : begin + whole.nbytes].view(whole.dtype).reshape(whole.shape)
-    blocks[...] = whole
-    return blocks
-
-
-def _padded(rows: Array, dtype: npt.DTypeLike, fill: float = 0) -> Array:
-    """Numbers (..., outputs), as many as the blocks have."""
-    whole = np.full((*rows.shape[:-1], -(-rows.shape[-1] // _BLOCK) * _BLOCK), fill, dtype)
-    whole[..., : rows.shape[-1]] = rows
-    return whole
-
-
-def _affine(networks: int, outputs: int, tensors: Mapping[str, Array]) -> list[Array]:
-    """Scale and shift of all networks, (networks, outputs of the blocks)."""
-    found = []
-    for role, nothing in (("scale", 1.0), ("shift", 0.0)):
-        tensor = tensors.get(role, np.full((1, 1), nothing))
-        found.append(_padded(np.broadcast_to(tensor, (networks, outputs)), np.float32))
-    return found
-
-
-def _done(failed: int) -> None:
-    if failed:
-        raise MemoryError("the compiled kernel found no memory for its buffers")
 
 
 class SignProduct:
@@ -178,20 +117,20 @@ class SignProduct:
             # A tap outside has bits 0, which count as −1: its products, minus its weights' sum, are taken back.
             taps = 2 * np.count_nonzero(ones, axis=1).astype(np.int64) - channels
             tables.append(fan + (1 - seen) @ taps.T)
-        self._weights, whole = _blocks(np.stack(rows)), np.stack(tables)  # (networks, classes, outputs)
+        self._weights, whole = blocks(np.stack(rows)), np.stack(tables)  # (networks, classes, outputs)
         if threshold is None:
-            self._table = _padded(whole, np.int64)
+            self._table = padded(whole, np.int64)
         else:
             reached = (whole - threshold.astype(np.int64)[:, None]) // 2  # as many may differ
-            self._table = _padded(np.maximum(reached, _NEVER), np.int64, _NEVER)
-        self._scale, self._shift = _affine(self._networks, self.outputs, affine or {})
+            self._table = padded(np.maximum(reached, _NEVER), np.int64, _NEVER)
+        self._scale, self._shift = scale_shift(self._networks, self.outputs, affine or {})
         words = -(-channels // 64)
         self._shape = [*sizes, words, *self.places, *kernel, *(size for key in g for size in g[key])]
         self._shape += [self.outputs, self._weights.shape[1], self._table.shape[1], int(self.bits)]
         tensors = (self._weights, self._table, self._classes, self._scale, self._shift)
-        self._constants = [_address(tensor) for tensor in tensors]
+        self._constants = [address(tensor) for tensor in tensors]
         self._called: tuple[tuple[int, int, int], int, Array] | None = None  # the shape as it was last passed
-        self._function: Any = getattr(library(), "bitbayes_signs")  # noqa: B009, for there is a library
+        self._function = native_blocks.library("inference").bitbayes_signs
 
     def __call__(self, x: npt.NDArray[np.uint64], threads: int = 1) -> Array:
         """Sums (S, N, outputs, *places), or words of bits (S, N, *places, ceil(outputs / 64)).
@@ -211,10 +150,11 @@ class SignProduct:
         key = (sources, inputs, threads)
         called = self._called
         if called is None or called[0] != key:
-            numbers = np.array([sources, self._networks // sources, inputs, *self._shape, threads], np.int64)
-            called = self._called = (key, _address(numbers), numbers)
+            first = (sources, self._networks // sources, inputs)
+            numbers = np.array([*first, *self._shape, threads, *self._constants], np.int64)
+            called = self._called = (key, address(numbers), numbers)
         x = np.ascontiguousarray(x)
-        _done(self._function(called[1], _address(x), *self._constants, _address(out)))
+        done(self._function(called[1], address(x), address(out)))
         return out if self.bits or not rank else np.moveaxis(out, -1, 2)
 
 
@@ -233,67 +173,3 @@ def _seen_taps(
     rows = taps.reshape(math.prod(places), -1)
     seen, classes = np.unique(rows, axis=0, return_inverse=True)
     return np.ascontiguousarray(classes.reshape(-1).astype(np.int32)), seen.astype(np.int64)
-
-
-class NumberProduct:
-    """A linear layer of binary weights on float32 numbers; sums are in float32.
-
-    A sum of K products is within K 2^-24 of the exact one, relative to the sum of the inputs' magnitudes.
-
-    Args:
-        bits: Rows of weights as the file has them, (networks, outputs, bytes), networks C, or 1 for all.
-        inputs: K.
-        affine: `scale` and `shift` of sums, (networks or 1, outputs or 1).
-    """
-
-    def __init__(self, bits: npt.NDArray[np.uint8], inputs: int, affine: Mapping[str, Array] | None = None) -> None:
-        networks = max(len(bits), *(len(tensor) for tensor in (affine or {}).values()), 1)
-        self._networks, self.outputs, self.inputs = networks, bits.shape[1], inputs
-        rows = np.zeros((networks, self.outputs, 4 * -(-inputs // 32)), np.uint8)
-        rows[..., : bits.shape[-1]] = bits
-        self._weights = _blocks(rows.view(np.uint32))
-        self._scale, self._shift = _affine(networks, self.outputs, affine or {})
-
-    def __call__(self, x: npt.NDArray[np.float32], threads: int = 1) -> npt.NDArray[np.float32]:
-        """Sums (S, N, outputs) of inputs (S, N, K)."""
-        sources, rows = x.shape[:2]
-        every, words = max(sources, self._networks), -(-self.inputs // 32)
-        out = np.empty((every, rows, self.outputs), np.float32)
-        if self._networks == 1:
-            sources, rows = 1, sources * rows
-        whole = x
-        if self.inputs % 32:
-            whole = np.zeros((*x.shape[:2], 32 * words), np.float32)
-            whole[..., : self.inputs] = x
-        whole = np.ascontiguousarray(whole, np.float32)
-        numbers = (sources, self._networks // sources, rows, words, self.outputs, self._weights.shape[1], threads)
-        function: Any = getattr(library(), "bitbayes_numbers")  # noqa: B009, for there is a library
-        _done(function(*numbers, *map(_address, (whole, self._weights, self._scale, self._shift, out))))
-        return out
-
-
-class RealProduct:
-    """A convolution of real weights on float32 numbers, whose sums are rounded as `kernels/real.c` says.
-
-    Args:
-        weight: (networks, outputs, channels, *kernel), networks C, or 1 for all.
-        affine: `scale` and `shift` of sums, (networks or 1, outputs or 1).
-    """
-
-    def __init__(self, weight: npt.NDArray[np.float32], affine: Mapping[str, Array] | None = None) -> None:
-        self._networks = max(len(weight), *(len(tensor) for tensor in (affine or {}).values()), 1)
-        self.outputs = weight.shape[1]
-        rows = np.moveaxis(weight, 2, -1).reshape(len(weight), self.outputs, -1)
-        self._weights, self.inputs = _blocks(rows), rows.shape[-1]
-        self._scale, self._shift = _affine(self._networks, self.outputs, affine or {})
-
-    def __call__(self, x: npt.NDArray[np.float32], threads: int = 1) -> npt.NDArray[np.float32]:
-        """Sums (S, N, outputs) of what is seen, (S, N, K), channels last: K = (*kernel, channels)."""
-        x = np.ascontiguousarray(x, np.float32)
-        out = np.empty((max(len(x), self._networks), x.shape[1], self.outputs), np.float32)
-        function = _real_library().bitbayes_real
-        for network, result in enumerate(out):
-            tensors = (x, self._weights, self._scale, self._shift)
-            mine = (_address(tensor[network % len(tensor)]) for tensor in tensors)
-            function(x.shape[1], self.inputs, self.outputs, threads, *mine, _address(result))
-        return out

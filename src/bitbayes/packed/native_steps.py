@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.packed.native_products import NumberProduct, RealProduct, SignProduct, Signs, pack_places
+from bitbayes.packed.native_numbers import NumberProduct, RealProduct
+from bitbayes.packed.native_products import SignProduct, Signs, pack_places
 from bitbayes.packed.ops import pooled
 from bitbayes.packed.program import Step
 from bitbayes.packed.reference import _windows as windows
