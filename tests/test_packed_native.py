@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import arm
 import bitbayes as bb
 from bitbayes.kernels import build
 from bitbayes.packed import PackedNetwork, Program, Step, native_blocks
@@ -32,6 +33,7 @@ PATHS = {
     "avx512": "-mno-avx512vpopcntdq",
     "avx2": "-mno-avx512f",
     "portable": "-DBITBAYES_PORTABLE",
+    "neon": "",
 }
 
 
@@ -39,6 +41,11 @@ PATHS = {
 def path(request, monkeypatch):
     """The kernels as another processor would have them."""
     wanted = request.param
+    if wanted == "neon":
+        if arm.MISSING:
+            pytest.skip(arm.MISSING)
+        monkeypatch.setattr(native_blocks, "library", arm.library)
+        return
     monkeypatch.setenv("CC", f"cc {PATHS[wanted]}")
     monkeypatch.setattr(build, "_outcome", build._outcome.__wrapped__)
     libraries: dict[str, Any] = {name: native_blocks.library.__wrapped__(name) for name in ("inference", "real")}
