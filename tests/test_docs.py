@@ -1,6 +1,8 @@
 """Every block of code of the README and of the docs runs, in order, as a reader would paste it; commands are parsed."""
 
+import importlib
 import io
+import json
 import re
 import shlex
 import shutil
@@ -30,6 +32,39 @@ def commands(page):
 
 
 PAGES_WITH_CODE = [page for page in PAGES if blocks(page)]
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("tables")
+
+
+def test_tables_are_those_of_the_result_files(tables):
+    text = tables.PAGE.read_text(encoding="utf-8")
+    assert text.count("<!-- table ") == len(tables.BLOCK.findall(text)) >= 5
+    assert tables.rewritten(text) == text, "run: python docs/tables.py"
+    assert tables.rewritten(re.sub(r"98\.\d\d", "99.99", text)) != text
+    names = {match["name"] for match in tables.BLOCK.finditer(text)}
+    assert names == {path.name for path in tables.KEPT.iterdir()}
+
+
+def test_results_are_kept_without_times_and_paths(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "KEPT", tmp_path / "results")
+    rows = [{"rule": "ste", "test": {"mean": 98.123456789, "std": None}, "seconds_per_epoch": {"mean": 3.0}}]
+    (tmp_path / "results.json").write_text(json.dumps({"recipe": "mnist", "rows": rows}))
+    tables.keep("a.json", [tmp_path / "results.json"])
+    kept = json.loads((tmp_path / "results" / "a.json").read_text())
+    assert kept["rows"] == [{"rule": "ste", "test": {"mean": 98.1235, "std": None}}]
+    assert tables.table("a.json").splitlines() == ["| rule | test |", "| --- | ---: |", "| STE, Adam | 98.12 |"]
+    stream = {"recipe": "s", "rule": "bayesbinn", "method": "none", "prior": True, "decay": 1, "epochs": 2, "tasks": 3}
+    for seed, last in ((1, 80.0), (2, 82.0)):
+        found = stream | {"seed": seed, "average_accuracy": [95.0, 90.0, last], "matrix": [], "folder": "/somewhere"}
+        (tmp_path / f"{seed}.json").write_text(json.dumps(found))
+    tables.keep("b.json", [tmp_path / "1.json", tmp_path / "2.json"])
+    assert "somewhere" not in (tmp_path / "results" / "b.json").read_text()
+    row = "| BayesBiNN, straight-through | prior | 2 | 2 | 95.00 ± 0.00 | 90.00 ± 0.00 | 81.00 ± 1.41 |"
+    assert tables.table("b.json").splitlines()[2] == row
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda p: str(p.relative_to(ROOT)))

@@ -4,10 +4,12 @@ from bitbayes.data.augment import Augmentation, CropFlip, ResizedCrop
 from bitbayes.data.bundle import DataBundle, Examples, TensorData, batches
 from bitbayes.data.colour import load_cifar10, load_cifar100, load_tiny_imagenet
 from bitbayes.data.images import load_digits, load_fashion_mnist, load_mnist
+from bitbayes.data.outliers import OUTLIER, shuffled_tiles, with_outliers
 from bitbayes.data.stream import StreamData, load_imagenet
 from bitbayes.data.toy import load_moons, load_snelson
 
 __all__ = [
+    "OUTLIER",
     "Augmentation",
     "CropFlip",
     "DataBundle",
@@ -25,4 +27,6 @@ __all__ = [
     "load_moons",
     "load_snelson",
     "load_tiny_imagenet",
+    "shuffled_tiles",
+    "with_outliers",
 ]

@@ -6,14 +6,16 @@ the settings of their own papers, for which see `docs`.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from bitbayes import nn
-from bitbayes.data import load_fashion_mnist, load_mnist
+from bitbayes.data import DataBundle, load_fashion_mnist, load_mnist, with_outliers
 from bitbayes.recipes.base import Published, Recipe, RuleSpec, loading
 from bitbayes.training import Schedule
 
-__all__ = ["FASHION_MNIST", "MNIST", "MNIST_TRUST"]
+__all__ = ["FASHION_MNIST", "MNIST", "MNIST_OUTLIERS", "MNIST_TRUST"]
 
 _SOURCE = "Meng, Bachmann & Khan, ICML 2020, Tables 4, 9 and 10"
 
@@ -126,4 +128,18 @@ MNIST_TRUST = Recipe(
     predict_samples=32,
     seed=1,
     wide=True,
+)
+
+
+def _load_with_outliers(where: str | None, device: torch.device, seed: int) -> DataBundle:
+    return with_outliers(MNIST.load(where, device, seed))
+
+
+MNIST_OUTLIERS = dataclasses.replace(
+    MNIST_TRUST,
+    name="mnist-outliers",
+    title="MNIST, the same MLP and data, and made-up images of no class",
+    source="ours; outlier exposure: Hendrycks et al., ICLR 2019",
+    load=_load_with_outliers,
+    loss="outlier_exposure",
 )

@@ -56,7 +56,7 @@ def _table(target: str, choices: dict[str, Any]) -> None:
 
 
 def _trust(target: str, choices: dict[str, Any]) -> None:
-    keys = ("data", "unlike_data", "seeds", "rules", "epochs", "out", "device", "precision")
+    keys = ("dataset", "data", "unlike_data", "seeds", "rules", "epochs", "out", "device", "precision")
     study = trust_study(**{key: choices[key] for key in keys})
     picture = trust_figure(study, study.folder / "trust.png")
     show(trust_table(study), f"written: {study.folder / 'trust.json'}, {picture}")

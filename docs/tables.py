@@ -1,0 +1,179 @@
+"""The tables of the results page, made from the result files in docs/results.
+
+    python docs/tables.py                           rewrites the tables in docs/results.md
+    python docs/tables.py --keep NAME.json FILE...   puts what a command has left into docs/results, first
+
+FILE is the results.json or trust.json of `bitbayes reproduce`, or the summary.json of some streams of `bitbayes
+continual`. A table stands between two comments, `<!-- table NAME.json: columns -->` and `<!-- end -->`; the columns are
+those of the file, all that are known if none is named. What stands between them is not edited by hand: a test compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+KEPT = HERE / "results"
+PAGE = HERE / "results.md"
+BLOCK = re.compile(r"(?<=<!-- table )(?P<name>[\w.-]+\.json)(?P<columns>:[\w ]+)? -->\n.*?(?=<!-- end -->)", re.DOTALL)
+
+RULES = {
+    "full-precision": "full precision",
+    "ste": "STE, Adam",
+    "ste:metaplastic": "STE, metaplastic",
+    "bayesbinn": "BayesBiNN, straight-through",
+    "bayesbinn:straight-through": "BayesBiNN, straight-through",
+    "bayesbinn:released": "BayesBiNN, released",
+    "vispa": "VISPA, K = 4",
+    "bop": "Bop",
+    "bop2": "second-order Bop",
+    "pmf": "PMF",
+    "md": "mirror descent",
+    "adaste": "AdaSTE",
+    "proxquant": "ProxQuant",
+}
+KINDS = {"network": "network", "ensemble": "all seeds together"}
+# Heading and digits.
+COLUMNS = {
+    "train": ("train", 2),
+    "validation": ("validation", 2),
+    "test": ("test", 2),
+    "published": ("published", 2),
+    "mean_test": ("mean of samples", 2),
+    "entropy_bits": ("bits a weight", 3),
+    "test_nll": ("NLL", 3),
+}
+TRUST = {
+    "accuracy": ("accuracy", 2),
+    "nll": ("NLL", 4),
+    "brier": ("Brier", 4),
+    "ece": ("ECE", 4),
+    "ece_tempered": ("ECE, tempered", 4),
+    "auroc_errors": ("AUROC, errors", 3),
+    "auroc_unlike": ("AUROC, Fashion-MNIST", 3),
+}
+SHOWN = (1, 2, 3, 4, 5, 10, 20, 50)  # tasks of a stream
+STREAM = ("recipe", "scenario", "rule", "method", "prior", "decay", "epochs", "tasks", "seed", "average_accuracy")
+STREAM += ("backward_transfer", "first_five", "last_five")
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
+    """A table whose columns are aligned to the right, but for the first few."""
+    rule = ["---"] * texts + ["---:"] * (len(heads) - texts)
+    return "".join(f"| {' | '.join(row)} |\n" for row in (heads, rule, *rows))
+
+
+def cell(figure: Mapping[str, Any] | None, digits: int) -> str:
+    """Mean and sample standard deviation."""
+    if figure is None:
+        return ""
+    spread = "" if figure.get("std") is None else f" ± {figure['std']:.{digits}f}"
+    return f"{figure['mean']:.{digits}f}{spread}"
+
+
+def over(values: Sequence[float]) -> dict[str, Any]:
+    """What `cell` wants."""
+    return {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def rules_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Of results.json: a row a rule."""
+    names = list(columns) or [name for name in COLUMNS if any(name in row for row in found["rows"])]
+    rows = []
+    for row in found["rows"]:
+        published = row.get("published")
+        figures = row | {"published": published and {"mean": published["test"], "std": published["spread"]}}
+        rows.append([RULES[row["rule"]], *(cell(figures.get(name), COLUMNS[name][1]) for name in names)])
+    return markdown(["rule", *(COLUMNS[name][0] for name in names)], rows)
+
+
+def trust_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Of trust.json: a row a way to predict."""
+    names, rows = list(columns) or list(TRUST), []
+    for row in found["rows"]:
+        kind = KINDS.get(row["kind"], f"mean of {row['networks']}")
+        bits = f"{row['entropy_bits']:.2f}" if "entropy_bits" in row else ""
+        figures = (cell(row["figures"].get(name), TRUST[name][1]) for name in names)
+        rows.append([RULES[row["rule"]], kind, f"{row['bytes'] / 1e6:.2f}", bits, *figures])
+    heads = [TRUST[name][0] for name in names]
+    return markdown(["rule", "prediction", "MB", "bits a weight", *heads], rows, texts=2)
+
+
+def streams_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Of some summary.json: a row a setting, over its seeds."""
+    settings: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for stream in found["streams"]:
+        settings.setdefault(tuple(stream.get(key) for key in STREAM[:8]), []).append(stream)
+    tasks = [task for task in SHOWN if task <= max(stream["tasks"] for stream in found["streams"])]
+    ends = all(stream.get("last_five") is not None for stream in found["streams"])
+    scenarios = len({stream.get("scenario") for stream in found["streams"]}) > 1
+    rows = []
+    for (_, scenario, rule, method, prior, decay, epochs, _), streams in settings.items():
+        kept = (
+            ["no prior" if not prior else "prior" if decay == 1 else f"prior × {decay:g}"]
+            if rule == "bayesbinn"
+            else []
+        )
+        kept += [method] if method != "none" else []
+        averages = [[stream["average_accuracy"][task - 1] for stream in streams] for task in tasks]
+        cells = [cell(over(values), 2) for values in averages]
+        if ends:
+            cells += [cell(over([stream[key] for stream in streams]), 2) for key in ("first_five", "last_five")]
+        label = [*([scenario] if scenarios else []), RULES[rule], ", ".join(kept), str(epochs), str(len(streams))]
+        rows.append([*label, *cells])
+    heads = [*(["scenario"] if scenarios else []), "rule", "against forgetting", "epochs a task", "seeds"]
+    heads += [f"after {task}" for task in tasks] + (["first five", "last five"] if ends else [])
+    return markdown(heads, rows, texts=3 if scenarios else 2)
+
+
+def table(name: str, columns: Sequence[str] = ()) -> str:
+    """The table of a kept file, as Markdown."""
+    found = json.loads((KEPT / name).read_text(encoding="utf-8"))
+    make = streams_table if "streams" in found else trust_table if "unlike" in found else rules_table
+    return make(found, columns)
+
+
+def rewritten(text: str) -> str:
+    """A page with its tables made anew."""
+
+    def block(match: re.Match[str]) -> str:
+        columns = (match["columns"] or ":")[1:]
+        return f"{match['name']}{match['columns'] or ''} -->\n\n{table(match['name'], columns.split())}\n"
+
+    return BLOCK.sub(block, text)
+
+
+def keep(name: str, files: Sequence[Path]) -> None:
+    """Puts results where the pages find them: rounded, and without times."""
+    read = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    found = {"streams": [{key: each.get(key) for key in STREAM} for each in read]} if "matrix" in read[0] else read[0]
+    KEPT.mkdir(exist_ok=True)
+    (KEPT / name).write_text(json.dumps(_rounded(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items() if not key.startswith("seconds")}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--keep", nargs="+", metavar=("NAME.json", "FILE"), default=[])
+    kept = parser.parse_args().keep
+    if kept:
+        keep(kept[0], [Path(file) for file in kept[1:]])
+    PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
