@@ -9,8 +9,9 @@ from bitbayes.parameters import split_parameters
 from bitbayes.predict import Prediction
 from bitbayes.recipes import RECIPES, find_recipe, make_config, nearest, split_rule
 from bitbayes.recipes.run import find_rule
+from bitbayes.recipes.several import finished
 from bitbayes.recipes.studies import ring
-from bitbayes.recipes.tables import TableRow, finished, table_rules
+from bitbayes.recipes.tables import TableRow, table_rules
 from bitbayes.training import RULES, build_experiment
 from bitbayes.training.regression import observation_noise, regression_figures
 

@@ -12,6 +12,7 @@ from typing import Any
 
 try:
     from bitbayes.commands import Command, tyro
+    from bitbayes.commands_continual import ContinualCommand
     from bitbayes.commands_packed import PackedCommand
     from bitbayes.commands_report import ReportCommand
 except ImportError as missing:
@@ -62,7 +63,8 @@ def _parse(words: list[str]) -> Any:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(Command | PackedCommand | ReportCommand, prog="bitbayes", args=words, description=_ABOUT)
+            commands = Command | ContinualCommand | PackedCommand | ReportCommand
+            return tyro.cli(commands, prog="bitbayes", args=words, description=_ABOUT)
     except SystemExit as stop:
         if stop.code in (None, 0):
             return 0

@@ -11,7 +11,7 @@ from bitbayes.functional import require
 
 tyro = require("tyro", "train")
 
-__all__ = ["Command", "Continual", "Demo", "Evaluate", "Recipes", "Reproduce", "Train"]
+__all__ = ["Command", "Demo", "Evaluate", "Recipes", "Reproduce", "Train", "chosen_device", "parsed_options"]
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 Name = tyro.conf.Positional[str]
@@ -40,7 +40,9 @@ class Train:
         data: Folder or hub id of the data; the recipe's hub id by default.
         epochs: Length of the schedule; the published one by default.
         stop_after: Ends the run after this epoch of the schedule.
-        seed: Seed of the run.
+        seed: Seed of the run, or of the first of several.
+        seeds: Number of runs, with seeds that follow each other; their folders are OUT/seed1, ...
+        jobs: Runs at a time, in processes of their own.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         precision: fp32, bf16, or auto to measure which is faster.
         protocol: validation (best validation epoch), or test (VISPA's paper: best test epoch, all training data).
@@ -62,6 +64,8 @@ class Train:
     epochs: int | None = None
     stop_after: int | None = None
     seed: int | None = None
+    seeds: int = 1
+    jobs: int = 1
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     protocol: Literal["validation", "test"] = "validation"
@@ -82,15 +86,31 @@ class Train:
         from bitbayes.training import EventProgress, default_progress
         from bitbayes.training.distributed import joined, restarted
 
-        choices: dict[str, Any] = {**vars(self), "options": _options(self.set)}
-        for name in ("recipe", "rule", "resume", "device", "set", "tensorboard"):
+        choices: dict[str, Any] = {**vars(self), "options": parsed_options(self.set)}
+        for name in ("recipe", "rule", "resume", "device", "set", "tensorboard", "seeds", "jobs"):
             choices.pop(name)
-        with joined(_device(self.device)) as device:
+        if self.seeds != 1:
+            self._several(device=chosen_device(self.device), **choices)
+            return
+        with joined(chosen_device(self.device)) as device:
             config = make_config(self.recipe, self.rule, device=device, **choices)
             progress = EventProgress(default_progress(), config.out) if self.tensorboard else None
             result = run_recipe(config, resume=self.resume or restarted(), progress=progress)
         if result.summary:  # that only the first process has
             show(summary_table(result.summary, result.folder))
+
+    def _several(self, **choices: Any) -> None:
+        from bitbayes.recipes import find_recipe, make_configs, run_several
+        from bitbayes.recipes.tables import TableRow
+        from bitbayes.report.markdown import seeds_table
+        from bitbayes.report.tables import show
+
+        if self.tensorboard:
+            raise ValueError("--tensorboard follows one run; leave out --seeds, or --tensorboard")
+        configs = make_configs(self.recipe, self.rule, self.seeds, **choices)
+        estimator = configs[0].estimator
+        row = TableRow(f"bayesbinn:{estimator}" if estimator else self.rule, run_several(configs, jobs=self.jobs))
+        show(seeds_table(find_recipe(self.recipe), row))
 
 
 @dataclass
@@ -124,7 +144,7 @@ class Evaluate:
             data=self.data,
             unlike=self.unlike,
             unlike_data=self.unlike_data,
-            device=_device(self.device),
+            device=chosen_device(self.device),
         )
         show(evaluation_table(found))
 
@@ -149,6 +169,7 @@ class Reproduce:
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         precision: fp32, bf16, or auto to measure which is faster.
         protocol: validation (best validation epoch), or test (VISPA's paper: best test epoch, all training data).
+        jobs: Runs at a time, in processes of their own.
     """
 
     target: Name
@@ -165,78 +186,14 @@ class Reproduce:
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     protocol: Literal["validation", "test"] = "validation"
+    jobs: int = 1
 
     def run(self) -> None:
         """Dispatches to the report of that name."""
         from bitbayes.report.targets import reproduce
 
-        choices = {**vars(self), "device": _device(self.device)}
+        choices = {**vars(self), "device": chosen_device(self.device)}
         reproduce(choices.pop("target"), **choices)
-
-
-@dataclass
-class Continual:
-    """Learns one task after another; continues where it was interrupted.
-
-    Args:
-        stream: permuted-mnist or split-mnist.
-        tasks: Number of tasks of permuted-mnist.
-        scenario: Of split-mnist: task, domain or class.
-        rule: Learning rule: bayesbinn can take yesterday's posterior as today's prior, ste:metaplastic damps steps of
-            large latent weights towards zero.
-        estimator: Of bayesbinn: straight-through, concrete or released; the recipe's by default.
-        prior: Whether it does.
-        prior_decay: Relaxation of that prior: 1 keeps all of it, 0.9 about the last ten tasks.
-        ess_decay: Factor of ess from task to task; by default 0.55 with a prior (nearer to 1 for more than five tasks),
-            1 without a prior or with a relaxed one.
-        method: What is kept of old tasks beside the beliefs: none, coreset, replay, or for full-precision ewc or si.
-        method_set: Options of the method, as NAME=VALUE.
-        statistics: BatchNorm statistics at test time: task (kept from the end of each task) or shared (the newest);
-            task by default, but shared for replay and for the scenarios domain and class.
-        curve_examples: Test examples of every task that accuracy is measured on after every epoch; 0 for none.
-        epochs: Of each task; the recipe's by default.
-        samples: Networks that the mean averages over at test time.
-        lr: Learning rate of the binary weights; the recipe's by default.
-        seed: Seed of the run and of the permutations.
-        data: Folder or hub id of MNIST.
-        device: cpu, cuda, ...; auto takes a GPU if there is one.
-        out: Folder of the stream; runs/STREAM-RULE-seedS by default.
-        set: Options of the rule, as NAME=VALUE.
-    """
-
-    stream: Name
-    tasks: int = 5
-    scenario: Literal["task", "domain", "class"] = "task"
-    rule: str = "bayesbinn"
-    estimator: str | None = None
-    prior: bool = True
-    prior_decay: float = 1.0
-    ess_decay: float | None = None
-    method: str = "none"
-    method_set: tuple[str, ...] = ()
-    statistics: Literal["task", "shared"] | None = None
-    curve_examples: int = 1000
-    epochs: int | None = None
-    samples: int | None = None
-    lr: float | None = None
-    seed: int = 1
-    data: str | None = None
-    device: str = "auto"
-    out: str | None = None
-    set: tuple[str, ...] = ()
-
-    def run(self) -> None:
-        """Trains, prints the matrix and draws it."""
-        from bitbayes.recipes.continual import run_continual
-        from bitbayes.report.continual import matrix_table, stream_figures
-        from bitbayes.report.tables import show
-
-        choices: dict[str, Any] = {**vars(self), "device": _device(self.device), "options": _options(self.set)}
-        choices["method_options"] = _options(choices.pop("method_set"), "--method-set")
-        choices.pop("set")
-        result = run_continual(choices.pop("stream"), **choices)
-        written = ", ".join(map(str, stream_figures(result.folder)))
-        show(matrix_table(result.summary), f"written: {result.folder}/summary.json, {written}")
 
 
 @dataclass
@@ -263,12 +220,12 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
-    | Annotated[Continual, tyro.conf.subcommand("continual")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
 )
 
 
-def _device(name: str) -> str:
+def chosen_device(name: str) -> str:
+    """What `--device` stands for."""
     if name != "auto":
         return name
     import torch
@@ -276,7 +233,7 @@ def _device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _options(pairs: Sequence[str], flag: str = "--set") -> dict[str, Any]:
+def parsed_options(pairs: Sequence[str], flag: str = "--set") -> dict[str, Any]:
     """NAME=VALUE words; values are JSON, or text if they are not."""
     options: dict[str, Any] = {}
     for pair in pairs:

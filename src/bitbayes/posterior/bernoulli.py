@@ -84,7 +84,7 @@ class BernoulliPosterior(Posterior):
             if natural.numel() < CHUNK or not kernels.bernoulli(beliefs, flat, noise):
                 for span in spans(natural.numel(), natural.device):
                     flat[span] = noise.part(span).signs(torch.sigmoid(2 * beliefs[span]))
-            weights[name] = flat.view(natural.shape) * self.scale[name]
+            weights[name] = flat.view(natural.shape).mul_(self.scale[name])
         return weights
 
     def log_prob(self, weights: Mapping[str, Tensor]) -> Tensor:

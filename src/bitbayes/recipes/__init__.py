@@ -3,6 +3,7 @@
 from bitbayes.recipes.base import Published, Recipe, RuleSpec
 from bitbayes.recipes.registry import RECIPES, find_recipe, nearest
 from bitbayes.recipes.run import make_config, make_experiment, run_recipe, split_rule
+from bitbayes.recipes.several import make_configs, run_several
 
 __all__ = [
     "RECIPES",
@@ -11,8 +12,10 @@ __all__ = [
     "RuleSpec",
     "find_recipe",
     "make_config",
+    "make_configs",
     "make_experiment",
     "nearest",
     "run_recipe",
+    "run_several",
     "split_rule",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor
 from bitbayes.recipes.load import LoadedRun, load_run
 from bitbayes.recipes.registry import find_recipe
 from bitbayes.recipes.run import few_threads, make_config, run_recipe
-from bitbayes.recipes.tables import finished
+from bitbayes.recipes.several import finished
 from bitbayes.training import Progress, RunFolder
 from bitbayes.training.measure import whole
 from bitbayes.training.regression import observation_noise, regression_figures

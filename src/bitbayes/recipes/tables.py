@@ -10,8 +10,8 @@ from typing import Any
 
 from bitbayes.recipes.base import Recipe
 from bitbayes.recipes.registry import find_recipe, nearest
-from bitbayes.recipes.run import Budget, few_threads, load_data, make_config, run_recipe, split_rule
-from bitbayes.training import RunConfig, RunError, RunFolder
+from bitbayes.recipes.run import Budget, make_config, split_rule
+from bitbayes.recipes.several import run_several
 
 __all__ = ["TABLES", "Table", "TableRow", "run_table", "table_rules"]
 
@@ -136,6 +136,7 @@ def run_table(
     device: str = "cpu",
     precision: str = "auto",
     protocol: str = "validation",
+    jobs: int = 1,
     note: Callable[[str], None] = print,
 ) -> tuple[list[TableRow], Path]:
     """Trains every rule with every seed; runs that are finished in `out` are not repeated.
@@ -152,6 +153,7 @@ def run_table(
         device: Torch device.
         precision: "auto", "fp32" or "bf16".
         protocol: "validation" or "test", see `RunConfig`.
+        jobs: Runs at a time, see `run_several`.
         note: Told of each run as it begins.
 
     Returns:
@@ -168,7 +170,7 @@ def run_table(
     rows = table_rules(recipe, budget, rules or TABLES[name].rules)
     # Tables of one recipe are over the same runs, so they share a folder.
     folder = Path(out or f"runs/{recipe.name}-{budget}{'-test' if protocol == 'test' else ''}")
-    configs: dict[str, list[RunConfig]] = {
+    configs = {
         rule: [
             make_config(
                 recipe,
@@ -186,38 +188,5 @@ def run_table(
         ]
         for rule in rows
     }
-    loaded = None
-    table = []
-    for rule, runs in configs.items():
-        summaries = []
-        for index, config in enumerate(runs):
-            summary = finished(config)
-            if summary is None:
-                note(f"{rule}: run {index + 1} of {len(runs)}, in {config.out}")
-                if loaded is None:
-                    loaded = load_data(config)
-                with few_threads(recipe.name):
-                    summary = run_recipe(config, resume=True, data=loaded).summary
-            summaries.append(summary)
-        table.append(TableRow(rule, summaries))
-    return table, folder
-
-
-def finished(config: RunConfig) -> dict[str, Any] | None:
-    """The summary of a run that has ended, if it is the run in question.
-
-    Args:
-        config: What would be run.
-
-    Returns:
-        Its summary, or None if it is still to be run.
-    """
-    if not Path(config.out, "summary.json").is_file():
-        return None
-    try:
-        if RunConfig.load(config.out).differences(config):
-            return None
-        summary = RunFolder(config.out).read_json("summary.json")
-    except (RunError, ValueError):
-        return None
-    return summary if summary.get("epochs_done") == config.last_epoch else None
+    summaries = iter(run_several([each for runs in configs.values() for each in runs], jobs=jobs, note=note))
+    return [TableRow(rule, [next(summaries) for _ in runs]) for rule, runs in configs.items()], folder

@@ -11,20 +11,20 @@ from bitbayes.recipes.tables import TABLES, TableRow
 from bitbayes.report.tables import new_table, number, spread
 from bitbayes.training import RunFolder
 
-__all__ = ["markdown", "results_table", "write_results"]
+__all__ = ["markdown", "results_table", "seeds_table", "write_results"]
 
 
-def _rows(name: str, recipe: Recipe, rows: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
+def _rows(columns: Sequence[str], recipe: Recipe, rows: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
     keys = {"train": "train_accuracy", "validation": "val_accuracy", "test": "test_accuracy"}
     heads = ["rule"]
-    for column in TABLES[name].columns:
+    for column in columns:
         heads += [column, "published"] if recipe.published else [column]
     heads += ["one sample", "mean of samples", "bits a weight", "NLL", "s/epoch"]
     lines = []
     for row in rows:
         published = recipe.published.get(row.rule)
         line = [row.rule]
-        for column in TABLES[name].columns:
+        for column in columns:
             line.append(spread(row.values(keys[column])))
             if recipe.published:
                 both = column == "test" and published is not None
@@ -63,8 +63,24 @@ def results_table(name: str, recipe: Recipe, rows: Sequence[TableRow]) -> Any:
     Returns:
         A rich table.
     """
-    heads, lines = _rows(name, recipe, rows)
-    title = f"{name}: test accuracy on {recipe.title}"
+    return _table(f"{name}: test accuracy on {recipe.title}", TABLES[name].columns, recipe, rows)
+
+
+def seeds_table(recipe: Recipe, row: TableRow) -> Any:
+    """One rule over several seeds, for the terminal.
+
+    Args:
+        recipe: What was trained.
+        row: The runs.
+
+    Returns:
+        A rich table.
+    """
+    return _table(recipe.title, ("train", "validation", "test"), recipe, [row])
+
+
+def _table(title: str, columns: Sequence[str], recipe: Recipe, rows: Sequence[TableRow]) -> Any:
+    heads, lines = _rows(columns, recipe, rows)
     table = new_table(title, *heads, caption=_caption(recipe, rows))
     for line in lines:
         table.add_row(*line)
@@ -103,7 +119,7 @@ def write_results(name: str, recipe: Recipe, rows: Sequence[TableRow], folder: P
     Returns:
         The paths of results.json and of the markdown file.
     """
-    heads, lines = _rows(name, recipe, rows)
+    heads, lines = _rows(TABLES[name].columns, recipe, rows)
     text = f"# {name}: {recipe.title}\n\n{markdown(heads, lines)}\n\n{_caption(recipe, rows)}\n"
     files = RunFolder(folder)
     figures = [row.figures() for row in rows]

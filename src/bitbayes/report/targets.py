@@ -48,6 +48,7 @@ def _table(target: str, choices: dict[str, Any]) -> None:
         "device",
         "precision",
         "protocol",
+        "jobs",
     )
     rows, folder = run_table(target, **{key: choices[key] for key in keys})
     recipe = find_recipe(choices["dataset"] or TABLES[target].recipe)
@@ -56,7 +57,7 @@ def _table(target: str, choices: dict[str, Any]) -> None:
 
 
 def _trust(target: str, choices: dict[str, Any]) -> None:
-    keys = ("dataset", "data", "unlike_data", "seeds", "rules", "epochs", "out", "device", "precision")
+    keys = ("dataset", "data", "unlike_data", "seeds", "rules", "epochs", "out", "device", "precision", "jobs")
     study = trust_study(**{key: choices[key] for key in keys})
     picture = trust_figure(study, study.folder / "trust.png")
     show(trust_table(study), f"written: {study.folder / 'trust.json'}, {picture}")
