@@ -4,7 +4,8 @@
 
 Each number is the time of `bb.predict` with C networks over C forward passes of one network on the same inputs:
 "alone" computes network after network, "together" up to 32 in one batched pass (`torch.func.vmap`), and "predict" is
-what the library chooses by itself. "draw" is the share of drawing the weights.
+what the library chooses by itself. "draw" is the share of drawing the weights. "packed" is the same prediction from
+a packed file of these networks on the backend "native": nothing is drawn, and a weight is one bit.
 """
 
 from __future__ import annotations
@@ -43,12 +44,14 @@ def measure(widths: list[int], inputs: int, samples: int) -> list[float]:
     posterior, x = optimizer.posterior(), torch.randn(inputs, 784)
     with torch.no_grad():
         forward = samples * seconds(lambda: model(x))
-    draw = seconds(lambda: [posterior.sample_at(index) for index in range(samples)], 1)
+    draw = seconds(lambda: [bool(posterior.sample_at(index)) for index in range(samples)], 3)
     ways, chosen = [], (module._TOGETHER, module._SMALL)
     for together, small in ((1, 0), (32, 10**12), chosen):
         module._TOGETHER, module._SMALL = together, small
         ways.append(seconds(lambda: bb.predict(model, x, posterior, samples=samples), 3) / forward)
-    return [*ways, draw / forward]
+    packed = bb.pack(model, x, posterior, samples).runtime("native", threads=torch.get_num_threads())
+    inputs = x.numpy()
+    return [*ways, draw / forward, seconds(lambda: packed.predict(inputs), 3) / forward]
 
 
 def main() -> None:
@@ -59,7 +62,8 @@ def main() -> None:
     o = parser.parse_args()
     torch.set_num_threads(o.threads)
     print(f"torch {torch.__version__}, {o.threads} threads, {o.samples} networks")
-    print("| hidden layers | inputs | alone | together | predict | draw |\n| --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| hidden layers | inputs | alone | together | predict | draw | packed |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for widths, inputs in CASES:
         ratios = measure(widths, inputs, o.samples)
         print(f"| {' x '.join(map(str, widths))} | {inputs} | " + " | ".join(f"{r:.2f}" for r in ratios) + " |")
