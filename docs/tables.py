@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bitbayes.report.trust import COLUMNS as COLUMNS_OF_TRUST
+
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "results"
 PAGE = HERE / "results.md"
@@ -49,15 +51,7 @@ COLUMNS = {
     "entropy_bits": ("bits a weight", 3),
     "test_nll": ("NLL", 3),
 }
-TRUST = {
-    "accuracy": ("accuracy", 2),
-    "nll": ("NLL", 4),
-    "brier": ("Brier", 4),
-    "ece": ("ECE", 4),
-    "ece_tempered": ("ECE, tempered", 4),
-    "auroc_errors": ("AUROC, errors", 3),
-    "auroc_unlike": ("AUROC, Fashion-MNIST", 3),
-}
+TRUST = COLUMNS_OF_TRUST | {"auroc_unlike": ("AUROC, Fashion-MNIST", 3)}
 SHOWN = (1, 2, 3, 4, 5, 10, 20, 50)  # tasks of a stream
 STREAM = ("recipe", "scenario", "rule", "method", "prior", "decay", "epochs", "tasks", "seed", "average_accuracy")
 STREAM += ("backward_transfer", "first_five", "last_five")

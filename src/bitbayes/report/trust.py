@@ -11,9 +11,9 @@ from bitbayes.recipes.trust import TrustStudy
 from bitbayes.report.figures import new_figure, save
 from bitbayes.report.tables import new_table
 
-__all__ = ["trust_figure", "trust_table"]
+__all__ = ["COLUMNS", "trust_figure", "trust_table"]
 
-_COLUMNS = {
+COLUMNS = {
     "accuracy": ("accuracy", 2),
     "nll": ("NLL", 4),
     "brier": ("Brier", 4),
@@ -22,6 +22,7 @@ _COLUMNS = {
     "auroc_errors": ("AUROC, errors", 3),
     "auroc_unlike": ("AUROC, other data", 3),
 }
+"""Figures of `trust.json` by name: heading, and digits after the point."""
 
 
 def trust_table(study: TrustStudy) -> Any:
@@ -33,11 +34,11 @@ def trust_table(study: TrustStudy) -> Any:
     Returns:
         A rich table.
     """
-    columns = ("rule", "prediction", "networks", "MB", "bits a weight", *(head for head, _ in _COLUMNS.values()))
+    columns = ("rule", "prediction", "networks", "MB", "bits a weight", *(head for head, _ in COLUMNS.values()))
     table = new_table("How far probabilities can be trusted, test data", *columns)
     for row in study.rows:
         bits = f"{row['entropy_bits']:.3f}" if "entropy_bits" in row else ""
-        cells = [_cell(row["figures"], name, digits) for name, (_, digits) in _COLUMNS.items()]
+        cells = [_cell(row["figures"], name, digits) for name, (_, digits) in COLUMNS.items()]
         table.add_row(row["rule"], row["kind"], str(row["networks"]), f"{row['bytes'] / 1e6:.2f}", bits, *cells)
     return table
 
