@@ -50,8 +50,8 @@ def measure(widths: list[int], inputs: int, samples: int) -> list[float]:
         module._TOGETHER, module._SMALL = together, small
         ways.append(seconds(lambda: bb.predict(model, x, posterior, samples=samples), 3) / forward)
     packed = bb.pack(model, x, posterior, samples).runtime("native", threads=torch.get_num_threads())
-    inputs = x.numpy()
-    return [*ways, draw / forward, seconds(lambda: packed.predict(inputs), 3) / forward]
+    given = x.numpy()
+    return [*ways, draw / forward, seconds(lambda: packed.predict(given), 3) / forward]
 
 
 def main() -> None:
