@@ -53,8 +53,8 @@ COLUMNS = {
 }
 TRUST = COLUMNS_OF_TRUST | {"auroc_unlike": ("AUROC, Fashion-MNIST", 3)}
 SHOWN = (1, 2, 3, 4, 5, 10, 20, 50)  # tasks of a stream
-STREAM = ("recipe", "scenario", "rule", "method", "prior", "decay", "epochs", "tasks", "seed", "average_accuracy")
-STREAM += ("backward_transfer", "first_five", "last_five")
+SETTING = ("recipe", "scenario", "rule", "method", "method_options", "prior", "decay", "epochs", "tasks")
+STREAM = (*SETTING, "seed", "average_accuracy", "backward_transfer", "first_five", "last_five")
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
@@ -101,29 +101,37 @@ def trust_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 def streams_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Of some summary.json: a row a setting, over its seeds."""
-    settings: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    settings: dict[str, list[Mapping[str, Any]]] = {}
     for stream in found["streams"]:
-        settings.setdefault(tuple(stream.get(key) for key in STREAM[:8]), []).append(stream)
+        settings.setdefault(json.dumps([stream[key] for key in SETTING]), []).append(stream)
     tasks = [task for task in SHOWN if task <= max(stream["tasks"] for stream in found["streams"])]
-    ends = all(stream.get("last_five") is not None for stream in found["streams"])
-    scenarios = len({stream.get("scenario") for stream in found["streams"]}) > 1
+    ends = all(stream["last_five"] is not None for stream in found["streams"])
+    scenarios = len({stream["scenario"] for stream in found["streams"]}) > 1
     rows = []
-    for (_, scenario, rule, method, prior, decay, epochs, _), streams in settings.items():
-        kept = (
-            ["no prior" if not prior else "prior" if decay == 1 else f"prior × {decay:g}"]
-            if rule == "bayesbinn"
-            else []
-        )
-        kept += [method] if method != "none" else []
+    for streams in settings.values():
+        one = streams[0]
         averages = [[stream["average_accuracy"][task - 1] for stream in streams] for task in tasks]
         cells = [cell(over(values), 2) for values in averages]
         if ends:
             cells += [cell(over([stream[key] for stream in streams]), 2) for key in ("first_five", "last_five")]
-        label = [*([scenario] if scenarios else []), RULES[rule], ", ".join(kept), str(epochs), str(len(streams))]
-        rows.append([*label, *cells])
+        label = [*([one["scenario"]] if scenarios else []), RULES[one["rule"]], _against_forgetting(one)]
+        rows.append([*label, str(one["epochs"]), str(len(streams)), *cells])
     heads = [*(["scenario"] if scenarios else []), "rule", "against forgetting", "epochs a task", "seeds"]
     heads += [f"after {task}" for task in tasks] + (["first five", "last five"] if ends else [])
     return markdown(heads, rows, texts=3 if scenarios else 2)
+
+
+def _against_forgetting(stream: Mapping[str, Any]) -> str:
+    kept = []
+    if stream["rule"] == "bayesbinn":
+        decay = "" if stream["decay"] == 1 else f" × {stream['decay']:g}"
+        kept.append(f"prior{decay}" if stream["prior"] else "no prior")
+    if stream["method"] != "none":
+        options = (
+            f"{name} {value:g}" for name, value in stream["method_options"].items() if not isinstance(value, str)
+        )
+        kept.append(f"{stream['method']} ({', '.join(options)})")
+    return ", ".join(kept)
 
 
 def table(name: str, columns: Sequence[str] = ()) -> str:

@@ -219,7 +219,9 @@ def test_scenarios_in_which_the_task_is_unknown_share_their_statistics(tmp_path:
     for scenario, statistics in (("task", "task"), ("domain", "shared"), ("class", "shared")):
         out = str(tmp_path / scenario)
         found = run_continual("split-mnist", scenario=scenario, rule="ste", out=out, progress=SilentProgress(), **how)
-        assert found.summary["statistics"] == statistics
+        assert found.summary["statistics"] == statistics and found.summary["scenario"] == scenario
+    with pytest.raises(ValueError, match="scenario domain, not class"):
+        run_continual("split-mnist", scenario="class", rule="ste", out=str(tmp_path / "domain"), **how)
 
 
 def test_the_table_of_a_long_stream_shows_both_ends(capsys) -> None:

@@ -77,6 +77,7 @@ def run_stream(
     ess_decay: float = 1.0,
     statistics: Statistics = "task",
     memory: Memory | None = None,
+    scenario: str | None = None,
     curve_examples: int = 1000,
     count: int | None = None,
     progress: Progress | None = None,
@@ -103,6 +104,7 @@ def run_stream(
             for all tasks. "task" needs to be told at test time which task an input is of.
         memory: What else is kept of old tasks, such as `Coreset`, `Replay`, `EWC` or `SI`; the stream works on a copy
             of it.
+        scenario: What is known of the task at test time, for summary.json: a stream is not continued as another.
         curve_examples: Test examples of every task that accuracy is measured on after every epoch; 0 for none. This
             does not change what is learned.
         count: Number of tasks, if it is known; the notes then say how long the rest will take.
@@ -134,7 +136,13 @@ def run_stream(
         raise ValueError(f"ess_decay must be positive, got {ess_decay}")
     folder = RunFolder(config.out)
     memory = copy.deepcopy(memory) if memory is not None else Memory()
-    about = {"prior": prior, "decay": decay, "ess_decay": ess_decay, "statistics": statistics}
+    about: dict[str, Any] = {
+        "scenario": scenario,
+        "prior": prior,
+        "decay": decay,
+        "ess_decay": ess_decay,
+        "statistics": statistics,
+    }
     about |= {"method": memory.name, "method_options": memory.options}
     matrix = _recorded(folder, about)
     experiment: Experiment | None = None

@@ -174,6 +174,8 @@ def run_continual(
         config = dataclasses.replace(config, out=f"{config.out}-{method}")
     prior = prior and rule.startswith("bayesbinn")
     split = stream == "split-mnist"
+    if split and scenario != "task" and choices.get("out") is None:
+        config = dataclasses.replace(config, out=f"{config.out}-{scenario}")
     if statistics is None:
         statistics = "shared" if method == "replay" or (split and scenario != "task") else "task"
     bundle = recipe.load(config.data, torch.device(config.device), seed)
@@ -196,6 +198,7 @@ def run_continual(
             ess_decay=ess_decay,
             statistics=statistics,
             memory=memory,
+            scenario=scenario if split else None,
             curve_examples=curve_examples,
             count=tasks,
             progress=progress,
