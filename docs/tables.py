@@ -131,7 +131,7 @@ def _against_forgetting(stream: Mapping[str, Any]) -> str:
             f"{name} {value:g}" for name, value in stream["method_options"].items() if not isinstance(value, str)
         )
         kept.append(f"{stream['method']} ({', '.join(options)})")
-    return ", ".join(kept)
+    return ", ".join(kept) or "nothing"
 
 
 def table(name: str, columns: Sequence[str] = ()) -> str:
