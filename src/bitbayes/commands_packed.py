@@ -191,7 +191,7 @@ def pack_run(
     """
     from bitbayes.data import batches
     from bitbayes.recipes.evaluate import load_run
-    from bitbayes.training.mean import MeanPredictor
+    from bitbayes.training.mean import kept_inputs
 
     if samples < 0:
         raise ValueError(f"samples must be at least 0, got {samples}")
@@ -202,8 +202,8 @@ def pack_run(
         return pack(run.experiment.model, example, real=real, about=about)
     if run.posterior is None:
         raise ValueError(f"{run.config.rule} keeps no posterior; leave --samples out for its mode")
-    mean = MeanPredictor(run.config, run.experiment, run.experiment.model, run.posterior, samples)
-    return pack(mean.model, example, run.posterior, samples, batches=mean.own, real=real, about=about)
+    inputs = kept_inputs(run.config, run.experiment)
+    return pack(run.experiment.model, example, run.posterior, samples, batches=inputs, real=real, about=about)
 
 
 def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, bool]:

@@ -7,25 +7,27 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitbayes.posterior import Posterior
-from bitbayes.predict import Prediction, predict
+from bitbayes.predict import Prediction
 from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment
 from bitbayes.training.measure import autocast, refresh_inputs, refresh_with
 
-__all__ = ["MeanPredictor", "refreshed_for_draws"]
+__all__ = ["MeanPredictor", "kept_inputs", "refreshed_for_draws"]
 
-_SMALL = 5000  # training examples up to which every drawn network gets statistics of its own
 _CHUNK = 2000
+_MOST = 1 << 28  # numbers of training inputs that are kept for statistics
 _STATISTICS_SEED = 1  # of the draws for shared statistics; the prediction's own draws have seed 0
 
 
 class MeanPredictor:
-    """Averages the networks that a posterior draws, with BatchNorm statistics estimated once.
+    """Averages the networks that a posterior draws.
 
-    The statistics of the mode do not fit draws. On small data every drawn network gets its own; on larger data all
-    share one set, averaged over a fresh draw for every batch, as training gathers them.
+    Every network has BatchNorm statistics of its own, estimated once from training inputs: those of the mode do not fit
+    a draw, and those that all draws share do not fit each.
 
     Args:
         config: Of the run.
@@ -43,16 +45,56 @@ class MeanPredictor:
         posterior: Posterior,
         samples: int | None = None,
     ) -> None:
-        self.samples = samples or config.predict_samples
         self.device, self.precision, self.posterior = experiment.device, config.precision, posterior
-        inputs = refresh_inputs(experiment, config.refresh_batches)
-        self.own = list(inputs) if len(experiment.data.train) <= _SMALL else None
-        self.model = model if self.own else refreshed_for_draws(model, posterior, inputs, config, experiment.device)
+        self._inputs = kept_inputs(config, experiment)
+        self._model = copy.deepcopy(model).eval()
+        self._statistics = [self._estimated(index) for index in range(samples or config.predict_samples)]
 
+    def _estimated(self, index: int) -> dict[str, Tensor]:
+        """Statistics of one network, by the names of their buffers."""
+        names = [name for name, module in self._model.named_modules() if isinstance(module, _BatchNorm)]
+        if not names:
+            return {}
+        _put(self._model, self.posterior.sample_at(index))
+        refresh_with(self._model, iter(self._inputs), self.precision, self.device)
+        owners = tuple(f"{name}." if name else "" for name in names)
+        return {name: value.clone() for name, value in self._model.named_buffers() if name.startswith(owners)}
+
+    @torch.no_grad()
     def __call__(self, x: Tensor) -> Prediction:
         """Predicts some inputs with every network."""
+        outputs = []
         with autocast(self.device, self.precision):
-            return predict(self.model, x, self.posterior, self.samples, chunk=_CHUNK, batches=self.own)
+            for index, statistics in enumerate(self._statistics):
+                state = {**self.posterior.sample_at(index), **statistics}
+                outputs.append(torch.cat([functional_call(self._model, state, (part,)) for part in x.split(_CHUNK)]))
+        whole = torch.stack(outputs).float()
+        return Prediction(whole if whole.dim() > 2 else whole[..., None])
+
+
+def kept_inputs(config: RunConfig, experiment: Experiment) -> list[Tensor]:
+    """Training inputs to estimate the statistics of several networks from: those of the mode, if memory holds them.
+
+    Args:
+        config: Of the run.
+        experiment: For its training data.
+
+    Returns:
+        Batches; one at least.
+    """
+    kept: list[Tensor] = []
+    for x in refresh_inputs(experiment, config.refresh_batches):
+        if kept and (len(kept) + 1) * x.numel() > _MOST:
+            break
+        kept.append(x)
+    return kept
+
+
+def _put(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, value in weights.items():
+            parameters[name].copy_(value)
 
 
 def refreshed_for_draws(
@@ -77,9 +119,6 @@ def refreshed_for_draws(
 
 def _with_draws(model: nn.Module, posterior: Posterior, inputs: Iterator[Tensor]) -> Iterator[Tensor]:
     """The same inputs, with another draw in the network's parameters for each."""
-    parameters = dict(model.named_parameters())
     for index, x in enumerate(inputs):
-        with torch.no_grad():
-            for name, weights in posterior.sample_at(index, seed=_STATISTICS_SEED).items():
-                parameters[name].copy_(weights)
+        _put(model, posterior.sample_at(index, seed=_STATISTICS_SEED))
         yield x
