@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bitbayes.continual.buffer import chosen, joined
+from bitbayes.continual.buffer import joined
 from bitbayes.continual.tasks import Task
 from bitbayes.data import TensorData
 from bitbayes.predict import predict
@@ -24,7 +23,6 @@ from bitbayes.training.results import silent_posterior
 __all__ = ["BatchStatistics", "Seen", "Statistics", "accuracies", "batch_statistics"]
 
 _CHUNK = 2000
-_REFRESH_SIZE = 500  # of the batches of `refresh_inputs`
 
 BatchStatistics = dict[str, Tensor]
 """Buffers of all BatchNorm layers, by name."""
@@ -96,28 +94,21 @@ def accuracies(
         experiment: Network and rule.
         config: For the precision, and the networks that are averaged.
         seen: The tasks, the newest last.
-        kept: Training examples of each, which statistics are estimated from anew; empty if none are kept.
+        kept: Training examples of each, which every network estimates its statistics from; empty if none are kept.
         statistics: "task" or "shared", see `run_stream`.
         examples: Test examples of every task; None for all.
 
     Returns:
         Percent, in the order of the tasks.
     """
-    used = [task.statistics for task in seen]
+    used: list[BatchStatistics | Tensor] = [task.statistics for task in seen]
     if kept and statistics == "task":
-        used[:-1] = [_estimated(experiment, config, data) for data in kept[: len(seen) - 1]]
+        used[:-1] = [whole(data)[0] for data in kept[: len(seen) - 1]]
     elif kept:
-        used = [_estimated(experiment, config, joined(kept))] * len(seen)
+        used = [whole(joined(kept))[0]] * len(seen)
     elif statistics == "shared":
         used = used[-1:] * len(seen)
     return [_accuracy(experiment, config, *pair, examples) for pair in zip(seen, used, strict=True)]
-
-
-def _estimated(experiment: Experiment, config: RunConfig, data: TensorData) -> BatchStatistics:
-    """Statistics of a few examples, again and again: what differs from batch to batch is the draw."""
-    index = torch.arange(config.refresh_batches * _REFRESH_SIZE) % len(data)
-    bundle = dataclasses.replace(experiment.data, train=chosen(data, index))
-    return batch_statistics(dataclasses.replace(experiment, data=bundle), config)
 
 
 def _buffers(model: nn.Module) -> BatchStatistics:
@@ -130,9 +121,12 @@ def _buffers(model: nn.Module) -> BatchStatistics:
 
 
 def _accuracy(
-    experiment: Experiment, config: RunConfig, task: Seen, statistics: BatchStatistics, examples: int | None
+    experiment: Experiment, config: RunConfig, task: Seen, statistics: BatchStatistics | Tensor, examples: int | None
 ) -> float:
-    """Percent of a task's test examples, or of so many spread over them, with given BatchNorm statistics."""
+    """Percent of a task's test examples, or of so many spread over them.
+
+    BatchNorm statistics are given, or every network estimates its own from inputs that are.
+    """
     test = task.test()
     if test is None:
         raise ValueError(f"{task.name} has no test data")
@@ -142,14 +136,16 @@ def _accuracy(
     model = copy.deepcopy(experiment.model)
     if optimizer is not None:
         optimizer.train()
-    model.load_state_dict(statistics, strict=False)
+    inputs = [statistics] if isinstance(statistics, Tensor) else None
+    if not isinstance(statistics, Tensor):
+        model.load_state_dict(statistics, strict=False)
     posterior = silent_posterior(optimizer) if optimizer is not None and optimizer.has_posterior else None
     x, y = whole(test)
     if examples is not None and examples < len(y):
         spread = torch.arange(examples, device=y.device) * len(y) // examples
         x, y = x[spread], y[spread]
     with autocast(experiment.device, config.precision):
-        probs = predict(model, x, posterior, config.predict_samples, chunk=_CHUNK).probs
+        probs = predict(model, x, posterior, config.predict_samples, chunk=_CHUNK, batches=inputs).probs
     if task.classes is not None:
         others = torch.ones(probs.shape[1], dtype=torch.bool, device=probs.device)
         others[list(task.classes)] = False
