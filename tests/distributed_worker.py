@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before the group: what DDP imports keeps the group's threads else, see joined
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
