@@ -33,6 +33,7 @@ def work(rank: int, rule: str, path: str, ranks: int) -> None:
         optimizer.zero_grad()
     if rank == 0:
         torch.save(snapshot(model, optimizer), Path(path) / "result.pt")
+    del parallel  # as the last holder of the group it would wait for the group's threads, and they for the interpreter
     dist.destroy_process_group()
 
 
