@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import bitbayes as bb
 from bitbayes.packed import PackedNetwork, load
@@ -213,6 +214,32 @@ def test_thresholds_are_exact_at_every_count():
         got = np.asarray(packed.runtime(backend).outputs(x.numpy() if backend == "reference" else x))[0]
         assert np.array_equal(got, wanted)
     assert (wanted[:, 3] == -1).all() and len({row.tobytes() for row in wanted}) > 4
+
+
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [(0.3, []), (-0.3, ["prelu"]), (0.0, ["prelu"]), (nn.Hardtanh(), []), (nn.ReLU(), ["clamp"])],
+    ids=str,
+)
+def test_what_changes_no_sign_is_not_computed_before_one(before, kept, tmp_path):
+    activation = nn.PReLU(4) if isinstance(before, float) else before
+    first = bb.nn.keep_real(nn.Linear(9, 4))
+    model: Any = settled(nn.Sequential(first, activation, bb.nn.BinaryActivation(), nn.Linear(4, 3, bias=False)))
+    if isinstance(before, float):
+        activation.weight.data[1:], activation.weight.data[0] = 0.5, before
+    packed = agree(model, torch.randn(64, 9), tmp_path)
+    assert [step.op for step in packed.program.steps] == ["linear", "affine", *kept, "sign", "linear"]
+
+
+def test_batchnorm_is_rounded_where_torch_rounds_it():
+    """A sign may be taken of its result: at one and at zero torch shows the scale and shift that it computes with."""
+    norm = nn.BatchNorm1d(200)
+    model: Any = settled(nn.Sequential(nn.Linear(3, 200, bias=False), norm))
+    packed = bb.pack(model, torch.zeros(1, 3))
+    found = {role: packed.tensors[name] for role, name in packed.program.steps[-1].tensors.items()}
+    bare = F.batch_norm(torch.ones(1, 200), torch.zeros(200), norm.running_var, norm.weight, None, eps=norm.eps)
+    assert np.array_equal(found["scale"], bare.detach().numpy()[0])
+    np.testing.assert_array_max_ulp(found["shift"], norm(torch.zeros(1, 200)).detach().numpy()[0], 1)
 
 
 def test_a_scale_for_each_channel_and_a_tied_weight(tmp_path):

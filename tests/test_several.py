@@ -75,3 +75,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert [summary["seed"] for summary in found] == [4, 5]
     assert cli.main([*words, "--seeds", "2", "--tensorboard"]) == 2
     assert "leave out --seeds" in capsys.readouterr().err
+
+
+def test_refusals_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "digits", "--rule", "ste", "--epochs", "1", "--out", str(tmp_path / "run")]
+    assert cli.main([*words, "--jobs", "2"]) == 2 and "say how many with --seeds" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main([*words, "--seeds", "2"]) == 2 and "leave out torchrun" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

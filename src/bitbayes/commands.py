@@ -89,7 +89,7 @@ class Train:
         choices: dict[str, Any] = {**vars(self), "options": parsed_options(self.set)}
         for name in ("recipe", "rule", "resume", "device", "set", "tensorboard", "seeds", "jobs"):
             choices.pop(name)
-        if self.seeds != 1:
+        if (self.seeds, self.jobs) != (1, 1):
             self._several(device=chosen_device(self.device), **choices)
             return
         with joined(chosen_device(self.device)) as device:
@@ -104,9 +104,14 @@ class Train:
         from bitbayes.recipes.tables import TableRow
         from bitbayes.report.markdown import seeds_table
         from bitbayes.report.tables import show
+        from bitbayes.training.distributed import under_torchrun
 
+        if self.seeds == 1:
+            raise ValueError(f"--jobs {self.jobs} is for several runs; say how many with --seeds")
         if self.tensorboard:
             raise ValueError("--tensorboard follows one run; leave out --seeds, or --tensorboard")
+        if under_torchrun():
+            raise ValueError("--seeds runs in one process or in its own; leave out torchrun, or --seeds")
         configs = make_configs(self.recipe, self.rule, self.seeds, **choices)
         estimator = configs[0].estimator
         row = TableRow(f"bayesbinn:{estimator}" if estimator else self.rule, run_several(configs, jobs=self.jobs))

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from bitbayes.continual.buffer import joined
 from bitbayes.continual.tasks import Task
 from bitbayes.data import TensorData
 from bitbayes.predict import predict
 from bitbayes.training import Experiment, RunConfig
-from bitbayes.training.mean import refreshed_for_draws
+from bitbayes.training.mean import batch_buffers, refreshed_for_draws
 from bitbayes.training.measure import autocast, mode_weights, refresh_inputs, whole
 from bitbayes.training.results import silent_posterior
 
@@ -75,9 +74,9 @@ def batch_statistics(experiment: Experiment, config: RunConfig) -> BatchStatisti
     if optimizer is not None and optimizer.has_posterior:
         inputs = refresh_inputs(experiment, config.refresh_batches)
         posterior = silent_posterior(optimizer)
-        return _buffers(refreshed_for_draws(experiment.model, posterior, inputs, config, experiment.device))
+        return batch_buffers(refreshed_for_draws(experiment.model, posterior, inputs, config, experiment.device))
     with mode_weights(experiment, config.refresh_batches, config.precision) as model:
-        return _buffers(model)
+        return batch_buffers(model)
 
 
 def accuracies(
@@ -109,15 +108,6 @@ def accuracies(
     elif statistics == "shared":
         used = used[-1:] * len(seen)
     return [_accuracy(experiment, config, *pair, examples) for pair in zip(seen, used, strict=True)]
-
-
-def _buffers(model: nn.Module) -> BatchStatistics:
-    return {
-        f"{name}.{key}": buffer.clone()
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
-        for key, buffer in module.named_buffers()
-    }
 
 
 def _accuracy(

@@ -150,10 +150,7 @@ class NativeRuntime(ReferenceRuntime):
         if step.op == "linear":
             self._jobs.append(_Job(real_linear(weight), step.sources, index + 1))
             return index
-        last, follower = self._only_follower(index)
-        taken = follower is not None and follower.op == "affine"
-        tensors = {role: self._stacked(name) for role, name in follower.tensors.items()} if follower and taken else {}
-        last = last if taken else index
+        last, tensors = self._taken(index, *self._only_follower(index), "affine")
         self._jobs.append(_Job(number_layer(RealProduct(weight, tensors), step, self.threads), step.sources, last + 1))
         return last
 
@@ -165,9 +162,7 @@ class NativeRuntime(ReferenceRuntime):
             after, second = self._only_follower(last)
             if second is not None and second.op == "threshold":  # of sums, a maximum; of their signs, one or all
                 pool, last, follower = follower, after, second
-        taken = follower is not None and follower.op in (("affine", "threshold") if value.signs else ("affine",))
-        tensors = {role: self._stacked(name) for role, name in follower.tensors.items()} if follower and taken else {}
-        last = last if taken else index
+        last, tensors = self._taken(index, last, follower, "affine", *(["threshold"] if value.signs else []))
         if not value.signs:
             run = number_layer(NumberProduct(weight, fan_in(step.settings, value.shape), tensors), step, self.threads)
             self._jobs.append(_Job(run, step.sources, last + 1))
@@ -190,6 +185,12 @@ class NativeRuntime(ReferenceRuntime):
             run = chained(run, pooled_signs(pool.settings, direction))
         self._jobs.append(_Job(run, (source,), last + 1))
         return last
+
+    def _taken(self, index: int, last: int, follower: Step | None, *operations: str) -> tuple[int, dict[str, Array]]:
+        """The last step of a job that computes its follower too, if that is such an operation, and its tensors."""
+        if follower is None or follower.op not in operations:
+            return index, {}
+        return last, {role: self._stacked(name) for role, name in follower.tensors.items()}
 
     def _only_follower(self, index: int) -> tuple[int, Step | None]:
         """The next step, if it alone takes what this one makes, and nothing else."""

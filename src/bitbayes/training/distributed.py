@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["Ranks", "joined", "restarted"]
+__all__ = ["Ranks", "joined", "restarted", "under_torchrun"]
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ def joined(device: str) -> Iterator[str]:
         ...     print(device)
         cpu
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if not under_torchrun() or dist.is_initialized():
         yield device
         return
     if device.startswith("cuda"):
@@ -134,6 +134,15 @@ def joined(device: str) -> Iterator[str]:
     finally:
         gc.collect()  # what still refers to the group from a cycle
         dist.destroy_process_group()
+
+
+def under_torchrun() -> bool:
+    """Whether this process is one of several ranks that torchrun has started.
+
+    Returns:
+        True if it is.
+    """
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def restarted() -> bool:

@@ -16,7 +16,7 @@ from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment
 from bitbayes.training.measure import autocast, refresh_inputs, refresh_with
 
-__all__ = ["MeanPredictor", "kept_inputs", "refreshed_for_draws"]
+__all__ = ["MeanPredictor", "batch_buffers", "kept_inputs", "refreshed_for_draws"]
 
 _CHUNK = 2000
 _MOST = 1 << 28  # numbers of training inputs that are kept for statistics
@@ -52,13 +52,10 @@ class MeanPredictor:
 
     def _estimated(self, index: int) -> dict[str, Tensor]:
         """Statistics of one network, by the names of their buffers."""
-        names = [name for name, module in self._model.named_modules() if isinstance(module, _BatchNorm)]
-        if not names:
-            return {}
-        _put(self._model, self.posterior.sample_at(index))
-        refresh_with(self._model, iter(self._inputs), self.precision, self.device)
-        owners = tuple(f"{name}." if name else "" for name in names)
-        return {name: value.clone() for name, value in self._model.named_buffers() if name.startswith(owners)}
+        if batch_buffers(self._model):
+            _put(self._model, self.posterior.sample_at(index))
+            refresh_with(self._model, iter(self._inputs), self.precision, self.device)
+        return batch_buffers(self._model)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Prediction:
@@ -70,6 +67,23 @@ class MeanPredictor:
                 outputs.append(torch.cat([functional_call(self._model, state, (part,)) for part in x.split(_CHUNK)]))
         whole = torch.stack(outputs).float()
         return Prediction(whole if whole.dim() > 2 else whole[..., None])
+
+
+def batch_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the statistics of all BatchNorm layers.
+
+    Args:
+        model: The network.
+
+    Returns:
+        Their buffers, by the names that they have in the network.
+    """
+    return {
+        f"{name}.{key}" if name else key: buffer.clone()
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        for key, buffer in module.named_buffers()
+    }
 
 
 def kept_inputs(config: RunConfig, experiment: Experiment) -> list[Tensor]:
