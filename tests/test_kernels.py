@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import bitbayes as bb
 from bitbayes.kernels import build, run
 from bitbayes.noise import CHUNK, Noise, stream_key
-from bitbayes.rules import checks, engine
+from bitbayes.rules import engine, refusals
 
 Make = Callable[..., bb.BinaryOptimizer]
 
@@ -153,13 +153,13 @@ def test_a_run_of_kernels_resumes_bit_for_bit(rule: str) -> None:
 @covered
 def test_a_refused_step_leaves_the_belief(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The path of a flag on the device: the belief stays, the next draw is of a new step."""
-    check = checks.finite
+    check = refusals.finite
     runs = []
     for compiled in (False, True):
         optimizer, weights = trained(COVERED[rule], 1000, compile=compiled)
         before = copy.deepcopy(optimizer.state[weights]["belief"])
         with monkeypatch.context() as patch:
-            patch.setattr(checks, "finite", lambda gradients: check(gradients, defer=True))
+            patch.setattr(refusals, "finite", lambda gradients: check(gradients, defer=True))
             weights.grad[7] = torch.nan
             optimizer.step()
         assert all(torch.equal(before[name], value) for name, value in optimizer.state[weights]["belief"].items())
@@ -182,7 +182,7 @@ def test_a_non_finite_gradient_is_refused(bad: float) -> None:
 def test_a_gradient_whose_sum_overflows_is_finite() -> None:
     big = torch.full((4,), 3e38)
     assert not big.sum().isfinite()
-    assert checks.finite({"w": big}) == (None, None)
+    assert refusals.finite({"w": big}) == (None, None)
 
 
 @needs_compiler
@@ -382,8 +382,8 @@ class NeverWaits(TorchDispatchMode):
 @pytest.mark.parametrize("rule", COVERED | LEFT_OUT)
 def test_a_step_reads_no_value_back(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With gradients checked as on a GPU, by a flag that stays there."""
-    check = checks.finite
-    monkeypatch.setattr(checks, "finite", lambda gradients: check(gradients, defer=True))
+    check = refusals.finite
+    monkeypatch.setattr(refusals, "finite", lambda gradients: check(gradients, defer=True))
     optimizer, weights = trained((COVERED | LEFT_OUT)[rule], 100, steps=1)
     before, optimizer.__dict__["_pending"] = weights.detach().clone(), []
     with NeverWaits():

@@ -31,6 +31,7 @@ from laws import (
     steps,
 )
 from networks import UserNetwork
+from tape import Tape
 
 
 @every_rule
@@ -301,10 +302,10 @@ def test_a_non_finite_gradient_is_refused(rule: str, bad: float) -> None:
 @every_rule
 def test_a_deferred_refusal_leaves_the_belief_and_is_reported(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The path of a GPU: the device decides, and the next call reports."""
-    from bitbayes.rules import checks
+    from bitbayes.rules import refusals
 
-    check = checks.finite
-    monkeypatch.setattr(checks, "finite", lambda gradients: check(gradients, defer=True))
+    check = refusals.finite
+    monkeypatch.setattr(refusals, "finite", lambda gradients: check(gradients, defer=True))
     model, optimizer = pair(rule, scale="channel")
     steps(model, optimizer, 2)
     before = {k: v for k, v in snapshot(model, optimizer).items() if "belief" in k and "step" not in k}
@@ -317,6 +318,88 @@ def test_a_deferred_refusal_leaves_the_belief_and_is_reported(rule: str, monkeyp
     optimizer.__dict__["_pending"] = pending
     with pytest.raises(RuntimeError, match=r"'0.weight', '2.weight' is not finite"):
         optimizer.eval()
+
+
+def gradients(optimizer: bb.BinaryOptimizer) -> None:
+    """Puts fixed gradients where they can be replaced by others of the next step."""
+    for index, (_, parameter) in enumerate(optimizer.named_binary()):
+        generator = torch.Generator().manual_seed(index)
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+@every_rule
+@pytest.mark.parametrize("scale", ["one", "channel"])
+def test_a_captured_step_repeats_as_a_step_of_its_own(rule: str, scale: str) -> None:
+    """A CUDA graph repeats operations on the device, and no Python: noise and annealing must go on all the same."""
+    (_, captured), (_, stepped), (_, usual) = (
+        pair(rule, scale=scale, capturable=capturable) for capturable in (True, True, False)
+    )
+    for optimizer in (captured, stepped, usual):
+        gradients(optimizer)
+    captured.step()
+    with Tape() as tape:
+        captured.step()
+    for _ in range(14):  # past the end of every annealing
+        tape.replay()
+    for _ in range(16):
+        stepped.step()
+        usual.step()
+    mine, own, other = (dict(optimizer.named_binary()) for optimizer in (captured, stepped, usual))
+    for name, weights in mine.items():
+        assert captured.state[weights]["step"] == 16
+        assert torch.equal(weights, own[name])
+        torch.testing.assert_close(weights, other[name])  # to the last bit of a power of the step
+    assert same(snapshot(nn.Module(), captured), snapshot(nn.Module(), stepped))
+
+
+@every_rule
+def test_a_captured_step_with_a_bad_gradient_is_refused(rule: str) -> None:
+    _, optimizer = pair(rule, scale="channel", capturable=True)
+    gradients(optimizer)
+    optimizer.step()
+    with Tape() as tape:
+        optimizer.step()
+
+    def kept() -> dict[str, torch.Tensor]:
+        states = [optimizer.state[parameter] for _, parameter in optimizer.named_binary()]
+        found = [{**state["belief"], "scale": state["scale"]} for state in states]
+        return {f"{place}/{key}": value.clone() for place, each in enumerate(found) for key, value in each.items()}
+
+    before, worst = kept(), dict(optimizer.named_binary())["2.weight"].grad
+    good, worst[1, 1] = worst[1, 1].clone(), float("nan")
+    tape.replay()
+    assert same(before, kept())
+    with pytest.raises(RuntimeError, match=r"gradient of '2.weight' is not finite.*beliefs are unchanged"):
+        optimizer.eval()
+    worst[1, 1] = good
+    tape.replay()
+    assert not same(before, kept())
+    optimizer.eval()  # told once
+
+
+@pytest.mark.parametrize("rule", ["bayesbinn-momentum", "pmf", "vispa"])
+def test_a_compiled_step_may_be_capturable(rule: str) -> None:
+    """By a kernel in C, or by torch.compile, which gets the numbers of a step from the device."""
+    runs = [pair(rule, compile=True, capturable=capturable) for capturable in (True, False)]
+    for model, optimizer in runs:
+        steps(model, optimizer, 7)
+    for one, other in zip(*(model.parameters() for model, _ in runs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@every_rule
+def test_capturable_resumes(rule: str) -> None:
+    model, optimizer = pair(rule, capturable=True)
+    steps(model, optimizer, 3)
+    other, resumed = pair(rule)
+    other.load_state_dict(model.state_dict())
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # the option comes with the state
+    for _, parameter in resumed.named_binary():
+        assert isinstance(resumed.state[parameter]["step"], torch.Tensor)
+    assert same(snapshot(model, optimizer), snapshot(other, resumed))
+    for m, o in ((model, optimizer), (other, resumed)):
+        steps(m, o, 2)
+    assert same(snapshot(model, optimizer), snapshot(other, resumed))
 
 
 def differ(a: torch.Tensor, b: torch.Tensor) -> bool:

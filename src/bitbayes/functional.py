@@ -136,7 +136,7 @@ def adam(
     *,
     beta1: float,
     beta2: float,
-    step: float,
+    step: float | Tensor,
     eps: float = 1e-8,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Adam's moments and direction (Kingma & Ba 2015, algorithm 1).
@@ -147,7 +147,7 @@ def adam(
         gradient: Gradient of this step, same shape.
         beta1: Decay of the first moment.
         beta2: Decay of the second moment.
-        step: Number of this step, counted from 1.
+        step: Number of this step, counted from 1; a 0-d tensor is not read.
         eps: Added to the root of the second moment.
 
     Returns:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Iterator
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -49,21 +51,32 @@ def _hash(seed: int, path: tuple[int, ...]) -> int:
     return _mix((_mix((_hash(seed, path[:-1]) ^ path[-1]) & _MASK) + _GOLDEN) & _MASK)
 
 
-def stream_key(seed: int, *path: int) -> int:
+@overload
+def stream_key(seed: int, *path: int) -> int: ...
+@overload
+def stream_key(seed: int, *path: int | Tensor) -> int | Tensor: ...
+def stream_key(seed: int, *path: int | Tensor) -> int | Tensor:
     """Hashes a seed and a path of counters to the 64-bit key of a noise stream.
 
     Args:
         seed: Any integer.
-        path: Integers that name the stream, such as purpose, step, sample and tensor index.
+        path: What names the stream, such as purpose, step, sample and tensor index: integers, or 0-d int64 tensors,
+            whose values are not read.
 
     Returns:
-        A signed 64-bit integer.
+        A signed 64-bit integer; a 0-d int64 tensor if there is one in the path.
 
     Example:
         >>> stream_key(0, 1, 2) == stream_key(0, 1, 2), stream_key(0, 1, 2) == stream_key(0, 2, 1)
         (True, False)
+        >>> bool(stream_key(0, 1, torch.tensor(2)) == stream_key(0, 1, 2))
+        True
     """
-    return _signed(_hash(seed, path))
+    known = tuple(itertools.takewhile(lambda place: isinstance(place, int), path))
+    key: int | Tensor = _signed(_hash(seed, known))
+    for place in path[len(known) :]:
+        key = _scramble(_scramble(torch.as_tensor(key ^ place)).add_(_signed(_GOLDEN)))
+    return key
 
 
 def _scramble(word: Tensor) -> Tensor:

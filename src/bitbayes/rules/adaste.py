@@ -24,6 +24,7 @@ from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.annealing import annealed
 from bitbayes.rules.base import BinaryOptimizer, Params
+from bitbayes.rules.counter import Step
 from bitbayes.rules.rule import Belief, Options
 
 
@@ -95,10 +96,10 @@ class AdaSTE(BinaryOptimizer):
         checks.decay(group["momentum"], "momentum")
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: int) -> dict[str, Any]:
+    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """β now, and β when the weights at hand were drawn."""
         at, highest = (group["beta"], group["growth"], group["interval"]), 1 / group["a"]
-        return {"beta": annealed(*at, step, highest), "beta_drawn": annealed(*at, max(step - 1, 0), highest)}
+        return {"beta": annealed(*at, step, highest), "beta_drawn": annealed(*at, step - 1, highest)}
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: Options) -> Belief:

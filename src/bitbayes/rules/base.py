@@ -16,13 +16,14 @@ from torch.nn import Parameter
 
 from bitbayes.noise import Noise
 from bitbayes.posterior import BernoulliPosterior, Posterior
-from bitbayes.rules import checks, engine, scales, streams
+from bitbayes.rules import checks, counter, engine, refusals, scales, streams
 from bitbayes.rules.rule import Belief, Options, Rule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_NOT_OPTIONS = {"params", "param_names", "seed", "samples", "scale", "scale_lr", "init", "compile", "training"}
+_NOT_OPTIONS = {"params", "param_names", "seed", "samples", "scale", "scale_lr", "init", "training"}
+_NOT_OPTIONS |= {"compile", "capturable"}
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
@@ -44,6 +45,8 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         init: "random" as in the papers, or "weights": sign and relative size of what the tensors hold.
         seed: Seed of the noise; None takes torch's own (`torch.initial_seed()`), of rank 0 in a distributed job.
         compile: Update and draw in one pass, by `bitbayes.kernels` or torch.compile, where there is a compiler.
+        capturable: Steps can be captured in a CUDA graph, and are counted on the device; `lr` is then best a tensor.
+            Refused steps are reported by `eval`, `train`, `posterior` and `state_dict`, which wait for the device.
 
     Raises:
         ValueError: For options out of range, no parameters, or a parameter given twice.
@@ -60,6 +63,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         init: str = "random",
         seed: int | None = None,
         compile: bool = False,
+        capturable: bool = False,
     ) -> None:
         checks.common(samples, scale, init)
         common = {
@@ -69,6 +73,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
             "init": init,
             "seed": checks.shared_seed() if seed is None else seed,
             "compile": compile,
+            "capturable": capturable,
             "training": True,
         }
         super().__init__(checks.not_empty(params), defaults | common)
@@ -113,7 +118,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         Raises:
             RuntimeError: If the parameters hold the mode, or a gradient is not finite (the beliefs are unchanged).
         """
-        self._report()
+        refusals.report(self, wait=False)
         if not self.training:
             raise RuntimeError(
                 "step() needs the weights of a draw, but they are the mode; call optimizer.train() first"
@@ -130,7 +135,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
     @torch.no_grad()
     def train(self, mode: bool = True) -> Self:
         """Makes the parameters hold the current draw (True) or the mode (False); returns the optimizer itself."""
-        self._report()
+        refusals.report(self)
         if mode != self.training:
             for group in self.param_groups:
                 group["training"] = mode
@@ -147,7 +152,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         Raises:
             RuntimeError: If the rule keeps no posterior.
         """
-        self._report()
+        refusals.report(self)
         if not self.has_posterior:
             raise RuntimeError(
                 f"{type(self).__name__} keeps no posterior, only a point; use bitbayes.BayesBiNN for one"
@@ -162,7 +167,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Beliefs, steps, options and seed: all that resuming needs beside the model's own state."""
-        self._report()
+        refusals.report(self)
         return super().state_dict()
 
     @torch.no_grad()
@@ -193,10 +198,10 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
             for place, parameter in enumerate(group["params"]):
                 yield group, place, parameter
 
-    def _options(self, group: dict[str, Any], step: int, parameter: Tensor) -> Options:
+    def _options(self, group: dict[str, Any], step: counter.Step, parameter: Tensor) -> Options:
         plain = {key: value for key, value in group.items() if key not in _NOT_OPTIONS}
         shape = {"bound": scales.glorot(parameter), "fan_in": scales.fans(parameter)[0]}
-        return SimpleNamespace(**plain | self.schedule(group, step) | shape, step=step)
+        return SimpleNamespace(**plain | self.schedule(group, step) | shape, step=counter.number(step))
 
     def _first_state(self, parameter: Tensor, group: dict[str, Any], index: int) -> dict[str, Any]:
         if group["init"] == "weights":
@@ -204,7 +209,8 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         else:
             start = streams.start(group, parameter, index, self.start)
         belief = self.begin(start, streams.more(group, parameter, index), self._options(group, 0, parameter))
-        return {"step": 0, "belief": belief} | scales.begin(parameter, group["scale"])
+        count = counter.begin(parameter.device, group["capturable"])
+        return count | {"belief": belief} | scales.begin(parameter, group["scale"])
 
     def _belief(self, parameter: Tensor) -> Belief:
         """The belief, on the device where the parameter is now."""
@@ -286,13 +292,4 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         """Refuses non-finite gradients: at once on a CPU; on a GPU by a flag on the device, reported later."""
         found = {name: p.grad if estimates is None else estimates.get(p) for name, p in self.named_binary()}
         given = {name: gradient for name, gradient in found.items() if gradient is not None}
-        accept, pending = engine.finite(given, self.param_groups[0]["compile"])
-        if pending is not None:
-            self.__dict__.setdefault("_pending", []).append(pending)
-        return accept
-
-    def _report(self) -> None:
-        """Raises for refused steps that the device has told us about since."""
-        pending = self.__dict__.get("_pending", [])
-        while pending and pending[0].ready():
-            pending.pop(0).raise_if_refused()
+        return refusals.accept(self, given)

@@ -29,6 +29,7 @@ from bitbayes.noise import Noise
 from bitbayes.posterior import BernoulliPosterior
 from bitbayes.rules import checks
 from bitbayes.rules.base import BinaryOptimizer, Params
+from bitbayes.rules.counter import Step
 from bitbayes.rules.rule import Belief, Options
 
 _EPS = 1e-10  # the released code's guard, which at small τ is the whole gradient
@@ -114,7 +115,7 @@ class BayesBiNN(BinaryOptimizer):
         checks.decay(group["momentum"], "momentum")
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: int) -> dict[str, Any]:
+    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """The estimator in use, and what λ is measured in."""
         point = group["estimator"] == "released" and group["tau"] <= _POINT_TAU
         unit = group["ess"] / group["tau"] if point else 1.0

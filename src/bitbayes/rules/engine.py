@@ -14,13 +14,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitbayes.kernels import run as kernels
 from bitbayes.noise import Noise, spans
-from bitbayes.rules import checks
 from bitbayes.rules.rule import Belief, Options, Rule
 
 
@@ -74,9 +74,19 @@ def _compiled(rule: type[Rule], static: tuple[tuple[str, object], ...]) -> Calla
     return torch.compile(fused, dynamic=True)
 
 
-def _send(values: Tensor, device: torch.device) -> Tensor:
-    """To the device of a step, without waiting for it: from pageable memory a copy would."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+def _on_device(values: list[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers as one tensor, without waiting for the device: from pageable memory a copy would.
+
+    Where some are there already, the step may be part of a CUDA graph, to which memory of the host must not matter.
+    """
+    if any(isinstance(value, Tensor) for value in values):
+        parts = [
+            v.to(device, dtype) if isinstance(v, Tensor) else torch.full((), v, dtype=dtype, device=device)
+            for v in values
+        ]
+        return torch.stack(parts)
+    sent = torch.tensor(values, dtype=dtype)
+    return sent.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sent.to(device)
 
 
 def _spans(belief: Belief, weights: Tensor) -> Iterator[slice]:
@@ -126,12 +136,12 @@ def advance(
         if kernels.advance(rule, belief, gradient, weights, o, drawn, noise, estimated=estimated, jobs=jobs):
             return
     if compile and _has_compiler(weights.device.type):
-        number = {n: v for n, v in vars(o).items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        number = {n: v for n, v in vars(o).items() if isinstance(v, (int, float, Tensor)) and not isinstance(v, bool)}
         static = tuple((name, value) for name, value in sorted(vars(o).items()) if name not in number)
-        values = _send(torch.tensor([*number.values()], dtype=torch.float32), weights.device)
+        values = _on_device([*number.values()], torch.float32, weights.device)
         numbers = dict(zip(number, values.unbind(), strict=True))
-        keys = torch.tensor([drawn.key, drawn.shared_key, noise.key, noise.shared_key])
-        keys = _send(keys, weights.device)
+        keys = [drawn.key, drawn.shared_key, noise.key, noise.shared_key]
+        keys = _on_device(keys, torch.int64, weights.device)
         _compiled(rule, static)(belief, gradient, weights, numbers, keys, estimated, accept)
         return
     for span in _spans(belief, weights):
@@ -147,13 +157,6 @@ def together() -> Iterator[list[kernels.Job]]:
         yield jobs
     finally:
         kernels.run(jobs)
-
-
-def finite(gradients: dict[str, Tensor], compile: bool) -> tuple[Tensor | None, checks.Refusal | None]:
-    """`checks.finite`, by one compiled read where there is one; `compile` as for `advance`."""
-    if compile and kernels.finite(gradients.values()):
-        return None, None
-    return checks.finite(gradients)
 
 
 def redraw(rule: type[Rule], belief: Belief, weights: Tensor, o: Options, noise: Noise, compile: bool = False) -> None:

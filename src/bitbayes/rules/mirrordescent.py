@@ -19,6 +19,7 @@ from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.annealing import annealed
 from bitbayes.rules.base import BinaryOptimizer, Params
+from bitbayes.rules.counter import Step
 from bitbayes.rules.rule import Belief, Options
 
 
@@ -79,7 +80,7 @@ class MirrorDescent(BinaryOptimizer):
         checks.betas(group["betas"])
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: int) -> dict[str, Any]:
+    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """β at this step."""
         beta = annealed(group["beta"], group["growth"], group["interval"], step, group["beta_max"])
         return {"beta": beta, "beta1": group["betas"][0], "beta2": group["betas"][1]}

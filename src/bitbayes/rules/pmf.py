@@ -22,6 +22,7 @@ from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.annealing import annealed
 from bitbayes.rules.base import BinaryOptimizer, Params
+from bitbayes.rules.counter import Step
 from bitbayes.rules.rule import Belief, Options
 
 
@@ -94,12 +95,12 @@ class PMF(BinaryOptimizer):
         checks.number(group["weight_decay"], "weight_decay", "at least 0", open_low=False)
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: int) -> dict[str, Any]:
+    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """β now, and β when the weights at hand were drawn."""
         at = (group["beta"], group["growth"], group["interval"])
         return {
             "beta": annealed(*at, step, group["beta_max"]),
-            "beta_drawn": annealed(*at, max(step - 1, 0), group["beta_max"]),
+            "beta_drawn": annealed(*at, step - 1, group["beta_max"]),
             "beta1": group["betas"][0],
             "beta2": group["betas"][1],
         }

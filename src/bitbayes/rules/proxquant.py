@@ -22,6 +22,7 @@ from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.base import BinaryOptimizer, Params
+from bitbayes.rules.counter import Step
 from bitbayes.rules.rule import Belief, Options
 
 
@@ -72,10 +73,10 @@ class ProxQuant(BinaryOptimizer):
         checks.option(after is None or after >= 1, "harden_after", "a step of at least 1, or None", after)
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: int) -> dict[str, Any]:
+    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """Whether the weights are hard by now."""
         after = group["harden_after"]
-        hard = float(after is not None and step > after)
+        hard = 0.0 if after is None else 1.0 * (step > after)
         return {"hard": hard, "beta1": group["betas"][0], "beta2": group["betas"][1]}
 
     @staticmethod

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from bitbayes.noise import Noise
+from bitbayes.rules.counter import Step
 
 Belief = dict[str, Tensor]
 Options = SimpleNamespace
@@ -31,10 +32,11 @@ class Rule:
         """Refuses options out of range, also when a group is added later."""
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: int) -> dict[str, Any]:
+    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """Options derived from the group's and the step, such as an annealed temperature.
 
-        `step` counts the updates so far: an update at step t follows a draw that was made at step t − 1.
+        `step` counts the updates so far: an update at step t follows a draw that was made at step t − 1. With
+        `capturable` it is a 0-d tensor, which must not be read: no `if` and no `min` of what comes from it.
         """
         return {}
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bitbayes import functional as F
+from bitbayes.rules import counter
 
 
 def fans(parameter: Tensor) -> tuple[int, int]:
@@ -79,7 +80,12 @@ def learn(state: dict[str, Any], weights: Tensor, gradient: Tensor, lr: float, a
     scale = state["scale"]
     per_channel = (gradient * weights).view(scale.numel(), -1).sum(1).view(scale.shape)
     first, second, direction = F.adam(
-        state["scale_first"], state["scale_second"], per_channel, beta1=0.9, beta2=0.999, step=state["step"] + 1
+        state["scale_first"],
+        state["scale_second"],
+        per_channel,
+        beta1=0.9,
+        beta2=0.999,
+        step=counter.number(state["step"] + 1),
     )
     new = {"scale": scale * torch.exp(-lr * direction), "scale_first": first, "scale_second": second}
     for name, tensor in new.items():

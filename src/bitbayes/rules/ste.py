@@ -23,6 +23,7 @@ from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.base import BinaryOptimizer, Params
+from bitbayes.rules.counter import Step
 from bitbayes.rules.rule import Belief, Options
 
 
@@ -93,7 +94,7 @@ class STE(BinaryOptimizer):
                 checks.number(group[name], name, "positive, or None", low=0)
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: int) -> dict[str, Any]:
+    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """Adam's decays by name."""
         return {"beta1": group["betas"][0], "beta2": group["betas"][1]}
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bitbayes import functional as F
 from bitbayes.noise import Noise, stream_key
+from bitbayes.rules.counter import Step
 
 _START, _DRAW, _SHARED = 0, 1, 3  # streams 2 and 4 are those of posterior samples
 
@@ -24,7 +25,7 @@ def more(group: Mapping[str, Any], parameter: Tensor, index: int) -> Noise:
     return Noise(stream_key(group["seed"], _START, index, 1), parameter.numel(), parameter.device)
 
 
-def draw(group: Mapping[str, Any], parameter: Tensor, index: int, step: int, sample: int = 0) -> Noise:
+def draw(group: Mapping[str, Any], parameter: Tensor, index: int, step: Step, sample: int = 0) -> Noise:
     """The noise of the draw that follows a step; with the option `shared="network"` tensors have some in common."""
     key = stream_key(group["seed"], _DRAW, step, sample, index)
     place = [] if group.get("shared") == "network" else [index]

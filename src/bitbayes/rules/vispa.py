@@ -24,7 +24,7 @@ from torch import Tensor
 from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.posterior import LowRankGaussianPosterior
-from bitbayes.rules import checks, scales
+from bitbayes.rules import checks, refusals, scales
 from bitbayes.rules.base import BinaryOptimizer, Params
 from bitbayes.rules.rule import Belief, Options
 
@@ -144,7 +144,7 @@ class VISPA(BinaryOptimizer):
         Returns:
             A copy, keyed by parameter names.
         """
-        self._report()
+        refusals.report(self)
         center, factors, scale = {}, {}, {}
         for (name, parameter), (group, _, _) in zip(self.named_binary(), self._places(), strict=True):
             rows = self._belief(parameter)["latent"].view(-1, *parameter.shape)
