@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "bitbayes"
 LAYERS = [
     {"functional", "noise", "kernels"},
     {"rules", "posterior"},
-    {"parameters", "nn", "predict", "calibration", "packed"},
+    {"parameters", "nn", "batchnorm", "predict", "calibration", "packed"},
     {"continual", "data", "training"},
     {"recipes", "report"},
     {"commands", "commands_continual", "commands_packed", "commands_report", "cli", "__main__"},

@@ -48,6 +48,30 @@ def test_chunks_do_not_change_the_numbers(chunk: int) -> None:
     torch.testing.assert_close(bb.predict(model, x, posterior, samples=3, chunk=chunk).outputs, whole.outputs)
 
 
+@pytest.mark.parametrize("backend", ["reference", "native", "torch"])
+@pytest.mark.parametrize("batches", [None, [torch.randn(20, 5) * 3 + 1 for _ in range(3)]], ids=["", "batches"])
+def test_packed_networks_are_the_same(backend: str, batches: list | None) -> None:
+    model, optimizer = network()
+    x, before = torch.randn(7, 5), state(model)
+    how = {"samples": 4, "seed": 3, "batches": batches}
+    usual = bb.predict(model, x, optimizer.posterior(), **how).outputs
+    packed = bb.predict(model, x, optimizer.posterior(), **how, chunk=3, backend=backend).outputs
+    torch.testing.assert_close(packed, usual, rtol=1e-5, atol=1e-5)
+    assert same(before, state(model))
+    optimizer.eval()
+    alone = bb.predict(model, x, backend=backend).outputs
+    torch.testing.assert_close(alone, bb.predict(model, x).outputs, rtol=1e-5, atol=1e-5)
+
+
+def test_what_cannot_be_packed_is_named() -> None:
+    model, x = nn.Sequential(nn.Linear(5, 3, bias=False), nn.GELU()), torch.randn(7, 5)
+    bb.STE([model[0].weight], seed=0)
+    with pytest.raises(ValueError, match=r"cannot pack layer '1 \(GELU\)'"):
+        bb.predict(model, x, backend="native")
+    with pytest.raises(ValueError, match="backend must be one of"):
+        bb.predict(model[0], x, backend="fast")
+
+
 class Branching(nn.Module):
     """Looks at values, which a batched pass over networks cannot."""
 

@@ -11,9 +11,10 @@ from bitbayes.packed import pack
 
 if find_spec("torch") is not None:
     from bitbayes import kernels, nn
+    from bitbayes.batchnorm import refresh_batchnorm
     from bitbayes.parameters import follow, split_parameters, summary
     from bitbayes.posterior import BernoulliPosterior, LowRankGaussianPosterior, Posterior, load_posterior
-    from bitbayes.predict import Prediction, predict, refresh_batchnorm
+    from bitbayes.predict import Prediction, predict
     from bitbayes.rules import (
         PMF,
         STE,

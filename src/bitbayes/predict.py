@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from bitbayes.batchnorm import Batches, evaluating, refresh
+from bitbayes.packed import PackedNetwork, pack
 from bitbayes.posterior import Posterior
 
-__all__ = ["Prediction", "predict", "refresh_batchnorm"]
-
-Batches = Iterable[Any]
+__all__ = ["Prediction", "predict"]
 
 # Networks that one batched pass computes, where they are so small (weights times inputs) that a pass of one is mostly
 # dispatch; larger ones are faster one by one, see benchmarks/predict.py.
@@ -109,6 +107,7 @@ def predict(
     seed: int = 0,
     chunk: int | None = None,
     batches: Batches | None = None,
+    backend: str | None = None,
 ) -> Prediction:
     """Predicts with what the parameters hold, or with networks drawn from a posterior.
 
@@ -125,12 +124,16 @@ def predict(
             at a time (`torch.func.vmap`) where that is faster.
         batches: Training batches (x or (x, ...)); BatchNorm statistics are re-estimated from them for every
             network, which costs that many passes more. None uses the model's statistics.
+        backend: Packs the networks to one bit a weight and runs them so: "native" is faster on a CPU for hundreds of
+            inputs and more, with the same outputs to rounding. `bitbayes.pack` has what can be packed, and
+            `bitbayes.packed.load` the backends. None runs the model itself.
 
     Returns:
         Outputs of shape (C, N, K), with means and uncertainties as properties.
 
     Raises:
-        ValueError: If `samples` or `chunk` is less than 1, or the posterior's names are not the model's.
+        ValueError: If `samples` or `chunk` is less than 1, or the posterior's names are not the model's; with a
+            backend also if a layer cannot be packed.
 
     Example:
         >>> model = torch.nn.Linear(3, 2)
@@ -140,25 +143,28 @@ def predict(
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1, or None for all inputs at once; got {chunk}")
-    reusable = None if batches is None else list(batches)
-    if posterior is None:
-        with _evaluating(model):
-            if reusable is not None:
-                _refresh(model, reusable, {})
-            return Prediction(_outputs(model, {}, x, chunk)[None])
-    if samples < 1:
+    if posterior is not None and samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
+    reusable = None if batches is None else list(batches)
+    if backend is not None:
+        network = pack(model, x[:1], posterior, samples, seed=seed, batches=reusable)
+        return Prediction(_outputs_of_packed(network, backend, x, chunk))
+    if posterior is None:
+        with _as_found(model):
+            if reusable is not None:
+                refresh(model, reusable, {})
+            return Prediction(_outputs(model, {}, x, chunk)[None])
     model = _unwrapped(model, set(posterior.shapes))
     shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False) if name in posterior.shapes}
     posterior.check_like(shapes, "the model")
     small = sum(shape.numel() for shape in shapes.values()) * min(chunk or len(x), len(x)) <= _SMALL
     together = _TOGETHER if small and reusable is None else 1
     outputs = []
-    with _evaluating(model):
+    with _as_found(model):
         for first in range(0, samples, together):
             drawn = [_draw(model, posterior, i, seed) for i in range(first, min(first + together, samples))]
             if reusable is not None:
-                _refresh(model, reusable, drawn[0])
+                refresh(model, reusable, drawn[0])
             outputs += _outputs_of_all(model, drawn, x, chunk)
     return Prediction(torch.stack(outputs))
 
@@ -203,89 +209,29 @@ def _outputs(model: nn.Module, weights: dict[str, Tensor], x: Tensor, chunk: int
     return outputs[:, None] if outputs.dim() == 1 else outputs
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode; afterwards every module's mode and every buffer are as before.
+def _outputs_of_packed(network: PackedNetwork, backend: str, x: Tensor, chunk: int | None) -> Tensor:
+    """Outputs of packed networks, on as many threads as torch has where the backend can be told."""
+    threads = {"threads": torch.get_num_threads()} if backend in ("native", "openvino") else {}
+    runtime = network.runtime(backend, **threads)
+    pieces = [torch.as_tensor(runtime.outputs(piece.numpy(force=True))) for piece in x.split(chunk or max(len(x), 1))]
+    outputs = torch.cat(pieces, 1).to(x.device)
+    return outputs[..., None] if outputs.dim() == 2 else outputs
 
-    Modules are set one by one, because `model.eval()` may switch an optimizer along (`bitbayes.follow`), and the
-    parameters must stay what they are.
-    """
-    modes = [(module, module.training) for module in model.modules()]
+
+@contextmanager
+def _as_found(model: nn.Module) -> Iterator[None]:
+    """Eval mode; afterwards every module's mode and every buffer are as before."""
     # By their places, because a forward pass may put another tensor there.
     buffers = [
         (module, name, buffer, None if buffer is None else buffer.clone())
-        for module, _ in modes
+        for module in model.modules()
         for name, buffer in module._buffers.items()
     ]
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for module, name, buffer, value in buffers:
-            module._buffers[name] = buffer
-            if buffer is not None and value is not None:
-                buffer.copy_(value)
-
-
-@torch.no_grad()
-def refresh_batchnorm(model: nn.Module, batches: Batches) -> None:
-    """Re-estimates the running statistics of every BatchNorm for what the parameters hold now.
-
-    Training gathers them under draws, which can be far from those of the mode. Here they are the plain average over
-    the given batches, with dropout off. Modes and momenta are left as they were, and
-    the statistics too if a batch fails.
-
-    Args:
-        model: The network.
-        batches: Batches of training inputs: x, or tuples (x, ...). Best of some hundred examples each.
-
-    Raises:
-        ValueError: If there are BatchNorm layers and no batch.
-
-    Example:
-        >>> norm = torch.nn.BatchNorm1d(1)
-        >>> refresh_batchnorm(norm, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])])
-        >>> norm.running_mean
-        tensor([4.])
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        _refresh(model, batches, {})
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def _refresh(model: nn.Module, batches: Batches, weights: dict[str, Tensor]) -> None:
-    """Plain averages of the statistics, for the given weights; the model is in eval mode before and after."""
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    if not norms:
-        return
-    stream = iter(batches)
-    try:
-        first = next(stream)
-    except StopIteration:
-        raise ValueError("refresh_batchnorm needs at least one batch of training inputs, got none") from None
-    momenta = [norm.momentum for norm in norms]
-    before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
-    try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.training = True
-            norm.momentum = None  # torch's name for the plain average
-        for batch in itertools.chain([first], stream):
-            x = batch[0] if isinstance(batch, (tuple, list)) else batch
-            functional_call(model, weights, (x,))
-    except BaseException:  # Ctrl-C too: half an average would be a silent wrong number
-        for buffer, value in before:
-            buffer.copy_(value)
-        raise
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.training = False
+    with evaluating(model):
+        try:
+            yield
+        finally:
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer
+                if buffer is not None and value is not None:
+                    buffer.copy_(value)

@@ -10,12 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bitbayes.batchnorm import batch_buffers
 from bitbayes.continual.buffer import joined
 from bitbayes.continual.tasks import Task
 from bitbayes.data import TensorData
 from bitbayes.predict import predict
 from bitbayes.training import Experiment, RunConfig
-from bitbayes.training.mean import batch_buffers, refreshed_for_draws
+from bitbayes.training.mean import refreshed_for_draws
 from bitbayes.training.measure import autocast, mode_weights, refresh_inputs, whole
 from bitbayes.training.results import silent_posterior
 

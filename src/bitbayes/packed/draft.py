@@ -17,6 +17,8 @@ __all__ = ["Draft", "finished", "split_scale", "stacked"]
 
 Array = npt.NDArray[Any]
 
+_CACHED = 1 << 16  # numbers at a time, whose temporaries stay in a processor's cache
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -61,7 +63,9 @@ def split_scale(weight: Array) -> tuple[Array, Array]:
     """
     rows = weight.reshape(len(weight), -1)
     scale = np.abs(rows[:, 0])
-    if not (scale > 0).all() or not (np.abs(rows) == scale[:, None]).all():
+    few = max(1, _CACHED // rows.shape[1])
+    parts = ((rows[start : start + few], scale[start : start + few]) for start in range(0, len(rows), few))
+    if not (scale > 0).all() or not all((np.abs(part) == size[:, None]).all() for part, size in parts):
         return weight.copy(), np.ones(1)
     one = scale[:1] if (scale == scale[0]).all() else scale
     return pack_signs(rows), one.astype(np.float64)

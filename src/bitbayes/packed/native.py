@@ -113,7 +113,7 @@ class NativeRuntime(ReferenceRuntime):
                 values.pop(value, None)
         result = floats(values[len(self.network.program.steps)])
         count = self.network.program.samples
-        return np.ascontiguousarray(np.broadcast_to(result, (count, *result.shape[1:])))
+        return np.array(np.broadcast_to(result, (count, *result.shape[1:])))  # of its own, and writable
 
     # Planning: a step, or a few that follow each other, becomes a job; returns the last step that it takes.
 

@@ -65,9 +65,10 @@ def pack(
     """
     import torch
 
+    from bitbayes.batchnorm import evaluating
     from bitbayes.packed.draft import finished
     from bitbayes.packed.fold import shortened
-    from bitbayes.packed.states import evaluating, inside, states
+    from bitbayes.packed.states import inside, states
     from bitbayes.packed.trace import drafts_of, exported
 
     if example.dtype != torch.float32 or example.dim() < 2 or not len(example):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bitbayes.batchnorm import refresh_batchnorm
 from bitbayes.posterior import Posterior
-from bitbayes.predict import refresh_batchnorm
 
-__all__ = ["evaluating", "inside", "states"]
+__all__ = ["inside", "states"]
 
 
 def inside(model: nn.Module) -> nn.Module:
@@ -31,28 +30,6 @@ def inside(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode; afterwards modes, parameters and buffers are as before.
-
-    Modules are set one by one, because `model.eval()` may switch an optimizer along (`bitbayes.follow`).
-
-    Args:
-        model: The network.
-
-    Yields:
-        Nothing.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @torch.no_grad()

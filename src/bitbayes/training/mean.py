@@ -8,15 +8,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from bitbayes.batchnorm import batch_buffers
 from bitbayes.posterior import Posterior
 from bitbayes.predict import Prediction
 from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment
 from bitbayes.training.measure import autocast, refresh_inputs, refresh_with
 
-__all__ = ["MeanPredictor", "batch_buffers", "kept_inputs", "refreshed_for_draws"]
+__all__ = ["MeanPredictor", "kept_inputs", "refreshed_for_draws"]
 
 _CHUNK = 2000
 _MOST = 1 << 28  # numbers of training inputs that are kept for statistics
@@ -67,23 +67,6 @@ class MeanPredictor:
                 outputs.append(torch.cat([functional_call(self._model, state, (part,)) for part in x.split(_CHUNK)]))
         whole = torch.stack(outputs).float()
         return Prediction(whole if whole.dim() > 2 else whole[..., None])
-
-
-def batch_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the statistics of all BatchNorm layers.
-
-    Args:
-        model: The network.
-
-    Returns:
-        Their buffers, by the names that they have in the network.
-    """
-    return {
-        f"{name}.{key}" if name else key: buffer.clone()
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
-        for key, buffer in module.named_buffers()
-    }
 
 
 def kept_inputs(config: RunConfig, experiment: Experiment) -> list[Tensor]:

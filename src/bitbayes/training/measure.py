@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bitbayes.batchnorm import refresh_batchnorm
 from bitbayes.data import TensorData, batches
 from bitbayes.posterior import Posterior
-from bitbayes.predict import refresh_batchnorm
 from bitbayes.training.distributed import Ranks
 from bitbayes.training.experiment import Experiment
 from bitbayes.training.losses import LOSSES, Loss, hit_count
