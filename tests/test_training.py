@@ -53,6 +53,14 @@ def same_checkpoint(a, b):
     assert equal(first, second)
 
 
+@pytest.mark.parametrize(("width", "fused"), [(64, False), (15_625, True)])
+def test_a_million_weights_are_updated_in_one_pass(digits, tmp_path, width, fused):
+    config = make_config("digits", "ste", out=str(tmp_path))
+    experiment = build_experiment(config, lambda: torch.nn.Linear(64, width, bias=False), digits, "cross_entropy")
+    assert experiment.binary_weights() == 64 * width
+    assert experiment.optimizer.param_groups[0]["compile"] is fused
+
+
 def rates(schedule, epochs, start=1.0):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=start)
     scheduler = schedule.build(optimizer, epochs)
