@@ -3,9 +3,10 @@
     python docs/tables.py                           rewrites the tables in docs/results.md
     python docs/tables.py --keep NAME.json FILE...   puts what a command has left into docs/results, first
 
-FILE is the results.json or trust.json of `bitbayes reproduce`, or the summary.json of some streams of `bitbayes
-continual`. A table stands between two comments, `<!-- table NAME.json: columns -->` and `<!-- end -->`; the columns are
-those of the file, all that are known if none is named. What stands between them is not edited by hand: a test compares.
+FILE is the results.json or trust.json of `bitbayes reproduce` (rows of rules that it did not run stay as they are), or
+the summary.json of some streams of `bitbayes continual`. A table stands between two comments, `<!-- table NAME.json:
+columns -->` and `<!-- end -->`; the columns are those of the file, all that are known if none is named. What stands
+between them is not edited by hand: a test compares.
 """
 
 from __future__ import annotations
@@ -156,7 +157,18 @@ def keep(name: str, files: Sequence[Path]) -> None:
     read = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     found = {"streams": [{key: each.get(key) for key in STREAM} for each in read]} if "matrix" in read[0] else read[0]
     KEPT.mkdir(exist_ok=True)
-    (KEPT / name).write_text(json.dumps(_rounded(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    place = KEPT / name
+    if "rows" in found and place.exists():
+        old = json.loads(place.read_text(encoding="utf-8"))["rows"]
+        found["rows"] = _merged(old, found["rows"])
+    place.write_text(json.dumps(_rounded(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _merged(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
+    """The rows of a command that ran some rules alone, in the places of their old ones."""
+    rules = dict.fromkeys(row["rule"] for row in (*old, *new))
+    ran = {row["rule"] for row in new}
+    return [row for rule in rules for row in (new if rule in ran else old) if row["rule"] == rule]
 
 
 def _rounded(value: Any) -> Any:

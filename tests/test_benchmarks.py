@@ -70,3 +70,11 @@ def test_ivon_may_be_missing(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ivon", None)
     with pytest.raises(ImportError):
         gpu.step.ivon([torch.nn.Parameter(torch.ones(4))])
+
+
+@pytest.mark.dist
+def test_the_table_of_ranks_py(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    importlib.import_module("ranks").main(["--ranks", "2", "--width", "16", "--batch", "10", "--repeats", "2"])
+    _, columns, *rows = capsys.readouterr().out.splitlines()
+    assert columns.split()[:4] == ["processes", "step", "averaging", "update"]
+    assert [row.split()[0] for row in rows] == ["1", "2"] and rows[0].split()[1] == "1.00"

@@ -57,6 +57,12 @@ def test_results_are_kept_without_times_and_paths(tables, tmp_path, monkeypatch)
     kept = json.loads((tmp_path / "results" / "a.json").read_text())
     assert kept["rows"] == [{"rule": "ste", "test": {"mean": 98.1235, "std": None}}]
     assert tables.table("a.json").splitlines() == ["| rule | test |", "| --- | ---: |", "| STE, Adam | 98.12 |"]
+    for name, tests in (("all", (("bop", 1.0), ("ste", 2.0), ("vispa", 3.0))), ("some", (("pmf", 4.0), ("ste", 5.0)))):
+        rows = [{"rule": rule, "test": {"mean": mean, "std": None}} for rule, mean in tests]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"recipe": "mnist", "rows": rows}))
+        tables.keep("c.json", [tmp_path / f"{name}.json"])
+    kept = json.loads((tmp_path / "results" / "c.json").read_text())["rows"]
+    assert [(row["rule"], row["test"]["mean"]) for row in kept] == [("bop", 1), ("ste", 5), ("vispa", 3), ("pmf", 4)]
     stream = {"recipe": "s", "rule": "bayesbinn", "prior": True, "decay": 1, "epochs": 2, "tasks": 3}
     stream |= {"method": "ewc", "method_options": {"strength": 100.0, "choice": "random"}}
     for seed, last in ((1, 80.0), (2, 82.0)):

@@ -30,7 +30,8 @@ def annealed(first: float, growth: float, interval: int, step: int | Tensor, hig
         4.0
     """
     if isinstance(step, Tensor):
-        return (first * growth ** torch.floor(step.clamp(min=0) / interval)).clamp(max=highest)
+        stairs = torch.floor(step.clamp(min=0).double() / interval)  # in double precision, as Python's
+        return (first * growth**stairs).clamp(max=highest)
     try:
         return min(first * growth ** (max(step, 0) // interval), highest)
     except OverflowError:

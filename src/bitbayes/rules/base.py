@@ -22,8 +22,8 @@ from bitbayes.rules.rule import Belief, Options, Rule
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_NOT_OPTIONS = {"params", "param_names", "seed", "samples", "scale", "scale_lr", "init", "training"}
-_NOT_OPTIONS |= {"compile", "capturable"}
+_COMMON = {"samples", "scale", "scale_lr", "init", "seed", "compile", "capturable", "training"}
+_NOT_OPTIONS = {"params", "param_names"} | _COMMON
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
