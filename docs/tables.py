@@ -155,13 +155,19 @@ def rewritten(text: str) -> str:
 def keep(name: str, files: Sequence[Path]) -> None:
     """Puts results where the pages find them: rounded, and without times."""
     read = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    found = {"streams": [{key: each.get(key) for key in STREAM} for each in read]} if "matrix" in read[0] else read[0]
+    found = {"streams": [_stream(each) for each in read]} if "matrix" in read[0] else read[0]
     KEPT.mkdir(exist_ok=True)
     place = KEPT / name
     if "rows" in found and place.exists():
         old = json.loads(place.read_text(encoding="utf-8"))["rows"]
         found["rows"] = _merged(old, found["rows"])
     place.write_text(json.dumps(_rounded(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _stream(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table needs of a stream; metaplasticity makes another rule of STE."""
+    rule = "ste:metaplastic" if found.get("options", {}).get("metaplasticity") else found["rule"]
+    return {key: found.get(key) for key in STREAM} | {"rule": rule}
 
 
 def _merged(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:

@@ -69,6 +69,9 @@ def test_results_are_kept_without_times_and_paths(tables, tmp_path, monkeypatch)
         found = stream | {"seed": seed, "average_accuracy": [95.0, 90.0, last], "matrix": [], "folder": "/somewhere"}
         (tmp_path / f"{seed}.json").write_text(json.dumps(found))
     tables.keep("b.json", [tmp_path / "1.json", tmp_path / "2.json"])
+    (tmp_path / "3.json").write_text(json.dumps(found | {"rule": "ste", "options": {"metaplasticity": 1.35}}))
+    tables.keep("d.json", [tmp_path / "3.json"])
+    assert "STE, metaplastic" in tables.table("d.json")
     assert "somewhere" not in (tmp_path / "results" / "b.json").read_text()
     row = tables.table("b.json").splitlines()[2].split(" | ")
     assert row[1:4] == ["prior, ewc (strength 100)", "2", "2"] and row[-1] == "81.00 ± 1.41 |"

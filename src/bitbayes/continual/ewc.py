@@ -48,7 +48,7 @@ class EWC(Memory):
 
     name: ClassVar[str] = "ewc"
 
-    def __init__(self, strength: float = 100.0, examples: int = 1000) -> None:
+    def __init__(self, strength: float = 30.0, examples: int = 1000) -> None:
         super().__init__(strength=strength, examples=examples)
         if not strength >= 0:
             raise ValueError(f"strength of ewc must be at least 0, got {strength}")

@@ -41,7 +41,7 @@ class SI(Memory):
 
     name: ClassVar[str] = "si"
 
-    def __init__(self, strength: float = 0.1, damping: float = 0.1) -> None:
+    def __init__(self, strength: float = 1.0, damping: float = 0.1) -> None:
         super().__init__(strength=strength, damping=damping)
         if not strength >= 0:
             raise ValueError(f"strength of si must be at least 0, got {strength}")
