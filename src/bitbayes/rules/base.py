@@ -292,4 +292,6 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         """Refuses non-finite gradients: at once on a CPU; on a GPU by a flag on the device, reported later."""
         found = {name: p.grad if estimates is None else estimates.get(p) for name, p in self.named_binary()}
         given = {name: gradient for name, gradient in found.items() if gradient is not None}
+        for parameter in dict(self.named_binary()).values():
+            self._belief(parameter)  # what is noted of a refusal is where the gradient is now
         return refusals.accept(self, given)

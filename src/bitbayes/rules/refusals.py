@@ -1,4 +1,4 @@
-"""Steps that are refused because a gradient is not finite: at once on a CPU, where a host must not wait later."""
+"""Steps that are refused because a gradient is not finite: told at once on a CPU, later where nobody may wait."""
 
 from __future__ import annotations
 
