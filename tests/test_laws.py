@@ -18,6 +18,7 @@ from torch import nn
 import bitbayes as bb
 from bitbayes.rules import engine
 from laws import (
+    ESS,
     HARD,
     STOCHASTIC,
     data,
@@ -474,6 +475,44 @@ def test_several_draws_average_the_update(rule: str) -> None:
     assert value is not None and torch.isfinite(value)
     distinct = {tuple(t.flatten().tolist()) for t in seen}
     assert len(distinct) == (4 if rule in STOCHASTIC else 1)
+
+
+def test_the_update_is_that_of_the_mean_gradient() -> None:
+    model, optimizer = pair("bayesbinn-straight-through", samples=3)
+    before, gradients = optimizer.posterior().natural, []
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = loss(model, *data())
+        value.backward()
+        gradients.append({name: p.grad.clone() for name, p in optimizer.named_binary()})
+        return value
+
+    optimizer.step(closure)
+    for name, after in optimizer.posterior().natural.items():
+        mean = torch.stack([gradient[name] for gradient in gradients]).mean(0)
+        torch.testing.assert_close(after, before[name] - 0.1 * (ESS * mean + before[name]))
+
+
+@every_rule
+@pytest.mark.parametrize("samples", [1, 2])
+def test_pieces_of_a_tensor_do_not_show(rule: str, samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for chunk in (1 << 18, 8):  # weights that are worked on at a time, of 48 and 32
+        monkeypatch.setattr("bitbayes.noise.CHUNK", chunk)
+        model, optimizer = pair(rule, samples=samples)
+
+        def closure(model=model, optimizer=optimizer) -> torch.Tensor:
+            optimizer.zero_grad()
+            value = loss(model, *data())
+            value.backward()
+            return value
+
+        for _ in range(3):
+            optimizer.step(closure)
+        optimizer.zero_grad()
+        found.append(snapshot(model, optimizer))
+    assert same(*found)
 
 
 @every_rule

@@ -285,8 +285,8 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
                 gradient = scales.unit_gradient(parameter.grad, state)
                 scales.learn(state, weights, gradient, group["scale_lr"] / samples, accept)
                 noise = self._noise(group, parameter, index, sample)
-                estimate = self.estimate(belief, gradient.float(), weights.float(), noise, o) / samples
-            estimates[parameter] = estimates[parameter] + estimate if parameter in estimates else estimate
+                how = samples, estimates.get(parameter)
+                estimates[parameter] = engine.accumulate(type(self), belief, gradient, weights, o, noise, *how)
 
     def _finite(self, estimates: dict[Tensor, Tensor] | None) -> Tensor | None:
         """Refuses non-finite gradients: at once on a CPU; on a GPU by a flag on the device, reported later."""

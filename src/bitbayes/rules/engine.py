@@ -149,6 +149,41 @@ def advance(
         _advance_chunk(rule, _part(belief, span), gradient[..., span], weights[span], o, *pieces, estimated, accept)
 
 
+def accumulate(
+    rule: type[Rule],
+    belief: Belief,
+    gradient: Tensor,
+    weights: Tensor,
+    o: Options,
+    drawn: Noise,
+    samples: int,
+    total: Tensor | None,
+) -> Tensor:
+    """Adds one draw's share of a mean estimate to those of the step's other draws.
+
+    Args:
+        rule: The learning rule.
+        belief: Flat float32 tensors, or rows of them.
+        gradient: Flat gradient at the weights.
+        weights: Flat weights of the draw.
+        o: Options of the rule.
+        drawn: Noise of the draw.
+        samples: Draws of the step.
+        total: Of the draws before, changed in place; None for the first.
+
+    Returns:
+        The total: flat, or rows for rules that have several estimates a weight.
+    """
+    first = total is None
+    for span in _spans(belief, weights):
+        part = _part(belief, span), gradient[span].float(), weights[span].float(), drawn.part(span)
+        estimate = rule.estimate(*part, o) / samples
+        if total is None:
+            total = estimate.new_empty(*estimate.shape[:-1], weights.numel())
+        total[..., span] = estimate if first else total[..., span] + estimate
+    return weights.new_empty(0, dtype=torch.float32) if total is None else total
+
+
 @contextmanager
 def together() -> Iterator[list[kernels.Job]]:
     """Lends a list for the kernels of one step, and runs them by one call: streams of memory would evict Python."""

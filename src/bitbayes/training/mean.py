@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bitbayes.batchnorm import batch_buffers
+from bitbayes.batchnorm import batch_buffers, refresh
 from bitbayes.posterior import Posterior
 from bitbayes.predict import Prediction
 from bitbayes.training.config import RunConfig
@@ -53,8 +53,8 @@ class MeanPredictor:
     def _estimated(self, index: int) -> dict[str, Tensor]:
         """Statistics of one network, by the names of their buffers."""
         if batch_buffers(self._model):
-            _put(self._model, self.posterior.sample_at(index))
-            refresh_with(self._model, iter(self._inputs), self.precision, self.device)
+            with torch.no_grad(), autocast(self.device, self.precision):
+                refresh(self._model, self._inputs, self.posterior.sample_at(index))
         return batch_buffers(self._model)
 
     @torch.no_grad()
