@@ -28,7 +28,9 @@ BLOCK = re.compile(r"(?<=<!-- table )(?P<name>[\w.-]+\.json)(?P<columns>:[\w ]+)
 
 RULES = {
     "full-precision": "full precision",
+    "full-precision:no-dropout": "full precision, no dropout",
     "ste": "STE, Adam",
+    "ste:two-passes": "STE, two passes a step",
     "ste:metaplastic": "STE, metaplastic",
     "bayesbinn": "BayesBiNN, straight-through",
     "bayesbinn:straight-through": "BayesBiNN, straight-through",

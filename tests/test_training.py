@@ -127,6 +127,7 @@ class TestConfig:
             ({"lr": 0.0}, "learning rates must be positive"),
             ({"precision": "fp8"}, "precision must be one of"),
             ({"batch_size": -5}, "batch_size"),
+            ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
             ({"checkpoint_every": 3, "evaluate_every": 2}, "multiple of evaluate_every"),
         ],
     )
@@ -134,6 +135,17 @@ class TestConfig:
         config = make_config("digits", "ste", epochs=3)
         with pytest.raises(ValueError, match=words):
             dataclasses.replace(config, **change)
+
+
+def test_dropout_of_every_layer(digits):
+    def layers(**choices):
+        model = make_experiment(make_config("digits", "ste", **choices), digits).model
+        return [layer.p for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]
+
+    assert layers() == [0.2, 0.2] and layers(dropout=0.0) == [0.0, 0.0]
+    config = make_config("digits", "ste", dropout=0.0)
+    with pytest.raises(ValueError, match="no dropout layer"):
+        build_experiment(config, lambda: torch.nn.Linear(64, 10), digits, "cross_entropy")
 
 
 def test_flips_of_a_step_and_the_spread_of_the_weights(tmp_path, digits):

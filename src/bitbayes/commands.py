@@ -46,13 +46,14 @@ class Train:
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         precision: fp32, bf16, or auto to measure which is faster.
         protocol: validation (best validation epoch), or test (VISPA's paper: best test epoch, all training data).
-        out: Folder of the run; runs/RECIPE-RULE-seedS by default.
+        out: Folder of the run; runs/RECIPE-RULE[-ESTIMATOR]-seedS by default.
         resume: Continues the run in that folder.
         budget: Hyper-parameters for the published schedule (paper) or a short one (quick).
         lr: Learning rate of the binary weights; the recipe's by default.
         real_lr: Learning rate of the real parameters.
         batch_size: Examples a step.
         samples: Draws a step.
+        dropout: Probability of every dropout layer, if not the network's own.
         set: Options of the rule, as NAME=VALUE.
         tensorboard: Also writes the metrics as event files for TensorBoard into the folder of the run.
     """
@@ -76,6 +77,7 @@ class Train:
     real_lr: float | None = None
     batch_size: int | None = None
     samples: int | None = None
+    dropout: float | None = None
     set: tuple[str, ...] = ()
     tensorboard: Flag = False
 

@@ -49,6 +49,7 @@ class RuleSpec:
         real_weight_decay: L2 penalty on the real parameters (on all for full precision).
         clip_gradient: Largest gradient norm.
         samples: Draws a step.
+        dropout: Probability of every dropout layer; None for those of the network.
 
     Example:
         >>> RuleSpec(1e-2).with_options(clip=0.5).options
@@ -63,6 +64,7 @@ class RuleSpec:
     samples: int = 1
     real_optimizer: Literal["adam", "sgd"] = "adam"
     real_weight_decay: float = 0.0
+    dropout: float | None = None
 
     def with_options(self, **changes: Any) -> RuleSpec:
         """A copy with other options of the rule.

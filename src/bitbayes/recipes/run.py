@@ -106,7 +106,7 @@ def make_config(
         estimator: Of BayesBiNN; None for the recipe's.
         budget: Which hyper-parameters and schedule.
         seed: Of the run; None for the recipe's.
-        out: Folder; None for runs/RECIPE-RULE-seedS.
+        out: Folder; None for runs/RECIPE-RULE[-ESTIMATOR]-seedS.
         lr: Learning rate, if not the recipe's.
         options: Options of the rule, on top of the recipe's.
         epochs: Length of the schedule, if not the recipe's.
@@ -142,6 +142,7 @@ def make_config(
         "schedule": spec.schedule,
         "clip_gradient": spec.clip_gradient,
         "samples": spec.samples,
+        "dropout": spec.dropout,
         "epochs": epochs,
         "batch_size": (recipe.quick_batch if budget == "quick" else None) or recipe.batch_size,
         "seed": seed,

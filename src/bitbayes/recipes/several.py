@@ -27,7 +27,7 @@ def make_configs(
         rule: Name of the rule.
         seeds: How many.
         seed: The first; None for the recipe's. The others follow it.
-        out: Folder of their folders seed1, seed2, ...; None for runs/RECIPE-RULE-seedS.
+        out: Folder of their folders seed1, seed2, ...; None for runs/RECIPE-RULE[-ESTIMATOR]-seedS.
         **choices: Further arguments of `make_config`.
 
     Returns:

@@ -38,6 +38,7 @@ class RunConfig:
         batch_size: Examples a step; 0 means all of them.
         samples: Draws a step.
         clip_gradient: Largest norm of the gradient over all weights; None to leave it alone.
+        dropout: Probability of every dropout layer; None for those of the recipe's network.
         seed: Seed of the network, the batches, dropout and the draws.
         data_seed: Seed of the split into training and validation data.
         device: Torch device.
@@ -76,6 +77,7 @@ class RunConfig:
     batch_size: int = 100
     samples: int = 1
     clip_gradient: float | None = None
+    dropout: float | None = None
     seed: int = 0
     data_seed: int = 0
     device: str = "cpu"
@@ -104,6 +106,8 @@ class RunConfig:
             raise ValueError(f"seed must be in [0, 2**31), got {self.seed}")
         if not self.lr > 0 or not self.real_lr > 0:
             raise ValueError(f"learning rates must be positive, got {self.lr} and {self.real_lr}")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.epochs:
             raise ValueError(f"stop_after must lie between 1 and epochs ({self.epochs}), got {self.stop_after}")
         if self.precision not in PRECISIONS:

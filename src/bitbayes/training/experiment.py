@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -129,12 +130,14 @@ def build_experiment(
         Everything that `train` needs.
 
     Raises:
-        ValueError: For an unknown rule, or an option that the rule does not know.
+        ValueError: For an unknown rule, an option that the rule does not know, or a dropout that no layer takes.
     """
     device = torch.device(config.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         model = network().to(device)
+    if config.dropout is not None:
+        _set_dropout(model, config.dropout)
     options = _resolve(config, len(data.train))
     rule = RULES[config.rule]
     if rule is None:
@@ -160,6 +163,14 @@ def build_experiment(
     real_optimizer = _real_optimizer(config, real, real_rate) if real else None
     schedulers = _schedulers(config, data, optimizer, real_optimizer)
     return Experiment(model, data, loss, optimizer, real_optimizer, schedulers, device)
+
+
+def _set_dropout(model: nn.Module, probability: float) -> None:
+    layers = [module for module in model.modules() if isinstance(module, _DropoutNd)]
+    if not layers:
+        raise ValueError(f"dropout {probability} was asked for, but the network has no dropout layer")
+    for layer in layers:
+        layer.p = probability
 
 
 def continue_experiment(experiment: Experiment, config: RunConfig, data: DataBundle) -> Experiment:
