@@ -224,6 +224,25 @@ def test_scenarios_in_which_the_task_is_unknown_share_their_statistics(tmp_path:
         run_continual("split-mnist", scenario="class", rule="ste", out=str(tmp_path / "domain"), **how)
 
 
+@pytest.mark.parametrize(
+    ("stream", "how", "ending"),
+    [
+        ("permuted-mnist", {}, "permuted-mnist-bayesbinn-straight-through-seed1"),
+        ("permuted-mnist", {"prior": False, "tasks": 50}, "seed1-no-prior-50-tasks"),
+        ("permuted-mnist", {"prior_decay": 0.9, "method": "coreset"}, "seed1-coreset-decay0.9"),
+        ("permuted-mnist", {"rule": "ste", "prior": False}, "permuted-mnist-ste-seed1"),
+        ("split-mnist", {"scenario": "class", "tasks": 9, "seed": 2}, "seed2-class"),
+        ("split-mnist", {"prior": False, "out": "mine"}, "mine"),
+    ],
+)
+def test_streams_that_differ_have_folders_of_their_own(tmp_path, monkeypatch, stream, how, ending) -> None:
+    data = write(tmp_path / "data", "mnist", train=60, test=20)
+    seen = []
+    monkeypatch.setattr("bitbayes.recipes.continual.run_stream", lambda config, *rest, **options: seen.append(config))
+    run_continual(stream, data=str(data), **how)
+    assert seen[0].out.endswith(ending)
+
+
 def test_the_table_of_a_long_stream_shows_both_ends(capsys) -> None:
     matrix = AccuracyMatrix([[float(i) for i in range(t)] for t in range(1, 13)])
     summary = {"recipe": "r", "rule": "ste", "prior": False, "method": "none"} | matrix.figures()

@@ -36,7 +36,7 @@ class Continual:
         seed: Seed of the run and of the permutations.
         data: Folder or hub id of MNIST.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
-        out: Folder of the stream; runs/STREAM-RULE-seedS by default.
+        out: Folder of the stream; runs/STREAM-RULE[-ESTIMATOR]-seedS, and what is unusual, by default.
         set: Options of the rule, as NAME=VALUE.
     """
 

@@ -170,12 +170,18 @@ def run_continual(
     recipe = STREAMS[stream]
     memory = find_method(method, method_options or {})
     config = make_config(recipe, rule, estimator=estimator, seed=seed, data=data, predict_samples=samples, **choices)
-    if memory.name != "none" and choices.get("out") is None:
-        config = dataclasses.replace(config, out=f"{config.out}-{method}")
-    prior = prior and rule.startswith("bayesbinn")
-    split = stream == "split-mnist"
-    if split and scenario != "task" and choices.get("out") is None:
-        config = dataclasses.replace(config, out=f"{config.out}-{scenario}")
+    has_prior, split = rule.startswith("bayesbinn"), stream == "split-mnist"
+    if choices.get("out") is None:
+        unusual = {
+            method: memory.name != "none",
+            scenario: split and scenario != "task",
+            "no-prior": has_prior and not prior,
+            f"decay{prior_decay:g}": prior_decay != 1,
+            f"{tasks}-tasks": not split and tasks != 5,
+        }
+        suffix = "".join(f"-{name}" for name, is_so in unusual.items() if is_so)
+        config = dataclasses.replace(config, out=config.out + suffix)
+    prior = prior and has_prior
     if statistics is None:
         statistics = "shared" if method == "replay" or (split and scenario != "task") else "task"
     bundle = recipe.load(config.data, torch.device(config.device), seed)
