@@ -61,7 +61,7 @@ def by_rank(count: int, repeats: int) -> None:
     for rank in (0, 1, 2, 4, 8, 16):
         ours, adam = times(lambda p, k=rank, **o: bb.VISPA(p, rank=k, **o), count, repeats)
         # Latent and momentum are read and written, the gradient read, the weights written; Adam moves 28 bytes.
-        floor = (16 * (rank + 1) + 8) / 28
+        floor = (16 * (rank + 1) + 12) / 28
         print(f"{rank:>4}{ours / adam:11.2f}{floor:16.2f}")
 
 

@@ -20,7 +20,7 @@ from bitbayes.data import batches, load_digits
 def learn(prior: bool, epochs: int) -> AccuracyMatrix:
     """Accuracy on every task after every task."""
     torch.manual_seed(0)
-    model = bb.nn.mlp(64, [100, 100], 10).append(bb.nn.LogitScale(6.0))
+    model = bb.nn.mlp(64, [100, 100], 10, logit_scale=False).append(bb.nn.LogitScale(6.0))
     binary, real = bb.split_parameters(model)
     optimizer = bb.BayesBiNN(binary, lr=1e-2, ess=1200, seed=0)
     real_optimizer = torch.optim.Adam(real, lr=1e-3)
