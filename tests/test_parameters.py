@@ -165,3 +165,35 @@ def test_summary_counts() -> None:
     assert counted.bytes_packed < counted.bytes_float / 4
     assert "attention.in_proj_weight" in str(counted)
     assert str(bb.summary(nn.ReLU(), binary=[])).strip().startswith("binary weights 0, real 0")
+
+
+def test_scales_of_transposed_convolutions_are_of_their_outputs() -> None:
+    """Unit inputs give unit outputs: every output of these layers sees all 3 x 3 taps of stride 1."""
+    for layer, shape in (
+        (nn.ConvTranspose2d(64, 4, 3, bias=False), (1, 4, 1, 1)),
+        (nn.ConvTranspose2d(4, 64, 3, bias=False), (1, 64, 1, 1)),
+        (nn.ConvTranspose2d(32, 64, 3, bias=False, groups=4), (1, 16, 1, 1)),
+        (nn.Conv2d(32, 64, 3, bias=False, groups=4), (64, 1, 1, 1)),
+    ):
+        bb.BayesBiNN(bb.split_parameters(layer)[0], ess=1.0, scale="fan_in", seed=0)
+        inputs = torch.randn(8, layer.in_channels, 24, 24, generator=torch.Generator().manual_seed(0))
+        assert float(layer(inputs)[..., 4:-4, 4:-4].detach().std()) == pytest.approx(1.0, rel=0.1)
+        layer.weight.data.normal_()
+        learned = bb.BayesBiNN(bb.split_parameters(layer)[0], ess=1.0, lr=0.1, scale="channel", scale_lr=0.1, seed=0)
+        before = layer.weight.detach().clone()
+        layer(inputs).square().mean().backward()
+        learned.step()
+        assert learned.posterior().scale["weight"].shape == shape
+        others = [axis for axis, size in enumerate(shape) if size == 1]
+        slope = (layer.weight.grad * before).sum(others, keepdim=True)
+        torch.testing.assert_close(learned.state[layer.weight]["scale_first"], 0.1 * slope)
+
+
+def test_following_twice_is_following_once() -> None:
+    model = nn.Linear(2, 2)
+    optimizer = bb.STE([model.weight], seed=0)
+    first = bb.follow(model, optimizer)
+    assert bb.follow(model, optimizer) is first
+    first.remove()
+    model.eval()
+    assert optimizer.training

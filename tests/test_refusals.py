@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import bitbayes as bb
-from laws import data, every_rule, loss, make, network, pair, same, snapshot, steps
+from laws import RULES, data, every_rule, loss, make, network, pair, same, snapshot, steps
 
 
 def weight() -> nn.Parameter:
@@ -123,7 +124,7 @@ def test_a_state_of_another_rule_or_shape() -> None:
     model, optimizer = pair("ste-adam")
     before = snapshot(model, optimizer)
     _, bop = pair("bop")
-    with pytest.raises(ValueError, match="another rule"):
+    with pytest.raises(ValueError, match="is of the rule Bop, this optimizer is STE"):
         optimizer.load_state_dict(bop.state_dict())
     other = bb.STE([nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.ones(3))])
     with pytest.raises(ValueError, match=r"has shape \(4,\), expected \(48,\)"):
@@ -172,3 +173,89 @@ def test_draws_agree_between_cpu_and_gpu() -> None:
         make("bayesbinn-straight-through", model)
         runs.append(model[0].weight.detach().cpu())
     assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"scale": "chanel"}, "scale must be one of"),
+        ({"init": "weight"}, 'init must be "random" or "weights"'),
+        ({"scale_lr": -1.0}, "scale_lr must be a finite number of at least 0"),
+        ({"samples": 0}, "samples must be"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"betas": 0.9}, "betas must be two decays"),
+    ],
+)
+def test_options_of_a_group_are_checked_and_the_group_is_refused_whole(option: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        bb.STE([{"params": [weight()]} | option])
+    optimizer = bb.STE([weight()], seed=0)
+    with pytest.raises(ValueError, match=words):
+        optimizer.add_param_group({"params": [weight()]} | option)
+    assert len(optimizer.param_groups) == 1
+
+
+def test_numbers_of_numpy_and_of_tensors_are_numbers() -> None:
+    theirs = bb.BayesBiNN([weight()], lr=np.float32(0.5), ess=torch.tensor(60.0), init_lambda=np.int64(2), seed=0)
+    group = theirs.param_groups[0]
+    assert (group["lr"], group["ess"], group["init_lambda"]) == (0.5, 60.0, 2)
+    assert not any(isinstance(value, (np.generic, torch.Tensor)) for name, value in group.items() if name != "params")
+
+
+def test_a_state_that_would_do_harm() -> None:
+    p = weight()
+    optimizer = bb.STE([p], lr=0.01, seed=0)
+    alike = bb.MirrorDescent([weight()], lr=0.001)  # keeps tensors of the same names
+    with pytest.raises(ValueError, match="is of the rule MirrorDescent, this optimizer is STE"):
+        optimizer.load_state_dict(alike.state_dict())
+    with pytest.raises(ValueError, match="this is no state of an optimizer"):
+        optimizer.load_state_dict({})
+    state = copy.deepcopy(optimizer.state_dict())
+    state["state"][0]["belief"]["latent"][1] = float("nan")
+    with pytest.raises(ValueError, match="belief 'latent' of tensor 0 holds NaN"):
+        optimizer.load_state_dict(state)
+    del state["state"][0]["step"]
+    with pytest.raises(ValueError, match="no belief and step"):
+        optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["lr"] == 0.01 and bool(torch.isfinite(p).all())
+
+
+def test_a_prior_that_is_none() -> None:
+    with pytest.raises(TypeError, match="prior must be a BernoulliPosterior"):
+        bb.BayesBiNN([weight()], ess=1.0, prior={"0": torch.zeros(3, 4)})
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_closure_that_forgets_its_loss(samples: int) -> None:
+    optimizer = bb.STE([weight()], samples=samples, seed=0)
+    with pytest.raises(TypeError, match="must return the loss as a tensor, got NoneType"):
+        optimizer.step(lambda: None)
+
+
+@pytest.mark.parametrize("rule", ["ste-adam", "bop2ndorder", "pmf", "mirrordescent", "proxquant"])
+@pytest.mark.parametrize("compile", [False, True])
+def test_one_huge_gradient_leaves_the_moments_finite(rule: str, compile: bool) -> None:
+    p = weight()
+    optimizer = RULES[rule]([p], seed=0, compile=compile)
+    for value in (1e20, 1e-3, 1e-3):
+        p.grad = torch.full_like(p, value)
+        optimizer.step()
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in optimizer.state[p]["belief"].values())
+
+
+def test_a_refused_step_of_several_draws_leaves_the_scales() -> None:
+    p = weight()
+    optimizer = bb.BayesBiNN([p], lr=0.1, ess=10.0, samples=3, scale="channel", scale_lr=0.1, seed=0)
+    before, calls = (p.detach().clone(), optimizer.posterior().scale["0"].clone()), []
+
+    def closure() -> torch.Tensor:
+        calls.append(1)
+        p.grad = torch.full_like(p, float("nan") if len(calls) == 3 else 1.0)
+        return torch.zeros(())
+
+    with pytest.raises(RuntimeError, match="finite"):
+        optimizer.step(closure)
+    assert torch.equal(p, before[0]) and torch.equal(optimizer.posterior().scale["0"], before[1])
+    optimizer.step(closure)  # none of these three is bad
+    moved = (optimizer.posterior().scale["0"] / before[1]).log().abs()
+    assert moved.max() < 0.1 * 1.01  # one step of Adam, not three

@@ -12,7 +12,17 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-__all__ = ["adam", "bernoulli_entropy", "bernoulli_kl", "bernoulli_log_prob", "heaviside", "require", "sech2", "sign"]
+__all__ = [
+    "adam",
+    "bernoulli_entropy",
+    "bernoulli_kl",
+    "bernoulli_log_prob",
+    "heaviside",
+    "require",
+    "sech2",
+    "sign",
+    "square",
+]
 
 
 def heaviside(x: Tensor) -> Tensor:
@@ -129,6 +139,22 @@ def bernoulli_kl(natural: Tensor, prior: Tensor) -> Tensor:
     ).clamp(min=0)
 
 
+def square(value: Tensor) -> Tensor:
+    """value², but no more than the largest number of its dtype: a moving average of infinities would end in NaN.
+
+    Args:
+        value: Any real tensor.
+
+    Returns:
+        Finite squares, same shape.
+
+    Example:
+        >>> square(torch.tensor([3.0, 1e30]))
+        tensor([9.0000e+00, 3.4028e+38])
+    """
+    return (value * value).clamp(max=torch.finfo(value.dtype).max)
+
+
 def adam(
     first: Tensor,
     second: Tensor,
@@ -159,7 +185,7 @@ def adam(
         tensor([1.])
     """
     first = first + (1 - beta1) * (gradient - first)
-    second = second + (1 - beta2) * (gradient * gradient - second)
+    second = second + (1 - beta2) * (square(gradient) - second)
     root = (second / (1 - beta2**step)).sqrt() + eps
     return first, second, first / (1 - beta1**step) / root
 

@@ -11,20 +11,14 @@ from torch import nn
 from torch.nn import Parameter
 
 from bitbayes.rules.base import BinaryOptimizer
+from bitbayes.rules.scales import transposed
 
 __all__ = ["Follower", "Summary", "SummaryRow", "follow", "split_parameters", "summary"]
 
 Named = list[tuple[str, Parameter]]
 
-_WEIGHT_LAYERS = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -54,6 +48,9 @@ def split_parameters(model: nn.Module, *, real: Iterable[str | nn.Module] = ()) 
         >>> [name for name, _ in real]
         ['0.bias', '1.weight', '1.bias', '2.weight', '2.bias']
     """
+    for module in model.modules():
+        if isinstance(module, _TRANSPOSED) and isinstance(module.weight, Parameter):
+            transposed(module.weight, module.groups)
     binary = {
         id(parameter)
         for module in model.modules()
@@ -160,7 +157,10 @@ def follow(model: nn.Module, optimizer: BinaryOptimizer) -> Follower:
         False
     """
     present = model.__dict__.get("train")
-    if isinstance(present, Follower) and present.optimizer is not optimizer:
+    if isinstance(present, Follower) and present.optimizer is optimizer:
+        optimizer.train(model.training)
+        return present
+    if isinstance(present, Follower):
         raise RuntimeError(
             f"a {type(present.optimizer).__name__} follows this {type(model).__name__} already; call "
             "model.train.remove() first, or give one optimizer all parameters, as groups"

@@ -7,6 +7,7 @@
    Plain IEEE operations in the order of the Python rules, and no contraction into fused multiply-adds: beliefs come out
    bit for bit as theirs, whatever the machine. Write loops that the compiler can vectorise: no branch but ?:, no call. */
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -103,7 +104,8 @@ RULE(ste_adam) {
     for (int i = 0; i < BLOCK; i++) {
         float d = ste_gradient(g[i], v[i], o);
         first[i] += o[4] * (d - first[i]);
-        second[i] += o[5] * (d * d - second[i]);
+        float square = d * d < FLT_MAX ? d * d : FLT_MAX;
+        second[i] += o[5] * (square - second[i]);
         float root = sqrtf(second[i] / o[7]) + 1e-8f;
         v[i] = ste_latent(v[i], first[i] / o[6] / root, o);
         w[i] = sign(v[i]);

@@ -16,13 +16,13 @@ from torch.nn import Parameter
 
 from bitbayes.noise import Noise
 from bitbayes.posterior import BernoulliPosterior, Posterior
-from bitbayes.rules import checks, counter, engine, refusals, scales, streams
+from bitbayes.rules import checks, counter, draws, engine, refusals, scales, streams
 from bitbayes.rules.rule import Belief, Options, Rule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_COMMON = {"samples", "scale", "scale_lr", "init", "seed", "compile", "capturable", "training"}
+_COMMON = {"rule", "samples", "scale", "scale_lr", "init", "seed", "compile", "capturable", "training"}
 _NOT_OPTIONS = {"params", "param_names"} | _COMMON
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
@@ -65,8 +65,8 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         compile: bool = False,
         capturable: bool = False,
     ) -> None:
-        checks.common(samples, scale, init)
         common = {
+            "rule": type(self).__name__,
             "samples": samples,
             "scale": scale,
             "scale_lr": scale_lr,
@@ -98,8 +98,13 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group["training"] = self.training
-        checks.learning_rate(group)
-        self.check(group)
+        try:
+            checks.plain(group)
+            checks.common(group)
+            self.check(group)
+        except Exception:
+            self.param_groups.pop()  # refused whole
+            raise
         for index, parameter in enumerate(group["params"], start=first):
             self.state[parameter] = self._first_state(parameter, group, index)
             self._show(parameter, group, index)
@@ -123,13 +128,13 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
             raise RuntimeError(
                 "step() needs the weights of a draw, but they are the mode; call optimizer.train() first"
             )
-        loss, estimates = (None, None) if closure is None else self._over_draws(closure)
+        loss, means = (None, None) if closure is None else draws.over(self, closure)
         with torch.no_grad(), engine.together() as jobs:
-            how = {"estimated": estimates is not None, "accept": self._finite(estimates), "jobs": jobs}
+            accept = self._accept() if means is None else means.accept
             for index, (group, _, parameter) in enumerate(self._places()):
-                gradient = parameter.grad if estimates is None else estimates.get(parameter)
-                if gradient is not None:
-                    self._advance(parameter, group, index, gradient, **how)
+                mean = None if means is None else means.of.get(parameter)
+                if mean is not None or (means is None and parameter.grad is not None):
+                    self._advance(parameter, group, index, mean, accept=accept, jobs=jobs)
         return loss
 
     @torch.no_grad()
@@ -178,10 +183,10 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
             state_dict: From `state_dict()` of the same rule over the same shapes.
 
         Raises:
-            ValueError: If beliefs are missing, of another rule or shape, or not float32.
+            ValueError: If beliefs are missing, of another rule or shape, not float32, or not finite.
         """
         parameters = [parameter for _, _, parameter in self._places()]
-        saved = checks.saved_state(state_dict, [self.state[p] for p in parameters])
+        saved = checks.saved_state(state_dict, [self.state[p] for p in parameters], type(self).__name__)
         mine = [dict(group) for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, own in zip(self.param_groups, mine, strict=True):
@@ -237,61 +242,31 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         for index, (group, _, parameter) in enumerate(self._places()):
             self._show(parameter, group, index, sample)
 
-    def _advance(self, parameter: Tensor, group: dict[str, Any], index: int, gradient: Tensor, **how: Any) -> None:
+    def _advance(
+        self, parameter: Tensor, group: dict[str, Any], index: int, mean: draws.Mean | None, **how: Any
+    ) -> None:
+        """Updates one tensor from the mean of several draws, or from the gradient at the only one."""
         belief, state = self._belief(parameter), self.state[parameter]
         with scales.unit(parameter, state) as weights:
-            if not how["estimated"]:
-                gradient = scales.unit_gradient(gradient, state)
-                scales.learn(state, weights, gradient, group["scale_lr"], how["accept"])
+            if mean is None:
+                assert parameter.grad is not None
+                gradient = scales.unit_gradient(parameter.grad, state)
+                slope = scales.slope(parameter, state, weights, gradient)
+            else:
+                gradient, slope = mean.estimate, mean.slope
+            scales.learn(state, slope, group["scale_lr"], how["accept"])
             drawn = self._noise(group, parameter, index)
             state["step"] += 1
             o = self._options(group, state["step"], parameter)
             noises = drawn, self._noise(group, parameter, index)
             if weights.data_ptr() != parameter.data_ptr():
                 how["jobs"] = None  # a copy, to be written back at once
-            engine.advance(type(self), belief, gradient, weights, o, *noises, compile=group["compile"], **how)
+            how |= {"estimated": mean is not None, "compile": group["compile"]}
+            engine.advance(type(self), belief, gradient, weights, o, *noises, **how)
 
-    def _over_draws(self, closure: Callable[[], Tensor]) -> tuple[Tensor, dict[Tensor, Tensor] | None]:
-        """Calls the closure at each draw; returns the mean loss, and the mean estimates if there are several."""
-        samples = self.param_groups[0]["samples"]
-        with torch.enable_grad():
-            loss = closure()
-        if samples == 1:
-            return loss, None
-        losses, estimates = [loss.detach()], {}
-        try:
-            self._add_estimates(estimates, 0, samples)
-            for sample in range(1, samples):
-                with torch.no_grad():
-                    self._show_all(sample)
-                with torch.enable_grad():
-                    losses.append(closure().detach())
-                self._add_estimates(estimates, sample, samples)
-        except BaseException:
-            with torch.no_grad():
-                self._show_all()  # the weights are those of before the call
-            raise
-        return torch.stack(losses).mean(), estimates
-
-    @torch.no_grad()
-    def _add_estimates(self, estimates: dict[Tensor, Tensor], sample: int, samples: int) -> None:
-        accept = self._finite(None)
-        for index, (group, _, parameter) in enumerate(self._places()):
-            if parameter.grad is None:
-                continue
-            belief, state = self._belief(parameter), self.state[parameter]
-            o = self._options(group, state["step"] + 1, parameter)
-            with scales.unit(parameter, state) as weights:
-                gradient = scales.unit_gradient(parameter.grad, state)
-                scales.learn(state, weights, gradient, group["scale_lr"] / samples, accept)
-                noise = self._noise(group, parameter, index, sample)
-                how = samples, estimates.get(parameter)
-                estimates[parameter] = engine.accumulate(type(self), belief, gradient, weights, o, noise, *how)
-
-    def _finite(self, estimates: dict[Tensor, Tensor] | None) -> Tensor | None:
+    def _accept(self) -> Tensor | None:
         """Refuses non-finite gradients: at once on a CPU; on a GPU by a flag on the device, reported later."""
-        found = {name: p.grad if estimates is None else estimates.get(p) for name, p in self.named_binary()}
-        given = {name: gradient for name, gradient in found.items() if gradient is not None}
+        given = {name: p.grad for name, p in self.named_binary() if p.grad is not None}
         for parameter in dict(self.named_binary()).values():
             self._belief(parameter)  # what is noted of a refusal is where the gradient is now
         return refusals.accept(self, given)

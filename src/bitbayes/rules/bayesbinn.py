@@ -49,7 +49,8 @@ class BayesBiNN(BinaryOptimizer):
             reproducing its image results).
         momentum: β of the moving average of the natural gradient; 0 keeps no state for it.
         tau: Temperature of the Concrete relaxation; unused by "straight-through".
-        init_lambda: Initial |λ|; signs are random, or those of the weights with `init="weights"`.
+        init_lambda: Initial |λ|; signs are random, or those of the weights with `init="weights"`. None for 10 with
+            "released", as published, and 1 else: from 10 on "concrete" has too much variance to learn.
         prior: λ₀ as a posterior over the same names and shapes; None is the uniform prior.
         **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`.
 
@@ -91,7 +92,7 @@ class BayesBiNN(BinaryOptimizer):
         **common: Any,
     ) -> None:
         tau = {"released": 1e-10}.get(estimator, 1.0) if tau is None else tau
-        init_lambda = (1.0 if estimator == "straight-through" else 10.0) if init_lambda is None else init_lambda
+        init_lambda = (10.0 if estimator == "released" else 1.0) if init_lambda is None else init_lambda
         options = {
             "lr": lr,
             "ess": ess,
@@ -182,6 +183,10 @@ class BayesBiNN(BinaryOptimizer):
         Raises:
             ValueError: If names or shapes differ; nothing is changed then.
         """
+        if not isinstance(prior, BernoulliPosterior):
+            raise TypeError(
+                f"prior must be a BernoulliPosterior, got {type(prior).__name__}; load one, or leave it out"
+            )
         named = dict(self.named_binary())
         prior.check_like({name: parameter.shape for name, parameter in named.items()}, "the optimizer")
         for (group, _, parameter), name in zip(self._places(), named, strict=True):

@@ -81,7 +81,7 @@ class Bop2ndOrder(BinaryOptimizer):
         """Average the gradient and its square, then flip."""
         sign = belief["sign"].float()
         first = belief["first"] + o.lr * (estimate - belief["first"])
-        second = belief["second"] + o.sigma * (estimate * estimate - belief["second"])
+        second = belief["second"] + o.sigma * (F.square(estimate) - belief["second"])
         mean, square = first, second
         if o.unbiased:
             mean = first / (1 - (1 - o.lr) ** o.step)

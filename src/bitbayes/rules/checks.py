@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ def decay(value: object, name: str) -> None:
 
 def betas(value: tuple[float, float]) -> None:
     """Checks Adam's decays."""
-    option(len(value) == 2, "betas", "two decays", value)
+    option(isinstance(value, (tuple, list)) and len(value) == 2, "betas", "two decays", value)
     for beta in value:
         decay(beta, "betas")
 
@@ -44,18 +45,23 @@ def annealing(group: Mapping[str, Any]) -> None:
     number(group["beta_max"], "beta_max", "positive", low=0)
 
 
-def common(samples: int, scale: str, init: str) -> None:
+def plain(group: dict[str, Any]) -> None:
+    """Makes Python's numbers of NumPy's, and of tensors that hold one; `lr` may stay a tensor, as in torch."""
+    for name, value in group.items():
+        if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.dim() == 0 and name != "lr"):
+            group[name] = value.item()
+
+
+def common(group: Mapping[str, Any]) -> None:
     """Checks the options that all rules share."""
+    samples, scale, init, seed = (group[name] for name in ("samples", "scale", "init", "seed"))
     option(isinstance(samples, int) and samples >= 1, "samples", "a whole number of at least 1", samples)
     option(scale in ("one", "fan_in", "channel"), "scale", 'one of "one", "fan_in", "channel"', scale)
     option(init in ("random", "weights"), "init", '"random" or "weights"', init)
-
-
-def learning_rate(group: dict[str, Any]) -> None:
-    """Checks the learning rate of a group."""
-    value = group["lr"]
-    if not isinstance(value, Tensor):
-        number(value, "lr", "a finite number of at least 0", open_low=False)
+    option(isinstance(seed, int), "seed", "a whole number, or None for torch's own", seed)
+    number(group["scale_lr"], "scale_lr", "a finite number of at least 0", open_low=False)
+    if not isinstance(group["lr"], Tensor):
+        number(group["lr"], "lr", "a finite number of at least 0", open_low=False)
 
 
 def shared_seed() -> int:
@@ -121,22 +127,32 @@ def copy_state(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {key: move(value) for key, value in state.items()}
 
 
-def saved_state(state_dict: dict[str, Any], current: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def saved_state(state_dict: dict[str, Any], current: list[dict[str, Any]], rule: str) -> list[dict[str, Any]]:
     """The saved state of each parameter in order, checked against the current one before anything changes."""
+    if not {"state", "param_groups"} <= set(state_dict):
+        raise ValueError(f"this is no state of an optimizer: it has {sorted(state_dict)}, not state and param_groups")
+    theirs = {group.get("rule", rule) for group in state_dict["param_groups"]}  # older states do not say
+    if theirs - {rule}:
+        raise ValueError(f"the saved state is of the rule {', '.join(sorted(theirs))}, this optimizer is {rule}")
     places = [place for group in state_dict["param_groups"] for place in group["params"]]
     if len(places) != len(current):
         raise ValueError(f"the saved state has {len(places)} binary tensors, this optimizer {len(current)}")
     saved = []
     for place, mine in zip(places, current, strict=True):
         theirs = state_dict["state"].get(place, {})
-        if "belief" not in theirs:
-            raise ValueError(f"the saved state of tensor {place} has no belief; was it saved by a bitbayes rule?")
+        if not {"belief", "step"} <= set(theirs):
+            raise ValueError(
+                f"the saved state of tensor {place} has no belief and step; was it saved by a bitbayes rule?"
+            )
         expected, got = _shapes(mine), _shapes(theirs)
         optional = {"belief/prior"}
         if set(expected) - optional != set(got) - optional:
             raise ValueError(
                 f"the saved state of tensor {place} holds {sorted(got)}, expected {sorted(expected)}: another rule?"
             )
+        for name, tensor in theirs["belief"].items():
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"the saved belief {name!r} of tensor {place} holds NaN or infinity")
         for key, (shape, dtype) in got.items():
             mine_shape, mine_dtype = expected.get(key, (shape, torch.float32))
             if shape != mine_shape:

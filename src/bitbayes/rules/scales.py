@@ -17,12 +17,30 @@ from bitbayes import functional as F
 from bitbayes.rules import counter
 
 
+def transposed(parameter: Tensor, groups: int) -> None:
+    """Notes that a weight has the shape (in, out / groups, *kernel) of a ConvTranspose layer.
+
+    Args:
+        parameter: The weight; it says so of itself from now on.
+        groups: Of the layer.
+    """
+    parameter.bitbayes_transposed_groups = groups  # type: ignore[attr-defined]
+
+
+def _outputs_at(parameter: Tensor) -> int:
+    """The axis of the output channels (of a group, where a transposed convolution has groups)."""
+    return 1 if hasattr(parameter, "bitbayes_transposed_groups") else 0
+
+
 def fans(parameter: Tensor) -> tuple[int, int]:
     """Inputs and outputs of a weight of shape (out, in, *kernel); a vector counts as one output."""
     if parameter.dim() < 2:
         return max(parameter.numel(), 1), 1
     kernel = math.prod(parameter.shape[2:])
-    return max(parameter.shape[1] * kernel, 1), max(parameter.shape[0] * kernel, 1)
+    outputs, inputs = parameter.shape[:2]
+    if groups := getattr(parameter, "bitbayes_transposed_groups", 0):
+        inputs, outputs = outputs // groups, inputs
+    return max(inputs * kernel, 1), max(outputs * kernel, 1)
 
 
 def glorot(parameter: Tensor) -> float:
@@ -37,7 +55,8 @@ def begin(parameter: Tensor, kind: str) -> dict[str, Tensor]:
     first = 1 / math.sqrt(fans(parameter)[0])
     if kind == "fan_in":
         return {"scale": torch.tensor(first, device=parameter.device)}
-    shape = (*parameter.shape[:1], *[1] * (parameter.dim() - 1))
+    outputs = _outputs_at(parameter)
+    shape = [size if axis == outputs else 1 for axis, size in enumerate(parameter.shape)]
     scale = torch.full(shape, first, device=parameter.device)
     return {"scale": scale, "scale_first": torch.zeros_like(scale), "scale_second": torch.zeros_like(scale)}
 
@@ -65,28 +84,38 @@ def unit_gradient(gradient: Tensor, state: dict[str, Any]) -> Tensor:
     return (gradient * state["scale"] if "scale" in state else gradient).reshape(-1)
 
 
-def learn(state: dict[str, Any], weights: Tensor, gradient: Tensor, lr: float, accept: Tensor | None) -> None:
-    """One Adam step on log s of a "channel" scale, with ∂loss/∂log s = Σ (s·g)·w over the channel.
+def slope(parameter: Tensor, state: dict[str, Any], weights: Tensor, gradient: Tensor) -> Tensor | None:
+    """∂loss/∂log s = Σ (s·g)·w over the channel.
+
+    Args:
+        parameter: For its shape.
+        state: State of the parameter.
+        weights: Flat unit weights of a draw.
+        gradient: Flat gradient with respect to them.
+
+    Returns:
+        A tensor like s; None if s is not learned.
+    """
+    if "scale_first" not in state:
+        return None
+    others = [axis for axis, size in enumerate(state["scale"].shape) if size == 1]
+    return (gradient * weights).view(parameter.shape).sum(others, keepdim=True) if others else gradient * weights
+
+
+def learn(state: dict[str, Any], slope: Tensor | None, lr: float, accept: Tensor | None) -> None:
+    """One Adam step on log s of a "channel" scale.
 
     Args:
         state: State of the parameter.
-        weights: Flat unit weights of the draw.
-        gradient: Flat gradient with respect to them.
+        slope: From `slope`; None changes nothing.
         lr: Learning rate of log s.
         accept: 0-d bool; False changes nothing.
     """
-    if "scale_first" not in state:
+    if slope is None:
         return
-    scale = state["scale"]
-    per_channel = (gradient * weights).view(scale.numel(), -1).sum(1).view(scale.shape)
-    first, second, direction = F.adam(
-        state["scale_first"],
-        state["scale_second"],
-        per_channel,
-        beta1=0.9,
-        beta2=0.999,
-        step=counter.number(state["step"] + 1),
-    )
-    new = {"scale": scale * torch.exp(-lr * direction), "scale_first": first, "scale_second": second}
+    count = counter.number(state["step"] + 1)
+    moments = state["scale_first"], state["scale_second"]
+    first, second, direction = F.adam(*moments, slope, beta1=0.9, beta2=0.999, step=count)
+    new = {"scale": state["scale"] * torch.exp(-lr * direction), "scale_first": first, "scale_second": second}
     for name, tensor in new.items():
         state[name].copy_(tensor if accept is None else torch.where(accept, tensor, state[name]))

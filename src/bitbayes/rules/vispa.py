@@ -44,7 +44,7 @@ class VISPA(BinaryOptimizer):
         momentum: SGD's momentum, as in torch without dampening.
         weight_decay: L2 penalty on m and Z, added to the gradient.
         init_noise: Standard deviation of Zᵀr/√S at the start over that of m; None for the released code's, which is
-            Xavier's with the fans of the stacked tensor (about 0.01 to 0.2).
+            Glorot's with the fans of the stacked tensor (about 0.01 to 0.2).
         **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`. The published networks have a
             factor for every output channel, learned like other parameters: `bitbayes.nn.ChannelScale`.
 
@@ -105,8 +105,8 @@ class VISPA(BinaryOptimizer):
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
-        """A center of Glorot's size, and normal Z."""
-        center = start * o.bound
+        """A center with Glorot's standard deviation √(2 / (fan_in + fan_out)), and normal Z."""
+        center = start * (2 * o.bound)
         spread = center.square().mean().sqrt()
         if o.init_noise is not None:
             deviation = o.init_noise * spread * math.sqrt(o.divisor / max(o.rank, 1))
