@@ -10,6 +10,7 @@ from bitbayes.calibration import (
     accuracy_by_coverage,
     expected_calibration_error,
     fit_temperature,
+    probability_figures,
     reliability,
     separation,
 )
@@ -87,3 +88,20 @@ def test_coverage() -> None:
     assert accuracy[100] > accuracy[-1]
     sure = torch.special.entr(probs).sum(1).argsort()[:50]
     assert float(accuracy[49]) == pytest.approx(float((probs[sure].argmax(1) == y[sure]).float().mean()))
+
+
+def test_logits_and_other_lengths_are_refused() -> None:
+    z, y = logits(10)
+    probs = z.softmax(1)
+    for measure in (expected_calibration_error, accuracy_by_coverage, probability_figures, reliability):
+        with pytest.raises(ValueError, match="apply softmax"):
+            measure(z, y)
+        with pytest.raises(ValueError, match=r"got \(10, 5\) and \(1,\)"):
+            measure(probs, y[:1])
+        with pytest.raises(ValueError, match="classes must be from 0 to 4"):
+            measure(probs, y + 5)
+        measure(probs.bfloat16(), y[:, None])
+    with pytest.raises(ValueError, match=r"got \(10, 5\) and \(2,\)"):
+        fit_temperature(Prediction(z[None]), y[:2])
+    with pytest.raises(ValueError, match="a score is NaN"):
+        separation(torch.tensor([0.0, float("nan")]), torch.ones(2))

@@ -81,3 +81,33 @@ def test_refusals(tmp_path: Path) -> None:
     save_file({"w": torch.ones(2)}, str(tmp_path / "model"))
     with pytest.raises(ValueError, match="its format is None"):
         bb.BernoulliPosterior.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-3, 1.0])
+def test_kl_of_many_weights_that_hardly_know_anything(size: float) -> None:
+    natural = size * torch.randn(1_000_000, generator=torch.Generator().manual_seed(0))
+    exact = natural.double()
+    up = torch.sigmoid(2 * exact)
+    entropy = -(up * up.log() + (1 - up) * (1 - up).log())
+    expected = (torch.tensor(2.0, dtype=torch.float64).log() - entropy).sum()
+    assert float(bb.BernoulliPosterior({"w": natural}).kl()) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_divergences_and_beliefs_that_do_not_exist() -> None:
+    low_rank = bb.LowRankGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.ones(1, 2)})
+    with pytest.raises(TypeError, match=r"take marginals\(\)\.kl\(\)"):
+        low_rank.kl()
+    with pytest.raises(TypeError, match=r"marginals\(\) makes one of it"):
+        bb.BernoulliPosterior({"w": torch.zeros(2)}).kl(low_rank)
+    with pytest.raises(ValueError, match="contain NaN or infinity"):
+        bb.BernoulliPosterior({"w": torch.tensor([0.0, float("inf")])})
+
+
+def test_a_file_without_a_part(tmp_path: Path) -> None:
+    path = tmp_path / "q.safetensors"
+    save_file({"scale/w": torch.ones(())}, str(path), metadata={"format": "bitbayes.bernoulli.1"})
+    with pytest.raises(ValueError, match="it has no natural"):
+        bb.load_posterior(path)
+    save_file({"center/w": torch.ones(1)}, str(path), metadata={"format": bb.LowRankGaussianPosterior.FORMAT})
+    with pytest.raises(ValueError, match="it has no factors, scale, shared"):
+        bb.load_posterior(path)

@@ -222,3 +222,15 @@ def test_bad_input() -> None:
         bb.predict(model, torch.randn(2, 5), bb.BernoulliPosterior({"x": torch.zeros(2)}), samples=2)
     with pytest.raises(ValueError, match="chunk must be at least 1"):
         bb.predict(model, torch.randn(2, 5), chunk=0)
+
+
+def test_spread_of_probabilities() -> None:
+    outputs = torch.tensor([[[0.0, 2.0]], [[1.0, 0.0]], [[3.0, 0.0]]])
+    torch.testing.assert_close(bb.Prediction(outputs).probs_std, outputs.softmax(-1).std(0))
+    assert torch.equal(bb.Prediction(outputs[:1]).probs_std, torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize(("batches", "words"), [(torch.zeros(4, 3), "pass \\[x\\]"), ([{"x": 1}], "got dict")])
+def test_what_is_no_batches(batches: object, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        bb.refresh_batchnorm(nn.BatchNorm1d(3), batches)

@@ -3,6 +3,7 @@
 The network holds weights; the optimizer holds beliefs.
 """
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -27,10 +28,15 @@ if find_spec("torch") is not None:
         MirrorDescent,
         ProxQuant,
     )
-elif not TYPE_CHECKING:  # packed networks run where torch is not installed
 
-    def __getattr__(name: str) -> None:
-        if name in __all__:
+if TYPE_CHECKING:
+    from bitbayes import calibration, continual
+else:
+
+    def __getattr__(name: str) -> object:
+        if name in ("calibration", "continual") and find_spec("torch") is not None:
+            return import_module(f"bitbayes.{name}")  # when it is first asked for
+        if name in __all__:  # packed networks run where torch is not installed
             raise ImportError(f"bitbayes.{name} needs torch; without it there is only bitbayes.packed")
         raise AttributeError(f"module 'bitbayes' has no attribute {name!r}")
 
@@ -52,6 +58,8 @@ __all__ = [
     "Posterior",
     "Prediction",
     "ProxQuant",
+    "calibration",
+    "continual",
     "follow",
     "kernels",
     "load_posterior",

@@ -54,6 +54,7 @@ def refresh_batchnorm(model: nn.Module, batches: Batches) -> None:
 
     Raises:
         ValueError: If there are BatchNorm layers and no batch.
+        TypeError: If what comes are not batches of tensors.
 
     Example:
         >>> norm = torch.nn.BatchNorm1d(1)
@@ -73,6 +74,8 @@ def refresh(model: nn.Module, batches: Batches, weights: dict[str, Tensor]) -> N
         batches: Of training inputs.
         weights: By the names of the parameters that they replace.
     """
+    if isinstance(batches, Tensor):
+        raise TypeError("batches must be an iterable of batches, got one tensor; for one batch pass [x]")
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         return
@@ -90,6 +93,8 @@ def refresh(model: nn.Module, batches: Batches, weights: dict[str, Tensor]) -> N
             norm.momentum = None  # torch's name for the plain average
         for batch in itertools.chain([first], stream):
             x = batch[0] if isinstance(batch, (tuple, list)) else batch
+            if not isinstance(x, Tensor):
+                raise TypeError(f"a batch must be inputs x, or a tuple (x, ...), got {type(x).__name__}")
             functional_call(model, weights, (x,))
     except BaseException:  # Ctrl-C too: half an average would be a silent wrong number
         for buffer, value in before:

@@ -1,6 +1,7 @@
 """Does a network know when it does not know? Calibration, temperature, and what uncertainty is good for.
 
-Probabilities have shape (N, K), or (N, 1) with the probability of class 1; classes have shape (N,).
+Probabilities have shape (N, K), or (N, 1) with the probability of class 1; classes have shape (N,). Logits in the place
+of probabilities, and classes of another number, are refused with a ValueError.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def probability_figures(probs: Tensor, y: Tensor) -> dict[str, float]:
         >>> figures["accuracy"], figures["brier"]
         (100.0, 0.25)
     """
-    probs, y = _full(probs), y.reshape(-1).long()
+    probs, y = _checked(probs, y)
     chosen = probs.gather(1, y[:, None]).clamp(min=1e-12)
     one_hot = torch.nn.functional.one_hot(y, probs.shape[1])
     return {
@@ -98,7 +99,7 @@ def reliability(probs: Tensor, y: Tensor, *, count: int = 15, bins: Bins = "widt
     """
     if bins not in ("width", "mass"):
         raise ValueError(f'bins must be "width" or "mass", got {bins!r}')
-    probs, y = _full(probs), y.reshape(-1).long()
+    probs, y = _checked(probs, y)
     confidence, chosen = probs.max(1)
     confidence, order = confidence.sort()
     right = (chosen == y).float()[order]
@@ -148,7 +149,7 @@ def fit_temperature(prediction: Prediction, y: Tensor) -> float:
         >>> round(fit_temperature(sure, torch.tensor([0, 0, 0, 1])), 2)  # 4 / T = log 3
         3.64
     """
-    y = y.reshape(-1).long()
+    _, y = _checked(prediction.probs, y)
 
     def cost(log_temperature: float) -> float:
         probs = _full(prediction.tempered(2.718281828459045**log_temperature).probs)
@@ -173,7 +174,7 @@ def separation(usual: Tensor, unusual: Tensor) -> float:
         Between 0 and 1; 0.5 if the score says nothing.
 
     Raises:
-        ValueError: If one side is empty.
+        ValueError: If one side is empty, or a score is NaN.
 
     Example:
         >>> separation(torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.15]))
@@ -181,6 +182,8 @@ def separation(usual: Tensor, unusual: Tensor) -> float:
     """
     if len(usual) == 0 or len(unusual) == 0:
         raise ValueError(f"both sides need examples, got {len(usual)} usual and {len(unusual)} unusual")
+    if usual.isnan().any() or unusual.isnan().any():
+        raise ValueError("a score is NaN; an order of scores is needed")
     auroc = require("torchmetrics.functional.classification", "train").binary_auroc
     scores = torch.cat([usual, unusual]).double()
     labels = torch.cat([torch.zeros(len(usual)), torch.ones(len(unusual))]).long().to(scores.device)
@@ -204,11 +207,24 @@ def accuracy_by_coverage(probs: Tensor, y: Tensor, score: Tensor | None = None) 
         >>> accuracy_by_coverage(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]))
         (tensor([0.5000, 1.0000]), tensor([1.0000, 0.5000]))
     """
-    probs, y = _full(probs), y.reshape(-1).long()
+    probs, y = _checked(probs, y)
     score = torch.special.entr(probs).sum(1) if score is None else score
     right = (probs.argmax(1) == y).float()[score.argsort(stable=True)]
     kept = torch.arange(1, len(y) + 1, device=y.device)
     return kept / len(y), right.cumsum(0) / kept
+
+
+def _checked(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities of all classes, and as many classes."""
+    if probs.dim() != 2 or not len(probs) or y.numel() != len(probs):
+        found = f"{tuple(probs.shape)} and {tuple(y.shape)}"
+        raise ValueError(f"probabilities and classes must have shapes (N, K) and (N,), N at least 1; got {found}")
+    full, y = _full(probs), y.reshape(-1).long()
+    if not (full.min() >= -1e-3 and (full.sum(1) - 1).abs().max() < 1e-2):  # bfloat16 sums to 1 roughly
+        raise ValueError("rows are not probabilities: they are negative or do not sum to 1; apply softmax to logits")
+    if not 0 <= int(y.min()) <= int(y.max()) < full.shape[1]:
+        raise ValueError(f"classes must be from 0 to {full.shape[1] - 1}, got {int(y.min())} to {int(y.max())}")
+    return full, y
 
 
 def _full(probs: Tensor) -> Tensor:

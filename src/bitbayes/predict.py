@@ -77,6 +77,11 @@ class Prediction:
         return (self.entropy - _entropy(self.sample_probs).mean(0)).clamp(min=0)
 
     @property
+    def probs_std(self) -> Tensor:
+        """Standard deviation of each class's probability over networks, shape (N, K); zeros for one network."""
+        return _std(self.sample_probs)
+
+    @property
     def mean(self) -> Tensor:
         """Mean of the raw outputs, shape (N, K); for regression."""
         return self.outputs.mean(0)
@@ -84,11 +89,15 @@ class Prediction:
     @property
     def std(self) -> Tensor:
         """Standard deviation of the raw outputs over networks, shape (N, K); zeros for one network."""
-        return self.outputs.std(0) if len(self.outputs) > 1 else torch.zeros_like(self.outputs[0])
+        return _std(self.outputs)
 
 
 def _widened(outputs: Tensor) -> Tensor:
     return outputs if outputs.dtype == torch.float64 else outputs.float()
+
+
+def _std(values: Tensor) -> Tensor:
+    return values.std(0) if len(values) > 1 else torch.zeros_like(values[0])
 
 
 def _entropy(probs: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -27,12 +27,13 @@ def write(path: str | Path, form: str, parts: Mapping[str, Mapping[str, Tensor]]
     save_file(tensors, str(path), metadata={"format": form} | about)
 
 
-def read(path: str | Path, form: str | None = None) -> tuple[dict[str, str], Parts]:
+def read(path: str | Path, form: str | None = None, needs: Iterable[str] = ()) -> tuple[dict[str, str], Parts]:
     """Reads what `write` wrote.
 
     Args:
         path: The file.
         form: Expected format; None takes any.
+        needs: Parts and metadata that must be there.
 
     Returns:
         Metadata, and tensors by part and parameter name, on the CPU.
@@ -56,4 +57,7 @@ def read(path: str | Path, form: str | None = None) -> tuple[dict[str, str], Par
     for key, tensor in tensors.items():
         part, _, name = key.partition("/")
         parts.setdefault(part, {})[name] = tensor
+    missing = set(needs) - set(parts) - set(about)
+    if missing:
+        raise ValueError(f"{path} is not a saved posterior: it has no {', '.join(sorted(missing))}")
     return about, parts

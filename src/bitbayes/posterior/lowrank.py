@@ -162,6 +162,22 @@ class LowRankGaussianPosterior(Posterior):
         """
         return BernoulliPosterior(self.natural, self.scale)
 
+    def kl(self, other: Posterior | None = None) -> Tensor:
+        """Refused: signs of Gaussians that depend on each other have no divergence in closed form.
+
+        Args:
+            other: Any posterior.
+
+        Raises:
+            TypeError: Always; `marginals().kl()` is the divergence of the weights on their own.
+
+        Example:
+            >>> q = LowRankGaussianPosterior({"w": torch.ones(2)}, {"w": torch.ones(1, 2)})
+            >>> round(float(q.marginals().kl()), 3)
+            0.511
+        """
+        raise TypeError("a low-rank Gaussian under sign has no KL divergence in closed form; take marginals().kl()")
+
     def to(self, device: torch.device | str) -> LowRankGaussianPosterior:
         """The same posterior on another device.
 
@@ -215,7 +231,7 @@ class LowRankGaussianPosterior(Posterior):
             ...
             FileNotFoundError: no posterior at absent.safetensors
         """
-        about, parts = files.read(path, cls.FORMAT)
+        about, parts = files.read(path, cls.FORMAT, ("center", "factors", "scale", "shared"))
         return cls(parts["center"], parts["factors"], parts["scale"], shared=about["shared"])
 
     def _standardised(self, name: str) -> Tensor:
