@@ -243,6 +243,13 @@ def test_streams_that_differ_have_folders_of_their_own(tmp_path, monkeypatch, st
     assert seen[0].out.endswith(ending)
 
 
+@pytest.mark.parametrize("wrong", [{"decay": 2.0}, {"statistics": "tsk"}])
+def test_settings_are_refused_before_anything_is_trained(tmp_path: Path, wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        run_stream(config(tmp_path, epochs=1), iter(()), lambda: bb.nn.mlp(64, [8], 10), **wrong)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_table_of_a_long_stream_shows_both_ends(capsys) -> None:
     matrix = AccuracyMatrix([[float(i) for i in range(t)] for t in range(1, 13)])
     summary = {"recipe": "r", "rule": "ste", "prior": False, "method": "none"} | matrix.figures()

@@ -9,6 +9,8 @@ from torch import nn
 
 import bitbayes as bb
 from bitbayes import cli
+from bitbayes.calibration import probability_figures
+from bitbayes.packed import load
 from bitbayes.packed.bench import ENGINES
 from bitbayes.packed.rivals import input_ranges, torch_bfloat16, without_bits
 from bitbayes.recipes.evaluate import load_run
@@ -103,3 +105,42 @@ def test_failures_are_one_line(tmp_path, capsys):
         assert cli.main(words) in (1, 2)
         error = capsys.readouterr().err
         assert message in error and len(error.splitlines()) == 1
+
+
+def test_inputs_of_a_regression_get_values_not_classes(tmp_path, capsys):
+    assert cli.main(["train", "snelson", "--rule", "ste", "--out", "run", "--epochs", "3", "--stop-after", "1"]) == 0
+    assert cli.main(["pack", "run", "-o", "net.safetensors"]) == 0
+    np.save("x.npy", np.zeros((3, 1), np.float32))
+    capsys.readouterr()
+    assert cli.main(["run", "net.safetensors", "--data", "x.npy", "--out", "rows.jsonl"]) == 0
+    assert "class" not in (tmp_path / "rows.jsonl").read_text()
+    assert cli.main(["pack", "run", "-o", "net.safetensors", "--tempered"]) == 2
+    assert "a temperature needs classes" in capsys.readouterr().err
+
+
+def test_a_tempered_network_has_the_tempered_figures(tmp_path, capsys):
+    assert cli.main(["train", "digits", "--out", "run", "--epochs", "2"]) == 0
+    assert cli.main(["evaluate", "run", "--samples", "4"]) == 0
+    evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
+    run = load_run("run")
+    x, y = whole(run.experiment.data.test)
+    for words, name in ([], "mode"), (["--samples", "4"], "mean"):
+        capsys.readouterr()
+        assert cli.main(["pack", "run", "-o", "net.safetensors", "--tempered", *words]) == 0
+        temperature = evaluation[name]["temperature"]
+        assert f"temperature {temperature:.4f}"[:15] in capsys.readouterr().out
+        for backend in ("torch", "native", "reference", "openvino"):
+            probs = torch.as_tensor(load("net.safetensors", backend).predict(x.numpy()).probs)
+            figures = probability_figures(probs, y)
+            assert figures["nll"] == pytest.approx(evaluation[name]["nll_tempered"], rel=1e-3)
+        assert evaluation[name]["nll_tempered"] < evaluation[name]["nll"]
+
+
+def test_probabilities_cannot_be_tempered():
+    model = nn.Sequential(nn.Linear(16, 2, bias=False), nn.Softmax(1))
+    bb.STE([model[0].weight], seed=0)
+    network = bb.pack(model, torch.zeros(1, 16))
+    with pytest.raises(ValueError, match="the network ends in softmax"):
+        network.tempered(2.0)
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        network.tempered(0.0)

@@ -40,10 +40,11 @@ def test_the_settings_of_every_rule_are_accepted(name, budget):
     recipe, data = RECIPES[name], toy(RECIPES[name])
 
     def small():
-        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(data.train.x[0].numel(), 10))
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(data.train.x[0].numel(), 10))
 
     for rule in table_rules(recipe, budget):
-        config = make_config(recipe, rule, budget=budget)
+        missing = budget == "quick" and recipe.quick_epochs is None
+        config = make_config(recipe, rule, budget=budget, epochs=2 if missing else None)
         network = small if recipe.wide else recipe.network
         build_experiment(config, network, data, recipe.loss, all_binary=recipe.all_binary)
         if name == "mnist":

@@ -137,12 +137,18 @@ class TestConfig:
             dataclasses.replace(config, **change)
 
 
+def test_a_rule_that_does_not_exist(digits):
+    config = dataclasses.replace(make_config("digits", "ste"), rule="nope")
+    with pytest.raises(ValueError, match="no rule is called 'nope'; there are: full-precision"):
+        build_experiment(config, lambda: torch.nn.Linear(64, 10), digits, "cross_entropy")
+
+
 def test_dropout_of_every_layer(digits):
     def layers(**choices):
         model = make_experiment(make_config("digits", "ste", **choices), digits).model
         return [layer.p for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]
 
-    assert layers() == [0.2, 0.2] and layers(dropout=0.0) == [0.0, 0.0]
+    assert layers() == [0.2] * 3 and layers(dropout=0.0) == [0.0] * 3
     config = make_config("digits", "ste", dropout=0.0)
     with pytest.raises(ValueError, match="no dropout layer"):
         build_experiment(config, lambda: torch.nn.Linear(64, 10), digits, "cross_entropy")

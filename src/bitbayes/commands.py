@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from bitbayes.functional import require
@@ -164,7 +164,7 @@ class Reproduce:
         target: table2, table10 (BayesBiNN); vispa-table1 to 5, vispa-figure1; small, trust (ours); moons, snelson;
             curves, histogram.
         dataset: Recipe of the table; its first by default.
-        budget: quick (10 epochs, 3 seeds) or paper (500 epochs, 5 seeds).
+        budget: quick (the recipe's short schedule, 3 seeds) or paper (the published one, 5 seeds).
         seeds: Number of runs, if not the budget's.
         rules: Rules of the table, such as ste or bayesbinn:straight-through; all by default.
         epochs: Length of the schedule, if not the budget's.
@@ -199,8 +199,9 @@ class Reproduce:
         """Dispatches to the report of that name."""
         from bitbayes.report.targets import reproduce
 
+        given = {option.name for option in fields(self) if getattr(self, option.name) != option.default}
         choices = {**vars(self), "device": chosen_device(self.device)}
-        reproduce(choices.pop("target"), **choices)
+        reproduce(choices.pop("target"), given - {"target"}, **choices)
 
 
 @dataclass

@@ -20,6 +20,7 @@ tyro = require("tyro", "train")
 __all__ = ["Bench", "Export", "Pack", "PackedCommand", "Run", "Summary", "pack_run"]
 
 Name = tyro.conf.Positional[str]
+Flag = tyro.conf.FlagCreatePairsOff[bool]
 Output = Annotated[str, tyro.conf.arg(aliases=["-o"])]
 
 _CHUNK = 500  # inputs at a time
@@ -33,6 +34,7 @@ class Pack:
         run: Folder of the run.
         output: The file to write.
         samples: Networks drawn from the posterior; 0 for the mode alone.
+        tempered: Divides the outputs by the temperature that suits the run's validation data.
         real: Type of what is real: float32, or float16 in half the bytes.
         data: Folder or hub id of the data, if it is no longer where the run found it.
     """
@@ -40,14 +42,17 @@ class Pack:
     folder: Annotated[Name, tyro.conf.arg(name="run")]
     output: Output
     samples: int = 0
+    tempered: Flag = False
     real: Literal["float32", "float16"] = "float32"
     data: str | None = None
 
     def run(self) -> None:
         """Packs, and prints what each layer takes."""
-        network = pack_run(self.folder, samples=self.samples, real=self.real, data=self.data)
+        network = pack_run(self.folder, samples=self.samples, tempered=self.tempered, real=self.real, data=self.data)
         network.save(self.output)
         print(network.summary())
+        if self.tempered:
+            print(f"temperature {network.program.about['temperature']}, fitted on validation data")
         print(f"written: {self.output}, {Path(self.output).stat().st_size:,} bytes")
 
 
@@ -172,6 +177,7 @@ def pack_run(
     folder: str | Path,
     *,
     samples: int = 0,
+    tempered: bool = False,
     real: Literal["float32", "float16"] = "float32",
     data: str | None = None,
 ) -> PackedNetwork:
@@ -180,6 +186,7 @@ def pack_run(
     Args:
         folder: Of the run.
         samples: Networks to draw, with the BatchNorm statistics that the run's own mean prediction uses; 0: the mode.
+        tempered: Whether outputs are divided by a temperature that is fitted on the run's validation data.
         real: Type of what is real.
         data: Where the data is, if not where the run found it.
 
@@ -187,29 +194,32 @@ def pack_run(
         The packed network; its file remembers recipe and rule.
 
     Raises:
-        ValueError: If the folder is not a run, its rule keeps no posterior, or a layer cannot be packed.
+        ValueError: If the folder is not a run, its rule keeps no posterior, a layer cannot be packed, or there is no
+            validation data to fit a temperature on.
     """
     from bitbayes.data import batches
-    from bitbayes.recipes.evaluate import load_run
+    from bitbayes.recipes.evaluate import fitted_temperature
+    from bitbayes.recipes.load import load_run
     from bitbayes.training.mean import kept_inputs
 
     if samples < 0:
         raise ValueError(f"samples must be at least 0, got {samples}")
     run = load_run(folder, data=data)
     example = next(iter(batches(run.experiment.data.train, 1)))[0]
-    about = {"recipe": run.config.recipe, "rule": run.config.rule}
-    if not samples:
-        return pack(run.experiment.model, example, real=real, about=about)
-    if run.posterior is None:
+    about = {"recipe": run.config.recipe, "rule": run.config.rule, "loss": run.experiment.loss}
+    if samples and run.posterior is None:
         raise ValueError(f"{run.config.rule} keeps no posterior; leave --samples out for its mode")
-    inputs = kept_inputs(run.config, run.experiment)
-    return pack(run.experiment.model, example, run.posterior, samples, batches=inputs, real=real, about=about)
+    how: dict[str, Any] = {"real": real, "about": about}
+    if samples:
+        how |= {"posterior": run.posterior, "samples": samples, "batches": kept_inputs(run.config, run.experiment)}
+    network = pack(run.experiment.model, example, **how)
+    return network.tempered(fitted_temperature(run, samples)) if tempered else network
 
 
 def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, bool]:
     """Inputs, targets if there are any, and whether they are of a regression."""
     if data is not None and data.endswith(".npy"):
-        return np.load(data, allow_pickle=False), None, False
+        return np.load(data, allow_pickle=False), None, network.program.about.get("loss") == "squared"
     import torch
 
     from bitbayes.data import TensorData

@@ -116,7 +116,7 @@ def run_stream(
 
     Raises:
         ValueError: If the folder holds a stream with other settings, the memory does not suit the rule,
-            `curve_examples` is negative, or `ess_decay` is not positive.
+            `curve_examples` is negative, or `ess_decay`, `decay` or `statistics` is out of range.
         TypeError: If a prior is wanted of a rule that has none.
 
     Example:
@@ -134,6 +134,10 @@ def run_stream(
         raise ValueError(f"curve_examples must be at least 0, got {curve_examples}")
     if not ess_decay > 0:
         raise ValueError(f"ess_decay must be positive, got {ess_decay}")
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay of the prior must be in [0, 1], got {decay}")
+    if statistics not in ("task", "shared"):
+        raise ValueError(f'statistics must be "task" or "shared", got {statistics!r}')
     folder = RunFolder(config.out)
     memory = copy.deepcopy(memory) if memory is not None else Memory()
     about: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,40 @@ class PackedNetwork:
             return cls(*read_file(path))
         except PackedFileError as error:
             raise PackedFileError(f"{path}: {error}") from error.__cause__
+
+    def tempered(self, temperature: float) -> PackedNetwork:
+        """The network with all outputs divided by a temperature, see `bitbayes.calibration.fit_temperature`.
+
+        Args:
+            temperature: Above 1 its probabilities become less sure; the classes stay.
+
+        Returns:
+            A new network, with one step more; its `about` has the temperature.
+
+        Raises:
+            ValueError: If the temperature is not positive, or the outputs are probabilities already.
+
+        Example:
+            >>> model = torch.nn.Sequential(torch.nn.Linear(16, 2, bias=False))
+            >>> _ = bb.STE([model[0].weight], seed=0)
+            >>> network, x = bb.pack(model, torch.zeros(1, 16)), torch.ones(1, 16).numpy()
+            >>> network.runtime().outputs(x) / network.tempered(2.0).runtime().outputs(x)
+            array([[[2., 2.]]], dtype=float32)
+        """
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        steps = self.program.steps
+        if steps and steps[-1].op in ("softmax", "sigmoid"):
+            raise ValueError(
+                f"the outputs are probabilities: the network ends in {steps[-1].op}; temper what is before it"
+            )
+        name = "temperature"
+        while name in self.tensors:
+            name += "_"
+        last = Step("affine", (len(steps),), "temperature", {}, {"scale": name})
+        about = {**self.program.about, "temperature": f"{temperature:.6g}"}
+        program = replace(self.program, steps=(*steps, last), about=about)
+        return PackedNetwork(program, {**self.tensors, name: np.array([1 / temperature], np.float32)})
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file.

@@ -115,7 +115,7 @@ class Recipe:
         rules: Hyper-parameters by rule.
         estimator: Of BayesBiNN, unless another is asked for.
         published: Published figures by rule.
-        quick_epochs: Length of the quick budget.
+        quick_epochs: Length of the quick budget; None if there is none.
         quick_batch: Examples a step in the quick budget; None as published.
         quick: Hyper-parameters for the quick budget, by rule; rules that are missing use `rules`.
         all_binary: Biases are binary too.

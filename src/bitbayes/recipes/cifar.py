@@ -112,6 +112,7 @@ def _small(name: str, title: str, activation: str, rules: dict[str, RuleSpec]) -
         load=loading(load_cifar10, augment=CropFlip(pad=0)),
         loss="cross_entropy",
         epochs=6,
+        quick_epochs=6,
         batch_size=200,
         rules=rules,
         seed=1,

@@ -44,6 +44,7 @@ DIGITS = Recipe(
     load=_load,
     loss="cross_entropy",
     epochs=60,
+    quick_epochs=60,
     batch_size=50,
     rules=RULES,
     seed=0,

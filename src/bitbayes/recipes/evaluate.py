@@ -19,7 +19,7 @@ from bitbayes.recipes.registry import find_recipe
 from bitbayes.training.measure import whole
 from bitbayes.training.regression import observation_noise, regression_figures
 
-__all__ = ["Inputs", "Predictions", "evaluate_run", "evaluation_inputs"]
+__all__ = ["Inputs", "Predictions", "evaluate_run", "evaluation_inputs", "fitted_temperature"]
 
 
 def evaluate_run(
@@ -161,6 +161,26 @@ class Predictions:
             points = reliability(self.test.probs, inputs.test[1], bins=bins)
             found[bins] = {name: values.tolist() for name, values in vars(points).items()}
         return found
+
+
+def fitted_temperature(run: LoadedRun, samples: int = 0) -> float:
+    """The temperature that suits a run's validation data.
+
+    Args:
+        run: The run.
+        samples: Networks of the mean; 0 for the mode.
+
+    Returns:
+        See `bitbayes.calibration.fit_temperature`.
+
+    Raises:
+        ValueError: If the run is of a regression, or has no validation data that fits in memory.
+    """
+    data = run.experiment.data.validation
+    if run.experiment.loss == "squared" or not isinstance(data, TensorData):
+        raise ValueError("a temperature needs classes, and validation data that fits in memory")
+    x, y = whole(data)
+    return fit_temperature(run.predictor(samples)(x), y)
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,7 @@ MNIST_TRUST = Recipe(
     load=loading(load_mnist),
     loss="cross_entropy",
     epochs=10,
+    quick_epochs=10,
     batch_size=500,
     rules=_TRUST,
     predict_samples=32,

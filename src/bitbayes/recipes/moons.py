@@ -53,6 +53,7 @@ MOONS = Recipe(
     load=_load,
     loss="binary",
     epochs=3000,
+    quick_epochs=3000,
     batch_size=0,
     rules=RULES,
     estimator="straight-through",

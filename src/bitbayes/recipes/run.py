@@ -127,8 +127,12 @@ def make_config(
     spec = find_rule(recipe, name, chosen, budget)
     seed = recipe.seed if seed is None else seed
     label = f"{name}-{chosen}" if chosen else name
-    if epochs is None:
-        epochs = recipe.quick_epochs if budget == "quick" and recipe.quick_epochs else recipe.epochs
+    if epochs is None and budget == "quick":
+        if recipe.quick_epochs is None:
+            raise ValueError(
+                f"{recipe.name} has no quick schedule; take --budget paper ({recipe.epochs} epochs), or say --epochs"
+            )
+        epochs = recipe.quick_epochs
     fields: dict[str, Any] = {
         "recipe": recipe.name,
         "rule": name,
@@ -143,7 +147,7 @@ def make_config(
         "clip_gradient": spec.clip_gradient,
         "samples": spec.samples,
         "dropout": spec.dropout,
-        "epochs": epochs,
+        "epochs": recipe.epochs if epochs is None else epochs,
         "batch_size": (recipe.quick_batch if budget == "quick" else None) or recipe.batch_size,
         "seed": seed,
         "evaluate_every": recipe.evaluate_every,

@@ -40,6 +40,7 @@ SNELSON = Recipe(
     load=_load,
     loss="squared",
     epochs=5000,
+    quick_epochs=5000,
     batch_size=0,
     rules=RULES,
     estimator="straight-through",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +22,53 @@ from bitbayes.training import RunConfig, RunError
 __all__ = ["TARGETS", "reproduce"]
 
 
-def reproduce(target: str, **choices: Any) -> None:
+@dataclass(frozen=True)
+class Target:
+    """A table or a figure.
+
+    Args:
+        make: Called with its name and its options.
+        options: What it takes of the command line.
+    """
+
+    make: Callable[[str, dict[str, Any]], None]
+    options: tuple[str, ...]
+
+
+def reproduce(target: str, given: Collection[str] = (), **choices: Any) -> None:
     """Trains what is missing, prints a table and writes the files.
 
     Args:
         target: Name in `TARGETS`.
-        **choices: Options of the command line.
+        given: Options that the user has set.
+        **choices: All options of the command line.
 
     Raises:
-        ValueError: If there is no such target.
+        ValueError: If there is no such target, or it does not take what was given.
     """
     if target not in TARGETS:
         raise nearest("table or figure", target, TARGETS)
-    TARGETS[target](target, choices)
+    options = TARGETS[target].options
+    for name in given:
+        if name not in options:
+            takes = ", ".join(_flag(option) for option in options)
+            raise ValueError(f"{target} takes no {_flag(name)}; it takes: {takes}")
+    TARGETS[target].make(target, {name: choices[name] for name in options})
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
 def _table(target: str, choices: dict[str, Any]) -> None:
-    keys = (
-        "dataset",
-        "budget",
-        "seeds",
-        "rules",
-        "epochs",
-        "data",
-        "out",
-        "device",
-        "precision",
-        "protocol",
-        "jobs",
-    )
-    rows, folder = run_table(target, **{key: choices[key] for key in keys})
+    rows, folder = run_table(target, **choices)
     recipe = find_recipe(choices["dataset"] or TABLES[target].recipe)
     results, text = write_results(target, recipe, rows, folder)
     show(results_table(target, recipe, rows), f"written: {results}, {text}")
 
 
 def _trust(target: str, choices: dict[str, Any]) -> None:
-    keys = ("dataset", "data", "unlike_data", "seeds", "rules", "epochs", "out", "device", "precision", "jobs")
-    study = trust_study(**{key: choices[key] for key in keys})
+    study = trust_study(**choices)
     picture = trust_figure(study, study.folder / "trust.png")
     show(trust_table(study), f"written: {study.folder / 'trust.json'}, {picture}")
 
@@ -164,11 +174,14 @@ def _run_folders(names: Sequence[str]) -> list[Path]:
     return [Path(name) for name in names]
 
 
-TARGETS: dict[str, Callable[[str, dict[str, Any]], None]] = {
-    **dict.fromkeys(TABLES, _table),
-    "trust": _trust,
-    "moons": _moons,
-    "snelson": _snelson,
-    "curves": _curves,
-    "histogram": _histogram,
+_RUNS = ("epochs", "data", "out", "device", "precision", "jobs", "seeds", "rules", "dataset")
+
+TARGETS: dict[str, Target] = {
+    **dict.fromkeys(TABLES, Target(_table, ("budget", "protocol", *_RUNS))),
+    "trust": Target(_trust, ("unlike_data", *_RUNS)),
+    "moons": Target(_moons, ("epochs", "out")),
+    "snelson": Target(_snelson, ("data", "epochs", "out", "seeds")),
+    "curves": Target(_curves, ("runs", "published", "dataset", "out")),
+    "histogram": Target(_histogram, ("runs", "out")),
 }
+"""What `bitbayes reproduce` makes, by name."""

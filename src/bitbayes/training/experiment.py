@@ -132,6 +132,8 @@ def build_experiment(
     Raises:
         ValueError: For an unknown rule, an option that the rule does not know, or a dropout that no layer takes.
     """
+    if config.rule not in RULES:
+        raise ValueError(f"no rule is called {config.rule!r}; there are: {', '.join(RULES)}")
     device = torch.device(config.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
@@ -236,6 +238,9 @@ def steps_per_epoch(config: RunConfig, examples: int, ranks: int = 1) -> int:
 
 def _resolve(config: RunConfig, examples: int) -> dict[str, Any]:
     options = dict(config.options)
+    for name in ("ess_scale", "interval_epochs", "harden_at"):
+        if not isinstance(options.get(name, 1), (int, float)):
+            raise ValueError(f"{name} must be a number, got {options[name]!r}")
     steps = steps_per_epoch(config, examples, Ranks.here().count)
     if "ess_scale" in options:
         options["ess"] = options.pop("ess_scale") * examples
