@@ -185,6 +185,7 @@ def test_scales_of_transposed_convolutions_are_of_their_outputs() -> None:
         learned.step()
         assert learned.posterior().scale["weight"].shape == shape
         others = [axis for axis, size in enumerate(shape) if size == 1]
+        assert layer.weight.grad is not None
         slope = (layer.weight.grad * before).sum(others, keepdim=True)
         torch.testing.assert_close(learned.state[layer.weight]["scale_first"], 0.1 * slope)
 
