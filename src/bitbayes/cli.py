@@ -15,6 +15,7 @@ try:
     from bitbayes.commands_continual import ContinualCommand
     from bitbayes.commands_packed import PackedCommand
     from bitbayes.commands_report import ReportCommand
+    from bitbayes.commands_tune import TuneCommand
 except ImportError as missing:
     raise SystemExit(f"bitbayes: {missing}") from None
 
@@ -63,7 +64,7 @@ def _parse(words: list[str]) -> Any:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            commands = Command | ContinualCommand | PackedCommand | ReportCommand
+            commands = Command | ContinualCommand | PackedCommand | ReportCommand | TuneCommand
             return tyro.cli(commands, prog="bitbayes", args=words, description=_ABOUT)
     except SystemExit as stop:
         if stop.code in (None, 0):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bitbayes.functional import require
 from bitbayes.recipes import Recipe
 
-__all__ = ["evaluation_table", "recipes_table", "show", "spread", "summary_table"]
+__all__ = ["evaluation_table", "recipes_table", "show", "spread", "summary_table", "tuned_table"]
 
 
 def show(*parts: Any) -> None:
@@ -178,4 +178,23 @@ def evaluation_table(found: Mapping[str, Any]) -> Any:
     for key in dict.fromkeys(key for name in names for key in found[name]):
         digits = 2 if key == "accuracy" else 4
         table.add_row(key, *(number(found[name].get(key), digits) for name in names))
+    return table
+
+
+def tuned_table(recipe: str, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """The trials of a search, best first.
+
+    Args:
+        recipe: Its name.
+        rows: Content of tune.json.
+
+    Returns:
+        A rich table.
+    """
+    names = list(rows[0]["settings"])
+    caption = "trial0 has the recipe's settings"
+    table = new_table(f"{recipe}: {len(rows)} trials", "trial", *names, "validation, %", caption=caption)
+    for row in rows:
+        values = (f"{row['settings'][name]:.4g}" for name in names)
+        table.add_row(row["folder"], *values, number(row["accuracy"], missing="failed"))
     return table
