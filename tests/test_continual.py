@@ -12,6 +12,7 @@ from torch import nn
 
 import bitbayes as bb
 from bitbayes.continual import AccuracyMatrix, advance_prior, permuted_tasks, run, run_stream, split_tasks
+from bitbayes.data import DataBundle
 from bitbayes.recipes.continual import _default_ess_decay, run_continual
 from bitbayes.report.continual import matrix_figure, matrix_table
 from bitbayes.report.tables import show
@@ -275,3 +276,9 @@ def test_a_task_that_is_known_leaves_the_other_heads_alone() -> None:
     loss.backward()
     assert output.grad is not None and output.grad[0, 2:].tolist() == [0, 0] and output.grad[1, :2].tolist() == [0, 0]
     assert int(hit_count(output, target, "paired")) == 2 and int(hit_count(output, target, "cross_entropy")) == 0
+
+
+def test_a_stream_of_data_without_a_test_part_has_none() -> None:
+    part = bundle().train
+    data = DataBundle("toy", part, None, None, int(part.y.max()) + 1, "here")
+    assert all(task.data.test is None for task in split_tasks(data, "task"))

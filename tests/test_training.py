@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from bitbayes import nn
-from bitbayes.data import DataBundle, TensorData
+from bitbayes.data import DataBundle, TensorData, batches
 from bitbayes.recipes import make_config, make_experiment, run_recipe
 from bitbayes.recipes.registry import RECIPES
 from bitbayes.recipes.run import load_data
+from bitbayes.recipes.several import finished
 from bitbayes.training import (
     RULES,
     RunConfig,
@@ -25,6 +26,7 @@ from bitbayes.training import (
 from bitbayes.training.checkpoint import read_checkpoint
 from bitbayes.training.experiment import steps_per_epoch
 from bitbayes.training.schedule import advance
+from bitbayes.training.step import training_step
 from nested import equal
 
 FILES = {"config.json", "environment.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "model.safetensors"}
@@ -96,10 +98,10 @@ class TestSchedule:
 
     def test_milestones_are_fractions(self):
         schedule = Schedule("milestones", milestones=(0.5, 0.9))
-        assert rates(schedule, 10) == pytest.approx([1] * 4 + [0.1] * 4 + [0.01] * 2)
+        assert rates(schedule, 10) == pytest.approx([1] * 5 + [0.1] * 4 + [0.01])
 
     def test_staircase_and_constant(self):
-        assert rates(Schedule("staircase", factor=0.5, every=2), 4) == [1, 0.5, 0.5, 0.25]
+        assert rates(Schedule("staircase", factor=0.5, every=2), 5) == [1, 1, 0.5, 0.5, 0.25]
         assert rates(Schedule("constant"), 3) == [1, 1, 1]
 
     def test_an_unknown_kind_is_refused(self):
@@ -326,3 +328,74 @@ def test_experiments_are_a_function_of_the_seed(digits):
 
     assert torch.equal(first_weights(3), first_weights(3))
     assert not torch.equal(first_weights(3), first_weights(4))
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path, digits):
+    config = make_config("digits", "ste", out=str(tmp_path), epochs=3, stop_after=1)
+    run_recipe(config, data=digits, progress=SilentProgress())
+    other = dataclasses.replace(digits, train=dataclasses.replace(digits.train, x=digits.train.x.flip(0)))
+    moved = dataclasses.replace(config, data="/elsewhere", stop_after=2)
+    with pytest.raises(ValueError, match="was trained on other data"):
+        run_recipe(moved, data=other, resume=True, progress=SilentProgress())
+    assert run_recipe(moved, data=digits, resume=True, progress=SilentProgress()).summary["epochs_done"] == 2
+
+
+def test_a_run_on_other_data_is_not_finished(tmp_path, monkeypatch):
+    config = make_config("snelson", "ste", out=str(tmp_path / "run"), epochs=2)
+    run_recipe(config, progress=SilentProgress())
+    assert finished(config) is not None
+    elsewhere = dataclasses.replace(config, data="/elsewhere")
+    for seed, same in ((1, False), (0, True)):  # another split of the data, and the same in another place
+        there = load_data(make_config("snelson", data_seed=seed))
+        monkeypatch.setattr("bitbayes.recipes.several.data_of", lambda config, there=there: there)
+        assert (finished(elsewhere) is not None) == same
+
+
+def test_looking_at_a_run_leaves_its_half_written_files(tmp_path):
+    partial = tmp_path / ".checkpoint.pt.partial"
+    partial.touch()
+    RunFolder(tmp_path).write_json("results.json", {})
+    assert partial.exists()
+    RunFolder(tmp_path, writes=False).clean()
+    assert partial.exists()
+    RunFolder(tmp_path).clean()
+    assert not partial.exists()
+
+
+def test_an_evaluation_of_older_weights_does_not_stay(tmp_path, digits):
+    run(tmp_path, digits, epochs=6, stop_after=1)
+    (tmp_path / "evaluation.json").write_text("{}")
+    run(tmp_path, digits, epochs=6, stop_after=1, resume=True)
+    assert (tmp_path / "evaluation.json").exists()  # nothing was trained
+    run(tmp_path, digits, epochs=6, resume=True)
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_several_draws_clip_each_gradient_on_its_own(tmp_path, digits, clip):
+    """STE's draws are one network, so without dropout the mean gradient is that of one draw."""
+    found = []
+    for samples in (1, 3):
+        how = {"samples": samples, "clip_gradient": clip, "dropout": 0.0}
+        config = make_config("digits", "ste", out=str(tmp_path), **how)
+        experiment = make_experiment(dataclasses.replace(config, precision="fp32"), digits)
+        x, y = next(batches(digits.train, 100))
+        experiment.model.train()
+        training_step(config, experiment, x, y)
+        real = [p.grad for group in experiment.real_optimizer.param_groups for p in group["params"]]
+        found.append(torch.cat([gradient.flatten() for gradient in real]))
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_a_small_last_batch_counts_as_what_it_is(tmp_path, digits):
+    size = len(digits.train) - 7
+    how = {"epochs": 1, "batch_size": size, "dropout": 0.0, "lr": 1e-12, "real_lr": 1e-12}
+    config = make_config("digits", "full-precision", out=str(tmp_path), **how)
+    model, losses = make_experiment(config, digits).model.train(), []
+    with torch.no_grad():
+        for x, y in batches(digits.train, size, seed=config.seed, epoch=1, shuffle=True):
+            losses.append((len(x), float(torch.nn.functional.cross_entropy(model(x), y))))
+    expected = sum(count * loss for count, loss in losses) / len(digits.train)
+    row = train(config, make_experiment(config, digits), progress=SilentProgress()).history[0]
+    assert row["train_loss"] == pytest.approx(expected, rel=1e-4)
+    assert abs(losses[0][1] - losses[1][1]) > 0.01

@@ -101,9 +101,10 @@ def split_tasks(bundle: DataBundle[TensorData], scenario: Scenario, *, each: int
     plain = bundle.without_validation()
     for start in range(0, bundle.classes, each):
         chosen = tuple(range(start, start + each))
-        parts = [_of_classes(part, start, each, scenario) for part in (plain.train, plain.test) if part is not None]
+        train = _of_classes(plain.train, start, each, scenario)
+        test = None if plain.test is None else _of_classes(plain.test, start, each, scenario)
         outputs = each if scenario == "domain" else bundle.classes
-        data = dataclasses.replace(plain, train=parts[0], test=parts[-1], classes=outputs)
+        data = dataclasses.replace(plain, train=train, test=test, classes=outputs)
         yield Task("classes " + ", ".join(map(str, chosen)), data, chosen if scenario == "task" else None)
 
 

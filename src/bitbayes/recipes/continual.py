@@ -39,7 +39,8 @@ _RULES = {
     # Laborieux et al. 2021; latent weights must be free to grow for metaplasticity to hold them.
     "ste:metaplastic": RuleSpec(5e-3, {"metaplasticity": 1.35, "clip": None}),
     "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 1.0, "init_lambda": 0.1}, _STEPWISE),
-    # The published run: 100 epochs a task, τ = 0.01, and 100 networks at test time.
+    # The published rule and τ. The published run also had 100 epochs a task, 100 networks at test time, BatchNorm
+    # statistics that all tasks share, no logit scale, and the same `ess` for all tasks.
     "bayesbinn:released": RuleSpec(1e-3, {"ess_scale": 1.0, "tau": 1e-2}),
 }
 

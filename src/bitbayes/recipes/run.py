@@ -176,11 +176,22 @@ def make_experiment(config: RunConfig, data: DataBundle | None = None) -> Experi
         The objects.
     """
     recipe = find_recipe(config.recipe)
-    if data is None:
-        data = load_data(config)
-    if config.protocol == "test":
-        data = data.without_validation()
+    data = data_of(config, data)
     return build_experiment(config, recipe.network, data, recipe.loss, all_binary=recipe.all_binary)
+
+
+def data_of(config: RunConfig, data: DataBundle | None = None) -> DataBundle:
+    """The data of a run as its protocol divides them.
+
+    Args:
+        config: The record.
+        data: Data that is loaded already; None to load it.
+
+    Returns:
+        The data, on the device of the run.
+    """
+    data = load_data(config) if data is None else data
+    return data.without_validation() if config.protocol == "test" else data
 
 
 def load_data(config: RunConfig) -> DataBundle:

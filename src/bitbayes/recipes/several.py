@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bitbayes.recipes.registry import find_recipe
-from bitbayes.recipes.run import few_threads, load_data, make_config, run_recipe
+from bitbayes.recipes.run import data_of, few_threads, load_data, make_config, run_recipe
 from bitbayes.training import RunConfig, RunError, RunFolder, SilentProgress
 
 __all__ = ["finished", "make_configs", "run_several"]
@@ -59,12 +59,19 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
     if not Path(config.out, "summary.json").is_file():
         return None
     try:
-        if RunConfig.load(config.out).differences(config):
+        recorded = RunConfig.load(config.out)
+        if recorded.differences(config) or (recorded.data != config.data and not _same_data(config)):
             return None
         summary = RunFolder(config.out).read_json("summary.json")
     except (RunError, ValueError):
         return None
     return summary if summary.get("epochs_done") == config.last_epoch else None
+
+
+def _same_data(config: RunConfig) -> bool:
+    """Whether a run was on the data that are asked for, which may have moved."""
+    known = RunFolder(config.out).read_json("environment.json").get("data")
+    return known in (None, data_of(config).fingerprint())
 
 
 def run_several(

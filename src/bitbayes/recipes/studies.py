@@ -145,6 +145,8 @@ def snelson_study(
         The runs, and errors and coverage on the points that were held out.
     """
     ste, bayes, rows = [], [], []
+    if splits < 1:
+        raise ValueError(f"splits must be at least 1, got {splits}")
     for split in range(splits):
         pair = [
             _trained(

@@ -204,6 +204,8 @@ def curves_figure(
     Raises:
         ValueError: If the published file has no such curves.
     """
+    if not any(row["test_accuracy"] is not None for rows in runs.values() for row in rows):
+        raise ValueError(f"there is no test accuracy in {', '.join(runs)}: curves are of runs of classes")
     figure, axes = new_figure(2, 5.2, 3.9)
     for axis, name in zip(axes, ("test", "train"), strict=True):
         if published is not None:

@@ -105,7 +105,9 @@ def moons_table(figures: dict[str, Any]) -> Any:
 
 def _snelson(target: str, choices: dict[str, Any]) -> None:
     out = choices["out"] or "runs/snelson"
-    study = snelson_study(out, data=choices["data"], splits=choices["seeds"] or 5, epochs=choices["epochs"])
+    study = snelson_study(
+        out, data=choices["data"], splits=5 if choices["seeds"] is None else choices["seeds"], epochs=choices["epochs"]
+    )
     picture = snelson_figure(study, Path(out, "snelson.png"))
     show(snelson_table(study.figures), f"written: {out}/results.json, {picture}")
 

@@ -14,7 +14,8 @@ __all__ = ["PRECISIONS", "RunConfig"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
-# What may differ between a run and its continuation: none of it changes what is learned.
+# What may differ between a run and its continuation: none of it changes what is learned, as long as the data are the
+# same wherever they lie, which their fingerprint says.
 _FREE = ("stop_after", "out", "data", "device")
 
 

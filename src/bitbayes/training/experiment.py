@@ -144,6 +144,8 @@ def build_experiment(
     rule = RULES[config.rule]
     if rule is None:
         _refuse_unknown(config.rule, options)
+        if config.samples > 1:
+            raise ValueError(f"samples {config.samples} needs a rule that draws; {config.rule} has no draws")
         optimizer, real = None, list(model.parameters())
         real_rate = config.lr
     else:
@@ -153,6 +155,9 @@ def build_experiment(
             binary, real_named = split_parameters(model)
             real = [parameter for _, parameter in real_named]
         fused = _worth_compiling(binary)
+        for name in ("lr", "samples", "seed", "estimator"):
+            if name in options:
+                raise ValueError(f"{name} is no option of the rule here but a setting of the run: --{name}, not --set")
         keywords = {"samples": config.samples, "seed": config.seed, "compile": fused} | options
         if config.estimator is not None:
             keywords["estimator"] = config.estimator
@@ -239,8 +244,9 @@ def steps_per_epoch(config: RunConfig, examples: int, ranks: int = 1) -> int:
 def _resolve(config: RunConfig, examples: int) -> dict[str, Any]:
     options = dict(config.options)
     for name in ("ess_scale", "interval_epochs", "harden_at"):
-        if not isinstance(options.get(name, 1), (int, float)):
-            raise ValueError(f"{name} must be a number, got {options[name]!r}")
+        value = options.get(name, 1)
+        if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be a positive number, got {value!r}")
     steps = steps_per_epoch(config, examples, Ranks.here().count)
     if "ess_scale" in options:
         options["ess"] = options.pop("ess_scale") * examples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -62,10 +63,13 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for left in self.path.glob(".*.partial"):  # of a run that was killed while writing
-                left.unlink()
         except OSError as error:
             raise RunError(f"cannot make the folder {self.path}: {error.strerror}") from error
+
+    def clean(self) -> None:
+        """Deletes what a killed run had half written; only for who begins to write it."""
+        for left in self.path.glob(".*.partial") if self.writes else ():
+            left.unlink(missing_ok=True)
 
     def has(self, name: str) -> bool:
         """Whether a file exists.
@@ -133,10 +137,8 @@ class RunFolder:
 
     @staticmethod
     def _discard(partial: Path) -> None:
-        try:
+        with contextlib.suppress(OSError):  # the disk is in trouble already; the next start removes it
             partial.unlink(missing_ok=True)
-        except OSError:
-            pass  # the disk is in trouble already; the next start removes it
 
     def failure(self, target: Path, cause: OSError) -> RunError:
         """The one line for a write that failed.
@@ -148,9 +150,10 @@ class RunFolder:
         Returns:
             The error to raise.
         """
-        state = "there is no checkpoint yet"
-        if self.saved_epoch is not None:
-            state = f"the last good state is checkpoint.pt of epoch {self.saved_epoch}"
+        saved = self.saved_epoch
+        state = (
+            "there is no checkpoint yet" if saved is None else f"the last good state is checkpoint.pt of epoch {saved}"
+        )
         return RunError(f"cannot write {target}: {cause.strerror or cause}; {state}")
 
     def write_text(self, name: str, text: str) -> None:

@@ -132,6 +132,7 @@ def train(
 def _begin(config: RunConfig, experiment: Experiment, resume: bool) -> _Run:
     """Starts a new run, or loads the state of an old one."""
     folder = RunFolder(config.out, writes=experiment.ranks.first)
+    folder.clean()
     if resume and folder.has("checkpoint.pt"):
         return _load(config, experiment, folder)
     aside = None if resume else folder.set_aside()
@@ -149,7 +150,7 @@ def _begin(config: RunConfig, experiment: Experiment, resume: bool) -> _Run:
 def _write_record(folder: RunFolder, config: RunConfig, experiment: Experiment) -> None:
     """What the run is and what it runs on, from this start on; what an earlier start has failed of is over."""
     folder.write_text("config.json", config.to_json())
-    folder.write_json("environment.json", environment(experiment.device))
+    folder.write_json("environment.json", environment(experiment.device) | {"data": experiment.data.fingerprint()})
     folder.remove("failure.json")
 
 
@@ -161,6 +162,9 @@ def _load(config: RunConfig, experiment: Experiment, folder: RunFolder) -> _Run:
             f"{folder.path} was started with {'; '.join(differences)}; "
             "resume with the same settings, or choose another --out"
         )
+    known = folder.read_json("environment.json").get("data") if folder.has("environment.json") else None
+    if known not in (None, experiment.data.fingerprint()):
+        raise ValueError(f"{folder.path} was trained on other data; give --data as before, or choose another --out")
     state = read_checkpoint(folder, experiment.device)
     try:
         for name, part in experiment.modules().items():
@@ -209,7 +213,7 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress, evaluated: boo
     experiment.model.train()
     data = experiment.data.train
     size = config.batch_size or len(data)
-    losses = torch.zeros(steps, device=experiment.device)
+    losses, counts = torch.zeros(steps, device=experiment.device), torch.zeros(steps)
     hits = torch.zeros((), device=experiment.device)
     whole = 0
     started = time.perf_counter()
@@ -219,6 +223,7 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress, evaluated: boo
         if per_step:
             advance(experiment.schedulers)
         batch = min(size, len(data) - index * size)
+        counts[index] = batch
         if evaluated and index == steps - 1:
             signs = mode_signs(experiment)
         try:
@@ -238,7 +243,7 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress, evaluated: boo
     return {
         "epoch": epoch,
         "lr": optimizer.param_groups[0]["lr"],
-        "train_loss": float(recorded.mean()),
+        "train_loss": float((recorded * counts).sum() / counts.sum()),  # the last batch may be smaller
         "train_accuracy": None if experiment.loss == "squared" else 100 * float(ranks.total(hits)) / whole,
         "val_accuracy": None,
         "test_accuracy": None,

@@ -50,6 +50,7 @@ def save_best(folder: RunFolder, experiment: Experiment, config: RunConfig, epoc
         config: Of the run.
         epoch: The epoch that these are of.
     """
+    folder.remove("evaluation.json")  # of the network before
     about = {"recipe": config.recipe, "rule": config.rule, "epoch": str(epoch)}
     folder.write_tensors("model.safetensors", dict(experiment.model.state_dict()), about)
     optimizer = experiment.optimizer

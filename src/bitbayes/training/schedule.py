@@ -13,8 +13,6 @@ from torch.optim.lr_scheduler import (
     ExponentialLR,
     LambdaLR,
     LRScheduler,
-    MultiStepLR,
-    StepLR,
 )
 
 __all__ = ["Schedule", "advance"]
@@ -48,7 +46,7 @@ class Schedule:
         ...     advance([scheduler])
         ...     rates.append(optimizer.param_groups[0]["lr"])
         >>> rates
-        [1.0, 0.1, 0.1, 0.1]
+        [1.0, 1.0, 0.1, 0.1]
     """
 
     kind: str = "cosine"
@@ -99,14 +97,25 @@ class Schedule:
         if self.kind == "exponential":
             return ExponentialLR(optimizer, gamma=self.factor ** (1 / epochs))
         if self.kind == "milestones":
-            return MultiStepLR(optimizer, [round(f * epochs) for f in self.milestones], self.factor)
+            return LambdaLR(optimizer, _Stairs(self.factor, tuple(round(f * epochs) for f in self.milestones)))
         if self.kind == "staircase":
-            return StepLR(optimizer, self.every, self.factor)
+            return LambdaLR(optimizer, _Stairs(self.factor, tuple(range(self.every, epochs, self.every))))
         return LambdaLR(optimizer, _one)
 
 
 def _one(epoch: int) -> float:
     return 1.0
+
+
+@dataclass(frozen=True)
+class _Stairs:
+    """Factor of the learning rate in an epoch: one factor more after each of some whole epochs."""
+
+    factor: float
+    after: tuple[int, ...]
+
+    def __call__(self, epoch: int) -> float:
+        return self.factor ** sum(epoch > end for end in self.after)
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,13 @@ def training_step(
     model, optimizer, real = experiment.parallel, experiment.optimizer, experiment.real_optimizer
     right = torch.zeros((), device=x.device)
 
+    sums = _Sums(real) if real is not None and optimizer is not None and config.samples > 1 else None
+
     def closure() -> Tensor:
         nonlocal right
-        if optimizer is not None:
-            optimizer.zero_grad()
+        for part in (optimizer, real):
+            if part is not None:
+                part.zero_grad()
         with autocast(x.device, config.precision):
             output = model(x)
         loss = share * LOSSES[experiment.loss](output.float(), y)
@@ -55,18 +58,18 @@ def training_step(
             experiment.hooks.before_update()
         if config.clip_gradient is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
+        if sums is not None:
+            sums.add(1 / config.samples)
         right = hit_count(output.detach(), y, experiment.loss)
         return loss.detach()
 
-    if real is not None:
-        real.zero_grad()
     if optimizer is None:
         loss = closure()
     else:
         loss = _update_beliefs(optimizer, closure)
     if real is not None:
-        if config.samples > 1 and optimizer is not None:
-            _divide_gradients(real, config.samples)
+        if sums is not None:
+            sums.put()
         real.step()
     if experiment.hooks is not None:
         experiment.hooks.after_update()
@@ -86,9 +89,22 @@ def _update_beliefs(optimizer: BinaryOptimizer, closure: Callable[[], Tensor]) -
     return loss
 
 
-def _divide_gradients(real: torch.optim.Optimizer, samples: int) -> None:
-    """The closure leaves the sum over the draws on the real parameters; makes it their mean."""
-    for group in real.param_groups:
-        for parameter in group["params"]:
+class _Sums:
+    """Gradients of the real parameters over several draws, each of which is clipped on its own."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._sums: dict[Tensor, Tensor] = {}
+
+    def add(self, share: float) -> None:
+        """Adds the gradients at hand, times a share."""
+        for parameter in self._parameters:
             if parameter.grad is not None:
-                parameter.grad /= samples
+                before = self._sums.get(parameter)
+                mine = parameter.grad * share
+                self._sums[parameter] = mine if before is None else before.add_(mine)
+
+    def put(self) -> None:
+        """Leaves the sums where the optimizer looks for gradients."""
+        for parameter, total in self._sums.items():
+            parameter.grad = total

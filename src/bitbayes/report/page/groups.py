@@ -13,7 +13,7 @@ from bitbayes.training import RunConfig
 
 __all__ = ["Curve", "Group", "curves", "flat", "grouped", "mean_curve"]
 
-# What runs of one group may differ in: the seed, and what does not change what is learned.
+# What runs of one group may differ in: the seed, and what does not change what is learned (of the data, the place).
 _FREE = ("seed", "out", "data", "device")
 
 
@@ -95,6 +95,7 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Group]]:
     recipes: dict[str, list[tuple[dict[str, Any], list[Run]]]] = {}
     for run in runs:
         mine = {key: value for key, value in flat(run.config).items() if key not in _FREE}
+        mine["data"] = run.environment.get("data")  # the fingerprint, not the place
         found = recipes.setdefault(str(run.config.recipe), [])
         same = next((others for settings, others in found if settings == mine), None)
         if same is None:
