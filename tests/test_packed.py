@@ -326,6 +326,18 @@ class Drop(nn.Module):
         return nn.functional.dropout(x, 0.5, training=True)
 
 
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean()
+
+
+class Pooled(nn.Module):
+    """Pools what torch takes for one image of N channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(x.unflatten(1, (2, 4)), 2)
+
+
 class Branch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x
@@ -345,6 +357,8 @@ class Half(nn.Module):
         (Product(), r"'odd \(Product\)': the product of two activations has no packed form"),
         (Sign(), r"'odd \(Sign\)': torch.sign is 0 at 0, .* use bitbayes.nn.BinaryActivation"),
         (Drop(), r"'odd \(Drop\)': dropout has no packed form"),
+        (Mean(), r"'odd \(Mean\)': a mean may only be over all places"),
+        (Pooled(), r"pooling needs a batch, channels, and as many axes as it pools"),
         (Branch(), "torch.export cannot trace Refused"),
         (Half(), r"'odd \(Half\)': it computes in torch.float16"),
         (nn.Sequential(nn.Unflatten(1, (2, 4)), nn.Linear(4, 4)), r"'odd.1 \(Linear\)': Linear takes inputs \(N, K\)"),

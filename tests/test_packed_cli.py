@@ -137,10 +137,25 @@ def test_a_tempered_network_has_the_tempered_figures(tmp_path, capsys):
 
 
 def test_probabilities_cannot_be_tempered():
-    model = nn.Sequential(nn.Linear(16, 2, bias=False), nn.Softmax(1))
+    model = nn.Sequential(nn.Linear(16, 2, bias=False), nn.Softmax(1), nn.Unflatten(1, (2, 1)), nn.Flatten())
     bb.STE([model[0].weight], seed=0)
     network = bb.pack(model, torch.zeros(1, 16))
     with pytest.raises(ValueError, match="the network ends in softmax"):
         network.tempered(2.0)
-    with pytest.raises(ValueError, match="temperature must be positive"):
-        network.tempered(0.0)
+    for wrong in (0.0, float("inf"), float("nan"), 1e46):
+        with pytest.raises(ValueError, match="temperature must be positive"):
+            network.tempered(wrong)
+
+
+@pytest.mark.parametrize("values", [np.float32(1), np.zeros((2, 3), np.float32), None])
+def test_a_file_of_inputs_that_is_none(capsys, values):
+    model = nn.Sequential(nn.Linear(16, 2, bias=False))
+    bb.STE([model[0].weight], seed=0)
+    bb.pack(model, torch.zeros(1, 16)).save("net.safetensors")
+    if values is None:
+        open("x.npy", "wb").close()
+    else:
+        np.save("x.npy", values)
+    assert cli.main(["run", "net.safetensors", "--data", "x.npy"]) == 2
+    error = capsys.readouterr().err
+    assert ("x.npy is no file of inputs" if values is None else "expected (N, 16)") in error

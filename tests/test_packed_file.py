@@ -17,6 +17,8 @@ from safetensors.numpy import save
 
 import bitbayes as bb
 from bitbayes.packed import PackedFileError, PackedNetwork, Program, Step, load
+from bitbayes.packed.file import write_file
+from bitbayes.packed.program import parse_program, program_text
 
 ROOT = Path(__file__).resolve().parent.parent
 FUZZ = runpy.run_path(str(ROOT / "benchmarks" / "fuzz_packed.py"), run_name="fuzz_packed")
@@ -160,7 +162,7 @@ def test_unsound_files_are_refused(path):
 
 def test_a_program_too_long_is_not_written(path):
     steps = [LINEAR, AFFINE, *(Step("tanh", (index + 2,), "x" * 200) for index in range(2000))]
-    with pytest.raises(PackedFileError, match="at most 262144 could be read back"):
+    with pytest.raises(PackedFileError, match="at most 262144 are read"):
         PackedNetwork(replace(PROGRAM, steps=tuple(steps)), TENSORS).save(path)
     assert not path.exists()
 
@@ -270,3 +272,38 @@ def test_summary_counts_by_hand():
     assert summary.bytes == sum(tensor.nbytes for tensor in FUZZ["network"]().tensors.values())
     lines = str(summary).splitlines()
     assert len(lines) == 12 and lines[-1].startswith(f"1 network, {summary.bytes:,} bytes of tensors")
+
+
+def test_a_tensor_has_the_axis_of_the_networks_everywhere_or_nowhere() -> None:
+    """Else a reader that keeps this by name would read beyond a buffer."""
+    count = 64
+    conv = {"kernel": [1], "stride": [1], "padding": [0], "dilation": [1], "groups": 1}
+    steps = (
+        Step("linear", (0,), "a", {}, {"weight": "t"}),
+        Step("reshape", (0,), "b", {"shape": [1, 1]}),
+        Step("conv", (2,), "c", conv, {"weight": "t"}),
+    )
+    with pytest.raises(PackedFileError, match="axis of the networks in one step, and none in another"):
+        PackedNetwork(Program((1,), count, steps), {"t": np.ones((count, 1, 1), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"about": {"epochs": 3}}, "about must map texts to texts"),
+        ({"about": {"a": "\ud800"}}, "half a character"),
+        ({"samples": 4097}, "samples must be an integer from 1 to 4096"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(tmp_path: Path, changes: dict, words: str) -> None:
+    program = replace(Program((3,), 1, (Step("sign", (0,)),)), **changes)
+    with pytest.raises(PackedFileError, match=words):
+        write_file(tmp_path / "net.safetensors", program, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("version", ["true", "1.0", "2"])
+def test_other_versions(version: str) -> None:
+    text = program_text(Program((3,), 1, (Step("sign", (0,)),))).replace('"version":1', f'"version":{version}')
+    with pytest.raises(PackedFileError, match="this bitbayes reads version 1"):
+        parse_program(text)

@@ -75,6 +75,7 @@ def test_convolutions(channels):
         ([3, 3], [1, 1], [1, 1], [1, 1], 1),
         ([2, 3], [2, 1], [2, 0], [1, 2], 1),
         ([5], [2], [4], [2], 1),
+        ([3, 3], [3, 3], [1, 1], [2, 2], 1),  # which its binary convolution computes wrongly
         ([3], [1], [1], [1], channels),
     ]:
         settings = dict(kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)

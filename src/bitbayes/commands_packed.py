@@ -219,7 +219,14 @@ def pack_run(
 def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, bool]:
     """Inputs, targets if there are any, and whether they are of a regression."""
     if data is not None and data.endswith(".npy"):
-        return np.load(data, allow_pickle=False), None, network.program.about.get("loss") == "squared"
+        try:
+            inputs = np.load(data, allow_pickle=False)
+        except (EOFError, OSError, ValueError) as error:
+            raise ValueError(f"{data} is no file of inputs: {error}") from None
+        wanted = ("N", *network.program.input)
+        if inputs.shape[1:] != network.program.input or not inputs.ndim:
+            raise ValueError(f"{data} has shape {inputs.shape}, expected ({', '.join(map(str, wanted))})")
+        return inputs, None, network.program.about.get("loss") == "squared"
     import torch
 
     from bitbayes.data import TensorData

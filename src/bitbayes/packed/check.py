@@ -35,7 +35,7 @@ def check_program(program: Program, layouts: Tensors) -> tuple[list[Value], set[
         >>> check_program(Program((2, 4), 1, (Step("sign", (0,)),)), {})[0][1]
         Value(shape=(2, 4), signs=True, binary=0, real=8)
     """
-    values, differing, used = [bounded(Value(program.input))], set[str](), set[str]()
+    values, differing, used = [bounded(Value(program.input))], dict[str, bool](), set[str]()
     for index, step in enumerate(program.steps):
         try:
             op = OPS.get(step.op)
@@ -53,7 +53,7 @@ def check_program(program: Program, layouts: Tensors) -> tuple[list[Value], set[
         raise PackedFileError(f"{len(set(layouts) - used)} tensors belong to no step")
     if sum(value.size + value.binary + value.real for value in values) > MAX_WORK:
         raise PackedFileError(f"the program takes more than {MAX_WORK} operations for one input")
-    return values, differing
+    return values, {name for name, differs in differing.items() if differs}
 
 
 def check_tensors(program: Program, values: Sequence[Value], tensors: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -101,8 +101,8 @@ _KINDS: Mapping[str, Callable[[Any, str], Any]] = {
 }
 
 
-def _tensors(op: Op, step: Step, layouts: Tensors, samples: int, differing: set[str]) -> dict[str, Layout]:
-    """Layouts by role, without the axis of samples."""
+def _tensors(op: Op, step: Step, layouts: Tensors, samples: int, differing: dict[str, bool]) -> dict[str, Layout]:
+    """Layouts by role, without the axis of samples; notes which tensors have it."""
     if not op.needed <= set(step.tensors) <= op.needed | op.optional:
         raise PackedFileError(f"needs the tensors {sorted(op.needed)} and perhaps {sorted(op.optional)}")
     found = {}
@@ -116,8 +116,9 @@ def _tensors(op: Op, step: Step, layouts: Tensors, samples: int, differing: set[
         if role == "weight" and dtype in _REAL and step.op == "conv":
             kernel = step.settings.get("kernel")
             rank += len(kernel) if isinstance(kernel, list | tuple) else 0
-        if samples > 1 and len(shape) == rank + 1 and shape[0] == samples:
-            differing.add(name)
-            shape = shape[1:]
+        differs = samples > 1 and len(shape) == rank + 1 and shape[0] == samples
+        if differing.setdefault(name, differs) != differs:  # readers keep this by name
+            raise PackedFileError(f"tensor {name!r} has an axis of the networks in one step, and none in another")
+        shape = shape[1:] if differs else shape
         found[role] = Layout(dtype, shape)
     return found

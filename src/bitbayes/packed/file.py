@@ -12,7 +12,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from bitbayes.packed.program import MAX_TEXT, NAME, PackedFileError, Program, parse_program, program_text
+from bitbayes.packed.program import NAME, PackedFileError, Program, parse_program, program_text
 
 __all__ = ["DTYPES", "read_file", "write_file"]
 
@@ -39,11 +39,10 @@ def write_file(path: str | Path, program: Program, tensors: Mapping[str, Array])
 
     Raises:
         OSError: If it cannot be written.
-        PackedFileError: If the program is too long for a file.
+        PackedFileError: If the program is too long for a file, or could not be read back for another reason.
     """
     text = program_text(program)
-    if len(text) > MAX_TEXT:
-        raise PackedFileError(f"the program has {len(text)} characters as JSON; at most {MAX_TEXT} could be read back")
+    parse_program(text)  # what could not be read back is refused before it is written
     partial = Path(f"{path}.partial")
     try:
         partial.write_bytes(save(dict(tensors), metadata={KEY: text}))

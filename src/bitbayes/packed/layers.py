@@ -188,12 +188,15 @@ def _pool(op: str) -> Layer:
 
 
 def _adaptive(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    return b.add("adaptive_avg_pool", [b.value(a["self"])], layer, size=list(shape_of(node)[1:]))
+    size = list(shape_of(node)[1:])
+    if len(size) != len(a["output_size"]):
+        raise Refusal("pooling needs a batch, channels, and as many axes as it pools")
+    return b.add("adaptive_avg_pool", [b.value(a["self"])], layer, size=size)
 
 
 def _mean(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
     shape = shape_of(a["self"])
-    axes = sorted(axis % (len(shape) + 1) for axis in a["dim"] or [])
+    axes = sorted(axis % (len(shape) + 1) for axis in a.get("dim") or [])
     if len(shape) not in (2, 3) or axes != list(range(2, len(shape) + 1)) or a.get("dtype") is not None:
         raise Refusal("a mean may only be over all places of an image or a sequence")
     pooled = b.add("adaptive_avg_pool", [b.value(a["self"])], layer, size=[1] * len(axes))

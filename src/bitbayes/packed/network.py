@@ -97,12 +97,14 @@ class PackedNetwork:
             >>> network.runtime().outputs(x) / network.tempered(2.0).runtime().outputs(x)
             array([[[2., 2.]]], dtype=float32)
         """
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        inverse = np.float32(1 / temperature if temperature else 0)
+        if not (temperature > 0 and np.finfo(np.float32).tiny <= inverse < np.inf):
+            raise ValueError(f"temperature must be positive and of a usual size, got {temperature}")
         steps = self.program.steps
-        if steps and steps[-1].op in ("softmax", "sigmoid"):
+        kept = [step for step in steps if step.op not in ("reshape", "permute")]
+        if kept and kept[-1].op in ("softmax", "sigmoid"):
             raise ValueError(
-                f"the outputs are probabilities: the network ends in {steps[-1].op}; temper what is before it"
+                f"the outputs are probabilities: the network ends in {kept[-1].op}; temper what is before it"
             )
         name = "temperature"
         while name in self.tensors:
@@ -110,7 +112,7 @@ class PackedNetwork:
         last = Step("affine", (len(steps),), "temperature", {}, {"scale": name})
         about = {**self.program.about, "temperature": f"{temperature:.6g}"}
         program = replace(self.program, steps=(*steps, last), about=about)
-        return PackedNetwork(program, {**self.tensors, name: np.array([1 / temperature], np.float32)})
+        return PackedNetwork(program, {**self.tensors, name: np.array([inverse], np.float32)})
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file.

@@ -103,7 +103,9 @@ class _Graph:
         """A linear layer or convolution."""
         source, place = self.network.values[step.sources[0]], step.sources[0]
         bits, conv = weight.dtype == np.uint8, step.op == "conv"
-        if bits and source.signs and step.settings.get("groups", 1) == 1:
+        geometry = zip(step.settings.get("stride", ()), step.settings.get("dilation", ()), strict=True)
+        wrong = any(stride > 1 and dilation > 1 for stride, dilation in geometry)  # for OpenVINO's binary convolution
+        if bits and source.signs and step.settings.get("groups", 1) == 1 and not wrong:
             before = self.network.program.steps[place - 1]
             flat = before.op == "reshape" and len(self.network.values[before.sources[0]].shape) == 3
             if not conv and flat and self.network.values[before.sources[0]].signs:

@@ -118,7 +118,7 @@ def parse_program(text: str) -> Program:
         whole = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise PackedFileError(f"the program is not JSON: {str(error)[:100]}") from None
-    if isinstance(whole, dict) and whole.get("version") != VERSION:
+    if isinstance(whole, dict) and (type(whole.get("version")) is not int or whole["version"] != VERSION):
         found = _short(whole.get("version"))
         raise PackedFileError(f"version {found} of the format; this bitbayes reads version {VERSION}")
     row = _fields(whole, "the program", {"version", "input", "samples", "steps"}, {"about"})
@@ -131,6 +131,8 @@ def parse_program(text: str) -> Program:
     about = row.get("about", {})
     if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
         raise PackedFileError("about must map texts to texts")
+    if any("\ud800" <= letter <= "\udfff" for text in (*about, *about.values()) for letter in text):
+        raise PackedFileError("about holds half a character (a lone surrogate)")
     return Program(shape, samples, tuple(_step(index, entry) for index, entry in enumerate(row["steps"])), about)
 
 

@@ -91,8 +91,7 @@ class RunFolder:
         """
         if not self.writes:
             return
-        target = self.path / name
-        partial = self.path / f".{name}.partial"
+        target, partial = self.path / name, self.path / f".{name}.partial"
         guard: _Guard | None = None
         try:
             with open(partial, "wb") as file:
@@ -150,10 +149,9 @@ class RunFolder:
         Returns:
             The error to raise.
         """
-        saved = self.saved_epoch
-        state = (
-            "there is no checkpoint yet" if saved is None else f"the last good state is checkpoint.pt of epoch {saved}"
-        )
+        state = "there is no checkpoint yet"
+        if self.saved_epoch is not None:
+            state = f"the last good state is checkpoint.pt of epoch {self.saved_epoch}"
         return RunError(f"cannot write {target}: {cause.strerror or cause}; {state}")
 
     def write_text(self, name: str, text: str) -> None:
@@ -211,7 +209,7 @@ class RunFolder:
             raise self.failure(target, error) from error
 
     def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Writes a whole file of JSON lines; used to cut off lines that a checkpoint does not know.
+        """Writes a file of JSON lines whole; used to cut off lines that a checkpoint does not know.
 
         Args:
             name: File name inside the folder.
