@@ -98,9 +98,12 @@ def test_logits_and_other_lengths_are_refused() -> None:
             measure(z, y)
         with pytest.raises(ValueError, match=r"got \(10, 5\) and \(1,\)"):
             measure(probs, y[:1])
-        with pytest.raises(ValueError, match="classes must be from 0 to 4"):
-            measure(probs, y + 5)
         measure(probs.bfloat16(), y[:, None])
+    with pytest.raises(ValueError, match="classes must be from 0 to 4"):
+        probability_figures(probs, y + 5)
+    with pytest.raises(ValueError, match="classes must be from 0 to 4"):
+        fit_temperature(Prediction(z[None]), y + 5)
+    assert accuracy_by_coverage(probs, y + 5)[1].tolist() == [0.0] * 10  # unknown classes are never right
     with pytest.raises(ValueError, match=r"got \(10, 5\) and \(2,\)"):
         fit_temperature(Prediction(z[None]), y[:2])
     with pytest.raises(ValueError, match="a score is NaN"):

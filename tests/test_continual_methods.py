@@ -341,13 +341,15 @@ def test_the_command(tmp_path: Path, capsys, monkeypatch) -> None:
     assert main([*words, *real, "ewc", "--method-set", "strength=5", "examples=30"]) == 0
     shown = capsys.readouterr().out
     assert "with" in shown and "ewc" in shown and "curves.png" in shown
-    summary = json.loads(Path("runs/permuted-mnist-full-precision-seed1-ewc/summary.json").read_text())
+    summary = json.loads(Path("runs/permuted-mnist-full-precision-seed1-ewc-2-tasks/summary.json").read_text())
     assert summary["method_options"] == {"strength": 5, "examples": 30} and summary["statistics"] == "task"
     assert main([*words, "--rule", "ste:metaplastic", "--method", "replay", "--out", "replayed"]) == 0
     summary = json.loads(Path("replayed/summary.json").read_text())
     assert summary["statistics"] == "shared" and summary["options"] == {"metaplasticity": 1.35, "clip": None}
     assert main([*words, "--method", "coreset", "--method-set", "examples=20", "steps=3", "--samples", "2"]) == 0
-    summary = json.loads(Path("runs/permuted-mnist-bayesbinn-straight-through-seed1-coreset/summary.json").read_text())
+    summary = json.loads(
+        Path("runs/permuted-mnist-bayesbinn-straight-through-seed1-coreset-2-tasks/summary.json").read_text()
+    )
     assert summary["method"] == "coreset" and summary["method_bytes"] == 2 * 20 * (784 + 8)
     assert main([*words, "--rule", "ste", "--method", "si"]) == 2
     assert "si holds real weights in place" in capsys.readouterr().err

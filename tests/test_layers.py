@@ -16,7 +16,7 @@ LAYERS = [
     {"parameters", "nn", "batchnorm", "predict", "calibration", "packed"},
     {"continual", "data", "training"},
     {"recipes", "report"},
-    {"commands", "commands_continual", "commands_packed", "commands_report", "cli", "__main__"},
+    {"commands", "commands_continual", "commands_packed", "commands_report", "commands_tune", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # `import bitbayes` works with these and the standard library alone.

@@ -1,7 +1,8 @@
 """Does a network know when it does not know? Calibration, temperature, and what uncertainty is good for.
 
 Probabilities have shape (N, K), or (N, 1) with the probability of class 1; classes have shape (N,). Logits in the place
-of probabilities, and classes of another number, are refused with a ValueError.
+of probabilities, and classes of another number, are refused with a ValueError. A class that the network does not know
+counts as wrong where only right and wrong matter, and is refused where its probability does.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def probability_figures(probs: Tensor, y: Tensor) -> dict[str, float]:
         (100.0, 0.25)
     """
     probs, y = _checked(probs, y)
-    chosen = probs.gather(1, y[:, None]).clamp(min=1e-12)
+    chosen = _of_class(probs, y).clamp(min=1e-12)
     one_hot = torch.nn.functional.one_hot(y, probs.shape[1])
     return {
         "accuracy": 100 * float((probs.argmax(1) == y).float().mean()),
@@ -153,7 +154,7 @@ def fit_temperature(prediction: Prediction, y: Tensor) -> float:
 
     def cost(log_temperature: float) -> float:
         probs = _full(prediction.tempered(2.718281828459045**log_temperature).probs)
-        return -float(probs.gather(1, y[:, None]).clamp(min=1e-30).log().mean())
+        return -float(_of_class(probs, y).clamp(min=1e-30).log().mean())
 
     low, high = -2.9957, 2.9957  # log 0.05 and log 20
     golden = 0.6180339887498949
@@ -222,9 +223,14 @@ def _checked(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     full, y = _full(probs), y.reshape(-1).long()
     if not (full.min() >= -1e-3 and (full.sum(1) - 1).abs().max() < 1e-2):  # bfloat16 sums to 1 roughly
         raise ValueError("rows are not probabilities: they are negative or do not sum to 1; apply softmax to logits")
-    if not 0 <= int(y.min()) <= int(y.max()) < full.shape[1]:
-        raise ValueError(f"classes must be from 0 to {full.shape[1] - 1}, got {int(y.min())} to {int(y.max())}")
     return full, y
+
+
+def _of_class(probs: Tensor, y: Tensor) -> Tensor:
+    """The probability of each class, which must be one of those that the network knows."""
+    if not 0 <= int(y.min()) <= int(y.max()) < probs.shape[1]:
+        raise ValueError(f"classes must be from 0 to {probs.shape[1] - 1}, got {int(y.min())} to {int(y.max())}")
+    return probs.gather(1, y[:, None])
 
 
 def _full(probs: Tensor) -> Tensor:
