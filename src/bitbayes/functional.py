@@ -152,7 +152,7 @@ def square(value: Tensor) -> Tensor:
         >>> square(torch.tensor([3.0, 1e30]))
         tensor([9.0000e+00, 3.4028e+38])
     """
-    return (value * value).clamp(max=torch.finfo(value.dtype).max)
+    return (value * value).clamp_(max=torch.finfo(value.dtype).max)
 
 
 def adam(
