@@ -26,8 +26,8 @@ class Schedule:
 
     Args:
         kind: "constant"; "cosine" (down to `end`); "exponential" (by `factor` over the whole run); "milestones"
-            (times `factor` at each of `milestones`); "staircase" (times `factor` every `every` epochs);
-            "warmup-cosine" (step by step, up from 0 over `warmup` epochs, then down to 0).
+            (times `factor` from the epoch of each of `milestones` on); "staircase" (times `factor` after every `every`
+            epochs); "warmup-cosine" (step by step, up from 0 over `warmup` epochs, then down to 0).
         factor: See `kind`.
         milestones: Fractions of the run, so that a shorter run keeps its shape.
         every: Epochs of one stair.
@@ -46,7 +46,7 @@ class Schedule:
         ...     advance([scheduler])
         ...     rates.append(optimizer.param_groups[0]["lr"])
         >>> rates
-        [1.0, 1.0, 0.1, 0.1]
+        [1.0, 0.1, 0.1, 0.1]
     """
 
     kind: str = "cosine"
@@ -97,7 +97,8 @@ class Schedule:
         if self.kind == "exponential":
             return ExponentialLR(optimizer, gamma=self.factor ** (1 / epochs))
         if self.kind == "milestones":
-            return LambdaLR(optimizer, _Stairs(self.factor, tuple(round(f * epochs) for f in self.milestones)))
+            # From the epoch of the milestone on, as where the scheduler is stepped at the start of an epoch.
+            return LambdaLR(optimizer, _Stairs(self.factor, tuple(round(f * epochs) - 1 for f in self.milestones)))
         if self.kind == "staircase":
             return LambdaLR(optimizer, _Stairs(self.factor, tuple(range(self.every, epochs, self.every))))
         return LambdaLR(optimizer, _one)
