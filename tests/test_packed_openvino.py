@@ -218,3 +218,19 @@ def test_without_openvino():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = result.stderr.strip().splitlines()[-1]
     assert "openvino is not installed; run: pip install 'bitbayes[openvino]'; or take the backend \"native\"" in last
+
+
+def test_a_signal_after_networks_have_gone(tmp_path):
+    """Ended one by one, OpenVINO's cores leave a signal stack that is not there, and the next signal kills."""
+    code = (
+        "import signal, sys\n"
+        "from bitbayes.packed import load\n"
+        "runtimes = [load(sys.argv[1], 'openvino', threads=1) for _ in range(2)]\n"
+        "while runtimes: runtimes.pop(0)\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('handled'))\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+    )
+    bb.pack(settled(bb.nn.mlp(16, [8], 3)), torch.zeros(1, 16)).save(tmp_path / "net.safetensors")
+    words = [sys.executable, "-c", code, str(tmp_path / "net.safetensors")]
+    result = subprocess.run(words, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "handled\n"), result

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -76,24 +73,11 @@ def test_the_same_in_every_batch_size_and_process(folder: Path) -> None:
     assert not torch.equal(torch.cat([x for x, _ in epoch(data, number=2)]), images)
 
 
-def shares(folder: Path, workers: int) -> list[list[int]]:
-    """Examples that each of three ranks gets of 24, in batches of 23."""
-    data = small(load_imagenet(folder, validation=0.0).train, workers=workers)
-    return [[len(y) for _, y in batches(data, 23, rank=rank, ranks=3)] for rank in range(3)]
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_last_batch_with_fewer_examples_than_ranks(folder: Path, workers: int) -> None:
-    # Workers are forked, here from a process of their own: forked from one of pytest-xdist, which has threads, this
-    # very test has ended that process twice, without a word. Here the return code would say how.
-    if workers:
-        code = f"import test_stream; print(test_stream.shares({str(folder)!r}, {workers}))"
-        result = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
-        assert result.returncode == 0, result
-        found = json.loads(result.stdout)
-    else:
-        found = shares(folder, workers)
-    assert found == [[8, 1], [8, 0], [7, 0]]
+    data = small(load_imagenet(folder, validation=0.0).train, workers=workers)
+    sizes = [[len(y) for _, y in batches(data, 23, rank=rank, ranks=3)] for rank in range(3)]
+    assert sizes == [[8, 1], [8, 0], [7, 0]]
 
 
 def test_the_global_generator_is_left_alone(folder: Path) -> None:

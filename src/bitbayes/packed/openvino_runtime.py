@@ -24,6 +24,17 @@ _ROUNDED, _ALIKE = ("bfloat16", "int8"), 0.99
 _CHECKED, _CLOSE = 4, 1e-4  # inputs of the check at load, and how near they come, relative to the largest output
 
 
+@functools.cache
+def _core() -> Any:
+    """The one core of the process.
+
+    Every core's CPU plugin gives the calling thread a stack for signal handlers. The last of several that end in the
+    order in which they began restores the stack of one that is gone: the next signal, of Ctrl-C or a child that ends,
+    would kill the process without a word (OpenVINO 2026.4).
+    """
+    return ov.Core()
+
+
 def compiled(network: PackedNetwork, inputs: int, threads: int, precision: str = "f32", ranges: Any = None) -> Any:
     """A compiled model for one batch size.
 
@@ -42,7 +53,7 @@ def compiled(network: PackedNetwork, inputs: int, threads: int, precision: str =
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
     if threads:
         options["INFERENCE_NUM_THREADS"] = str(threads)
-    return ov.Core().compile_model(model, "CPU", options).create_infer_request()
+    return _core().compile_model(model, "CPU", options).create_infer_request()
 
 
 class OpenVinoRuntime(ReferenceRuntime):

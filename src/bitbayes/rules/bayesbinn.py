@@ -181,6 +181,7 @@ class BayesBiNN(BinaryOptimizer):
             prior: A posterior over the same names and shapes.
 
         Raises:
+            TypeError: If it is no BernoulliPosterior.
             ValueError: If names or shapes differ; nothing is changed then.
         """
         if not isinstance(prior, BernoulliPosterior):

@@ -24,6 +24,11 @@ from bitbayes.noise import Noise, spans
 from bitbayes.rules.rule import Belief, Options, Rule
 
 
+def _estimate(rule: type[Rule], belief: Belief, gradient: Tensor, weights: Tensor, drawn: Noise, o: Options) -> Tensor:
+    """What a draw says of the belief, in float32 whatever the weights are kept in."""
+    return rule.estimate(belief, gradient.float(), weights.float(), drawn, o)
+
+
 def _advance_chunk(
     rule: type[Rule],
     belief: Belief,
@@ -35,8 +40,7 @@ def _advance_chunk(
     estimated: bool,
     accept: Tensor | None,
 ) -> None:
-    gradient = gradient.float()
-    estimate = gradient if estimated else rule.estimate(belief, gradient, weights.float(), drawn, o)
+    estimate = gradient if estimated else _estimate(rule, belief, gradient, weights, drawn, o)
     for name, value in rule.update(belief, estimate, o).items():
         old = belief[name]
         old.copy_(value if accept is None else torch.where(accept, value, old))
@@ -176,8 +180,8 @@ def accumulate(
     """
     first = total is None
     for span in _spans(belief, weights):
-        part = _part(belief, span), gradient[span].float(), weights[span].float(), drawn.part(span)
-        estimate = rule.estimate(*part, o) / samples
+        part = _part(belief, span), gradient[span], weights[span], drawn.part(span)
+        estimate = _estimate(rule, *part, o) / samples
         if total is None:
             total = estimate.new_empty(*estimate.shape[:-1], weights.numel())
         total[..., span] = estimate if first else total[..., span] + estimate

@@ -98,8 +98,7 @@ def slope(parameter: Tensor, state: dict[str, Any], weights: Tensor, gradient: T
     """
     if "scale_first" not in state:
         return None
-    others = [axis for axis, size in enumerate(state["scale"].shape) if size == 1]
-    return (gradient * weights).view(parameter.shape).sum(others, keepdim=True) if others else gradient * weights
+    return (gradient * weights).view(parameter.shape).sum_to_size(state["scale"].shape)
 
 
 def learn(state: dict[str, Any], slope: Tensor | None, lr: float, accept: Tensor | None) -> None:

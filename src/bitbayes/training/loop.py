@@ -215,7 +215,6 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress, evaluated: boo
     size = config.batch_size or len(data)
     losses, counts = torch.zeros(steps, device=experiment.device), torch.zeros(steps)
     hits = torch.zeros((), device=experiment.device)
-    whole = 0
     started = time.perf_counter()
     parts = {"rank": ranks.rank, "ranks": ranks.count}
     stream = batches(data, size, seed=config.seed, epoch=epoch, shuffle=True, augment=True, **parts)
@@ -231,7 +230,6 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress, evaluated: boo
         except NotFiniteError as error:
             raise _not_finite(run, epoch, index + 1, str(error)) from None
         hits += right
-        whole += batch
         progress.step(epoch, index + 1)
     recorded = ranks.total(losses).cpu() / ranks.count  # the one wait for the device in an epoch
     seconds = time.perf_counter() - started
@@ -240,10 +238,11 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress, evaluated: boo
         raise _not_finite(run, epoch, int(bad[0]) + 1, "the loss is not finite")
     optimizer = experiment.optimizer or experiment.real_optimizer
     assert optimizer is not None
+    whole = float(counts.sum())
     return {
         "epoch": epoch,
         "lr": optimizer.param_groups[0]["lr"],
-        "train_loss": float((recorded * counts).sum() / counts.sum()),  # the last batch may be smaller
+        "train_loss": float((recorded * counts).sum()) / whole,  # the last batch may be smaller
         "train_accuracy": None if experiment.loss == "squared" else 100 * float(ranks.total(hits)) / whole,
         "val_accuracy": None,
         "test_accuracy": None,
