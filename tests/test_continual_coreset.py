@@ -128,10 +128,11 @@ def test_shared_statistics_are_of_all_coresets(tmp_path: Path) -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     for choices, message in (
-        ({"examples": 1}, "a coreset needs at least two examples a task, got 1"),
+        ({"examples": 1}, "examples of a coreset must be a whole number of at least 2, got 1"),
         ({"choice": "best"}, "choice of a coreset must be random or k-center, got 'best'"),
-        ({"steps": -1}, "steps of a coreset must be at least 0, got -1"),
-        ({"weight": 0.0}, "weight of a coreset must be positive, got 0"),
+        ({"steps": 2.5}, "steps of a coreset must be a whole number of at least 0, got 2.5"),
+        ({"steps": -1}, "steps of a coreset must be a whole number of at least 0, got -1"),
+        ({"weight": 0.0}, "weight of a coreset must be a positive number, got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             Coreset(**choices)

@@ -315,11 +315,12 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="curve_examples must be at least 0, got -1"):
         stream(tmp_path / "negative", curve_examples=-1)
     for build, message in (
-        (lambda: EWC(strength=-1.0), "strength of ewc must be at least 0"),
-        (lambda: EWC(examples=0), "ewc needs at least one example"),
-        (lambda: SI(strength=float("nan")), "strength of si must be at least 0"),
-        (lambda: SI(damping=0.0), "damping of si must be positive"),
-        (lambda: Replay(0), "replay needs at least one example a task"),
+        (lambda: EWC(strength=-1.0), "strength of ewc must be a number of at least 0, got -1.0"),
+        (lambda: find_method("ewc", {"strength": "abc"}), "strength of ewc must be a number of at least 0, got 'abc'"),
+        (lambda: EWC(examples=0), "examples of ewc must be a whole number of at least 1, got 0"),
+        (lambda: SI(strength=float("nan")), "strength of si must be a number of at least 0, got nan"),
+        (lambda: SI(damping=0.0), "damping of si must be a positive number, got 0.0"),
+        (lambda: Replay(0), "examples of replay must be a whole number of at least 1, got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             build()

@@ -22,7 +22,7 @@ from bitbayes.continual.prior import advance_prior
 from bitbayes.continual.tasks import Task
 from bitbayes.data import DataBundle, TensorData
 from bitbayes.noise import stream_key
-from bitbayes.rules import BayesBiNN
+from bitbayes.rules import BayesBiNN, checks
 from bitbayes.training import Experiment, RunConfig, Schedule
 from bitbayes.training.experiment import continue_experiment
 from bitbayes.training.schedule import advance
@@ -65,14 +65,10 @@ class Coreset(Memory):
         weight: float = 1.0,
     ) -> None:
         super().__init__(examples=examples, choice=choice, steps=steps, weight=weight)
-        if examples < 2:
-            raise ValueError(f"a coreset needs at least two examples a task, got {examples}")
-        if choice not in ("random", "k-center"):
-            raise ValueError(f"choice of a coreset must be random or k-center, got {choice!r}")
-        if steps < 0:
-            raise ValueError(f"steps of a coreset must be at least 0, got {steps}")
-        if not weight > 0:
-            raise ValueError(f"weight of a coreset must be positive, got {weight}")
+        checks.whole(examples, "examples of a coreset", 2)
+        checks.option(choice in ("random", "k-center"), "choice of a coreset", "random or k-center", choice)
+        checks.whole(steps, "steps of a coreset", 0)
+        checks.number(weight, "weight of a coreset", "a positive number")
         self.kept: list[TensorData] = []
 
     def training_data(self, task: Task, config: RunConfig) -> DataBundle[TensorData]:

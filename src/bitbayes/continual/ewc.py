@@ -22,6 +22,7 @@ from bitbayes.continual.memory import Memory, real_parameters
 from bitbayes.continual.pull import Pull
 from bitbayes.continual.tasks import Task
 from bitbayes.data import batches
+from bitbayes.rules import checks
 from bitbayes.training import Experiment, RunConfig
 from bitbayes.training.measure import mode_weights
 
@@ -50,10 +51,8 @@ class EWC(Memory):
 
     def __init__(self, strength: float = 30.0, examples: int = 1000) -> None:
         super().__init__(strength=strength, examples=examples)
-        if not strength >= 0:
-            raise ValueError(f"strength of ewc must be at least 0, got {strength}")
-        if examples < 1:
-            raise ValueError(f"ewc needs at least one example for the Fisher information, got {examples}")
+        checks.number(strength, "strength of ewc", "a number of at least 0", open_low=False)
+        checks.whole(examples, "examples of ewc", 1)
 
     def begin(self, experiment: Experiment) -> None:
         """Nothing is important yet."""

@@ -15,6 +15,7 @@ from bitbayes.continual.buffer import bytes_of, chosen, joined, shuffled
 from bitbayes.continual.memory import Memory
 from bitbayes.continual.tasks import Task
 from bitbayes.data import DataBundle, TensorData
+from bitbayes.rules import checks
 from bitbayes.training import Experiment, RunConfig
 
 __all__ = ["Replay"]
@@ -38,8 +39,7 @@ class Replay(Memory):
 
     def __init__(self, examples: int = 200) -> None:
         super().__init__(examples=examples)
-        if examples < 1:
-            raise ValueError(f"replay needs at least one example a task, got {examples}")
+        checks.whole(examples, "examples of replay", 1)
         self.kept: list[TensorData] = []
 
     def training_data(self, task: Task, config: RunConfig) -> DataBundle[TensorData]:

@@ -19,6 +19,7 @@ import torch
 from bitbayes.continual.memory import Memory, real_parameters
 from bitbayes.continual.pull import Pull
 from bitbayes.continual.tasks import Task
+from bitbayes.rules import checks
 from bitbayes.training import Experiment, RunConfig
 
 __all__ = ["SI"]
@@ -43,10 +44,8 @@ class SI(Memory):
 
     def __init__(self, strength: float = 1.0, damping: float = 0.1) -> None:
         super().__init__(strength=strength, damping=damping)
-        if not strength >= 0:
-            raise ValueError(f"strength of si must be at least 0, got {strength}")
-        if not damping > 0:
-            raise ValueError(f"damping of si must be positive, got {damping}")
+        checks.number(strength, "strength of si", "a number of at least 0", open_low=False)
+        checks.number(damping, "damping of si", "a positive number")
 
     def begin(self, experiment: Experiment) -> None:
         """Nothing is important yet."""

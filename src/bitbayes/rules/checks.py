@@ -25,6 +25,11 @@ def number(value: object, name: str, expected: str, *, low: float = 0.0, open_lo
     option(fine and (value > low if open_low else value >= low), name, expected, value)  # type: ignore[operator]
 
 
+def whole(value: object, name: str, low: int) -> None:
+    """Raises ValueError unless a value is a whole number of at least `low`."""
+    option(isinstance(value, int) and value >= low, name, f"a whole number of at least {low}", value)
+
+
 def decay(value: object, name: str) -> None:
     """Raises ValueError unless a value is in [0, 1)."""
     option(isinstance(value, (int, float)) and 0 <= value < 1, name, "in [0, 1)", value)
@@ -55,7 +60,7 @@ def plain(group: dict[str, Any]) -> None:
 def common(group: Mapping[str, Any]) -> None:
     """Checks the options that all rules share."""
     samples, scale, init, seed = (group[name] for name in ("samples", "scale", "init", "seed"))
-    option(isinstance(samples, int) and samples >= 1, "samples", "a whole number of at least 1", samples)
+    whole(samples, "samples", 1)
     option(scale in ("one", "fan_in", "channel"), "scale", 'one of "one", "fan_in", "channel"', scale)
     option(init in ("random", "weights"), "init", '"random" or "weights"', init)
     option(isinstance(seed, int), "seed", "a whole number, or None for torch's own", seed)

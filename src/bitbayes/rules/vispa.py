@@ -95,7 +95,7 @@ class VISPA(BinaryOptimizer):
     def check(group: Mapping[str, Any]) -> None:
         """Refuses options out of range."""
         rank = group["rank"]
-        checks.option(isinstance(rank, int) and rank >= 0, "rank", "a whole number of at least 0", rank)
+        checks.whole(rank, "rank", 0)
         checks.number(group["divisor"], "divisor", "a positive number", low=0)
         checks.option(group["shared"] in ("tensor", "network"), "shared", '"tensor" or "network"', group["shared"])
         checks.decay(group["momentum"], "momentum")
