@@ -55,13 +55,13 @@ QUICK = {
 }
 
 # On the network with a logit scale: the same rates, and a warmer posterior, whose draws differ so much that two a step
-# are worth their time, which is double. STE has the same time for comparison, and the float network goes without
+# are worth their time, which is double, and whose first signs have the inertia of STE's latent weights. STE has the same time for comparison, and the float network goes without
 # dropout, whose noise a drawn network might replace.
 _TRUST = {
     **{name: QUICK[name] for name in ("full-precision", "ste", "bayesbinn:released", "vispa")},
     "full-precision:no-dropout": dataclasses.replace(QUICK["full-precision"], dropout=0.0),
     "ste:two-passes": dataclasses.replace(QUICK["ste"], samples=2),
-    "bayesbinn:straight-through": RuleSpec(5e-3, {"ess_scale": 300.0, "init_lambda": 5.0}, _STEPWISE, samples=2),
+    "bayesbinn:straight-through": RuleSpec(5e-3, {"ess_scale": 300.0, "init_lambda": 15.0}, _STEPWISE, samples=2),
 }
 
 PUBLISHED = {

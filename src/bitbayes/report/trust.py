@@ -24,6 +24,8 @@ COLUMNS = {
 }
 """Figures of `trust.json` by name: heading, and digits after the point."""
 
+_TELLING = 30  # examples of a bin whose accuracy says something
+
 
 def trust_table(study: TrustStudy) -> Any:
     """A row a way to predict.
@@ -67,9 +69,12 @@ def trust_figure(study: TrustStudy, path: str | Path) -> Path:
     for name, predictions in study.examples.items():
         if name.endswith("ensemble"):
             continue
-        points = reliability(predictions.test.probs, y, count=10, bins="mass")
-        left.plot(points.confidence.cpu(), points.accuracy.cpu(), marker="o", markersize=3, label=name)
-    left.set(title="Reliability", xlabel="confidence", ylabel="accuracy", xlim=(0.7, 1.002), ylim=(0.7, 1.002))
+        # Bins of equal width: nearly all examples are sure, and bins of equal mass would tell of no others.
+        points = reliability(predictions.test.probs, y)
+        told = (points.share * len(y)).round() >= _TELLING
+        left.plot(points.confidence[told].cpu(), points.accuracy[told].cpu(), marker="o", markersize=3, label=name)
+    title = f"Reliability, bins of {_TELLING} examples or more"
+    left.set(title=title, xlabel="confidence", ylabel="accuracy", xlim=(0.3, 1.005), ylim=(0.3, 1.005))
     left.legend(fontsize=8)
     name, predictions = max(study.examples.items(), key=lambda item: item[0].endswith("mean"))
     shown = {"test data": predictions.test, "other data": predictions.unlike}
