@@ -55,8 +55,8 @@ QUICK = {
 }
 
 # On the network with a logit scale: the same rates, and a warmer posterior, whose draws differ so much that two a step
-# are worth their time, which is double, and whose first signs have the inertia of STE's latent weights. STE has the same time for comparison, and the float network goes without
-# dropout, whose noise a drawn network might replace.
+# are worth their time, which is double, and whose first signs have the inertia of STE's latent weights. STE has the
+# same time for comparison, and the float network goes without dropout, whose noise a drawn network might replace.
 _TRUST = {
     **{name: QUICK[name] for name in ("full-precision", "ste", "bayesbinn:released", "vispa")},
     "full-precision:no-dropout": dataclasses.replace(QUICK["full-precision"], dropout=0.0),
