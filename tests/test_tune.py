@@ -42,6 +42,11 @@ def test_a_search_begins_with_the_recipe_and_goes_on(tmp_path: Path) -> None:
         search(tmp_path, 5, rule="bayesbinn", lr=1e-3, options={"momentum": 0.5})
 
 
+def test_the_first_trial_has_the_defaults_of_what_the_recipe_leaves_open(tmp_path: Path) -> None:
+    (row,) = search(tmp_path, 1, ranges={"init_lambda": (0.1, 100.0)}, epochs=1)
+    assert row["settings"] == {"init_lambda": pytest.approx(1.0)}
+
+
 def test_an_interrupted_trial_goes_on_in_its_folder(tmp_path: Path) -> None:
     class Stops(SilentProgress):
         begun = 0

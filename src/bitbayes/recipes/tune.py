@@ -11,7 +11,7 @@ from typing import Any
 from bitbayes.data import DataBundle
 from bitbayes.functional import require
 from bitbayes.recipes.registry import find_recipe
-from bitbayes.recipes.run import load_data, make_config, run_recipe
+from bitbayes.recipes.run import load_data, make_config, make_experiment, run_recipe
 from bitbayes.recipes.several import finished
 from bitbayes.training import Progress, RunConfig, RunError, RunFolder
 
@@ -104,7 +104,7 @@ def tune(
     data = load_data(base)
     if data.validation is None or find_recipe(recipe).loss == "squared":
         raise ValueError(f"{recipe} cannot be tuned: that takes classes and validation data")
-    study = _study(optuna, folder, seed, searched, base)
+    study = _study(optuna, folder, seed, searched, base, _own(base, data))
     while len(done := _ended(optuna, study)) < trials:
         trial = study.ask()
         values = {name: trial.suggest_float(name, *limits, log=True) for name, limits in searched.items()}
@@ -133,8 +133,16 @@ def _around(base: RunConfig) -> Ranges:
     return {name: (value / _WIDE, value * _WIDE) for name, value in values.items()}
 
 
-def _study(optuna: Any, folder: Path, seed: int, searched: Ranges, base: RunConfig) -> Any:
-    """The study in a folder; a new one begins with the recipe's settings, an old one with what was interrupted."""
+def _own(base: RunConfig, data: DataBundle) -> dict[str, Any]:
+    """What a run has that is not searched: the recipe's settings, and of the rest the rule's defaults."""
+    optimizer = make_experiment(base, data).optimizer
+    group = {} if optimizer is None else optimizer.param_groups[0]
+    numbers = {name: value for name, value in group.items() if isinstance(value, (int, float))}
+    return {**numbers, "lr": base.lr, **base.options}
+
+
+def _study(optuna: Any, folder: Path, seed: int, searched: Ranges, base: RunConfig, own: Mapping[str, Any]) -> Any:
+    """The study in a folder; a new one begins with its own settings, an old one with what was interrupted."""
     folder.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "study.log")))
     study = optuna.create_study(study_name="tune", storage=storage, direction="maximize", load_if_exists=True)
@@ -148,7 +156,6 @@ def _study(optuna: Any, folder: Path, seed: int, searched: Ranges, base: RunConf
         raise ValueError(f"{folder} holds a search with another {', '.join(different)}; choose another --out")
     if not trials:
         study.set_user_attr("about", about)
-        own = {"lr": base.lr, **base.options}
         study.enqueue_trial({name: own[name] for name in searched if name in own})
     for trial in trials:
         if trial.state == optuna.trial.TrialState.RUNNING:

@@ -51,7 +51,7 @@ class BayesBiNN(BinaryOptimizer):
         tau: Temperature of the Concrete relaxation; unused by "straight-through".
         init_lambda: Initial |λ|, the inertia of the first signs, which are random, or those of the weights with
             `init="weights"`. None for 10 with "released", as published, and 1 else: from 10 on "concrete" has too much
-            variance to learn. "straight-through" can gain from more: 0.05 times `ess` over the number of examples.
+            variance to learn. "straight-through" may gain from more, such as 15 where `ess` is 300 times the examples.
         prior: λ₀ as a posterior over the same names and shapes; None is the uniform prior.
         **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`.
 
