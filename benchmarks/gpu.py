@@ -3,11 +3,12 @@
     python benchmarks/gpu.py [--precision bf16|fp32] [--batch 100] [--width 2048] [--repeats 30] [--only NAME]
 
 Network: the MNIST MLP of the BayesBiNN paper (784, three hidden layers, 10). "passes" is forward and backward, "update"
-`optimizer.step()` with `compile=True`, both in milliseconds; "matmul" is the share of the matrix-multiply ceiling that
-the passes reach, "memory" the share of the bandwidth that the update reaches. The ceiling is that of one large matrix
-multiplication in the same precision, the bandwidth that of one large copy, bytes read and written both counted. The
-update's bytes are its least: belief read and written, gradient read twice (once for whether it is finite), weights
-written. `--device cpu` runs the same code where there is no GPU; its numbers say nothing about one.
+`optimizer.step()` with `compile=True`, "step" both, and "captured" both as one CUDA graph, which is how `bitbayes train
+--capture` takes them; all in milliseconds. "matmul" is the share of the matrix-multiply ceiling that the passes reach,
+"memory" the share of the bandwidth that the update reaches. The ceiling is that of one large matrix multiplication in
+the same precision, the bandwidth that of one large copy, bytes read and written both counted. The update's bytes are
+its least: belief read and written, gradient read twice (once for whether it is finite), weights written. `--device cpu`
+runs the same code where there is no GPU, but for graphs; its numbers say nothing about one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 import bitbayes as bb
+from bitbayes.training.capture import GRAPHS, Captured
 
 
 def milliseconds(action: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -58,19 +60,21 @@ def bandwidth(size: int, device: torch.device, repeats: int) -> float:
 
 def network(
     width: int, batch: int, dtype: torch.dtype, device: torch.device
-) -> tuple[list[tuple[str, torch.nn.Parameter]], Callable[[], object]]:
-    """Binary parameters, and a forward and backward pass that leaves their gradients."""
+) -> tuple[list[tuple[str, torch.nn.Parameter]], tuple[Tensor, Tensor], Callable[[Tensor, Tensor], Tensor]]:
+    """Binary parameters, a batch, and a forward and backward pass that leaves their gradients."""
     torch.manual_seed(0)
     model = bb.nn.mlp(784, [width] * 3, 10).to(device=device, dtype=dtype)
     x = torch.randn(batch, 784, device=device, dtype=dtype)
     y = torch.randint(10, (batch,), device=device)
 
-    def passes() -> None:
+    def passes(x: Tensor, y: Tensor) -> Tensor:
         model.zero_grad()
-        torch.nn.functional.cross_entropy(model(x).float(), y).backward()
+        loss = torch.nn.functional.cross_entropy(model(x).float(), y)
+        loss.backward()
+        return loss.detach()
 
-    passes()
-    return bb.split_parameters(model)[0], passes
+    passes(x, y)
+    return bb.split_parameters(model)[0], (x, y), passes
 
 
 def operations(parameters: list[tuple[str, torch.nn.Parameter]], batch: int) -> int:
@@ -94,20 +98,47 @@ def moved(optimizer: bb.BinaryOptimizer) -> int:
     return total
 
 
+def optimizer_of(
+    name: str, parameters: list[tuple[str, torch.nn.Parameter]], capturable: bool
+) -> torch.optim.Optimizer:
+    """A rule, or Adam of a float network."""
+    if name == "float, Adam":
+        return torch.optim.Adam([p for _, p in parameters], fused=True, capturable=capturable)
+    return step.RULES[name](parameters, compile=True, capturable=capturable)
+
+
 def measure(
     name: str, width: int, batch: int, dtype: torch.dtype, device: torch.device, repeats: int
-) -> tuple[float, float, float, float]:
-    """Milliseconds of the passes and of the update; operations and bytes a second."""
-    parameters, passes = network(width, batch, dtype, device)
-    if name == "float, Adam":
-        adam = torch.optim.Adam([p for _, p in parameters], fused=True)
-        update, least = adam.step, 7 * sum(p.numel() * p.element_size() for _, p in parameters)
+) -> tuple[float, float, float, float, float]:
+    """Milliseconds of the passes, of the update and of both; operations and bytes a second."""
+    parameters, examples, passes = network(width, batch, dtype, device)
+    optimizer = optimizer_of(name, parameters, capturable=False)
+    if isinstance(optimizer, bb.BinaryOptimizer):
+        least = moved(optimizer)
     else:
-        rule = step.RULES[name](parameters, compile=True)
-        update, least = rule.step, moved(rule)
-    there = milliseconds(passes, device, repeats)
-    then = milliseconds(update, device, repeats)
-    return there, then, operations(parameters, batch) / there * 1e3, least / then * 1e3
+        least = 7 * sum(p.numel() * p.element_size() for _, p in parameters)
+    there = milliseconds(lambda: passes(*examples), device, repeats)
+    then = milliseconds(optimizer.step, device, repeats)
+    both = milliseconds(lambda: (passes(*examples), optimizer.step()), device, repeats)
+    return there, then, both, operations(parameters, batch) / there * 1e3, least / then * 1e3
+
+
+def captured(name: str, width: int, batch: int, dtype: torch.dtype, device: torch.device, repeats: int) -> float | None:
+    """Milliseconds of a whole step as the trainer repeats it; None where nothing can record one."""
+    if device.type not in GRAPHS:
+        return None
+    parameters, examples, passes = network(width, batch, dtype, device)
+    optimizer = optimizer_of(name, parameters, capturable=True)
+
+    def whole(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        loss = passes(x, y)
+        optimizer.step()
+        return loss, loss
+
+    repeated = Captured(whole, [optimizer], GRAPHS[device.type](), device)
+    for _ in range(5):  # to warm up, and to record
+        repeated(*examples)
+    return milliseconds(lambda: repeated(*examples), device, repeats)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -130,11 +161,15 @@ def main(arguments: list[str] | None = None) -> None:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "processor"
     print(f"{where}, torch {torch.__version__}, {o.precision}, batch {o.batch}, width {o.width}")
     print(f"ceiling {most / 1e12:.3g} TFLOP/s, bandwidth {fastest / 1e12:.3g} TB/s")
-    print(f"{'rule':38}{'passes, ms':>12}{'update, ms':>12}{'matmul':>9}{'memory':>9}")
+    heads = ["passes, ms", "update, ms", "step, ms", "captured, ms", "matmul", "memory"]
+    print(f"{'rule':38}" + "".join(f"{head:>14}" for head in heads))
     for name in ["float, Adam", *step.RULES]:
         if o.only in name:
-            there, then, rate, speed = measure(name, o.width, o.batch, dtype, device, o.repeats)
-            print(f"{name:38}{there:12.3f}{then:12.3f}{rate / most:9.1%}{speed / fastest:9.1%}", flush=True)
+            what = name, o.width, o.batch, dtype, device, o.repeats
+            *times, rate, speed = measure(*what)
+            cells = ["-" if each is None else f"{each:.3f}" for each in (*times, captured(*what))]
+            cells += [f"{rate / most:.1%}", f"{speed / fastest:.1%}"]
+            print(f"{name:38}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":

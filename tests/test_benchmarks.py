@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tape import TapeGraph
+
 TINY = ["--device", "cpu", "--precision", "fp32", "--width", "16", "--batch", "10", "--matmul", "64", "--copy", "1e4"]
 
 
@@ -29,18 +31,25 @@ def test_the_table_of_gpu_py(gpu: Any, capsys: pytest.CaptureFixture[str]) -> No
     gpu.main([*TINY, "--repeats", "2", "--only", "Adam"])
     head, ceilings, columns, *rows = capsys.readouterr().out.splitlines()
     assert head.startswith("processor, torch") and "TFLOP/s" in ceilings
-    assert columns.split() == ["rule", "passes,", "ms", "update,", "ms", "matmul", "memory"]
+    assert columns.replace(", ms", "").split() == ["rule", "passes", "update", "step", "captured", "matmul", "memory"]
     assert [row[:38].strip() for row in rows] == ["float, Adam", "STE Adam"]
     for row in rows:
-        passes, update, matmul, memory = row[38:].split()
-        assert float(passes) > 0 and float(update) > 0, row
+        passes, update, both, captured, matmul, memory = row[38:].split()
+        assert float(passes) > 0 and float(update) > 0 and float(both) > 0, row
+        assert captured == "-"  # a processor has no graphs
         assert float(matmul.removesuffix("%")) >= 0 and float(memory.removesuffix("%")) >= 0, row
 
 
+def test_gpu_py_takes_captured_steps(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gpu.GRAPHS, "cpu", TapeGraph)
+    what = 16, 10, torch.float32, torch.device("cpu"), 2
+    assert (gpu.captured("float, Adam", *what) or 0) > 0
+
+
 def test_operations_are_those_that_torch_counts(gpu: Any) -> None:
-    parameters, passes = gpu.network(16, 10, torch.float32, torch.device("cpu"))
+    parameters, examples, passes = gpu.network(16, 10, torch.float32, torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
-        passes()
+        passes(*examples)
     assert gpu.operations(parameters, 10) == counter.get_total_flops()
 
 

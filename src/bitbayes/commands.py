@@ -45,6 +45,7 @@ class Train:
         jobs: Runs at a time, in processes of their own.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         precision: fp32, bf16, or auto to measure which is faster.
+        capture: Records whole steps as a CUDA graph, and repeats them.
         protocol: validation (best validation epoch), or test (VISPA's paper: best test epoch, all training data).
         out: Folder of the run; runs/RECIPE-RULE[-ESTIMATOR]-seedS by default.
         resume: Continues the run in that folder.
@@ -69,6 +70,7 @@ class Train:
     jobs: int = 1
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    capture: Flag = False
     protocol: Literal["validation", "test"] = "validation"
     out: str | None = None
     resume: Flag = False
@@ -175,6 +177,7 @@ class Reproduce:
         published: JSON file with the published curves.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         precision: fp32, bf16, or auto to measure which is faster.
+        capture: Records whole steps as a CUDA graph, and repeats them.
         protocol: validation (best validation epoch), or test (VISPA's paper: best test epoch, all training data).
         jobs: Runs at a time, in processes of their own.
     """
@@ -192,6 +195,7 @@ class Reproduce:
     published: str | None = None
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    capture: Flag = False
     protocol: Literal["validation", "test"] = "validation"
     jobs: int = 1
 

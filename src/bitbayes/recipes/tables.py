@@ -135,6 +135,7 @@ def run_table(
     out: str | None = None,
     device: str = "cpu",
     precision: str = "auto",
+    capture: bool = False,
     protocol: str = "validation",
     jobs: int = 1,
     note: Callable[[str], None] = print,
@@ -152,6 +153,7 @@ def run_table(
         out: Folder of the runs.
         device: Torch device.
         precision: "auto", "fp32" or "bf16".
+        capture: Whole steps as a CUDA graph.
         protocol: "validation" or "test", see `RunConfig`.
         jobs: Runs at a time, see `run_several`.
         note: Told of each run as it begins.
@@ -182,6 +184,7 @@ def run_table(
                 data=data,
                 device=device,
                 precision=precision,
+                capture=capture,
                 protocol=protocol,
             )
             for index in range(seeds or _SEEDS[budget])

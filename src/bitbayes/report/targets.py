@@ -179,7 +179,7 @@ def _run_folders(names: Sequence[str]) -> list[Path]:
 _RUNS = ("epochs", "data", "out", "device", "precision", "jobs", "seeds", "rules", "dataset")
 
 TARGETS: dict[str, Target] = {
-    **dict.fromkeys(TABLES, Target(_table, ("budget", "protocol", *_RUNS))),
+    **dict.fromkeys(TABLES, Target(_table, ("budget", "protocol", "capture", *_RUNS))),
     "trust": Target(_trust, ("unlike_data", *_RUNS)),
     "moons": Target(_moons, ("epochs", "out")),
     "snelson": Target(_snelson, ("data", "epochs", "out", "seeds")),

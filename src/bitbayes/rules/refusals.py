@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from bitbayes.rules.base import BinaryOptimizer
 
 
+class NotFiniteError(RuntimeError):
+    """The loss or a gradient is NaN or infinite; the beliefs are those of before the step."""
+
+
 def _refuse(names: Iterable[str]) -> None:
-    """Raises RuntimeError if there are names of tensors whose gradient was not finite."""
+    """Raises NotFiniteError if there are names of tensors whose gradient was not finite."""
     bad = ", ".join(map(repr, names))
     if bad:
-        raise RuntimeError(
+        raise NotFiniteError(
             f"the gradient of {bad} is not finite; the step was refused and the beliefs are "
             "unchanged. Look for NaN in the data, lower the learning rate, or clip the gradients"
         )
@@ -43,7 +47,7 @@ class Refusal:
         return self.event is None or self.event.query()
 
     def raise_if_refused(self) -> None:
-        """Raises RuntimeError if a gradient was not finite."""
+        """Raises NotFiniteError if a gradient was not finite."""
         _refuse(name for name, fine in zip(self.names, self.flags.tolist(), strict=True) if not fine)
 
 
@@ -96,7 +100,7 @@ def accept(optimizer: BinaryOptimizer, gradients: dict[str, Tensor]) -> Tensor |
         A 0-d bool tensor that says whether to accept the step; None: yes.
 
     Raises:
-        RuntimeError: If one is not finite and that is known at once.
+        NotFiniteError: If one is not finite and that is known at once.
     """
     options = optimizer.param_groups[0]
     if options["capturable"]:
@@ -110,7 +114,7 @@ def accept(optimizer: BinaryOptimizer, gradients: dict[str, Tensor]) -> Tensor |
 
 
 def report(optimizer: BinaryOptimizer, wait: bool = True) -> None:
-    """Raises RuntimeError for refused steps that nobody has been told of.
+    """Raises NotFiniteError for refused steps that nobody has been told of.
 
     Args:
         optimizer: Whose steps.

@@ -44,6 +44,7 @@ class RunConfig:
         data_seed: Seed of the split into training and validation data.
         device: Torch device.
         precision: "fp32", "bf16" (autocast around the forward pass) or "auto" (measured).
+        capture: Whole steps as a CUDA graph.
         data: Folder or hub id of the data; None for the default of the recipe.
         refresh_batches: Training batches of 500 that BatchNorm statistics of the mode are estimated from.
         evaluate_every: Epochs between two evaluations (and lines of metrics.jsonl).
@@ -83,6 +84,7 @@ class RunConfig:
     data_seed: int = 0
     device: str = "cpu"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    capture: bool = False
     data: str | None = None
     refresh_batches: int = 20
     evaluate_every: int = 1

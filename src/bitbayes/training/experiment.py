@@ -158,7 +158,8 @@ def build_experiment(
         for name in ("lr", "samples", "seed", "estimator"):
             if name in options:
                 raise ValueError(f"{name} is no option of the rule here but a setting of the run: --{name}, not --set")
-        keywords = {"samples": config.samples, "seed": config.seed, "compile": fused} | options
+        keywords = {"samples": config.samples, "seed": config.seed, "compile": fused, "capturable": config.capture}
+        keywords |= options
         if config.estimator is not None:
             keywords["estimator"] = config.estimator
         try:

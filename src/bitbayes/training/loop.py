@@ -16,6 +16,8 @@ from torch import Tensor
 
 from bitbayes.data import batches
 from bitbayes.noise import stream_key
+from bitbayes.rules.refusals import NotFiniteError
+from bitbayes.training import capture
 from bitbayes.training.checkpoint import read_checkpoint, write_checkpoint
 from bitbayes.training.config import RunConfig
 from bitbayes.training.environment import environment
@@ -26,7 +28,6 @@ from bitbayes.training.progress import Progress, SilentProgress, default_progres
 from bitbayes.training.regression import gaussian_nll
 from bitbayes.training.results import is_best, mean_figures, save_best, silent_posterior, summarize
 from bitbayes.training.schedule import advance
-from bitbayes.training.step import NotFiniteError, training_step
 
 __all__ = ["Interrupted", "RunResult", "train"]
 
@@ -65,6 +66,9 @@ class _Run:
     history: list[dict[str, Any]]
     epoch: int = 0  # epochs that are whole
 
+    def __post_init__(self) -> None:
+        self.step = capture.step_of(self.config, self.experiment)
+
 
 def train(
     config: RunConfig,
@@ -94,6 +98,7 @@ def train(
         ValueError: If `resume` finds a run with other settings.
         RunError: If the loss is not finite, or a file cannot be written or read.
     """
+    capture.check(config, experiment)
     if not experiment.ranks.first:
         progress = SilentProgress()
     progress = progress or default_progress()
@@ -223,19 +228,18 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress, evaluated: boo
             advance(experiment.schedulers)
         batch = min(size, len(data) - index * size)
         counts[index] = batch
-        if evaluated and index == steps - 1:
-            signs = mode_signs(experiment)
         try:
-            losses[index], right = training_step(config, experiment, x, y, len(x) * ranks.count / batch)
-        except NotFiniteError as error:
-            raise _not_finite(run, epoch, index + 1, str(error)) from None
-        hits += right
+            if evaluated and index == steps - 1:
+                signs = mode_signs(experiment)
+            losses[index], right = run.step(x, y, len(x) * ranks.count / batch)
+            hits += right
+        except NotFiniteError as error:  # of this step; a GPU may tell of an earlier one
+            losses[index] = torch.nan
+            _refuse(run, epoch, losses, str(error).partition(". ")[0])
         progress.step(epoch, index + 1)
     recorded = ranks.total(losses).cpu() / ranks.count  # the one wait for the device in an epoch
     seconds = time.perf_counter() - started
-    bad = (~recorded.isfinite()).nonzero()
-    if len(bad):
-        raise _not_finite(run, epoch, int(bad[0]) + 1, "the loss is not finite")
+    _refuse(run, epoch, recorded)
     optimizer = experiment.optimizer or experiment.real_optimizer
     assert optimizer is not None
     whole = float(counts.sum())
@@ -253,11 +257,14 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress, evaluated: boo
     }
 
 
-def _not_finite(run: _Run, epoch: int, step: int, what: str) -> RunError:
-    return RunError(
-        f"epoch {epoch}, step {step}: {what}; look for NaN in the data or lower the learning rate; "
-        f"the last good state is checkpoint.pt of epoch {run.folder.saved_epoch}"
-    )
+def _refuse(run: _Run, epoch: int, losses: Tensor, what: str = "the loss is not finite") -> None:
+    """Ends a run whose losses are not all finite."""
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad):
+        raise RunError(
+            f"epoch {epoch}, step {int(bad[0]) + 1}: {what}; look for NaN in the data or lower the learning rate; "
+            f"the last good state is checkpoint.pt of epoch {run.folder.saved_epoch}"
+        )
 
 
 def _evaluate(run: _Run, row: dict[str, Any], before: list[Tensor], last: bool) -> list[Tensor]:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from bitbayes.rules.base import BinaryOptimizer
+from bitbayes.rules.refusals import NotFiniteError
 from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment
 from bitbayes.training.losses import LOSSES, hit_count
 from bitbayes.training.measure import autocast
 
-__all__ = ["NotFiniteError", "training_step"]
-
-
-class NotFiniteError(RuntimeError):
-    """The loss or a gradient is NaN or infinite; the beliefs are those of before the step."""
+__all__ = ["training_step"]
 
 
 def training_step(
@@ -51,7 +45,7 @@ def training_step(
         with autocast(x.device, config.precision):
             output = model(x)
         loss = share * LOSSES[experiment.loss](output.float(), y)
-        if x.device.type == "cpu" and not loss.isfinite():
+        if x.device.type == "cpu" and not config.capture and not loss.isfinite():
             raise NotFiniteError("the loss is not finite")
         loss.backward()
         if experiment.hooks is not None:
@@ -63,10 +57,8 @@ def training_step(
         right = hit_count(output.detach(), y, experiment.loss)
         return loss.detach()
 
-    if optimizer is None:
-        loss = closure()
-    else:
-        loss = _update_beliefs(optimizer, closure)
+    loss = closure() if optimizer is None else optimizer.step(closure)
+    assert loss is not None  # there is a closure
     if real is not None:
         if sums is not None:
             sums.put()
@@ -74,19 +66,6 @@ def training_step(
     if experiment.hooks is not None:
         experiment.hooks.after_update()
     return loss, right
-
-
-def _update_beliefs(optimizer: BinaryOptimizer, closure: Callable[[], Tensor]) -> Tensor:
-    try:
-        loss = optimizer.step(closure)
-    except NotFiniteError:
-        raise
-    except RuntimeError as error:
-        if "finite" not in str(error):
-            raise
-        raise NotFiniteError(str(error).rstrip(".")) from error
-    assert loss is not None  # there is a closure
-    return loss
 
 
 class _Sums:
