@@ -22,10 +22,10 @@ def bundle() -> DataBundle:
     return DataBundle("blobs", *parts, 3, "generated")
 
 
-def run(out: str, rule: str, epochs: int = 3) -> dict:
+def run(out: str, rule: str, accumulate: int = 1, epochs: int = 3) -> dict:
     """Trains; all numbers are a function of the arguments."""
     config = RunConfig(recipe="blobs", rule=rule, out=out, lr=0.05, epochs=epochs, batch_size=31, seed=1,
-                       precision="fp32", options={"ess": 200.0} if rule == "bayesbinn" else {},
+                       accumulate=accumulate, precision="fp32", options={"ess": 200.0} if rule == "bayesbinn" else {},
                        estimator="straight-through" if rule == "bayesbinn" else None)  # fmt: skip
 
     def network() -> nn.Module:
@@ -45,6 +45,6 @@ def threads() -> set[str]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined("cpu"):
-        run(sys.argv[1], sys.argv[2])
+        run(sys.argv[1], sys.argv[2], int(sys.argv[3]))
     # A thread of the group that outlives it now and then aborts the interpreter at its end.
     assert not any("gloo" in name for name in threads()), threads()

@@ -51,6 +51,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "STE": ("ste", {}),
     "PMF": ("pmf", {}),
     "SGD": ("ste", {"real_optimizer": "sgd"}),
+    "in parts": ("ste", {"accumulate": 3}),
     "clipped": ("ste", {"clip_gradient": 0.1}),
     "float": ("full-precision", {}),
     "scales": ("ste", {"options": {"scale": "channel"}}),

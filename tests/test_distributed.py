@@ -36,10 +36,10 @@ def history(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("rule", ["bayesbinn", "full-precision"])
-def test_two_ranks_are_one_process(rule: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rule", "parts"), [("bayesbinn", 1), ("full-precision", 1), ("bayesbinn", 3)])
+def test_two_ranks_are_one_process(rule: str, parts: int, tmp_path: Path) -> None:
     """To rounding: gradients are summed in another order. Without batch statistics, of which each rank has its own."""
-    process = torchrun(str(HERE / "parallel_run.py"), str(tmp_path / "two"), rule)
+    process = torchrun(str(HERE / "parallel_run.py"), str(tmp_path / "two"), rule, str(parts))
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     run(str(tmp_path / "one"), rule)

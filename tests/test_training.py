@@ -28,6 +28,7 @@ from bitbayes.training.experiment import steps_per_epoch
 from bitbayes.training.schedule import advance
 from bitbayes.training.step import training_step
 from nested import equal
+from parallel_run import run as blobs
 
 FILES = {"config.json", "environment.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "model.safetensors"}
 
@@ -399,3 +400,19 @@ def test_a_small_last_batch_counts_as_what_it_is(tmp_path, digits):
     row = train(config, make_experiment(config, digits), progress=SilentProgress()).history[0]
     assert row["train_loss"] == pytest.approx(expected, rel=1e-4)
     assert abs(losses[0][1] - losses[1][1]) > 0.01
+
+
+@pytest.mark.parametrize("rule", ["bayesbinn", "full-precision"])
+def test_a_batch_in_parts_is_the_batch(rule, tmp_path):
+    """To rounding, without batch statistics, of which each part has its own; also with a last batch of two."""
+    for parts in (1, 5):
+        blobs(str(tmp_path / str(parts)), rule, parts)
+    one, five = (read_checkpoint(RunFolder(tmp_path / str(parts)))["parts"] for parts in (1, 5))
+    assert equal(one, five, tolerance=1e-5)
+    assert not equal(one, five)  # sums in another order: it was done in parts
+
+
+def test_batchnorm_always_has_two_examples(digits, tmp_path):
+    """Also where a last batch is smaller than twice the parts."""
+    few = dataclasses.replace(digits, train=TensorData(digits.train.x[:23], digits.train.y[:23]))
+    assert run(tmp_path, few, epochs=1, batch_size=10, accumulate=4).summary["epochs"] == 1

@@ -53,6 +53,7 @@ class Train:
         lr: Learning rate of the binary weights; the recipe's by default.
         real_lr: Learning rate of the real parameters.
         batch_size: Examples a step.
+        accumulate: Parts that a batch is taken in, one after the other: less memory for the same batch.
         samples: Draws a step.
         dropout: Probability of every dropout layer, if not the network's own.
         set: Options of the rule, as NAME=VALUE.
@@ -78,6 +79,7 @@ class Train:
     lr: float | None = None
     real_lr: float | None = None
     batch_size: int | None = None
+    accumulate: int | None = None
     samples: int | None = None
     dropout: float | None = None
     set: tuple[str, ...] = ()

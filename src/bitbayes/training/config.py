@@ -13,6 +13,15 @@ from bitbayes.training.schedule import Schedule
 __all__ = ["PRECISIONS", "RunConfig"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
+_COUNTS = (
+    "epochs",
+    "samples",
+    "accumulate",
+    "evaluate_every",
+    "checkpoint_every",
+    "refresh_batches",
+    "predict_samples",
+)
 
 # What may differ between a run and its continuation: none of it changes what is learned, as long as the data are the
 # same wherever they lie, which their fingerprint says.
@@ -37,6 +46,8 @@ class RunConfig:
         epochs: Length of the schedule.
         stop_after: Last epoch of this run, on that schedule; None means `epochs`.
         batch_size: Examples a step; 0 means all of them.
+        accumulate: Parts that a batch is taken in, one after the other: less memory for the same batch. BatchNorm
+            sees each part alone.
         samples: Draws a step.
         clip_gradient: Largest norm of the gradient over all weights; None to leave it alone.
         dropout: Probability of every dropout layer; None for those of the recipe's network.
@@ -77,6 +88,7 @@ class RunConfig:
     schedule: Schedule = field(default_factory=Schedule)
     stop_after: int | None = None
     batch_size: int = 100
+    accumulate: int = 1
     samples: int = 1
     clip_gradient: float | None = None
     dropout: float | None = None
@@ -95,7 +107,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         # As JSON will give them back, so that a record equals its own copy.
         object.__setattr__(self, "options", json.loads(json.dumps(self.options)))
-        for name in ("epochs", "samples", "evaluate_every", "checkpoint_every", "refresh_batches", "predict_samples"):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.checkpoint_every % self.evaluate_every:

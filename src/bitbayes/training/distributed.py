@@ -10,7 +10,7 @@ import gc
 import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -94,6 +94,18 @@ class Ranks:
             A DistributedDataParallel around it; the network itself for a single process.
         """
         return DistributedDataParallel(model) if self.count > 1 else model
+
+    @staticmethod
+    def alone(model: nn.Module) -> AbstractContextManager[None]:
+        """Backward passes inside add to this rank's gradients, and the next one outside averages the sums.
+
+        Args:
+            model: What `wrapped` gave.
+
+        Returns:
+            A context manager.
+        """
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ def training_step(
     Raises:
         NotFiniteError: If the loss or a gradient is not finite (on a GPU the caller looks at the losses instead).
     """
-    model, optimizer, real = experiment.parallel, experiment.optimizer, experiment.real_optimizer
+    optimizer, real = experiment.optimizer, experiment.real_optimizer
     right = torch.zeros((), device=x.device)
 
     sums = _Sums(real) if real is not None and optimizer is not None and config.samples > 1 else None
@@ -42,20 +44,14 @@ def training_step(
         for part in (optimizer, real):
             if part is not None:
                 part.zero_grad()
-        with autocast(x.device, config.precision):
-            output = model(x)
-        loss = share * LOSSES[experiment.loss](output.float(), y)
-        if x.device.type == "cpu" and not config.capture and not loss.isfinite():
-            raise NotFiniteError("the loss is not finite")
-        loss.backward()
+        loss, right = _passes(config, experiment, x, y, share)
         if experiment.hooks is not None:
             experiment.hooks.before_update()
         if config.clip_gradient is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
+            torch.nn.utils.clip_grad_norm_(experiment.model.parameters(), config.clip_gradient)
         if sums is not None:
             sums.add(1 / config.samples)
-        right = hit_count(output.detach(), y, experiment.loss)
-        return loss.detach()
+        return loss
 
     loss = closure() if optimizer is None else optimizer.step(closure)
     assert loss is not None  # there is a closure
@@ -66,6 +62,23 @@ def training_step(
     if experiment.hooks is not None:
         experiment.hooks.after_update()
     return loss, right
+
+
+def _passes(config: RunConfig, experiment: Experiment, x: Tensor, y: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Adds the gradients of a batch, part after part; returns its loss and the number of right predictions."""
+    count = min(config.accumulate, max(len(x) // 2, 1))  # BatchNorm needs two examples
+    losses, hits = [], []
+    for index, (inputs, targets) in enumerate(zip(x.tensor_split(count), y.tensor_split(count), strict=True), start=1):
+        with nullcontext() if index == count else experiment.ranks.alone(experiment.parallel):
+            with autocast(x.device, config.precision):
+                output = experiment.parallel(inputs)
+            loss = share * (len(inputs) / len(x)) * LOSSES[experiment.loss](output.float(), targets)
+            if x.device.type == "cpu" and not config.capture and not loss.isfinite():
+                raise NotFiniteError("the loss is not finite")
+            loss.backward()
+        losses.append(loss.detach())
+        hits.append(hit_count(output.detach(), targets, experiment.loss))
+    return torch.stack(losses).sum(), torch.stack(hits).sum()
 
 
 class _Sums:
