@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitbayes.batchnorm import refresh_batchnorm
+from bitbayes.batchnorm import refresh
 from bitbayes.posterior import Posterior
 
 __all__ = ["inside", "states"]
@@ -58,17 +58,16 @@ def states(
     if posterior is not None:
         posterior.check_like({name: p.shape for name, p in named.items() if name in posterior.shapes}, "the model")
     reusable = None if batches is None else list(batches)
-    changed = [named[name] for name in posterior.shapes] if posterior is not None else []
-    changed += list(model.buffers()) if reusable is not None else []
-    before = [(tensor, tensor.clone()) for tensor in changed]
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()] if reusable is not None else []
     try:
         for index in range(1 if posterior is None else samples):
-            if posterior is not None:
-                for name, weights in posterior.sample_at(index, seed=seed).items():
-                    named[name].copy_(weights)
+            drawn = {} if posterior is None else posterior.sample_at(index, seed=seed)
+            drawn = {name: weights.to(named[name]) for name, weights in drawn.items()}
             if reusable is not None:
-                refresh_batchnorm(model, reusable)
-            yield {**named, **dict(model.named_buffers(remove_duplicate=False))}
+                refresh(model, reusable, drawn)
+            instead = {named[name]: weights for name, weights in drawn.items()}  # a tied weight has several names
+            held = {name: instead.get(parameter, parameter) for name, parameter in named.items()}
+            yield {**held, **dict(model.named_buffers(remove_duplicate=False))}
     finally:
-        for tensor, value in before:
-            tensor.copy_(value)
+        for buffer, value in before:
+            buffer.copy_(value)
