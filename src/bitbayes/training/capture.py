@@ -86,11 +86,11 @@ class Captured:
 
     def __init__(self, step: Step, optimizers: list[Optimizer], graph: Graph, device: torch.device) -> None:
         self._step, self._graph, self._optimizers = step, graph, optimizers
-        self._rates = [
+        self._rates: list[tuple[dict[str, Any], Tensor]] = []
+        for optimizer in optimizers:
             # A rule computes with rates in double precision, as with Python's; torch's kernels read single.
-            torch.zeros((), dtype=torch.float64 if isinstance(optimizer, BinaryOptimizer) else None, device=device)
-            for optimizer in optimizers
-        ]
+            dtype = torch.float64 if isinstance(optimizer, BinaryOptimizer) else torch.float32
+            self._rates += [(group, torch.zeros((), dtype=dtype, device=device)) for group in optimizer.param_groups]
         self._warm, self._recorded = 0, False
         self._batch: tuple[Tensor, ...] = ()
         self._results: tuple[Tensor, ...] = ()
@@ -105,8 +105,8 @@ class Captured:
         Returns:
             Loss and hits; the next call may overwrite them.
         """
-        for rate, optimizer in zip(self._rates, self._optimizers, strict=True):
-            rate.fill_(_rate(optimizer))
+        for group, rate in self._rates:
+            rate.fill_(group["lr"])
         if not self._batch:
             self._batch, self._results = (x.clone(), y.clone()), (x.new_zeros(()), x.new_zeros(()))
         if x.shape != self._batch[0].shape:
@@ -136,23 +136,16 @@ class Captured:
     @contextmanager
     def _tensor_rates(self, *, capturing: bool = False) -> Iterator[None]:
         """Lends the optimizers their rates as tensors; schedules, records and checkpoints see Python's numbers."""
-        before: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        for rate, optimizer in zip(self._rates, self._optimizers, strict=True):
-            for group in optimizer.param_groups:
-                changed = {"lr": rate} | ({"capturable": True} if capturing and "capturable" in group else {})
-                before.append((group, {name: group[name] for name in changed}))
-                group.update(changed)
+        before = []
+        for group, rate in self._rates:
+            changed = {"lr": rate} | ({"capturable": True} if capturing and "capturable" in group else {})
+            before.append((group, {name: group[name] for name in changed}))
+            group.update(changed)
         try:
             yield
         finally:
             for group, values in before:
                 group.update(values)
-
-
-def _rate(optimizer: Optimizer) -> float:
-    """The one learning rate of all groups."""
-    (rate,) = {group["lr"] for group in optimizer.param_groups}
-    return rate
 
 
 def check(config: RunConfig, experiment: Experiment) -> None:
