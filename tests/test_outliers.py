@@ -95,6 +95,7 @@ def test_a_network_learns_to_doubt_new_shuffled_tiles() -> None:
     assert found[0] < 0.97 < found[1]
 
 
-def test_the_recipe() -> None:
-    recipe = find_recipe("mnist-outliers")
+@pytest.mark.parametrize("name", ["mnist-outliers", "mnist-few-outliers"])
+def test_the_recipes(name: str) -> None:
+    recipe = find_recipe(name)
     assert recipe.loss == "outlier_exposure" and set(recipe.rules) == set(find_recipe("mnist-trust").rules)

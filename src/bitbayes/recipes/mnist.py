@@ -15,7 +15,7 @@ from bitbayes.data import DataBundle, load_fashion_mnist, load_mnist, with_outli
 from bitbayes.recipes.base import Published, Recipe, RuleSpec, loading
 from bitbayes.training import Schedule
 
-__all__ = ["FASHION_MNIST", "MNIST", "MNIST_OUTLIERS", "MNIST_TRUST"]
+__all__ = ["FASHION_MNIST", "MNIST", "MNIST_FEW_OUTLIERS", "MNIST_OUTLIERS", "MNIST_TRUST"]
 
 _SOURCE = "Meng, Bachmann & Khan, ICML 2020, Tables 4, 9 and 10"
 
@@ -136,15 +136,21 @@ MNIST_TRUST = Recipe(
 )
 
 
-def _load_with_outliers(where: str | None, device: torch.device, seed: int) -> DataBundle:
-    return with_outliers(MNIST.load(where, device, seed))
+def _outliers(name: str, share: float, how_many: str) -> Recipe:
+    """The same with images of no class, so many for each training image."""
+
+    def load(where: str | None, device: torch.device, seed: int) -> DataBundle:
+        return with_outliers(MNIST.load(where, device, seed), share)
+
+    return dataclasses.replace(
+        MNIST_TRUST,
+        name=name,
+        title=f"MNIST, the same MLP and data, and {how_many} made-up images of no class",
+        source="ours; outlier exposure: Hendrycks et al., ICLR 2019",
+        load=load,
+        loss="outlier_exposure",
+    )
 
 
-MNIST_OUTLIERS = dataclasses.replace(
-    MNIST_TRUST,
-    name="mnist-outliers",
-    title="MNIST, the same MLP and data, and made-up images of no class",
-    source="ours; outlier exposure: Hendrycks et al., ICLR 2019",
-    load=_load_with_outliers,
-    loss="outlier_exposure",
-)
+MNIST_OUTLIERS = _outliers("mnist-outliers", 0.1, "5,400")
+MNIST_FEW_OUTLIERS = _outliers("mnist-few-outliers", 0.01, "540")

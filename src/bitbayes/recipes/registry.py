@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from bitbayes.recipes.base import Recipe
 from bitbayes.recipes.cifar import CIFAR10, CIFAR10_SMALL, CIFAR10_SMALL_W1A1, CIFAR100
 from bitbayes.recipes.digits import DIGITS
-from bitbayes.recipes.mnist import FASHION_MNIST, MNIST, MNIST_OUTLIERS, MNIST_TRUST
+from bitbayes.recipes.mnist import FASHION_MNIST, MNIST, MNIST_FEW_OUTLIERS, MNIST_OUTLIERS, MNIST_TRUST
 from bitbayes.recipes.moons import MOONS
 from bitbayes.recipes.snelson import SNELSON
 from bitbayes.recipes.vispa import VISPA_RECIPES
@@ -16,7 +16,7 @@ from bitbayes.recipes.vispa import VISPA_RECIPES
 __all__ = ["RECIPES", "find_recipe", "nearest"]
 
 _BAYESBINN = (MOONS, SNELSON, DIGITS, MNIST, FASHION_MNIST, CIFAR10, CIFAR100)
-_OURS = (MNIST_TRUST, MNIST_OUTLIERS, CIFAR10_SMALL, CIFAR10_SMALL_W1A1)
+_OURS = (MNIST_TRUST, MNIST_OUTLIERS, MNIST_FEW_OUTLIERS, CIFAR10_SMALL, CIFAR10_SMALL_W1A1)
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_BAYESBINN, *_OURS, *VISPA_RECIPES)}
 """Every experiment by its name."""
