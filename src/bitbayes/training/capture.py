@@ -37,7 +37,7 @@ class Graph(Protocol):
         ...
 
     def record(self, action: Callable[[], None]) -> None:
-        """Records an action, which may or may not be carried out meanwhile: tensors are as they were afterwards."""
+        """Records an action without effect: afterwards all tensors are as they were."""
         ...
 
     def replay(self) -> None:
