@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from bitbayes.data import DataBundle, TensorData
 from bitbayes.training import RunConfig, SilentProgress, build_experiment, train
@@ -32,7 +35,13 @@ def run(out: str, rule: str, accumulate: int = 1, epochs: int = 3) -> dict:
         return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
 
     experiment = build_experiment(config, network, bundle(), "cross_entropy")
+    averaged: list[int] = []
+    if isinstance(experiment.parallel, DistributedDataParallel):
+        experiment.parallel.register_comm_hook(
+            dist.group.WORLD, lambda group, bucket: averaged.append(bucket.index()) or allreduce_hook(group, bucket)
+        )
     result = train(config, experiment, progress=SilentProgress())
+    assert len(averaged) in (0, 7 * epochs)  # once a batch, in however many parts it is taken
     assert bool(result.summary) == experiment.ranks.first
     return result.summary
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import bitbayes as bb
 from bitbayes.calibration import separation
 from bitbayes.data import OUTLIER, batches, load_digits, shuffled_tiles, with_outliers
+from bitbayes.recipes import mnist
 from bitbayes.recipes.registry import find_recipe
 from bitbayes.training.losses import LOSSES, hit_count
 
@@ -95,7 +96,10 @@ def test_a_network_learns_to_doubt_new_shuffled_tiles() -> None:
     assert found[0] < 0.97 < found[1]
 
 
-@pytest.mark.parametrize("name", ["mnist-outliers", "mnist-few-outliers"])
-def test_the_recipes(name: str) -> None:
-    recipe = find_recipe(name)
+@pytest.mark.parametrize(("name", "share"), [("mnist-outliers", 0.1), ("mnist-few-outliers", 0.01)])
+def test_the_recipes(name: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, digits = find_recipe(name), load_digits()
+    monkeypatch.setattr(mnist, "MNIST", dataclasses.replace(recipe, load=lambda *_: digits))
+    train = recipe.load(None, torch.device("cpu"), 0).train
+    assert int((train.y == OUTLIER).sum()) == round(share * len(digits.train))
     assert recipe.loss == "outlier_exposure" and set(recipe.rules) == set(find_recipe("mnist-trust").rules)

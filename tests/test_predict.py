@@ -234,3 +234,14 @@ def test_spread_of_probabilities() -> None:
 def test_what_is_no_batches(batches: object, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         bb.refresh_batchnorm(nn.BatchNorm1d(3), batches)
+
+
+def test_packed_networks_share_tied_weights() -> None:
+    """A weight with two names is drawn once, and put in both places."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.ReLU(), nn.Linear(8, 8, bias=False))
+    model[2].weight = model[0].weight
+    posterior = bb.BayesBiNN(bb.split_parameters(model)[0], ess=10, seed=0).posterior()
+    x = torch.randn(5, 8)
+    plain, packed = (bb.predict(model, x, posterior, samples=3, backend=name).outputs for name in (None, "reference"))
+    torch.testing.assert_close(packed, plain)

@@ -404,7 +404,7 @@ def test_a_small_last_batch_counts_as_what_it_is(tmp_path, digits):
 
 @pytest.mark.parametrize("rule", ["bayesbinn", "full-precision"])
 def test_a_batch_in_parts_is_the_batch(rule, tmp_path):
-    """To rounding, without batch statistics, of which each part has its own; also with a last batch of two."""
+    """To rounding, without batch statistics, of which each part has its own; 31 and 14 are no multiples of 5."""
     for parts in (1, 5):
         blobs(str(tmp_path / str(parts)), rule, parts)
     one, five = (read_checkpoint(RunFolder(tmp_path / str(parts)))["parts"] for parts in (1, 5))
