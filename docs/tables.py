@@ -3,10 +3,10 @@
     python docs/tables.py                           rewrites the tables in docs/results.md
     python docs/tables.py --keep NAME.json FILE...   puts what a command has left into docs/results, first
 
-FILE is the results.json or trust.json of `bitbayes reproduce` (rows of rules that it did not run stay as they are), or
-the summary.json of some streams of `bitbayes continual`. A table stands between two comments, `<!-- table NAME.json:
-columns -->` and `<!-- end -->`; the columns are those of the file, all that are known if none is named. What stands
-between them is not edited by hand: a test compares.
+FILE is the results.json or trust.json of `bitbayes reproduce` (rows of rules that it did not run stay as they are),
+several results.json of the same rules on different data, or the summary.json of some streams of `bitbayes continual`. A
+table stands between two comments, `<!-- table NAME.json: columns -->` and `<!-- end -->`; the columns are those of the
+file, all that are known if none is named. What stands between them is not edited by hand: a test compares.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ RULES = {
     "ste:metaplastic": "STE, metaplastic",
     "bayesbinn": "BayesBiNN, straight-through",
     "bayesbinn:straight-through": "BayesBiNN, straight-through",
+    "bayesbinn:default": "BayesBiNN, one setting",
     "bayesbinn:released": "BayesBiNN, released",
     "vispa": "VISPA, K = 4",
     "bop": "Bop",
@@ -90,6 +91,17 @@ def rules_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     return markdown(["rule", *(COLUMNS[name][0] for name in names)], rows)
 
 
+def data_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Of several results.json: a row for the data of each, a column a rule, and more of the last."""
+    rules = [row["rule"] for row in next(iter(found["data"].values()))]
+    lines = []
+    for recipe, rows in found["data"].items():
+        figure, digits, note = ("test_error", 3, ", squared error") if "test_error" in rows[0] else ("test", 2, "")
+        last = (cell(rows[-1].get(f"mean_{figure}"), digits), cell(rows[-1].get("entropy_bits"), 2))
+        lines.append([recipe + note, *(cell(row[figure], digits) for row in rows), *last])
+    return markdown(["recipe", *(RULES[rule] for rule in rules), "its mean of samples", "bits a weight"], lines)
+
+
 def trust_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Of trust.json: a row a way to predict."""
     names, rows = list(columns) or list(TRUST), []
@@ -140,8 +152,8 @@ def _against_forgetting(stream: Mapping[str, Any]) -> str:
 def table(name: str, columns: Sequence[str] = ()) -> str:
     """The table of a kept file, as Markdown."""
     found = json.loads((KEPT / name).read_text(encoding="utf-8"))
-    make = streams_table if "streams" in found else trust_table if "unlike" in found else rules_table
-    return make(found, columns)
+    kinds = {"streams": streams_table, "unlike": trust_table, "data": data_table, "rows": rules_table}
+    return next(make for key, make in kinds.items() if key in found)(found, columns)
 
 
 def rewritten(text: str) -> str:
@@ -157,7 +169,11 @@ def rewritten(text: str) -> str:
 def keep(name: str, files: Sequence[Path]) -> None:
     """Puts results where the pages find them: rounded, and without times."""
     read = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    found = {"streams": [_stream(each) for each in read]} if "matrix" in read[0] else read[0]
+    found = read[0]
+    if "matrix" in found:
+        found = {"streams": [_stream(each) for each in read]}
+    elif len(read) > 1:
+        found = {"data": {each["recipe"]: each["rows"] for each in read}}
     KEPT.mkdir(exist_ok=True)
     place = KEPT / name
     if "rows" in found and place.exists():

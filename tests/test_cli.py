@@ -106,6 +106,17 @@ def test_reproduce_a_table_can_be_continued(tmp_path, monkeypatch, capsys):
     assert "validation" in (tmp_path / "table/table10.md").read_text()
 
 
+def test_reproduce_the_default_settings_on_a_regression(tmp_path, capsys):
+    words = ["reproduce", "default", "--dataset", "snelson", "--epochs", "100", "--seeds", "1"]
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    assert "squared error" in shown and "bayesbinn:default" in shown
+    rows = json.loads((tmp_path / "runs/snelson-quick/results.json").read_text())["rows"]
+    assert [row["rule"] for row in rows] == ["ste", "bayesbinn:straight-through", "bayesbinn:default"]
+    assert all(row["test_error"]["mean"] > 0 for row in rows)
+    assert [row["rule"] for row in rows if "mean_test_error" in row] == [row["rule"] for row in rows[1:]]
+
+
 def test_reproduce_the_synthetic_figures(tmp_path):
     assert cli.main(["reproduce", "moons", "--epochs", "100"]) == 0
     found = json.loads((tmp_path / "runs/moons/results.json").read_text())

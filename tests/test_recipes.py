@@ -1,13 +1,16 @@
 """The recipes: published settings, names, and what is measured on a run."""
 
+import inspect
+
 import pytest
 import torch
 
+from bitbayes import BayesBiNN
 from bitbayes.calibration import probability_figures
 from bitbayes.data import DataBundle, TensorData
 from bitbayes.parameters import split_parameters
 from bitbayes.predict import Prediction
-from bitbayes.recipes import RECIPES, find_recipe, make_config, nearest, split_rule
+from bitbayes.recipes import RECIPES, find_recipe, full_name, make_config, nearest
 from bitbayes.recipes.run import find_rule
 from bitbayes.recipes.several import finished
 from bitbayes.recipes.studies import ring
@@ -96,12 +99,12 @@ def test_published_figures():
 )
 def test_wrong_rules(rule, estimator, words):
     with pytest.raises(ValueError, match=words):
-        split_rule(find_recipe("mnist"), rule, estimator)
+        full_name(find_recipe("mnist"), rule, estimator)
 
 
 def test_a_rule_without_settings():
     with pytest.raises(ValueError, match="recipe moons has no settings for pmf; it has: "):
-        find_rule(RECIPES["moons"], "pmf", None, "paper")
+        find_rule(RECIPES["moons"], "pmf", "paper")
 
 
 def test_unknown_settings_are_refused():
@@ -181,3 +184,18 @@ def test_only_the_run_in_question_counts_as_finished(tmp_path):
     assert finished(make_config("digits", "ste", epochs=2, lr=0.5, out=str(tmp_path))) is None
     (tmp_path / "summary.json").write_text("torn")
     assert finished(config) is None
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_the_default_settings(name):
+    config = make_config(name, "bayesbinn:default")
+    assert (config.rule, config.estimator, config.schedule.per_step) == ("bayesbinn", "straight-through", True)
+    assert config.options == {"ess_scale": 1000.0}
+    # Those of a network of a user's own, which has no recipe.
+    assert config.lr == inspect.signature(BayesBiNN).parameters["lr"].default
+    assert config.out.endswith(f"{name}-bayesbinn-default-seed{config.seed}")
+
+
+def test_default_settings_are_no_estimator():
+    with pytest.raises(ValueError, match="no estimator is called 'default'"):
+        full_name(find_recipe("mnist"), "bayesbinn", "default")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["Batches", "batch_buffers", "evaluating", "refresh", "refresh_batchnorm"]
+__all__ = ["Batches", "as_found", "batch_buffers", "evaluating", "refresh", "refresh_batchnorm"]
 
 Batches = Iterable[Any]
 
@@ -38,6 +38,40 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def as_found(model: nn.Module) -> Iterator[None]:
+    """Eval mode; afterwards every module's mode and every buffer are as before.
+
+    Args:
+        model: The network.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> norm = torch.nn.BatchNorm1d(1)
+        >>> with as_found(norm):
+        ...     refresh_batchnorm(norm, [torch.tensor([[1.0], [3.0]])])
+        >>> norm.running_mean, norm.training
+        (tensor([0.]), True)
+    """
+    # By their places, because a forward pass may put another tensor there.
+    buffers = [
+        (module, name, buffer, None if buffer is None else buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+    ]
+    with evaluating(model):
+        try:
+            yield
+        finally:
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer
+                if buffer is not None and value is not None:
+                    with torch.no_grad():
+                        buffer.copy_(value)
 
 
 @torch.no_grad()

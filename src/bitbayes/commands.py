@@ -106,7 +106,7 @@ class Train:
             show(summary_table(result.summary, result.folder))
 
     def _several(self, **choices: Any) -> None:
-        from bitbayes.recipes import find_recipe, make_configs, run_several
+        from bitbayes.recipes import find_recipe, full_name, make_configs, run_several
         from bitbayes.recipes.tables import TableRow
         from bitbayes.report.markdown import seeds_table
         from bitbayes.report.tables import show
@@ -118,10 +118,10 @@ class Train:
             raise ValueError("--tensorboard follows one run; leave out --seeds, or --tensorboard")
         if under_torchrun():
             raise ValueError("--seeds runs in one process or in its own; leave out torchrun, or --seeds")
+        recipe = find_recipe(self.recipe)
         configs = make_configs(self.recipe, self.rule, self.seeds, **choices)
-        estimator = configs[0].estimator
-        row = TableRow(f"bayesbinn:{estimator}" if estimator else self.rule, run_several(configs, jobs=self.jobs))
-        show(seeds_table(find_recipe(self.recipe), row))
+        row = TableRow(full_name(recipe, self.rule, self.estimator), run_several(configs, jobs=self.jobs))
+        show(seeds_table(recipe, row))
 
 
 @dataclass

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from bitbayes.batchnorm import Batches, evaluating, refresh
+from bitbayes.batchnorm import Batches, as_found, refresh
 from bitbayes.packed import PackedNetwork, pack
 from bitbayes.posterior import Posterior
 
@@ -159,7 +157,7 @@ def predict(
         network = pack(model, x[:1], posterior, samples, seed=seed, batches=reusable)
         return Prediction(_outputs_of_packed(network, backend, x, chunk))
     if posterior is None:
-        with _as_found(model):
+        with as_found(model):
             if reusable is not None:
                 refresh(model, reusable, {})
             return Prediction(_outputs(model, {}, x, chunk)[None])
@@ -169,7 +167,7 @@ def predict(
     small = sum(shape.numel() for shape in shapes.values()) * min(chunk or len(x), len(x)) <= _SMALL
     together = _TOGETHER if small and reusable is None else 1
     outputs = []
-    with _as_found(model):
+    with as_found(model):
         for first in range(0, samples, together):
             drawn = [_draw(model, posterior, i, seed) for i in range(first, min(first + together, samples))]
             if reusable is not None:
@@ -225,22 +223,3 @@ def _outputs_of_packed(network: PackedNetwork, backend: str, x: Tensor, chunk: i
     pieces = [torch.as_tensor(runtime.outputs(piece.numpy(force=True))) for piece in x.split(chunk or max(len(x), 1))]
     outputs = torch.cat(pieces, 1).to(x.device)
     return outputs[..., None] if outputs.dim() == 2 else outputs
-
-
-@contextmanager
-def _as_found(model: nn.Module) -> Iterator[None]:
-    """Eval mode; afterwards every module's mode and every buffer are as before."""
-    # By their places, because a forward pass may put another tensor there.
-    buffers = [
-        (module, name, buffer, None if buffer is None else buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-    ]
-    with evaluating(model):
-        try:
-            yield
-        finally:
-            for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer
-                if buffer is not None and value is not None:
-                    buffer.copy_(value)

@@ -23,7 +23,7 @@ from bitbayes.continual.tasks import Task
 from bitbayes.data import DataBundle, TensorData
 from bitbayes.noise import stream_key
 from bitbayes.rules import BayesBiNN, checks
-from bitbayes.training import Experiment, RunConfig, Schedule
+from bitbayes.training import COSINE_BY_STEPS, Experiment, RunConfig
 from bitbayes.training.experiment import continue_experiment
 from bitbayes.training.schedule import advance
 from bitbayes.training.step import training_step
@@ -114,9 +114,13 @@ class Coreset(Memory):
         options = {name: value for name, value in config.options.items() if name not in ("ess", "ess_scale")}
         if config.rule == "bayesbinn":
             options["ess"] = self.options["weight"] * kept
-        schedule = Schedule("warmup-cosine", warmup=0)
         return dataclasses.replace(
-            config, options=options, schedule=schedule, epochs=self.options["steps"], stop_after=None, batch_size=0
+            config,
+            options=options,
+            schedule=COSINE_BY_STEPS,
+            epochs=self.options["steps"],
+            stop_after=None,
+            batch_size=0,
         )
 
     def examples_seen(self) -> list[TensorData]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -65,7 +64,7 @@ def pack(
     """
     import torch
 
-    from bitbayes.batchnorm import evaluating
+    from bitbayes.batchnorm import as_found
     from bitbayes.packed.draft import finished
     from bitbayes.packed.fold import shortened
     from bitbayes.packed.states import inside, states
@@ -79,10 +78,9 @@ def pack(
     if real not in ("float32", "float16"):
         raise ValueError(f"real must be 'float32' or 'float16', got {real!r}")
     model = inside(model)
-    with evaluating(model):
+    with as_found(model):
         program = exported(model, example)
-        with closing(states(model, posterior, samples, seed, batches)) as networks:
-            drafts = drafts_of(program, networks)
+        drafts = drafts_of(program, states(model, posterior, samples, seed, batches))
     count, shape = (1 if posterior is None else samples), tuple(example.shape[1:])
     shapes = [value.shape for value in finished(drafts, shape, count).values]
     network = finished(shortened(drafts, shapes), shape, count, np.dtype(real), about)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -35,14 +35,13 @@ def inside(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def states(
     model: nn.Module, posterior: Posterior | None, samples: int, seed: int, batches: Iterable[Any] | None
-) -> Generator[dict[str, Tensor], None, None]:
+) -> Iterator[dict[str, Tensor]]:
     """Parameters and buffers by name, of what the network holds or of each network drawn.
 
-    A state is good until the next is asked for. After the last one, or when the iterator is closed, the model is as
-    before.
+    A state is good until the next is asked for.
 
     Args:
-        model: The network, in eval mode.
+        model: The network, in eval mode; its BatchNorm statistics become those of the last network (see `as_found`).
         posterior: Over its binary parameters; None for what they hold.
         samples: Number of networks to draw.
         seed: Seed of the draws.
@@ -58,16 +57,11 @@ def states(
     if posterior is not None:
         posterior.check_like({name: p.shape for name, p in named.items() if name in posterior.shapes}, "the model")
     reusable = None if batches is None else list(batches)
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()] if reusable is not None else []
-    try:
-        for index in range(1 if posterior is None else samples):
-            drawn = {} if posterior is None else posterior.sample_at(index, seed=seed)
-            drawn = {name: weights.to(named[name]) for name, weights in drawn.items()}
-            if reusable is not None:
-                refresh(model, reusable, drawn)
-            instead = {named[name]: weights for name, weights in drawn.items()}  # a tied weight has several names
-            held = {name: instead.get(parameter, parameter) for name, parameter in named.items()}
-            yield {**held, **dict(model.named_buffers(remove_duplicate=False))}
-    finally:
-        for buffer, value in before:
-            buffer.copy_(value)
+    for index in range(1 if posterior is None else samples):
+        drawn = {} if posterior is None else posterior.sample_at(index, seed=seed)
+        drawn = {name: weights.to(named[name]) for name, weights in drawn.items()}
+        if reusable is not None:
+            refresh(model, reusable, drawn)
+        instead = {named[name]: weights for name, weights in drawn.items()}  # a tied weight has several names
+        held = {name: instead.get(parameter, parameter) for name, parameter in named.items()}
+        yield {**held, **dict(model.named_buffers(remove_duplicate=False))}

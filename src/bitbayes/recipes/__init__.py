@@ -2,7 +2,7 @@
 
 from bitbayes.recipes.base import Published, Recipe, RuleSpec
 from bitbayes.recipes.registry import RECIPES, find_recipe, nearest
-from bitbayes.recipes.run import make_config, make_experiment, run_recipe, split_rule
+from bitbayes.recipes.run import full_name, make_config, make_experiment, run_recipe
 from bitbayes.recipes.several import make_configs, run_several
 
 __all__ = [
@@ -11,11 +11,11 @@ __all__ = [
     "Recipe",
     "RuleSpec",
     "find_recipe",
+    "full_name",
     "make_config",
     "make_configs",
     "make_experiment",
     "nearest",
     "run_recipe",
     "run_several",
-    "split_rule",
 ]

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from bitbayes.data import DataBundle
-from bitbayes.training import Loss, Schedule
+from bitbayes.training import COSINE_BY_STEPS, Loss, Schedule
 
-__all__ = ["Published", "Recipe", "RuleSpec", "loading"]
+__all__ = ["DEFAULTS", "Published", "Recipe", "RuleSpec", "loading"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,13 @@ class RuleSpec:
         return dataclasses.replace(self, options={**self.options, **changes})
 
 
+DEFAULTS: Mapping[str, RuleSpec] = {
+    # One setting for every problem, searched on none of the test sets: see "One setting everywhere" in docs/results.md.
+    "bayesbinn:default": RuleSpec(5e-3, {"ess_scale": 1000.0}, COSINE_BY_STEPS),
+}
+"""Settings that need no recipe, and that every recipe has."""
+
+
 def loading(load: Callable[..., DataBundle], **fixed: Any) -> Callable[[str | None, torch.device, int], DataBundle]:
     """What `Recipe.load` is, from a loader of `bitbayes.data` that knows the hub id of its data.
 
@@ -101,7 +108,7 @@ class Recipe:
     """One experiment: data, network, loss, and the hyper-parameters of every rule.
 
     Rules are keyed by name; the estimators of BayesBiNN by "bayesbinn:released" and so on, and other variants of a rule
-    by "vispa:rank1" and so on.
+    by "vispa:rank1" and so on. `DEFAULTS` come on top.
 
     Args:
         name: As on the command line.

@@ -26,11 +26,9 @@ from bitbayes.data import load_mnist
 from bitbayes.recipes.base import Recipe, RuleSpec, loading
 from bitbayes.recipes.registry import nearest
 from bitbayes.recipes.run import few_threads, make_config
-from bitbayes.training import Progress, Schedule
+from bitbayes.training import COSINE_BY_STEPS, Progress
 
 __all__ = ["METHODS", "STREAMS", "find_method", "run_continual"]
-
-_STEPWISE = Schedule("warmup-cosine", warmup=0)  # the published cosine spends its last epoch at a rate of zero
 
 # Found on five tasks of permuted MNIST; see docs/log.md.
 _RULES = {
@@ -38,7 +36,7 @@ _RULES = {
     "ste": RuleSpec(1e-2),
     # Laborieux et al. 2021; latent weights must be free to grow for metaplasticity to hold them.
     "ste:metaplastic": RuleSpec(5e-3, {"metaplasticity": 1.35, "clip": None}),
-    "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 1.0, "init_lambda": 0.1}, _STEPWISE),
+    "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 1.0, "init_lambda": 0.1}, COSINE_BY_STEPS),
     # The published rule and τ. The published run also had 100 epochs a task, 100 networks at test time, BatchNorm
     # statistics that all tasks share, no logit scale, and the same `ess` for all tasks.
     "bayesbinn:released": RuleSpec(1e-3, {"ess_scale": 1.0, "tau": 1e-2}),

@@ -13,7 +13,7 @@ import torch
 from bitbayes import nn
 from bitbayes.data import DataBundle, load_fashion_mnist, load_mnist, with_outliers
 from bitbayes.recipes.base import Published, Recipe, RuleSpec, loading
-from bitbayes.training import Schedule
+from bitbayes.training import COSINE_BY_STEPS, Schedule
 
 __all__ = ["FASHION_MNIST", "MNIST", "MNIST_FEW_OUTLIERS", "MNIST_OUTLIERS", "MNIST_TRUST"]
 
@@ -35,23 +35,20 @@ PAPER = {
     "vispa": RuleSpec(0.1, {"rank": 8, "weight_decay": 5e-4}),
 }
 
-# Short runs: the cosine falls step by step, for the published one spends its last epoch at a rate of zero.
-_STEPWISE = Schedule("warmup-cosine", warmup=0)
-
 # Ten epochs in batches of 500. The paper's schedules are too slow for that: rates are higher, and annealing is
 # compressed so that it ends with the run. What was searched for these numbers is in docs/results.md.
 QUICK = {
-    "full-precision": RuleSpec(1e-3, schedule=_STEPWISE),
-    "ste": RuleSpec(1e-2, schedule=_STEPWISE),
-    "bop": RuleSpec(1e-2, {"threshold": 1e-8}, _STEPWISE),
-    "bop2": RuleSpec(1e-2, {"threshold": 1e-2, "sigma": 1e-2}, _STEPWISE),
-    "pmf": RuleSpec(1e-2, {"growth": 1000**0.01, "interval_epochs": 0.1}, _STEPWISE),
-    "md": RuleSpec(3e-3, {"growth": 100**0.01, "interval_epochs": 0.1}, _STEPWISE),
-    "proxquant": RuleSpec(3e-3, {"rate": 1e-3, "harden_at": 0.8}, _STEPWISE),
-    "adaste": RuleSpec(1e-4, {"ess_scale": 1.0, "growth": 2000 ** (1 / 200), "interval_epochs": 0.05}, _STEPWISE),
-    "bayesbinn:released": RuleSpec(1e-2, {"ess_scale": 1.0, "tau": 1e-10}, _STEPWISE),
-    "bayesbinn:straight-through": RuleSpec(5e-3, {"ess_scale": 30000.0}, _STEPWISE),
-    "vispa": RuleSpec(10.0, {"rank": 4, "weight_decay": 5e-5}, _STEPWISE),
+    "full-precision": RuleSpec(1e-3, schedule=COSINE_BY_STEPS),
+    "ste": RuleSpec(1e-2, schedule=COSINE_BY_STEPS),
+    "bop": RuleSpec(1e-2, {"threshold": 1e-8}, COSINE_BY_STEPS),
+    "bop2": RuleSpec(1e-2, {"threshold": 1e-2, "sigma": 1e-2}, COSINE_BY_STEPS),
+    "pmf": RuleSpec(1e-2, {"growth": 1000**0.01, "interval_epochs": 0.1}, COSINE_BY_STEPS),
+    "md": RuleSpec(3e-3, {"growth": 100**0.01, "interval_epochs": 0.1}, COSINE_BY_STEPS),
+    "proxquant": RuleSpec(3e-3, {"rate": 1e-3, "harden_at": 0.8}, COSINE_BY_STEPS),
+    "adaste": RuleSpec(1e-4, {"ess_scale": 1.0, "growth": 2000 ** (1 / 200), "interval_epochs": 0.05}, COSINE_BY_STEPS),
+    "bayesbinn:released": RuleSpec(1e-2, {"ess_scale": 1.0, "tau": 1e-10}, COSINE_BY_STEPS),
+    "bayesbinn:straight-through": RuleSpec(5e-3, {"ess_scale": 30000.0}, COSINE_BY_STEPS),
+    "vispa": RuleSpec(10.0, {"rank": 4, "weight_decay": 5e-5}, COSINE_BY_STEPS),
 }
 
 # On the network with a logit scale: the same rates, and a warmer posterior, whose draws differ so much that two a step
@@ -61,7 +58,7 @@ _TRUST = {
     **{name: QUICK[name] for name in ("full-precision", "ste", "bayesbinn:released", "vispa")},
     "full-precision:no-dropout": dataclasses.replace(QUICK["full-precision"], dropout=0.0),
     "ste:two-passes": dataclasses.replace(QUICK["ste"], samples=2),
-    "bayesbinn:straight-through": RuleSpec(5e-3, {"ess_scale": 300.0, "init_lambda": 15.0}, _STEPWISE, samples=2),
+    "bayesbinn:straight-through": RuleSpec(5e-3, {"ess_scale": 300.0, "init_lambda": 15.0}, COSINE_BY_STEPS, samples=2),
 }
 
 PUBLISHED = {

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from bitbayes.data import DataBundle
-from bitbayes.recipes.base import Recipe, RuleSpec
+from bitbayes.recipes.base import DEFAULTS, Recipe, RuleSpec
 from bitbayes.recipes.registry import find_recipe, nearest
 from bitbayes.training import (
     RULES,
@@ -22,29 +22,29 @@ from bitbayes.training import (
     train,
 )
 
-__all__ = ["Budget", "find_rule", "make_config", "make_experiment", "run_recipe", "split_rule"]
+__all__ = ["Budget", "find_rule", "full_name", "make_config", "make_experiment", "run_recipe"]
 
 Budget = Literal["paper", "quick"]
 _ESTIMATORS = ("straight-through", "concrete", "released")
 
 
-def split_rule(recipe: Recipe, rule: str, estimator: str | None = None) -> tuple[str, str | None]:
-    """Separates a rule from an estimator of BayesBiNN, or another variant that the recipe names.
+def full_name(recipe: Recipe, rule: str, estimator: str | None = None) -> str:
+    """The name of a rule with its estimator or variant, as recipes and tables have it.
 
     Args:
         recipe: Whose default estimator is used if none is given.
-        rule: "ste", "bayesbinn", "bayesbinn:released", "vispa:rank1", ...
-        estimator: From `--estimator`.
+        rule: "ste", "bayesbinn", "bayesbinn:released", "bayesbinn:default", "vispa:rank1", ...
+        estimator: Of BayesBiNN, from `--estimator`.
 
     Returns:
-        Rule, and estimator or variant (None if there is none).
+        The name.
 
     Raises:
         ValueError: If one does not exist, or they contradict each other.
 
     Example:
-        >>> split_rule(find_recipe("mnist"), "bayesbinn")
-        ('bayesbinn', 'released')
+        >>> full_name(find_recipe("mnist"), "bayesbinn"), full_name(find_recipe("mnist"), "ste")
+        ('bayesbinn:released', 'ste')
     """
     name, _, suffix = rule.partition(":")
     if name not in RULES:
@@ -54,22 +54,21 @@ def split_rule(recipe: Recipe, rule: str, estimator: str | None = None) -> tuple
             raise ValueError(f"only bayesbinn has estimators; got {estimator!r} for {name}")
         if suffix and rule not in {**recipe.rules, **recipe.quick}:
             raise nearest("rule", rule, recipe.rules)
-        return name, suffix or None
+        return rule
     if suffix and estimator and suffix != estimator:
         raise ValueError(f"two estimators were given: {suffix!r} and {estimator!r}")
     chosen = suffix or estimator or recipe.estimator
-    if chosen not in _ESTIMATORS:
+    if chosen not in _ESTIMATORS and rule not in DEFAULTS:
         raise nearest("estimator", chosen, _ESTIMATORS)
-    return name, chosen
+    return f"{name}:{chosen}"
 
 
-def find_rule(recipe: Recipe, rule: str, variant: str | None, budget: Budget) -> RuleSpec:
+def find_rule(recipe: Recipe, name: str, budget: Budget) -> RuleSpec:
     """Looks the hyper-parameters of a rule up.
 
     Args:
         recipe: The recipe.
-        rule: Name of the rule, without variant.
-        variant: Estimator of BayesBiNN, or another variant.
+        name: Of the rule, from `full_name`.
         budget: "paper", or "quick" for the shortened schedule.
 
     Returns:
@@ -78,11 +77,10 @@ def find_rule(recipe: Recipe, rule: str, variant: str | None, budget: Budget) ->
     Raises:
         ValueError: If the recipe has none for it.
     """
-    key = f"{rule}:{variant}" if variant else rule
-    known = {**recipe.rules, **recipe.quick} if budget == "quick" else recipe.rules
-    if key not in known:
-        raise ValueError(f"recipe {recipe.name} has no settings for {key}; it has: {', '.join(known)}")
-    return known[key]
+    known = {**recipe.rules, **(recipe.quick if budget == "quick" else {}), **DEFAULTS}
+    if name not in known:
+        raise ValueError(f"recipe {recipe.name} has no settings for {name}; it has: {', '.join(known)}")
+    return known[name]
 
 
 def make_config(
@@ -123,10 +121,9 @@ def make_config(
         'runs/mnist-ste-seed3'
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    name, chosen = split_rule(recipe, rule, estimator)
-    spec = find_rule(recipe, name, chosen, budget)
+    full = full_name(recipe, rule, estimator)
+    spec = find_rule(recipe, full, budget)
     seed = recipe.seed if seed is None else seed
-    label = f"{name}-{chosen}" if chosen else name
     if epochs is None and budget == "quick":
         if recipe.quick_epochs is None:
             raise ValueError(
@@ -135,9 +132,9 @@ def make_config(
         epochs = recipe.quick_epochs
     fields: dict[str, Any] = {
         "recipe": recipe.name,
-        "rule": name,
-        "estimator": chosen if name == "bayesbinn" else None,
-        "out": out or f"runs/{recipe.name}-{label}-seed{seed}",
+        "rule": full.partition(":")[0],
+        "estimator": _estimator(full),
+        "out": out or f"runs/{recipe.name}-{full.replace(':', '-')}-seed{seed}",
         "lr": spec.lr if lr is None else lr,
         "options": {**spec.options, **(options or {})},
         "real_lr": spec.real_lr,
@@ -163,6 +160,14 @@ def make_config(
     if fields.get("precision", "auto") == "auto" and not recipe.wide:
         fields["precision"] = "fp32"
     return RunConfig(**fields)
+
+
+def _estimator(full: str) -> str | None:
+    """What a run records of a variant."""
+    rule, _, variant = full.partition(":")
+    if rule != "bayesbinn":
+        return None
+    return variant if variant in _ESTIMATORS else "straight-through"
 
 
 def make_experiment(config: RunConfig, data: DataBundle | None = None) -> Experiment:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bitbayes.recipes.base import Recipe
 from bitbayes.recipes.registry import find_recipe, nearest
-from bitbayes.recipes.run import Budget, make_config, split_rule
+from bitbayes.recipes.run import Budget, full_name, make_config
 from bitbayes.recipes.several import run_several
 
 __all__ = ["TABLES", "Table", "TableRow", "run_table", "table_rules"]
@@ -41,6 +41,7 @@ TABLES = {
     "table10": Table(_ALL, "mnist"),
     "small": Table(_ALL, "cifar10-small", _SMALL),
     "trust": Table(_ALL, "mnist-trust"),
+    "default": Table(_ALL, "cifar10-small", ("ste", "bayesbinn:straight-through", "bayesbinn:default")),
     "vispa-table1": Table(("test",), "cifar10-vgg-small-w1a1", _VISPA),
     "vispa-table2": Table(("test",), "cifar10-vgg16"),
     "vispa-table3": Table(("test",), "imagenet-alexnet", _VISPA),
@@ -86,6 +87,8 @@ class TableRow:
             "sample_test": "sample_test_accuracy",
             "mean_test": "mean_test_accuracy",
             "mean_test_nll": "mean_test_nll",
+            "test_error": "test_error",
+            "mean_test_error": "mean_test_error",
             "entropy_bits": "posterior_entropy_bits",
             "seconds_per_epoch": "seconds_per_epoch",
         }
@@ -115,12 +118,7 @@ def table_rules(recipe: Recipe, budget: Budget, wanted: Sequence[str] = ()) -> l
         >>> table_rules(find_recipe("mnist"), "quick", ["bayesbinn", "ste"])
         ['bayesbinn:released', 'ste']
     """
-    names = list(wanted) or list(recipe.quick or recipe.rules)
-    rows = []
-    for name in names:
-        rule, variant = split_rule(recipe, name)
-        rows.append(f"{rule}:{variant}" if variant else rule)
-    return rows
+    return [full_name(recipe, name) for name in wanted or recipe.quick or recipe.rules]
 
 
 def run_table(

@@ -11,7 +11,7 @@ from typing import Any
 from bitbayes.data import DataBundle
 from bitbayes.functional import require
 from bitbayes.recipes.registry import find_recipe
-from bitbayes.recipes.run import load_data, make_config, make_experiment, run_recipe
+from bitbayes.recipes.run import full_name, load_data, make_config, make_experiment, run_recipe
 from bitbayes.recipes.several import finished
 from bitbayes.training import Progress, RunConfig, RunError, RunFolder
 
@@ -98,7 +98,7 @@ def tune(
     seed = find_recipe(recipe).seed if seed is None else seed
     how = {"estimator": estimator, "seed": seed, **choices}
     base = make_config(recipe, rule, **how)
-    label = f"{base.rule}-{base.estimator}" if base.estimator else rule.replace(":", "-")
+    label = full_name(find_recipe(recipe), rule, estimator).replace(":", "-")
     folder = Path(out or f"runs/tune-{recipe}-{label}")
     searched = dict(ranges or _around(base))
     data = load_data(base)

@@ -15,6 +15,8 @@ __all__ = ["markdown", "results_table", "seeds_table", "write_results"]
 
 
 def _rows(columns: Sequence[str], recipe: Recipe, rows: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
+    if recipe.loss == "squared":
+        return _error_rows(rows)
     keys = {"train": "train_accuracy", "validation": "val_accuracy", "test": "test_accuracy"}
     heads = ["rule"]
     for column in columns:
@@ -36,6 +38,12 @@ def _rows(columns: Sequence[str], recipe: Recipe, rows: Sequence[TableRow]) -> t
         line.append(spread(row.values("seconds_per_epoch"), 1))
         lines.append(line)
     return heads, lines
+
+
+def _error_rows(rows: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
+    keys = {"test_error": 4, "mean_test_error": 4, "posterior_entropy_bits": 3}
+    heads = ["rule", "squared error", "mean of samples", "bits a weight"]
+    return heads, [[row.rule, *(spread(row.values(key), digits) for key, digits in keys.items())] for row in rows]
 
 
 def _caption(recipe: Recipe, rows: Sequence[TableRow]) -> str:
@@ -63,7 +71,7 @@ def results_table(name: str, recipe: Recipe, rows: Sequence[TableRow]) -> Any:
     Returns:
         A rich table.
     """
-    return _table(f"{name}: test accuracy on {recipe.title}", TABLES[name].columns, recipe, rows)
+    return _table(f"{name}: test data of {recipe.title}", TABLES[name].columns, recipe, rows)
 
 
 def seeds_table(recipe: Recipe, row: TableRow) -> Any:

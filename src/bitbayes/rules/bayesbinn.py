@@ -44,7 +44,8 @@ class BayesBiNN(BinaryOptimizer):
         params: Binary parameters; see `BinaryOptimizer`.
         lr: Step size α of the natural-gradient step; also how fast the prior pulls λ back.
         ess: Effective sample size: number of training examples times any augmentation factor, divided by any
-            posterior temperature. A larger value gives a more certain posterior.
+            posterior temperature. A larger value gives a more certain posterior. 1000 times the examples, with the
+            other defaults and a cosine of `lr` to 0, is the setting that was measured on seven problems.
         estimator: "straight-through" (hard draws), "concrete" (the paper), or "released" (the published code, for
             reproducing its image results).
         momentum: β of the moving average of the natural gradient; 0 keeps no state for it.
@@ -82,7 +83,7 @@ class BayesBiNN(BinaryOptimizer):
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-3,
+        lr: float = 5e-3,
         *,
         ess: float,
         estimator: str = "straight-through",

@@ -15,9 +15,10 @@ from bitbayes.training.progress import (
     SilentProgress,
     default_progress,
 )
-from bitbayes.training.schedule import Schedule
+from bitbayes.training.schedule import COSINE_BY_STEPS, Schedule
 
 __all__ = [
+    "COSINE_BY_STEPS",
     "LOSSES",
     "RULES",
     "BarProgress",

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from bitbayes.batchnorm import refresh_batchnorm
+from bitbayes.batchnorm import as_found, refresh_batchnorm
 from bitbayes.data import TensorData, batches
 from bitbayes.posterior import Posterior
 from bitbayes.training.distributed import Ranks
@@ -151,23 +150,15 @@ def mode_weights(experiment: Experiment, count: int, precision: str) -> Iterator
         The model in eval mode.
     """
     model, optimizer = experiment.model, experiment.optimizer
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    kept = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
-    was_training = model.training
-    if optimizer is not None:
-        optimizer.eval()
-    try:
-        model.eval()
-        refresh_with(model, refresh_inputs(experiment, count), precision, experiment.device)
-        yield model
-    finally:
-        with torch.no_grad():
-            for norm, values in zip(norms, kept, strict=True):
-                for buffer, value in zip(norm.buffers(), values, strict=True):
-                    buffer.copy_(value)
+    with as_found(model):
         if optimizer is not None:
-            optimizer.train()
-        model.train(was_training)
+            optimizer.eval()
+        try:
+            refresh_with(model, refresh_inputs(experiment, count), precision, experiment.device)
+            yield model
+        finally:
+            if optimizer is not None:
+                optimizer.train()
 
 
 def mode_signs(experiment: Experiment) -> list[Tensor]:

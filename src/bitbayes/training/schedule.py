@@ -10,7 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR, LRScheduler
 
-__all__ = ["Schedule", "advance"]
+__all__ = ["COSINE_BY_STEPS", "Schedule", "advance"]
 
 _KINDS = ("constant", "cosine", "exponential", "milestones", "staircase", "warmup-cosine")
 
@@ -97,6 +97,10 @@ class Schedule:
         if self.kind == "staircase":
             return LambdaLR(optimizer, _Stairs(self.factor, tuple(range(self.every, epochs, self.every))))
         return LambdaLR(optimizer, _one)
+
+
+COSINE_BY_STEPS = Schedule("warmup-cosine", warmup=0)
+"""Down to 0 step by step, for short runs: the published cosine moves by epochs, and spends the last at a rate of 0."""
 
 
 def _one(epoch: int) -> float:
