@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bitbayes.recipes.tables import TABLES
 from bitbayes.report.trust import COLUMNS as COLUMNS_OF_TRUST
 
 HERE = Path(__file__).resolve().parent
@@ -92,13 +93,14 @@ def rules_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 
 def data_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Of several results.json: a row for the data of each, a column a rule, and more of the last."""
-    rules = [row["rule"] for row in next(iter(found["data"].values()))]
-    lines = []
+    """Of several results.json: a row for the data of each, a column a rule, and more of BayesBiNN with one setting."""
+    rules, lines = TABLES["default"].rules, []
     for recipe, rows in found["data"].items():
-        figure, digits, note = ("test_error", 3, ", squared error") if "test_error" in rows[0] else ("test", 2, "")
-        last = (cell(rows[-1].get(f"mean_{figure}"), digits), cell(rows[-1].get("entropy_bits"), 2))
-        lines.append([recipe + note, *(cell(row[figure], digits) for row in rows), *last])
+        by_rule = {row["rule"]: row for row in rows}
+        one = by_rule[rules[-1]]
+        figure, digits, note = ("test_error", 3, ", squared error") if "test_error" in one else ("test", 2, "")
+        cells = (cell(by_rule[rule][figure], digits) for rule in rules)
+        lines.append([recipe + note, *cells, cell(one[f"mean_{figure}"], digits), cell(one["entropy_bits"], 2)])
     return markdown(["recipe", *(RULES[rule] for rule in rules), "its mean of samples", "bits a weight"], lines)
 
 
@@ -173,7 +175,10 @@ def keep(name: str, files: Sequence[Path]) -> None:
     if "matrix" in found:
         found = {"streams": [_stream(each) for each in read]}
     elif len(read) > 1:
-        found = {"data": {each["recipe"]: each["rows"] for each in read}}
+        found = {"data": {}}
+        for each in read:
+            rows = found["data"].get(each["recipe"], [])
+            found["data"][each["recipe"]] = _merged(rows, each["rows"])
     KEPT.mkdir(exist_ok=True)
     place = KEPT / name
     if "rows" in found and place.exists():

@@ -63,14 +63,16 @@ def test_results_are_kept_without_times_and_paths(tables, tmp_path, monkeypatch)
         tables.keep("c.json", [tmp_path / f"{name}.json"])
     kept = json.loads((tmp_path / "results" / "c.json").read_text())["rows"]
     assert [(row["rule"], row["test"]["mean"]) for row in kept] == [("bop", 1), ("ste", 5), ("vispa", 3), ("pmf", 4)]
-    for recipe, key in (("moons", "test"), ("snelson", "test_error")):
-        figures = {key: {"mean": 0.5, "std": None}, f"mean_{key}": {"mean": 0.25, "std": 0.125}}
-        rows = [{"rule": "ste", **figures}, {"rule": "bayesbinn:default", "entropy_bits": {"mean": 0.75}, **figures}]
-        (tmp_path / f"{recipe}.json").write_text(json.dumps({"recipe": recipe, "rows": rows}))
-    tables.keep("e.json", [tmp_path / "moons.json", tmp_path / "snelson.json"])
+    rules = ("bop", "bayesbinn:default", "bayesbinn:straight-through", "ste")  # the last in another file
+    for name, recipe, key in (("1", "moons", "test"), ("2", "snelson", "test_error")):
+        more = {"entropy_bits": {"mean": 0.75}, f"mean_{key}": {"mean": 0.25, "std": 0.125}}
+        rows = [{"rule": rule, key: {"mean": place + 0.5}, **more} for place, rule in enumerate(rules)]
+        for part, found in ((name, rows[:3]), (f"{name}b", rows[3:])):
+            (tmp_path / f"{part}.json").write_text(json.dumps({"recipe": recipe, "rows": found}))
+    tables.keep("e.json", [tmp_path / f"{name}.json" for name in ("1", "2", "1b", "2b")])
     assert tables.table("e.json").splitlines()[2:] == [
-        "| moons | 0.50 | 0.50 | 0.25 ± 0.12 | 0.75 |",
-        "| snelson, squared error | 0.500 | 0.500 | 0.250 ± 0.125 | 0.75 |",
+        "| moons | 3.50 | 2.50 | 1.50 | 0.25 ± 0.12 | 0.75 |",
+        "| snelson, squared error | 3.500 | 2.500 | 1.500 | 0.250 ± 0.125 | 0.75 |",
     ]
     stream = {"recipe": "s", "rule": "bayesbinn", "prior": True, "decay": 1, "epochs": 2, "tasks": 3}
     stream |= {"method": "ewc", "method_options": {"strength": 100.0, "choice": "random"}}

@@ -190,7 +190,7 @@ def test_only_the_run_in_question_counts_as_finished(tmp_path):
 def test_every_recipe_has_the_default_settings(name):
     config = make_config(name, "bayesbinn:default")
     assert (config.rule, config.estimator, config.schedule.per_step) == ("bayesbinn", "straight-through", True)
-    assert config.options == {"ess_scale": 1000.0}
+    assert config.options == {"ess_scale": 300.0, "init_lambda": 15.0}
     # Those of a network of a user's own, which has no recipe.
     assert config.lr == inspect.signature(BayesBiNN).parameters["lr"].default
     assert config.out.endswith(f"{name}-bayesbinn-default-seed{config.seed}")

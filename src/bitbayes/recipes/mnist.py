@@ -12,7 +12,7 @@ import torch
 
 from bitbayes import nn
 from bitbayes.data import DataBundle, load_fashion_mnist, load_mnist, with_outliers
-from bitbayes.recipes.base import Published, Recipe, RuleSpec, loading
+from bitbayes.recipes.base import DEFAULT, Published, Recipe, RuleSpec, loading
 from bitbayes.training import COSINE_BY_STEPS, Schedule
 
 __all__ = ["FASHION_MNIST", "MNIST", "MNIST_FEW_OUTLIERS", "MNIST_OUTLIERS", "MNIST_TRUST"]
@@ -51,14 +51,14 @@ QUICK = {
     "vispa": RuleSpec(10.0, {"rank": 4, "weight_decay": 5e-5}, COSINE_BY_STEPS),
 }
 
-# On the network with a logit scale: the same rates, and a warmer posterior, whose draws differ so much that two a step
-# are worth their time, which is double, and whose first signs have the inertia of STE's latent weights. STE has the
-# same time for comparison, and the float network goes without dropout, whose noise a drawn network might replace.
+# On the network with a logit scale: the same rates, but for BayesBiNN, whose draws differ so much that two a step are
+# worth their time, which is double. STE has the same time for comparison, and the float network goes without dropout,
+# whose noise a drawn network might replace.
 _TRUST = {
     **{name: QUICK[name] for name in ("full-precision", "ste", "bayesbinn:released", "vispa")},
     "full-precision:no-dropout": dataclasses.replace(QUICK["full-precision"], dropout=0.0),
     "ste:two-passes": dataclasses.replace(QUICK["ste"], samples=2),
-    "bayesbinn:straight-through": RuleSpec(5e-3, {"ess_scale": 300.0, "init_lambda": 15.0}, COSINE_BY_STEPS, samples=2),
+    "bayesbinn:straight-through": dataclasses.replace(DEFAULT, samples=2),
 }
 
 PUBLISHED = {

@@ -16,7 +16,7 @@ import torch
 
 from bitbayes import nn
 from bitbayes.data import load_cifar10, load_cifar100, load_imagenet, load_tiny_imagenet
-from bitbayes.recipes.base import Published, Recipe, RuleSpec, loading
+from bitbayes.recipes.base import DEFAULT, Published, Recipe, RuleSpec, loading
 from bitbayes.training import Schedule
 
 __all__ = ["VISPA_RECIPES"]
@@ -34,7 +34,7 @@ _LOADERS = {
 _RIVALS = {
     "ste": RuleSpec(1e-2, clip_gradient=1.0),
     "bayesbinn:released": RuleSpec(3e-4, {"ess_scale": 10.0, "tau": 1e-10}),
-    "bayesbinn:straight-through": RuleSpec(3e-4, {"ess_scale": 10_000.0}),
+    "bayesbinn:straight-through": DEFAULT,
 }
 
 

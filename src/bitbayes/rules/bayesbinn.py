@@ -44,20 +44,23 @@ class BayesBiNN(BinaryOptimizer):
         params: Binary parameters; see `BinaryOptimizer`.
         lr: Step size α of the natural-gradient step; also how fast the prior pulls λ back.
         ess: Effective sample size: number of training examples times any augmentation factor, divided by any
-            posterior temperature. A larger value gives a more certain posterior. 1000 times the examples, with the
-            other defaults and a cosine of `lr` to 0, is the setting that was measured on seven problems.
+            posterior temperature. A larger value gives a more certain posterior.
         estimator: "straight-through" (hard draws), "concrete" (the paper), or "released" (the published code, for
             reproducing its image results).
         momentum: β of the moving average of the natural gradient; 0 keeps no state for it.
         tau: Temperature of the Concrete relaxation; unused by "straight-through".
         init_lambda: Initial |λ|, the inertia of the first signs, which are random, or those of the weights with
             `init="weights"`. None for 10 with "released", as published, and 1 else: from 10 on "concrete" has too much
-            variance to learn. "straight-through" may gain from more, such as 15 where `ess` is 300 times the examples.
+            variance to learn.
         prior: λ₀ as a posterior over the same names and shapes; None is the uniform prior.
         **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`.
 
     Raises:
         ValueError: For options out of range, or a prior whose names or shapes differ.
+
+    A setting to begin with, which was measured on small and large problems (`docs/results.md`): `ess` 300 times the
+    examples, `lr=5e-3` on a cosine to 0, step by step, `init_lambda=15`. For `ess` near the number of examples take 1
+    and less: what is left of the start would pass for knowledge.
 
     At τ ≤ 1e-6 "released" is a deterministic rule: the scale is 1/τ, the noise never changes a sign, and the weights
     are the sign of a decaying average of −g (Bop with threshold 0). It is computed in that closed form, with λ in
