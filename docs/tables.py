@@ -177,14 +177,22 @@ def keep(name: str, files: Sequence[Path]) -> None:
     elif len(read) > 1:
         found = {"data": {}}
         for each in read:
-            rows = found["data"].get(each["recipe"], [])
-            found["data"][each["recipe"]] = _merged(rows, each["rows"])
+            rows = [row for row in _networks(each) if row["rule"] in TABLES["default"].rules]
+            found["data"][each["recipe"]] = _merged(found["data"].get(each["recipe"], []), rows)
     KEPT.mkdir(exist_ok=True)
     place = KEPT / name
     if "rows" in found and place.exists():
         old = json.loads(place.read_text(encoding="utf-8"))["rows"]
         found["rows"] = _merged(old, found["rows"])
     place.write_text(json.dumps(_rounded(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _networks(found: Mapping[str, Any]) -> list[Any]:
+    """The rows of a results.json, or what a trust.json has of them."""
+    if "unlike" not in found:
+        return found["rows"]
+    ones = (row for row in found["rows"] if row["kind"] == "network")
+    return [{"rule": row["rule"], "test": row["figures"]["accuracy"]} for row in ones]
 
 
 def _stream(found: Mapping[str, Any]) -> dict[str, Any]:

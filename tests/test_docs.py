@@ -69,7 +69,11 @@ def test_results_are_kept_without_times_and_paths(tables, tmp_path, monkeypatch)
         rows = [{"rule": rule, key: {"mean": place + 0.5}, **more} for place, rule in enumerate(rules)]
         for part, found in ((name, rows[:3]), (f"{name}b", rows[3:])):
             (tmp_path / f"{part}.json").write_text(json.dumps({"recipe": recipe, "rows": found}))
+    kinds = (("mean", 9.5), ("network", 3.5))
+    rows = [{"rule": "ste", "kind": kind, "figures": {"accuracy": {"mean": mean}}} for kind, mean in kinds]
+    (tmp_path / "1b.json").write_text(json.dumps({"recipe": "moons", "unlike": "digits", "rows": rows}))
     tables.keep("e.json", [tmp_path / f"{name}.json" for name in ("1", "2", "1b", "2b")])
+    assert "bop" not in (tmp_path / "results" / "e.json").read_text()
     assert tables.table("e.json").splitlines()[2:] == [
         "| moons | 3.50 | 2.50 | 1.50 | 0.25 ± 0.12 | 0.75 |",
         "| snelson, squared error | 3.500 | 2.500 | 1.500 | 0.250 ± 0.125 | 0.75 |",

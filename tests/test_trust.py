@@ -50,7 +50,8 @@ def test_study(small, tmp_path):
         figures = row["figures"]
         assert len(figures["nll"]["values"]) == (1 if row["kind"] == "ensemble" else 2)
         assert 0 <= figures["auroc_unlike"]["mean"] <= 1 and figures["temperature"]["mean"] > 0
-    assert json.loads((study.folder / "trust.json").read_text())["rows"] == study.rows
+    written = json.loads((study.folder / "trust.json").read_text())
+    assert (written["recipe"], written["rows"]) == ("mnist-trust", study.rows)
     assert trust_table(study).row_count == 5
     assert trust_figure(study, tmp_path / "trust.png").stat().st_size > 10_000
     again = trust_study(**small, rules=RULES, seeds=2, epochs=1, samples=4, precision="fp32", note=notes.append)

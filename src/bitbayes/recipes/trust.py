@@ -13,7 +13,7 @@ import torch
 from bitbayes.predict import Prediction
 from bitbayes.recipes.evaluate import Inputs, Predictions, evaluation_inputs
 from bitbayes.recipes.load import LoadedRun, load_run
-from bitbayes.recipes.tables import run_table
+from bitbayes.recipes.tables import TABLES, run_table
 from bitbayes.training import RunFolder
 
 __all__ = ["TrustStudy", "trust_study"]
@@ -98,7 +98,8 @@ def trust_study(
             rows.append(record | ({"entropy_bits": statistics.mean(bits)} if kind == "mean" else {}))
             examples[f"{row.rule} {kind}"] = predictions[0]
     assert inputs is not None
-    RunFolder(folder).write_json("trust.json", {"unlike": unlike, "rows": rows})
+    recipe = choices.get("dataset") or TABLES["trust"].recipe
+    RunFolder(folder).write_json("trust.json", {"recipe": recipe, "unlike": unlike, "rows": rows})
     return TrustStudy(rows, examples, inputs, folder)
 
 
