@@ -35,7 +35,8 @@ class Train:
 
     Args:
         recipe: The experiment; `bitbayes recipes` lists them.
-        rule: Learning rule: full-precision, ste, bop, bop2, pmf, md, proxquant, adaste, bayesbinn, vispa.
+        rule: Learning rule: full-precision, ste, bop, bop2, pmf, md, proxquant, adaste, bayesbinn, vispa; with
+            bayesbinn:default the one setting that needs no search.
         estimator: Of bayesbinn: straight-through, concrete or released; the recipe's by default.
         data: Folder or hub id of the data; the recipe's hub id by default.
         epochs: Length of the schedule; the published one by default.
@@ -165,8 +166,8 @@ class Reproduce:
     """Reproduces a published table or figure; can be interrupted and continued.
 
     Args:
-        target: table2, table10 (BayesBiNN); vispa-table1 to 5, vispa-figure1; small, trust (ours); moons, snelson;
-            curves, histogram.
+        target: table2, table10 (BayesBiNN); vispa-table1 to 5, vispa-figure1; small, trust, default (ours); moons,
+            snelson; curves, histogram.
         dataset: Recipe of the table; its first by default.
         budget: quick (the recipe's short schedule, 3 seeds) or paper (the published one, 5 seeds).
         seeds: Number of runs, if not the budget's.
