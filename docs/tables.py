@@ -3,10 +3,11 @@
     python docs/tables.py                           rewrites the tables in docs/results.md
     python docs/tables.py --keep NAME.json FILE...   puts what a command has left into docs/results, first
 
-FILE is the results.json or trust.json of `bitbayes reproduce` (rows of rules that it did not run stay as they are),
-several results.json of the same rules on different data, or the summary.json of some streams of `bitbayes continual`. A
-table stands between two comments, `<!-- table NAME.json: columns -->` and `<!-- end -->`; the columns are those of the
-file, all that are known if none is named. What stands between them is not edited by hand: a test compares.
+FILE is the results.json or trust.json of `bitbayes reproduce`, results.json of several recipes (without what another
+kept file has of a recipe), or the summary.json of some streams of `bitbayes continual`. Rows that a command did not run
+stay as they are. A table stands between two comments, `<!-- table NAME.json: columns -->` and `<!-- end -->`; the
+columns are those of the file, all that are known if none is named. What stands between them is not edited by hand: a
+test compares.
 """
 
 from __future__ import annotations
@@ -96,10 +97,10 @@ def data_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Of several results.json: a row for the data of each, a column a rule, and more of BayesBiNN with one setting."""
     rules, lines = TABLES["default"].rules, []
     for recipe, rows in found["data"].items():
-        by_rule = {row["rule"]: row for row in rows}
+        by_rule = _elsewhere(recipe) | {row["rule"]: row for row in rows}
         one = by_rule[rules[-1]]
         figure, digits, note = ("test_error", 3, ", squared error") if "test_error" in one else ("test", 2, "")
-        cells = (cell(by_rule[rule][figure], digits) for rule in rules)
+        cells = (cell(by_rule.get(rule, {}).get(figure), digits) for rule in rules)
         lines.append([recipe + note, *cells, cell(one[f"mean_{figure}"], digits), cell(one["entropy_bits"], 2)])
     return markdown(["recipe", *(RULES[rule] for rule in rules), "its mean of samples", "bits a weight"], lines)
 
@@ -171,28 +172,38 @@ def rewritten(text: str) -> str:
 def keep(name: str, files: Sequence[Path]) -> None:
     """Puts results where the pages find them: rounded, and without times."""
     read = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    place = KEPT / name
+    old = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
     found = read[0]
     if "matrix" in found:
         found = {"streams": [_stream(each) for each in read]}
-    elif len(read) > 1:
-        found = {"data": {}}
-        for each in read:
-            rows = [row for row in _networks(each) if row["rule"] in TABLES["default"].rules]
-            found["data"][each["recipe"]] = _merged(found["data"].get(each["recipe"], []), rows)
+    elif len(read) > 1 or "data" in old:
+        found = {"data": _by_recipe(old.get("data", {}), read)}
+    elif "rows" in old:
+        found["rows"] = _merged(old["rows"], found["rows"])
     KEPT.mkdir(exist_ok=True)
-    place = KEPT / name
-    if "rows" in found and place.exists():
-        old = json.loads(place.read_text(encoding="utf-8"))["rows"]
-        found["rows"] = _merged(old, found["rows"])
     place.write_text(json.dumps(_rounded(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _networks(found: Mapping[str, Any]) -> list[Any]:
-    """The rows of a results.json, or what a trust.json has of them."""
-    if "unlike" not in found:
-        return found["rows"]
-    ones = (row for row in found["rows"] if row["kind"] == "network")
-    return [{"rule": row["rule"], "test": row["figures"]["accuracy"]} for row in ones]
+def _by_recipe(old: Mapping[str, Any], read: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rows of some results.json that no other kept file has."""
+    kept = dict(old)
+    for found in read:
+        wanted = set(TABLES["default"].rules) - set(_elsewhere(found["recipe"]))
+        rows = [row for row in found["rows"] if row["rule"] in wanted]
+        kept[found["recipe"]] = _merged(kept.get(found["recipe"], []), rows)
+    return kept
+
+
+def _elsewhere(recipe: str) -> dict[str, Any]:
+    """Single networks by rule, from the kept results.json or trust.json of a recipe."""
+    found = (json.loads(file.read_text(encoding="utf-8")) for file in sorted(KEPT.glob("*.json")))
+    rows = (row for each in found if each.get("recipe") == recipe for row in each["rows"])
+    return {
+        row["rule"]: row if "test" in row else {"test": row["figures"]["accuracy"]}
+        for row in rows
+        if row.get("kind", "network") == "network"
+    }
 
 
 def _stream(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,21 +63,6 @@ def test_results_are_kept_without_times_and_paths(tables, tmp_path, monkeypatch)
         tables.keep("c.json", [tmp_path / f"{name}.json"])
     kept = json.loads((tmp_path / "results" / "c.json").read_text())["rows"]
     assert [(row["rule"], row["test"]["mean"]) for row in kept] == [("bop", 1), ("ste", 5), ("vispa", 3), ("pmf", 4)]
-    rules = ("bop", "bayesbinn:default", "bayesbinn:straight-through", "ste")  # the last in another file
-    for name, recipe, key in (("1", "moons", "test"), ("2", "snelson", "test_error")):
-        more = {"entropy_bits": {"mean": 0.75}, f"mean_{key}": {"mean": 0.25, "std": 0.125}}
-        rows = [{"rule": rule, key: {"mean": place + 0.5}, **more} for place, rule in enumerate(rules)]
-        for part, found in ((name, rows[:3]), (f"{name}b", rows[3:])):
-            (tmp_path / f"{part}.json").write_text(json.dumps({"recipe": recipe, "rows": found}))
-    kinds = (("mean", 9.5), ("network", 3.5))
-    rows = [{"rule": "ste", "kind": kind, "figures": {"accuracy": {"mean": mean}}} for kind, mean in kinds]
-    (tmp_path / "1b.json").write_text(json.dumps({"recipe": "moons", "unlike": "digits", "rows": rows}))
-    tables.keep("e.json", [tmp_path / f"{name}.json" for name in ("1", "2", "1b", "2b")])
-    assert "bop" not in (tmp_path / "results" / "e.json").read_text()
-    assert tables.table("e.json").splitlines()[2:] == [
-        "| moons | 3.50 | 2.50 | 1.50 | 0.25 ± 0.12 | 0.75 |",
-        "| snelson, squared error | 3.500 | 2.500 | 1.500 | 0.250 ± 0.125 | 0.75 |",
-    ]
     stream = {"recipe": "s", "rule": "bayesbinn", "prior": True, "decay": 1, "epochs": 2, "tasks": 3}
     stream |= {"method": "ewc", "method_options": {"strength": 100.0, "choice": "random"}}
     for seed, last in ((1, 80.0), (2, 82.0)):
@@ -90,6 +75,31 @@ def test_results_are_kept_without_times_and_paths(tables, tmp_path, monkeypatch)
     assert "somewhere" not in (tmp_path / "results" / "b.json").read_text()
     row = tables.table("b.json").splitlines()[2].split(" | ")
     assert row[1:4] == ["prior, ewc (strength 100)", "2", "2"] and row[-1] == "81.00 ± 1.41 |"
+
+
+def test_results_of_several_recipes_take_the_rest_from_their_own_files(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "KEPT", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    kinds = (("network", 3.5), ("mean", 9.5))
+    rows = [{"rule": "ste", "kind": kind, "figures": {"accuracy": {"mean": mean}}} for kind, mean in kinds]
+    kept = {"recipe": "mnist-trust", "unlike": "fashion-mnist", "rows": rows}
+    (tmp_path / "results" / "trust.json").write_text(json.dumps(kept))
+    rules = ("bop", "bayesbinn:default", "bayesbinn:straight-through", "ste")
+    for name, recipe, key in (("1", "mnist-trust", "test"), ("2", "snelson", "test_error"), ("3", "moons", "test")):
+        more = {"entropy_bits": {"mean": 0.75}, f"mean_{key}": {"mean": 0.25, "std": 0.125}}
+        rows = [{"rule": rule, key: {"mean": place + 0.5}, **more} for place, rule in enumerate(rules)]
+        for part, found in ((name, rows[:2]), (f"{name}b", rows[2:])):
+            (tmp_path / f"{part}.json").write_text(json.dumps({"recipe": recipe, "rows": found}))
+    tables.keep("default.json", [tmp_path / f"{name}.json" for name in ("1", "2", "3")])
+    for name in ("1b", "2b"):
+        tables.keep("default.json", [tmp_path / f"{name}.json"])
+    kept = json.loads((tmp_path / "results" / "default.json").read_text())["data"]["mnist-trust"]
+    assert [row["rule"] for row in kept] == ["bayesbinn:default", "bayesbinn:straight-through"]
+    assert tables.table("default.json").splitlines()[2:] == [
+        "| mnist-trust | 3.50 | 2.50 | 1.50 | 0.25 ± 0.12 | 0.75 |",
+        "| snelson, squared error | 3.500 | 2.500 | 1.500 | 0.250 ± 0.125 | 0.75 |",
+        "| moons |  |  | 1.50 | 0.25 ± 0.12 | 0.75 |",
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda p: str(p.relative_to(ROOT)))

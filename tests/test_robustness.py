@@ -282,7 +282,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, digits):
         (["reproduce", "snelson", "--seeds", "0"], "splits must be at least 1"),
         (["reproduce", "moons", "--seeds", "5"], "moons takes no --seeds; it takes: --epochs, --out"),
         (["reproduce", "trust", "--protocol", "test"], "trust takes no --protocol"),
-        (["reproduce", "table2", "--dataset", "cifar10"], "cifar10 has no quick schedule; take --budget paper"),
+        (["reproduce", "table2", "--dataset", "cifar100"], "cifar100 has no quick schedule; take --budget paper"),
         (["train", "digits", "--set", "ess_scale=abc"], "ess_scale must be a positive number, got 'abc'"),
         (["train", "moons", "--dropout", "0.5"], "the network has no dropout layer"),
         (["train", "digits", "--set", "samples=3"], "samples is no option of the rule here"),

@@ -16,7 +16,7 @@ from bitbayes.training import RunConfig, RunError, SilentProgress
 pytest.importorskip("optuna", reason="needs the extra tune")
 
 
-def search(out: Path, trials: int, **how: Any) -> list[dict[str, Any]]:
+def search(out: Path | str, trials: int, **how: Any) -> list[dict[str, Any]]:
     quiet = {"progress": SilentProgress(), "note": lambda line: None}
     return tune("digits", trials=trials, out=str(out), **{"epochs": 2, **quiet, **how})
 
@@ -45,6 +45,14 @@ def test_a_search_begins_with_the_recipe_and_goes_on(tmp_path: Path) -> None:
 def test_the_first_trial_has_the_defaults_of_what_the_recipe_leaves_open(tmp_path: Path) -> None:
     (row,) = search(tmp_path, 1, ranges={"init_lambda": (0.1, 100.0)}, epochs=1)
     assert row["settings"] == {"init_lambda": pytest.approx(1.0)}
+
+
+def test_the_files_of_a_search_name_its_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (row,) = search("", 1, rule="bayesbinn:default", epochs=1)
+    assert row["settings"] == {"lr": pytest.approx(5e-3), "ess_scale": pytest.approx(300.0)}
+    found = json.loads(Path("runs/tune-digits-bayesbinn-default/tune.json").read_text())
+    assert (found["rule"], found["trials"]) == ("bayesbinn:default", [row])
 
 
 def test_an_interrupted_trial_goes_on_in_its_folder(tmp_path: Path) -> None:

@@ -98,8 +98,8 @@ def tune(
     seed = find_recipe(recipe).seed if seed is None else seed
     how = {"estimator": estimator, "seed": seed, **choices}
     base = make_config(recipe, rule, **how)
-    label = full_name(find_recipe(recipe), rule, estimator).replace(":", "-")
-    folder = Path(out or f"runs/tune-{recipe}-{label}")
+    full = full_name(find_recipe(recipe), rule, estimator)
+    folder = Path(out or f"runs/tune-{recipe}-{full.replace(':', '-')}")
     searched = dict(ranges or _around(base))
     data = load_data(base)
     if data.validation is None or find_recipe(recipe).loss == "squared":
@@ -122,7 +122,7 @@ def tune(
         for trial in _ended(optuna, study)
     ]
     rows.sort(key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0)))
-    RunFolder(folder).write_json("tune.json", {"recipe": recipe, "rule": label, "trials": rows})
+    RunFolder(folder).write_json("tune.json", {"recipe": recipe, "rule": full, "trials": rows})
     return rows
 
 
