@@ -20,7 +20,7 @@ def here(tmp_path, monkeypatch):
 def test_recipes_lists_every_experiment(capsys):
     assert cli.main(["recipes"]) == 0
     shown = capsys.readouterr().out
-    for word in ("moons", "snelson", "digits", "mnist", "fashion-mnist", "98.86"):
+    for word in ("moons", "snelson", "digits", "mnist", "fashion-mnist", "98.86", "quick 10", "bayesbinn:default"):
         assert word in shown
 
 

@@ -86,6 +86,20 @@ def test_wrong_folders(tmp_path: Path) -> None:
         load_mnist(tmp_path, validation=1.5)
 
 
+def test_without_a_network_a_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def no_network(*args: object, **options: object) -> None:
+        raise ConnectionError("Couldn't reach the hub\nlong story")
+
+    monkeypatch.setattr(datasets, "load_dataset", no_network)
+    message = (
+        "cannot load train of ylecun/mnist: Couldn't reach the hub; without a network, give a folder of its"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_mnist()
+
+
 def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
     import datasets
 

@@ -132,10 +132,10 @@ def _found(where: str | Path, split: str, layout: Layout) -> Any:
         raise ValueError(
             f"no data folder {where} ({near}); give a folder of parquet files, or a hub id such as {layout.hub}"
         )
-    return _open(str(where), where, split)
+    return _open(str(where), where, split, "; without a network, give a folder of its parquet files")
 
 
-def _open(path: str, where: str | Path, split: str, **options: Any) -> Any:
+def _open(path: str, where: str | Path, split: str, hint: str = "", **options: Any) -> Any:
     datasets = require("datasets", "train")
     datasets.disable_progress_bars()
     try:
@@ -143,7 +143,7 @@ def _open(path: str, where: str | Path, split: str, **options: Any) -> Any:
             return datasets.load_dataset(path, split=split, **options)
     except Exception as error:  # the hub, the network and the file formats each raise their own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"cannot load {split} of {where}: {first}") from error
+        raise ValueError(f"cannot load {split} of {where}: {first}{hint}") from error
 
 
 @contextmanager

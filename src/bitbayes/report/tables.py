@@ -9,6 +9,7 @@ from typing import Any
 
 from bitbayes.functional import require
 from bitbayes.recipes import Recipe
+from bitbayes.recipes.base import DEFAULTS
 
 __all__ = ["evaluation_table", "recipes_table", "show", "spread", "summary_table", "tuned_table"]
 
@@ -111,12 +112,14 @@ def recipes_table(recipes: Iterable[Recipe]) -> Any:
     table.add_column("rules", justify="left", ratio=1)
     table.add_column("published test accuracy", justify="left")
     table.columns[1].justify = "left"
+    table.caption = f"Every recipe also has {', '.join(DEFAULTS)}, the setting that needs no search."
     for recipe in recipes:
         published = "\n".join(f"{rule} {figure}" for rule, figure in recipe.published.items())
+        quick = "" if recipe.quick_epochs in (None, recipe.epochs) else f"\nquick {recipe.quick_epochs}"
         table.add_row(
             recipe.name,
             f"{recipe.title}\n({recipe.source})",
-            str(recipe.epochs),
+            f"{recipe.epochs}{quick}",
             ", ".join(recipe.rules),
             published or "-",
             end_section=True,
