@@ -93,9 +93,7 @@ def test_without_a_network_a_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch
         raise ConnectionError("Couldn't reach the hub\nlong story")
 
     monkeypatch.setattr(datasets, "load_dataset", no_network)
-    message = (
-        "cannot load train of ylecun/mnist: Couldn't reach the hub; without a network, give a folder of its"
-    )
+    message = "cannot load train of ylecun/mnist: Couldn't reach the hub; without a network, give a folder of its"
     with pytest.raises(ValueError, match=message):
         load_mnist()
 
