@@ -283,7 +283,7 @@ def test_mirror_descent_is_a_dual_step() -> None:
     torch.manual_seed(0)
     latent, gradient = torch.randn(9) * 0.3, torch.randn(9)
     zero = torch.zeros(9)
-    o = _options(lr=0.01, beta=2.0, beta1=0.9, beta2=0.999, step=1)
+    o = _options(lr=0.01, beta=2.0, **F.adam_options((0.9, 0.999), 1))
     belief = {"latent": latent, "first": zero, "second": zero}
     before = bb.MirrorDescent.draw(belief, Noise(0, 9), o)
     after = bb.MirrorDescent.draw(bb.MirrorDescent.update(belief, gradient, o), Noise(0, 9), o)
@@ -297,7 +297,7 @@ def test_proxquant_is_the_proximal_map() -> None:
     """The step minimises ½(x − θ)² + κ·||x| − 1| over [−1, 1], found on a grid."""
     theta = torch.tensor([-1.3, -0.97, -0.4, -0.01, 0.02, 0.6, 0.95, 1.0])
     kappa = 0.1
-    o = _options(lr=0.5, rate=0.02, step=10, hard=0.0, beta1=0.9, beta2=0.999)
+    o = _options(lr=0.5, rate=0.02, step=10, hard=0.0, **F.adam_options((0.9, 0.999), 10))
     zero = torch.zeros_like(theta)
     belief = {"weights": theta, "first": zero, "second": zero}
     new = bb.ProxQuant.update(belief, zero, o)["weights"]

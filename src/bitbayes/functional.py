@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import importlib
 import math
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import torch
 from torch import Tensor
 
 __all__ = [
     "adam",
+    "adam_options",
     "bernoulli_entropy",
     "bernoulli_kl",
     "bernoulli_log_prob",
+    "bias_correction",
     "heaviside",
     "require",
     "sech2",
@@ -155,15 +157,46 @@ def square(value: Tensor) -> Tensor:
     return (value * value).clamp_(max=torch.finfo(value.dtype).max)
 
 
+def bias_correction(decay: float | Tensor, step: int | Tensor) -> float | Tensor:
+    """1 − βᵗ, by which a moving average that began at 0 is too small.
+
+    For `schedule` of a rule: in `update`, a compiled loop would take this power for every weight.
+
+    Args:
+        decay: β of the average.
+        step: Number t of the step, counted from 1; a 0-d tensor is not read.
+
+    Returns:
+        The divisor, a tensor in double precision if the step is one.
+
+    Example:
+        >>> bias_correction(0.5, 2)
+        0.75
+    """
+    return 1 - decay ** (step.double() if isinstance(step, Tensor) else step)
+
+
+def adam_options(betas: tuple[float, float], step: int | Tensor) -> dict[str, float | Tensor]:
+    """What `adam` asks for in one step.
+
+    Args:
+        betas: Decays of both moments.
+        step: Number of the step, counted from 1; a 0-d tensor is not read.
+
+    Returns:
+        "beta1", "beta2", and the corrections of both.
+
+    Example:
+        >>> adam_options((0.5, 0.75), 1)
+        {'beta1': 0.5, 'beta2': 0.75, 'correction1': 0.5, 'correction2': 0.25}
+    """
+    beta1, beta2 = betas
+    corrections = {"correction1": bias_correction(beta1, step), "correction2": bias_correction(beta2, step)}
+    return {"beta1": beta1, "beta2": beta2, **corrections}
+
+
 def adam(
-    first: Tensor,
-    second: Tensor,
-    gradient: Tensor,
-    *,
-    beta1: float,
-    beta2: float,
-    step: float | Tensor,
-    eps: float = 1e-8,
+    first: Tensor, second: Tensor, gradient: Tensor, o: SimpleNamespace, *, eps: float = 1e-8
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Adam's moments and direction (Kingma & Ba 2015, algorithm 1).
 
@@ -171,23 +204,21 @@ def adam(
         first: First moment before the step.
         second: Second moment before the step.
         gradient: Gradient of this step, same shape.
-        beta1: Decay of the first moment.
-        beta2: Decay of the second moment.
-        step: Number of this step, counted from 1; a 0-d tensor is not read.
+        o: Has what `adam_options` returns.
         eps: Added to the root of the second moment.
 
     Returns:
         The new first moment, the new second moment, and the direction to subtract times the learning rate.
 
     Example:
-        >>> zero = torch.zeros(1)
-        >>> adam(zero, zero, torch.tensor([3.0]), beta1=0.9, beta2=0.999, step=1)[2]
+        >>> zero, o = torch.zeros(1), SimpleNamespace(**adam_options((0.9, 0.999), 1))
+        >>> adam(zero, zero, torch.tensor([3.0]), o)[2]
         tensor([1.])
     """
-    first = first + (1 - beta1) * (gradient - first)
-    second = second + (1 - beta2) * (square(gradient) - second)
-    root = (second / (1 - beta2**step)).sqrt() + eps
-    return first, second, first / (1 - beta1**step) / root
+    first = first + (1 - o.beta1) * (gradient - first)
+    second = second + (1 - o.beta2) * (square(gradient) - second)
+    root = (second / o.correction2).sqrt() + eps
+    return first, second, first / o.correction1 / root
 
 
 def require(module: str, extra: str) -> ModuleType:

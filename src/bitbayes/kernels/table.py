@@ -53,7 +53,7 @@ def _bayesbinn(belief: Belief, o: Options, drawn: Noise, noise: Noise, estimated
         return None
     gain = 1.0 if estimated or o.estimator == "point" else o.ess
     averaged = "average" in belief
-    rate = o.lr / (1 - o.momentum**o.step) if averaged else o.lr
+    rate = o.lr / o.correction if averaged else o.lr
     arrays = [belief["natural"], belief.get("average"), belief.get("prior")]
     return Call(kernel, arrays, [gain, rate, o.momentum, 1 - o.momentum], o.estimator != "point")
 
@@ -65,7 +65,7 @@ def _ste(belief: Belief, o: Options, drawn: Noise, noise: Noise, estimated: bool
     common = [window, o.weight_decay, o.lr, clip]
     if o.inner == "sgd":
         return Call("ste_sgd", [belief["latent"], belief["momentum"]], [*common, o.momentum])
-    corrections = [1 - o.beta1, 1 - o.beta2, 1 - o.beta1**o.step, 1 - o.beta2**o.step]
+    corrections = [1 - o.beta1, 1 - o.beta2, o.correction1, o.correction2]
     return Call("ste_adam", [belief["latent"], belief["first"], belief["second"]], [*common, *corrections])
 
 

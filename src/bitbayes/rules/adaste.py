@@ -99,7 +99,11 @@ class AdaSTE(BinaryOptimizer):
     def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """β now, and β when the weights at hand were drawn."""
         at, highest = (group["beta"], group["growth"], group["interval"]), 1 / group["a"]
-        return {"beta": annealed(*at, step, highest), "beta_drawn": annealed(*at, step - 1, highest)}
+        return {
+            "beta": annealed(*at, step, highest),
+            "beta_drawn": annealed(*at, step - 1, highest),
+            "correction": F.bias_correction(group["momentum"], step),
+        }
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
@@ -127,7 +131,7 @@ class AdaSTE(BinaryOptimizer):
     def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
         """One step of the moving average on θ."""
         average = o.momentum * belief["average"] + (1 - o.momentum) * (estimate + belief["latent"])
-        return {"latent": belief["latent"] - o.lr / (1 - o.momentum**o.step) * average, "average": average}
+        return {"latent": belief["latent"] - o.lr / o.correction * average, "average": average}
 
     @staticmethod
     def mode(belief: Belief, o: Options) -> Tensor:

@@ -122,10 +122,15 @@ class BayesBiNN(BinaryOptimizer):
 
     @staticmethod
     def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
-        """The estimator in use, and what λ is measured in."""
+        """The estimator in use, what λ is measured in, and the correction of its average."""
         point = group["estimator"] == "released" and group["tau"] <= _POINT_TAU
         unit = group["ess"] / group["tau"] if point else 1.0
-        return {"estimator": "point" if point else group["estimator"], "unit": unit, "averaged": group["momentum"] > 0}
+        return {
+            "estimator": "point" if point else group["estimator"],
+            "unit": unit,
+            "averaged": group["momentum"] > 0,
+            "correction": F.bias_correction(group["momentum"], step),
+        }
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
@@ -166,7 +171,7 @@ class BayesBiNN(BinaryOptimizer):
         if "average" not in belief:
             return {"natural": natural - o.lr * change}
         average = o.momentum * belief["average"] + (1 - o.momentum) * change
-        return {"natural": natural - o.lr / (1 - o.momentum**o.step) * average, "average": average}
+        return {"natural": natural - o.lr / o.correction * average, "average": average}
 
     @staticmethod
     def mode(belief: Belief, o: Options) -> Tensor:

@@ -83,7 +83,7 @@ class MirrorDescent(BinaryOptimizer):
     def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """β at this step."""
         beta = annealed(group["beta"], group["growth"], group["interval"], step, group["beta_max"])
-        return {"beta": beta, "beta1": group["betas"][0], "beta2": group["betas"][1]}
+        return {"beta": beta, **F.adam_options(group["betas"], step)}
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
@@ -99,9 +99,7 @@ class MirrorDescent(BinaryOptimizer):
     @staticmethod
     def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
         """One step of Adam on v."""
-        first, second, direction = F.adam(
-            belief["first"], belief["second"], estimate, beta1=o.beta1, beta2=o.beta2, step=o.step
-        )
+        first, second, direction = F.adam(belief["first"], belief["second"], estimate, o)
         return {"latent": belief["latent"] - o.lr * direction, "first": first, "second": second}
 
     @staticmethod

@@ -101,8 +101,7 @@ class PMF(BinaryOptimizer):
         return {
             "beta": annealed(*at, step, group["beta_max"]),
             "beta_drawn": annealed(*at, step - 1, group["beta_max"]),
-            "beta1": group["betas"][0],
-            "beta2": group["betas"][1],
+            **F.adam_options(group["betas"], step),
         }
 
     @staticmethod
@@ -126,9 +125,7 @@ class PMF(BinaryOptimizer):
     def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
         """One step of Adam on v."""
         gradient = estimate + o.weight_decay * belief["latent"]
-        first, second, direction = F.adam(
-            belief["first"], belief["second"], gradient, beta1=o.beta1, beta2=o.beta2, step=o.step
-        )
+        first, second, direction = F.adam(belief["first"], belief["second"], gradient, o)
         return {"latent": belief["latent"] - o.lr * direction, "first": first, "second": second}
 
     @staticmethod

@@ -77,7 +77,7 @@ class ProxQuant(BinaryOptimizer):
         """Whether the weights are hard by now."""
         after = group["harden_after"]
         hard = 0.0 if after is None else 1.0 * (step > after)
-        return {"hard": hard, "beta1": group["betas"][0], "beta2": group["betas"][1]}
+        return {"hard": hard, **F.adam_options(group["betas"], step)}
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
@@ -93,9 +93,7 @@ class ProxQuant(BinaryOptimizer):
     @staticmethod
     def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
         """One step of Adam, then the proximal step."""
-        first, second, direction = F.adam(
-            belief["first"], belief["second"], estimate, beta1=o.beta1, beta2=o.beta2, step=o.step
-        )
+        first, second, direction = F.adam(belief["first"], belief["second"], estimate, o)
         weights = belief["weights"] - o.lr * direction
         # The pull towards ±1 by α·rate·t and the clip, in one.
         soft = F.sign(weights) * (weights.abs() + o.lr * o.rate * o.step).clamp(max=1)

@@ -95,8 +95,8 @@ class STE(BinaryOptimizer):
 
     @staticmethod
     def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
-        """Adam's decays by name."""
-        return {"beta1": group["betas"][0], "beta2": group["betas"][1]}
+        """What Adam asks for."""
+        return F.adam_options(group["betas"], step)
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
@@ -118,9 +118,7 @@ class STE(BinaryOptimizer):
         gradient = estimate if o.window is None else estimate * F.heaviside(o.window - latent.abs())
         gradient = gradient + o.weight_decay * latent
         if o.inner == "adam":
-            first, second, direction = F.adam(
-                belief["first"], belief["second"], gradient, beta1=o.beta1, beta2=o.beta2, step=o.step
-            )
+            first, second, direction = F.adam(belief["first"], belief["second"], gradient, o)
             moments = {"first": first, "second": second}
         else:
             direction = o.momentum * belief["momentum"] + gradient
