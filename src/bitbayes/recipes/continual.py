@@ -24,8 +24,9 @@ from bitbayes.continual import (
 from bitbayes.continual.tasks import Scenario
 from bitbayes.data import load_mnist
 from bitbayes.recipes.base import Recipe, RuleSpec, loading
+from bitbayes.recipes.machine import tuned_for
 from bitbayes.recipes.registry import nearest
-from bitbayes.recipes.run import few_threads, make_config
+from bitbayes.recipes.run import make_config
 from bitbayes.training import COSINE_BY_STEPS, Progress
 
 __all__ = ["METHODS", "STREAMS", "find_method", "run_continual"]
@@ -192,7 +193,7 @@ def run_continual(
     if ess_decay is None:
         ess_decay = _default_ess_decay(tasks, prior, prior_decay)
     outputs = 2 if split and scenario == "domain" else 10
-    with few_threads(recipe):
+    with tuned_for(recipe):
         return run_stream(
             config,
             made,

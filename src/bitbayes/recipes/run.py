@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 
 from bitbayes.data import DataBundle
 from bitbayes.recipes.base import DEFAULTS, Recipe, RuleSpec
+from bitbayes.recipes.machine import tuned_for
 from bitbayes.recipes.registry import find_recipe, nearest
 from bitbayes.training import (
     RULES,
@@ -238,26 +237,6 @@ def run_recipe(
     Returns:
         The metrics.
     """
-    with few_threads(config.recipe):
+    with tuned_for(config.recipe):
         experiment = make_experiment(config, data)
         return train(config, experiment, resume=resume, progress=progress)
-
-
-@contextlib.contextmanager
-def few_threads(recipe: Recipe | str) -> Iterator[None]:
-    """One thread while a small network trains: more cost time on small tensors, most of all on a busy machine.
-
-    Args:
-        recipe: The recipe, or its name.
-
-    Yields:
-        Nothing.
-    """
-    before = torch.get_num_threads()
-    recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    if not recipe.wide:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

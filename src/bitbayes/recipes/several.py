@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bitbayes.recipes.registry import find_recipe
-from bitbayes.recipes.run import data_of, few_threads, load_data, make_config, run_recipe
+from bitbayes.recipes.run import data_of, load_data, make_config, run_recipe
 from bitbayes.training import RunConfig, RunError, RunFolder, SilentProgress
 
 __all__ = ["finished", "make_configs", "run_several"]
@@ -115,8 +115,7 @@ def _in_turn(configs: Sequence[RunConfig], note: Callable[[str], None]) -> None:
         place = config.recipe, config.data, config.device, config.data_seed
         if loaded is None or loaded[0] != place:
             loaded = place, load_data(config)
-        with few_threads(config.recipe):
-            run_recipe(config, resume=True, data=loaded[1])
+        run_recipe(config, resume=True, data=loaded[1])
 
 
 def _side_by_side(configs: Sequence[RunConfig], jobs: int, note: Callable[[str], None]) -> None:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from bitbayes.recipes.load import LoadedRun, load_run
+from bitbayes.recipes.machine import tuned_for
 from bitbayes.recipes.registry import find_recipe
-from bitbayes.recipes.run import few_threads, make_config, run_recipe
+from bitbayes.recipes.run import make_config, run_recipe
 from bitbayes.recipes.several import finished
 from bitbayes.training import Progress, RunFolder
 from bitbayes.training.measure import whole
@@ -83,7 +84,7 @@ def moons_study(
     test = bayes.experiment.data.test
     assert test is not None
     x, y = whole(test)
-    with few_threads("moons"):
+    with tuned_for("moons"):
         on_data = bayes.predict(x, _SAMPLES)
         far = bayes.predict(ring(4.0).to(x.device), _SAMPLES)
         modes = {rule: run.predict(x) for rule, run in runs.items()}
@@ -163,7 +164,7 @@ def snelson_study(
         ]
         ste.append(pair[0])
         bayes.append(pair[1])
-        with few_threads("snelson"):
+        with tuned_for("snelson"):
             rows.append(_held_out(*pair))
     names = rows[0].keys()
     figures = {
