@@ -83,13 +83,15 @@ def over(values: Sequence[float]) -> dict[str, Any]:
 
 
 def rules_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Of results.json: a row a rule."""
+    """Of results.json: a row a rule, which says so if it has fewer seeds than others."""
     names = list(columns) or [name for name in COLUMNS if any(name in row for row in found["rows"])]
+    most = max(row.get("runs", 0) for row in found["rows"])
     rows = []
     for row in found["rows"]:
-        published = row.get("published")
+        published, runs = row.get("published"), row.get("runs", 0)
         figures = row | {"published": published and {"mean": published["test"], "std": published["spread"]}}
-        rows.append([RULES[row["rule"]], *(cell(figures.get(name), COLUMNS[name][1]) for name in names)])
+        label = RULES[row["rule"]] + (f", {runs} seed{'s' * (runs > 1)}" if runs < most else "")
+        rows.append([label, *(cell(figures.get(name), COLUMNS[name][1]) for name in names)])
     return markdown(["rule", *(COLUMNS[name][0] for name in names)], rows)
 
 

@@ -63,6 +63,13 @@ def test_results_are_kept_without_times_and_paths(tables, tmp_path, monkeypatch)
         tables.keep("c.json", [tmp_path / f"{name}.json"])
     kept = json.loads((tmp_path / "results" / "c.json").read_text())["rows"]
     assert [(row["rule"], row["test"]["mean"]) for row in kept] == [("bop", 1), ("ste", 5), ("vispa", 3), ("pmf", 4)]
+    few = [{"rule": rule, "runs": runs} for rule, runs in (("bop", 3), ("ste", 2), ("pmf", 1))]
+    (tmp_path / "results" / "e.json").write_text(json.dumps({"rows": few}))
+    assert [row.split(" |")[0] for row in tables.table("e.json").splitlines()[2:]] == [
+        "| Bop",
+        "| STE, Adam, 2 seeds",
+        "| PMF, 1 seed",
+    ]
     stream = {"recipe": "s", "rule": "bayesbinn", "prior": True, "decay": 1, "epochs": 2, "tasks": 3}
     stream |= {"method": "ewc", "method_options": {"strength": 100.0, "choice": "random"}}
     for seed, last in ((1, 80.0), (2, 82.0)):

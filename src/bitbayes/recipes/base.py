@@ -123,7 +123,6 @@ class Recipe:
         estimator: Of BayesBiNN, unless another is asked for.
         published: Published figures by rule.
         quick_epochs: Length of the quick budget; None if there is none.
-        quick_batch: Examples a step in the quick budget; None as published.
         quick: Hyper-parameters for the quick budget, by rule; rules that are missing use `rules`.
         all_binary: Biases are binary too.
         evaluate_every: Epochs between two evaluations.
@@ -145,7 +144,6 @@ class Recipe:
     estimator: str = "straight-through"
     published: Mapping[str, Published] = field(default_factory=dict)
     quick_epochs: int | None = None
-    quick_batch: int | None = None
     quick: Mapping[str, RuleSpec] = field(default_factory=dict)
     all_binary: bool = False
     evaluate_every: int = 1

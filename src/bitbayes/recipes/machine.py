@@ -50,7 +50,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def kept_memory() -> Iterator[None]:
+def kept_memory() -> Iterator[bool]:
     """Keeps freed memory in the process, where its C library is glibc.
 
     Else the memory of large tensors goes back to the system as they are freed, and the next step gets it anew: page by

@@ -144,7 +144,7 @@ def make_config(
         "samples": spec.samples,
         "dropout": spec.dropout,
         "epochs": recipe.epochs if epochs is None else epochs,
-        "batch_size": (recipe.quick_batch if budget == "quick" else None) or recipe.batch_size,
+        "batch_size": recipe.batch_size,
         "seed": seed,
         "evaluate_every": recipe.evaluate_every,
         "checkpoint_every": recipe.checkpoint_every,
