@@ -1,5 +1,6 @@
 """Threads and memory of a process while a recipe trains."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -55,6 +56,13 @@ def test_elsewhere_than_with_glibc_nothing_happens(monkeypatch: pytest.MonkeyPat
 
 def _raise(error: Exception):
     raise error
+
+
+def test_wide_networks_alone_keep_memory(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(machine, "kept_memory", lambda: asked.append("kept") or contextlib.nullcontext())
+    with tuned_for("mnist"), tuned_for("digits"):
+        assert asked == ["kept"]
 
 
 def test_small_networks_train_on_one_thread():
