@@ -246,14 +246,15 @@ def test_bop_by_hand() -> None:
 
 
 def test_bop2ndorder_by_hand() -> None:
-    o = _options(lr=0.5, sigma=0.25, threshold=0.9, unbiased=False, step=1)
+    options = {"lr": 0.5, "sigma": 0.25}
+    o = _options(**options, **bb.Bop2ndOrder.schedule(options, 2), threshold=0.9, unbiased=False)
     belief = {"sign": torch.ones(2, dtype=torch.int8), "first": torch.zeros(2), "second": torch.tensor([0.0, 4.0])}
     new = bb.Bop2ndOrder.update(belief, torch.tensor([2.0, 2.0]), o)
     torch.testing.assert_close(new["first"], torch.tensor([1.0, 1.0]))
     torch.testing.assert_close(new["second"], torch.tensor([1.0, 4.0]))
     assert new["sign"].tolist() == [-1, 1]  # 1/1 > 0.9, 1/2 is not
-    o.unbiased = True
-    assert bb.Bop2ndOrder.update(belief, torch.tensor([2.0, 2.0]), o)["sign"].tolist() == [-1, 1]
+    o.unbiased = True  # (1 / 0.75) / √(1 / 0.4375) is 0.88
+    assert bb.Bop2ndOrder.update(belief, torch.tensor([2.0, 2.0]), o)["sign"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("jacobian", ["exact", "released"])

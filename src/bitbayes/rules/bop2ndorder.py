@@ -19,6 +19,7 @@ from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.base import BinaryOptimizer, Params
+from bitbayes.rules.counter import Step
 from bitbayes.rules.rule import Belief, Options
 
 
@@ -66,6 +67,14 @@ class Bop2ndOrder(BinaryOptimizer):
         checks.option(0 < group["sigma"] <= 1, "sigma", "in (0, 1]", group["sigma"])
 
     @staticmethod
+    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
+        """By what the unbiased variant divides."""
+        return {
+            "correction1": F.bias_correction(1 - group["lr"], step),
+            "correction2": F.bias_correction(1 - group["sigma"], step),
+        }
+
+    @staticmethod
     def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
         """Signs of the start, and no moments yet."""
         zero = torch.zeros_like(start)
@@ -84,8 +93,7 @@ class Bop2ndOrder(BinaryOptimizer):
         second = belief["second"] + o.sigma * (F.square(estimate) - belief["second"])
         mean, square = first, second
         if o.unbiased:
-            mean = first / (1 - (1 - o.lr) ** o.step)
-            square = second / (1 - (1 - o.sigma) ** o.step)
+            mean, square = first / o.correction1, second / o.correction2
         margin = o.threshold - sign * mean / (square.sqrt() + 1e-10)
         return {"first": first, "second": second, "sign": sign * F.sign(margin)}
 
