@@ -320,3 +320,17 @@ def test_adaste_by_hand() -> None:
     o.beta = 1 / o.a  # the end of the annealing: w is the sign, however small θ is
     tiny = torch.tensor([-1e-6, 1e-6])
     torch.testing.assert_close(bb.AdaSTE.draw({"latent": tiny}, Noise(0, 2), o), F.sign(tiny), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("rule", [bb.AdaSTE, bb.BayesBiNN])
+def test_the_first_step_with_momentum_is_that_without(rule: type[bb.BinaryOptimizer]) -> None:
+    """What the bias correction is for."""
+    beliefs = []
+    for momentum in (0.0, 0.9):
+        weights = torch.nn.Parameter(torch.zeros(50))
+        optimizer = rule([weights], lr=0.1, ess=3, momentum=momentum, seed=0)
+        weights.grad = torch.linspace(-1, 1, 50)
+        optimizer.step()
+        beliefs.append(next(iter(optimizer.state.values()))["belief"])
+    name = "natural" if rule is bb.BayesBiNN else "latent"
+    torch.testing.assert_close(beliefs[1][name], beliefs[0][name])
