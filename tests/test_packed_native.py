@@ -16,7 +16,7 @@ from torch import nn
 import arm
 import bitbayes as bb
 from bitbayes.kernels import build
-from bitbayes.packed import PackedNetwork, Program, Step, native_blocks
+from bitbayes.packed import PackedNetwork, Program, Step, draft, native_blocks
 from bitbayes.packed.bits import pack_signs
 from bitbayes.packed.native import NativeRuntime
 from bitbayes.packed.native_numbers import NumberProduct, RealProduct
@@ -292,3 +292,26 @@ def test_refusals(monkeypatch):
     monkeypatch.setattr("bitbayes.packed.native.library", native_blocks.library.__wrapped__)
     with pytest.raises(RuntimeError, match=r"no C compiler: no-such-compiler .*; take \"torch\" or \"reference\""):
         network.runtime("native")
+
+
+@pytest.mark.parametrize("count", (1, 8, 255, 256, 257, 600))
+def test_bits_and_scales_of_a_weight(count, monkeypatch):
+    """The kernel against NumPy: what is binary, and what is not for one number, wherever that is."""
+    rng = np.random.default_rng(count)
+    weight = (some_signs(rng, 5, count) * rng.uniform(0.1, 2, (5, 1))).astype(np.float32)
+
+    def binary(tensor):
+        monkeypatch.setattr(draft, "_MANY", tensor.size + 1)
+        bits, scale = draft.split_scale(tensor)
+        monkeypatch.setattr(draft, "_MANY", 0)
+        ours = draft.split_scale(tensor)
+        assert ours[0].tobytes() == bits.tobytes() and np.array_equal(ours[1], scale)
+        assert ours[0].dtype == bits.dtype and ours[0].shape == bits.shape
+        return bits.dtype == np.uint8
+
+    assert all(map(binary, (weight, np.abs(weight), -np.abs(weight), np.asfortranarray(weight))))
+    for number in (np.nextafter(abs(weight[4, -1]), np.float32(9)), np.nan, np.inf, 0.0):
+        for row, place in itertools.product((0, 4), {1 % count, count // 2, count - 1}):
+            changed = weight.copy()
+            changed[row, place] = number
+            assert binary(changed) == (count == 1 and number > 0)

@@ -34,6 +34,26 @@ def test_samples_have_the_right_frequencies_and_scales() -> None:
         assert ((frequency - p).abs() < 5 * (p * (1 - p) / 4000).sqrt() + 1e-3).all()
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("family", ["bernoulli", "low rank"])
+def test_draws_into_the_tensors_of_an_earlier_one(family: str, scaled: bool) -> None:
+    center, scale = posterior().natural, posterior().scale if scaled else None
+    factors = {name: torch.randn(2, *tensor.shape) for name, tensor in center.items()}
+    one = bb.BernoulliPosterior(center, scale)
+    q = one if family == "bernoulli" else bb.LowRankGaussianPosterior(center, factors, scale)
+    room = q.sample_at(0)
+    first = {name: tensor.clone() for name, tensor in room.items()}
+    again = q.sample_at(1, out=room)
+    for name in room:
+        assert again[name] is room[name] and torch.equal(room[name], q.sample(2)[name][1])
+        assert not torch.equal(room[name], first[name])
+        assert torch.equal(room[name].abs(), q.scale[name].expand_as(room[name]))
+    with pytest.raises(ValueError, match=r"name different tensors: only the posterior has \['b.weight'\]"):
+        q.sample_at(0, out={"a.weight": torch.ones(3, 5)})
+    with pytest.raises(ValueError, match=r"'a.weight' has shape .* in out"):
+        q.sample_at(0, out={**room, "a.weight": torch.ones(5, 3)})
+
+
 def test_it_is_a_copy() -> None:
     natural = torch.zeros(3)
     q = bb.BernoulliPosterior({"w": natural})

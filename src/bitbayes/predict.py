@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,17 +169,23 @@ def predict(
     together = _TOGETHER if small and reusable is None else 1
     outputs = []
     with as_found(model):
-        for first in range(0, samples, together):
-            drawn = [_draw(model, posterior, i, seed) for i in range(first, min(first + together, samples))]
+        for drawn in _draws(model, posterior, samples, seed, together):
             if reusable is not None:
                 refresh(model, reusable, drawn[0])
             outputs += _outputs_of_all(model, drawn, x, chunk)
     return Prediction(torch.stack(outputs))
 
 
-def _draw(model: nn.Module, posterior: Posterior, index: int, seed: int) -> dict[str, Tensor]:
-    weights = posterior.sample_at(index, seed=seed)
-    return {n: w.to(dtype=p.dtype, device=p.device) for n, w in weights.items() for p in [_get(model, n)]}
+def _draws(
+    model: nn.Module, posterior: Posterior, samples: int, seed: int, together: int
+) -> Iterator[list[dict[str, Tensor]]]:
+    """Weights of some networks at a time, good until the next are asked for."""
+    room: dict[int, dict[str, Tensor]] = {}
+    for first in range(0, samples, together):
+        places = range(min(together, samples - first))
+        for place in places:
+            room[place] = posterior.sample_at(first + place, seed=seed, out=room.get(place))
+        yield [{n: w.to(model.get_parameter(n)) for n, w in room[place].items()} for place in places]
 
 
 def _outputs_of_all(model: nn.Module, drawn: list[dict[str, Tensor]], x: Tensor, chunk: int | None) -> list[Tensor]:
@@ -204,10 +211,6 @@ def _unwrapped(model: nn.Module, names: set[str]) -> nn.Module:
         else:
             return model
     return inside
-
-
-def _get(model: nn.Module, name: str) -> Tensor:
-    return model.get_parameter(name)
 
 
 def _outputs(model: nn.Module, weights: dict[str, Tensor], x: Tensor, chunk: int | None) -> Tensor:

@@ -95,8 +95,8 @@ def status(name: str = "kernels") -> str:
     """Says whether the compiled kernels are in use, and if not, why; compiles them if that was not tried yet.
 
     Args:
-        name: Which: "kernels" of the learning rules, "finite" that reads their gradients, "inference" of packed
-            networks, or "real" of their convolutions with real weights.
+        name: Which: "kernels" of the learning rules, "finite" that reads their gradients, "signs" that packs
+            weights, "inference" of packed networks, or "real" of their convolutions with real weights.
 
     Returns:
         One line.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.packed.bits import pack_signs
+from bitbayes.kernels import build
+from bitbayes.packed.bits import pack_signs, row_bytes
 from bitbayes.packed.network import PackedNetwork
 from bitbayes.packed.program import Program, Step
 
@@ -18,6 +21,7 @@ __all__ = ["Draft", "finished", "split_scale", "stacked"]
 Array = npt.NDArray[Any]
 
 _CACHED = 1 << 16  # numbers at a time, whose temporaries stay in a processor's cache
+_MANY = 1 << 16  # weights that are worth the second that the first use of a kernel on a machine takes
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,28 @@ def split_scale(weight: Array) -> tuple[Array, Array]:
         (array([[1],
                [3]], dtype=uint8), array([0.5]))
     """
-    rows = weight.reshape(len(weight), -1)
+    rows = np.ascontiguousarray(weight.reshape(len(weight), -1))
     scale = np.abs(rows[:, 0])
-    few = max(1, _CACHED // rows.shape[1])
-    parts = ((rows[start : start + few], scale[start : start + few]) for start in range(0, len(rows), few))
-    if not (scale > 0).all() or not all((np.abs(part) == size[:, None]).all() for part, size in parts):
+    bits = _signs_of(rows, scale)
+    if bits is None:
         return weight.copy(), np.ones(1)
     one = scale[:1] if (scale == scale[0]).all() else scale
-    return pack_signs(rows), one.astype(np.float64)
+    return bits, one.astype(np.float64)
+
+
+def _signs_of(rows: Array, scale: Array) -> npt.NDArray[np.uint8] | None:
+    """Bits of rows that are ±their scale, or None if one is not."""
+    library = build.library("signs") if rows.size >= _MANY and sys.byteorder == "little" else None
+    if library is None:
+        few = max(1, _CACHED // rows.shape[1])
+        parts = ((rows[start : start + few], scale[start : start + few]) for start in range(0, len(rows), few))
+        if not (scale > 0).all() or not all((np.abs(part) == size[:, None]).all() for part, size in parts):
+            return None
+        return pack_signs(rows)
+    bits = np.empty((len(rows), row_bytes(rows.shape[1])), np.uint8)
+    numbers, tensors = map(ctypes.c_int64, rows.shape), (rows, scale, bits)
+    binary = library.bitbayes_signs_of(*numbers, *(ctypes.c_void_p(tensor.ctypes.data) for tensor in tensors))
+    return bits if binary else None
 
 
 def stacked(parts: Sequence[Array]) -> Array:

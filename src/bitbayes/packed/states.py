@@ -57,11 +57,12 @@ def states(
     if posterior is not None:
         posterior.check_like({name: p.shape for name, p in named.items() if name in posterior.shapes}, "the model")
     reusable = None if batches is None else list(batches)
+    weights: dict[str, Tensor] | None = None
     for index in range(1 if posterior is None else samples):
-        drawn = {} if posterior is None else posterior.sample_at(index, seed=seed)
-        drawn = {name: weights.to(named[name]) for name, weights in drawn.items()}
+        weights = {} if posterior is None else posterior.sample_at(index, seed=seed, out=weights)
+        drawn = {name: tensor.to(named[name]) for name, tensor in weights.items()}
         if reusable is not None:
             refresh(model, reusable, drawn)
-        instead = {named[name]: weights for name, weights in drawn.items()}  # a tied weight has several names
+        instead = {named[name]: tensor for name, tensor in drawn.items()}  # a tied weight has several names
         held = {name: instead.get(parameter, parameter) for name, parameter in named.items()}
         yield {**held, **dict(model.named_buffers(remove_duplicate=False))}

@@ -52,6 +52,7 @@ class Posterior(ABC):
         for name, value in self.scale.items():
             if not (value > 0).all():
                 raise ValueError(f"the scale of {name!r} must be positive, got a minimum of {value.min():g}")
+        self._scaled = {name for name, value in self.scale.items() if (value != 1).any()}
 
     def __repr__(self) -> str:
         count = sum(shape.numel() for shape in self.shapes.values())
@@ -63,8 +64,15 @@ class Posterior(ABC):
         """λ = ½·log(p / (1 − p)) of every weight alone, with p = P[w > 0], by name."""
 
     @abstractmethod
-    def sample_at(self, index: int, *, seed: int = 0) -> dict[str, Tensor]:
+    def sample_at(self, index: int, *, seed: int = 0, out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """One network of the sequence that `sample` draws, alone: a function of (seed, index)."""
+
+    def _room(self, out: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """Where to write a draw: what an earlier call returned, or new memory, which the system clears first."""
+        if out is None:
+            return {name: self.scale[name].new_empty(shape) for name, shape in self.shapes.items()}
+        self.check_like({name: tensor.shape for name, tensor in out.items()}, "out")
+        return dict(out)
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:

@@ -62,31 +62,36 @@ class BernoulliPosterior(Posterior):
         """λ by name."""
         return self._natural
 
-    def sample_at(self, index: int, *, seed: int = 0) -> dict[str, Tensor]:
+    def sample_at(self, index: int, *, seed: int = 0, out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """One network of the sequence that `sample` draws, alone.
 
         Args:
             index: Its place in the sequence.
             seed: Seed of the counter-based noise.
+            out: What an earlier call returned, to be overwritten: large tensors need not be found again for every
+                network. None for new tensors.
 
         Returns:
             Weights of ±scale by name, shapes of λ.
+
+        Raises:
+            ValueError: If names or shapes of `out` differ.
 
         Example:
             >>> q = BernoulliPosterior({"w": torch.zeros(4)})
             >>> torch.equal(q.sample_at(2)["w"], q.sample(3)["w"][2])
             True
         """
-        weights = {}
+        weights = self._room(out)
         for place, (name, natural) in enumerate(self.natural.items()):
-            beliefs = natural.reshape(-1)
+            beliefs, flat = natural.reshape(-1), weights[name].view(-1)
             noise = Noise(stream_key(seed, SAMPLE_STREAM, index, place), natural.numel(), natural.device)
-            flat = torch.empty_like(beliefs)
             # Few weights are not worth the second that the first use of kernels on a machine takes.
             if natural.numel() < CHUNK or not kernels.bernoulli(beliefs, flat, noise):
                 for span in spans(natural.numel(), natural.device):
                     flat[span] = noise.part(span).signs(torch.sigmoid(2 * beliefs[span]))
-            weights[name] = flat.view(natural.shape).mul_(self.scale[name])
+            if name in self._scaled:
+                weights[name].mul_(self.scale[name])
         return weights
 
     def log_prob(self, weights: Mapping[str, Tensor]) -> Tensor:

@@ -99,15 +99,19 @@ class LowRankGaussianPosterior(Posterior):
         """
         return {name: F.sign(center) * self.scale[name] for name, center in self.center.items()}
 
-    def sample_at(self, index: int, *, seed: int = 0) -> dict[str, Tensor]:
+    def sample_at(self, index: int, *, seed: int = 0, out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """One network of the sequence that `sample` draws, alone.
 
         Args:
             index: Its place in the sequence.
             seed: Seed of the counter-based noise.
+            out: What an earlier call returned, to be overwritten; None for new tensors.
 
         Returns:
             Weights of ±scale by name, shapes of m.
+
+        Raises:
+            ValueError: If names or shapes of `out` differ.
 
         Example:
             >>> q = LowRankGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.ones(1, 2)})
@@ -115,13 +119,13 @@ class LowRankGaussianPosterior(Posterior):
             >>> bool(weights[0] == weights[1])
             True
         """
-        weights = {}
+        weights = self._room(out)
         for place, (name, center) in enumerate(self.center.items()):
             path = [] if self.shared == "network" else [place]
             key = stream_key(seed, SHARED_SAMPLE_STREAM, index, *path)
             r = Noise(0, center.numel(), center.device, shared_key=key).shared_normal(len(self.factors[name]))
             drawn = center + torch.tensordot(r, self.factors[name], 1)
-            weights[name] = F.sign(drawn) * self.scale[name]
+            torch.mul(F.sign(drawn), self.scale[name], out=weights[name])
         return weights
 
     def correlation(self, first: tuple[str, Tensor | list[int]], second: tuple[str, Tensor | list[int]]) -> Tensor:
