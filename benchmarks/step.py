@@ -1,6 +1,7 @@
 """What one training step costs, as ratios measured in one run.
 
     python benchmarks/step.py [--threads 2] [--repeats 15] [--batch 100] [--only NAME] [--clock wall|cpu]
+                              [--precision fp32|bf16] [--adam fp32|bf16]
 
 Network: the MNIST MLP of the BayesBiNN paper, 10.0 million binary weights. "update" is `optimizer.step()`, the update
 of the belief with the next draw, over fused Adam's step on the same tensors; "step" is forward, backward and update
@@ -10,6 +11,9 @@ turn by turn with Adam, so that a noisy neighbour disturbs both; the ratio is th
 networks: plain SGD (fused), and IVON from its authors' package `ivon-opt`, whose update is that of its `step()` with
 the next sample of the weights. On a machine that others
 load too, `--threads 1 --clock cpu` counts the processor time of this thread alone.
+
+`--precision bf16` computes in bfloat16 (autocast), with the binary weights of rules whose draws are ±1 held in
+bfloat16, as the trainer does; `--adam bf16` gives the network with fused Adam autocast too.
 """
 
 from __future__ import annotations
@@ -78,7 +82,7 @@ def ratio(action: Callable[[], object], reference: Callable[[], object], repeats
     return statistics.median(t for t, _ in times) / statistics.median(t for _, t in times)
 
 
-def network(batch: int) -> tuple[torch.nn.Module, list, Callable[[], object]]:
+def network(batch: int, precision: str = "fp32") -> tuple[torch.nn.Module, list, Callable[[], object]]:
     """The MLP, its binary parameters, and a forward and backward pass that leaves gradients."""
     torch.manual_seed(0)
     model = bb.nn.mnist_mlp()
@@ -87,10 +91,25 @@ def network(batch: int) -> tuple[torch.nn.Module, list, Callable[[], object]]:
 
     def passes() -> None:
         model.zero_grad()
-        torch.nn.functional.cross_entropy(model(x), y).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
 
     passes()
     return model, binary, passes
+
+
+def ruled(
+    name: str, batch: int, precision: str, **options: bool
+) -> tuple[torch.nn.Module, bb.BinaryOptimizer, Callable[[], object]]:
+    """The MLP under a rule."""
+    model, binary, passes = network(batch, precision)
+    rule = RULES[name](binary, **options)
+    if precision == "bf16" and rule.hard(rule.param_groups[0]):
+        for _, parameter in binary:
+            parameter.grad, parameter.data = None, parameter.data.bfloat16()
+    passes()
+    return model, rule, passes
 
 
 def sgd(parameters: list[torch.Tensor]) -> tuple[torch.optim.Optimizer, Callable[[], AbstractContextManager]]:
@@ -126,32 +145,31 @@ def measure_float(name: str, repeats: int, batch: int) -> tuple[float, float]:
     return update, whole
 
 
-def measure(name: str, compile: bool, repeats: int, batch: int) -> tuple[float, float]:
+def measure(name: str, compile: bool, options: argparse.Namespace) -> tuple[float, float]:
     """Ratios of the update and of the whole step."""
-    _, theirs, adam_passes = network(batch)
+    _, theirs, adam_passes = network(options.batch, options.adam)
     adam = torch.optim.Adam([p for _, p in theirs], fused=True)
-    _, ours, passes = network(batch)
-    rule = RULES[name](ours, compile=compile)
-    update = ratio(rule.step, adam.step, repeats)
-    step = ratio(lambda: (passes(), rule.step()), lambda: (adam_passes(), adam.step()), max(repeats // 3, 3))
+    _, rule, passes = ruled(name, options.batch, options.precision, compile=compile)
+    update = ratio(rule.step, adam.step, options.repeats)
+    step = ratio(lambda: (passes(), rule.step()), lambda: (adam_passes(), adam.step()), max(options.repeats // 3, 3))
     return update, step
 
 
-def peak(name: str) -> float:
+def peak(name: str, precision: str = "fp32") -> float:
     """Peak resident memory in MiB of a process that takes three steps."""
-    code = f"import step, json; print(json.dumps(step.three_steps({name!r})))"
+    code = f"import step, json; print(json.dumps(step.three_steps({name!r}, {precision!r})))"
     here = Path(__file__).parent
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=here)
     return json.loads(result.stdout)
 
 
-def three_steps(name: str) -> float:
+def three_steps(name: str, precision: str) -> float:
     """Runs three training steps here; returns this process's peak in MiB."""
-    _, binary, passes = network(100)
     if name in FLOAT:
+        _, binary, passes = network(100)
         optimizer, sample = FLOAT[name]([p for _, p in binary])
     else:
-        optimizer, sample = RULES[name](binary), nullcontext
+        (_, optimizer, passes), sample = ruled(name, 100, precision), nullcontext
     for _ in range(3):
         with sample():
             passes()
@@ -171,19 +189,18 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--only", default="", help="rules whose name contains this")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--adam", choices=("fp32", "bf16"), default="fp32", help="of the network with fused Adam")
     options = parser.parse_args()
     settle(options)
     print(f"kernels: {kernels.status()}")
-    memory = peak("STE Adam")
+    memory = peak("STE Adam", options.precision)
     print(f"{'rule':38}{'update':>8}{'step':>8}{'update, compiled':>18}{'step, compiled':>16}{'memory':>8}")
     for name in RULES:
         if options.only in name:
-            eager = measure(name, False, options.repeats, options.batch)
-            fused = measure(name, True, options.repeats, options.batch)
-            print(
-                f"{name:38}{eager[0]:8.2f}{eager[1]:8.2f}{fused[0]:18.2f}{fused[1]:16.2f}{peak(name) / memory:8.2f}",
-                flush=True,
-            )
+            eager, fused = (measure(name, compile, options) for compile in (False, True))
+            used = peak(name, options.precision) / memory
+            print(f"{name:38}{eager[0]:8.2f}{eager[1]:8.2f}{fused[0]:18.2f}{fused[1]:16.2f}{used:8.2f}", flush=True)
     for name in FLOAT:
         if options.only in name:
             try:

@@ -55,6 +55,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "clipped": ("ste", {"clip_gradient": 0.1}),
     "float": ("full-precision", {}),
     "scales": ("ste", {"options": {"scale": "channel"}}),
+    "bfloat16": ("bayesbinn", {"precision": "bf16"}),
     "by epochs": ("ste", {"schedule": Schedule("cosine")}),
     "by steps": ("ste", {"schedule": Schedule("warmup-cosine", warmup=0)}),
 }

@@ -394,15 +394,16 @@ def test_a_step_reads_no_value_back(rule: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 1000, 65_536, 200_003])
-def test_one_bad_value_anywhere_is_seen(count: int) -> None:
-    values = torch.full((count,), -3.4e38)
+def test_one_bad_value_anywhere_is_seen(count: int, dtype: torch.dtype) -> None:
+    values = torch.full((count + 1,), torch.finfo(dtype).min, dtype=dtype)[1:]  # not where a word begins
     assert run.finite([torch.zeros(0), values, torch.ones(3)])
     for place in {0, count // 4, count // 2, count - 1}:
         for bad in (torch.nan, torch.inf, -torch.inf):
             other = values.clone()
             other[place] = bad
-            assert not run.finite([torch.ones(3), other])
+            assert not run.finite([torch.ones(3), other, torch.ones(3).bfloat16()])
     assert not run.finite([values.double()]) and not run.finite([torch.ones(4)[::2]])  # it cannot tell
 
 

@@ -64,6 +64,7 @@ def test_hard_rules_draw_signs(rule: str) -> None:
     for _ in range(3):
         drawn = all(signs_only(p) for _, p in optimizer.named_binary())
         assert drawn == (rule in HARD or rule == "bayesbinn-point")
+        assert drawn == optimizer.hard(optimizer.param_groups[0])
         steps(model, optimizer, 1)
 
 

@@ -2,35 +2,47 @@
 
 #include <stdint.h>
 
-static inline uint32_t larger(uint32_t most, uint32_t bits) {
-    bits &= 0x7fffffffu; /* of two magnitudes the larger has the larger bits; an infinity or NaN has the largest */
-    return bits > most ? bits : most;
-}
+/* The largest magnitude, as bits: of two magnitudes the larger has the larger bits; an infinity or NaN has the largest.
+   Four places are read at once: one stream of reads does not fill the way to memory. */
+#define LARGEST(name, bits)                                                                                            \
+    static inline bits name##_of_two(bits most, bits x) {                                                              \
+        x &= (bits)~(bits)0 >> 1;                                                                                      \
+        return x > most ? x : most;                                                                                    \
+    }                                                                                                                  \
+    static bits name(const bits *x, int64_t count) {                                                                   \
+        enum { LANES = 64 / sizeof(bits) };                                                                            \
+        bits most[LANES] = {0};                                                                                        \
+        int64_t part = count / 4 / LANES * LANES;                                                                      \
+        for (int64_t i = 0; i < part; i += LANES)                                                                      \
+            for (int place = 0; place < 4; place++)                                                                    \
+                for (int j = 0; j < LANES; j++) most[j] = name##_of_two(most[j], x[place * part + i + j]);             \
+        for (int64_t i = 4 * part; i < count; i++) most[0] = name##_of_two(most[0], x[i]);                             \
+        for (int j = 1; j < LANES; j++) most[0] = name##_of_two(most[0], most[j]);                                     \
+        return most[0];                                                                                                \
+    }
 
-/* Four places are read at once: one stream of reads does not fill the way to memory. */
-static uint32_t largest(const uint32_t *x, int64_t count) {
-    enum { LANES = 16 };
-    uint32_t most[LANES] = {0};
-    int64_t part = count / 4 / LANES * LANES;
-    for (int64_t i = 0; i < part; i += LANES)
-        for (int place = 0; place < 4; place++)
-            for (int j = 0; j < LANES; j++) most[j] = larger(most[j], x[place * part + i + j]);
-    for (int64_t i = 4 * part; i < count; i++) most[0] = larger(most[0], x[i]);
-    for (int j = 1; j < LANES; j++) most[0] = larger(most[0], most[j]);
-    return most[0];
-}
+LARGEST(single, uint32_t)
+LARGEST(brain, uint16_t)
 
-/* `tensors` has an address of float32 values and their number for each of `count` tensors. */
-int bitbayes_finite(const int64_t *tensors, int count, int threads) {
+typedef struct {
+    int64_t address;
+    int64_t count;
+    int64_t size; /* bytes of a value: 4 of a float32, 2 of a bfloat16, which is the upper half of one */
+} values;
+
+int bitbayes_finite(const values *tensors, int count, int threads) {
     const int64_t chunk = 1 << 16;
-    uint32_t most = 0;
+    int infinite = 0;
     (void)threads;
     for (int t = 0; t < count; t++) {
-        const uint32_t *x = (const uint32_t *)tensors[2 * t];
-        int64_t size = tensors[2 * t + 1];
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1) reduction(max : most)
-        for (int64_t start = 0; start < size; start += chunk)
-            most = larger(most, largest(x + start, size - start < chunk ? size - start : chunk));
+        values all = tensors[t];
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1) reduction(| : infinite)
+        for (int64_t start = 0; start < all.count; start += chunk) {
+            int64_t some = all.count - start < chunk ? all.count - start : chunk;
+            const char *x = (const char *)all.address + start * all.size;
+            infinite |= all.size == 4 ? single((const uint32_t *)x, some) >= 0x7f800000u
+                                      : brain((const uint16_t *)x, some) >= 0x7f80u;
+        }
     }
-    return most < 0x7f800000u;
+    return !infinite;
 }

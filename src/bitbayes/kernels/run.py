@@ -126,12 +126,12 @@ def finite(tensors: Iterable[Tensor]) -> bool:
     """
     places, largest = array("q"), 0
     for tensor in tensors:
-        if not (_fits(tensor) and tensor.dtype == torch.float32):
+        if not (_fits(tensor) and tensor.dtype in _NARROW):
             return False
-        places.extend((tensor.data_ptr(), tensor.numel()))
+        places.extend((tensor.data_ptr(), tensor.numel(), tensor.element_size()))
         largest = max(largest, tensor.numel())
     check = _checker()
-    return check is not None and bool(check(places.buffer_info()[0], len(places) // 2, _threads(largest)))
+    return check is not None and bool(check(places.buffer_info()[0], len(places) // 3, _threads(largest)))
 
 
 def advance(

@@ -37,6 +37,10 @@ _POINT_TAU = 1e-6  # below this τ every relaxed draw is ±1 to float32 and λ i
 _TINY = 1e-35  # keeps 0 / sech² at 0 where sech² underflows
 
 
+def _is_point(group: Mapping[str, Any]) -> bool:
+    return group["estimator"] == "released" and group["tau"] <= _POINT_TAU
+
+
 class BayesBiNN(BinaryOptimizer):
     """Trains a Bernoulli posterior over ±1 weights by natural gradients.
 
@@ -121,9 +125,14 @@ class BayesBiNN(BinaryOptimizer):
         checks.decay(group["momentum"], "momentum")
 
     @staticmethod
+    def hard(group: Mapping[str, Any]) -> bool:
+        """Unless draws are relaxed."""
+        return group["estimator"] == "straight-through" or _is_point(group)
+
+    @staticmethod
     def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """The estimator in use, what λ is measured in, and the correction of its average."""
-        point = group["estimator"] == "released" and group["tau"] <= _POINT_TAU
+        point = _is_point(group)
         unit = group["ess"] / group["tau"] if point else 1.0
         return {
             "estimator": "point" if point else group["estimator"],
@@ -211,8 +220,7 @@ class BayesBiNN(BinaryOptimizer):
         Returns:
             A copy, keyed by parameter names.
         """
-        point = any(self.schedule(group, 0)["estimator"] == "point" for group in self.param_groups)
-        if point and not self.__dict__.get("_warned_of_point"):
+        if any(map(_is_point, self.param_groups)) and not self.__dict__.get("_warned_of_point"):
             self.__dict__["_warned_of_point"] = True
             warnings.warn(
                 'estimator="released" at tau <= 1e-6 leaves a point, not a posterior: its samples are its mode and its '

@@ -52,6 +52,11 @@ class Bop(BinaryOptimizer):
         checks.number(group["threshold"], "threshold", "at least 0", open_low=False)
 
     @staticmethod
+    def hard(group: Mapping[str, Any]) -> bool:
+        """Always: a belief has the signs themselves."""
+        return True
+
+    @staticmethod
     def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
         """Signs of the start, and no average yet."""
         return {"sign": F.sign(start).to(torch.int8), "average": torch.zeros_like(start)}

@@ -67,6 +67,11 @@ class Bop2ndOrder(BinaryOptimizer):
         checks.option(0 < group["sigma"] <= 1, "sigma", "in (0, 1]", group["sigma"])
 
     @staticmethod
+    def hard(group: Mapping[str, Any]) -> bool:
+        """Always: a belief has the signs themselves."""
+        return True
+
+    @staticmethod
     def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """By what the unbiased variant divides."""
         return {

@@ -32,6 +32,11 @@ class Rule:
         """Refuses options out of range, also when a group is added later."""
 
     @staticmethod
+    def hard(group: Mapping[str, Any]) -> bool:
+        """Whether every draw is exactly ±1, which any floating-point type holds."""
+        return False
+
+    @staticmethod
     def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """Options derived from the group's and the step, such as an annealed temperature.
 

@@ -94,6 +94,11 @@ class STE(BinaryOptimizer):
                 checks.number(group[name], name, "positive, or None", low=0)
 
     @staticmethod
+    def hard(group: Mapping[str, Any]) -> bool:
+        """Always: a draw is the signs of the latent weights."""
+        return True
+
+    @staticmethod
     def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
         """What Adam asks for."""
         return F.adam_options(group["betas"], step)

@@ -104,6 +104,11 @@ class VISPA(BinaryOptimizer):
             checks.number(group["init_noise"], "init_noise", "at least 0, or None", open_low=False)
 
     @staticmethod
+    def hard(group: Mapping[str, Any]) -> bool:
+        """Always: a draw is the signs of a Gaussian one."""
+        return True
+
+    @staticmethod
     def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
         """A center with Glorot's standard deviation √(2 / (fan_in + fan_out)), and normal Z."""
         center = start * (2 * o.bound)

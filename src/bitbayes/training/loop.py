@@ -23,6 +23,7 @@ from bitbayes.training.config import RunConfig
 from bitbayes.training.environment import environment
 from bitbayes.training.experiment import Experiment, choose_precision, steps_per_epoch
 from bitbayes.training.folder import RunError, RunFolder, one_line
+from bitbayes.training.held import held
 from bitbayes.training.measure import flipped, histogram, measure, mode_signs, mode_weights
 from bitbayes.training.progress import Progress, SilentProgress, default_progress
 from bitbayes.training.regression import gaussian_nll
@@ -99,29 +100,28 @@ def train(
         RunError: If the loss is not finite, or a file cannot be written or read.
     """
     capture.check(config, experiment)
-    if not experiment.ranks.first:
-        progress = SilentProgress()
-    progress = progress or default_progress()
+    progress = (progress or default_progress()) if experiment.ranks.first else SilentProgress()
     run = _begin(config, experiment, resume)
     config = run.config
     steps = steps_per_epoch(config, len(experiment.data.train), experiment.ranks.count)
     progress.start(f"{config.recipe} {config.rule}", config.last_epoch, run.epoch, steps)
     try:
         signs = mode_signs(experiment)
-        while run.epoch < config.last_epoch:
-            epoch = run.epoch + 1
-            last = epoch == config.last_epoch
-            evaluated = last or epoch % config.evaluate_every == 0
-            row = _epoch(run, epoch, steps, progress, evaluated)
-            if evaluated:
-                signs = _evaluate(run, row, signs, last)
-                row |= figures(config) if figures is not None else {}
-                run.history.append(row)
-                run.folder.append_line("metrics.jsonl", row)
-                progress.epoch(row)
-            run.epoch = epoch
-            if last or epoch % config.checkpoint_every == 0:
-                _save(run)
+        with held(config, experiment):
+            while run.epoch < config.last_epoch:
+                epoch = run.epoch + 1
+                last = epoch == config.last_epoch
+                evaluated = last or epoch % config.evaluate_every == 0
+                row = _epoch(run, epoch, steps, progress, evaluated)
+                if evaluated:
+                    signs = _evaluate(run, row, signs, last)
+                    row |= figures(config) if figures is not None else {}
+                    run.history.append(row)
+                    run.folder.append_line("metrics.jsonl", row)
+                    progress.epoch(row)
+                run.epoch = epoch
+                if last or epoch % config.checkpoint_every == 0:
+                    _save(run)
         summary = summarize(config, experiment, run.folder, run.history) if experiment.ranks.first else {}
     except KeyboardInterrupt:
         _leave(run, "interrupted; continue it with --resume")
