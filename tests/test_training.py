@@ -21,6 +21,7 @@ from bitbayes.training import (
     SilentProgress,
     build_experiment,
     choose_precision,
+    learning_rate,
     train,
 )
 from bitbayes.training.checkpoint import read_checkpoint
@@ -128,6 +129,7 @@ class TestConfig:
             ({"stop_after": 9}, "stop_after must lie between 1 and epochs"),
             ({"seed": -1}, "seed must be"),
             ({"lr": 0.0}, "learning rates must be positive"),
+            ({"lr": None}, "lr of rule ste must be a number, got None"),
             ({"precision": "fp8"}, "precision must be one of"),
             ({"batch_size": -5}, "batch_size"),
             ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
@@ -269,6 +271,20 @@ def test_bfloat16_is_recorded_and_learns(tmp_path, digits):
     assert result.summary["precision"] == "bf16"
     assert RunConfig.load(result.folder).precision == "bf16"
     assert result.summary["test_accuracy"] > 85
+
+
+def test_a_rate_that_the_length_of_the_run_decides(tmp_path, digits):
+    """λ forgets its first value to e^-3, whatever the batches are and however long the run is."""
+    for choices in ({"epochs": 4}, {"epochs": 2, "batch_size": 25}, {"epochs": 30}):
+        result = run(tmp_path / str(choices), digits, "bayesbinn:default", **choices)
+        config = RunConfig.load(result.folder)
+        steps = config.epochs * steps_per_epoch(config, len(digits.train))
+        assert config.lr is None and learning_rate(config, len(digits.train)) == 6 / steps
+        total = sum(row["lr"] for row in result.history) * steps / config.epochs  # of the last step of each epoch
+        assert total == pytest.approx(3, rel=1 / config.epochs)
+    config = make_config("digits", "bayesbinn:default", epochs=1, batch_size=0)
+    assert learning_rate(config, 1000) == 0.1
+    assert run(tmp_path / "own", digits, "bayesbinn:default", epochs=1, lr=1e-2).config.lr == 1e-2
 
 
 def test_the_probe_answers():

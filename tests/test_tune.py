@@ -35,7 +35,7 @@ def test_a_search_begins_with_the_recipe_and_goes_on(tmp_path: Path) -> None:
         folder, settings = tmp_path / row["folder"], row["settings"]
         config = RunConfig.load(folder)
         assert (config.lr, config.options["ess_scale"]) == (settings["lr"], settings["ess_scale"])
-        assert 3e-4 <= config.lr <= 3e-2 and 10 <= config.options["ess_scale"] <= 1000
+        assert config.lr is not None and 3e-4 <= config.lr <= 3e-2 and 10 <= config.options["ess_scale"] <= 1000
         assert json.loads((folder / "summary.json").read_text())["val_accuracy"] == row["accuracy"]
         assert not (folder / "checkpoint.pt").exists() and (folder / "model.safetensors").exists()
     with pytest.raises(ValueError, match=r"holds a search with another lr, options, ranges; choose another --out"):
@@ -49,8 +49,9 @@ def test_the_first_trial_has_the_defaults_of_what_the_recipe_leaves_open(tmp_pat
 
 def test_the_files_of_a_search_name_its_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (row,) = search("", 1, rule="bayesbinn:default", epochs=1)
-    assert row["settings"] == {"lr": pytest.approx(5e-3), "ess_scale": pytest.approx(300.0)}
+    (row,) = search("", 1, rule="bayesbinn:default", epochs=3)
+    steps = 3 * 24  # 1,197 digits in batches of 50
+    assert row["settings"] == {"lr": pytest.approx(6 / steps), "ess_scale": pytest.approx(300.0)}
     found = json.loads(Path("runs/tune-digits-bayesbinn-default/tune.json").read_text())
     assert (found["rule"], found["trials"]) == ("bayesbinn:default", [row])
 

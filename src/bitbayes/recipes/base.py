@@ -41,7 +41,7 @@ class RuleSpec:
     """The hyper-parameters of one rule in one recipe.
 
     Args:
-        lr: Learning rate of the binary weights.
+        lr: Learning rate of the binary weights; None for the one of `RunConfig`, which the run's length decides.
         options: Keywords of the rule; `ess_scale`, `interval_epochs` and `harden_at` are resolved with the data.
         schedule: Of the learning rates.
         real_lr: Learning rate of the real parameters.
@@ -56,7 +56,7 @@ class RuleSpec:
         {'clip': 0.5}
     """
 
-    lr: float
+    lr: float | None
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Schedule)
     real_lr: float = 1e-3
@@ -78,7 +78,7 @@ class RuleSpec:
         return dataclasses.replace(self, options={**self.options, **changes})
 
 
-DEFAULT = RuleSpec(5e-3, {"ess_scale": 300.0, "init_lambda": 15.0}, COSINE_BY_STEPS)
+DEFAULT = RuleSpec(None, {"ess_scale": 300.0, "init_lambda": 15.0}, COSINE_BY_STEPS)
 """Of BayesBiNN: one setting that works everywhere, see docs/results.md#one-setting-everywhere."""
 
 DEFAULTS: Mapping[str, RuleSpec] = {"bayesbinn:default": DEFAULT}

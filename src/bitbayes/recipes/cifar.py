@@ -53,7 +53,7 @@ _SHORT = {
     "ste": RuleSpec(3e-3, schedule=COSINE_BY_STEPS),
     "bop": RuleSpec(3e-3, {"threshold": 1e-8}, COSINE_BY_STEPS),
     "bayesbinn:released": RuleSpec(3e-3, {"ess_scale": 1.0, "tau": 1e-10}, COSINE_BY_STEPS),
-    "bayesbinn:straight-through": DEFAULT.with_options(ess_scale=100.0),
+    "bayesbinn:straight-through": RuleSpec(5e-3, {**DEFAULT.options, "ess_scale": 100.0}, COSINE_BY_STEPS),
     "vispa": RuleSpec(10.0, {"rank": 4, "weight_decay": 5e-5}, COSINE_BY_STEPS),
 }
 

@@ -60,7 +60,7 @@ _TRUST = {
     "vispa": RuleSpec(10.0, {"rank": 4, "weight_decay": 5e-5}, COSINE_BY_STEPS),
     "full-precision:no-dropout": dataclasses.replace(QUICK["full-precision"], dropout=0.0),
     "ste:two-passes": dataclasses.replace(QUICK["ste"], samples=2),
-    "bayesbinn:straight-through": dataclasses.replace(DEFAULT, samples=2),
+    "bayesbinn:straight-through": dataclasses.replace(DEFAULT, lr=5e-3, samples=2),
 }
 
 PUBLISHED = {

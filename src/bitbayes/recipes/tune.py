@@ -13,7 +13,7 @@ from bitbayes.functional import require
 from bitbayes.recipes.registry import find_recipe
 from bitbayes.recipes.run import full_name, load_data, make_config, make_experiment, run_recipe
 from bitbayes.recipes.several import finished
-from bitbayes.training import Progress, RunConfig, RunError, RunFolder
+from bitbayes.training import Progress, RunConfig, RunError, RunFolder, learning_rate
 
 __all__ = ["parse_ranges", "tune"]
 
@@ -100,11 +100,12 @@ def tune(
     base = make_config(recipe, rule, **how)
     full = full_name(find_recipe(recipe), rule, estimator)
     folder = Path(out or f"runs/tune-{recipe}-{full.replace(':', '-')}")
-    searched = dict(ranges or _around(base))
     data = load_data(base)
     if data.validation is None or find_recipe(recipe).loss == "squared":
         raise ValueError(f"{recipe} cannot be tuned: that takes classes and validation data")
-    study = _study(optuna, folder, seed, searched, base, _own(base, data))
+    own = _own(base, data)
+    searched = dict(ranges or _around(base, own))
+    study = _study(optuna, folder, seed, searched, base, own)
     while len(done := _ended(optuna, study)) < trials:
         trial = study.ask()
         values = {name: trial.suggest_float(name, *limits, log=True) for name, limits in searched.items()}
@@ -126,8 +127,8 @@ def tune(
     return rows
 
 
-def _around(base: RunConfig) -> Ranges:
-    values = {"lr": base.lr} | {name: base.options[name] for name in ("ess_scale",) if name in base.options}
+def _around(base: RunConfig, own: Mapping[str, Any]) -> Ranges:
+    values = {name: own[name] for name in ("lr", "ess_scale") if name in own}
     if base.estimator == "released":  # at tiny τ only signs are left, which no `ess` changes
         values.pop("ess_scale", None)
     return {name: (value / _WIDE, value * _WIDE) for name, value in values.items()}
@@ -138,7 +139,7 @@ def _own(base: RunConfig, data: DataBundle) -> dict[str, Any]:
     optimizer = make_experiment(base, data).optimizer
     group = {} if optimizer is None else optimizer.param_groups[0]
     numbers = {name: value for name, value in group.items() if isinstance(value, (int, float))}
-    return {**numbers, "lr": base.lr, **base.options}
+    return {**numbers, "lr": learning_rate(base, len(data.train)), **base.options}
 
 
 def _study(optuna: Any, folder: Path, seed: int, searched: Ranges, base: RunConfig, own: Mapping[str, Any]) -> Any:

@@ -3,11 +3,12 @@
 from bitbayes.training.config import RunConfig
 from bitbayes.training.distributed import Ranks, joined
 from bitbayes.training.events import EventProgress
-from bitbayes.training.experiment import RULES, Experiment, build_experiment, choose_precision
+from bitbayes.training.experiment import RULES, Experiment, build_experiment, learning_rate
 from bitbayes.training.folder import RunError, RunFolder
 from bitbayes.training.hooks import StepHooks
 from bitbayes.training.loop import Interrupted, RunResult, train
 from bitbayes.training.losses import LOSSES, Loss
+from bitbayes.training.precision import choose_precision
 from bitbayes.training.progress import (
     BarProgress,
     LineProgress,
@@ -40,5 +41,6 @@ __all__ = [
     "choose_precision",
     "default_progress",
     "joined",
+    "learning_rate",
     "train",
 ]

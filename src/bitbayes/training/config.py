@@ -38,7 +38,8 @@ class RunConfig:
         out: Folder that the run writes to.
         estimator: Gradient estimator of BayesBiNN; None for other rules.
         options: Keywords of the rule, beside the learning rate.
-        lr: Learning rate of the binary weights (of all weights for full precision).
+        lr: Learning rate of the binary weights (of all weights for full precision). None, for bayesbinn: 6 over the
+            number of steps.
         real_lr: Learning rate of the real parameters.
         real_optimizer: "adam", or "sgd" (momentum 0.9), of the real parameters, or of all for full precision.
         real_weight_decay: L2 penalty on them.
@@ -78,7 +79,7 @@ class RunConfig:
     recipe: str
     rule: str
     out: str
-    lr: float
+    lr: float | None
     epochs: int
     estimator: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -119,8 +120,10 @@ class RunConfig:
             raise ValueError(f"batch_size must be positive, or 0 for all data, got {self.batch_size}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must be in [0, 2**31), got {self.seed}")
-        if not self.lr > 0 or not self.real_lr > 0:
+        if not (self.lr is None or self.lr > 0) or not self.real_lr > 0:
             raise ValueError(f"learning rates must be positive, got {self.lr} and {self.real_lr}")
+        if self.lr is None and self.rule != "bayesbinn":
+            raise ValueError(f"lr of rule {self.rule} must be a number, got None, which is for bayesbinn alone")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.epochs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +32,7 @@ from bitbayes.training.distributed import Ranks
 from bitbayes.training.hooks import StepHooks
 from bitbayes.training.losses import Loss
 
-__all__ = ["RULES", "Experiment", "build_experiment", "choose_precision"]
+__all__ = ["RULES", "Experiment", "build_experiment", "learning_rate", "steps_per_epoch"]
 
 RULES: dict[str, type[BinaryOptimizer] | None] = {
     "full-precision": None,  # plain Adam under the same trainer
@@ -48,6 +47,9 @@ RULES: dict[str, type[BinaryOptimizer] | None] = {
     "vispa": VISPA,
 }
 """Learning rules by the names of the command line; None is plain Adam."""
+
+
+_RATE_STEPS, _LARGEST = 6.0, 0.1  # of a rate that the run's length decides: its product with the steps, and a limit
 
 
 @dataclass
@@ -147,7 +149,7 @@ def build_experiment(
         if config.samples > 1:
             raise ValueError(f"samples {config.samples} needs a rule that draws; {config.rule} has no draws")
         optimizer, real = None, list(model.parameters())
-        real_rate = config.lr
+        real_rate = learning_rate(config, len(data.train))
     else:
         if all_binary:
             binary, real = list(model.named_parameters()), []
@@ -163,7 +165,7 @@ def build_experiment(
         if config.estimator is not None:
             keywords["estimator"] = config.estimator
         try:
-            optimizer = rule(binary, lr=config.lr, **keywords)  # type: ignore[arg-type]
+            optimizer = rule(binary, lr=learning_rate(config, len(data.train)), **keywords)  # type: ignore[arg-type]
         except TypeError as error:
             what = str(error).partition("() ")[2] or str(error)
             raise ValueError(f"rule {config.rule} {what}") from error
@@ -194,10 +196,11 @@ def continue_experiment(experiment: Experiment, config: RunConfig, data: DataBun
     """
     options = _resolve(config, len(data.train))
     optimizer, real = experiment.optimizer, experiment.real_optimizer
-    for part, rate in ((optimizer, config.lr), (real, config.lr if optimizer is None else config.real_lr)):
+    own = learning_rate(config, len(data.train))
+    for part, first in ((optimizer, own), (real, own if optimizer is None else config.real_lr)):
         for group in () if part is None else part.param_groups:
             group.pop("initial_lr", None)  # of the last schedule
-            group["lr"] = rate
+            group["lr"] = first
     if optimizer is not None and "ess" in options:
         for group in optimizer.param_groups:
             group["ess"] = options["ess"]
@@ -242,6 +245,22 @@ def steps_per_epoch(config: RunConfig, examples: int, ranks: int = 1) -> int:
     return full + (1 if rest >= (2 * ranks if full else 1) else 0)
 
 
+def learning_rate(config: RunConfig, examples: int) -> float:
+    """The learning rate that a run begins with.
+
+    Args:
+        config: The run.
+        examples: Number of training examples.
+
+    Returns:
+        `config.lr`; if that is None, 6 over the number of steps: on a cosine to 0 λ then forgets its start to e^-3.
+    """
+    if config.lr is not None:
+        return config.lr
+    steps = steps_per_epoch(config, examples, Ranks.here().count) * config.epochs
+    return min(_RATE_STEPS / steps, _LARGEST)
+
+
 def _resolve(config: RunConfig, examples: int) -> dict[str, Any]:
     options = dict(config.options)
     for name in ("ess_scale", "interval_epochs", "harden_at"):
@@ -261,32 +280,3 @@ def _resolve(config: RunConfig, examples: int) -> dict[str, Any]:
 def _refuse_unknown(rule: str, options: dict[str, Any]) -> None:
     if options:
         raise ValueError(f"rule {rule} has no options, got {', '.join(options)}")
-
-
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """Picks bfloat16 only where it is measurably faster: without hardware for it, it is emulated.
-
-    Args:
-        wanted: "fp32", "bf16", or "auto" for a probe of a few milliseconds.
-        device: Where the run computes.
-
-    Returns:
-        "fp32" or "bf16".
-
-    Example:
-        >>> choose_precision("fp32", torch.device("cpu"))
-        'fp32'
-    """
-    if wanted != "auto":
-        return wanted
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.ones(2048, 2048, device=device, dtype=dtype)
-        b = torch.ones(2048, 100, device=device, dtype=dtype)
-        best = float("inf")
-        for _ in range(6):
-            start = time.perf_counter()
-            float((a @ b)[0, 0])  # waits for the device
-            best = min(best, time.perf_counter() - start)
-        seconds[dtype] = best
-    return "bf16" if seconds[torch.float32] >= 1.3 * seconds[torch.bfloat16] else "fp32"

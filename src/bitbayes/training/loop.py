@@ -21,10 +21,10 @@ from bitbayes.training import capture
 from bitbayes.training.checkpoint import read_checkpoint, write_checkpoint
 from bitbayes.training.config import RunConfig
 from bitbayes.training.environment import environment
-from bitbayes.training.experiment import Experiment, choose_precision, steps_per_epoch
+from bitbayes.training.experiment import Experiment, steps_per_epoch
 from bitbayes.training.folder import RunError, RunFolder, one_line
-from bitbayes.training.held import held
 from bitbayes.training.measure import flipped, histogram, measure, mode_signs, mode_weights
+from bitbayes.training.precision import choose_precision, held
 from bitbayes.training.progress import Progress, SilentProgress, default_progress
 from bitbayes.training.regression import gaussian_nll
 from bitbayes.training.results import is_best, mean_figures, save_best, silent_posterior, summarize

@@ -1,7 +1,8 @@
-"""Binary weights in bfloat16 while a run goes on."""
+"""What a run computes in: float32, or bfloat16 with its binary weights in bfloat16 where that changes no number."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,36 @@ from torch import nn
 from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment
 
-__all__ = ["held"]
+__all__ = ["choose_precision", "held"]
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """Picks bfloat16 only where it is measurably faster: without hardware for it, it is emulated.
+
+    Args:
+        wanted: "fp32", "bf16", or "auto" for a probe of a few milliseconds.
+        device: Where the run computes.
+
+    Returns:
+        "fp32" or "bf16".
+
+    Example:
+        >>> choose_precision("fp32", torch.device("cpu"))
+        'fp32'
+    """
+    if wanted != "auto":
+        return wanted
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(2048, 2048, device=device, dtype=dtype)
+        b = torch.ones(2048, 100, device=device, dtype=dtype)
+        best = float("inf")
+        for _ in range(6):
+            start = time.perf_counter()
+            float((a @ b)[0, 0])  # waits for the device
+            best = min(best, time.perf_counter() - start)
+        seconds[dtype] = best
+    return "bf16" if seconds[torch.float32] >= 1.3 * seconds[torch.bfloat16] else "fp32"
 
 
 @contextmanager
