@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from bitbayes.recipes import make_config, make_experiment
 from bitbayes.recipes.run import load_data
 from bitbayes.training import RunFolder, SilentProgress, loop, train
 from bitbayes.training.checkpoint import read_checkpoint
+from bitbayes.training.precision import held
 from nested import equal
 
 HARD = {
@@ -100,6 +102,15 @@ def test_what_adds_to_gradients_sees_float32(tmp_path, digits):
 
     _, _, found = run(tmp_path / "run", digits, "ste", epochs=1, hooks=Nothing())
     assert found == {(torch.float32, torch.float32, torch.float32)}
+
+
+def test_several_processes_average_gradients_of_float32(tmp_path, digits):
+    config = make_config("digits", "ste", out=str(tmp_path), precision="bf16")
+    experiment = make_experiment(config, digits)
+    for count, wanted in ((1, torch.bfloat16), (2, torch.float32)):
+        experiment.ranks = dataclasses.replace(experiment.ranks, count=count)
+        with held(config, experiment):
+            assert {parameter.dtype for _, parameter in experiment.optimizer.named_binary()} == {wanted}
 
 
 def test_a_run_resumes_as_if_it_had_not_stopped(tmp_path, digits):
