@@ -63,8 +63,8 @@ class BayesBiNN(BinaryOptimizer):
         ValueError: For options out of range, or a prior whose names or shapes differ.
 
     A setting to begin with, which was measured on small and large problems (`docs/results.md`): `ess` 300 times the
-    examples, `lr` 6 over the number of steps on a cosine to 0, step by step, `init_lambda=15`. For `ess` near the number of examples take 1
-    and less: what is left of the start would pass for knowledge.
+    examples, `lr` 6 over the number of steps on a cosine to 0, step by step, `init_lambda=15`. For `ess` near the
+    number of examples take 1 and less: what is left of the start would pass for knowledge.
 
     At τ ≤ 1e-6 "released" is a deterministic rule: the scale is 1/τ, the noise never changes a sign, and the weights
     are the sign of a decaying average of −g (Bop with threshold 0). It is computed in that closed form, with λ in
