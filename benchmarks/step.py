@@ -99,17 +99,15 @@ def network(batch: int, precision: str = "fp32") -> tuple[torch.nn.Module, list,
     return model, binary, passes
 
 
-def ruled(
-    name: str, batch: int, precision: str, **options: bool
-) -> tuple[torch.nn.Module, bb.BinaryOptimizer, Callable[[], object]]:
-    """The MLP under a rule."""
-    model, binary, passes = network(batch, precision)
+def ruled(name: str, batch: int, precision: str, **options: bool) -> tuple[bb.BinaryOptimizer, Callable[[], object]]:
+    """A rule on the MLP, and its forward and backward pass."""
+    _, binary, passes = network(batch, precision)
     rule = RULES[name](binary, **options)
     if precision == "bf16" and rule.hard(rule.param_groups[0]):
         for _, parameter in binary:
             parameter.grad, parameter.data = None, parameter.data.bfloat16()
     passes()
-    return model, rule, passes
+    return rule, passes
 
 
 def sgd(parameters: list[torch.Tensor]) -> tuple[torch.optim.Optimizer, Callable[[], AbstractContextManager]]:
@@ -149,7 +147,7 @@ def measure(name: str, compile: bool, options: argparse.Namespace) -> tuple[floa
     """Ratios of the update and of the whole step."""
     _, theirs, adam_passes = network(options.batch, options.adam)
     adam = torch.optim.Adam([p for _, p in theirs], fused=True)
-    _, rule, passes = ruled(name, options.batch, options.precision, compile=compile)
+    rule, passes = ruled(name, options.batch, options.precision, compile=compile)
     update = ratio(rule.step, adam.step, options.repeats)
     step = ratio(lambda: (passes(), rule.step()), lambda: (adam_passes(), adam.step()), max(options.repeats // 3, 3))
     return update, step
@@ -169,7 +167,7 @@ def three_steps(name: str, precision: str) -> float:
         _, binary, passes = network(100)
         optimizer, sample = FLOAT[name]([p for _, p in binary])
     else:
-        (_, optimizer, passes), sample = ruled(name, 100, precision), nullcontext
+        (optimizer, passes), sample = ruled(name, 100, precision), nullcontext
     for _ in range(3):
         with sample():
             passes()

@@ -39,7 +39,7 @@ class RunConfig:
         estimator: Gradient estimator of BayesBiNN; None for other rules.
         options: Keywords of the rule, beside the learning rate.
         lr: Learning rate of the binary weights (of all weights for full precision). None, for bayesbinn: 6 over the
-            number of steps.
+            number of steps, at most 0.1.
         real_lr: Learning rate of the real parameters.
         real_optimizer: "adam", or "sgd" (momentum 0.9), of the real parameters, or of all for full precision.
         real_weight_decay: L2 penalty on them.

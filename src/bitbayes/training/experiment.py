@@ -253,7 +253,8 @@ def learning_rate(config: RunConfig, examples: int) -> float:
         examples: Number of training examples.
 
     Returns:
-        `config.lr`; if that is None, 6 over the number of steps: on a cosine to 0 λ then forgets its start to e^-3.
+        `config.lr`; if that is None, 6 over the number of steps, at most 0.1: on a cosine to 0 λ then forgets its start
+        to e^-3.
     """
     if config.lr is not None:
         return config.lr

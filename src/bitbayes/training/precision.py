@@ -55,7 +55,7 @@ def held(config: RunConfig, experiment: Experiment) -> Iterator[None]:
 
     Args:
         config: The run, with the precision that was chosen.
-        experiment: Its objects; its parameters have no gradients before and after.
+        experiment: Its objects; what these weights have of gradients is cleared before and after.
 
     Yields:
         Nothing.
