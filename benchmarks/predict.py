@@ -4,9 +4,9 @@
 
 Each number is the time of `bb.predict` with C networks over C forward passes of one network on the same inputs:
 "alone" computes network after network, "together" up to 32 in one batched pass (`torch.func.vmap`), "predict" is
-what the library chooses by itself. "native" is the same with `backend="native"`: to draw, to pack and to run. "draw" is
-the share of drawing the weights. "packed" is the same prediction from a packed file of these networks: nothing is
-drawn, and a weight is one bit.
+what the library chooses by itself. "bf16" is that under `torch.autocast` in bfloat16, over the same passes in float32.
+"native" is "predict" with `backend="native"`: to draw, to pack and to run. "draw" is the share of drawing the weights.
+"packed" is the same prediction from a packed file of these networks: nothing is drawn, and a weight is one bit.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ def measure(widths: list[int], inputs: int, samples: int) -> list[float]:
     for together, small in ((1, 0), (32, 10**12), chosen):
         module._TOGETHER, module._SMALL = together, small
         ways.append(seconds(lambda: bb.predict(model, x, posterior, samples=samples), 3) / forward)
+    with torch.autocast("cpu", torch.bfloat16):
+        ways.append(seconds(lambda: bb.predict(model, x, posterior, samples=samples), 3) / forward)
     native = seconds(lambda: bb.predict(model, x, posterior, samples=samples, backend="native"), 3)
     packed = bb.pack(model, x, posterior, samples).runtime("native", threads=torch.get_num_threads())
     given = x.numpy()
@@ -64,8 +66,8 @@ def main() -> None:
     o = parser.parse_args()
     torch.set_num_threads(o.threads)
     print(f"torch {torch.__version__}, {o.threads} threads, {o.samples} networks")
-    print("| hidden layers | inputs | alone | together | predict | native | draw | packed |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| hidden layers | inputs | alone | together | predict | bf16 | native | draw | packed |")
+    print("| --- |" + " ---: |" * 8)
     for widths, inputs in CASES:
         ratios = measure(widths, inputs, o.samples)
         print(f"| {' x '.join(map(str, widths))} | {inputs} | " + " | ".join(f"{r:.2f}" for r in ratios) + " |")

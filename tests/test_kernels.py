@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import bitbayes as bb
 from bitbayes.kernels import build, run
 from bitbayes.noise import CHUNK, Noise, stream_key
-from bitbayes.rules import engine, refusals
+from bitbayes.rules import fused, refusals
 
 Make = Callable[..., bb.BinaryOptimizer]
 
@@ -329,11 +329,11 @@ def test_compile_works_without_any_compiler(rule: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(run, "_address", lambda name: None)
     monkeypatch.setattr(run, "_checker", lambda: None)
     monkeypatch.setattr(torch, "compile", None)
-    monkeypatch.setattr(engine.shutil, "which", lambda name: None)
-    engine._has_compiler.cache_clear()
+    monkeypatch.setattr(fused.shutil, "which", lambda name: None)
+    fused.has_compiler.cache_clear()
     fallen_back = trained(make, 1000, compile=True)
     monkeypatch.undo()
-    engine._has_compiler.cache_clear()
+    fused.has_compiler.cache_clear()
     assert torch.equal(fallen_back[1], plain[1])
     for name, value in plain[0].state[plain[1]]["belief"].items():
         assert torch.equal(fallen_back[0].state[fallen_back[1]]["belief"][name], value)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import bitbayes as bb
-from bitbayes.rules import engine
+from bitbayes.rules import fused
 from laws import (
     ESS,
     HARD,
@@ -383,11 +383,11 @@ def test_a_captured_step_with_a_bad_gradient_is_refused(rule: str) -> None:
 @pytest.mark.parametrize("rule", ["bayesbinn-momentum", "pmf", "vispa"])
 def test_a_compiled_step_may_be_capturable(rule: str) -> None:
     """By a kernel in C, or by torch.compile, which gets the numbers of a step from the device."""
-    known = engine._compiled.cache_info().currsize
+    known = fused._compiled.cache_info().currsize
     runs = [pair(rule, compile=True, capturable=capturable) for capturable in (True, False)]
     for model, optimizer in runs:
         steps(model, optimizer, 7)
-    assert engine._compiled.cache_info().currsize <= known + 1  # no number of a step is built in
+    assert fused._compiled.cache_info().currsize <= known + 1  # no number of a step is built in
     for one, other in zip(*(model.parameters() for model, _ in runs), strict=True):
         torch.testing.assert_close(one, other)
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "bitbayes"
 
 # A module imports from its own layer or from one above it in this list, never from one below.
 LAYERS = [
-    {"functional", "noise", "kernels"},
+    {"functional", "noise", "options", "kernels"},
     {"rules", "posterior"},
     {"parameters", "nn", "batchnorm", "predict", "calibration", "packed"},
     {"continual", "data", "training"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from bitbayes.recipes import make_config, run_recipe
 from bitbayes.recipes.load import LoadedRun, load_run
 from bitbayes.training import SilentProgress, mean
 from bitbayes.training.mean import MeanPredictor, kept_inputs
-from bitbayes.training.measure import whole
+from bitbayes.training.measure import autocast, whole
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +38,17 @@ def test_each_network_has_its_own_statistics(run: LoadedRun) -> None:
     assert all(torch.equal(value, before[name]) for name, value in run.experiment.model.state_dict().items())
 
 
-def test_without_batchnorm(run: LoadedRun) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_without_batchnorm(run: LoadedRun, precision: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 5, bias=False), nn.ReLU(), nn.Linear(5, 1))
     posterior = bb.BernoulliPosterior({"0.weight": torch.randn(5, 64)})
     x = torch.randn(7, 64)
-    found = MeanPredictor(run.config, run.experiment, model, posterior, 3)(x)
+    found = MeanPredictor(replace(run.config, precision=precision), run.experiment, model, posterior, 3)(x)
     assert found.outputs.shape == (3, 7, 1)
-    torch.testing.assert_close(found.outputs, bb.predict(model, x, posterior, 3).outputs)
+    with autocast(x.device, precision):
+        wanted = bb.predict(model, x, posterior, 3).outputs
+    torch.testing.assert_close(found.outputs, wanted)
 
 
 def test_inputs_are_kept_as_far_as_memory_goes(run: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,10 @@ def test_draws_into_the_tensors_of_an_earlier_one(family: str, scaled: bool) -> 
         assert again[name] is room[name] and torch.equal(room[name], q.sample(2)[name][1])
         assert not torch.equal(room[name], first[name])
         assert torch.equal(room[name].abs(), q.scale[name].expand_as(room[name]))
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        narrow = q.sample_at(2, out={name: tensor.to(dtype) for name, tensor in room.items()})
+        for name, drawn in q.sample_at(2).items():
+            assert narrow[name].dtype == dtype and torch.equal(narrow[name], drawn.to(dtype))
     with pytest.raises(ValueError, match=r"name different tensors: only the posterior has \['b.weight'\]"):
         q.sample_at(0, out={"a.weight": torch.ones(3, 5)})
     with pytest.raises(ValueError, match=r"'a.weight' has shape .* in out"):

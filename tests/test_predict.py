@@ -211,6 +211,47 @@ def test_double_precision_stays() -> None:
     assert bb.predict(model.bfloat16(), torch.ones(4, 3).bfloat16()).outputs.dtype == torch.float32
 
 
+class Noting(nn.Linear):
+    """Notes the type of the weights that it computes with."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = self.weight.dtype
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+@pytest.mark.parametrize("width", [6, 600])  # as many weights as a kernel draws, too
+def test_autocast_computes_with_draws_in_its_own_type(width: int, scale: float) -> None:
+    torch.manual_seed(0)
+    layers = [Noting(5, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(), Noting(width, width, bias=False)]
+    model = nn.Sequential(*layers).eval()
+    shapes = {f"{index}.weight": layers[index].weight.shape for index in (0, 3)}
+    scales = {name: torch.tensor(scale) for name in shapes}
+    posterior = bb.BernoulliPosterior({name: torch.randn(shape) for name, shape in shapes.items()}, scales)
+    x = torch.randn(7, 5)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        found = bb.predict(model, x, posterior, samples=3)
+        wanted = [torch.func.functional_call(model, posterior.sample_at(c), (x,)).float() for c in range(3)]
+        bb.predict(model, x, posterior, samples=1)
+    assert torch.equal(found.outputs, torch.stack(wanted))
+    seen = torch.bfloat16 if scale == 1 else torch.float32  # which it does not hold exactly
+    assert model[0].seen == model[3].seen == seen
+    bb.predict(model, x, posterior, samples=1)
+    assert model[0].seen == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_draws_have_the_type_of_the_parameters(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = Noting(5, 4, bias=False).to(dtype)
+    posterior = bb.BernoulliPosterior({"weight": torch.randn(4, 5)}, {"weight": torch.tensor(0.3)})
+    x = torch.ones(2, 5, dtype=dtype)
+    found = bb.predict(model, x, posterior, samples=3)
+    wanted = [nn.functional.linear(x, posterior.sample_at(c)["weight"].to(dtype)) for c in range(3)]
+    assert model.seen == dtype
+    torch.testing.assert_close(found.outputs, torch.stack(wanted).to(found.outputs.dtype))
+
+
 def test_bad_input() -> None:
     model, optimizer = network()
     with pytest.raises(ValueError, match="at least one batch"):

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib
 import math
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import torch
 from torch import Tensor
+
+from bitbayes.options import Options
 
 __all__ = [
     "adam",
@@ -196,7 +198,7 @@ def adam_options(betas: tuple[float, float], step: int | Tensor) -> dict[str, fl
 
 
 def adam(
-    first: Tensor, second: Tensor, gradient: Tensor, o: SimpleNamespace, *, eps: float = 1e-8
+    first: Tensor, second: Tensor, gradient: Tensor, o: Options, *, eps: float = 1e-8
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Adam's moments and direction (Kingma & Ba 2015, algorithm 1).
 
@@ -211,7 +213,7 @@ def adam(
         The new first moment, the new second moment, and the direction to subtract times the learning rate.
 
     Example:
-        >>> zero, o = torch.zeros(1), SimpleNamespace(**adam_options((0.9, 0.999), 1))
+        >>> zero, o = torch.zeros(1), Options(**adam_options((0.9, 0.999), 1))
         >>> adam(zero, zero, torch.tensor([3.0]), o)[2]
         tensor([1.])
     """

@@ -6,7 +6,6 @@ import ctypes
 import functools
 from array import array
 from collections.abc import Iterable, Mapping
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from bitbayes.kernels import build
 from bitbayes.kernels.table import DRAWS, UPDATES, Call, hard_draw
 from bitbayes.noise import Noise
+from bitbayes.options import Options
 
 _NARROW = torch.float32, torch.bfloat16
 _SMALL = 1 << 15  # weights that one more thread must have to be worth waking
@@ -139,7 +139,7 @@ def advance(
     belief: Mapping[str, Tensor],
     gradient: Tensor,
     weights: Tensor,
-    o: SimpleNamespace,
+    o: Options,
     drawn: Noise,
     noise: Noise,
     *,
@@ -167,7 +167,7 @@ def advance(
     return call is not None and _run(call, gradient, weights, noise, jobs)
 
 
-def redraw(rule: type, belief: Mapping[str, Tensor], weights: Tensor, o: SimpleNamespace, noise: Noise) -> bool:
+def redraw(rule: type, belief: Mapping[str, Tensor], weights: Tensor, o: Options, noise: Noise) -> bool:
     """Writes a draw of an unchanged belief, the one that `advance` would have written; returns as `advance` does."""
     row = DRAWS.get(_name(rule))
     call = row and row(belief, o, noise)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
 from typing import NamedTuple
 
 from torch import Tensor
 
 from bitbayes.noise import Noise
+from bitbayes.options import Options
 
 Belief = Mapping[str, Tensor]
-Options = SimpleNamespace
 
 _MOST_ROWS = 64  # half of MOST_ARRAYS in kernels.c
 

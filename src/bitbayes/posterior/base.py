@@ -68,7 +68,7 @@ class Posterior(ABC):
         """One network of the sequence that `sample` draws, alone: a function of (seed, index)."""
 
     def _room(self, out: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """Where to write a draw: what an earlier call returned, or new memory, which the system clears first."""
+        """Where to write a draw: into what is given, or into new memory, which the system clears first."""
         if out is None:
             return {name: self.scale[name].new_empty(shape) for name, shape in self.shapes.items()}
         self.check_like({name: tensor.shape for name, tensor in out.items()}, "out")

@@ -68,8 +68,8 @@ class BernoulliPosterior(Posterior):
         Args:
             index: Its place in the sequence.
             seed: Seed of the counter-based noise.
-            out: What an earlier call returned, to be overwritten: large tensors need not be found again for every
-                network. None for new tensors.
+            out: Tensors to write into, of any floating-point type, such as what an earlier call returned: memory for
+                large ones need not be found again for every network. None for new ones of float32.
 
         Returns:
             Weights of ±scale by name, shapes of λ.

@@ -105,7 +105,8 @@ class LowRankGaussianPosterior(Posterior):
         Args:
             index: Its place in the sequence.
             seed: Seed of the counter-based noise.
-            out: What an earlier call returned, to be overwritten; None for new tensors.
+            out: Tensors to write into, of any floating-point type, such as what an earlier call returned; None for
+                new ones of float32.
 
         Returns:
             Weights of ±scale by name, shapes of m.

@@ -7,7 +7,6 @@ class runs them: draw the weights, take the gradient that `loss.backward()` left
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -206,7 +205,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
     def _options(self, group: dict[str, Any], step: counter.Step, parameter: Tensor) -> Options:
         plain = {key: value for key, value in group.items() if key not in _NOT_OPTIONS}
         shape = {"bound": scales.glorot(parameter), "fan_in": scales.fans(parameter)[0]}
-        return SimpleNamespace(**plain | self.schedule(group, step) | shape, step=counter.number(step))
+        return Options(**plain | self.schedule(group, step) | shape, step=counter.number(step))
 
     def _first_state(self, parameter: Tensor, group: dict[str, Any], index: int) -> dict[str, Any]:
         if group["init"] == "weights":

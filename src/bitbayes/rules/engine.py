@@ -8,89 +8,27 @@ compiler that these need, chunk by chunk after all.
 
 from __future__ import annotations
 
-import functools
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from bitbayes.kernels import run as kernels
 from bitbayes.noise import Noise, spans
-from bitbayes.rules.rule import Belief, Options, Rule
+from bitbayes.options import Options
+from bitbayes.rules import fused
+from bitbayes.rules.rule import Belief, Rule
+from bitbayes.rules.update import Update, estimate_of, part
 
 
-def _estimate(rule: type[Rule], belief: Belief, gradient: Tensor, weights: Tensor, drawn: Noise, o: Options) -> Tensor:
-    """What a draw says of the belief, in float32 whatever the weights are kept in."""
-    return rule.estimate(belief, gradient.float(), weights.float(), drawn, o)
+@dataclass
+class Jobs:
+    """Work of one step that is put off, to be done for all tensors by one call."""
 
-
-def _advance_chunk(
-    rule: type[Rule],
-    belief: Belief,
-    gradient: Tensor,
-    weights: Tensor,
-    o: Options,
-    drawn: Noise,
-    noise: Noise,
-    estimated: bool,
-    accept: Tensor | None,
-) -> None:
-    estimate = gradient if estimated else _estimate(rule, belief, gradient, weights, drawn, o)
-    for name, value in rule.update(belief, estimate, o).items():
-        old = belief[name]
-        old.copy_(value if accept is None else torch.where(accept, value, old))
-    weights.copy_(rule.draw(belief, noise, o))
-
-
-@functools.cache
-def _has_compiler(device: str) -> bool:
-    """Whether torch.compile can work: on a CPU it needs a compiler of C++, on a GPU Triton needs one of C."""
-    named, *usual = ("CXX", "c++", "g++", "clang++") if device == "cpu" else ("CC", "cc", "gcc", "clang")
-    return any(shutil.which(name) for name in (os.environ.get(named, usual[0]).split()[:1] + usual))
-
-
-@functools.cache
-def _compiled(rule: type[Rule], static: tuple[tuple[str, object], ...]) -> Callable[..., None]:
-    """The fused update of one rule with one set of options that are not numbers."""
-
-    def fused(
-        belief: Belief,
-        gradient: Tensor,
-        weights: Tensor,
-        numbers: dict[str, Tensor],
-        keys: Tensor,
-        estimated: bool,
-        accept: Tensor | None,
-    ) -> None:
-        o = SimpleNamespace(**dict(static), **numbers)
-        drawn, noise = (
-            Noise(own, weights.numel(), weights.device, shared_key=shared) for own, shared in keys.view(2, 2).unbind()
-        )
-        _advance_chunk(rule, belief, gradient, weights, o, drawn, noise, estimated, accept)
-
-    # torch.compile stops after eight recompilations of one code object, so every rule gets one of its own.
-    fused.__code__ = fused.__code__.replace(co_name=f"fused_{rule.__name__}")
-    return torch.compile(fused, dynamic=True)
-
-
-def _on_device(values: list[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers as one tensor, without waiting for the device: from pageable memory a copy would.
-
-    Where some are there already, the step may be part of a CUDA graph, to which memory of the host must not matter.
-    """
-    if any(isinstance(value, Tensor) for value in values):
-        parts = [
-            v.to(device, dtype) if isinstance(v, Tensor) else torch.full((), v, dtype=dtype, device=device)
-            for v in values
-        ]
-        return torch.stack(parts)
-    sent = torch.tensor(values, dtype=dtype)
-    return sent.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sent.to(device)
+    in_c: list[kernels.Job] = field(default_factory=list)
+    compiled: list[Update] = field(default_factory=list)
 
 
 def _spans(belief: Belief, weights: Tensor) -> Iterator[slice]:
@@ -98,10 +36,6 @@ def _spans(belief: Belief, weights: Tensor) -> Iterator[slice]:
     count = weights.numel()
     rows = max(tensor.dim() and tensor.numel() // max(count, 1) for tensor in belief.values())
     return spans(count, weights.device, max(rows, 1))
-
-
-def _part(belief: Belief, span: slice) -> Belief:
-    return {name: tensor[..., span] for name, tensor in belief.items()}
 
 
 def advance(
@@ -116,7 +50,7 @@ def advance(
     estimated: bool = False,
     accept: Tensor | None = None,
     compile: bool = False,
-    jobs: list[kernels.Job] | None = None,
+    jobs: Jobs | None = None,
 ) -> None:
     """Updates a belief in place and writes the next draw.
 
@@ -131,26 +65,24 @@ def advance(
         estimated: Whether `gradient` is already an estimate.
         accept: 0-d bool on the device; False leaves the belief as it is.
         compile: One pass over memory instead of chunks.
-        jobs: Of `together`: what a kernel would do is put there.
+        jobs: Of `together`: what is to be done in one pass is put there.
     """
     if compile and weights.device.type == "cpu":
         if accept is not None and not accept:
             redraw(rule, belief, weights, o, noise, compile=True)
             return
-        if kernels.advance(rule, belief, gradient, weights, o, drawn, noise, estimated=estimated, jobs=jobs):
+        listed = None if jobs is None else jobs.in_c
+        if kernels.advance(rule, belief, gradient, weights, o, drawn, noise, estimated=estimated, jobs=listed):
             return
-    if compile and _has_compiler(weights.device.type):
-        number = {n: v for n, v in vars(o).items() if isinstance(v, (int, float, Tensor)) and not isinstance(v, bool)}
-        static = tuple((name, value) for name, value in sorted(vars(o).items()) if name not in number)
-        values = _on_device([*number.values()], torch.float32, weights.device)
-        numbers = dict(zip(number, values.unbind(), strict=True))
-        keys = [drawn.key, drawn.shared_key, noise.key, noise.shared_key]
-        keys = _on_device(keys, torch.int64, weights.device)
-        _compiled(rule, static)(belief, gradient, weights, numbers, keys, estimated, accept)
+    job = Update(rule, belief, gradient, weights, o, drawn, noise, estimated, accept)
+    if compile and fused.has_compiler(weights.device.type):
+        if jobs is None:
+            fused.run([job])
+        else:
+            jobs.compiled.append(job)
         return
     for span in _spans(belief, weights):
-        pieces = drawn.part(span), noise.part(span)
-        _advance_chunk(rule, _part(belief, span), gradient[..., span], weights[span], o, *pieces, estimated, accept)
+        job.part(span).do()
 
 
 def accumulate(
@@ -180,8 +112,8 @@ def accumulate(
     """
     first = total is None
     for span in _spans(belief, weights):
-        part = _part(belief, span), gradient[span], weights[span], drawn.part(span)
-        estimate = _estimate(rule, *part, o) / samples
+        piece = part(belief, span), gradient[span], weights[span], drawn.part(span)
+        estimate = estimate_of(rule, *piece, o) / samples
         if total is None:
             total = estimate.new_empty(*estimate.shape[:-1], weights.numel())
         total[..., span] = estimate if first else total[..., span] + estimate
@@ -189,13 +121,14 @@ def accumulate(
 
 
 @contextmanager
-def together() -> Iterator[list[kernels.Job]]:
-    """Lends a list for the kernels of one step, and runs them by one call: streams of memory would evict Python."""
-    jobs: list[kernels.Job] = []
+def together() -> Iterator[Jobs]:
+    """Lends lists for the work of one step, and does it by one call: streams of memory would evict Python."""
+    jobs = Jobs()
     try:
         yield jobs
     finally:
-        kernels.run(jobs)
+        kernels.run(jobs.in_c)
+        fused.run(jobs.compiled)
 
 
 def redraw(rule: type[Rule], belief: Belief, weights: Tensor, o: Options, noise: Noise, compile: bool = False) -> None:
@@ -203,4 +136,4 @@ def redraw(rule: type[Rule], belief: Belief, weights: Tensor, o: Options, noise:
     if compile and weights.device.type == "cpu" and kernels.redraw(rule, belief, weights, o, noise):
         return
     for span in _spans(belief, weights):
-        weights[span].copy_(rule.draw(_part(belief, span), noise.part(span), o))
+        weights[span].copy_(rule.draw(part(belief, span), noise.part(span), o))

@@ -9,16 +9,15 @@ numbers are 0-d tensors. Nothing may be changed in place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from bitbayes.noise import Noise
+from bitbayes.options import Options
 from bitbayes.rules.counter import Step
 
 Belief = dict[str, Tensor]
-Options = SimpleNamespace
 
 
 class Rule:

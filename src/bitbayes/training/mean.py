@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from bitbayes.batchnorm import batch_buffers, refresh
 from bitbayes.posterior import Posterior
-from bitbayes.predict import Prediction
+from bitbayes.predict import Prediction, draws
 from bitbayes.training.config import RunConfig
 from bitbayes.training.experiment import Experiment
 from bitbayes.training.measure import autocast, refresh_inputs, refresh_with
@@ -48,13 +48,14 @@ class MeanPredictor:
         self.device, self.precision, self.posterior = experiment.device, config.precision, posterior
         self._inputs = kept_inputs(config, experiment)
         self._model = copy.deepcopy(model).eval()
-        self._statistics = [self._estimated(index) for index in range(samples or config.predict_samples)]
+        with torch.no_grad(), autocast(self.device, self.precision):
+            drawn = draws(self._model, posterior, samples or config.predict_samples)
+            self._statistics = [self._estimated(weights) for (weights,) in drawn]
 
-    def _estimated(self, index: int) -> dict[str, Tensor]:
+    def _estimated(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Statistics of one network, by the names of their buffers."""
         if batch_buffers(self._model):
-            with torch.no_grad(), autocast(self.device, self.precision):
-                refresh(self._model, self._inputs, self.posterior.sample_at(index))
+            refresh(self._model, self._inputs, weights)
         return batch_buffers(self._model)
 
     @torch.no_grad()
@@ -62,8 +63,9 @@ class MeanPredictor:
         """Predicts some inputs with every network."""
         outputs = []
         with autocast(self.device, self.precision):
-            for index, statistics in enumerate(self._statistics):
-                state = {**self.posterior.sample_at(index), **statistics}
+            drawn = draws(self._model, self.posterior, len(self._statistics))
+            for (weights,), statistics in zip(drawn, self._statistics, strict=True):
+                state = {**weights, **statistics}
                 outputs.append(torch.cat([functional_call(self._model, state, (part,)) for part in x.split(_CHUNK)]))
         whole = torch.stack(outputs).float()
         return Prediction(whole if whole.dim() > 2 else whole[..., None])

@@ -1,0 +1,55 @@
+"""Updates by torch.compile: on a GPU one call for all tensors of a step, tried here on a CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+import bitbayes as bb
+from bitbayes.rules import fused
+from laws import pair, same, snapshot, steps
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile imports what torch deprecates
+@pytest.mark.parametrize("options", [{}, {"capturable": True}])
+def test_all_tensors_in_one_call(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, calls = [], []
+    call = fused._call
+    monkeypatch.setattr(fused, "_call", lambda compiled, jobs: (calls.append(len(jobs)), call(compiled, jobs)))
+    for alone in ({"cpu"}, set[str]()):
+        monkeypatch.setattr(fused, "_ALONE", alone)
+        fused._compiled.cache_clear()
+        counters.clear()
+        model, optimizer = pair("mirrordescent", compile=True, **options)
+        steps(model, optimizer, 4)
+        assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+        found.append(snapshot(model, optimizer))
+    assert calls == 8 * [1] + 4 * [2]
+    assert same(*found)
+
+
+def test_what_differs_is_not_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors with another rate are, with other options that are no numbers not; and not what has no gradient."""
+    calls = []
+    monkeypatch.setattr(fused, "_ALONE", set[str]())
+    monkeypatch.setattr(fused, "_call", lambda compiled, jobs: calls.append([len(job.weights) for job in jobs]))
+    sizes = [2, 3, 5, 7]
+    tensors = [(str(size), torch.nn.Parameter(torch.ones(size))) for size in sizes]
+    others = [{}, {}, {"lr": 0.5}, {"betas": (0.5, 0.9)}]
+    groups = [{"params": [tensor], **other} for tensor, other in zip(tensors, others, strict=True)]
+    optimizer = bb.MirrorDescent(groups, lr=0.1, seed=0, compile=True)
+    for _, parameter in tensors:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    tensors[1][1].grad = None
+    optimizer.step()
+    assert calls == [[2, 3, 5], [7], [2, 5], [7]]
+
+
+def test_numbers_from_here_and_from_the_device() -> None:
+    there = torch.tensor(3, dtype=torch.int32)
+    rows = [[1, there, 0.5], [1, 2.0, there]]
+    for given in (rows, [[1, 3, 0.5], [1, 2.0, 3]]):
+        found = fused._on_device(given, torch.float32, torch.device("cpu"))
+        assert found.dtype == torch.float32 and found.tolist() == [[1, 3, 0.5], [1, 2, 3]]
