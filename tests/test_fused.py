@@ -7,8 +7,11 @@ import torch
 from torch._dynamo.utils import counters
 
 import bitbayes as bb
+from bitbayes.noise import Noise
+from bitbayes.options import Options
 from bitbayes.rules import fused
-from laws import pair, same, snapshot, steps
+from bitbayes.rules.update import Update
+from laws import ESS, network, same, snapshot, steps
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile imports what torch deprecates
@@ -21,7 +24,10 @@ def test_all_tensors_in_one_call(options: dict, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(fused, "_ALONE", alone)
         fused._compiled.cache_clear()
         counters.clear()
-        model, optimizer = pair("mirrordescent", compile=True, **options)
+        model = network()
+        binary, _ = bb.split_parameters(model)
+        groups = [{"params": [named], "lr": lr} for named, lr in zip(binary, (0.1, 0.3), strict=True)]
+        optimizer = bb.BayesBiNN(groups, ess=ESS, estimator="concrete", tau=0.5, seed=0, compile=True, **options)
         steps(model, optimizer, 4)
         assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
         found.append(snapshot(model, optimizer))
@@ -53,3 +59,12 @@ def test_numbers_from_here_and_from_the_device() -> None:
     for given in (rows, [[1, 3, 0.5], [1, 2.0, 3]]):
         found = fused._on_device(given, torch.float32, torch.device("cpu"))
         assert found.dtype == torch.float32 and found.tolist() == [[1, 3, 0.5], [1, 2, 3]]
+
+
+def test_a_piece_of_an_update_has_its_piece_of_both_noises() -> None:
+    tensors = torch.arange(8.0), torch.arange(8.0)
+    whole = Update(bb.STE, {"latent": torch.zeros(2, 8)}, *tensors, Options(), Noise(1, 8), Noise(2, 8), False, None)
+    piece = whole.part(slice(4, 8))
+    assert piece.belief["latent"].shape == (2, 4) and piece.gradient.tolist() == piece.weights.tolist() == [4, 5, 6, 7]
+    assert torch.equal(piece.drawn.uniform(), whole.drawn.uniform()[4:])
+    assert torch.equal(piece.noise.uniform(), whole.noise.uniform()[4:])

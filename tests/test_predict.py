@@ -229,12 +229,18 @@ def test_autocast_computes_with_draws_in_its_own_type(width: int, scale: float) 
     scales = {name: torch.tensor(scale) for name in shapes}
     posterior = bb.BernoulliPosterior({name: torch.randn(shape) for name, shape in shapes.items()}, scales)
     x = torch.randn(7, 5)
+    seen = torch.bfloat16 if scale == 1 else torch.float32  # bfloat16 does not hold 0.3
+    rooms = []
+    sample_at = posterior.sample_at
+    posterior.sample_at = lambda *where, out=None, **how: (rooms.append(out), sample_at(*where, out=out, **how))[1]
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         found = bb.predict(model, x, posterior, samples=3)
+        memory = {tensor.data_ptr() for room in rooms for tensor in room.values()}
+        assert len(memory) == 2  # draws are written where the last was, and not converted
+        assert {tensor.dtype for room in rooms for tensor in room.values()} == {seen}
         wanted = [torch.func.functional_call(model, posterior.sample_at(c), (x,)).float() for c in range(3)]
         bb.predict(model, x, posterior, samples=1)
     assert torch.equal(found.outputs, torch.stack(wanted))
-    seen = torch.bfloat16 if scale == 1 else torch.float32  # which it does not hold exactly
     assert model[0].seen == model[3].seen == seen
     bb.predict(model, x, posterior, samples=1)
     assert model[0].seen == torch.float32
@@ -248,6 +254,9 @@ def test_draws_have_the_type_of_the_parameters(dtype: torch.dtype) -> None:
     x = torch.ones(2, 5, dtype=dtype)
     found = bb.predict(model, x, posterior, samples=3)
     wanted = [nn.functional.linear(x, posterior.sample_at(c)["weight"].to(dtype)) for c in range(3)]
+    assert model.seen == dtype
+    with torch.autocast("cpu", torch.bfloat16):
+        bb.predict(model, x, bb.BernoulliPosterior({"weight": torch.randn(4, 5)}), samples=1)
     assert model.seen == dtype
     torch.testing.assert_close(found.outputs, torch.stack(wanted).to(found.outputs.dtype))
 

@@ -35,10 +35,10 @@ def _numbers(job: Update) -> dict[str, Any]:
 
 
 def _kind(job: Update) -> tuple[Any, ...]:
-    """What updates that one call can do have in common; the first three decide what is compiled."""
+    """What updates of one step that one call can do have in common: what is compiled, and where."""
     names = tuple(_numbers(job))
     static = tuple((name, value) for name, value in sorted(vars(job.o).items()) if name not in names)
-    return job.rule, static, names, job.estimated, id(job.accept), job.weights.device
+    return job.rule, static, names, job.weights.device
 
 
 @functools.cache
@@ -49,10 +49,10 @@ def has_compiler(device: str) -> bool:
 
 
 def run(jobs: Iterable[Update]) -> None:
-    """Updates different tensors, those that are alike by one call."""
-    for (rule, static, names, *_), group in itertools.groupby(jobs, _kind):
+    """Updates the tensors of one step, those that are alike by one call."""
+    for (rule, static, names, device), group in itertools.groupby(jobs, _kind):
         alike, compiled = list(group), _compiled(rule, static, names)
-        for part in ([job] for job in alike) if alike[0].weights.device.type in _ALONE else [alike]:
+        for part in ([job] for job in alike) if device.type in _ALONE else [alike]:
             _call(compiled, part)
 
 
