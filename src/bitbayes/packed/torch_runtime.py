@@ -125,8 +125,9 @@ def _affine(x: Tensor, t: dict[str, Tensor]) -> Tensor:
     if len(t) < 2:
         return x * t["scale"] if "scale" in t else x + t.get("shift", 0)
     scale, shift = (t[role].flatten().expand(x.shape[1]) for role in ("scale", "shift"))
-    # It is a BatchNorm's, as a rule, and then it is rounded as there.
-    return F.batch_norm(x.to(scale.dtype), torch.zeros_like(scale), torch.ones_like(scale), scale, shift, eps=0)
+    # It is a BatchNorm's, as a rule, and then it is rounded as there. An eps of 0, which 1 + eps is as good as, torch
+    # 2.11 refuses.
+    return F.batch_norm(x.to(scale.dtype), torch.zeros_like(scale), torch.ones_like(scale), scale, shift, eps=1e-30)
 
 
 def _above(x: Tensor, threshold: Tensor | float) -> Tensor:
