@@ -72,7 +72,9 @@ class BinaryActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Signs, with the shape and dtype of `x`."""
         signs = (x >= 0).to(x.dtype) * 2 - 1
-        inside = x.clamp(-self.window, self.window)
+        # The window is closed, but what a clamp's derivative at its end is depends on torch: this is one number further.
+        end = self.window * (1 + torch.finfo(x.dtype).eps)
+        inside = x.clamp(-end, end)
         # No autograd.Function: compile, vmap, jvp and export know these operations already. The usual
         # s(x) + (sign(x) − s(x)).detach() rounds twice; here what is added to the sign is slope · (a − a) = 0
         # exactly, in every dtype (clamping keeps infinity out of it), and its derivative is the slope.
