@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest
 
-.PHONY: setup demo test check lint format types docs slow bench clean
+.PHONY: setup demo test check lint format types docs slow torch bench clean
 .DEFAULT_GOAL := check
 
 setup: $(STAMP)
@@ -46,6 +46,15 @@ docs: $(STAMP)
 
 slow: $(STAMP)
 	$(PYTEST) -q -m slow
+
+# The tests with another torch, in an environment of its own: `make torch TORCH=2.15.0`. Not for CI: what the package
+# index has of torch usually brings gigabytes of libraries for GPUs.
+torch:
+	$(PYTHON) -m venv build/torch-$(TORCH)
+	grep -v '^torch==' constraints.txt >build/torch-$(TORCH)/constraints.txt
+	build/torch-$(TORCH)/bin/python -m pip install --quiet -c build/torch-$(TORCH)/constraints.txt \
+		'torch==$(TORCH)' -e '.[train,report,dev]'
+	$(subst $(BIN),build/torch-$(TORCH)/bin,$(PYTEST)) -q -n $(JOBS) tests
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/step.py

@@ -1,7 +1,7 @@
 """A backend of torch.compile for machines without a GPU: it makes the code that a GPU would run, and runs it.
 
 Inductor is told that the tensors are on an H200, and writes Triton kernels; Triton's interpreter runs these on the
-CPU. It leans on inner parts of torch, so it is for the torch of `constraints.txt` alone.
+CPU. It leans on inner parts of torch, which 2.11, 2.13 and 2.15 have.
 """
 
 from __future__ import annotations
