@@ -72,7 +72,7 @@ class BinaryActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Signs, with the shape and dtype of `x`."""
         signs = (x >= 0).to(x.dtype) * 2 - 1
-        # The window is closed, but what a clamp's derivative at its end is depends on torch: this is one number further.
+        # The window is closed, and what derivative a clamp has at its end depends on torch: it ends one number later.
         end = self.window * (1 + torch.finfo(x.dtype).eps)
         inside = x.clamp(-end, end)
         # No autograd.Function: compile, vmap, jvp and export know these operations already. The usual

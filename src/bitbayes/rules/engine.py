@@ -17,9 +17,8 @@ from torch import Tensor
 
 from bitbayes.kernels import run as kernels
 from bitbayes.noise import Noise, spans
-from bitbayes.options import Options
 from bitbayes.rules import fused
-from bitbayes.rules.rule import Belief, Rule
+from bitbayes.rules.rule import Belief, Options, Rule
 from bitbayes.rules.update import Update, estimate_of, part
 
 

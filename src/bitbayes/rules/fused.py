@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.noise import Noise
-from bitbayes.options import Options
-from bitbayes.rules.rule import Belief, Rule
+from bitbayes.rules.rule import Belief, Options, Rule
 from bitbayes.rules.update import Update
 
 # Where a call costs little beside the work, tensors are taken one by one: they share one compiled function then,
@@ -22,7 +21,7 @@ from bitbayes.rules.update import Update
 _ALONE = {"cpu"}
 
 # On a GPU the kernels of one graph are joined, up to eight at a time. Inductor's estimate of memory would forbid it, as
-# it takes what is written in place for new; torch 2.10 has no such estimate.
+# it takes what is written in place for new; older torch has no such estimate.
 _JOINED = {"combo_kernels": True, "combo_kernel_peak_memory_pct_threshold": None}
 
 Static = tuple[tuple[str, object], ...]
@@ -68,6 +67,7 @@ def _call(compiled: Callable[..., None], jobs: list[Update]) -> None:
 @functools.cache
 def _compiled(rule: type[Rule], static: Static, names: tuple[str, ...]) -> Callable[..., None]:
     """The fused update of one rule with one set of options that are not numbers."""
+    from torch._inductor import config  # torch.compile loads it; import bitbayes need not
 
     def fused(
         beliefs: list[Belief],
@@ -88,8 +88,6 @@ def _compiled(rule: type[Rule], static: Static, names: tuple[str, ...]) -> Calla
 
     # torch.compile stops after eight recompilations of one code object, so every rule gets one of its own.
     fused.__code__ = fused.__code__.replace(co_name=f"fused_{rule.__name__}")
-    from torch._inductor import config  # torch.compile loads it; import bitbayes need not
-
     return torch.compile(fused, dynamic=True, options={n: v for n, v in _JOINED.items() if hasattr(config, n)})
 
 

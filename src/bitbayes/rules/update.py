@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.noise import Noise
-from bitbayes.options import Options
-from bitbayes.rules.rule import Belief, Rule
+from bitbayes.rules.rule import Belief, Options, Rule
 
 
 class Update(NamedTuple):
