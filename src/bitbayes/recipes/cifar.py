@@ -46,8 +46,8 @@ def _rules(*, float_lr: float, bop_threshold: float, tau: float) -> dict[str, Ru
     }
 
 
-# For a few epochs, searched on the narrow network in batches of 200; see docs/results.md. The large one, in batches of 50,
-# has these too, but for STE, whose rate is far too much there. PMF is not among them: on the large network's short
+# For a few epochs, searched on the narrow network in batches of 200; see docs/results.md. The large one, in batches of
+# 50, has these too, but for STE, whose rate is too much there. PMF is not among them: on the large network's short
 # schedule it keeps the published annealing, which has then hardly begun.
 _SHORT = {
     "full-precision": RuleSpec(3e-3, schedule=COSINE_BY_STEPS),
