@@ -50,6 +50,7 @@ slow: $(STAMP)
 # The tests with another torch, in an environment of its own: `make torch TORCH=2.15.0`. Not for CI: what the package
 # index has of torch usually brings gigabytes of libraries for GPUs.
 torch:
+	@test -n "$(TORCH)" || { echo "make torch needs a version, such as: make torch TORCH=2.15.0" >&2; exit 2; }
 	$(PYTHON) -m venv build/torch-$(TORCH)
 	grep -v '^torch==' constraints.txt >build/torch-$(TORCH)/constraints.txt
 	build/torch-$(TORCH)/bin/python -m pip install --quiet -c build/torch-$(TORCH)/constraints.txt \
