@@ -146,21 +146,9 @@ def advance(
     estimated: bool = False,
     jobs: list[Job] | None = None,
 ) -> bool:
-    """Updates a belief in place and writes the next draw: `rules.engine.advance`, if there is a kernel for it.
+    """Does an update, whose parts `rules.update.Update` describes, if there is a kernel for it.
 
-    Args:
-        rule: The learning rule.
-        belief: Flat tensors, or rows of them; changed in place.
-        gradient: Flat gradient at the weights, or an estimate already averaged over draws.
-        weights: Flat weights of the current draw; overwritten with the next.
-        o: Options of the rule.
-        drawn: Noise of the current draw.
-        noise: Noise of the next.
-        estimated: Whether `gradient` is already an estimate.
-        jobs: Where to put the work instead of doing it, for `run`.
-
-    Returns:
-        Whether it was done; if not, nothing has changed.
+    Given `jobs`, it is put there instead, for `run`. Returns whether that was possible; if not, nothing has changed.
     """
     row = UPDATES.get(_name(rule))
     call = row and row(belief, o, drawn, noise, estimated)

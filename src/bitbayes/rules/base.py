@@ -17,6 +17,7 @@ from bitbayes.noise import Noise
 from bitbayes.posterior import BernoulliPosterior, Posterior
 from bitbayes.rules import checks, counter, draws, engine, refusals, scales, streams
 from bitbayes.rules.rule import Belief, Options, Rule
+from bitbayes.rules.update import Update
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -133,7 +134,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
             for index, (group, _, parameter) in enumerate(self._places()):
                 mean = None if means is None else means.of.get(parameter)
                 if mean is not None or (means is None and parameter.grad is not None):
-                    self._advance(parameter, group, index, mean, accept=accept, jobs=jobs)
+                    self._advance(parameter, group, index, mean, accept, jobs)
         return loss
 
     @torch.no_grad()
@@ -242,7 +243,13 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
             self._show(parameter, group, index, sample)
 
     def _advance(
-        self, parameter: Tensor, group: dict[str, Any], index: int, mean: draws.Mean | None, **how: Any
+        self,
+        parameter: Tensor,
+        group: dict[str, Any],
+        index: int,
+        mean: draws.Mean | None,
+        accept: Tensor | None,
+        jobs: engine.Jobs | None,
     ) -> None:
         """Updates one tensor from the mean of several draws, or from the gradient at the only one."""
         belief, state = self._belief(parameter), self.state[parameter]
@@ -253,15 +260,15 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
                 slope = scales.slope(parameter, state, weights, gradient)
             else:
                 gradient, slope = mean.estimate, mean.slope
-            scales.learn(state, slope, group["scale_lr"], how["accept"])
+            scales.learn(state, slope, group["scale_lr"], accept)
             drawn = self._noise(group, parameter, index)
             state["step"] += 1
             o = self._options(group, state["step"], parameter)
             noises = drawn, self._noise(group, parameter, index)
             if weights.data_ptr() != parameter.data_ptr():
-                how["jobs"] = None  # a copy, to be written back at once
-            how |= {"estimated": mean is not None, "compile": group["compile"]}
-            engine.advance(type(self), belief, gradient, weights, o, *noises, **how)
+                jobs = None  # a copy, to be written back at once
+            update = Update(type(self), belief, gradient, weights, o, *noises, mean is not None, accept)
+            engine.advance(update, compile=group["compile"], jobs=jobs)
 
     def _accept(self) -> Tensor | None:
         """Refuses non-finite gradients: at once on a CPU; on a GPU by a flag on the device, reported later."""

@@ -37,35 +37,15 @@ def _spans(belief: Belief, weights: Tensor) -> Iterator[slice]:
     return spans(count, weights.device, max(rows, 1))
 
 
-def advance(
-    rule: type[Rule],
-    belief: Belief,
-    gradient: Tensor,
-    weights: Tensor,
-    o: Options,
-    drawn: Noise,
-    noise: Noise,
-    *,
-    estimated: bool = False,
-    accept: Tensor | None = None,
-    compile: bool = False,
-    jobs: Jobs | None = None,
-) -> None:
+def advance(update: Update, *, compile: bool = False, jobs: Jobs | None = None) -> None:
     """Updates a belief in place and writes the next draw.
 
     Args:
-        rule: The learning rule.
-        belief: Flat float32 tensors, or rows of them; changed in place.
-        gradient: Flat gradient at the weights, or an estimate already averaged over draws.
-        weights: Flat weights of the current draw; overwritten with the next.
-        o: Options of the rule.
-        drawn: Noise of the current draw.
-        noise: Noise of the next.
-        estimated: Whether `gradient` is already an estimate.
-        accept: 0-d bool on the device; False leaves the belief as it is.
+        update: Of one tensor.
         compile: One pass over memory instead of chunks.
         jobs: Of `together`: what is to be done in one pass is put there.
     """
+    rule, belief, gradient, weights, o, drawn, noise, estimated, accept = update
     if compile and weights.device.type == "cpu":
         if accept is not None and not accept:
             redraw(rule, belief, weights, o, noise, compile=True)
@@ -73,15 +53,14 @@ def advance(
         listed = None if jobs is None else jobs.in_c
         if kernels.advance(rule, belief, gradient, weights, o, drawn, noise, estimated=estimated, jobs=listed):
             return
-    job = Update(rule, belief, gradient, weights, o, drawn, noise, estimated, accept)
     if compile and fused.has_compiler(weights.device.type):
         if jobs is None:
-            fused.run([job])
+            fused.run([update])
         else:
-            jobs.compiled.append(job)
+            jobs.compiled.append(update)
         return
     for span in _spans(belief, weights):
-        job.part(span).do()
+        update.part(span).do()
 
 
 def accumulate(
