@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 import bitbayes as bb
-from bitbayes.recipes.load import load_run
-from bitbayes.training.measure import whole
+from bitbayes.lab.studies.load import load_run
+from bitbayes.lab.train.measure import whole
 
 
 def main() -> None:

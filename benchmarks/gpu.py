@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import bitbayes as bb
-from bitbayes.training.capture import GRAPHS, Captured
+from bitbayes.lab.train.capture import GRAPHS, Captured
 
 
 def milliseconds(action: Callable[[], object], device: torch.device, repeats: int) -> float:

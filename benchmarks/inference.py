@@ -55,10 +55,10 @@ def lines(turns: int, clock: Callable[[], float], folder: Path) -> Iterator[tupl
     import torch.nn.functional as F
 
     import bitbayes as bb
-    from bitbayes.packed.bench import engines
-    from bitbayes.packed.bits import pack_signs
-    from bitbayes.packed.measure import measure
-    from bitbayes.packed.native_products import SignProduct, pack_places
+    from bitbayes.packed.backends.bench import engines
+    from bitbayes.packed.backends.measure import measure
+    from bitbayes.packed.backends.native.products import SignProduct, pack_places
+    from bitbayes.packed.format.bits import pack_signs
 
     rng = np.random.default_rng(0)
 
@@ -149,7 +149,7 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from bitbayes.packed.native_blocks import library
+    from bitbayes.packed.backends.native.blocks import library
 
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

@@ -22,10 +22,10 @@ import time
 
 import torch
 
-from bitbayes.data import DataBundle, TensorData
-from bitbayes.recipes import find_recipe, make_config
-from bitbayes.recipes.run import run_recipe
-from bitbayes.training import SilentProgress
+from bitbayes.lab.data import DataBundle, TensorData
+from bitbayes.lab.recipes import find_recipe, make_config
+from bitbayes.lab.recipes.configure import run_recipe
+from bitbayes.lab.train import SilentProgress
 
 RULES = ("full-precision", "ste", "bayesbinn:straight-through", "vispa")
 _OFF = {"MALLOC_ARENA_TEST": "8"}  # the default: it changes nothing, but runs leave settings of the user's own alone

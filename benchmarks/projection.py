@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import bitbayes as bb
-from bitbayes.data import DataBundle, batches, load_mnist
+from bitbayes.lab.data import DataBundle, batches, load_mnist
 
 BATCH = 200
 

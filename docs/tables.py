@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bitbayes.recipes.tables import TABLES
-from bitbayes.report.trust import COLUMNS as COLUMNS_OF_TRUST
+from bitbayes.lab.report.trust import COLUMNS as COLUMNS_OF_TRUST
+from bitbayes.lab.studies.tables import TABLES
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "results"

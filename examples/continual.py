@@ -13,8 +13,9 @@ import argparse
 import torch
 
 import bitbayes as bb
-from bitbayes.continual import AccuracyMatrix, advance_prior, permuted_tasks
-from bitbayes.data import batches, load_digits
+from bitbayes.continual import advance_prior
+from bitbayes.lab.continual import AccuracyMatrix, permuted_tasks
+from bitbayes.lab.data import batches, load_digits
 
 
 def learn(prior: bool, epochs: int) -> AccuracyMatrix:

@@ -13,7 +13,7 @@ import torch
 
 import bitbayes as bb
 from bitbayes.calibration import probability_figures
-from bitbayes.data import batches, load_mnist
+from bitbayes.lab.data import batches, load_mnist
 
 
 def main() -> None:

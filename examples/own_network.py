@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import bitbayes as bb
-from bitbayes.data import batches, load_digits
+from bitbayes.lab.data import batches, load_digits
 
 
 class Block(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 import bitbayes as bb
-from bitbayes.data import batches, load_moons
+from bitbayes.lab.data import batches, load_moons
 
 
 def main() -> None:

@@ -120,5 +120,5 @@ class Library:
 
 
 def library(name: str) -> Any:
-    """As `bitbayes.packed.native_blocks.library`."""
+    """As `bitbayes.packed.backends.native.blocks.library`."""
     return Library(name)

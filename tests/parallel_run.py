@@ -11,9 +11,9 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from bitbayes.data import DataBundle, TensorData
-from bitbayes.training import RunConfig, SilentProgress, build_experiment, train
-from bitbayes.training.distributed import joined
+from bitbayes.lab.data import DataBundle, TensorData
+from bitbayes.lab.train import RunConfig, SilentProgress, build_experiment, train
+from bitbayes.lab.train.distributed import joined
 
 
 def bundle() -> DataBundle:

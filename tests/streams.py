@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import bitbayes as bb
-from bitbayes.continual import StreamResult, permuted_tasks, run_stream
-from bitbayes.data import DataBundle, TensorData
-from bitbayes.training import RunConfig, SilentProgress
+from bitbayes.lab.continual import StreamResult, permuted_tasks, run_stream
+from bitbayes.lab.data import DataBundle, TensorData
+from bitbayes.lab.train import RunConfig, SilentProgress
 
 
 def bundle(classes: int = 4, count: int = 240) -> DataBundle[TensorData]:

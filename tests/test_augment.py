@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitbayes.data import CropFlip, DataBundle, ResizedCrop, TensorData, batches
+from bitbayes.lab.data import CropFlip, DataBundle, ResizedCrop, TensorData, batches
 from bitbayes.noise import Noise
 
 COUNT = 2000

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from bitbayes.data import DataBundle, TensorData
-from bitbayes.recipes import make_config, make_experiment, run_recipe
-from bitbayes.recipes.run import load_data
-from bitbayes.training import RunError, RunFolder, Schedule, SilentProgress, capture, train
-from bitbayes.training.checkpoint import read_checkpoint
+from bitbayes.lab.data import DataBundle, TensorData
+from bitbayes.lab.recipes import make_config, make_experiment, run_recipe
+from bitbayes.lab.recipes.configure import load_data
+from bitbayes.lab.train import RunError, RunFolder, Schedule, SilentProgress, capture, train
+from bitbayes.lab.train.checkpoint import read_checkpoint
 from nested import equal
 from tape import TapeGraph
 

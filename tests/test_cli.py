@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from bitbayes import cli
+from bitbayes.lab import cli
 
 TINY = ["--epochs", "2"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitbayes.data import batches, load_cifar10, load_cifar100, load_imagenet, load_tiny_imagenet
+from bitbayes.lab.data import batches, load_cifar10, load_cifar100, load_imagenet, load_tiny_imagenet
 from generated import encoded, write
 from test_data import SHARED, needs_shared
 

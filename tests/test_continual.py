@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import bitbayes as bb
-from bitbayes.continual import AccuracyMatrix, advance_prior, permuted_tasks, run, run_stream, split_tasks
-from bitbayes.data import DataBundle
-from bitbayes.recipes.continual import _default_ess_decay, run_continual
-from bitbayes.report.continual import matrix_figure, matrix_table
-from bitbayes.report.tables import show
-from bitbayes.training import LOSSES, RunConfig, SilentProgress
-from bitbayes.training.losses import hit_count
+from bitbayes.continual import advance_prior
+from bitbayes.lab.continual import AccuracyMatrix, permuted_tasks, run, run_stream, split_tasks
+from bitbayes.lab.data import DataBundle
+from bitbayes.lab.report.continual import matrix_figure, matrix_table
+from bitbayes.lab.report.tables import show
+from bitbayes.lab.studies.streams import _default_ess_decay, run_continual
+from bitbayes.lab.train import CROSS_ENTROPY, PAIRED, RunConfig, SilentProgress
 from generated import write
 from nested import equal
 from streams import bundle, config, network, stream
@@ -156,7 +156,7 @@ def test_rules_without_a_prior(tmp_path: Path, rule: str) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys) -> None:
-    from bitbayes.cli import main
+    from bitbayes.lab.cli import main
 
     data = write(tmp_path / "data", "mnist", train=60, test=20)
     words = ["continual", "split-mnist", "--scenario", "task", "--epochs", "1", "--samples", "2", "--data", str(data)]
@@ -239,7 +239,7 @@ def test_scenarios_in_which_the_task_is_unknown_share_their_statistics(tmp_path:
 def test_streams_that_differ_have_folders_of_their_own(tmp_path, monkeypatch, stream, how, ending) -> None:
     data = write(tmp_path / "data", "mnist", train=60, test=20)
     seen = []
-    monkeypatch.setattr("bitbayes.recipes.continual.run_stream", lambda config, *rest, **options: seen.append(config))
+    monkeypatch.setattr("bitbayes.lab.studies.streams.run_stream", lambda config, *rest, **options: seen.append(config))
     run_continual(stream, data=str(data), **how)
     assert seen[0].out.endswith(ending)
 
@@ -270,12 +270,12 @@ def test_the_figure_of_a_long_stream(tmp_path: Path) -> None:
 def test_a_task_that_is_known_leaves_the_other_heads_alone() -> None:
     output = torch.tensor([[3.0, 1.0, 9.0, 0.0], [0.0, 5.0, 1.0, 2.0]], requires_grad=True)
     target = torch.tensor([0, 3])
-    loss = LOSSES["paired"](output, target)
+    loss = PAIRED.mean(output, target)
     pairs = torch.stack([output[0, :2], output[1, 2:]])
     assert torch.allclose(loss, torch.nn.functional.cross_entropy(pairs, torch.tensor([0, 1])))
     loss.backward()
     assert output.grad is not None and output.grad[0, 2:].tolist() == [0, 0] and output.grad[1, :2].tolist() == [0, 0]
-    assert int(hit_count(output, target, "paired")) == 2 and int(hit_count(output, target, "cross_entropy")) == 0
+    assert int(PAIRED.hit_count(output, target)) == 2 and int(CROSS_ENTROPY.hit_count(output, target)) == 0
 
 
 def test_a_stream_of_data_without_a_test_part_has_none() -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import bitbayes as bb
-from bitbayes.continual import Coreset, evaluate, permuted_tasks
-from bitbayes.continual.buffer import k_center
-from bitbayes.data import TensorData
+from bitbayes.lab.continual import Coreset, evaluate, permuted_tasks
+from bitbayes.lab.continual.buffer import k_center
+from bitbayes.lab.data import TensorData
+from bitbayes.lab.train import Experiment, build_experiment
 from bitbayes.predict import predict
-from bitbayes.training import Experiment, build_experiment
 from nested import equal
 from streams import bundle, config, network, stream
 

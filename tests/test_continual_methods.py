@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import bitbayes as bb
-from bitbayes.continual import EWC, SI, Coreset, Memory, Replay, StreamResult, ewc, fisher_diagonal, permuted_tasks
-from bitbayes.data import batches
-from bitbayes.recipes.continual import find_method
-from bitbayes.report.continual import curves_figure, stream_figures, weights_figure
-from bitbayes.training import Experiment, SilentProgress, build_experiment
-from bitbayes.training.measure import mode_weights
-from bitbayes.training.step import training_step
+from bitbayes.lab.continual import EWC, SI, Coreset, Memory, Replay, StreamResult, ewc, fisher_diagonal, permuted_tasks
+from bitbayes.lab.data import batches
+from bitbayes.lab.report.continual import curves_figure, stream_figures, weights_figure
+from bitbayes.lab.studies.streams import find_method
+from bitbayes.lab.train import Experiment, SilentProgress, build_experiment
+from bitbayes.lab.train.measure import mode_weights
+from bitbayes.lab.train.step import training_step
 from generated import write
 from nested import equal
 from streams import bundle, config, network, stream
@@ -333,7 +333,7 @@ def test_the_stream_works_on_a_copy(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys, monkeypatch) -> None:
-    from bitbayes.cli import main
+    from bitbayes.lab.cli import main
 
     monkeypatch.chdir(tmp_path)
     data = write(tmp_path / "data", "mnist", train=60, test=20)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitbayes.data import (
+from bitbayes.lab.data import (
     TensorData,
     batches,
     load_digits,

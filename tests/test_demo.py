@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import bitbayes as bb
-from bitbayes.data import TensorData, load_mnist
+from bitbayes.lab.data import TensorData, load_mnist
 from generated import write
 
 ROOT = Path(__file__).resolve().parent.parent

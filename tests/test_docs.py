@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitbayes import cli
+from bitbayes.lab.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -150,7 +150,7 @@ def test_commands_are_understood(page):
     for line in commands(page):
         words = shlex.split(line.replace("--seed S", "--seed 1"), comments=True)
         with redirect_stdout(io.StringIO()):
-            assert not isinstance(cli._parse(["digits" if word == "..." else word for word in words]), int), line
+            assert not isinstance(app._parse(["digits" if word == "..." else word for word in words]), int), line
 
 
 def test_there_is_code_to_run():

@@ -10,9 +10,9 @@ import subprocess
 import pytest
 import torch
 
-from bitbayes.recipes import make_config, run_recipe
-from bitbayes.training import SilentProgress
-from bitbayes.training import environment as environment_module
+from bitbayes.lab.recipes import make_config, run_recipe
+from bitbayes.lab.train import SilentProgress
+from bitbayes.lab.train import environment as environment_module
 
 
 def test_it_is_written_down_without_names_of_places(tmp_path, monkeypatch):

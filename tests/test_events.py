@@ -6,8 +6,8 @@ import sys
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bitbayes import cli
-from bitbayes.training import EventProgress, SilentProgress
+from bitbayes.lab import cli
+from bitbayes.lab.train import EventProgress, SilentProgress
 
 
 def curves(folder):

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from bitbayes.recipes import RECIPES, make_config, run_recipe
-from bitbayes.recipes.evaluate import evaluate_run
-from bitbayes.training import SilentProgress
+from bitbayes.lab.recipes import RECIPES, make_config, run_recipe
+from bitbayes.lab.studies.evaluate import evaluate_run
+from bitbayes.lab.train import SilentProgress
 from generated import LAYOUTS, write
 
 IMAGES = {name: recipe for name, recipe in RECIPES.items() if name.partition("-")[0] in LAYOUTS}

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bitbayes.recipes import make_config, make_experiment
-from bitbayes.recipes.run import load_data
-from bitbayes.training import RunFolder, SilentProgress, loop, train
-from bitbayes.training.checkpoint import read_checkpoint
-from bitbayes.training.precision import held
+from bitbayes.lab.recipes import make_config, make_experiment
+from bitbayes.lab.recipes.configure import load_data
+from bitbayes.lab.train import RunFolder, SilentProgress, loop, train
+from bitbayes.lab.train.checkpoint import read_checkpoint
+from bitbayes.lab.train.precision import held
 from nested import equal
 
 HARD = {

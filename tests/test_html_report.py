@@ -14,19 +14,19 @@ import tyro
 
 import bitbayes as bb
 from bitbayes.calibration import reliability
-from bitbayes.commands_report import Report
-from bitbayes.continual import permuted_tasks
-from bitbayes.continual.run import run_stream
-from bitbayes.data import load_digits
-from bitbayes.recipes import make_config, run_recipe
-from bitbayes.recipes.evaluate import evaluate_run
-from bitbayes.recipes.load import load_run
-from bitbayes.report.page import Folders, Run, read_folders, write_page
-from bitbayes.report.page.charts import COLOURS, mark
-from bitbayes.report.page.groups import grouped
-from bitbayes.report.page.sections import make_sections
-from bitbayes.training import RunConfig, SilentProgress
-from bitbayes.training.measure import whole
+from bitbayes.lab.cli.report import Report
+from bitbayes.lab.continual import permuted_tasks
+from bitbayes.lab.continual.run import run_stream
+from bitbayes.lab.data import load_digits
+from bitbayes.lab.recipes import make_config, run_recipe
+from bitbayes.lab.report.page import Folders, Run, read_folders, write_page
+from bitbayes.lab.report.page.charts import COLOURS, mark
+from bitbayes.lab.report.page.groups import grouped
+from bitbayes.lab.report.page.sections import make_sections
+from bitbayes.lab.studies.evaluate import evaluate_run
+from bitbayes.lab.studies.load import load_run
+from bitbayes.lab.train import RunConfig, SilentProgress
+from bitbayes.lab.train.measure import whole
 
 VOID = {"meta", "input", "path", "circle", "br"}
 

@@ -8,12 +8,12 @@ import sys
 import pytest
 import torch
 
-from bitbayes.recipes import machine
-from bitbayes.recipes.machine import kept_memory, tuned_for
+from bitbayes.lab.train import machine
+from bitbayes.lab.train.machine import kept_memory, tuned_for
 
 _FAULTS = """
 import resource, sys, torch
-from bitbayes.recipes.machine import kept_memory
+from bitbayes.lab.train.machine import kept_memory
 def faults():
     torch.empty(12 << 20).fill_(1)  # 48 MB: what glibc would always give back
     begin = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import bitbayes as bb
-from bitbayes.recipes import make_config, run_recipe
-from bitbayes.recipes.load import LoadedRun, load_run
-from bitbayes.training import SilentProgress, mean
-from bitbayes.training.mean import MeanPredictor, kept_inputs
-from bitbayes.training.measure import autocast, whole
+from bitbayes.lab.recipes import make_config, run_recipe
+from bitbayes.lab.studies.load import LoadedRun, load_run
+from bitbayes.lab.train import SilentProgress, mean
+from bitbayes.lab.train.mean import MeanPredictor, kept_inputs
+from bitbayes.lab.train.measure import autocast, whole
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 import bitbayes as bb
 from bitbayes.calibration import separation
-from bitbayes.data import OUTLIER, batches, load_digits, shuffled_tiles, with_outliers
-from bitbayes.recipes import mnist
-from bitbayes.recipes.registry import find_recipe
-from bitbayes.training.losses import LOSSES, hit_count
+from bitbayes.lab.data import OUTLIER, batches, load_digits, shuffled_tiles, with_outliers
+from bitbayes.lab.recipes import mnist
+from bitbayes.lab.recipes.registry import find_recipe
+from bitbayes.lab.train.losses import OUTLIER_EXPOSURE
 
 
 def test_tiles_are_those_of_a_few_images() -> None:
@@ -56,23 +56,23 @@ def test_refusals() -> None:
 def test_the_loss() -> None:
     torch.manual_seed(0)
     output, target = torch.randn(6, 4, requires_grad=True), torch.tensor([0, 3, 1, 2, 2, 0])
-    torch.testing.assert_close(LOSSES["outlier_exposure"](output, target), F.cross_entropy(output, target))
+    torch.testing.assert_close(OUTLIER_EXPOSURE.mean(output, target), F.cross_entropy(output, target))
     unknown = torch.full((6,), OUTLIER)
     uniform = F.cross_entropy(output, torch.full((6, 4), 0.25))
-    torch.testing.assert_close(LOSSES["outlier_exposure"](output, unknown), uniform)
+    torch.testing.assert_close(OUTLIER_EXPOSURE.mean(output, unknown), uniform)
     mixed = torch.where(torch.arange(6) < 3, target, unknown)
-    halves = [LOSSES["outlier_exposure"](output[part], mixed[part]) for part in (slice(3), slice(3, 6))]
-    torch.testing.assert_close(LOSSES["outlier_exposure"](output, mixed), sum(halves) / 2)
+    halves = [OUTLIER_EXPOSURE.mean(output[part], mixed[part]) for part in (slice(3), slice(3, 6))]
+    torch.testing.assert_close(OUTLIER_EXPOSURE.mean(output, mixed), sum(halves) / 2)
     flat = torch.zeros(1, 4, requires_grad=True)
-    LOSSES["outlier_exposure"](flat, unknown[:1]).backward()
+    OUTLIER_EXPOSURE.mean(flat, unknown[:1]).backward()
     assert flat.grad is not None and flat.grad.abs().max() < 1e-7  # no doubt is better than all of it
-    assert LOSSES["outlier_exposure"](flat, unknown[:1]).item() == pytest.approx(math.log(4))
+    assert OUTLIER_EXPOSURE.mean(flat, unknown[:1]).item() == pytest.approx(math.log(4))
 
 
 def test_what_counts_as_right() -> None:
     sure, unsure = [9.0, 0.0, 0.0], [0.1, 0.0, 0.0]
     output, target = torch.tensor([sure, unsure, sure, unsure]), torch.tensor([0, 1, OUTLIER, OUTLIER])
-    assert hit_count(output, target, "outlier_exposure") == 2
+    assert OUTLIER_EXPOSURE.hit_count(output, target) == 2
 
 
 def test_a_network_learns_to_doubt_new_shuffled_tiles() -> None:
@@ -86,7 +86,7 @@ def test_a_network_learns_to_doubt_new_shuffled_tiles() -> None:
         optimizers = bb.BayesBiNN(binary, lr=1e-2, ess=100 * len(train), seed=0), torch.optim.Adam(real, lr=1e-2)
         for epoch in range(10):
             for x, y in batches(train, 50, epoch=epoch, shuffle=True):
-                LOSSES["outlier_exposure"](model(x), y).backward()
+                OUTLIER_EXPOSURE.mean(model(x), y).backward()
                 for optimizer in optimizers:
                     optimizer.step()
                     optimizer.zero_grad()
@@ -102,4 +102,4 @@ def test_the_recipes(name: str, share: float, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(mnist, "MNIST", dataclasses.replace(recipe, load=lambda *_: digits))
     train = recipe.load(None, torch.device("cpu"), 0).train
     assert int((train.y == OUTLIER).sum()) == round(share * len(digits.train))
-    assert recipe.loss == "outlier_exposure" and set(recipe.rules) == set(find_recipe("mnist-trust").rules)
+    assert recipe.loss is OUTLIER_EXPOSURE and set(recipe.rules) == set(find_recipe("mnist-trust").rules)

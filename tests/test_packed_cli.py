@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 import bitbayes as bb
-from bitbayes import cli
 from bitbayes.calibration import probability_figures
+from bitbayes.lab import cli
+from bitbayes.lab.studies.evaluate import load_run
+from bitbayes.lab.train.measure import whole
 from bitbayes.packed import load
-from bitbayes.packed.bench import ENGINES
-from bitbayes.packed.rivals import input_ranges, torch_bfloat16, without_bits
-from bitbayes.recipes.evaluate import load_run
-from bitbayes.training.measure import whole
+from bitbayes.packed.backends.bench import ENGINES
+from bitbayes.packed.backends.rivals import input_ranges, torch_bfloat16, without_bits
 from test_packed import Narrow, grid, settled
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import bitbayes as bb
-from bitbayes import cli
-from bitbayes.packed import PackedNetwork, Program, Step, c_header, onnx_model, reference
-from bitbayes.packed.bits import float_above, unpack_signs
+from bitbayes.lab import cli
+from bitbayes.packed import PackedNetwork, Program, Step, c_header, onnx_model
+from bitbayes.packed.backends import reference
+from bitbayes.packed.format.bits import float_above, unpack_signs
 from test_packed import Narrow, grid, settled
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")

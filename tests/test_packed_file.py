@@ -17,8 +17,8 @@ from safetensors.numpy import save
 
 import bitbayes as bb
 from bitbayes.packed import PackedFileError, PackedNetwork, Program, Step, load
-from bitbayes.packed.file import write_file
-from bitbayes.packed.program import parse_program, program_text
+from bitbayes.packed.format.file import write_file
+from bitbayes.packed.format.program import parse_program, program_text
 
 ROOT = Path(__file__).resolve().parent.parent
 FUZZ = runpy.run_path(str(ROOT / "benchmarks" / "fuzz_packed.py"), run_name="fuzz_packed")
@@ -62,7 +62,7 @@ def test_golden_bytes(path):
 
 
 def test_the_specification_is_one_page_and_names_every_operation():
-    from bitbayes.packed.ops import OPS
+    from bitbayes.packed.format.ops import OPS
 
     text = (ROOT / "docs" / "file-format.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 80
@@ -241,7 +241,7 @@ for ask in (lambda: bb.STE, lambda: bb.pack(None, None)):
 
 @pytest.mark.parametrize("inputs", [1, 7, 8, 9, 63, 64, 65, 127, 128, 129, 2048])
 def test_counts_are_exact_around_the_word(inputs):
-    from bitbayes.packed.bits import pack_signs, sign_products, unpack_signs
+    from bitbayes.packed.format.bits import pack_signs, sign_products, unpack_signs
 
     generator = np.random.default_rng(inputs)
     rows, weights = generator.integers(-1, 2, (5, inputs)), generator.choice([-1, 1], (3, inputs))
@@ -252,7 +252,7 @@ def test_counts_are_exact_around_the_word(inputs):
 
 def test_counts_without_numpys_popcount(monkeypatch):
     """NumPy 1 has none."""
-    from bitbayes.packed.bits import pack_signs, sign_products
+    from bitbayes.packed.format.bits import pack_signs, sign_products
 
     monkeypatch.delattr(np, "bitwise_count", raising=False)
     generator = np.random.default_rng(0)

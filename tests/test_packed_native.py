@@ -16,12 +16,14 @@ from torch import nn
 import arm
 import bitbayes as bb
 from bitbayes.kernels import build
-from bitbayes.packed import PackedNetwork, Program, Step, draft, native_blocks
-from bitbayes.packed.bits import pack_signs
-from bitbayes.packed.native import NativeRuntime
-from bitbayes.packed.native_numbers import NumberProduct, RealProduct
-from bitbayes.packed.native_products import SignProduct, pack_places
-from bitbayes.packed.reference import _in_order
+from bitbayes.packed import PackedNetwork, Program, Step
+from bitbayes.packed.backends.native import blocks as native_blocks
+from bitbayes.packed.backends.native.numbers import NumberProduct, RealProduct
+from bitbayes.packed.backends.native.products import SignProduct, pack_places
+from bitbayes.packed.backends.native.runtime import NativeRuntime
+from bitbayes.packed.backends.reference import _in_order
+from bitbayes.packed.convert import draft
+from bitbayes.packed.format.bits import pack_signs
 from test_packed import Narrow, grid, halved, settled
 
 pytestmark = pytest.mark.skipif(build.library("inference") is None, reason=build.status("inference"))
@@ -269,7 +271,7 @@ def test_an_ensemble(tmp_path):
 
 
 def test_a_batch_in_pieces(monkeypatch):
-    from bitbayes.packed import native
+    from bitbayes.packed.backends.native import runtime as native
 
     network = bb.pack(settled(bb.nn.mlp(16, [8], 3)), torch.zeros(1, 16))
     x = np.random.default_rng(5).normal(size=(11, 16)).astype(np.float32)
@@ -289,7 +291,7 @@ def test_refusals(monkeypatch):
         runtime.outputs(np.full((2, 16), np.nan, np.float32))
     monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setattr(build, "_outcome", build._outcome.__wrapped__)
-    monkeypatch.setattr("bitbayes.packed.native.library", native_blocks.library.__wrapped__)
+    monkeypatch.setattr("bitbayes.packed.backends.native.runtime.library", native_blocks.library.__wrapped__)
     with pytest.raises(RuntimeError, match=r"no C compiler: no-such-compiler .*; take \"torch\" or \"reference\""):
         network.runtime("native")
 

@@ -14,14 +14,15 @@ from torch import nn
 
 import bitbayes as bb
 from bitbayes.packed import PackedNetwork, Program, Step
-from bitbayes.packed.bits import pack_signs
+from bitbayes.packed.format.bits import pack_signs
 from test_packed import grid, settled
 from test_packed_native import NETWORKS, some_signs
 
 pytest.importorskip("openvino", reason="no OpenVINO: pip install 'bitbayes[openvino]'")
 
-from bitbayes.packed import openvino_graph, openvino_runtime
-from bitbayes.packed.openvino_runtime import OpenVinoRuntime
+from bitbayes.packed.backends.openvino import graph as openvino_graph
+from bitbayes.packed.backends.openvino import runtime as openvino_runtime
+from bitbayes.packed.backends.openvino.runtime import OpenVinoRuntime
 
 
 def agree(network: PackedNetwork, x: Any, exact: bool = False) -> OpenVinoRuntime:
@@ -195,7 +196,7 @@ def test_wrong_numbers_are_refused_at_load(monkeypatch):
     """The trap of this operation is silence: here weights whose bits are turned round in each byte."""
     network = bb.pack(settled(mlp_of_signs(64)), torch.zeros(1, 64))
     pack = np.packbits
-    from bitbayes.packed import openvino_graph
+    from bitbayes.packed.backends.openvino import graph as openvino_graph
 
     class Turned:
         def __getattr__(self, name: str) -> Any:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bitbayes.recipes import find_recipe
-from bitbayes.recipes.run import make_config, run_recipe
+from bitbayes.lab.recipes import find_recipe
+from bitbayes.lab.recipes.configure import make_config, run_recipe
 
 SHARED = Path(__file__).parents[2] / "shared"
 CURVES = SHARED / "published" / "bayesbinn_curves.json"

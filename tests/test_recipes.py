@@ -4,16 +4,17 @@ import pytest
 import torch
 
 from bitbayes.calibration import probability_figures
-from bitbayes.data import DataBundle, TensorData
+from bitbayes.errors import nearest
+from bitbayes.lab.data import DataBundle, TensorData
+from bitbayes.lab.recipes import RECIPES, find_recipe, full_name, make_config
+from bitbayes.lab.recipes.configure import find_rule
+from bitbayes.lab.studies.several import finished
+from bitbayes.lab.studies.tables import TableRow, table_rules
+from bitbayes.lab.studies.toys import ring
+from bitbayes.lab.train import CROSS_ENTROPY, RULES, build_experiment
+from bitbayes.lab.train.regression import observation_noise, regression_figures
 from bitbayes.parameters import split_parameters
 from bitbayes.predict import Prediction
-from bitbayes.recipes import RECIPES, find_recipe, full_name, make_config, nearest
-from bitbayes.recipes.run import find_rule
-from bitbayes.recipes.several import finished
-from bitbayes.recipes.studies import ring
-from bitbayes.recipes.tables import TableRow, table_rules
-from bitbayes.training import RULES, build_experiment
-from bitbayes.training.regression import observation_noise, regression_figures
 
 
 def toy(recipe):
@@ -21,7 +22,7 @@ def toy(recipe):
     shapes = {"mnist": (784,), "fashion": (784,), "digits": (64,), "moons": (2,), "snelson": (1,), "tiny": (3, 64, 64)}
     shape = shapes.get(recipe.name.partition("-")[0], (3, 32, 32))
     x = torch.randn(20, *shape, generator=torch.Generator().manual_seed(0))
-    y = torch.arange(20) % 10 if recipe.loss == "cross_entropy" else torch.zeros(20, 1)
+    y = torch.arange(20) % 10 if recipe.loss is CROSS_ENTROPY else torch.zeros(20, 1)
     part = TensorData(x, y)
     return DataBundle(recipe.name, part, None, part, 10, "test")
 

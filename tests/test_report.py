@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from bitbayes.lab.recipes import find_recipe
+from bitbayes.lab.report.figures import curves_figure, histogram_figure, published_curves
+from bitbayes.lab.report.markdown import markdown, results_table, write_results
+from bitbayes.lab.report.tables import mean_std, show, spread
+from bitbayes.lab.studies.tables import TableRow
 from bitbayes.posterior import BernoulliPosterior
-from bitbayes.recipes import find_recipe
-from bitbayes.recipes.tables import TableRow
-from bitbayes.report.figures import curves_figure, histogram_figure, published_curves
-from bitbayes.report.markdown import markdown, results_table, write_results
-from bitbayes.report.tables import mean_std, show, spread
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

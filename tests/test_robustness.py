@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitbayes import cli
-from bitbayes.data import DataBundle, TensorData
-from bitbayes.recipes import make_config, run_recipe
-from bitbayes.recipes.run import load_data
-from bitbayes.training import Interrupted, RunError, RunFolder, SilentProgress
-from bitbayes.training import folder as folder_module
-from bitbayes.training.checkpoint import read_checkpoint
+from bitbayes.lab import cli
+from bitbayes.lab.data import DataBundle, TensorData
+from bitbayes.lab.recipes import make_config, run_recipe
+from bitbayes.lab.recipes.configure import load_data
+from bitbayes.lab.train import Interrupted, RunError, RunFolder, SilentProgress
+from bitbayes.lab.train import folder as folder_module
+from bitbayes.lab.train.checkpoint import read_checkpoint
 from nested import equal
 
-SOURCE = str(Path(cli.__file__).resolve().parents[1])
+SOURCE = str(Path(cli.__file__).resolve().parents[3])
 EPOCHS = 40
 
 
@@ -106,8 +106,8 @@ def test_kills_at_random_moments_change_nothing(tmp_path, uninterrupted):
 
 SLOW_CHECKPOINTS = """
 import sys, time
-from bitbayes import cli
-from bitbayes.training import folder
+from bitbayes.lab import cli
+from bitbayes.lab.train import folder
 write = folder._Guard.write
 def slow(self, data):  # by halves, with time for a kill in between
     data = bytes(data)
@@ -203,7 +203,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, digits, monkeypatch, n
 
 FILE_LIMIT = """
 import resource, sys
-from bitbayes import cli
+from bitbayes.lab import cli
 resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))  # less than a checkpoint
 sys.exit(cli.main(sys.argv[1:]))
 """

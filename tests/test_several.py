@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitbayes import cli
+from bitbayes.lab import cli
+from bitbayes.lab.recipes import make_config
+from bitbayes.lab.studies.several import make_configs, run_several
 from bitbayes.posterior import load_posterior
-from bitbayes.recipes import make_config, make_configs, run_several
 
 EPOCHS = 3
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bitbayes.data import StreamData, batches, load_imagenet
+from bitbayes.lab.data import StreamData, batches, load_imagenet
 from generated import write
 
 

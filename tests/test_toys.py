@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bitbayes.recipes.studies import moons_study, snelson_study
+from bitbayes.lab.studies.toys import moons_study, snelson_study
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "snelson"
 pytestmark = pytest.mark.slow

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from bitbayes import nn
-from bitbayes.data import DataBundle, TensorData, batches
-from bitbayes.recipes import make_config, make_experiment, run_recipe
-from bitbayes.recipes.registry import RECIPES
-from bitbayes.recipes.run import load_data
-from bitbayes.recipes.several import finished
-from bitbayes.training import (
+from bitbayes.lab.data import DataBundle, TensorData, batches
+from bitbayes.lab.recipes import make_config, make_experiment, run_recipe
+from bitbayes.lab.recipes.configure import load_data
+from bitbayes.lab.recipes.registry import RECIPES
+from bitbayes.lab.studies.several import finished
+from bitbayes.lab.train import (
+    BINARY,
     RULES,
+    SQUARED,
     RunConfig,
     RunFolder,
     Schedule,
@@ -24,10 +26,10 @@ from bitbayes.training import (
     learning_rate,
     train,
 )
-from bitbayes.training.checkpoint import read_checkpoint
-from bitbayes.training.experiment import steps_per_epoch
-from bitbayes.training.schedule import advance
-from bitbayes.training.step import training_step
+from bitbayes.lab.train.checkpoint import read_checkpoint
+from bitbayes.lab.train.experiment import steps_per_epoch
+from bitbayes.lab.train.schedule import advance
+from bitbayes.lab.train.step import training_step
 from nested import equal
 from parallel_run import run as blobs
 
@@ -304,13 +306,13 @@ def test_gradient_clipping_acts(tmp_path, digits):
     assert tight.history[0]["flips"] < 1e-3 < free.history[0]["flips"]
 
 
-@pytest.mark.parametrize(("loss", "outputs"), [("binary", 1), ("squared", 1)])
+@pytest.mark.parametrize(("loss", "outputs"), [(BINARY, 1), (SQUARED, 1)])
 def test_other_losses(tmp_path, loss, outputs):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(96, 3, generator=generator)
-    y = (x.sum(1, keepdim=True) > 0).float() if loss == "binary" else x.sum(1, keepdim=True)
+    y = (x.sum(1, keepdim=True) > 0).float() if loss is BINARY else x.sum(1, keepdim=True)
     part = TensorData(x, y)
-    data = DataBundle("toy", part, None, part, 2 if loss == "binary" else 0, "generated")
+    data = DataBundle("toy", part, None, part, 2 if loss is BINARY else 0, "generated")
     config = RunConfig("moons", "ste", str(tmp_path / "run"), lr=1e-2, epochs=40, batch_size=32)
     config = dataclasses.replace(config, precision="fp32", real_lr=3e-2)
 
@@ -319,7 +321,7 @@ def test_other_losses(tmp_path, loss, outputs):
 
     experiment = build_experiment(config, network, data, loss)
     result = train(config, experiment, progress=SilentProgress())
-    if loss == "binary":
+    if loss is BINARY:
         assert result.summary["test_accuracy"] > 90
     else:
         assert result.summary["test_accuracy"] is None
@@ -364,7 +366,7 @@ def test_a_run_on_other_data_is_not_finished(tmp_path, monkeypatch):
     elsewhere = dataclasses.replace(config, data="/elsewhere")
     for seed, same in ((1, False), (0, True)):  # another split of the data, and the same in another place
         there = load_data(make_config("snelson", data_seed=seed))
-        monkeypatch.setattr("bitbayes.recipes.several.data_of", lambda config, there=there: there)
+        monkeypatch.setattr("bitbayes.lab.studies.several.data_of", lambda config, there=there: there)
         assert (finished(elsewhere) is not None) == same
 
 

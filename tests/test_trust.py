@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import bitbayes as bb
+from bitbayes.lab.recipes import RECIPES, make_config, run_recipe
+from bitbayes.lab.report.trust import trust_figure, trust_table
+from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluate_run
+from bitbayes.lab.studies.trust import trust_study
+from bitbayes.lab.train import SilentProgress
 from bitbayes.predict import Prediction
-from bitbayes.recipes import RECIPES, make_config, run_recipe
-from bitbayes.recipes.evaluate import Inputs, Predictions, evaluate_run
-from bitbayes.recipes.trust import trust_study
-from bitbayes.report.trust import trust_figure, trust_table
-from bitbayes.training import SilentProgress
 from generated import write
 
 RULES = ("full-precision", "bayesbinn")

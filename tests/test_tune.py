@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bitbayes import cli
-from bitbayes.recipes.tune import parse_ranges, tune
-from bitbayes.training import RunConfig, RunError, SilentProgress
+from bitbayes.lab import cli
+from bitbayes.lab.studies.tune import parse_ranges, tune
+from bitbayes.lab.train import RunConfig, RunError, SilentProgress
 
 pytest.importorskip("optuna", reason="needs the extra tune")
 
@@ -82,7 +82,7 @@ def test_a_run_that_fails_is_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def fails(config: RunConfig, **how: Any) -> None:
         raise RunError("the loss is not finite")
 
-    monkeypatch.setattr("bitbayes.recipes.tune.run_recipe", fails)
+    monkeypatch.setattr("bitbayes.lab.studies.tune.run_recipe", fails)
     seen: list[str] = []
     rows = search(tmp_path, 2, rule="ste", note=seen.append)
     assert [row["accuracy"] for row in rows] == [None, None]

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from bitbayes.data import DataBundle, TensorData, load_mnist
+from bitbayes.lab.data import DataBundle, TensorData, load_mnist
 
 from . import figures, linearity, practice, tables, tempered, truth
 

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from bitbayes.report.figures import new_figure, save
+from bitbayes.lab.report.figures import new_figure, save
 
 _KINDS = {
     "straight-through": "#20639b",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bitbayes.data import TensorData
+from bitbayes.lab.data import TensorData
 
 from . import formulas
 from .practice import Minibatch, Network, minibatches

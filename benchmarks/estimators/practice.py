@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 import bitbayes as bb
-from bitbayes.data import TensorData, batches
+from bitbayes.lab.data import TensorData, batches
 
 from . import formulas
 from .formulas import BY_NAME, Estimator

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import bitbayes as bb
 from bitbayes import functional as F
-from bitbayes.data import DataBundle, TensorData
+from bitbayes.lab.data import DataBundle, TensorData
 
 from . import formulas
 from .formulas import BY_NAME, Estimator

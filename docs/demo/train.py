@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 import bitbayes as bb
 from bitbayes.calibration import probability_figures, separation
-from bitbayes.data import TensorData, batches, load_fashion_mnist, load_mnist
+from bitbayes.lab.data import TensorData, batches, load_fashion_mnist, load_mnist
 from bitbayes.posterior import Posterior
 from bitbayes.predict import Prediction
 

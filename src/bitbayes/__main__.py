@@ -2,7 +2,7 @@
 
 import sys
 
-from bitbayes.cli import main
+from bitbayes.lab.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bitbayes.functional import require
+from bitbayes.errors import require
 from bitbayes.predict import Prediction
 
 __all__ = [

@@ -5,9 +5,7 @@ Every function works elementwise on tensors of any shape and device, keeps the d
 
 from __future__ import annotations
 
-import importlib
 import math
-from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -22,7 +20,6 @@ __all__ = [
     "bernoulli_log_prob",
     "bias_correction",
     "heaviside",
-    "require",
     "sech2",
     "sign",
     "square",
@@ -221,26 +218,3 @@ def adam(
     second = second + (1 - o.beta2) * (square(gradient) - second)
     root = (second / o.correction2).sqrt() + eps
     return first, second, first / o.correction1 / root
-
-
-def require(module: str, extra: str) -> ModuleType:
-    """Imports an optional dependency, or says which extra brings it.
-
-    Args:
-        module: Dotted module name.
-        extra: The extra of this package that installs it.
-
-    Returns:
-        The imported module.
-
-    Raises:
-        ImportError: If the module is not installed.
-
-    Example:
-        >>> require("math", "train").floor(2.5)
-        2
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{module} is not installed; run: pip install 'bitbayes[{extra}]'") from error

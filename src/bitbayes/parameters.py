@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn import Parameter
 
-from bitbayes.rules.base import BinaryOptimizer
+from bitbayes.rules.optimizer import BinaryOptimizer
 from bitbayes.rules.scales import transposed
 
 __all__ = ["Follower", "Summary", "SummaryRow", "follow", "split_parameters", "summary"]

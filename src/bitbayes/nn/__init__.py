@@ -1,9 +1,9 @@
 """Networks of the published experiments, and the layers that they need beside torch's own."""
 
 from bitbayes.nn.activations import BinaryActivation, ChannelScale, RPReLU, Shift, SpatialScale
-from bitbayes.nn.alex import alexnet
+from bitbayes.nn.alexnet import alexnet
 from bitbayes.nn.images import ImageInput
-from bitbayes.nn.perceptron import mlp, mnist_mlp, synthetic_mlp
+from bitbayes.nn.mlp import mlp, mnist_mlp, synthetic_mlp
 from bitbayes.nn.real import keep_real
 from bitbayes.nn.resnet import birealnet18, resnet18, resnet18_imagenet
 from bitbayes.nn.scale import LogitScale

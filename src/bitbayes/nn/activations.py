@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitbayes.nn.choices import chosen
+from bitbayes.errors import chosen
 
 __all__ = ["BinaryActivation", "ChannelScale", "RPReLU", "Shift", "SpatialScale"]
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bitbayes.errors import chosen
 from bitbayes.nn.activations import BinaryActivation, ChannelScale
-from bitbayes.nn.choices import chosen
 from bitbayes.nn.images import ImageInput
 from bitbayes.nn.real import keep_real
 

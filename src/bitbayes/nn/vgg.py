@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from bitbayes.errors import chosen
 from bitbayes.nn.activations import BinaryActivation, ChannelScale
-from bitbayes.nn.choices import chosen
 from bitbayes.nn.images import ImageInput
 from bitbayes.nn.real import keep_real
 from bitbayes.nn.scale import LogitScale

@@ -1,11 +1,11 @@
 """Learning rules for binary weights, one file each, all of the same parts; `base` runs them."""
 
 from bitbayes.rules.adaste import AdaSTE
-from bitbayes.rules.base import BinaryOptimizer
 from bitbayes.rules.bayesbinn import BayesBiNN
 from bitbayes.rules.bop import Bop
 from bitbayes.rules.bop2ndorder import Bop2ndOrder
 from bitbayes.rules.mirrordescent import MirrorDescent
+from bitbayes.rules.optimizer import BinaryOptimizer
 from bitbayes.rules.pmf import PMF
 from bitbayes.rules.proxquant import ProxQuant
 from bitbayes.rules.ste import STE

@@ -28,8 +28,8 @@ from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.posterior import BernoulliPosterior
 from bitbayes.rules import checks
-from bitbayes.rules.base import BinaryOptimizer, Params
 from bitbayes.rules.counter import Step
+from bitbayes.rules.optimizer import BinaryOptimizer, Params
 from bitbayes.rules.rule import Belief, Options
 
 _EPS = 1e-10  # the released code's guard, which at small τ is the whole gradient

@@ -12,7 +12,7 @@ from torch import Tensor
 from bitbayes.rules import engine, scales
 
 if TYPE_CHECKING:
-    from bitbayes.rules.base import BinaryOptimizer
+    from bitbayes.rules.optimizer import BinaryOptimizer
 
 
 @dataclass

@@ -21,8 +21,8 @@ from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.annealing import annealed
-from bitbayes.rules.base import BinaryOptimizer, Params
 from bitbayes.rules.counter import Step
+from bitbayes.rules.optimizer import BinaryOptimizer, Params
 from bitbayes.rules.rule import Belief, Options
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from bitbayes.kernels import run as kernels
 
 if TYPE_CHECKING:
-    from bitbayes.rules.base import BinaryOptimizer
+    from bitbayes.rules.optimizer import BinaryOptimizer
 
 
 class NotFiniteError(RuntimeError):

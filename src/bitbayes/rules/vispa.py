@@ -25,7 +25,7 @@ from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.posterior import LowRankGaussianPosterior
 from bitbayes.rules import checks, refusals, scales
-from bitbayes.rules.base import BinaryOptimizer, Params
+from bitbayes.rules.optimizer import BinaryOptimizer, Params
 from bitbayes.rules.rule import Belief, Options
 
 

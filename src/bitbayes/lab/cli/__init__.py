@@ -1,0 +1,5 @@
+"""The command line; each group of commands has its own file."""
+
+from bitbayes.lab.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,86 @@
+"""The command line: parsing, errors in one line, exit codes. The commands are in `commands`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+try:
+    from bitbayes.lab.cli.continual import ContinualCommand
+    from bitbayes.lab.cli.packed import PackedCommand
+    from bitbayes.lab.cli.report import ReportCommand
+    from bitbayes.lab.cli.train import Command, tyro
+    from bitbayes.lab.cli.tune import TuneCommand
+except ImportError as missing:
+    raise SystemExit(f"bitbayes: {missing}") from None
+
+__all__ = ["main"]
+
+_ABOUT = "Trains, evaluates and reproduces experiments with binary neural networks."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: Words of the command line; None for those of this process. `--debug` anywhere shows tracebacks.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 bad usage.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        command = _parse(words)
+        if isinstance(command, int):
+            return command
+        command.run()
+    except KeyboardInterrupt as stop:
+        return _fail(str(stop) or "interrupted", 1)
+    except BrokenPipeError:  # `bitbayes recipes | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        line = " ".join(str(error).split()) or type(error).__name__
+        return _fail(line, 2 if isinstance(error, ValueError) else 1)
+    return 0
+
+
+def _fail(line: str, code: int) -> int:
+    print(f"bitbayes: {line}", file=sys.stderr)
+    return code
+
+
+def _parse(words: list[str]) -> Any:
+    """The command, or the exit code after help or a wrong word, which becomes one line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            commands = Command | ContinualCommand | PackedCommand | ReportCommand | TuneCommand
+            return tyro.cli(commands, prog="bitbayes", args=words, description=_ABOUT)
+    except SystemExit as stop:
+        if stop.code in (None, 0):
+            return 0
+        return _fail(_unboxed(complaint.getvalue()), 2)
+
+
+def _unboxed(box: str) -> str:
+    """The message inside the box that tyro draws."""
+    lines = [line.strip("│ ").strip() for line in box.splitlines()]
+    words: list[str] = []
+    for line in lines:
+        if not line or line.startswith(("╭", "╰")):
+            continue
+        if line.startswith("─"):
+            break
+        words.append(line)
+    text = " ".join(words) or "the command is not understood"
+    return f"{text.rstrip('.')}; see bitbayes --help"

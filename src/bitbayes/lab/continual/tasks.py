@@ -1,0 +1,123 @@
+"""Streams of tasks made of one data set: permuted pixels, or a few classes at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bitbayes.lab.data import DataBundle, TensorData
+from bitbayes.noise import stream_key
+
+__all__ = ["Scenario", "Task", "permuted_tasks", "split_tasks"]
+
+_PERMUTATION_STREAM = 31
+
+Scenario = Literal["task", "domain", "class"]
+"""What is known at test time, and what is asked (van de Ven & Tolias 2019)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a stream.
+
+    Args:
+        name: For tables and figures.
+        data: Training and test data; without validation data, as the end of training is what counts.
+        classes: Outputs that count at test time; None for all.
+        test_again: Makes the test data once more, so that a long stream need not keep those of every task; None keeps
+            them.
+    """
+
+    name: str
+    data: DataBundle[TensorData]
+    classes: tuple[int, ...] | None = None
+    test_again: Callable[[], TensorData] | None = None
+
+
+def permuted_tasks(bundle: DataBundle[TensorData], count: int, *, seed: int = 0) -> Iterator[Task]:
+    """The same classes with the pixels in another order for every task, the first one too, as in the BayesBiNN paper.
+
+    Args:
+        bundle: Flat inputs, shape (N, pixels).
+        count: Number of tasks.
+        seed: Seed of the permutations.
+
+    Yields:
+        Tasks, each made when it is asked for.
+
+    Raises:
+        ValueError: If there are no tasks, or inputs are not flat.
+
+    Example:
+        >>> data = TensorData(torch.arange(6).view(2, 3).to(torch.uint8), torch.tensor([0, 1]))
+        >>> first, second = permuted_tasks(DataBundle("toy", data, None, data, 2, "generated"), 2)
+        >>> torch.equal(first.data.train.x, second.data.train.x)
+        False
+    """
+    _check_count(count)
+    plain = bundle.without_validation()
+    if plain.train.x.dim() != 2:
+        raise ValueError(f"permuted tasks need flat inputs (N, pixels), got {tuple(plain.train.x.shape)}")
+    pixels = plain.train.x.shape[1]
+    for index in range(count):
+        generator = torch.Generator().manual_seed(stream_key(seed, _PERMUTATION_STREAM, index))
+        order = torch.randperm(pixels, generator=generator).to(plain.train.x.device)
+        test = None if plain.test is None else functools.partial(_permuted, plain.test, order)
+        data = dataclasses.replace(plain, train=_permuted(plain.train, order), test=None if test is None else test())
+        yield Task(f"permutation {index + 1}", data, test_again=test)
+
+
+def split_tasks(bundle: DataBundle[TensorData], scenario: Scenario, *, each: int = 2) -> Iterator[Task]:
+    """A few classes at a time, in their order: 0 and 1, 2 and 3, ...
+
+    Args:
+        bundle: Any classes, a multiple of `each`.
+        scenario: "task": all outputs, of which those of the task count at test time (the task is known); "domain": the
+            place of the class within its task, so `each` outputs; "class": all outputs, all count.
+        each: Classes a task.
+
+    Yields:
+        Tasks.
+
+    Raises:
+        ValueError: For an unknown scenario, or classes that cannot be split so.
+
+    Example:
+        >>> data = TensorData(torch.zeros(4, 1), torch.tensor([0, 1, 2, 3]))
+        >>> tasks = list(split_tasks(DataBundle("toy", data, None, data, 4, "generated"), "domain"))
+        >>> [task.data.train.y.tolist() for task in tasks]
+        [[0, 1], [0, 1]]
+    """
+    if scenario not in ("task", "domain", "class"):
+        raise ValueError(f"scenario must be task, domain or class, got {scenario!r}")
+    if each < 1 or bundle.classes % each:
+        raise ValueError(f"{bundle.classes} classes cannot be split into tasks of {each}")
+    plain = bundle.without_validation()
+    for start in range(0, bundle.classes, each):
+        chosen = tuple(range(start, start + each))
+        train = _of_classes(plain.train, start, each, scenario)
+        test = None if plain.test is None else _of_classes(plain.test, start, each, scenario)
+        outputs = each if scenario == "domain" else bundle.classes
+        data = dataclasses.replace(plain, train=train, test=test, classes=outputs)
+        yield Task("classes " + ", ".join(map(str, chosen)), data, chosen if scenario == "task" else None)
+
+
+def _permuted(part: TensorData, order: Tensor) -> TensorData:
+    return dataclasses.replace(part, x=part.x[:, order])
+
+
+def _of_classes(part: TensorData, start: int, each: int, scenario: Scenario) -> TensorData:
+    mine = (part.y >= start) & (part.y < start + each)
+    y = part.y[mine]
+    return dataclasses.replace(part, x=part.x[mine], y=y - start if scenario == "domain" else y)
+
+
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise ValueError(f"a stream needs at least one task, got {count}")

@@ -1,0 +1,32 @@
+"""Data sets as tensors on the training device."""
+
+from bitbayes.lab.data.augment import Augmentation, CropFlip, ResizedCrop
+from bitbayes.lab.data.bundle import DataBundle, Examples, TensorData, batches
+from bitbayes.lab.data.colour import load_cifar10, load_cifar100, load_tiny_imagenet
+from bitbayes.lab.data.images import load_digits, load_fashion_mnist, load_mnist
+from bitbayes.lab.data.lazy import StreamData, load_imagenet
+from bitbayes.lab.data.outliers import OUTLIER, shuffled_tiles, with_outliers
+from bitbayes.lab.data.toy import load_moons, load_snelson
+
+__all__ = [
+    "OUTLIER",
+    "Augmentation",
+    "CropFlip",
+    "DataBundle",
+    "Examples",
+    "ResizedCrop",
+    "StreamData",
+    "TensorData",
+    "batches",
+    "load_cifar10",
+    "load_cifar100",
+    "load_digits",
+    "load_fashion_mnist",
+    "load_imagenet",
+    "load_mnist",
+    "load_moons",
+    "load_snelson",
+    "load_tiny_imagenet",
+    "shuffled_tiles",
+    "with_outliers",
+]

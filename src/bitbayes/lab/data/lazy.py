@@ -1,0 +1,237 @@
+"""Images that are decoded as they are needed, by worker processes: data sets that no memory holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from bitbayes.errors import require
+from bitbayes.lab.data.augment import ResizedCrop
+from bitbayes.lab.data.bundle import DataBundle, check_share, held_out
+from bitbayes.lab.data.hub import Layout, parquet_files, table_of
+
+__all__ = ["StreamData", "load_imagenet"]
+
+_LAYOUT = Layout("ILSVRC/imagenet-1k", "image", "label", 1000, 224, 3, grey=True)
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class StreamData:
+    """Images in files or in an Arrow table, with the interface of `TensorData` that `batches` needs.
+
+    Args:
+        rows: Rows with the encoded image and the class: a table of `datasets`, or (path, class) pairs.
+        chosen: Positions of the rows that are examples, shape (N,).
+        augment: Random crop, drawn by `batches` where it is asked to; otherwise the middle of the image is taken.
+        size: Height and width of what comes out.
+        device: Where batches go.
+        workers: Processes that decode; 0 decodes in this one.
+        layout: Columns and number of classes.
+
+    Example:
+        >>> len(StreamData(["a.jpg", "b.jpg"], torch.tensor([1])))
+        1
+    """
+
+    rows: Any
+    chosen: Tensor
+    augment: ResizedCrop | None = None
+    size: int = 224
+    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
+    workers: int = 0
+    layout: Layout = _LAYOUT
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def joined(self, other: StreamData) -> StreamData:
+        """These examples, then those of another part of the same rows."""
+        return dataclasses.replace(self, chosen=torch.cat([self.chosen, other.chosen]))
+
+    def stream(self, indices: Iterable[Tensor], uniform: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Decodes batches ahead of their use.
+
+        Args:
+            indices: Positions of the examples of every batch.
+            uniform: Numbers in (0, 1) for every example, shape (N, augment.uniforms); None for the middle of the image.
+
+        Yields:
+            Normalised images of shape (B, 3, size, size), and classes.
+        """
+        # Lazily, and as plain numbers: an epoch of ImageNet is a million tensors otherwise, and every one of them would
+        # go to a worker through shared memory of its own.
+        wanted = ((index.tolist(), None if uniform is None else uniform[index].tolist()) for index in indices)
+        mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (_MEAN, _STD))
+        loader = DataLoader(
+            _Decoder(self),
+            batch_size=None,
+            sampler=wanted,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # the loader draws a seed, which must not move the global generator
+        )
+        for found in loader:
+            if isinstance(found, str):
+                raise ValueError(found)
+            images, labels = found
+            x = images.to(self.device, non_blocking=True).float().div_(255)
+            yield (x - mean) / std, labels.to(self.device, non_blocking=True)
+
+
+class _Decoder(Dataset[Any]):
+    """What a worker does: a batch from its bytes to (B, 3, size, size), uint8, and its classes."""
+
+    def __init__(self, data: StreamData) -> None:
+        self.data = data
+
+    def __getitem__(self, wanted: tuple[list[int], list[list[float]] | None]) -> tuple[Tensor, Tensor] | str:
+        """The batch; or what is wrong, because the loader would wrap an error in a page of traceback."""
+        examples, uniform = wanted
+        images = torch.empty(len(examples), 3, self.data.size, self.data.size, dtype=torch.uint8)
+        labels = torch.empty(len(examples), dtype=torch.int64)
+        try:
+            for place, example in enumerate(examples):
+                numbers = None if uniform is None else torch.tensor(uniform[place])
+                images[place], labels[place] = self._one(example, numbers)
+        except ValueError as error:
+            return str(error)
+        return images, labels
+
+    def _one(self, example: int, uniform: Tensor | None) -> tuple[Tensor, int]:
+        data = self.data
+        row = int(data.chosen[example])
+        source, label = _source(data, row)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of damaged metadata, which a few images of ImageNet have
+                picture = require("PIL.Image", "train").open(source).convert("RGB")
+        except OSError as error:
+            raise ValueError(f"image {row} cannot be decoded: {error}") from None
+        if not isinstance(label, int) or not 0 <= label < data.layout.classes:
+            raise ValueError(f"label {row} is {label!r}, expected a class from 0 to {data.layout.classes - 1}")
+        array = _cut(picture, data.size, data.augment, uniform)
+        return torch.from_numpy(array).permute(2, 0, 1), label
+
+
+def _source(data: StreamData, row: int) -> tuple[Any, Any]:
+    """The encoded image (a path or a file) and the class of a row."""
+    entry = data.rows[row]
+    if isinstance(entry, tuple):
+        return entry
+    image = entry[data.layout.image]
+    if image is None:
+        raise ValueError(f"image {row} is missing")
+    source = io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
+    return source, entry[data.layout.label]
+
+
+def _cut(picture: Any, size: int, crop: ResizedCrop | None, uniform: Tensor | None) -> np.ndarray:
+    """A random part of the image resized, or its middle: 224 of 256 pixels of the shorter side."""
+    wide, high = picture.size
+    if crop is None or uniform is None:
+        side = min(wide, high) * 7 / 8
+        box = ((wide - side) / 2, (high - side) / 2, (wide + side) / 2, (high + side) / 2)
+        mirrored = False
+    else:
+        x, y, half_wide, half_high, mirror = (float(v) for v in crop.box(uniform[None], wide / high).flatten())
+        across, down = (1 + x) * wide / 2, (1 + y) * high / 2
+        dx, dy = half_wide * wide / 2, half_high * high / 2
+        box = (max(across - dx, 0), max(down - dy, 0), min(across + dx, wide), min(down + dy, high))
+        mirrored = mirror < 0
+    bilinear = require("PIL.Image", "train").Resampling.BILINEAR
+    array = np.asarray(picture.resize((size, size), bilinear, box=box))
+    return np.array(array[:, ::-1] if mirrored else array, order="C")  # a copy that torch may write to
+
+
+def load_imagenet(
+    where: str | Path = "ILSVRC/imagenet-1k",
+    *,
+    device: torch.device | str = "cpu",
+    validation: float = 0.02,
+    seed: int = 0,
+    augment: bool = True,
+    workers: int | None = None,
+) -> DataBundle[StreamData]:
+    """ImageNet (ILSVRC 2012), decoded as it is needed; its validation images are what papers test on.
+
+    Training images are cropped to 10 to 100 % of their area, aspects of 0.8 to 1.25, resized to 224 and flipped, as in
+    VISPA's code; test images are the middle 224 of 256 pixels.
+
+    Args:
+        where: A folder of parquet files (train-*.parquet, validation-*.parquet with columns image and label), a folder
+            with train/CLASS/*.JPEG and val/CLASS/*.JPEG, or a hub id.
+        device: Where batches go.
+        validation: Share of the training images kept for validation, drawn by `seed`.
+        seed: Seed of that draw.
+        augment: Whether training images are cropped at random and flipped.
+        workers: Processes that decode; None for one a core, at most 8.
+
+    Returns:
+        Streams of images of shape (3, 224, 224).
+
+    Raises:
+        ValueError: If the folder or its files are not what is expected; the message says what is.
+    """
+    check_share(validation)
+    count = min(8, _cores()) if workers is None else workers
+    folder = Path(where)
+    if (folder / "train").is_dir() and not parquet_files(folder, "train"):
+        rows = _folders(folder)
+    else:
+        rows = [table_of(where, split, _LAYOUT) for split in ("train", "validation")]
+    parts = [StreamData(r, torch.arange(len(r)), device=torch.device(device), workers=count) for r in rows]
+    kept, held = held_out(len(parts[0]), validation, seed)
+    crop = ResizedCrop((0.1, 1.0), (0.8, 1.25)) if augment else None
+    return DataBundle(
+        "imagenet",
+        dataclasses.replace(parts[0], chosen=kept, augment=crop),
+        dataclasses.replace(parts[0], chosen=held) if len(held) else None,
+        parts[1],
+        _LAYOUT.classes,
+        str(where),
+    )
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def _folders(folder: Path) -> list[list[tuple[str, int]]]:
+    """(path, class) of every image under train and val; classes are numbered by the names of their folders."""
+    val = next((folder / name for name in ("val", "validation") if (folder / name).is_dir()), None)
+    if val is None:
+        raise ValueError(f"{folder} has a folder train but neither val nor validation")
+    names = [sorted(entry.name for entry in place.iterdir() if entry.is_dir()) for place in (folder / "train", val)]
+    for mine, theirs, place in ((names[0], names[1], val), (names[1], names[0], folder / "train")):
+        missing = sorted(set(mine) - set(theirs))
+        if missing:
+            raise ValueError(f"{place} has no folder for {len(missing)} of its classes, such as {missing[0]}")
+    found = []
+    for place in (folder / "train", val):
+        rows = [
+            (str(file), index)
+            for index, name in enumerate(names[0])
+            for file in sorted((place / name).iterdir())
+            if file.suffix.lower() in (".jpg", ".jpeg", ".png")
+        ]
+        if not rows:
+            raise ValueError(f"{place} has no images; expected CLASS/*.JPEG")
+        empty = sorted(set(range(len(names[0]))) - {label for _, label in rows})
+        if empty:
+            raise ValueError(f"{place} has no images of {len(empty)} classes, such as {names[0][empty[0]]}")
+        found.append(rows)
+    return found

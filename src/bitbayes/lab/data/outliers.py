@@ -1,0 +1,91 @@
+"""Images of no class, made from those of known classes, to teach a network where its knowledge ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from bitbayes.lab.data.bundle import DataBundle, TensorData
+
+__all__ = ["OUTLIER", "shuffled_tiles", "with_outliers"]
+
+OUTLIER = -1
+"""The target of an example that belongs to no class; what the loss `OUTLIER_EXPOSURE` is for."""
+
+_TILES = 4  # along each side
+_SOURCES = 4  # images that the tiles of one outlier are taken from
+
+
+def shuffled_tiles(images: Tensor, count: int, seed: int = 0) -> Tensor:
+    """Makes images of no class: 4×4 tiles, cut out of four images of classes and put together in disorder.
+
+    They have the edges, strokes and colours of what is known, and none of its shapes. They are not like what
+    a network will meet; whether it doubts that too is to be measured.
+
+    Args:
+        images: Of known classes, shape (N, C, H, W), or (N, H·W) for square ones of one channel.
+        count: How many.
+        seed: Of the choice.
+
+    Returns:
+        Images of the same type and shape, (count, ...). What does not fill a tile, at the lower and right edge, is
+        black.
+
+    Raises:
+        ValueError: If these are no images of at least 4×4 pixels, or there are none.
+
+    Example:
+        >>> shuffled_tiles(bb.data.load_digits().train.x, 7).shape
+        torch.Size([7, 64])
+    """
+    side = math.isqrt(images.shape[1]) if images.dim() == 2 else 0
+    whole = images.view(len(images), 1, side, side) if side and side**2 == images.shape[1] else images
+    if not len(images) or whole.dim() != 4 or min(whole.shape[2:]) < _TILES:
+        raise ValueError(
+            f"outliers are made from images (N, C, H, W), or (N, H·W) if square, of at least {_TILES} pixels a side; "
+            f"got a tensor of shape {tuple(images.shape)}"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(images), (count, _SOURCES), generator=generator)
+    order = torch.rand(count, _SOURCES * _TILES**2, generator=generator).argsort(1)[:, : _TILES**2]
+    channels, (height, width) = whole.shape[1], (size // _TILES for size in whole.shape[2:])
+    inside = (..., slice(_TILES * height), slice(_TILES * width))
+    tiles = whole[chosen.to(images.device)][inside]
+    tiles = tiles.reshape(count, _SOURCES, channels, _TILES, height, _TILES, width).permute(0, 1, 3, 5, 2, 4, 6)
+    tiles = tiles.flatten(1, 3)[torch.arange(count)[:, None], order.to(images.device)]
+    tiles = tiles.view(count, _TILES, _TILES, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    result = whole.new_zeros(count, *whole.shape[1:])
+    result[inside] = tiles.reshape(count, channels, _TILES * height, _TILES * width)
+    return result.view(count, *images.shape[1:])
+
+
+def with_outliers(bundle: DataBundle[TensorData], share: float = 0.1, seed: int = 0) -> DataBundle[TensorData]:
+    """Adds images of no class to the training examples, with the target −1; train with the loss `OUTLIER_EXPOSURE`.
+
+    Outlier exposure: Hendrycks, Mazeika & Dietterich, ICLR 2019, whose outliers are other data sets.
+
+    Args:
+        bundle: Images of classes.
+        share: Outliers for each training example.
+        seed: Of the choice.
+
+    Returns:
+        The data with more training examples; validation and test examples are the same.
+
+    Raises:
+        ValueError: If `share` is not positive, or for data that `shuffled_tiles` cannot use.
+
+    Example:
+        >>> digits = bb.data.load_digits()
+        >>> len(with_outliers(digits).train) - len(digits.train)
+        120
+    """
+    if not share > 0:
+        raise ValueError(f"share must be positive, got {share}; leave this call out for none")
+    train = bundle.train
+    extra = shuffled_tiles(train.x, round(share * len(train)), seed)
+    y = torch.cat([train.y, train.y.new_full((len(extra),), OUTLIER)])
+    return dataclasses.replace(bundle, train=dataclasses.replace(train, x=torch.cat([train.x, extra]), y=y))

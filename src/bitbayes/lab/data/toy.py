@@ -1,0 +1,111 @@
+"""The two toy data sets of the BayesBiNN paper: two moons and Snelson's regression data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bitbayes.errors import require
+from bitbayes.lab.data.bundle import DataBundle, TensorData
+from bitbayes.lab.data.folder import nearest
+
+__all__ = ["load_moons", "load_snelson"]
+
+_SNELSON_COUNT, _HELD_OUT = 200, 50
+
+
+def load_moons(
+    *, device: torch.device | str = "cpu", train_seed: int = 0, test_seed: int = 1
+) -> DataBundle[TensorData]:
+    """Two moons: 200 points with noise 0.1 to train on, 1,000 fresh ones to test.
+
+    Both are standardised with the training mean and deviation, as in the paper's code.
+
+    Args:
+        device: Where the tensors go.
+        train_seed: Seed of the training points (the paper: 0).
+        test_seed: Seed of the test points.
+
+    Returns:
+        Inputs of shape (N, 2), targets 0.0 or 1.0 of shape (N, 1).
+    """
+    datasets = require("sklearn.datasets", "train")
+    x, y = _moons(datasets, 200, train_seed)
+    fresh, labels = _moons(datasets, 1000, test_seed)
+    mean, std = x.mean(0), x.std(0)
+    train = TensorData(((x - mean) / std).to(device), y.to(device))
+    test = TensorData(((fresh - mean) / std).to(device), labels.to(device))
+    return DataBundle("moons", train, None, test, 2, "generated")
+
+
+def _moons(datasets: object, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    x, y = datasets.make_moons(count, noise=0.1, random_state=seed)  # type: ignore[attr-defined]
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)[:, None]
+
+
+def load_snelson(
+    folder: str | Path | None = None, *, device: torch.device | str = "cpu", split: int | None = 0
+) -> DataBundle[TensorData]:
+    """Snelson's one-dimensional data (200 points), 150 to train on and 50 held out.
+
+    The original's inputs cover (0, 6) without a wide gap; the stand-in has one, to show uncertainty in it.
+
+    Args:
+        folder: With train_inputs.txt and train_outputs.txt; None generates a data set with a gap in the inputs.
+        device: Where the tensors go.
+        split: Which random split; None trains on all 200 points and tests on none.
+
+    Returns:
+        Inputs and targets of shape (N, 1), standardised with the training statistics; `source` says "generated"
+        where no folder was given.
+
+    Raises:
+        ValueError: If the folder lacks the files, or they do not hold 200 pairs of numbers.
+    """
+    x, y = _generated() if folder is None else _read(Path(folder))
+    chosen = torch.arange(len(x))
+    if split is not None:
+        chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(split))
+    held = 0 if split is None else _HELD_OUT
+    train, test = chosen[: len(x) - held], chosen[len(x) - held :]
+    x = (x - x[train].mean()) / x[train].std()
+    y = (y - y[train].mean()) / y[train].std()
+
+    def part(index: Tensor) -> TensorData:
+        return TensorData(x[index, None].to(device), y[index, None].to(device))
+
+    source = "generated" if folder is None else str(folder)
+    return DataBundle("snelson", part(train), None, part(test) if held else None, 0, source)
+
+
+def _generated() -> tuple[Tensor, Tensor]:
+    """A smooth function of inputs on (0, 6) without (2.2, 3.6), and noise of deviation 0.25."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(_SNELSON_COUNT, generator=generator) * 4.6
+    x = torch.where(x < 2.2, x, x + 1.4)
+    smooth = torch.sin(2.2 * x) + 0.6 * torch.sin(0.9 * x + 1)
+    return x, smooth + 0.25 * torch.randn(_SNELSON_COUNT, generator=generator)
+
+
+def _read(folder: Path) -> tuple[Tensor, Tensor]:
+    if not folder.is_dir():
+        raise ValueError(
+            f"no data folder {folder}; the nearest that exists is {nearest(folder)}; "
+            "expected one with train_inputs.txt and train_outputs.txt"
+        )
+    columns = []
+    for name in ("train_inputs.txt", "train_outputs.txt"):
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"no {name} in {folder}; Snelson's data are train_inputs.txt and train_outputs.txt")
+        try:
+            columns.append(torch.tensor([float(word) for word in path.read_text().split()]))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a column of numbers: {error}") from None
+        if len(columns[-1]) != _SNELSON_COUNT:
+            raise ValueError(f"{path} holds {len(columns[-1])} numbers, expected {_SNELSON_COUNT}")
+        if not columns[-1].isfinite().all():
+            raise ValueError(f"{path} holds numbers that are not finite (nan or inf); remove or replace them")
+    return columns[0], columns[1]

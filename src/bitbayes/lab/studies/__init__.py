@@ -1,0 +1,1 @@
+"""Whatever trains or evaluates several runs: tables, trust, toy problems, searches, streams of tasks."""

@@ -1,0 +1,97 @@
+"""A finished run, read back from its folder, ready to predict."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from bitbayes.lab.recipes.configure import make_experiment
+from bitbayes.lab.train import Experiment, RunConfig, RunFolder
+from bitbayes.lab.train.mean import MeanPredictor
+from bitbayes.lab.train.measure import autocast
+from bitbayes.lab.train.results import load_mode, load_posterior
+from bitbayes.posterior import Posterior
+from bitbayes.predict import Prediction, predict
+
+__all__ = ["LoadedRun", "load_run"]
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run, ready to predict.
+
+    Args:
+        config: Its record.
+        files: Its folder.
+        experiment: Its data and settings; `experiment.model` holds the mode of the best epoch.
+        posterior: Of the same epoch; None if the rule keeps none.
+    """
+
+    config: RunConfig
+    files: RunFolder
+    experiment: Experiment
+    posterior: Posterior | None
+
+    def predict(self, x: Tensor, samples: int = 0) -> Prediction:
+        """Predicts with the mode, or with the mean of drawn networks.
+
+        Args:
+            x: Inputs, on the device of the run.
+            samples: Networks to draw; 0 for the mode.
+
+        Returns:
+            The prediction.
+
+        Raises:
+            ValueError: If samples are wanted of a rule without a posterior.
+        """
+        return self.predictor(samples)(x)
+
+    def predictor(self, samples: int = 0) -> Callable[[Tensor], Prediction]:
+        """The same for several inputs, with BatchNorm statistics of the draws estimated once.
+
+        Args:
+            samples: Networks to draw; 0 for the mode.
+
+        Returns:
+            A function of inputs.
+
+        Raises:
+            ValueError: If samples are wanted of a rule without a posterior.
+        """
+        if samples == 0:
+            return self._mode
+        if self.posterior is None:
+            raise ValueError(f"{self.config.rule} keeps no posterior; use samples=0 for its mode")
+        return MeanPredictor(self.config, self.experiment, self.experiment.model, self.posterior, samples)
+
+    def _mode(self, x: Tensor) -> Prediction:
+        with autocast(self.experiment.device, self.config.precision):
+            return predict(self.experiment.model, x, chunk=2000)
+
+
+def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu") -> LoadedRun:
+    """Loads the mode and the posterior of a run, and its data.
+
+    Args:
+        folder: Of the run.
+        data: Where the data is, if not where the run found it.
+        device: Torch device.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: If the folder is not a run, or the data is missing.
+        RunError: If a file of the run is missing or damaged.
+    """
+    config = RunConfig.load(folder)
+    config = dataclasses.replace(config, data=data or config.data, device=device)
+    files = RunFolder(folder)
+    experiment = make_experiment(config)
+    load_mode(files, experiment.model)
+    return LoadedRun(config, files, experiment, load_posterior(files, experiment.device))

@@ -1,0 +1,138 @@
+"""Several runs: one after another, or side by side in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bitbayes.lab.recipes.configure import data_of, load_data, make_config, run_recipe
+from bitbayes.lab.recipes.registry import find_recipe
+from bitbayes.lab.train import RunConfig, RunError, RunFolder, SilentProgress
+
+__all__ = ["finished", "make_configs", "run_several"]
+
+
+def make_configs(
+    recipe: str, rule: str, seeds: int, *, seed: int | None = None, out: str | None = None, **choices: Any
+) -> list[RunConfig]:
+    """Records of one run with several seeds.
+
+    Args:
+        recipe: Name of the recipe.
+        rule: Name of the rule.
+        seeds: How many.
+        seed: The first; None for the recipe's. The others follow it.
+        out: Folder of their folders seed1, seed2, ...; None for runs/RECIPE-RULE[-ESTIMATOR]-seedS.
+        **choices: Further arguments of `make_config`.
+
+    Returns:
+        The records.
+
+    Raises:
+        ValueError: If `seeds` is not positive, and as `make_config`.
+
+    Example:
+        >>> [config.out for config in make_configs("mnist", "ste", 2, out="runs/ste")]
+        ['runs/ste/seed1', 'runs/ste/seed2']
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    first = find_recipe(recipe).seed if seed is None else seed
+    every = range(first, first + seeds)
+    return [make_config(recipe, rule, seed=s, out=out and f"{out}/seed{s}", **choices) for s in every]
+
+
+def finished(config: RunConfig) -> dict[str, Any] | None:
+    """The summary of a run that has ended, if it is the run in question.
+
+    Args:
+        config: What would be run.
+
+    Returns:
+        Its summary, or None if it is still to be run.
+    """
+    if not Path(config.out, "summary.json").is_file():
+        return None
+    try:
+        recorded = RunConfig.load(config.out)
+        if recorded.differences(config) or (recorded.data != config.data and not _same_data(config)):
+            return None
+        summary = RunFolder(config.out).read_json("summary.json")
+    except (RunError, ValueError):
+        return None
+    return summary if summary.get("epochs_done") == config.last_epoch else None
+
+
+def _same_data(config: RunConfig) -> bool:
+    """Whether a run was on the data that are asked for, which may have moved."""
+    known = RunFolder(config.out).read_json("environment.json").get("data")
+    return known in (None, data_of(config).fingerprint())
+
+
+def run_several(
+    configs: Sequence[RunConfig], *, jobs: int = 1, note: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
+    """Trains what records say; runs that are finished are not repeated, those that were interrupted continue.
+
+    Each run computes what it would compute alone: the noise of a run is a function of its seed, and nothing is shared
+    but the data. Bit for bit so with the same number of threads; with `jobs` they are divided among the processes.
+
+    Args:
+        configs: One for each run; those that share a recipe and data are best, for they are loaded once with one job.
+        jobs: Runs at a time. More than one are processes, which pays where one run does not fill the machine:
+            small networks, many cores, a large GPU.
+        note: Told of each run: as it begins, or with several jobs as it ends.
+
+    Returns:
+        The summaries, in the order of `configs`.
+
+    Raises:
+        ValueError: If `jobs` is not positive, or two runs would share a folder.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    folders = [config.out for config in configs]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two runs would share the folder {twice}; give them different seeds or folders")
+    left = [config for config in configs if finished(config) is None]
+    if jobs > 1 and len(left) > 1:
+        _side_by_side(left, min(jobs, len(left)), note)
+    else:
+        _in_turn(left, note)
+    return [RunFolder(config.out).read_json("summary.json") for config in configs]
+
+
+def _in_turn(configs: Sequence[RunConfig], note: Callable[[str], None]) -> None:
+    loaded = None
+    for index, config in enumerate(configs, 1):
+        note(f"run {index} of {len(configs)}, in {config.out}")
+        place = config.recipe, config.data, config.device, config.data_seed
+        if loaded is None or loaded[0] != place:
+            loaded = place, load_data(config)
+        run_recipe(config, resume=True, data=loaded[1])
+
+
+def _side_by_side(configs: Sequence[RunConfig], jobs: int, note: Callable[[str], None]) -> None:
+    threads = max(1, torch.get_num_threads() // jobs)
+    # Spawned, because a process that has used OpenMP or CUDA must not be forked.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        note(f"{len(configs)} runs, {jobs} at a time")
+        futures = {pool.submit(_run, config, threads): config for config in configs}
+        try:
+            for index, future in enumerate(as_completed(futures), 1):
+                future.result()
+                note(f"run {index} of {len(configs)} done, in {futures[future].out}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what has begun ends, or hears of Ctrl-C itself
+            raise
+
+
+def _run(config: RunConfig, threads: int) -> None:
+    torch.set_num_threads(threads)
+    run_recipe(config, resume=True, progress=SilentProgress())

@@ -1,0 +1,132 @@
+"""How far probabilities can be trusted: of one network, a posterior's mean, and ensembles, with the bytes of each."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluation_inputs
+from bitbayes.lab.studies.load import LoadedRun, load_run
+from bitbayes.lab.studies.tables import TABLES, run_table
+from bitbayes.lab.train import RunFolder
+from bitbayes.predict import Prediction
+
+__all__ = ["TrustStudy", "trust_study"]
+
+
+@dataclass(frozen=True)
+class TrustStudy:
+    """What was measured.
+
+    Args:
+        rows: One record a way to predict: name, rule, number of networks, bytes, and figures with mean, sample standard
+            deviation and values over seeds.
+        examples: Predictions of the first seed by the name of their row, for figures.
+        inputs: What they are of.
+        folder: Where trust.json is.
+    """
+
+    rows: list[dict[str, Any]]
+    examples: dict[str, Predictions]
+    inputs: Inputs
+    folder: Path
+
+
+def trust_study(
+    *,
+    data: str | None = None,
+    unlike: str | None = "fashion-mnist",
+    unlike_data: str | None = None,
+    samples: int = 32,
+    rules: Sequence[str] = (),
+    device: str = "cpu",
+    note: Callable[[str], None] = print,
+    **choices: Any,
+) -> TrustStudy:
+    """Trains the runs of the table "trust" that are missing, evaluates all of them, and writes trust.json.
+
+    For every rule: its network (of a posterior, the mode); the mean over the posterior, if there is one; and the
+    ensemble of the networks of all seeds (Lakshminarayanan et al., NeurIPS 2017). As many binary networks as a
+    float has bits take the bytes of one float network.
+
+    Args:
+        data: Folder or hub id.
+        unlike: Recipe of data that the networks should be unsure of; None leaves it out.
+        unlike_data: Where it is.
+        samples: Networks that a mean averages over.
+        rules: Rules to compare; empty for all of the recipe.
+        device: Torch device.
+        note: Told of each step.
+        **choices: Further arguments of `run_table`.
+
+    Returns:
+        The study.
+
+    Raises:
+        ValueError: For names that do not exist, or data that is not as expected.
+    """
+    table, folder = run_table("trust", data=data, rules=rules, device=device, note=note, **choices)
+    inputs: Inputs | None = None
+    rows: list[dict[str, Any]] = []
+    examples: dict[str, Predictions] = {}
+    for row in table:
+        found: dict[str, list[Predictions]] = {}
+        sizes: dict[str, tuple[int, int]] = {}
+        for summary in row.summaries:
+            run = load_run(folder / f"{row.rule.replace(':', '-')}-seed{summary['seed']}", data=data, device=device)
+            inputs = inputs or evaluation_inputs(run, unlike, unlike_data)
+            for kind, count in {"network": 0, "mean": samples}.items():
+                if kind == "mean" and run.posterior is None:
+                    continue
+                note(f"{row.rule}: {kind}, seed {summary['seed']}")
+                found.setdefault(kind, []).append(Predictions.of(run.predictor(count), inputs))
+                sizes[kind] = (max(count, 1), _bytes(run, max(count, 1)))
+        assert inputs is not None
+        ways = {kind: (predictions, *sizes[kind]) for kind, predictions in found.items()}
+        if len(found["network"]) > 1:
+            count, size = len(found["network"]), sizes["network"][1]
+            ways["ensemble"] = ([_ensemble(found["network"])], count, count * size)
+        for kind, (predictions, count, size) in ways.items():
+            figures = _over([prediction.figures(inputs) for prediction in predictions])
+            record = {"rule": row.rule, "kind": kind, "networks": count, "bytes": size, "figures": figures}
+            bits = row.values("posterior_entropy_bits")
+            rows.append(record | ({"entropy_bits": statistics.mean(bits)} if kind == "mean" else {}))
+            examples[f"{row.rule} {kind}"] = predictions[0]
+    assert inputs is not None
+    recipe = choices.get("dataset") or TABLES["trust"].recipe
+    RunFolder(folder).write_json("trust.json", {"recipe": recipe, "unlike": unlike, "rows": rows})
+    return TrustStudy(rows, examples, inputs, folder)
+
+
+def _bytes(run: LoadedRun, networks: int) -> int:
+    """Bytes of several networks that share their real parameters; a rule without binary weights keeps 32 bits."""
+    full, _ = run.experiment.bytes()
+    binary = run.experiment.binary_weights()
+    return full - 4 * binary + networks * ((binary + 7) // 8)
+
+
+def _ensemble(members: Sequence[Predictions]) -> Predictions:
+    """The networks of all members as one prediction."""
+
+    def joined(parts: list[Prediction | None]) -> Prediction | None:
+        present = [part for part in parts if part is not None]
+        return Prediction(torch.cat([part.outputs for part in present])) if present else None
+
+    test = joined([member.test for member in members])
+    assert test is not None
+    return Predictions(test, joined([m.held for m in members]), joined([m.unlike for m in members]))
+
+
+def _over(each: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
+    """Mean and sample standard deviation over seeds of every figure."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in each[0]:
+        values = [figures[name] for figures in each if name in figures]
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        found[name] = {"mean": statistics.mean(values), "std": spread, "values": values}
+    return found

@@ -1,0 +1,51 @@
+"""The training loop, its record, its files, and its display."""
+
+from bitbayes.lab.train.config import RunConfig
+from bitbayes.lab.train.distributed import Ranks, joined
+from bitbayes.lab.train.events import EventProgress
+from bitbayes.lab.train.experiment import RULES, Experiment, build_experiment, learning_rate
+from bitbayes.lab.train.folder import RunError, RunFolder
+from bitbayes.lab.train.hooks import StepHooks
+from bitbayes.lab.train.loop import Interrupted, RunResult, train
+from bitbayes.lab.train.losses import BINARY, CROSS_ENTROPY, LOSSES, OUTLIER_EXPOSURE, PAIRED, SQUARED, Loss
+from bitbayes.lab.train.precision import choose_precision
+from bitbayes.lab.train.progress import (
+    BarProgress,
+    LineProgress,
+    Progress,
+    SilentProgress,
+    default_progress,
+)
+from bitbayes.lab.train.schedule import COSINE_BY_STEPS, Schedule
+
+__all__ = [
+    "BINARY",
+    "COSINE_BY_STEPS",
+    "CROSS_ENTROPY",
+    "LOSSES",
+    "OUTLIER_EXPOSURE",
+    "PAIRED",
+    "RULES",
+    "SQUARED",
+    "BarProgress",
+    "EventProgress",
+    "Experiment",
+    "Interrupted",
+    "LineProgress",
+    "Loss",
+    "Progress",
+    "Ranks",
+    "RunConfig",
+    "RunError",
+    "RunFolder",
+    "RunResult",
+    "Schedule",
+    "SilentProgress",
+    "StepHooks",
+    "build_experiment",
+    "choose_precision",
+    "default_progress",
+    "joined",
+    "learning_rate",
+    "train",
+]

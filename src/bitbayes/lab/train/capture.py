@@ -1,0 +1,194 @@
+"""A whole training step as a CUDA graph: recorded once, then repeated without Python.
+
+What a graph repeats are operations on the device with the numbers that Python had when they were recorded. So batches
+go through tensors that stay where they are, learning rates become tensors while a step runs, and the counter of
+steps, from which draws and annealing follow, is on the device already (`capturable` of the optimizers).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bitbayes.lab.train.config import RunConfig
+from bitbayes.lab.train.experiment import Experiment
+from bitbayes.lab.train.step import training_step
+from bitbayes.rules.optimizer import BinaryOptimizer
+
+__all__ = ["GRAPHS", "Captured", "Graph", "Step", "check", "step_of"]
+
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From inputs and targets to the loss and the number of right predictions, all on the device."""
+
+_WARM_UP = 3  # steps that are run as they are, in which libraries choose their algorithms and compilers compile
+
+
+class Graph(Protocol):
+    """What records operations on a device and repeats them."""
+
+    def aside(self, action: Callable[[], None]) -> None:
+        """Runs an action where it could be recorded, and does not record it."""
+        ...
+
+    def record(self, action: Callable[[], None]) -> None:
+        """Records an action without effect: afterwards all tensors are as they were."""
+        ...
+
+    def replay(self) -> None:
+        """Carries it out."""
+        ...
+
+
+class CudaGraph:
+    """`Graph` by `torch.cuda.CUDAGraph`, on a stream of its own."""
+
+    def __init__(self) -> None:
+        self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+
+    def aside(self, action: Callable[[], None]) -> None:
+        """Runs an action on the stream of the graph, between what comes before and after."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            action()
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+    def record(self, action: Callable[[], None]) -> None:
+        """Records; nothing is carried out."""
+        with torch.cuda.graph(self._graph, stream=self._stream):
+            action()
+
+    def replay(self) -> None:
+        """Carries it out."""
+        self._graph.replay()
+
+
+GRAPHS: dict[str, Callable[[], Graph]] = {"cuda": CudaGraph}
+"""What records a step, by the type of the device."""
+
+
+class Captured:
+    """A training step that runs as it is a few times, is then recorded, and repeated from then on.
+
+    Batches of another shape than the first, as the last of an epoch may be, run as they are.
+
+    Args:
+        step: Reads nothing back from the device, and clears the gradients itself.
+        optimizers: Those that it steps: rules with `capturable=True`, and torch's own with `fused=True`.
+        graph: What records it.
+        device: Where it runs.
+    """
+
+    def __init__(self, step: Step, optimizers: list[Optimizer], graph: Graph, device: torch.device) -> None:
+        self._step, self._graph, self._optimizers = step, graph, optimizers
+        self._rates: list[tuple[dict[str, Any], Tensor]] = []
+        for optimizer in optimizers:
+            # A rule computes with rates in double precision, as with Python's; torch's kernels read single.
+            dtype = torch.float64 if isinstance(optimizer, BinaryOptimizer) else torch.float32
+            self._rates += [(group, torch.zeros((), dtype=dtype, device=device)) for group in optimizer.param_groups]
+        self._warm, self._recorded = 0, False
+        self._batch: tuple[Tensor, ...] = ()
+        self._results: tuple[Tensor, ...] = ()
+
+    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes a step.
+
+        Args:
+            x: Inputs of the batch.
+            y: Targets of the batch.
+
+        Returns:
+            Loss and hits; the next call may overwrite them.
+        """
+        for group, rate in self._rates:
+            rate.fill_(group["lr"])
+        if not self._batch:
+            self._batch, self._results = (x.clone(), y.clone()), (x.new_zeros(()), x.new_zeros(()))
+        if x.shape != self._batch[0].shape:
+            with self._tensor_rates():
+                return self._step(x, y)
+        for kept, new in zip(self._batch, (x, y), strict=True):
+            kept.copy_(new)
+        if self._warm < _WARM_UP:
+            self._warm += 1
+            with self._tensor_rates():
+                self._graph.aside(self._run)
+        else:
+            if not self._recorded:
+                for optimizer in self._optimizers:
+                    optimizer.zero_grad()  # memory of gradients is the graph's own
+                with self._tensor_rates(capturing=True):
+                    self._graph.record(self._run)
+                self._recorded = True
+            self._graph.replay()
+        loss, right = self._results
+        return loss, right
+
+    def _run(self) -> None:
+        for kept, new in zip(self._results, self._step(*self._batch), strict=True):
+            kept.copy_(new)
+
+    @contextmanager
+    def _tensor_rates(self, *, capturing: bool = False) -> Iterator[None]:
+        """Lends the optimizers their rates as tensors; schedules, records and checkpoints see Python's numbers."""
+        before = []
+        for group, rate in self._rates:
+            changed = {"lr": rate} | ({"capturable": True} if capturing and "capturable" in group else {})
+            before.append((group, {name: group[name] for name in changed}))
+            group.update(changed)
+        try:
+            yield
+        finally:
+            for group, values in before:
+                group.update(values)
+
+
+def check(config: RunConfig, experiment: Experiment) -> None:
+    """Refuses runs whose steps cannot be captured, if that is asked for.
+
+    Args:
+        config: The run.
+        experiment: Its objects.
+
+    Raises:
+        ValueError: If the device has no graphs, several processes train, or something looks into every step.
+    """
+    if not config.capture:
+        return
+    device, optimizer = experiment.device, experiment.optimizer
+    if device.type not in GRAPHS:
+        raise ValueError(f"capture needs a device of type {' or '.join(GRAPHS)}, got {device}; leave it out")
+    if experiment.ranks.count > 1:
+        raise ValueError(f"capture is for one process, got {experiment.ranks.count}; leave it out")
+    if experiment.hooks is not None:
+        raise ValueError(f"capture would not call {type(experiment.hooks).__name__} at every step; leave it out")
+    if optimizer is not None and not optimizer.param_groups[0]["capturable"]:
+        raise ValueError(f"capture needs {type(optimizer).__name__} to be made with capturable=True")
+
+
+def step_of(config: RunConfig, experiment: Experiment) -> Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]:
+    """How a run takes its steps.
+
+    Args:
+        config: The run.
+        experiment: Its objects.
+
+    Returns:
+        `training_step` of this run, captured if that is asked for; see there.
+    """
+    plain = functools.partial(training_step, config, experiment)
+    if not config.capture:
+        return plain
+    optimizers = [part for part in (experiment.optimizer, experiment.real_optimizer) if part is not None]
+    captured = Captured(plain, optimizers, GRAPHS[experiment.device.type](), experiment.device)
+
+    def step(x: Tensor, y: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        assert share == 1.0, "one process has the whole batch"
+        return captured(x, y)
+
+    return step

@@ -1,0 +1,93 @@
+"""What a network is trained on, and which of its predictions are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Measure = Callable[[Tensor, Tensor], Tensor]  # of outputs and targets, to a scalar
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A training loss and its notion of a correct prediction.
+
+    Args:
+        name: Name in files and messages.
+        mean: Mean loss of a batch from outputs and targets, a scalar.
+        hits: Number of correct predictions in a batch, a scalar on the device; None for a regression, where
+            predictions are near or far rather than right or wrong.
+
+    Example:
+        >>> logits, classes = torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
+        >>> CROSS_ENTROPY.hit_count(logits, classes), SQUARED.classifies
+        (tensor(1), False)
+    """
+
+    name: str
+    mean: Measure
+    hits: Measure | None = None
+
+    @property
+    def classifies(self) -> bool:
+        """Whether targets are classes, so that accuracy is defined."""
+        return self.hits is not None
+
+    def hit_count(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the number of correct predictions as a scalar on the device; zero for a regression."""
+        return output.new_zeros(()) if self.hits is None else self.hits(output, target)
+
+
+def within_pair(output: Tensor, target: Tensor) -> Tensor:
+    """Mask logits so that a target competes with its neighbour alone: 0 with 1, 2 with 3, and so on.
+
+    Args:
+        output: Logits, shape (N, K).
+        target: Classes, shape (N,).
+
+    Returns:
+        The logits, with -inf for the classes of other pairs.
+    """
+    pair = torch.arange(output.shape[1], device=output.device) // 2
+    return output.masked_fill(pair != target.unsqueeze(1) // 2, -torch.inf)
+
+
+def _outlier_exposure(output: Tensor, target: Tensor) -> Tensor:
+    log_probs = output.log_softmax(1)
+    known = log_probs.gather(1, target.clamp(min=0).unsqueeze(1)).squeeze(1)
+    return -torch.where(target < 0, log_probs.mean(1), known).mean()
+
+
+def _outlier_hits(output: Tensor, target: Tensor) -> Tensor:
+    unsure = output.softmax(1).amax(1) < 0.5
+    return torch.where(target < 0, unsure, output.argmax(1) == target).sum()
+
+
+def _binary(output: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(output.reshape(-1), target.reshape(-1).to(output.dtype))
+
+
+CROSS_ENTROPY = Loss("cross_entropy", F.cross_entropy, lambda output, target: (output.argmax(1) == target).sum())
+"""Classes."""
+OUTLIER_EXPOSURE = Loss("outlier_exposure", _outlier_exposure, _outlier_hits)
+"""Classes, and examples of no class (target −1), for which all classes are equally right (Hendrycks et al., ICLR 2019).
+
+An example of no class counts as correct where no class has half of the probability.
+"""
+PAIRED = Loss(
+    "paired",
+    lambda output, target: F.cross_entropy(within_pair(output, target), target),
+    lambda output, target: (within_pair(output, target).argmax(1) == target).sum(),
+)
+"""Classes of which 0 and 1, 2 and 3, ... compete."""
+BINARY = Loss("binary", _binary, lambda output, y: ((output.reshape(-1) > 0) == (y.reshape(-1) > 0.5)).sum())
+"""One logit, for two classes."""
+SQUARED = Loss("squared", lambda output, y: F.mse_loss(output.reshape(-1), y.reshape(-1).to(output.dtype)))
+"""Regression."""
+
+LOSSES = {loss.name: loss for loss in (CROSS_ENTROPY, OUTLIER_EXPOSURE, PAIRED, BINARY, SQUARED)}
+"""Losses by name."""

@@ -1,0 +1,146 @@
+"""What the files of a run hold: a line of metrics for each evaluation, a summary, and figures of an evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Figures = dict[str, float]
+"""Measured quantities by name: accuracy in percent, NLL and entropies in nats."""
+
+
+class Record:
+    """A dataclass that goes into a JSON file and comes back from it; entries that are None are left out."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entries that are present, by name."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` returned; unknown entries are ignored, so that files of other versions can be read."""
+        known = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        return cls(**{name: value for name, value in raw.items() if name in known})
+
+
+@dataclass
+class EpochRow(Record):
+    """One line of metrics.jsonl: an epoch and the evaluation after it. Accuracies are in percent.
+
+    Args:
+        epoch: Number of the epoch, from 1.
+        lr: Learning rate of its last step.
+        train_loss: Mean loss of its batches, at the draws that were trained on.
+        seconds: Wall-clock time of the epoch without the evaluation.
+        train_accuracy: Accuracy of the same draws; None for a regression.
+        val_accuracy: Validation accuracy of the mode.
+        test_accuracy: Test accuracy of the mode.
+        test_nll: Test negative log-likelihood of the mode, in nats.
+        val_error: Validation squared error of the mode, for a regression.
+        test_error: Test squared error of the mode, for a regression.
+        flips: Share of the mode's weights whose sign differs from the evaluation before.
+        step_flips: Share of the mode's weights that the last step of the epoch has turned.
+        probabilities: Percent of the weights in equal parts of P[w = +1].
+        mean_samples: Networks that the mean averages over.
+        mean_test_accuracy: Test accuracy of the mean of posterior samples.
+        mean_test_nll: Its negative log-likelihood.
+        mean_test_error: Its squared error, for a regression.
+        sample_test_accuracy: Test accuracy of one sample.
+        observation_noise: Standard deviation of the noise of a regression, estimated on training data.
+        accuracies: Accuracy on every task so far, the newest last, in a stream of tasks.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    seconds: float
+    train_accuracy: float | None = None
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+    test_nll: float | None = None
+    val_error: float | None = None
+    test_error: float | None = None
+    flips: float | None = None
+    step_flips: float | None = None
+    probabilities: list[float] | None = None
+    mean_samples: int | None = None
+    mean_test_accuracy: float | None = None
+    mean_test_nll: float | None = None
+    mean_test_error: float | None = None
+    sample_test_accuracy: float | None = None
+    observation_noise: float | None = None
+    accuracies: list[float] | None = None
+
+
+@dataclass
+class Summary(Record):
+    """summary.json: what a finished run has reached. Accuracies are in percent.
+
+    The figures are those of the mode at the best epoch that the protocol selects, unless their name says otherwise.
+    """
+
+    recipe: str
+    rule: str
+    seed: int
+    epochs: int
+    epochs_done: int
+    best_epoch: int
+    weights: int
+    binary_weights: int
+    bytes_32_bit: int
+    bytes_1_bit: int
+    seconds_per_epoch: float
+    estimator: str | None = None
+    precision: str = "fp32"
+    protocol: str = "validation"
+    train_accuracy: float | None = None
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+    test_nll: float | None = None
+    test_error: float | None = None
+    last_test_accuracy: float | None = None
+    last_test_nll: float | None = None
+    peak_memory_mib: float | None = None
+    posterior_entropy_bits: float | None = None
+    mean_samples: int | None = None
+    mean_test_accuracy: float | None = None
+    mean_test_nll: float | None = None
+    mean_test_error: float | None = None
+    sample_test_accuracy: float | None = None
+    observation_noise: float | None = None
+
+
+@dataclass
+class Evaluation(Record):
+    """evaluation.json: figures of the mode and, with a posterior, of the mean of samples on test data.
+
+    Args:
+        recipe: Name of the recipe.
+        rule: Name of the rule.
+        seed: Seed of the run.
+        samples: Networks that the mean averages over.
+        estimator: Gradient estimator of BayesBiNN.
+        posterior_entropy_bits: Mean entropy of a weight in bits.
+        unlike: Recipe of the out-of-distribution data, if any was used.
+        mode: Figures of the mode.
+        mean: Figures of the mean.
+        reliability: Points of reliability diagrams by "mode" or "mean", then by kind of bins, then by "confidence",
+            "accuracy" and "share"; empty for a regression.
+    """
+
+    recipe: str
+    rule: str
+    seed: int
+    samples: int
+    estimator: str | None = None
+    posterior_entropy_bits: float | None = None
+    unlike: str | None = None
+    mode: Figures = field(default_factory=dict)
+    mean: Figures | None = None
+    reliability: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)

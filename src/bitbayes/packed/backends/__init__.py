@@ -1,0 +1,1 @@
+"""What runs or exports packed networks."""

@@ -1,0 +1,159 @@
+"""Times packed networks on every backend, beside the same network in torch and OpenVINO without bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bitbayes.packed.backends.measure import measure
+from bitbayes.packed.backends.rivals import openvino_rival, torch_bfloat16, without_bits
+from bitbayes.packed.backends.runtime import make_runtime
+from bitbayes.packed.format.network import PackedNetwork
+
+__all__ = ["ENGINES", "Timing", "bench", "engines", "print_table"]
+
+Array = npt.NDArray[Any]
+Call = Callable[[], Any]
+
+
+class Timing(NamedTuple):
+    """How long an engine takes for a batch."""
+
+    engine: str
+    batch: int
+    threads: int
+    seconds: float | None  # None: it could not run
+    why: str = ""
+
+
+def _torch(network: PackedNetwork, x: Array, threads: int) -> Call:
+    import torch
+
+    runtime, images = make_runtime(without_bits(network), "torch"), torch.from_numpy(x)
+    return lambda: runtime.outputs(images)
+
+
+def _backend(name: str, **options: Any) -> Callable[[PackedNetwork, Array, int], Call]:
+    def build(network: PackedNetwork, x: Array, threads: int) -> Call:
+        runtime = make_runtime(network, name, **({"threads": threads} if options else {}))
+        return lambda: runtime.outputs(x)
+
+    return build
+
+
+# What runs one of the C networks without bits, and then what runs all C of the file.
+ENGINES: Mapping[str, Callable[[PackedNetwork, Array, int], Call]] = {
+    "torch float32": _torch,
+    "torch bfloat16": lambda network, x, threads: torch_bfloat16(network, x),
+    "OpenVINO float32": lambda network, x, threads: openvino_rival(network, x, threads, "f32"),
+    "OpenVINO bfloat16": lambda network, x, threads: openvino_rival(network, x, threads, "bf16"),
+    "OpenVINO int8": lambda network, x, threads: openvino_rival(network, x, threads, "int8"),
+    "backend torch": _backend("torch"),
+    "backend native": _backend("native", threads=True),
+    "backend openvino": _backend("openvino", threads=True),
+    "backend reference": _backend("reference"),
+}
+
+
+def engines(
+    network: PackedNetwork, x: Array, threads: int, names: tuple[str, ...] = tuple(ENGINES)
+) -> tuple[dict[str, Call], dict[str, str]]:
+    """Calls that run the inputs, by engine.
+
+    Args:
+        network: What to run.
+        x: Inputs, (N, ...), float32.
+        threads: Of the processor.
+        names: Which of `ENGINES`.
+
+    Returns:
+        The calls, and why there is none for the other engines.
+    """
+    calls: dict[str, Call] = {}
+    missing: dict[str, str] = {}
+    for name in names:
+        try:
+            calls[name] = ENGINES[name](network, x, threads)
+        except (ImportError, RuntimeError) as error:
+            missing[name] = str(error)
+    return calls, missing
+
+
+def bench(network: PackedNetwork, batch: int, threads: int, turns: int = 7) -> list[Timing]:
+    """Times all engines on random inputs.
+
+    Args:
+        network: What to run.
+        batch: N.
+        threads: Of the processor; torch's number is put back.
+        turns: How many.
+
+    Returns:
+        One record an engine, in the order of `ENGINES`.
+    """
+    x = np.random.default_rng(0).standard_normal((batch, *network.program.input)).astype(np.float32)
+    try:
+        import torch
+    except ImportError:
+        torch = None
+    before = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(threads)
+    try:
+        calls, missing = engines(network, x, threads)
+        seconds = measure(calls, turns)
+    finally:
+        if torch:
+            torch.set_num_threads(before)
+    return [Timing(name, batch, threads, seconds.get(name), missing.get(name, "")) for name in ENGINES]
+
+
+def print_table(timings: Sequence[Sequence[Timing]], network: PackedNetwork) -> None:
+    """Prints a table for one number of threads.
+
+    Args:
+        timings: What `bench` gave, for each batch size.
+        network: What was run.
+    """
+    from bitbayes.errors import require
+
+    rich = {part: require(f"rich.{part}", "train") for part in ("box", "console", "table")}
+    threads = timings[0][0].threads
+    table = rich["table"].Table(title=f"{threads} thread{'s' if threads > 1 else ''}", box=rich["box"].SIMPLE)
+    table.add_column("engine", no_wrap=True)
+    for group in timings:
+        for head in (f"batch {group[0].batch}\nms", "\ninputs/s", "\nspeed"):
+            table.add_column(head, justify="right", no_wrap=True)
+    notes = []
+    for rows in zip(*timings, strict=True):
+        cells = [cell for row, group in zip(rows, timings, strict=True) for cell in _cells(row, group[0].seconds)]
+        table.add_row(rows[0].engine, *cells)
+        notes += [f"{rows[0].engine}: {rows[0].why}"] if rows[0].why else []
+    console = rich["console"].Console()
+    console.width = max(console.width, 20 + 30 * len(timings))  # nothing is cut off
+    console.print(table)
+    notes.append("speed: over torch float32. Without bits: weights and sums in the type that is named.")
+    notes.append(
+        "OpenVINO int8: weights and inputs of all layers rounded by FakeQuantize, one scale a tensor from the largest "
+        "magnitudes; rectifiers in the place of signs. It tells a speed, not an accuracy."
+    )
+    if network.program.samples > 1:
+        notes.append(
+            f"backends run all {network.program.samples} networks of the file; what has no bits runs one of them."
+        )
+    for note in notes:
+        console.print(note, style="dim", soft_wrap=True, markup=False, highlight=False)
+
+
+def _cells(row: Timing, base: float | None) -> list[str]:
+    if row.seconds is None:
+        return ["–", "–", "–"]
+    ratio = f"{base / row.seconds:.1f}×" if base else "–"
+    return [
+        f"{1e3 * row.seconds:.3g}" if row.seconds < 1 else f"{1e3 * row.seconds:.0f}",
+        f"{row.batch / row.seconds:,.0f}",
+        ratio,
+    ]

@@ -1,0 +1,1 @@
+"""Writes packed networks as C99 headers."""

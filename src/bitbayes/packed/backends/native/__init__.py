@@ -1,0 +1,1 @@
+"""Runs packed networks with kernels in C that are compiled on this machine."""

@@ -1,0 +1,1 @@
+"""Runs packed networks with OpenVINO."""

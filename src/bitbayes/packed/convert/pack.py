@@ -1,0 +1,92 @@
+"""From a module, or from a posterior over its weights, to a packed network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bitbayes.packed.format.network import PackedNetwork
+
+if TYPE_CHECKING:  # packed networks run where torch is not installed
+    from torch import Tensor, nn
+
+    from bitbayes.posterior import Posterior
+
+__all__ = ["pack"]
+
+
+def pack(
+    model: nn.Module,
+    example: Tensor,
+    posterior: Posterior | None = None,
+    samples: int = 32,
+    *,
+    seed: int = 0,
+    batches: Iterable[Any] | None = None,
+    real: Literal["float32", "float16"] = "float32",
+    about: Mapping[str, str] | None = None,
+) -> PackedNetwork:
+    """Packs what a network's parameters hold, or networks drawn from a posterior: one bit for each binary weight.
+
+    Binary is a weight of a linear layer or convolution that is exactly ±s, with one s or one for each output channel.
+    What is real stays real. BatchNorm becomes a scale and a shift, and a sign after it a comparison of
+    integers. `docs/packing.md` lists the layers that can be packed.
+
+    Args:
+        model: The network; it is evaluated as in eval mode, and left as it was found.
+        example: Inputs, shape (N, ...), float32: the shape of one is that of all, N may be any.
+        posterior: Over the binary parameters, keyed by the model's names; None: one network, the parameters' own.
+        samples: Number of networks to draw: the same that `bitbayes.predict` draws.
+        seed: Seed of the draws.
+        batches: Training batches (x or (x, ...)), from which BatchNorm statistics are estimated anew for every
+            network; None uses the model's.
+        real: Type of what is real in the file. float16 halves its bytes and rounds it to three digits; computation is
+            in float32.
+        about: Texts to keep in the file.
+
+    Returns:
+        The packed network.
+
+    Raises:
+        ValueError: If a layer cannot be packed (it is named), if no weight is binary, if a number is not finite (or is
+            too large for float16), or if the example is not float32.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32, bias=False), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+        >>> optimizer = bb.BayesBiNN(bb.split_parameters(model)[0], ess=100, seed=0)
+        >>> _ = optimizer.eval()
+        >>> pack(model, torch.zeros(1, 64)).summary().bytes
+        272
+        >>> pack(model, torch.zeros(1, 64), optimizer.posterior(), samples=4)
+        PackedNetwork(input (64,), output (2,), 4 networks, 4 steps, 1064 bytes of tensors)
+    """
+    import torch
+
+    from bitbayes.batchnorm import as_found
+    from bitbayes.packed.convert.draft import finished
+    from bitbayes.packed.convert.fold import shortened
+    from bitbayes.packed.convert.states import inside, states
+    from bitbayes.packed.convert.trace import drafts_of, exported
+
+    if example.dtype != torch.float32 or example.dim() < 2 or not len(example):
+        found = f"{example.dtype} of shape {tuple(example.shape)}"
+        raise ValueError(f"example must be float32 inputs of shape (N, ...), N at least 1, got {found}")
+    if posterior is not None and samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
+    if real not in ("float32", "float16"):
+        raise ValueError(f"real must be 'float32' or 'float16', got {real!r}")
+    model = inside(model)
+    with as_found(model):
+        program = exported(model, example)
+        drafts = drafts_of(program, states(model, posterior, samples, seed, batches))
+    count, shape = (1 if posterior is None else samples), tuple(example.shape[1:])
+    shapes = [value.shape for value in finished(drafts, shape, count).values]
+    network = finished(shortened(drafts, shapes), shape, count, np.dtype(real), about)
+    if not any(tensor.dtype == np.uint8 for tensor in network.tensors.values()):
+        raise ValueError(
+            "no weight of a linear layer or convolution is binary, that is ±s with one s or one for each output "
+            "channel; call optimizer.eval() first, so that the parameters hold the mode"
+        )
+    return network

@@ -1,0 +1,236 @@
+"""From a module to a list of drafts: torch.export records what it computes, a table says what each record becomes.
+
+What depends on parameters and buffers alone is computed once for each of the C networks.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, export
+from torch.fx import Graph, Node
+from torch.fx.node import map_arg
+
+from bitbayes.packed.convert.builder import Builder, Refusal
+from bitbayes.packed.convert.draft import Draft, split_scale, stacked
+from bitbayes.packed.convert.layers import LAYERS
+
+__all__ = ["drafts_of", "exported"]
+
+Array = npt.NDArray[Any]
+State = Mapping[str, Tensor]
+Tensors = dict[tuple[int, str], Array]  # by place of the step and role
+
+# What changes no number when a network is evaluated.
+_ALIASES = {"to", "_to_copy", "detach", "detach_", "alias", "clone", "contiguous", "lift_fresh_copy"}
+_DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
+_CHECKS = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"}
+
+
+def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
+    """What the network computes, for any size of the batch.
+
+    Args:
+        model: The network, in eval mode.
+        example: Inputs, shape (N, ...), whose shape without N is that of all inputs.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: If torch.export cannot trace it.
+    """
+    example = example[:1].expand(2, *example.shape[1:]).clone()  # a batch of one would be taken for a constant
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # torch's own, about torch
+            program = export(model, (example,), dynamic_shapes=({0: Dim("batch")},))
+            if any(node.op == "call_function" and _mutates(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})  # such as ReLU(inplace=True)
+    except Exception as error:  # torch.export raises whatever the network's code raises
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"torch.export cannot trace {type(model).__name__}: {lines[0][:200]}") from error
+    return program
+
+
+def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
+    """Turns a record into steps.
+
+    Args:
+        program: Of `exported`.
+        states: Parameters and buffers by name, of each of the C networks; asked for one after the other.
+
+    Returns:
+        The steps; each layer of weights is followed by an affine step with its scale.
+
+    Raises:
+        ValueError: If a layer has no packed form; names it.
+    """
+    graph = _simplified(program.graph)
+    builder = Builder()
+    names = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
+    lifted = program.graph_signature.inputs_to_lifted_tensor_constants
+    leaves, folded, output = dict[Node, str](), list[Node](), None
+    for node in graph.nodes:
+        if node.op == "placeholder" and (node.name in names or node.name in lifted):
+            leaves[node] = names.get(node.name) or lifted[node.name]
+            builder.constants.add(node)
+        elif node.op == "placeholder":
+            builder.inputs(node)
+        elif node.op == "output":
+            output = _only_output(node)
+        elif all(source in builder.constants for source in node.all_input_nodes):
+            folded.append(node)
+            builder.constants.add(node)
+        else:
+            _convert(builder, node)
+    if output not in builder.values:
+        raise ValueError("the network's output does not depend on its input")
+    builder.add("affine", [builder.values[output]], _layer(output))  # the last step makes the output; folded away
+
+    networks = []
+    with torch.no_grad():
+        for state in states:
+            known = _evaluated(leaves, folded, {**program.constants, **state})
+            networks.append(_tensors(builder, known, networks[0] if networks else None))
+    return _with_tensors(builder, networks)
+
+
+def _convert(builder: Builder, node: Node) -> None:
+    layer = _layer(node)
+    name = _packet(node)
+    try:
+        if node.target is operator.getitem and node.args[1] == 0:
+            builder.values[node] = builder.value(node.args[0])
+            return
+        if name == "sym_size" or name in _CHECKS:
+            return
+        if name not in LAYERS:
+            raise Refusal(f"{name} has no packed form")
+        builder.values[node] = LAYERS[name](builder, node, _arguments(node), layer)
+    except Refusal as refusal:
+        raise ValueError(f"cannot pack layer {layer!r}: {refusal}; docs/packing.md lists what can be packed") from None
+
+
+def _simplified(graph: Graph) -> Graph:
+    """Without aliases, and without terms that are zero: a − a is how a sign gets its derivative."""
+    zeros: set[Node] = set()
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        name, inputs = _packet(node), node.args
+        same = None
+        if name in _CHECKS:
+            graph.erase_node(node)
+        elif name in _DROPOUTS:
+            same = None if inputs[2] else inputs[0]  # it may be on in eval mode too, and then it is refused
+        elif name in _ALIASES or (name == "slice" and _shape(node) == _shape(inputs[0])):
+            _check_dtype(node)
+            same = inputs[0]
+        elif name == "sub" and inputs[0] is inputs[1] and not node.kwargs:
+            zeros.add(node)
+        elif name == "mul" and any(each in zeros for each in inputs):
+            zeros.add(node)
+        elif name == "add" and inputs[1] in zeros:
+            same = inputs[0]
+        if isinstance(same, Node):
+            node.replace_all_uses_with(same)
+            graph.erase_node(node)  # dropout is never dead to torch
+    graph.eliminate_dead_code()
+    return graph
+
+
+def _shape(node: Any) -> tuple[Any, ...]:
+    return tuple(node.meta["val"].shape)
+
+
+def _check_dtype(node: Any) -> None:
+    dtype, before = node.meta["val"].dtype, node.args[0].meta["val"].dtype
+    if dtype != before and dtype != torch.float32:
+        raise ValueError(f"cannot pack layer {_layer(node)!r}: it computes in {dtype}; call .float() on the network")
+
+
+def _only_output(node: Node) -> Node:
+    outputs = node.args[0]
+    if not isinstance(outputs, Sequence) or len(outputs) != 1 or not isinstance(outputs[0], Node):
+        raise ValueError("the network must return one tensor")
+    return outputs[0]
+
+
+def _evaluated(leaves: Mapping[Node, str], folded: Sequence[Node], state: Mapping[str, Any]) -> dict[Node, Any]:
+    """Values of what depends on parameters and buffers alone."""
+    known: dict[Node, Any] = {node: state[name] for node, name in leaves.items() if name in state}
+    for node in folded:
+        args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+        known[node] = node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]
+    return known
+
+
+def _tensors(builder: Builder, known: Mapping[Node, Any], first: Tensors | None) -> Tensors:
+    """Every tensor of one network, by place and role; those that are the first network's are not kept twice."""
+
+    def get(value: Any) -> Array:
+        tensor = known[value] if isinstance(value, Node) else torch.as_tensor(value)
+        return tensor.detach().cpu().double().numpy()
+
+    split: dict[Node, tuple[Array, Array]] = {}  # a tied weight is one tensor
+    found: Tensors = {}
+    for place, constants in enumerate(builder.constants_of):
+        for role, constant in constants.items():
+            if isinstance(constant, Node):
+                if constant not in split:
+                    split[constant] = split_scale(known[constant].detach().cpu().float().numpy())
+                # The scale belongs to the affine step that follows.
+                found[place, "weight"], found[place + 1, "scale"] = split[constant]
+            else:
+                found[place, role] = np.atleast_1d(constant(get)).astype(np.float64)
+    if first is None:
+        return found
+    return {key: first[key] if np.array_equal(first[key], tensor) else tensor for key, tensor in found.items()}
+
+
+def _with_tensors(builder: Builder, networks: Sequence[Tensors]) -> list[Draft]:
+    joined: dict[tuple[int, ...], Array] = {}
+    tensors: list[dict[str, Array]] = [{} for _ in builder.drafts]
+    for place, role in networks[0]:
+        parts = [network[place, role] for network in networks]
+        if role == "weight" and len({part.dtype for part in parts}) > 1:
+            raise ValueError(f"{builder.drafts[place].name!r} is binary in some samples and real in others")
+        key = tuple(map(id, parts))
+        tensors[place][role] = joined.setdefault(key, stacked(parts))
+    return [replace(draft, tensors=found) for draft, found in zip(builder.drafts, tensors, strict=True)]
+
+
+def _mutates(node: Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _packet(node: Node) -> str:
+    """The operation without its overload: conv2d for aten.conv2d.padding."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target._schema.name.partition("::")[2]
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def _arguments(node: Node) -> dict[str, Any]:
+    """All arguments by name, defaults too."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    schema = node.target._schema.arguments
+    given = {argument.name: value for argument, value in zip(schema, node.args, strict=False)}
+    return {argument.name: argument.default_value for argument in schema} | given | dict(node.kwargs)
+
+
+def _layer(node: Node) -> str:
+    """Name and type of the innermost module."""
+    path, kind = list(node.meta.get("nn_module_stack", {"": ("", "network")}).values())[-1]
+    kind = (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
+    return re.sub(r"[^A-Za-z0-9_.,:()\- ]", "_", f"{path} ({kind})" if path else kind)[:200]

@@ -1,0 +1,124 @@
+"""The one place that decides whether a program and its tensors are sound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitbayes.packed.format.ops import OPS, Layout, Op, Tensors, Value, bounded, fan_in
+from bitbayes.packed.format.program import PackedFileError, Program, Step, finite_number, whole_number, whole_numbers
+
+__all__ = ["check_program", "check_tensors"]
+
+MAX_WORK = 1 << 38  # operations and numbers that a program may take for one input
+_REAL = ("F32", "F16")
+_VECTORS = {"scale": _REAL, "shift": _REAL, "slope": _REAL, "threshold": ("I32",), "direction": ("I8",)}
+
+
+def check_program(program: Program, layouts: Tensors) -> tuple[list[Value], set[str]]:
+    """Whether steps, shapes and tensors fit together; allocates nothing but the answer.
+
+    Args:
+        program: Any program.
+        layouts: Of all tensors, by name.
+
+    Returns:
+        All values, the input first; and the names of the tensors that differ between the C networks.
+
+    Raises:
+        PackedFileError: If something does not fit; names the step.
+
+    Example:
+        >>> check_program(Program((2, 4), 1, (Step("sign", (0,)),)), {})[0][1]
+        Value(shape=(2, 4), signs=True, binary=0, real=8)
+    """
+    values, differing, used = [bounded(Value(program.input))], dict[str, bool](), set[str]()
+    for index, step in enumerate(program.steps):
+        try:
+            op = OPS.get(step.op)
+            if op is None:
+                raise PackedFileError(f"there is no such operation; there are {', '.join(OPS)}")
+            tensors = _tensors(op, step, layouts, program.samples, differing)
+            sources = [values[source] for source in step.sources]
+            if op.sources and len(sources) != op.sources:
+                raise PackedFileError(f"takes {op.sources} values, got {len(sources)}")
+            values.append(bounded(op.infer(sources, _settings(op, step), tensors)))
+        except PackedFileError as error:
+            raise PackedFileError(f"step {index} ({step.op[:40]!a} of {step.name!r}): {error}") from None
+        used.update(step.tensors.values())
+    if set(layouts) != used:
+        raise PackedFileError(f"{len(set(layouts) - used)} tensors belong to no step")
+    if sum(value.size + value.binary + value.real for value in values) > MAX_WORK:
+        raise PackedFileError(f"the program takes more than {MAX_WORK} operations for one input")
+    return values, {name for name, differs in differing.items() if differs}
+
+
+def check_tensors(program: Program, values: Sequence[Value], tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Whether the numbers are what the steps need.
+
+    Args:
+        program: A program that fits the tensors' shapes.
+        values: Of `check_program`.
+        tensors: By name.
+
+    Raises:
+        PackedFileError: For numbers that are not finite, directions other than ±1, and ones in the bits left over.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            raise PackedFileError(f"tensor {name!r} has numbers that are not finite")
+        if tensor.dtype == np.int8 and not (np.abs(tensor) == 1).all():
+            raise PackedFileError(f"tensor {name!r} has directions other than -1 and 1")
+    for step in program.steps:
+        weight = tensors[step.tensors["weight"]] if "weight" in step.tensors else None
+        if weight is not None and weight.dtype == np.uint8:
+            over = fan_in(step.settings, values[step.sources[0]].shape) % 8
+            if over and (weight[..., -1] >> over).any():
+                raise PackedFileError(f"tensor {step.tensors['weight']!r} has ones in the bits that are left over")
+
+
+def _settings(op: Op, step: Step) -> dict[str, Any]:
+    if set(step.settings) != set(op.settings):
+        raise PackedFileError(f"needs the settings {sorted(op.settings)}")
+    return {key: _KINDS[kind](step.settings[key], key) for key, kind in op.settings.items()}
+
+
+def _flag(value: Any, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise PackedFileError(f"{what} must be true or false")
+    return value
+
+
+_KINDS: Mapping[str, Callable[[Any, str], Any]] = {
+    "sizes": lambda value, what: whole_numbers(value, what, least=1),
+    "places": whole_numbers,
+    "size": lambda value, what: whole_number(value, what, least=1),
+    "bound": lambda value, what: None if value is None else finite_number(value, what),
+    "flag": _flag,
+}
+
+
+def _tensors(op: Op, step: Step, layouts: Tensors, samples: int, differing: dict[str, bool]) -> dict[str, Layout]:
+    """Layouts by role, without the axis of samples; notes which tensors have it."""
+    if not op.needed <= set(step.tensors) <= op.needed | op.optional:
+        raise PackedFileError(f"needs the tensors {sorted(op.needed)} and perhaps {sorted(op.optional)}")
+    found = {}
+    for role, name in step.tensors.items():
+        if name not in layouts:
+            raise PackedFileError(f"there is no tensor {name!r}")
+        dtype, shape = layouts[name]
+        if dtype not in _VECTORS.get(role, ("U8", *_REAL)):
+            raise PackedFileError(f"{role} cannot have the type {dtype}")
+        rank = 1 if role in _VECTORS else 2
+        if role == "weight" and dtype in _REAL and step.op == "conv":
+            kernel = step.settings.get("kernel")
+            rank += len(kernel) if isinstance(kernel, list | tuple) else 0
+        differs = samples > 1 and len(shape) == rank + 1 and shape[0] == samples
+        if differing.setdefault(name, differs) != differs:  # readers keep this by name
+            raise PackedFileError(f"tensor {name!r} has an axis of the networks in one step, and none in another")
+        shape = shape[1:] if differs else shape
+        found[role] = Layout(dtype, shape)
+    return found

@@ -1,0 +1,106 @@
+"""Packed networks as safetensors files. Nothing is unpickled, and nothing is believed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from bitbayes.packed.format.program import NAME, PackedFileError, Program, parse_program, program_text
+
+__all__ = ["DTYPES", "read_file", "write_file"]
+
+Array = npt.NDArray[Any]
+
+KEY = "bitbayes.packed"  # of the one entry of metadata: more would stand in any order
+MAX_HEADER = 1 << 20
+DTYPES: Mapping[str, type[np.generic]] = {
+    "U8": np.uint8,
+    "I8": np.int8,
+    "I32": np.int32,
+    "F16": np.float16,
+    "F32": np.float32,
+}
+
+
+def write_file(path: str | Path, program: Program, tensors: Mapping[str, Array]) -> None:
+    """Writes under another name first, so that a full disk leaves no half of a file.
+
+    Args:
+        path: Where.
+        program: A sound program.
+        tensors: Its tensors.
+
+    Raises:
+        OSError: If it cannot be written.
+        PackedFileError: If the program is too long for a file, or could not be read back for another reason.
+    """
+    text = program_text(program)
+    parse_program(text)  # what could not be read back is refused before it is written
+    partial = Path(f"{path}.partial")
+    try:
+        partial.write_bytes(save(dict(tensors), metadata={KEY: text}))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_file(path: str | Path) -> tuple[Program, dict[str, Array]]:
+    """Reads a file of any origin; `bitbayes.packed.format.check` says whether program and tensors fit together.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The program, and the tensors by name: no more bytes than the file has.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        PackedFileError: If it is no safetensors file with a program of this version.
+
+    Example:
+        >>> read_file("absent.safetensors")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: no packed network at absent.safetensors
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no packed network at {path}")
+    try:
+        _check_header(path)
+        with safe_open(str(path), framework="np") as file:
+            program = _program(file.metadata() or {})
+            names = list(file.keys())
+            for name in names:
+                dtype = file.get_slice(name).get_dtype()
+                if not NAME.fullmatch(name) or dtype not in DTYPES:
+                    raise PackedFileError(f"tensor {name!a:.60} has no allowed name, or not one of {', '.join(DTYPES)}")
+            return program, {name: file.get_tensor(name) for name in names}
+    except PackedFileError:
+        raise
+    except (SafetensorError, ValueError, OverflowError, OSError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise PackedFileError(f"not a safetensors file: {line}") from error
+
+
+def _check_header(path: str | Path) -> None:
+    """The length of the header, before anybody reads so much."""
+    with open(path, "rb") as file:
+        first = file.read(8)
+    length, size = int.from_bytes(first, "little"), os.path.getsize(path)
+    if len(first) < 8 or length > size - 8:
+        raise PackedFileError("not a safetensors file: it is shorter than it says")
+    if length > MAX_HEADER:
+        raise PackedFileError(f"the header has {length} bytes; at most {MAX_HEADER} are read")
+
+
+def _program(about: Mapping[str, str]) -> Program:
+    if set(about) != {KEY}:
+        raise PackedFileError(f"not a packed network: its metadata must have one entry, {KEY!r}")
+    return parse_program(about[KEY])

@@ -1,0 +1,195 @@
+"""The program of a packed network: a list of steps, read from JSON with suspicion."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["PackedFileError", "Program", "Step", "parse_program", "program_text"]
+
+MAX_TEXT, MAX_STEPS, MAX_SOURCES, MAX_SAMPLES, MAX_NUMBER = 1 << 18, 4096, 256, 4096, (1 << 31) - 1
+VERSION = 1
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}", re.ASCII)  # of a tensor; never used as a path
+LABEL = re.compile(r"[A-Za-z0-9_.,:()\- ]{0,200}", re.ASCII)  # what is shown on a terminal
+
+
+class PackedFileError(ValueError):
+    """A file that is no packed network of this version; the message is one line and says why."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation. Value 0 is the input of the program, and step i makes value i + 1.
+
+    Args:
+        op: Name of the operation.
+        sources: The values that it takes.
+        name: Of the layer that it comes from.
+        settings: Strides and the like.
+        tensors: Names of its tensors, by what they are for.
+
+    Example:
+        >>> Step("clamp", (0,), "relu", {"min": 0, "max": None}).settings["min"]
+        0
+    """
+
+    op: str
+    sources: tuple[int, ...]
+    name: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a packed network computes; its last value is the output.
+
+    Args:
+        input: Shape of one input, without the batch.
+        samples: Number of networks, C.
+        steps: In order.
+        about: Anything else worth keeping, as text.
+
+    Example:
+        >>> Program((3,), 1, (Step("sign", (0,)),)).steps[0].op
+        'sign'
+    """
+
+    input: tuple[int, ...]
+    samples: int
+    steps: tuple[Step, ...]
+    about: Mapping[str, str] = field(default_factory=dict)
+
+
+def program_text(program: Program) -> str:
+    """The program as JSON.
+
+    Args:
+        program: Any program.
+
+    Returns:
+        What `parse_program` reads.
+
+    Example:
+        >>> program_text(Program((3,), 1, (Step("sign", (0,)),)))
+        '{"version":1,"input":[3],"samples":1,"steps":[{"op":"sign","from":[0]}]}'
+    """
+    steps = []
+    for step in program.steps:
+        row: dict[str, Any] = {"op": step.op, "from": list(step.sources)}
+        optional = {"name": step.name, "settings": dict(step.settings), "tensors": dict(step.tensors)}
+        steps.append(row | {key: value for key, value in optional.items() if value})
+    whole: dict[str, Any] = {
+        "version": VERSION,
+        "input": list(program.input),
+        "samples": program.samples,
+        "steps": steps,
+    }
+    if program.about:
+        whole["about"] = dict(program.about)
+    return json.dumps(whole, separators=(",", ":"), allow_nan=False)
+
+
+def parse_program(text: str) -> Program:
+    """Reads JSON of any origin: every type and every size is looked at.
+
+    Args:
+        text: What a file says is a program.
+
+    Returns:
+        The program; `bitbayes.packed.format.ops` decides whether its steps fit together.
+
+    Raises:
+        PackedFileError: If it is not JSON, too long, or of another shape.
+
+    Example:
+        >>> parse_program('{"version":1,"input":[3],"samples":1,"steps":[]}')
+        Traceback (most recent call last):
+        ...
+        bitbayes.packed.format.program.PackedFileError: steps must be a list of 1 to 4096 entries
+    """
+    if len(text) > MAX_TEXT:
+        raise PackedFileError(f"the program has {len(text)} characters; at most {MAX_TEXT} are read")
+    try:
+        whole = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise PackedFileError(f"the program is not JSON: {str(error)[:100]}") from None
+    if isinstance(whole, dict) and (type(whole.get("version")) is not int or whole["version"] != VERSION):
+        found = _short(whole.get("version"))
+        raise PackedFileError(f"version {found} of the format; this bitbayes reads version {VERSION}")
+    row = _fields(whole, "the program", {"version", "input", "samples", "steps"}, {"about"})
+    if not isinstance(row["steps"], list) or not 1 <= len(row["steps"]) <= MAX_STEPS:
+        raise PackedFileError(f"steps must be a list of 1 to {MAX_STEPS} entries")
+    shape = whole_numbers(row["input"], "input", least=1)
+    if not shape:
+        raise PackedFileError("input must be the shape of one input; got []")
+    samples = whole_number(row["samples"], "samples", least=1, most=MAX_SAMPLES)
+    about = row.get("about", {})
+    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+        raise PackedFileError("about must map texts to texts")
+    if any("\ud800" <= letter <= "\udfff" for text in (*about, *about.values()) for letter in text):
+        raise PackedFileError("about holds half a character (a lone surrogate)")
+    return Program(shape, samples, tuple(_step(index, entry) for index, entry in enumerate(row["steps"])), about)
+
+
+def whole_number(value: Any, what: str, least: int = 0, most: int = MAX_NUMBER) -> int:
+    """Refuses what is not an integer in a range; True is no integer."""
+    if type(value) is not int or not least <= value <= most:
+        raise PackedFileError(f"{what} must be an integer from {least} to {most}, got {_short(value)}")
+    return value
+
+
+def whole_numbers(value: Any, what: str, least: int = 0, longest: int = 8) -> tuple[int, ...]:
+    """The same for a short list."""
+    if not isinstance(value, list) or len(value) > longest:
+        raise PackedFileError(f"{what} must be a list of at most {longest} integers, got {_short(value)}")
+    return tuple(whole_number(number, what, least) for number in value)
+
+
+def finite_number(value: Any, what: str) -> float:
+    """Refuses what is not a number that float32 can hold."""
+    if type(value) not in (int, float) or not abs(value) <= 3.4e38 or not math.isfinite(value):
+        raise PackedFileError(f"{what} must be a finite number, got {_short(value)}")
+    return float(value)
+
+
+def _step(index: int, entry: Any) -> Step:
+    row = _fields(entry, f"step {index}", {"op", "from"}, {"name", "settings", "tensors"})
+    op, name = row["op"], row.get("name", "")
+    if not isinstance(op, str) or not isinstance(name, str) or not LABEL.fullmatch(name):
+        raise PackedFileError(f"step {index}: op and name must be texts of letters, digits and .,:()-_")
+    sources = whole_numbers(row["from"], f"step {index}: from", longest=MAX_SOURCES)
+    if not sources or max(sources) > index:
+        raise PackedFileError(f"step {index}: from must name values 0 to {index}, got {list(sources)}")
+    settings, tensors = row.get("settings", {}), row.get("tensors", {})
+    if not isinstance(settings, dict) or not isinstance(tensors, dict):
+        raise PackedFileError(f"step {index}: settings and tensors must be objects")
+    for tensor in tensors.values():
+        if not isinstance(tensor, str) or not NAME.fullmatch(tensor):
+            raise PackedFileError(f"step {index}: {_short(tensor)} is no name of a tensor")
+    return Step(op, sources, name, settings, tensors)
+
+
+def _fields(value: Any, what: str, needed: set[str], optional: set[str]) -> dict[str, Any]:
+    if not isinstance(value, dict) or not needed <= set(value) <= needed | optional:
+        raise PackedFileError(f"{what} must be an object of {sorted(needed)} and perhaps {sorted(optional)}")
+    return value
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is not a number")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
+def _short(value: Any) -> str:
+    return ascii(value)[:60] if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
