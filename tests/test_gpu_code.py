@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bitbayes.kernels import run
-from bitbayes.rules import fused
+from bitbayes.rules import engine
 from laws import HARD, every_rule, pair, snapshot, steps
 
 if importlib.util.find_spec("triton") is None:
@@ -31,13 +31,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of torc
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GpuCode]:
     """What torch.compile is meanwhile, with updates as on a GPU."""
     torch.compiler.reset()
-    fused._compiled.cache_clear()
+    engine.compiled_update.cache_clear()
     code = GpuCode(tmp_path)
     monkeypatch.setattr(torch, "compile", code.compile)
-    monkeypatch.setattr(fused, "_ALONE", set[str]())
+    monkeypatch.setattr(engine, "ALONE", set[str]())
     monkeypatch.setattr(run, "_address", lambda name: None)  # no kernels in C
     yield code
-    fused._compiled.cache_clear()
+    engine.compiled_update.cache_clear()
 
 
 def trained(rule: str, dtype: torch.dtype, *, compile: bool) -> dict[str, torch.Tensor]:

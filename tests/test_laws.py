@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import bitbayes as bb
-from bitbayes.rules import fused
+from bitbayes.rules import engine
 from laws import (
     ESS,
     HARD,
@@ -305,20 +305,17 @@ def test_a_non_finite_gradient_is_refused(rule: str, bad: float) -> None:
 @every_rule
 def test_a_deferred_refusal_leaves_the_belief_and_is_reported(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The path of a GPU: the device decides, and the next call reports."""
-    from bitbayes.rules import refusals
-
-    check = refusals.finite
-    monkeypatch.setattr(refusals, "finite", lambda gradients: check(gradients, defer=True))
     model, optimizer = pair(rule, scale="channel")
+    optimizer.refusals.defer = True
     steps(model, optimizer, 2)
     before = {k: v for k, v in snapshot(model, optimizer).items() if "belief" in k and "step" not in k}
     for _, parameter in optimizer.named_binary():
         parameter.grad = torch.full_like(parameter, float("nan"))
     optimizer.step()
-    pending = optimizer.__dict__.pop("_pending")
+    refused, optimizer.refusals = optimizer.refusals, engine.Refusals()
     after = snapshot(model, optimizer)
     assert same(before, {k: after[k] for k in before})
-    optimizer.__dict__["_pending"] = pending
+    optimizer.refusals = refused
     with pytest.raises(RuntimeError, match=r"'0.weight', '2.weight' is not finite"):
         optimizer.eval()
 
@@ -383,11 +380,11 @@ def test_a_captured_step_with_a_bad_gradient_is_refused(rule: str) -> None:
 @pytest.mark.parametrize("rule", ["bayesbinn-momentum", "pmf", "vispa"])
 def test_a_compiled_step_may_be_capturable(rule: str) -> None:
     """By a kernel in C, or by torch.compile, which gets the numbers of a step from the device."""
-    known = fused._compiled.cache_info().currsize
+    known = engine.compiled_update.cache_info().currsize
     runs = [pair(rule, compile=True, capturable=capturable) for capturable in (True, False)]
     for model, optimizer in runs:
         steps(model, optimizer, 7)
-    assert fused._compiled.cache_info().currsize <= known + 1  # no number of a step is built in
+    assert engine.compiled_update.cache_info().currsize <= known + 1  # no number of a step is built in
     for one, other in zip(*(model.parameters() for model, _ in runs), strict=True):
         torch.testing.assert_close(one, other)
 

@@ -153,13 +153,12 @@ def test_a_step_is_the_released_equations() -> None:
     parts = [optimizer.state[p]["belief"]["latent"].clone() for _, p in binary]
     mine = [(torch.nn.Parameter(rows[0].clone()), torch.nn.Parameter(rows[1:].clone())) for rows in parts]
     sgd = torch.optim.SGD([t for pair in mine for t in pair], lr=0.2, momentum=0.9, weight_decay=1e-2)
-    from bitbayes.rules import streams
-
     x, y = data()
-    for step in range(6):
+    for _ in range(6):
         loss(model, x, y).backward()
-        for index, ((_, parameter), (m, z)) in enumerate(zip(binary, mine, strict=True)):
-            r = streams.draw(optimizer.param_groups[0], parameter, index, step).shared_normal(rank) / divisor**0.5
+        for place, (m, z) in zip(optimizer._places(), mine, strict=True):
+            parameter = place.parameter
+            r = optimizer._noise(place).shared_normal(rank) / divisor**0.5
             w = m.detach() + (r[:, None] * z.detach()).sum(0)
             assert torch.equal(torch.where(w >= 0, 1.0, -1.0), parameter.detach().reshape(-1))
             m.grad = parameter.grad.reshape(-1).clone()

@@ -6,15 +6,16 @@ Every function works elementwise on tensors of any shape and device, keeps the d
 from __future__ import annotations
 
 import math
+from typing import Protocol, overload
 
 import torch
 from torch import Tensor
 
-from bitbayes.options import Options
-
 __all__ = [
+    "AdamOptions",
     "adam",
     "adam_options",
+    "annealed",
     "bernoulli_entropy",
     "bernoulli_kl",
     "bernoulli_log_prob",
@@ -175,15 +176,24 @@ def bias_correction(decay: float | Tensor, step: int | Tensor) -> float | Tensor
     return 1 - decay ** (step.double() if isinstance(step, Tensor) else step)
 
 
+class AdamOptions(Protocol):
+    """Numbers of one step of Adam, by attribute; `adam_options` computes them."""
+
+    beta1: float | Tensor
+    beta2: float | Tensor
+    correction1: float | Tensor
+    correction2: float | Tensor
+
+
 def adam_options(betas: tuple[float, float], step: int | Tensor) -> dict[str, float | Tensor]:
-    """What `adam` asks for in one step.
+    """Return the numbers of one step of Adam by the names of `AdamOptions`.
 
     Args:
         betas: Decays of both moments.
         step: Number of the step, counted from 1; a 0-d tensor is not read.
 
     Returns:
-        "beta1", "beta2", and the corrections of both.
+        Both decays, and the bias corrections of both moments.
 
     Example:
         >>> adam_options((0.5, 0.75), 1)
@@ -195,7 +205,7 @@ def adam_options(betas: tuple[float, float], step: int | Tensor) -> dict[str, fl
 
 
 def adam(
-    first: Tensor, second: Tensor, gradient: Tensor, o: Options, *, eps: float = 1e-8
+    first: Tensor, second: Tensor, gradient: Tensor, o: AdamOptions, *, eps: float = 1e-8
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Adam's moments and direction (Kingma & Ba 2015, algorithm 1).
 
@@ -203,14 +213,15 @@ def adam(
         first: First moment before the step.
         second: Second moment before the step.
         gradient: Gradient of this step, same shape.
-        o: Has what `adam_options` returns.
+        o: Numbers of the step.
         eps: Added to the root of the second moment.
 
     Returns:
         The new first moment, the new second moment, and the direction to subtract times the learning rate.
 
     Example:
-        >>> zero, o = torch.zeros(1), Options(**adam_options((0.9, 0.999), 1))
+        >>> from types import SimpleNamespace
+        >>> zero, o = torch.zeros(1), SimpleNamespace(**adam_options((0.9, 0.999), 1))
         >>> adam(zero, zero, torch.tensor([3.0]), o)[2]
         tensor([1.])
     """
@@ -218,3 +229,30 @@ def adam(
     second = second + (1 - o.beta2) * (square(gradient) - second)
     root = (second / o.correction2).sqrt() + eps
     return first, second, first / o.correction1 / root
+
+
+@overload
+def annealed(first: float, growth: float, interval: int, step: int, highest: float) -> float: ...
+@overload
+def annealed(first: float, growth: float, interval: int, step: int | Tensor, highest: float) -> float | Tensor: ...
+def annealed(first: float, growth: float, interval: int, step: int | Tensor, highest: float) -> float | Tensor:
+    """Return first · growth^⌊step / interval⌋, at most `highest`: the annealing of rules that harden soft weights.
+
+    Args:
+        first: Value at step 0.
+        growth: Factor, at least 1.
+        interval: Steps between two factors.
+        step: Steps so far; below 0 counts as 0. A 0-d tensor is not read.
+        highest: Upper bound.
+
+    Example:
+        >>> annealed(1.0, 2.0, 10, 25, 100.0)
+        4.0
+    """
+    if isinstance(step, Tensor):
+        stairs = torch.floor(step.clamp(min=0).double() / interval)  # in double precision, as Python's
+        return (first * growth**stairs).clamp(max=highest)
+    try:
+        return min(first * growth ** (max(step, 0) // interval), highest)
+    except OverflowError:
+        return highest

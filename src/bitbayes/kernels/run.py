@@ -1,23 +1,37 @@
-"""Runs a kernel on tensors, or says that it cannot."""
+"""Run a kernel on tensors, or say that it cannot."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bitbayes.kernels import build
-from bitbayes.kernels.table import DRAWS, UPDATES, Call, hard_draw
 from bitbayes.noise import Noise
-from bitbayes.options import Options
 
 _NARROW = torch.float32, torch.bfloat16
 _SMALL = 1 << 15  # weights that one more thread must have to be worth waking
+
+
+class Call(NamedTuple):
+    """What a function of `kernels.c` reads beside the gradient and the weights.
+
+    Attributes:
+        kernel: Name of the function.
+        arrays: Flat tensors of the belief, in the order of the function; None where it does without one.
+        numbers: The numbers `o` of the function, in its order.
+        noisy: Whether the function draws.
+    """
+
+    kernel: str
+    arrays: list[Tensor | None]
+    numbers: list[Any]
+    noisy: bool = False
 
 
 class Job(NamedTuple):
@@ -25,9 +39,9 @@ class Job(NamedTuple):
 
     Attributes:
         header: What `bitbayes_run` in `kernels.c` reads: six numbers, then address and size of an entry of each tensor.
-        numbers: Those of the call.
-        weights: Those of the tensor.
-        others: Keeps the memory that the header points to.
+        numbers: Numbers of the call.
+        weights: Weights that the kernel writes.
+        others: Tensors whose memory the header points to.
     """
 
     header: array[int]
@@ -38,7 +52,7 @@ class Job(NamedTuple):
 
 @functools.cache
 def _address(name: str) -> int | None:
-    """Where a block function is, or None where there are no kernels."""
+    """Return the address of a block function, or None where there are no kernels."""
     library = build.library()
     return None if library is None else ctypes.cast(getattr(library, name), ctypes.c_void_p).value
 
@@ -65,16 +79,12 @@ def _fits(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.is_contiguous() and type(tensor) is Tensor
 
 
-def _name(rule: type) -> str:
-    return f"{rule.__module__}.{rule.__qualname__}"
-
-
 def _threads(weights: int) -> int:
     return min(torch.get_num_threads(), 1 + weights // _SMALL)
 
 
 def _job(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise) -> Job | None:
-    """None if that is not possible here."""
+    """Return the call as a job, or None if no kernel can take these tensors."""
     belief = [tensor for tensor in call.arrays if tensor is not None]
     if not (_fits(weights) and weights.dtype in _NARROW and all(map(_fits, belief))):
         return None
@@ -94,7 +104,7 @@ def _job(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise) -> 
 
 
 def run(jobs: Iterable[Job]) -> None:
-    """Runs jobs on different tensors by one call."""
+    """Run jobs on different tensors in one call."""
     headers, numbers, count, largest = array("q"), array("f"), 0, 0
     for job in jobs:
         headers += job.header
@@ -106,8 +116,12 @@ def run(jobs: Iterable[Job]) -> None:
         _driver()(headers.buffer_info()[0], count, numbers.buffer_info()[0], _threads(largest))
 
 
-def _run(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise, jobs: list[Job] | None = None) -> bool:
-    """Whether it was done, or put on the list; otherwise nothing has changed."""
+def submit(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise, jobs: list[Job] | None = None) -> bool:
+    """Run a call, or put it on the list `jobs` for `run`.
+
+    Returns:
+        Whether that was possible; if not, nothing has changed.
+    """
     job = _job(call, gradient, weights, noise)
     if job is None:
         return False
@@ -119,11 +133,7 @@ def _run(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise, job
 
 
 def finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether all values are finite, read once without a temporary; False also where there is no kernel for them.
-
-    Args:
-        tensors: Of any shape.
-    """
+    """Return whether all values are finite, read once without a temporary; False also where no kernel reads them."""
     places, largest = array("q"), 0
     for tensor in tensors:
         if not (_fits(tensor) and tensor.dtype in _NARROW):
@@ -134,34 +144,6 @@ def finite(tensors: Iterable[Tensor]) -> bool:
     return check is not None and bool(check(places.buffer_info()[0], len(places) // 3, _threads(largest)))
 
 
-def advance(
-    rule: type,
-    belief: Mapping[str, Tensor],
-    gradient: Tensor,
-    weights: Tensor,
-    o: Options,
-    drawn: Noise,
-    noise: Noise,
-    *,
-    estimated: bool = False,
-    jobs: list[Job] | None = None,
-) -> bool:
-    """Does an update, whose parts `rules.update.Update` describes, if there is a kernel for it.
-
-    Given `jobs`, it is put there instead, for `run`. Returns whether that was possible; if not, nothing has changed.
-    """
-    row = UPDATES.get(_name(rule))
-    call = row and row(belief, o, drawn, noise, estimated)
-    return call is not None and _run(call, gradient, weights, noise, jobs)
-
-
-def redraw(rule: type, belief: Mapping[str, Tensor], weights: Tensor, o: Options, noise: Noise) -> bool:
-    """Writes a draw of an unchanged belief, the one that `advance` would have written; returns as `advance` does."""
-    row = DRAWS.get(_name(rule))
-    call = row and row(belief, o, noise)
-    return call is not None and _run(call, None, weights, noise)
-
-
-def bernoulli(natural: Tensor, weights: Tensor, noise: Noise) -> bool:
-    """Writes a hard draw from flat λ, +1 with probability σ(2λ), else −1; returns as `advance` does."""
-    return _run(hard_draw(natural), None, weights, noise)
+def hard_draw(natural: Tensor) -> Call:
+    """Return the call that draws from flat λ: +1 with probability σ(2λ), else −1."""
+    return Call("bernoulli", [natural], [], noisy=True)

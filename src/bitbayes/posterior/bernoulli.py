@@ -87,7 +87,7 @@ class BernoulliPosterior(Posterior):
             beliefs, flat = natural.reshape(-1), weights[name].view(-1)
             noise = Noise(stream_key(seed, SAMPLE_STREAM, index, place), natural.numel(), natural.device)
             # Few weights are not worth the second that the first use of kernels on a machine takes.
-            if natural.numel() < CHUNK or not kernels.bernoulli(beliefs, flat, noise):
+            if natural.numel() < CHUNK or not kernels.submit(kernels.hard_draw(beliefs), None, flat, noise):
                 for span in spans(natural.numel(), natural.device):
                     flat[span] = noise.part(span).signs(torch.sigmoid(2 * beliefs[span]))
             if name in self._scaled:

@@ -1,4 +1,4 @@
-"""Learning rules for binary weights, one file each, all of the same parts; `base` runs them."""
+"""Learning rules for binary weights, one file each, all of the same parts; `optimizer` runs them."""
 
 from bitbayes.rules.adaste import AdaSTE
 from bitbayes.rules.bayesbinn import BayesBiNN

@@ -14,7 +14,7 @@ optimizer's shell:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,13 +22,26 @@ from torch import Tensor
 from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
-from bitbayes.rules.annealing import annealed
-from bitbayes.rules.counter import Step
-from bitbayes.rules.optimizer import BinaryOptimizer, Params
-from bitbayes.rules.rule import Belief, Options
+from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
+from bitbayes.rules.rule import Belief, Count, Number, Options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class AdaSTE(BinaryOptimizer):
+class AdaSTEOptions(Options):
+    """What the functions of AdaSTE read."""
+
+    ess: Number
+    beta: Number
+    beta_drawn: Number
+    a: Number
+    momentum: Number
+    correction: Number
+    init_theta: float
+
+
+class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
     """Trains latent weights with gradients kept alive where they would flip a weight.
 
     Args:
@@ -41,7 +54,7 @@ class AdaSTE(BinaryOptimizer):
         a: Margin a > 0; β ends at 1/a, where w is exactly sign(θ).
         momentum: Decay of the moving average.
         init_theta: Initial |θ|; signs are random.
-        **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`.
+        **common: Options of all rules; see `BinaryOptimizer`.
 
     Raises:
         ValueError: For options out of range.
@@ -72,7 +85,7 @@ class AdaSTE(BinaryOptimizer):
         a: float = 0.01,
         momentum: float = 0.9,
         init_theta: float = 10.0,
-        **common: Any,
+        **common: Unpack[Common],
     ) -> None:
         options = {
             "lr": lr,
@@ -88,7 +101,7 @@ class AdaSTE(BinaryOptimizer):
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> None:
-        """Refuses options out of range."""
+        """Refuse options out of range."""
         checks.number(group["ess"], "ess", "a positive number (examples times augmentation)", low=0)
         checks.number(group["a"], "a", "positive", low=0)
         checks.number(group["init_theta"], "init_theta", "positive", low=0)
@@ -96,29 +109,29 @@ class AdaSTE(BinaryOptimizer):
         checks.decay(group["momentum"], "momentum")
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
+    def schedule(group: Mapping[str, Any], step: Count) -> dict[str, Any]:
         """β now, and β when the weights at hand were drawn."""
         at, highest = (group["beta"], group["growth"], group["interval"]), 1 / group["a"]
         return {
-            "beta": annealed(*at, step, highest),
-            "beta_drawn": annealed(*at, step - 1, highest),
+            "beta": F.annealed(*at, step, highest),
+            "beta_drawn": F.annealed(*at, step - 1, highest),
             "correction": F.bias_correction(group["momentum"], step),
         }
 
     @staticmethod
-    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: AdaSTEOptions) -> Belief:
         """θ = ±init_theta, and no average yet."""
         latent = start * o.init_theta
         return {"latent": latent, "average": torch.zeros_like(latent)}
 
     @staticmethod
-    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+    def draw(belief: Belief, noise: Noise, o: AdaSTEOptions) -> Tensor:
         """The lower problem's solution w."""
         latent = belief["latent"]
         return ((latent + o.beta * (1 + o.a) * F.sign(latent)) / (1 + o.beta)).clamp(-1, 1)
 
     @staticmethod
-    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: Options) -> Tensor:
+    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: AdaSTEOptions) -> Tensor:
         """N²·f·g."""
         latent = belief["latent"]
         inside = 1 / (1 + o.beta_drawn)
@@ -128,12 +141,12 @@ class AdaSTE(BinaryOptimizer):
         return o.ess * o.ess * factor * gradient
 
     @staticmethod
-    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+    def update(belief: Belief, estimate: Tensor, o: AdaSTEOptions) -> Belief:
         """One step of the moving average on θ."""
         average = o.momentum * belief["average"] + (1 - o.momentum) * (estimate + belief["latent"])
         return {"latent": belief["latent"] - o.lr / o.correction * average, "average": average}
 
     @staticmethod
-    def mode(belief: Belief, o: Options) -> Tensor:
+    def mode(belief: Belief, o: AdaSTEOptions) -> Tensor:
         """sign(θ)."""
         return F.sign(belief["latent"])

@@ -19,18 +19,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bitbayes import functional as F
+from bitbayes.kernels.run import Call, hard_draw
 from bitbayes.noise import Noise
 from bitbayes.posterior import BernoulliPosterior
 from bitbayes.rules import checks
-from bitbayes.rules.counter import Step
-from bitbayes.rules.optimizer import BinaryOptimizer, Params
-from bitbayes.rules.rule import Belief, Options
+from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
+from bitbayes.rules.rule import Belief, Count, Number, Options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _EPS = 1e-10  # the released code's guard, which at small τ is the whole gradient
 _POINT_TAU = 1e-6  # below this τ every relaxed draw is ±1 to float32 and λ is far beyond float32's tanh
@@ -41,7 +44,20 @@ def _is_point(group: Mapping[str, Any]) -> bool:
     return group["estimator"] == "released" and group["tau"] <= _POINT_TAU
 
 
-class BayesBiNN(BinaryOptimizer):
+class BayesBiNNOptions(Options):
+    """What the functions of BayesBiNN read."""
+
+    ess: Number
+    estimator: str  # "point" where the released estimator leaves one
+    momentum: Number
+    tau: Number
+    init_lambda: float
+    unit: float  # of λ, in nats
+    averaged: bool
+    correction: Number
+
+
+class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
     """Trains a Bernoulli posterior over ±1 weights by natural gradients.
 
     Args:
@@ -57,7 +73,7 @@ class BayesBiNN(BinaryOptimizer):
             `init="weights"`. None for 10 with "released", as published, and 1 else: from 10 on "concrete" has too much
             variance to learn.
         prior: λ₀ as a posterior over the same names and shapes; None is the uniform prior.
-        **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`.
+        **common: Options of all rules; see `BinaryOptimizer`.
 
     Raises:
         ValueError: For options out of range, or a prior whose names or shapes differ.
@@ -86,6 +102,7 @@ class BayesBiNN(BinaryOptimizer):
 
     has_posterior = True
     start = "signs"
+    _warned = False  # that the posterior is a point
 
     def __init__(
         self,
@@ -98,7 +115,7 @@ class BayesBiNN(BinaryOptimizer):
         tau: float | None = None,
         init_lambda: float | None = None,
         prior: BernoulliPosterior | None = None,
-        **common: Any,
+        **common: Unpack[Common],
     ) -> None:
         tau = {"released": 1e-10}.get(estimator, 1.0) if tau is None else tau
         init_lambda = (10.0 if estimator == "released" else 1.0) if init_lambda is None else init_lambda
@@ -116,7 +133,7 @@ class BayesBiNN(BinaryOptimizer):
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> None:
-        """Refuses options out of range."""
+        """Refuse options out of range."""
         names = ("straight-through", "concrete", "released")
         checks.option(group["estimator"] in names, "estimator", f"one of {', '.join(names)}", group["estimator"])
         checks.number(group["ess"], "ess", "a positive number (examples times augmentation)", low=0)
@@ -130,7 +147,7 @@ class BayesBiNN(BinaryOptimizer):
         return group["estimator"] == "straight-through" or _is_point(group)
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
+    def schedule(group: Mapping[str, Any], step: Count) -> dict[str, Any]:
         """The estimator in use, what λ is measured in, and the correction of its average."""
         point = _is_point(group)
         unit = group["ess"] / group["tau"] if point else 1.0
@@ -142,13 +159,13 @@ class BayesBiNN(BinaryOptimizer):
         }
 
     @staticmethod
-    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: BayesBiNNOptions) -> Belief:
         """λ = ±init_lambda."""
         natural = start * (o.init_lambda / o.unit)
         return {"natural": natural, "average": torch.zeros_like(natural)} if o.averaged else {"natural": natural}
 
     @staticmethod
-    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+    def draw(belief: Belief, noise: Noise, o: BayesBiNNOptions) -> Tensor:
         """A hard or relaxed draw."""
         natural = belief["natural"]
         if o.estimator == "point":
@@ -158,7 +175,7 @@ class BayesBiNN(BinaryOptimizer):
         return torch.tanh((natural + noise.logistic()) / o.tau)
 
     @staticmethod
-    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: Options) -> Tensor:
+    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: BayesBiNNOptions) -> Tensor:
         """ĝ, in the unit of λ."""
         if o.estimator == "point":
             return gradient
@@ -171,7 +188,7 @@ class BayesBiNN(BinaryOptimizer):
         return o.ess * gradient * ((numerator + _EPS) / o.tau / (variance + _EPS))
 
     @staticmethod
-    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+    def update(belief: Belief, estimate: Tensor, o: BayesBiNNOptions) -> Belief:
         """One natural-gradient step."""
         natural = belief["natural"]
         change = estimate + natural
@@ -183,14 +200,30 @@ class BayesBiNN(BinaryOptimizer):
         return {"natural": natural - o.lr / o.correction * average, "average": average}
 
     @staticmethod
-    def mode(belief: Belief, o: Options) -> Tensor:
+    def mode(belief: Belief, o: BayesBiNNOptions) -> Tensor:
         """sign(λ)."""
         return F.sign(belief["natural"])
 
     @staticmethod
-    def natural(belief: Belief, o: Options) -> Tensor:
+    def natural(belief: Belief, o: BayesBiNNOptions) -> Tensor:
         """λ in nats, whatever unit it is kept in."""
         return belief["natural"] * o.unit
+
+    @staticmethod
+    def update_kernel(belief: Belief, o: BayesBiNNOptions, drawn: Noise, noise: Noise, estimated: bool) -> Call | None:
+        """Covers the estimators with hard draws."""
+        kernel = {"straight-through": "bayesbinn", "point": "bayesbinn_point"}.get(o.estimator)
+        if kernel is None:
+            return None
+        gain = 1.0 if estimated or o.estimator == "point" else o.ess
+        rate = o.lr / o.correction if "average" in belief else o.lr
+        arrays = [belief["natural"], belief.get("average"), belief.get("prior")]
+        return Call(kernel, arrays, [gain, rate, o.momentum, 1 - o.momentum], o.estimator != "point")
+
+    @staticmethod
+    def draw_kernel(belief: Belief, o: BayesBiNNOptions, noise: Noise) -> Call | None:
+        """Covers the straight-through estimator."""
+        return hard_draw(belief["natural"]) if o.estimator == "straight-through" else None
 
     @torch.no_grad()
     def set_prior(self, prior: BernoulliPosterior) -> None:
@@ -207,12 +240,10 @@ class BayesBiNN(BinaryOptimizer):
             raise TypeError(
                 f"prior must be a BernoulliPosterior, got {type(prior).__name__}; load one, or leave it out"
             )
-        named = dict(self.named_binary())
-        prior.check_like({name: parameter.shape for name, parameter in named.items()}, "the optimizer")
-        for (group, _, parameter), name in zip(self._places(), named, strict=True):
-            unit = self.schedule(group, 0)["unit"]
-            flat = prior.natural[name].reshape(-1).to(parameter.device)
-            self._belief(parameter)["prior"] = flat / unit
+        prior.check_like({name: parameter.shape for name, parameter in self.named_binary()}, "the optimizer")
+        for place in self._places():
+            flat = prior.natural[place.name].reshape(-1).to(place.parameter.device)
+            self._belief(place.parameter)["prior"] = flat / self.schedule(place.group, 0)["unit"]
 
     def posterior(self) -> BernoulliPosterior:
         """The posterior q; warns once where it is only a point ("released" at tiny τ).
@@ -220,8 +251,8 @@ class BayesBiNN(BinaryOptimizer):
         Returns:
             A copy, keyed by parameter names.
         """
-        if any(map(_is_point, self.param_groups)) and not self.__dict__.get("_warned_of_point"):
-            self.__dict__["_warned_of_point"] = True
+        if any(map(_is_point, self.param_groups)) and not self._warned:
+            self._warned = True
             warnings.warn(
                 'estimator="released" at tau <= 1e-6 leaves a point, not a posterior: its samples are its mode and its '
                 'entropy is 0. Use estimator="straight-through" for uncertainty',

@@ -8,26 +8,36 @@ Belief: the average m and the current signs w; there are no latent weights. With
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bitbayes import functional as F
+from bitbayes.kernels.run import Call
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
-from bitbayes.rules.optimizer import BinaryOptimizer, Params
-from bitbayes.rules.rule import Belief, Options
+from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
+from bitbayes.rules.rule import Belief, Number, Options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class Bop(BinaryOptimizer):
+class BopOptions(Options):
+    """What the functions of Bop read."""
+
+    threshold: Number
+
+
+class Bop(BinaryOptimizer[BopOptions]):
     """Flips weights whose averaged gradient is consistent and large enough.
 
     Args:
         params: Binary parameters; see `BinaryOptimizer`.
         lr: Adaptivity rate γ of the moving average.
         threshold: Size of the average that flips a weight.
-        **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`.
+        **common: Options of all rules; see `BinaryOptimizer`.
 
     Raises:
         ValueError: For options out of range.
@@ -43,12 +53,12 @@ class Bop(BinaryOptimizer):
 
     start = "signs"
 
-    def __init__(self, params: Params, lr: float = 1e-4, *, threshold: float = 1e-8, **common: Any) -> None:
+    def __init__(self, params: Params, lr: float = 1e-4, *, threshold: float = 1e-8, **common: Unpack[Common]) -> None:
         super().__init__(params, {"lr": lr, "threshold": threshold}, **common)
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> None:
-        """Refuses options out of range."""
+        """Refuse options out of range."""
         checks.number(group["threshold"], "threshold", "at least 0", open_low=False)
 
     @staticmethod
@@ -57,23 +67,28 @@ class Bop(BinaryOptimizer):
         return True
 
     @staticmethod
-    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: BopOptions) -> Belief:
         """Signs of the start, and no average yet."""
         return {"sign": F.sign(start).to(torch.int8), "average": torch.zeros_like(start)}
 
     @staticmethod
-    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+    def draw(belief: Belief, noise: Noise, o: BopOptions) -> Tensor:
         """The signs."""
         return belief["sign"].float()
 
     @staticmethod
-    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+    def update(belief: Belief, estimate: Tensor, o: BopOptions) -> Belief:
         """Average the gradient, then flip."""
         sign = belief["sign"].float()
         average = belief["average"] + o.lr * (estimate - belief["average"])
         return {"average": average, "sign": sign * F.sign(o.threshold - sign * average)}
 
     @staticmethod
-    def mode(belief: Belief, o: Options) -> Tensor:
+    def mode(belief: Belief, o: BopOptions) -> Tensor:
         """The signs."""
         return belief["sign"].float()
+
+    @staticmethod
+    def update_kernel(belief: Belief, o: BopOptions, drawn: Noise, noise: Noise, estimated: bool) -> Call:
+        """Covers all options."""
+        return Call("bop", [belief["average"], belief["sign"]], [o.lr, o.threshold])

@@ -10,7 +10,7 @@ The unbiased variant divides m and v by 1 − (1 − γ)ᵗ and 1 − (1 − σ)
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,12 +18,24 @@ from torch import Tensor
 from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
-from bitbayes.rules.counter import Step
-from bitbayes.rules.optimizer import BinaryOptimizer, Params
-from bitbayes.rules.rule import Belief, Options
+from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
+from bitbayes.rules.rule import Belief, Count, Number, Options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class Bop2ndOrder(BinaryOptimizer):
+class Bop2ndOrderOptions(Options):
+    """What the functions of Bop2ndOrder read."""
+
+    threshold: Number
+    sigma: Number
+    unbiased: bool
+    correction1: Number
+    correction2: Number
+
+
+class Bop2ndOrder(BinaryOptimizer[Bop2ndOrderOptions]):
     """Flips weights whose averaged gradient is large beside its own root mean square.
 
     Args:
@@ -32,7 +44,7 @@ class Bop2ndOrder(BinaryOptimizer):
         threshold: Normalised average that flips a weight.
         sigma: Adaptivity rate σ of the second moment.
         unbiased: Correct both moments for their start at zero.
-        **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`.
+        **common: Options of all rules; see `BinaryOptimizer`.
 
     Raises:
         ValueError: For options out of range.
@@ -56,13 +68,13 @@ class Bop2ndOrder(BinaryOptimizer):
         threshold: float = 1e-6,
         sigma: float = 1e-2,
         unbiased: bool = False,
-        **common: Any,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(params, {"lr": lr, "threshold": threshold, "sigma": sigma, "unbiased": unbiased}, **common)
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> None:
-        """Refuses options out of range."""
+        """Refuse options out of range."""
         checks.number(group["threshold"], "threshold", "at least 0", open_low=False)
         checks.option(0 < group["sigma"] <= 1, "sigma", "in (0, 1]", group["sigma"])
 
@@ -72,7 +84,7 @@ class Bop2ndOrder(BinaryOptimizer):
         return True
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
+    def schedule(group: Mapping[str, Any], step: Count) -> dict[str, Any]:
         """By what the unbiased variant divides."""
         return {
             "correction1": F.bias_correction(1 - group["lr"], step),
@@ -80,18 +92,18 @@ class Bop2ndOrder(BinaryOptimizer):
         }
 
     @staticmethod
-    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: Bop2ndOrderOptions) -> Belief:
         """Signs of the start, and no moments yet."""
         zero = torch.zeros_like(start)
         return {"sign": F.sign(start).to(torch.int8), "first": zero, "second": zero.clone()}
 
     @staticmethod
-    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+    def draw(belief: Belief, noise: Noise, o: Bop2ndOrderOptions) -> Tensor:
         """The signs."""
         return belief["sign"].float()
 
     @staticmethod
-    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+    def update(belief: Belief, estimate: Tensor, o: Bop2ndOrderOptions) -> Belief:
         """Average the gradient and its square, then flip."""
         sign = belief["sign"].float()
         first = belief["first"] + o.lr * (estimate - belief["first"])
@@ -103,6 +115,6 @@ class Bop2ndOrder(BinaryOptimizer):
         return {"first": first, "second": second, "sign": sign * F.sign(margin)}
 
     @staticmethod
-    def mode(belief: Belief, o: Options) -> Tensor:
+    def mode(belief: Belief, o: Bop2ndOrderOptions) -> Tensor:
         """The signs."""
         return belief["sign"].float()

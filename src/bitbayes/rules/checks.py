@@ -14,36 +14,36 @@ _FIND = "bitbayes.split_parameters(model) finds the weights of Linear and Conv l
 
 
 def option(condition: bool, name: str, expected: str, got: object) -> None:
-    """Raises ValueError unless an option is as expected."""
+    """Raise ValueError unless an option is as expected."""
     if not condition:
         raise ValueError(f"{name} must be {expected}, got {got!r}")
 
 
 def number(value: object, name: str, expected: str, *, low: float = 0.0, open_low: bool = True) -> None:
-    """Raises ValueError unless a value is a finite number above `low` (or at least `low`)."""
+    """Raise ValueError unless a value is a finite number above `low` (or at least `low`)."""
     fine = isinstance(value, (int, float)) and math.isfinite(value)
     option(fine and (value > low if open_low else value >= low), name, expected, value)  # type: ignore[operator]
 
 
 def whole(value: object, name: str, low: int) -> None:
-    """Raises ValueError unless a value is a whole number of at least `low`."""
+    """Raise ValueError unless a value is a whole number of at least `low`."""
     option(isinstance(value, int) and value >= low, name, f"a whole number of at least {low}", value)
 
 
 def decay(value: object, name: str) -> None:
-    """Raises ValueError unless a value is in [0, 1)."""
+    """Raise ValueError unless a value is in [0, 1)."""
     option(isinstance(value, (int, float)) and 0 <= value < 1, name, "in [0, 1)", value)
 
 
 def betas(value: tuple[float, float]) -> None:
-    """Checks Adam's decays."""
+    """Check Adam's decays."""
     option(isinstance(value, (tuple, list)) and len(value) == 2, "betas", "two decays", value)
     for beta in value:
         decay(beta, "betas")
 
 
 def annealing(group: Mapping[str, Any]) -> None:
-    """Checks a geometric annealing of β."""
+    """Check a geometric annealing of β."""
     number(group["beta"], "beta", "positive", low=0)
     number(group["growth"], "growth", "at least 1", low=1, open_low=False)
     number(group["interval"], "interval", "a number of steps of at least 1", low=1, open_low=False)
@@ -51,14 +51,14 @@ def annealing(group: Mapping[str, Any]) -> None:
 
 
 def plain(group: dict[str, Any]) -> None:
-    """Makes Python's numbers of NumPy's, and of tensors that hold one; `lr` may stay a tensor, as in torch."""
+    """Make Python's numbers of NumPy's, and of tensors that hold one; `lr` may stay a tensor, as in torch."""
     for name, value in group.items():
         if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.dim() == 0 and name != "lr"):
             group[name] = value.item()
 
 
 def common(group: Mapping[str, Any]) -> None:
-    """Checks the options that all rules share."""
+    """Check the options that all rules share."""
     samples, scale, init, seed = (group[name] for name in ("samples", "scale", "init", "seed"))
     whole(samples, "samples", 1)
     option(scale in ("one", "fan_in", "channel"), "scale", 'one of "one", "fan_in", "channel"', scale)
@@ -69,18 +69,8 @@ def common(group: Mapping[str, Any]) -> None:
         number(group["lr"], "lr", "a finite number of at least 0", open_low=False)
 
 
-def shared_seed() -> int:
-    """Torch's own seed; in a distributed job that of rank 0, so that all ranks draw the same weights."""
-    seed = torch.tensor(torch.initial_seed() & ((1 << 63) - 1))
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        on_gpu = torch.distributed.get_backend() == "nccl"
-        seed = seed.cuda() if on_gpu else seed
-        torch.distributed.broadcast(seed, 0)
-    return int(seed)
-
-
 def not_empty(params: Iterable[Any]) -> list[Any]:
-    """Materialises parameters and refuses none at all."""
+    """Return the parameters as a list; refuse none at all."""
     if isinstance(params, Tensor):
         raise ValueError(f"expected an iterable of parameters, got one tensor; pass a list. {_FIND}")
     listed = list(params)
@@ -90,7 +80,7 @@ def not_empty(params: Iterable[Any]) -> list[Any]:
 
 
 def parameters(group: dict[str, Any], known: set[int]) -> None:
-    """Refuses tensors that are not real, or that another place of the optimizer holds."""
+    """Refuse tensors that are not real, or that another place of the optimizer holds."""
     members = group["params"]
     members = [members] if isinstance(members, Tensor) else list(members)
     group["params"] = members
@@ -107,33 +97,8 @@ def parameters(group: dict[str, Any], known: set[int]) -> None:
         seen.add(id(tensor))
 
 
-def start_from_weights(parameter: Tensor) -> Tensor:
-    """Sign and relative size of a float tensor: w / mean|w|, flat."""
-    flat = parameter.detach().float().reshape(-1)
-    size = flat.abs().mean()
-    if not (size > 0 and torch.isfinite(size)):
-        raise ValueError(
-            f'init="weights" needs finite weights that are not all zero; the mean of |w| is {float(size):g}. '
-            'Load the pretrained weights first, or use init="random"'
-        )
-    return flat / size
-
-
-def copy_state(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A deep copy of one parameter's state on a device, dtypes kept."""
-
-    def move(value: object) -> object:
-        if isinstance(value, Tensor):
-            return value.detach().to(device, copy=True)
-        if isinstance(value, dict):
-            return {key: move(entry) for key, entry in value.items()}
-        return value
-
-    return {key: move(value) for key, value in state.items()}
-
-
 def saved_state(state_dict: dict[str, Any], current: list[dict[str, Any]], rule: str) -> list[dict[str, Any]]:
-    """The saved state of each parameter in order, checked against the current one before anything changes."""
+    """Return the saved state of each parameter in order, checked against the current one before anything changes."""
     if not {"state", "param_groups"} <= set(state_dict):
         raise ValueError(f"this is no state of an optimizer: it has {sorted(state_dict)}, not state and param_groups")
     theirs = {group.get("rule", rule) for group in state_dict["param_groups"]}  # older states do not say

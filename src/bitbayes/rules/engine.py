@@ -1,117 +1,349 @@
-"""Runs a rule's pure functions over the flat storage of one tensor.
+"""How an update runs: a rule's pure functions over the flat storage of one tensor.
 
 Rules are written as equations that return new tensors. Here they are applied chunk by chunk, so that every temporary
-stays in the processor's cache and none has the network's size; or, with `compile=True`, as one pass over memory: by
-the compiled loops of `bitbayes.kernels` where the rule has one for this device, else by torch.compile. Without the
-compiler that these need, chunk by chunk after all.
+stays in the processor's cache and none has the network's size. With `compile=True` they run as one pass over memory:
+by the kernel that the rule names, where `bitbayes.kernels` has a compiler, else by torch.compile, and without the
+compiler that these need, chunk by chunk after all. On a GPU torch.compile makes one call for all tensors of a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bitbayes.kernels import run as kernels
 from bitbayes.noise import Noise, spans
-from bitbayes.rules import fused
 from bitbayes.rules.rule import Belief, Options, Rule
-from bitbayes.rules.update import Update, estimate_of, part
+
+# Where a call costs little beside the work, tensors are compiled one by one: they share one compiled function then,
+# and one for all of them takes about a second a tensor to compile.
+ALONE = {"cpu"}
+
+# On a GPU the kernels of one graph are joined, up to eight at a time. Inductor's estimate of memory would forbid it, as
+# it takes what is written in place for new; older torch has no such estimate.
+_JOINED = {"combo_kernels": True, "combo_kernel_peak_memory_pct_threshold": None}
+
+Static = tuple[tuple[str, object], ...]
 
 
-@dataclass
-class Jobs:
-    """Work of one step that is put off, to be done for all tensors by one call."""
+class Update(NamedTuple):
+    """The update of one tensor, or of a piece of it.
 
-    in_c: list[kernels.Job] = field(default_factory=list)
-    compiled: list[Update] = field(default_factory=list)
+    Attributes:
+        rule: The learning rule.
+        belief: Flat float32 tensors, or rows of them; changed in place.
+        gradient: Flat gradient at the weights, or an estimate already averaged over draws.
+        weights: Flat weights of the current draw; overwritten with the next.
+        o: Options of the rule.
+        drawn: Noise of the current draw.
+        noise: Noise of the next draw.
+        estimated: Whether `gradient` is already an estimate.
+        accept: 0-d bool on the device; False leaves the belief as it is. None accepts.
+    """
+
+    rule: type[Rule[Any]]
+    belief: Belief
+    gradient: Tensor
+    weights: Tensor
+    o: Options
+    drawn: Noise
+    noise: Noise
+    estimated: bool = False
+    accept: Tensor | None = None
+
+    def part(self, span: slice) -> Update:
+        """Return the update of a piece of the tensor."""
+        return self._replace(
+            belief=_part(self.belief, span),
+            gradient=self.gradient[..., span],
+            weights=self.weights[span],
+            drawn=self.drawn.part(span),
+            noise=self.noise.part(span),
+        )
+
+    def estimate(self) -> Tensor:
+        """Return what the draw says of the belief, in float32 whatever type the weights have."""
+        if self.estimated:
+            return self.gradient
+        return self.rule.estimate(self.belief, self.gradient.float(), self.weights.float(), self.drawn, self.o)
+
+    def run(self) -> None:
+        """Change the belief and write the next draw, operation by operation."""
+        for name, value in self.rule.update(self.belief, self.estimate(), self.o).items():
+            old = self.belief[name]
+            old.copy_(value if self.accept is None else torch.where(self.accept, value, old))
+        self.weights.copy_(self.rule.draw(self.belief, self.noise, self.o))
+
+
+def _part(belief: Belief, span: slice) -> Belief:
+    return {name: tensor[..., span] for name, tensor in belief.items()}
 
 
 def _spans(belief: Belief, weights: Tensor) -> Iterator[slice]:
-    """Pieces of the weights, shorter for beliefs of many rows."""
+    """Cut the weights into pieces, shorter ones for beliefs of many rows."""
     count = weights.numel()
     rows = max(tensor.dim() and tensor.numel() // max(count, 1) for tensor in belief.values())
     return spans(count, weights.device, max(rows, 1))
 
 
-def advance(update: Update, *, compile: bool = False, jobs: Jobs | None = None) -> None:
-    """Updates a belief in place and writes the next draw.
+@dataclass
+class Queue:
+    """Updates of one step that are put off, to be run for all tensors in one call."""
+
+    jobs: list[kernels.Job] = field(default_factory=list)
+    compiled: list[Update] = field(default_factory=list)
+
+
+@contextmanager
+def together() -> Iterator[Queue]:
+    """Queue the updates of one step and run them in a single call, so that Python's caches stay warm."""
+    queue = Queue()
+    try:
+        yield queue
+    finally:
+        kernels.run(queue.jobs)
+        run_compiled(queue.compiled)
+
+
+def advance(update: Update, *, compile: bool = False, queue: Queue | None = None) -> None:
+    """Update a belief in place and write the next draw.
 
     Args:
-        update: Of one tensor.
+        update: Update of one tensor.
         compile: One pass over memory instead of chunks.
-        jobs: Of `together`: what is to be done in one pass is put there.
+        queue: Queue of `together`, for updates in one pass; None runs them at once.
     """
-    rule, belief, gradient, weights, o, drawn, noise, estimated, accept = update
-    if compile and weights.device.type == "cpu":
-        if accept is not None and not accept:
-            redraw(rule, belief, weights, o, noise, compile=True)
+    device = update.weights.device.type
+    if compile and device == "cpu":
+        if update.accept is not None and not update.accept:
+            redraw(update.rule, update.belief, update.weights, update.o, update.noise, compile=True)
             return
-        listed = None if jobs is None else jobs.in_c
-        if kernels.advance(rule, belief, gradient, weights, o, drawn, noise, estimated=estimated, jobs=listed):
+        if run_kernel(update, queue):
             return
-    if compile and fused.has_compiler(weights.device.type):
-        if jobs is None:
-            fused.run([update])
+    if compile and has_compiler(device):
+        if queue is None:
+            run_compiled([update])
         else:
-            jobs.compiled.append(update)
+            queue.compiled.append(update)
         return
-    for span in _spans(belief, weights):
-        update.part(span).do()
+    for span in _spans(update.belief, update.weights):
+        update.part(span).run()
 
 
-def accumulate(
-    rule: type[Rule],
-    belief: Belief,
-    gradient: Tensor,
-    weights: Tensor,
-    o: Options,
-    drawn: Noise,
-    samples: int,
-    total: Tensor | None,
-) -> Tensor:
-    """Adds one draw's share of a mean estimate to those of the step's other draws.
+def run_kernel(update: Update, queue: Queue | None = None) -> bool:
+    """Run an update by the kernel of its rule, or queue it; return whether the rule has one for it."""
+    kernel = vars(update.rule).get("update_kernel")  # a subclass may have changed the equations
+    call = kernel and kernel(update.belief, update.o, update.drawn, update.noise, update.estimated)
+    jobs = None if queue is None else queue.jobs
+    return bool(call) and kernels.submit(call, update.gradient, update.weights, update.noise, jobs)
+
+
+def accumulate(update: Update, samples: int, total: Tensor | None) -> Tensor:
+    """Add one draw's share of the mean estimate to those of the step's other draws.
 
     Args:
-        rule: The learning rule.
-        belief: Flat float32 tensors, or rows of them.
-        gradient: Flat gradient at the weights.
-        weights: Flat weights of the draw.
-        o: Options of the rule.
-        drawn: Noise of the draw.
+        update: The draw and its gradient; nothing of it is changed.
         samples: Draws of the step.
-        total: Of the draws before, changed in place; None for the first.
+        total: Sum over the draws before, changed in place; None for the first.
 
     Returns:
         The total: flat, or rows for rules that have several estimates a weight.
     """
-    first = total is None
-    for span in _spans(belief, weights):
-        piece = part(belief, span), gradient[span], weights[span], drawn.part(span)
-        estimate = estimate_of(rule, *piece, o) / samples
+    weights, first = update.weights, total is None
+    for span in _spans(update.belief, weights):
+        estimate = update.part(span).estimate() / samples
         if total is None:
             total = estimate.new_empty(*estimate.shape[:-1], weights.numel())
         total[..., span] = estimate if first else total[..., span] + estimate
     return weights.new_empty(0, dtype=torch.float32) if total is None else total
 
 
-@contextmanager
-def together() -> Iterator[Jobs]:
-    """Lends lists for the work of one step, and does it by one call: streams of memory would evict Python."""
-    jobs = Jobs()
-    try:
-        yield jobs
-    finally:
-        kernels.run(jobs.in_c)
-        fused.run(jobs.compiled)
-
-
-def redraw(rule: type[Rule], belief: Belief, weights: Tensor, o: Options, noise: Noise, compile: bool = False) -> None:
-    """Writes a draw of an unchanged belief into flat weights; `compile` as the `advance` that it repeats."""
-    if compile and weights.device.type == "cpu" and kernels.redraw(rule, belief, weights, o, noise):
-        return
+def redraw(
+    rule: type[Rule[Any]], belief: Belief, weights: Tensor, o: Options, noise: Noise, compile: bool = False
+) -> None:
+    """Write a draw of an unchanged belief into flat weights; with `compile`, the draw that `advance` would write."""
+    if compile and weights.device.type == "cpu":
+        kernel = vars(rule).get("draw_kernel")
+        call = kernel and kernel(belief, o, noise)
+        if call and kernels.submit(call, None, weights, noise):
+            return
     for span in _spans(belief, weights):
-        weights[span].copy_(rule.draw(part(belief, span), noise.part(span), o))
+        weights[span].copy_(rule.draw(_part(belief, span), noise.part(span), o))
+
+
+# Updates by torch.compile. ------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def has_compiler(device: str) -> bool:
+    """Return whether torch.compile can work: on a CPU it needs a compiler of C++, on a GPU Triton needs one of C."""
+    named, *usual = ("CXX", "c++", "g++", "clang++") if device == "cpu" else ("CC", "cc", "gcc", "clang")
+    return any(shutil.which(name) for name in (os.environ.get(named, usual[0]).split()[:1] + usual))
+
+
+def run_compiled(updates: Iterable[Update]) -> None:
+    """Update the tensors of one step, those that are alike in one call."""
+    for (rule, static, names, device), group in itertools.groupby(updates, _kind):
+        alike, compiled = list(group), compiled_update(rule, static, names)
+        for part in ([update] for update in alike) if device.type in ALONE else [alike]:
+            call_compiled(compiled, part)
+
+
+def _numbers(update: Update) -> dict[str, Any]:
+    """Return the options that are handed to a compiled update; the others are part of it."""
+    values = vars(update.o).items()
+    return {n: v for n, v in values if isinstance(v, (int, float, Tensor)) and not isinstance(v, bool)}
+
+
+def _kind(update: Update) -> tuple[Any, ...]:
+    """Return what updates that one call can do have in common: what is compiled, and where."""
+    names = tuple(_numbers(update))
+    static = tuple((name, value) for name, value in sorted(vars(update.o).items()) if name not in names)
+    return update.rule, static, names, update.weights.device
+
+
+def call_compiled(compiled: Callable[..., None], updates: list[Update]) -> None:
+    """Hand several updates to their compiled function."""
+    device, estimated, accept = updates[0].weights.device, updates[0].estimated, updates[0].accept
+    numbers = on_device([[*_numbers(update).values()] for update in updates], torch.float32, device)
+    noises = [(update.drawn, update.noise) for update in updates]
+    keys = on_device([[key for n in pair for key in (n.key, n.shared_key)] for pair in noises], torch.int64, device)
+    tensors = ([getattr(update, role) for update in updates] for role in ("belief", "gradient", "weights"))
+    compiled(*tensors, numbers, keys, estimated, accept)
+
+
+@functools.cache
+def compiled_update(rule: type[Rule[Any]], static: Static, names: tuple[str, ...]) -> Callable[..., None]:
+    """Return the compiled update of one rule with one set of options that are not numbers."""
+    from torch._inductor import config  # torch.compile loads it; import bitbayes need not
+
+    def compiled(
+        beliefs: list[Belief],
+        gradients: list[Tensor],
+        weights: list[Tensor],
+        numbers: Tensor,
+        keys: Tensor,
+        estimated: bool,
+        accept: Tensor | None,
+    ) -> None:
+        for place, flat in enumerate(weights):
+            o = Options(**dict(static), **dict(zip(names, numbers[place].unbind(), strict=True)))
+            drawn, noise = (
+                Noise(own, flat.numel(), flat.device, shared_key=shared)
+                for own, shared in keys[place].view(2, 2).unbind()
+            )
+            Update(rule, beliefs[place], gradients[place], flat, o, drawn, noise, estimated, accept).run()
+
+    # torch.compile stops after eight recompilations of one code object, so every rule gets one of its own.
+    compiled.__code__ = compiled.__code__.replace(co_name=f"compiled_{rule.__name__}")
+    return torch.compile(compiled, dynamic=True, options={n: v for n, v in _JOINED.items() if hasattr(config, n)})
+
+
+def on_device(rows: list[list[Any]], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return numbers as one tensor, without waiting for the device: from pageable memory a copy would.
+
+    Where some are there already, the step may be part of a CUDA graph, to which memory of the host must not matter.
+    """
+    values = list(itertools.chain.from_iterable(rows))
+    if not any(isinstance(value, Tensor) for value in values):
+        sent = torch.tensor(rows, dtype=dtype)
+        return sent.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sent.to(device)
+    plain = {value for value in values if not isinstance(value, Tensor)}
+    written = {value: torch.full((), value, dtype=dtype, device=device) for value in plain}
+    parts = [value.to(device, dtype) if isinstance(value, Tensor) else written[value] for value in values]
+    return torch.stack(parts).view(len(rows), -1)
+
+
+# Steps that are refused. ---------------------------------------------------------------------------------------------
+
+
+class NotFiniteError(RuntimeError):
+    """The loss or a gradient is NaN or infinite; the beliefs are as they were before the step."""
+
+
+class Refusals:
+    """Steps that were refused because a gradient was not finite, and that nobody has been told of.
+
+    On a CPU a refusal raises at once. On a GPU nobody may wait for the device: it decides by a flag whether to accept
+    the step, and the refusal is reported at a later call, when the flag has arrived.
+
+    Args:
+        defer: Whether refusals are deferred; None defers where the gradients are on a GPU.
+    """
+
+    def __init__(self, defer: bool | None = None) -> None:
+        self.defer = defer
+        self._waiting: list[tuple[list[str], Tensor, torch.cuda.Event | None]] = []
+
+    def accept(self, gradients: dict[str, Tensor], *, compile: bool) -> Tensor | None:
+        """Check the gradients of a step before a belief may change.
+
+        Args:
+            gradients: Gradients by name.
+            compile: Whether compiled kernels may read them.
+
+        Returns:
+            A 0-d bool tensor that says whether to accept the step; None: yes.
+
+        Raises:
+            NotFiniteError: If one is not finite and that is known at once.
+        """
+        tensors = list(gradients.values())
+        if not tensors or (not self.defer and surely_finite(tensors, compile=compile)):
+            return None
+        flags = finite_flags(tensors)
+        event = torch.cuda.Event() if flags.is_cuda else None
+        self._waiting.append((list(gradients), flags.to("cpu", non_blocking=True), event))
+        if event is not None:
+            event.record()
+        if flags.is_cuda if self.defer is None else self.defer:
+            return flags.all()
+        self.report()
+        return None
+
+    def report(self) -> None:
+        """Raise NotFiniteError for a refused step whose flags have arrived."""
+        while self._waiting and (self._waiting[0][2] is None or self._waiting[0][2].query()):
+            names, flags, _ = self._waiting.pop(0)
+            refuse(name for name, fine in zip(names, flags.tolist(), strict=True) if not fine)
+
+
+def refuse(names: Iterable[str]) -> None:
+    """Raise NotFiniteError if there are names of tensors whose gradient was not finite."""
+    bad = ", ".join(map(repr, names))
+    if bad:
+        raise NotFiniteError(
+            f"the gradient of {bad} is not finite; the step was refused and the beliefs are "
+            "unchanged. Look for NaN in the data, lower the learning rate, or clip the gradients"
+        )
+
+
+def finite_flags(gradients: list[Tensor]) -> Tensor:
+    """Return one 0-d bool for each gradient, stacked: whether every entry is finite; nothing is read back."""
+    return torch.stack([_is_finite(gradient) for gradient in gradients])
+
+
+def surely_finite(gradients: list[Tensor], *, compile: bool) -> bool:
+    """Return whether a quick look on the CPU says that all gradients are finite; False may mean that it cannot tell."""
+    if compile and kernels.finite(gradients):
+        return True
+    if any(gradient.device.type != "cpu" or gradient.dtype != torch.float32 for gradient in gradients):
+        return False  # torch's sums are fast for float32 alone
+    # One infinity or NaN stays in a sum. A sum that overflows tells nothing.
+    return bool(torch.stack([gradient.sum() for gradient in gradients]).isfinite().all())
+
+
+def _is_finite(tensor: Tensor) -> Tensor:
+    if tensor.numel() == 0:
+        return torch.ones((), dtype=torch.bool, device=tensor.device)
+    # Both extremes in one vectorised read; NaN wins in both. isfinite() would write a temporary.
+    return torch.stack(torch.aminmax(tensor)).isfinite().all()

@@ -9,7 +9,7 @@ without the factor tanh′, which is what makes it mirror descent:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,13 +17,20 @@ from torch import Tensor
 from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
-from bitbayes.rules.annealing import annealed
-from bitbayes.rules.counter import Step
-from bitbayes.rules.optimizer import BinaryOptimizer, Params
-from bitbayes.rules.rule import Belief, Options
+from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
+from bitbayes.rules.rule import AdamStep, Belief, Count, Number
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class MirrorDescent(BinaryOptimizer):
+class MirrorDescentOptions(AdamStep):
+    """What the functions of MirrorDescent read."""
+
+    beta: Number
+
+
+class MirrorDescent(BinaryOptimizer[MirrorDescentOptions]):
     """Trains dual weights with Adam at the soft primal weights tanh(βv), while β grows.
 
     Args:
@@ -34,7 +41,7 @@ class MirrorDescent(BinaryOptimizer):
         interval: Steps between two factors.
         beta_max: Upper bound of β.
         betas: Adam's decays.
-        **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`.
+        **common: Options of all rules; see `BinaryOptimizer`.
 
     Raises:
         ValueError: For options out of range.
@@ -61,7 +68,7 @@ class MirrorDescent(BinaryOptimizer):
         interval: int = 200,
         beta_max: float = 1e35,
         betas: tuple[float, float] = (0.9, 0.999),
-        **common: Any,
+        **common: Unpack[Common],
     ) -> None:
         options = {
             "lr": lr,
@@ -75,34 +82,34 @@ class MirrorDescent(BinaryOptimizer):
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> None:
-        """Refuses options out of range."""
+        """Refuse options out of range."""
         checks.annealing(group)
         checks.betas(group["betas"])
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
+    def schedule(group: Mapping[str, Any], step: Count) -> dict[str, Any]:
         """β at this step."""
-        beta = annealed(group["beta"], group["growth"], group["interval"], step, group["beta_max"])
+        beta = F.annealed(group["beta"], group["growth"], group["interval"], step, group["beta_max"])
         return {"beta": beta, **F.adam_options(group["betas"], step)}
 
     @staticmethod
-    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: MirrorDescentOptions) -> Belief:
         """Glorot's size, and no moments yet."""
         dual = start * o.bound
         return {"latent": dual, "first": torch.zeros_like(dual), "second": torch.zeros_like(dual)}
 
     @staticmethod
-    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+    def draw(belief: Belief, noise: Noise, o: MirrorDescentOptions) -> Tensor:
         """Soft weights."""
         return torch.tanh(o.beta * belief["latent"])
 
     @staticmethod
-    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+    def update(belief: Belief, estimate: Tensor, o: MirrorDescentOptions) -> Belief:
         """One step of Adam on v."""
         first, second, direction = F.adam(belief["first"], belief["second"], estimate, o)
         return {"latent": belief["latent"] - o.lr * direction, "first": first, "second": second}
 
     @staticmethod
-    def mode(belief: Belief, o: Options) -> Tensor:
+    def mode(belief: Belief, o: MirrorDescentOptions) -> Tensor:
         """sign(v)."""
         return F.sign(belief["latent"])

@@ -6,29 +6,76 @@ class runs them: draw the weights, take the gradient that `loss.backward()` left
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from bitbayes.noise import Noise
+from bitbayes import functional as F
+from bitbayes.noise import Noise, stream_key
 from bitbayes.posterior import BernoulliPosterior, Posterior
-from bitbayes.rules import checks, counter, draws, engine, refusals, scales, streams
-from bitbayes.rules.rule import Belief, Options, Rule
-from bitbayes.rules.update import Update
+from bitbayes.rules import checks, engine, scales
+from bitbayes.rules.rule import Belief, Count, O, Options, Rule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_COMMON = {"rule", "samples", "scale", "scale_lr", "init", "seed", "compile", "capturable", "training"}
-_NOT_OPTIONS = {"params", "param_names"} | _COMMON
-
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
+# Streams of noise. Streams 2 and 4 are those of posterior samples.
+_START, _DRAW, _SHARED = 0, 1, 3
 
-class BinaryOptimizer(Rule, torch.optim.Optimizer):
+
+class Common(TypedDict, total=False):
+    """Options that all rules share; `BinaryOptimizer` explains them."""
+
+    samples: int
+    scale: str
+    scale_lr: float
+    init: str
+    seed: int | None
+    compile: bool
+    capturable: bool
+
+
+_NOT_OPTIONS = {"params", "param_names", "rule", "training", *Common.__annotations__}
+
+
+class Place(NamedTuple):
+    """One binary tensor among those of an optimizer.
+
+    Attributes:
+        number: Number of the tensor, which its noise is a function of.
+        name: Name of the parameter; its number if it was given without one.
+        parameter: The parameter.
+        group: Its parameter group.
+    """
+
+    number: int
+    name: str
+    parameter: Parameter
+    group: dict[str, Any]
+
+
+class _Mean:
+    """What the draws of a step say of one tensor: the mean of the rule's estimates, and of the slope of its scale."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.estimate: Tensor | None = None
+        self.slope: Tensor | None = None
+
+    def add(self, update: engine.Update, slope: Tensor | None) -> None:
+        """Add one draw."""
+        self.estimate = engine.accumulate(update, self.samples, self.estimate)
+        if slope is not None:
+            share = slope / self.samples
+            self.slope = share if self.slope is None else self.slope + share
+
+
+class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
     """Base of all rules; subclasses define the pure functions and their options.
 
     The loop is torch's own: `backward`, `step`, `zero_grad`. After construction and after every step the parameters
@@ -39,10 +86,10 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         params: Parameters, (name, parameter) pairs such as `bitbayes.split_parameters` returns, or groups.
         defaults: Options of the rule; groups may override them. Must contain `lr`.
         samples: Draws that `step(closure)` averages the update over.
-        scale: What ±1 is multiplied with: "one", "fan_in" (1/√fan_in), or "channel" (learned, one per output
-            channel, as XNOR-Net's and VISPA's factors).
+        scale: Factor of ±1: "one", "fan_in" (1/√fan_in), or "channel" (learned, one per output channel, as
+            XNOR-Net's and VISPA's factors).
         scale_lr: Learning rate of the logarithm of a "channel" scale.
-        init: "random" as in the papers, or "weights": sign and relative size of what the tensors hold.
+        init: "random" as in the papers, or "weights": sign and relative size of the values that the tensors hold.
         seed: Seed of the noise; None takes torch's own (`torch.initial_seed()`), of rank 0 in a distributed job.
         compile: Update and draw in one pass, by `bitbayes.kernels` or torch.compile, where there is a compiler.
         capturable: Steps can be captured in a CUDA graph, and are counted on the device; `lr` is then best a tensor.
@@ -50,6 +97,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
 
     Raises:
         ValueError: For options out of range, no parameters, or a parameter given twice.
+        TypeError: If a subclass leaves a function of a rule undefined.
     """
 
     def __init__(
@@ -65,18 +113,27 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         compile: bool = False,
         capturable: bool = False,
     ) -> None:
+        kind = type(self)
+        if self.has_posterior and kind.natural is Rule.natural and kind.posterior is BinaryOptimizer.posterior:
+            raise TypeError(f"{kind.__name__} has a posterior, so it must define natural() or posterior()")
         common = {
-            "rule": type(self).__name__,
+            "rule": kind.__name__,
             "samples": samples,
             "scale": scale,
             "scale_lr": scale_lr,
             "init": init,
-            "seed": checks.shared_seed() if seed is None else seed,
+            "seed": _shared_seed() if seed is None else seed,
             "compile": compile,
             "capturable": capturable,
             "training": True,
         }
+        self.refusals = engine.Refusals()
         super().__init__(checks.not_empty(params), defaults | common)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if not hasattr(self, "refusals"):  # a copy, which has refused nothing yet
+            self.refusals = engine.Refusals()
 
     @property
     def training(self) -> bool:
@@ -84,17 +141,22 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         return self.param_groups[0]["training"]
 
     def named_binary(self) -> Iterator[tuple[str, Parameter]]:
-        """Iterates over (name, parameter); parameters given without names are called "0", "1", ..."""
-        for index, (group, place, parameter) in enumerate(self._places()):
-            names = group.get("param_names")
-            yield (names[place] if names else str(index)), parameter
+        """Iterate over (name, parameter); parameters given without names are called "0", "1", ..."""
+        return ((place.name, place.parameter) for place in self._places())
+
+    @torch.no_grad()
+    def named_mode(self) -> Iterator[tuple[str, Tensor]]:
+        """Iterate over (name, mode), exactly ±scale each, without touching the parameters."""
+        for place in self._places():
+            state, parameter = self.state[place.parameter], place.parameter
+            unit = self.mode(self._belief(parameter), self._options(place, state["step"])).view(parameter.shape)
+            yield place.name, (unit * scales.value(state)).to(parameter.dtype)
 
     @torch.no_grad()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a dictionary with "params" and options of this group, as in torch; they hold a draw at once."""
-        known = {id(p) for _, _, p in self._places()}
+        """Add a dictionary with "params" and options of this group, as in torch; they hold a draw at once."""
+        known = {id(place.parameter) for place in self._places()}
         checks.parameters(param_group, known)
-        first = len(known)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group["training"] = self.training
@@ -105,12 +167,12 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         except Exception:
             self.param_groups.pop()  # refused whole
             raise
-        for index, parameter in enumerate(group["params"], start=first):
-            self.state[parameter] = self._first_state(parameter, group, index)
-            self._show(parameter, group, index)
+        for place in list(self._places())[len(known) :]:
+            self.state[place.parameter] = self._first_state(place)
+            self._show(place)
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """Updates the beliefs from the gradients at the current draw, and draws the next weights.
+        """Update the beliefs from the gradients at the current draw, and draw the next weights.
 
         Args:
             closure: Clears the gradients, computes the loss, calls backward and returns the loss. With
@@ -123,24 +185,30 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         Raises:
             RuntimeError: If the parameters hold the mode, or a gradient is not finite (the beliefs are unchanged).
         """
-        refusals.report(self, wait=False)
+        self.refusals.report()
         if not self.training:
             raise RuntimeError(
                 "step() needs the weights of a draw, but they are the mode; call optimizer.train() first"
             )
-        loss, means = (None, None) if closure is None else draws.over(self, closure)
-        with torch.no_grad(), engine.together() as jobs:
-            accept = self._accept() if means is None else means.accept
-            for index, (group, _, parameter) in enumerate(self._places()):
-                mean = None if means is None else means.of.get(parameter)
-                if mean is not None or (means is None and parameter.grad is not None):
-                    self._advance(parameter, group, index, mean, accept, jobs)
+        loss, means, accept = None, None, None
+        samples = self.param_groups[0]["samples"]
+        if closure is not None and samples > 1:
+            loss, means, accept = self._over_draws(closure, samples)
+        elif closure is not None:
+            loss = _loss(closure)
+        with torch.no_grad(), engine.together() as queue:
+            if means is None:
+                accept = self._accept()
+            for place in self._places():
+                mean = None if means is None else means.get(place.parameter)
+                if mean is not None or (means is None and place.parameter.grad is not None):
+                    self._advance(place, mean, accept, queue)
         return loss
 
     @torch.no_grad()
     def train(self, mode: bool = True) -> Self:
-        """Makes the parameters hold the current draw (True) or the mode (False); returns the optimizer itself."""
-        refusals.report(self)
+        """Make the parameters hold the current draw (True) or the mode (False); return the optimizer itself."""
+        self._report()
         if mode != self.training:
             for group in self.param_groups:
                 group["training"] = mode
@@ -148,36 +216,35 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         return self
 
     def eval(self) -> Self:
-        """Makes the parameters hold the mode, exactly ±scale: a network to deploy."""
+        """Make the parameters hold the mode, exactly ±scale: a network to deploy."""
         return self.train(False)
 
     def posterior(self) -> Posterior:
-        """A copy of the posterior over the weights, keyed by parameter names.
+        """Return a copy of the posterior over the weights, keyed by parameter names.
 
         Raises:
             RuntimeError: If the rule keeps no posterior.
         """
-        refusals.report(self)
+        self._report()
         if not self.has_posterior:
             raise RuntimeError(
                 f"{type(self).__name__} keeps no posterior, only a point; use bitbayes.BayesBiNN for one"
             )
         natural, scale = {}, {}
-        for (name, parameter), (group, _, _) in zip(self.named_binary(), self._places(), strict=True):
-            belief = self._belief(parameter)
-            flat = self.natural(belief, self._options(group, self.state[parameter]["step"], parameter))
-            natural[name] = flat.view(parameter.shape)
-            scale[name] = scales.value(self.state[parameter])
+        for place in self._places():
+            state, parameter = self.state[place.parameter], place.parameter
+            flat = self.natural(self._belief(parameter), self._options(place, state["step"]))
+            natural[place.name], scale[place.name] = flat.view(parameter.shape), scales.value(state)
         return BernoulliPosterior(natural, scale)
 
     def state_dict(self) -> dict[str, Any]:
-        """Beliefs, steps, options and seed: all that resuming needs beside the model's own state."""
-        refusals.report(self)
+        """Return beliefs, steps, options and seed: all that resuming needs beside the model's own state."""
+        self._report()
         return super().state_dict()
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores a state bit for bit, and writes its draw (or mode) into the parameters.
+        """Restore a state bit for bit, and write its draw (or mode) into the parameters.
 
         Args:
             state_dict: From `state_dict()` of the same rule over the same shapes.
@@ -185,7 +252,7 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
         Raises:
             ValueError: If beliefs are missing, of another rule or shape, not float32, or not finite.
         """
-        parameters = [parameter for _, _, parameter in self._places()]
+        parameters = [place.parameter for place in self._places()]
         saved = checks.saved_state(state_dict, [self.state[p] for p in parameters], type(self).__name__)
         mine = [dict(group) for group in self.param_groups]
         super().load_state_dict(state_dict)
@@ -193,65 +260,76 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
             group.update({name: own[name] for name in own.keys() - group.keys()})  # options that the saved state lacks
         for parameter, state in zip(parameters, saved, strict=True):
             # torch has cast the beliefs to the dtype of the parameter; put the exact ones in their place.
-            self.state[parameter] = checks.copy_state(state, parameter.device)
+            self.state[parameter] = _copied(state, parameter.device)
         self._show_all()
 
     # Internals. -------------------------------------------------------------------------------------------------
 
-    def _places(self) -> Iterator[tuple[dict[str, Any], int, Parameter]]:
+    def _places(self) -> Iterator[Place]:
+        index = 0
         for group in self.param_groups:
-            for place, parameter in enumerate(group["params"]):
-                yield group, place, parameter
+            for at, parameter in enumerate(group["params"]):
+                names: Sequence[str] | None = group.get("param_names")
+                yield Place(index, names[at] if names else str(index), parameter, group)
+                index += 1
 
-    def _options(self, group: dict[str, Any], step: counter.Step, parameter: Tensor) -> Options:
-        plain = {key: value for key, value in group.items() if key not in _NOT_OPTIONS}
-        shape = {"bound": scales.glorot(parameter), "fan_in": scales.fans(parameter)[0]}
-        return Options(**plain | self.schedule(group, step) | shape, step=counter.number(step))
+    def _options(self, place: Place, step: Count, **more: Any) -> Any:
+        """Return what the rule's functions read at a step."""
+        plain = {key: value for key, value in place.group.items() if key not in _NOT_OPTIONS}
+        number = step.double() if isinstance(step, Tensor) else step
+        return Options(**plain | self.schedule(place.group, step) | more, step=number)
 
-    def _first_state(self, parameter: Tensor, group: dict[str, Any], index: int) -> dict[str, Any]:
+    def _first_state(self, place: Place) -> dict[str, Any]:
+        """Return a belief to begin with, the number of its step and, where steps are capturable, a flag of refusal."""
+        _, _, parameter, group = place
+        count, device, seed = parameter.numel(), parameter.device, group["seed"]
         if group["init"] == "weights":
-            start = checks.start_from_weights(parameter)
+            start = _relative_size(parameter)
         else:
-            start = streams.start(group, parameter, index, self.start)
-        belief = self.begin(start, streams.more(group, parameter, index), self._options(group, 0, parameter))
-        count = counter.begin(parameter.device, group["capturable"])
-        return count | {"belief": belief} | scales.begin(parameter, group["scale"])
+            start = Noise(stream_key(seed, _START, place.number), count, device).uniform() * 2 - 1
+            start = F.sign(start) if self.start == "signs" else start
+        more = Noise(stream_key(seed, _START, place.number, 1), count, device)
+        # A transposed weight says so of itself, and copies of it do not: so its fans are asked for here alone.
+        fans = scales.fans(parameter)
+        state: dict[str, Any] = {"step": 0}
+        if group["capturable"]:
+            kinds = {"step": torch.int64, "refused": torch.bool}
+            state = {name: torch.zeros((), dtype=kind, device=device) for name, kind in kinds.items()}
+        belief = self.begin(start, more, self._options(place, 0, bound=scales.glorot(fans), fan_in=fans[0]))
+        return state | {"belief": belief} | scales.begin(parameter, group["scale"])
 
     def _belief(self, parameter: Tensor) -> Belief:
-        """The belief, on the device where the parameter is now."""
+        """Return the belief, on the device where the parameter is now."""
         state = self.state[parameter]
         if any(t.device != parameter.device for t in state["belief"].values()):
-            self.state[parameter] = state = checks.copy_state(state, parameter.device)
+            self.state[parameter] = state = _copied(state, parameter.device)
         return state["belief"]
 
-    def _noise(self, group: dict[str, Any], parameter: Tensor, index: int, sample: int = 0) -> Noise:
-        return streams.draw(group, parameter, index, self.state[parameter]["step"], sample)
+    def _noise(self, place: Place, sample: int = 0) -> Noise:
+        """Return the noise of the current draw; with the option `shared="network"` tensors have some in common."""
+        group, step = place.group, self.state[place.parameter]["step"]
+        key = stream_key(group["seed"], _DRAW, step, sample, place.number)
+        own = [] if group.get("shared") == "network" else [place.number]
+        shared = stream_key(group["seed"], _SHARED, step, sample, *own)
+        return Noise(key, place.parameter.numel(), place.parameter.device, shared_key=shared)
 
-    def _show(self, parameter: Tensor, group: dict[str, Any], index: int, sample: int = 0) -> None:
-        """Writes the current draw, or the mode, into one parameter."""
-        belief, state = self._belief(parameter), self.state[parameter]
-        o = self._options(group, state["step"], parameter)
-        noise = self._noise(group, parameter, index, sample)
-        with scales.unit(parameter, state) as weights:
-            if group["training"]:
-                engine.redraw(type(self), belief, weights, o, noise, group["compile"])
+    def _show(self, place: Place, sample: int = 0) -> None:
+        """Write the current draw, or the mode, into one parameter."""
+        belief, state = self._belief(place.parameter), self.state[place.parameter]
+        o, noise = self._options(place, state["step"]), self._noise(place, sample)
+        with scales.unit(place.parameter, state) as weights:
+            if place.group["training"]:
+                engine.redraw(type(self), belief, weights, o, noise, place.group["compile"])
             else:
                 weights.copy_(self.mode(belief, o))
 
     def _show_all(self, sample: int = 0) -> None:
-        for index, (group, _, parameter) in enumerate(self._places()):
-            self._show(parameter, group, index, sample)
+        for place in self._places():
+            self._show(place, sample)
 
-    def _advance(
-        self,
-        parameter: Tensor,
-        group: dict[str, Any],
-        index: int,
-        mean: draws.Mean | None,
-        accept: Tensor | None,
-        jobs: engine.Jobs | None,
-    ) -> None:
-        """Updates one tensor from the mean of several draws, or from the gradient at the only one."""
+    def _advance(self, place: Place, mean: _Mean | None, accept: Tensor | None, queue: engine.Queue) -> None:
+        """Update one tensor from the mean of several draws, or from the gradient at the only one."""
+        _, _, parameter, group = place
         belief, state = self._belief(parameter), self.state[parameter]
         with scales.unit(parameter, state) as weights:
             if mean is None:
@@ -259,20 +337,124 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
                 gradient = scales.unit_gradient(parameter.grad, state)
                 slope = scales.slope(parameter, state, weights, gradient)
             else:
+                assert mean.estimate is not None
                 gradient, slope = mean.estimate, mean.slope
             scales.learn(state, slope, group["scale_lr"], accept)
-            drawn = self._noise(group, parameter, index)
+            drawn = self._noise(place)
             state["step"] += 1
-            o = self._options(group, state["step"], parameter)
-            noises = drawn, self._noise(group, parameter, index)
-            if weights.data_ptr() != parameter.data_ptr():
-                jobs = None  # a copy, to be written back at once
-            update = Update(type(self), belief, gradient, weights, o, *noises, mean is not None, accept)
-            engine.advance(update, compile=group["compile"], jobs=jobs)
+            o = self._options(place, state["step"])
+            noises = drawn, self._noise(place)
+            update = engine.Update(type(self), belief, gradient, weights, o, *noises, mean is not None, accept)
+            # A copy of the weights has to be written back at once.
+            own = weights.data_ptr() == parameter.data_ptr()
+            engine.advance(update, compile=group["compile"], queue=queue if own else None)
+
+    def _over_draws(
+        self, closure: Callable[[], Tensor], samples: int
+    ) -> tuple[Tensor, dict[Tensor, _Mean], Tensor | None]:
+        """Call the closure at each draw of a step; nothing is learned here.
+
+        Returns:
+            The mean loss, what the draws say of each tensor with a gradient, and whether to accept the step.
+
+        Raises:
+            NotFiniteError: If a gradient is not finite. The weights are then those of before the call.
+        """
+        losses: list[Tensor] = []
+        means: dict[Tensor, _Mean] = {}
+        accept: Tensor | None = None
+        try:
+            for sample in range(samples):
+                if sample > 0:
+                    with torch.no_grad():
+                        self._show_all(sample)
+                losses.append(_loss(closure).detach())
+                with torch.no_grad():
+                    fine = self._accept()
+                    accept = fine if accept is None or fine is None else accept & fine
+                    for place in self._places():
+                        if place.parameter.grad is not None:
+                            self._add(place, sample, means.setdefault(place.parameter, _Mean(samples)))
+        except BaseException:
+            with torch.no_grad():
+                self._show_all()
+            raise
+        return torch.stack(losses).mean(), means, accept
+
+    def _add(self, place: Place, sample: int, mean: _Mean) -> None:
+        """Add what the current draw says of one tensor."""
+        parameter = place.parameter
+        belief, state = self._belief(parameter), self.state[parameter]
+        assert parameter.grad is not None
+        with scales.unit(parameter, state) as weights:
+            gradient = scales.unit_gradient(parameter.grad, state)
+            slope = scales.slope(parameter, state, weights, gradient)
+            o, noise = self._options(place, state["step"] + 1), self._noise(place, sample)
+            mean.add(engine.Update(type(self), belief, gradient, weights, o, noise, noise), slope)
 
     def _accept(self) -> Tensor | None:
-        """Refuses non-finite gradients: at once on a CPU; on a GPU by a flag on the device, reported later."""
-        given = {name: p.grad for name, p in self.named_binary() if p.grad is not None}
-        for parameter in dict(self.named_binary()).values():
-            self._belief(parameter)  # what is noted of a refusal is where the gradient is now
-        return refusals.accept(self, given)
+        """Refuse non-finite gradients: at once on a CPU; on a GPU by a flag on the device, reported later."""
+        given = {place.name: place.parameter for place in self._places() if place.parameter.grad is not None}
+        gradients = {name: p.grad.detach() for name, p in given.items() if p.grad is not None}
+        options = self.param_groups[0]
+        if not options["capturable"]:
+            return self.refusals.accept(gradients, compile=options["compile"])
+        if not gradients:
+            return None
+        # Inside a CUDA graph nothing can be sent or asked for: refusals are noted on the device.
+        flags = engine.finite_flags(list(gradients.values()))
+        for parameter, fine in zip(given.values(), flags, strict=True):
+            self._belief(parameter)  # so that the note is where the gradient is
+            self.state[parameter]["refused"].logical_or_(~fine)
+        return flags.all()
+
+    def _report(self) -> None:
+        """Raise NotFiniteError for refused steps, also for those that capturable steps have noted on the device."""
+        self.refusals.report()
+        if self.param_groups[0]["capturable"]:
+            noted = {place.name: self.state[place.parameter]["refused"] for place in self._places()}
+            bad = [name for name, flag in noted.items() if flag]
+            for name in bad:
+                noted[name].zero_()
+            engine.refuse(bad)
+
+
+def _loss(closure: Callable[[], Tensor]) -> Tensor:
+    with torch.enable_grad():
+        loss = closure()
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"the closure must return the loss as a tensor, got {type(loss).__name__}; see step()")
+    return loss
+
+
+def _shared_seed() -> int:
+    """Return torch's own seed; in a distributed job that of rank 0, so that all ranks draw the same weights."""
+    seed = torch.tensor(torch.initial_seed() & ((1 << 63) - 1))
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        on_gpu = torch.distributed.get_backend() == "nccl"
+        seed = seed.cuda() if on_gpu else seed
+        torch.distributed.broadcast(seed, 0)
+    return int(seed)
+
+
+def _relative_size(parameter: Tensor) -> Tensor:
+    """Return sign and relative size of a float tensor: w / mean|w|, flat."""
+    flat = parameter.detach().float().reshape(-1)
+    size = flat.abs().mean()
+    if not (size > 0 and torch.isfinite(size)):
+        raise ValueError(
+            f'init="weights" needs finite weights that are not all zero; the mean of |w| is {float(size):g}. '
+            'Load the pretrained weights first, or use init="random"'
+        )
+    return flat / size
+
+
+def _copied(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a deep copy of one parameter's state on a device, dtypes kept."""
+
+    def move(value: object) -> object:
+        if isinstance(value, Tensor):
+            return value.detach().to(device, copy=True)
+        return {key: move(entry) for key, entry in value.items()} if isinstance(value, dict) else value
+
+    return {key: move(value) for key, value in state.items()}

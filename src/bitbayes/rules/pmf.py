@@ -12,7 +12,7 @@ the latter does not vanish where a weight is nearly hard.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,13 +20,23 @@ from torch import Tensor
 from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
-from bitbayes.rules.annealing import annealed
-from bitbayes.rules.counter import Step
-from bitbayes.rules.optimizer import BinaryOptimizer, Params
-from bitbayes.rules.rule import Belief, Options
+from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
+from bitbayes.rules.rule import AdamStep, Belief, Count, Number
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class PMF(BinaryOptimizer):
+class PMFOptions(AdamStep):
+    """What the functions of PMF read."""
+
+    beta: Number
+    beta_drawn: Number
+    jacobian: str
+    weight_decay: Number
+
+
+class PMF(BinaryOptimizer[PMFOptions]):
     """Trains soft weights tanh(βv) with Adam while β grows.
 
     Args:
@@ -39,7 +49,7 @@ class PMF(BinaryOptimizer):
         jacobian: "released" or "exact".
         betas: Adam's decays.
         weight_decay: L2 penalty on v.
-        **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`.
+        **common: Options of all rules; see `BinaryOptimizer`.
 
     Raises:
         ValueError: For options out of range.
@@ -70,7 +80,7 @@ class PMF(BinaryOptimizer):
         jacobian: str = "released",
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
-        **common: Any,
+        **common: Unpack[Common],
     ) -> None:
         options = {
             "lr": lr,
@@ -86,7 +96,7 @@ class PMF(BinaryOptimizer):
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> None:
-        """Refuses options out of range."""
+        """Refuse options out of range."""
         checks.annealing(group)
         checks.betas(group["betas"])
         checks.option(
@@ -95,45 +105,45 @@ class PMF(BinaryOptimizer):
         checks.number(group["weight_decay"], "weight_decay", "at least 0", open_low=False)
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
+    def schedule(group: Mapping[str, Any], step: Count) -> dict[str, Any]:
         """β now, and β when the weights at hand were drawn."""
         at = (group["beta"], group["growth"], group["interval"])
         return {
-            "beta": annealed(*at, step, group["beta_max"]),
-            "beta_drawn": annealed(*at, step - 1, group["beta_max"]),
+            "beta": F.annealed(*at, step, group["beta_max"]),
+            "beta_drawn": F.annealed(*at, step - 1, group["beta_max"]),
             **F.adam_options(group["betas"], step),
         }
 
     @staticmethod
-    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: PMFOptions) -> Belief:
         """Glorot's size, and no moments yet."""
         latent = start * o.bound
         return {"latent": latent, "first": torch.zeros_like(latent), "second": torch.zeros_like(latent)}
 
     @staticmethod
-    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+    def draw(belief: Belief, noise: Noise, o: PMFOptions) -> Tensor:
         """Soft weights."""
         return torch.tanh(o.beta * belief["latent"])
 
     @staticmethod
-    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: Options) -> Tensor:
+    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: PMFOptions) -> Tensor:
         """The gradient with respect to v."""
         slope = (2 if o.jacobian == "released" else 1) - draw * draw
         return gradient * slope * o.beta_drawn
 
     @staticmethod
-    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+    def update(belief: Belief, estimate: Tensor, o: PMFOptions) -> Belief:
         """One step of Adam on v."""
         gradient = estimate + o.weight_decay * belief["latent"]
         first, second, direction = F.adam(belief["first"], belief["second"], gradient, o)
         return {"latent": belief["latent"] - o.lr * direction, "first": first, "second": second}
 
     @staticmethod
-    def mode(belief: Belief, o: Options) -> Tensor:
+    def mode(belief: Belief, o: PMFOptions) -> Tensor:
         """sign(v)."""
         return F.sign(belief["latent"])
 
     @staticmethod
-    def natural(belief: Belief, o: Options) -> Tensor:
+    def natural(belief: Belief, o: PMFOptions) -> Tensor:
         """λ = βv: the categorical's mean is tanh(βv)."""
         return o.beta * belief["latent"]

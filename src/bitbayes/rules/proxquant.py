@@ -13,7 +13,7 @@ After `harden_after` steps θ is its sign and stays so, while the real parameter
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,12 +21,21 @@ from torch import Tensor
 from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
-from bitbayes.rules.counter import Step
-from bitbayes.rules.optimizer import BinaryOptimizer, Params
-from bitbayes.rules.rule import Belief, Options
+from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
+from bitbayes.rules.rule import AdamStep, Belief, Count, Number
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class ProxQuant(BinaryOptimizer):
+class ProxQuantOptions(AdamStep):
+    """What the functions of ProxQuant read."""
+
+    rate: Number
+    hard: Number
+
+
+class ProxQuant(BinaryOptimizer[ProxQuantOptions]):
     """Trains real weights that a growing proximal pull draws to ±1.
 
     Args:
@@ -35,7 +44,7 @@ class ProxQuant(BinaryOptimizer):
         rate: Growth of the regulariser a step (the paper's grows by 1e-4 an epoch).
         harden_after: Steps after which the weights are hard and fixed; None never hardens them in training.
         betas: Adam's decays.
-        **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`. The paper starts from a trained
+        **common: Options of all rules; see `BinaryOptimizer`. The paper starts from a trained
             float network: load it and give `init="weights"`.
 
     Raises:
@@ -60,38 +69,38 @@ class ProxQuant(BinaryOptimizer):
         rate: float = 1e-4,
         harden_after: int | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
-        **common: Any,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(params, {"lr": lr, "rate": rate, "harden_after": harden_after, "betas": betas}, **common)
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> None:
-        """Refuses options out of range."""
+        """Refuse options out of range."""
         checks.number(group["rate"], "rate", "at least 0", open_low=False)
         checks.betas(group["betas"])
         after = group["harden_after"]
         checks.option(after is None or after >= 1, "harden_after", "a step of at least 1, or None", after)
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
+    def schedule(group: Mapping[str, Any], step: Count) -> dict[str, Any]:
         """Whether the weights are hard by now."""
         after = group["harden_after"]
         hard = 0.0 if after is None else 1.0 * (step > after)
         return {"hard": hard, **F.adam_options(group["betas"], step)}
 
     @staticmethod
-    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: ProxQuantOptions) -> Belief:
         """Real weights of Glorot's size, and no moments yet."""
         weights = (start * o.bound).clamp(-1, 1)
         return {"weights": weights, "first": torch.zeros_like(weights), "second": torch.zeros_like(weights)}
 
     @staticmethod
-    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+    def draw(belief: Belief, noise: Noise, o: ProxQuantOptions) -> Tensor:
         """θ itself."""
         return belief["weights"]
 
     @staticmethod
-    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+    def update(belief: Belief, estimate: Tensor, o: ProxQuantOptions) -> Belief:
         """One step of Adam, then the proximal step."""
         first, second, direction = F.adam(belief["first"], belief["second"], estimate, o)
         weights = belief["weights"] - o.lr * direction
@@ -101,6 +110,6 @@ class ProxQuant(BinaryOptimizer):
         return {"weights": soft + o.hard * (hard - soft), "first": first, "second": second}
 
     @staticmethod
-    def mode(belief: Belief, o: Options) -> Tensor:
+    def mode(belief: Belief, o: ProxQuantOptions) -> Tensor:
         """sign(θ)."""
         return F.sign(belief["weights"])

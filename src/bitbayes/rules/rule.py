@@ -1,26 +1,63 @@
 """What defines a learning rule: pure functions on tensors, which `BinaryOptimizer` runs over the parameters.
 
-Tensors are flat float32 pieces of one parameter, cut anywhere, so a function may only work elementwise; an entry of a
-belief may have rows, shape (rows, values), for rules that keep several values a weight. `o` holds the
-options of the parameter group, what `schedule` makes of them, and the number of the step; inside a compiled update its
-numbers are 0-d tensors. Nothing may be changed in place.
+Tensors are flat float32 pieces of one parameter, cut anywhere, so a function may only work elementwise. An entry of a
+belief may have rows, shape (rows, values), for rules that keep several values a weight. Nothing may be changed in
+place. Inside a compiled update the numbers of the options are 0-d tensors.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
+from bitbayes.kernels.run import Call
 from bitbayes.noise import Noise
-from bitbayes.options import Options
-from bitbayes.rules.counter import Step
 
 Belief = dict[str, Tensor]
+Count = int | Tensor  # updates so far: a 0-d int64 tensor on the device where steps are capturable
+Number = float | Tensor
 
 
-class Rule:
+class Options:
+    """What the functions of a rule read: options of the parameter group, and what `schedule` derives from them.
+
+    Subclasses annotate the options of their rule, so that an editor knows them. `types.SimpleNamespace` does the same,
+    but torch.compile cannot make one inside a graph.
+
+    Args:
+        values: Options by name.
+
+    Example:
+        >>> Options(lr=0.1).lr
+        0.1
+    """
+
+    lr: Number
+    step: Number  # of this update, from 1; 0 before the first; in double precision if it is a tensor
+    bound: float  # Glorot's √(1.5 / (fan_in + fan_out))
+    fan_in: int
+
+    def __init__(self, **values: Any) -> None:
+        for name, value in values.items():
+            setattr(self, name, value)
+
+
+class AdamStep(Options):
+    """The same for rules whose inner optimizer is Adam; see `bitbayes.functional.adam_options`."""
+
+    beta1: Number
+    beta2: Number
+    correction1: Number
+    correction2: Number
+
+
+O = TypeVar("O", bound=Options)  # noqa: E741 - the options are `o` in every equation
+
+
+class Rule(ABC, Generic[O]):
     """The parts of a rule, in the order in which every rule's file has them."""
 
     has_posterior: ClassVar[bool] = False
@@ -28,54 +65,65 @@ class Rule:
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> None:
-        """Refuses options out of range, also when a group is added later."""
+        """Refuse options out of range, also when a group is added later."""
 
     @staticmethod
     def hard(group: Mapping[str, Any]) -> bool:
-        """Whether every draw is exactly ±1, which any floating-point type holds."""
+        """Return whether every draw is exactly ±1, which any floating-point type holds."""
         return False
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
-        """Options derived from the group's and the step, such as an annealed temperature.
+    def schedule(group: Mapping[str, Any], step: Count) -> dict[str, Any]:
+        """Return options derived from the group's and the step, such as an annealed temperature.
 
-        `step` counts the updates so far: an update at step t follows a draw that was made at step t − 1. With
-        `capturable` it is a 0-d tensor, which must not be read: no `if` and no `min` of what comes from it.
+        An update at step t follows a draw that was made at step t − 1. With `capturable` the step is a 0-d tensor,
+        which must not be read: no `if` and no `min` of what comes from it.
         """
         return {}
 
     @staticmethod
-    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
-        """The first belief, from values of typical size 1; `o.bound` is Glorot's √(1.5 / (fan_in + fan_out)).
+    @abstractmethod
+    def begin(start: Tensor, noise: Noise, o: O) -> Belief:
+        """Return the first belief, from values of typical size 1.
 
         Unlike the other functions it sees the whole tensor at once, and may ask `noise` for more random values.
         """
-        raise TypeError("a rule must define begin()")
 
     @staticmethod
-    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
-        """The weights of one training step."""
-        raise TypeError("a rule must define draw()")
+    @abstractmethod
+    def draw(belief: Belief, noise: Noise, o: O) -> Tensor:
+        """Return the weights of one training step."""
 
     @staticmethod
-    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: Options) -> Tensor:
-        """What one draw says about the belief: this is what several draws average. The gradient itself by default.
+    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: O) -> Tensor:
+        """Return what one draw, made with `noise`, says about the belief; several draws average this.
 
-        `noise` is the noise that the draw was made with.
+        The gradient itself by default.
         """
         return gradient
 
     @staticmethod
-    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
-        """The entries of the belief that change."""
-        raise TypeError("a rule must define update()")
+    @abstractmethod
+    def update(belief: Belief, estimate: Tensor, o: O) -> Belief:
+        """Return the entries of the belief that change."""
 
     @staticmethod
-    def mode(belief: Belief, o: Options) -> Tensor:
-        """The most likely weights, exactly ±1."""
-        raise TypeError("a rule must define mode()")
+    @abstractmethod
+    def mode(belief: Belief, o: O) -> Tensor:
+        """Return the most likely weights, exactly ±1."""
 
     @staticmethod
-    def natural(belief: Belief, o: Options) -> Tensor:
-        """λ of the mean-field posterior; only for rules with `has_posterior`."""
-        raise TypeError("a rule with has_posterior must define natural()")
+    def natural(belief: Belief, o: O) -> Tensor:
+        """Return λ of the mean-field posterior; for rules with `has_posterior`."""
+        raise NotImplementedError
+
+    # The compiled kernels of `bitbayes.kernels` that do the same faster. They return None where they do not cover the
+    # options; the functions above then run. A subclass does not inherit them: it may have changed the equations.
+
+    @staticmethod
+    def update_kernel(belief: Belief, o: O, drawn: Noise, noise: Noise, estimated: bool) -> Call | None:
+        """Return the kernel that estimates (unless `estimated`), updates the belief, and draws the next weights."""
+
+    @staticmethod
+    def draw_kernel(belief: Belief, o: O, noise: Noise) -> Call | None:
+        """Return the kernel that draws."""

@@ -14,26 +14,29 @@ import torch
 from torch import Tensor
 
 from bitbayes import functional as F
-from bitbayes.options import Options
+from bitbayes.rules.rule import AdamStep
 
 
 def transposed(parameter: Tensor, groups: int) -> None:
-    """Notes that a weight has the shape (in, out / groups, *kernel) of a ConvTranspose layer.
+    """Mark a weight as one of a ConvTranspose layer, of shape (in, out / groups, *kernel).
+
+    An optimizer reads the mark when it takes the parameter. A copy of the parameter has none, until
+    `bitbayes.split_parameters` runs on the copied network.
 
     Args:
-        parameter: The weight; it says so of itself from now on.
-        groups: Of the layer.
+        parameter: The weight.
+        groups: Groups of the layer.
     """
     parameter.bitbayes_transposed_groups = groups  # type: ignore[attr-defined]
 
 
 def _outputs_at(parameter: Tensor) -> int:
-    """The axis of the output channels (of a group, where a transposed convolution has groups)."""
+    """Return the axis of the output channels (of a group, where a transposed convolution has groups)."""
     return 1 if hasattr(parameter, "bitbayes_transposed_groups") else 0
 
 
 def fans(parameter: Tensor) -> tuple[int, int]:
-    """Inputs and outputs of a weight of shape (out, in, *kernel); a vector counts as one output."""
+    """Return inputs and outputs of a weight of shape (out, in, *kernel); a vector counts as one output."""
     if parameter.dim() < 2:
         return max(parameter.numel(), 1), 1
     kernel = math.prod(parameter.shape[2:])
@@ -43,13 +46,13 @@ def fans(parameter: Tensor) -> tuple[int, int]:
     return max(inputs * kernel, 1), max(outputs * kernel, 1)
 
 
-def glorot(parameter: Tensor) -> float:
-    """√(1.5 / (fan_in + fan_out)), BinaryConnect's bound for uniform latent weights."""
-    return math.sqrt(1.5 / sum(fans(parameter)))
+def glorot(fans: tuple[int, int]) -> float:
+    """Return √(1.5 / (fan_in + fan_out)), BinaryConnect's bound for uniform latent weights."""
+    return math.sqrt(1.5 / sum(fans))
 
 
 def begin(parameter: Tensor, kind: str) -> dict[str, Tensor]:
-    """State of the scale: nothing for "one", s for "fan_in", s and Adam's moments of log s for "channel"."""
+    """Return the state of a scale: nothing for "one", s for "fan_in", s and Adam's moments of log s for "channel"."""
     if kind == "one":
         return {}
     first = 1 / math.sqrt(fans(parameter)[0])
@@ -62,13 +65,13 @@ def begin(parameter: Tensor, kind: str) -> dict[str, Tensor]:
 
 
 def value(state: dict[str, Any]) -> Tensor:
-    """s, broadcastable to the tensor; 1 where there is none."""
+    """Return s, broadcastable to the tensor; 1 where there is none."""
     return state["scale"] if "scale" in state else torch.ones(())
 
 
 @contextmanager
 def unit(parameter: Tensor, state: dict[str, Any]) -> Iterator[Tensor]:
-    """Lends the weights as a flat tensor of unit scale, and writes them back times s."""
+    """Lend the weights as a flat tensor of unit scale, and write them back times s."""
     data = parameter.detach()
     if "scale" not in state and data.is_contiguous():
         yield data.view(-1)
@@ -80,40 +83,23 @@ def unit(parameter: Tensor, state: dict[str, Any]) -> Iterator[Tensor]:
 
 
 def unit_gradient(gradient: Tensor, state: dict[str, Any]) -> Tensor:
-    """Chain rule: ∂loss/∂(unit weight) = s · ∂loss/∂weight, flat."""
+    """Return ∂loss/∂(unit weight) = s · ∂loss/∂weight, flat."""
     return (gradient * state["scale"] if "scale" in state else gradient).reshape(-1)
 
 
 def slope(parameter: Tensor, state: dict[str, Any], weights: Tensor, gradient: Tensor) -> Tensor | None:
-    """∂loss/∂log s = Σ (s·g)·w over the channel.
-
-    Args:
-        parameter: For its shape.
-        state: State of the parameter.
-        weights: Flat unit weights of a draw.
-        gradient: Flat gradient with respect to them.
-
-    Returns:
-        A tensor like s; None if s is not learned.
-    """
+    """Return ∂loss/∂log s = Σ (s·g)·w over the channel, from flat unit weights; None if s is not learned."""
     if "scale_first" not in state:
         return None
     return (gradient * weights).view(parameter.shape).sum_to_size(state["scale"].shape)
 
 
 def learn(state: dict[str, Any], slope: Tensor | None, lr: float, accept: Tensor | None) -> None:
-    """One Adam step on log s of a "channel" scale.
-
-    Args:
-        state: State of the parameter.
-        slope: From `slope`; None changes nothing.
-        lr: Learning rate of log s.
-        accept: 0-d bool; False changes nothing.
-    """
+    """Take one Adam step on log s of a "channel" scale; without a slope, or where `accept` is False, none."""
     if slope is None:
         return
     moments = state["scale_first"], state["scale_second"]
-    o = Options(**F.adam_options((0.9, 0.999), state["step"] + 1))
+    o = AdamStep(**F.adam_options((0.9, 0.999), state["step"] + 1))
     first, second, direction = F.adam(*moments, slope, o)
     new = {"scale": state["scale"] * torch.exp(-lr * direction), "scale_first": first, "scale_second": second}
     for name, tensor in new.items():

@@ -14,20 +14,34 @@ With m, weights that training has made large resist a step towards zero, and so 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bitbayes import functional as F
+from bitbayes.kernels.run import Call
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
-from bitbayes.rules.counter import Step
-from bitbayes.rules.optimizer import BinaryOptimizer, Params
-from bitbayes.rules.rule import Belief, Options
+from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
+from bitbayes.rules.rule import AdamStep, Belief, Count, Number
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class STE(BinaryOptimizer):
+class STEOptions(AdamStep):
+    """What the functions of STE read."""
+
+    inner: str
+    momentum: Number
+    weight_decay: Number
+    clip: float | None
+    window: float | None
+    metaplasticity: float | None
+
+
+class STE(BinaryOptimizer[STEOptions]):
     """Trains latent weights through their sign with Adam or SGD.
 
     Args:
@@ -40,7 +54,7 @@ class STE(BinaryOptimizer):
         clip: Latent weights stay in [−clip, clip]; None leaves them free.
         window: The gradient is dropped where |v| exceeds it; None keeps it everywhere.
         metaplasticity: m above, about 1.35 where published, with `clip=None`; None leaves all steps as they are.
-        **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`.
+        **common: Options of all rules; see `BinaryOptimizer`.
 
     Raises:
         ValueError: For options out of range.
@@ -68,7 +82,7 @@ class STE(BinaryOptimizer):
         clip: float | None = 1.0,
         window: float | None = None,
         metaplasticity: float | None = None,
-        **common: Any,
+        **common: Unpack[Common],
     ) -> None:
         options = {
             "lr": lr,
@@ -84,7 +98,7 @@ class STE(BinaryOptimizer):
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> None:
-        """Refuses options out of range."""
+        """Refuse options out of range."""
         checks.option(group["inner"] in ("adam", "sgd"), "inner", '"adam" or "sgd"', group["inner"])
         checks.betas(group["betas"])
         checks.decay(group["momentum"], "momentum")
@@ -99,12 +113,12 @@ class STE(BinaryOptimizer):
         return True
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: Step) -> dict[str, Any]:
+    def schedule(group: Mapping[str, Any], step: Count) -> dict[str, Any]:
         """What Adam asks for."""
         return F.adam_options(group["betas"], step)
 
     @staticmethod
-    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: STEOptions) -> Belief:
         """Latent weights of Glorot's size."""
         latent = start * o.bound
         latent = latent if o.clip is None else latent.clamp(-o.clip, o.clip)
@@ -112,12 +126,12 @@ class STE(BinaryOptimizer):
         return {"latent": latent} | {name: torch.zeros_like(latent) for name in moments}
 
     @staticmethod
-    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+    def draw(belief: Belief, noise: Noise, o: STEOptions) -> Tensor:
         """sign(v)."""
         return F.sign(belief["latent"])
 
     @staticmethod
-    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+    def update(belief: Belief, estimate: Tensor, o: STEOptions) -> Belief:
         """One step of the inner optimizer on v, then the clip."""
         latent = belief["latent"]
         gradient = estimate if o.window is None else estimate * F.heaviside(o.window - latent.abs())
@@ -135,6 +149,18 @@ class STE(BinaryOptimizer):
         return {"latent": latent if o.clip is None else latent.clamp(-o.clip, o.clip)} | moments
 
     @staticmethod
-    def mode(belief: Belief, o: Options) -> Tensor:
+    def mode(belief: Belief, o: STEOptions) -> Tensor:
         """sign(v)."""
         return F.sign(belief["latent"])
+
+    @staticmethod
+    def update_kernel(belief: Belief, o: STEOptions, drawn: Noise, noise: Noise, estimated: bool) -> Call | None:
+        """Covers all but metaplasticity."""
+        if o.metaplasticity is not None:
+            return None
+        window, clip = (float("inf") if limit is None else limit for limit in (o.window, o.clip))
+        common = [window, o.weight_decay, o.lr, clip]
+        if o.inner == "sgd":
+            return Call("ste_sgd", [belief["latent"], belief["momentum"]], [*common, o.momentum])
+        corrections = [1 - o.beta1, 1 - o.beta2, o.correction1, o.correction2]
+        return Call("ste_adam", [belief["latent"], belief["first"], belief["second"]], [*common, *corrections])

@@ -14,22 +14,40 @@ paper has S = 1 and one r for the whole network (`shared="network"`), the code S
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bitbayes import functional as F
+from bitbayes.kernels.run import Call
 from bitbayes.noise import Noise
 from bitbayes.posterior import LowRankGaussianPosterior
-from bitbayes.rules import checks, refusals, scales
-from bitbayes.rules.optimizer import BinaryOptimizer, Params
-from bitbayes.rules.rule import Belief, Options
+from bitbayes.rules import checks, scales
+from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
+from bitbayes.rules.rule import Belief, Number, Options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_MOST_ROWS = 64  # half of MOST_ARRAYS in kernels.c
 
 
-class VISPA(BinaryOptimizer):
+class VISPAOptions(Options):
+    """What the functions of VISPA read."""
+
+    rank: int
+    divisor: float
+    project: bool
+    momentum: Number
+    weight_decay: Number
+    init_noise: float | None
+
+
+class VISPA(BinaryOptimizer[VISPAOptions]):
     """Trains a low-rank Gaussian whose sign is the network.
 
     It keeps 2 (K + 1) floats a weight: m, Z and their momentum.
@@ -45,7 +63,7 @@ class VISPA(BinaryOptimizer):
         weight_decay: L2 penalty on m and Z, added to the gradient.
         init_noise: Standard deviation of Zᵀr/√S at the start over that of m; None for the released code's, which is
             Glorot's with the fans of the stacked tensor (about 0.01 to 0.2).
-        **common: samples, scale, scale_lr, init, seed, compile: see `BinaryOptimizer`. The published networks have a
+        **common: Options of all rules; see `BinaryOptimizer`. The published networks have a
             factor for every output channel, learned like other parameters: `bitbayes.nn.ChannelScale`.
 
     Raises:
@@ -77,7 +95,7 @@ class VISPA(BinaryOptimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         init_noise: float | None = None,
-        **common: Any,
+        **common: Unpack[Common],
     ) -> None:
         options = {
             "lr": lr,
@@ -93,7 +111,7 @@ class VISPA(BinaryOptimizer):
 
     @staticmethod
     def check(group: Mapping[str, Any]) -> None:
-        """Refuses options out of range."""
+        """Refuse options out of range."""
         rank = group["rank"]
         checks.whole(rank, "rank", 0)
         checks.number(group["divisor"], "divisor", "a positive number", low=0)
@@ -109,7 +127,7 @@ class VISPA(BinaryOptimizer):
         return True
 
     @staticmethod
-    def begin(start: Tensor, noise: Noise, o: Options) -> Belief:
+    def begin(start: Tensor, noise: Noise, o: VISPAOptions) -> Belief:
         """A center with Glorot's standard deviation √(2 / (fan_in + fan_out)), and normal Z."""
         center = start * (2 * o.bound)
         spread = center.square().mean().sqrt()
@@ -123,25 +141,44 @@ class VISPA(BinaryOptimizer):
         return {"latent": _projected(rows, o), "momentum": torch.zeros_like(rows)}
 
     @staticmethod
-    def draw(belief: Belief, noise: Noise, o: Options) -> Tensor:
+    def draw(belief: Belief, noise: Noise, o: VISPAOptions) -> Tensor:
         """sign(m + Zᵀr / √S)."""
         return F.sign(_coefficients(belief, noise, o.divisor**-0.5) @ belief["latent"])
 
     @staticmethod
-    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: Options) -> Tensor:
+    def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: VISPAOptions) -> Tensor:
         """G for m, and r_k·g for row k of Z."""
         return _coefficients(belief, noise, 1.0)[:, None] * gradient
 
     @staticmethod
-    def update(belief: Belief, estimate: Tensor, o: Options) -> Belief:
+    def update(belief: Belief, estimate: Tensor, o: VISPAOptions) -> Belief:
         """One step of SGD, then the projection."""
         momentum = o.momentum * belief["momentum"] + (estimate + o.weight_decay * belief["latent"])
         return {"latent": _projected(belief["latent"] - o.lr * momentum, o), "momentum": momentum}
 
     @staticmethod
-    def mode(belief: Belief, o: Options) -> Tensor:
+    def mode(belief: Belief, o: VISPAOptions) -> Tensor:
         """sign(m)."""
         return F.sign(belief["latent"][0])
+
+    @staticmethod
+    def update_kernel(belief: Belief, o: VISPAOptions, drawn: Noise, noise: Noise, estimated: bool) -> Call | None:
+        """Covers single draws of up to 64 rows."""
+        draw = VISPA.draw_kernel(belief, o, noise)
+        if draw is None or estimated:  # an averaged estimate has rows too
+            return None
+        of_gradient = [1.0, *_factors(int(drawn.shared_key), len(belief["latent"]) - 1).tolist()]
+        numbers = [o.lr, o.momentum, o.weight_decay, o.divisor, o.project, *of_gradient, *draw.numbers]
+        return Call("vispa", [*draw.arrays, *belief["momentum"]], numbers)
+
+    @staticmethod
+    def draw_kernel(belief: Belief, o: VISPAOptions, noise: Noise) -> Call | None:
+        """Covers up to 64 rows."""
+        rows = len(belief["latent"])
+        if rows > _MOST_ROWS:
+            return None
+        factors = o.divisor**-0.5 * _factors(int(noise.shared_key), rows - 1)
+        return Call("low_rank", [*belief["latent"]], [1.0, *factors.tolist()])
 
     def posterior(self) -> LowRankGaussianPosterior:
         """The Gaussian under sign.
@@ -149,9 +186,9 @@ class VISPA(BinaryOptimizer):
         Returns:
             A copy, keyed by parameter names.
         """
-        refusals.report(self)
+        self._report()
         center, factors, scale = {}, {}, {}
-        for (name, parameter), (group, _, _) in zip(self.named_binary(), self._places(), strict=True):
+        for _, name, parameter, group in self._places():
             rows = self._belief(parameter)["latent"].view(-1, *parameter.shape)
             center[name], factors[name] = rows[0], rows[1:] * group["divisor"] ** -0.5
             scale[name] = scales.value(self.state[parameter])
@@ -159,7 +196,13 @@ class VISPA(BinaryOptimizer):
         return LowRankGaussianPosterior(center, factors, scale, shared="network" if shared == {"network"} else "tensor")
 
 
-def _projected(rows: Tensor, o: Options) -> Tensor:
+@functools.lru_cache(maxsize=256)
+def _factors(key: int, count: int) -> Tensor:
+    """Return normal values that the weights of a tensor share; a step's update asks for those of its draw again."""
+    return Noise(0, 0, shared_key=key).shared_normal(count)
+
+
+def _projected(rows: Tensor, o: VISPAOptions) -> Tensor:
     """Makes the second moment of every weight 1, if that is wanted."""
     if not o.project:
         return rows

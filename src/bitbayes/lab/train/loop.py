@@ -28,7 +28,7 @@ from bitbayes.lab.train.regression import gaussian_nll
 from bitbayes.lab.train.results import is_best, mean_figures, save_best, silent_posterior, summarize
 from bitbayes.lab.train.schedule import advance
 from bitbayes.noise import stream_key
-from bitbayes.rules.refusals import NotFiniteError
+from bitbayes.rules.engine import NotFiniteError
 
 __all__ = ["Interrupted", "RunResult", "train"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
 from bitbayes.lab.train.measure import autocast
-from bitbayes.rules.refusals import NotFiniteError
+from bitbayes.rules.engine import NotFiniteError
 
 __all__ = ["training_step"]
 

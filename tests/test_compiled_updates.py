@@ -8,9 +8,9 @@ from torch._dynamo.utils import counters
 
 import bitbayes as bb
 from bitbayes.noise import Noise
-from bitbayes.options import Options
-from bitbayes.rules import fused
-from bitbayes.rules.update import Update
+from bitbayes.rules import engine
+from bitbayes.rules.engine import Update
+from bitbayes.rules.rule import Options
 from laws import ESS, network, same, snapshot, steps
 
 
@@ -18,11 +18,11 @@ from laws import ESS, network, same, snapshot, steps
 @pytest.mark.parametrize("options", [{}, {"capturable": True}])
 def test_all_tensors_in_one_call(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     found, calls = [], []
-    call = fused._call
-    monkeypatch.setattr(fused, "_call", lambda compiled, jobs: (calls.append(len(jobs)), call(compiled, jobs)))
+    call = engine.call_compiled
+    monkeypatch.setattr(engine, "call_compiled", lambda compiled, jobs: (calls.append(len(jobs)), call(compiled, jobs)))
     for alone in ({"cpu"}, set[str]()):
-        monkeypatch.setattr(fused, "_ALONE", alone)
-        fused._compiled.cache_clear()
+        monkeypatch.setattr(engine, "ALONE", alone)
+        engine.compiled_update.cache_clear()
         counters.clear()
         model = network()
         binary, _ = bb.split_parameters(model)
@@ -38,8 +38,8 @@ def test_all_tensors_in_one_call(options: dict, monkeypatch: pytest.MonkeyPatch)
 def test_what_differs_is_not_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors with another rate are, with other options that are no numbers not; and not what has no gradient."""
     calls = []
-    monkeypatch.setattr(fused, "_ALONE", set[str]())
-    monkeypatch.setattr(fused, "_call", lambda compiled, jobs: calls.append([len(job.weights) for job in jobs]))
+    monkeypatch.setattr(engine, "ALONE", set[str]())
+    monkeypatch.setattr(engine, "call_compiled", lambda compiled, jobs: calls.append([len(j.weights) for j in jobs]))
     sizes = [2, 3, 5, 7]
     tensors = [(str(size), torch.nn.Parameter(torch.ones(size))) for size in sizes]
     others = [{}, {}, {"lr": 0.5}, {"betas": (0.5, 0.9)}]
@@ -57,7 +57,7 @@ def test_numbers_from_here_and_from_the_device() -> None:
     there = torch.tensor(3, dtype=torch.int32)
     rows = [[1, there, 0.5], [1, 2.0, there]]
     for given in (rows, [[1, 3, 0.5], [1, 2.0, 3]]):
-        found = fused._on_device(given, torch.float32, torch.device("cpu"))
+        found = engine.on_device(given, torch.float32, torch.device("cpu"))
         assert found.dtype == torch.float32 and found.tolist() == [[1, 3, 0.5], [1, 2, 3]]
 
 
