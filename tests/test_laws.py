@@ -47,6 +47,20 @@ def test_mode_is_exactly_one(rule: str) -> None:
 
 
 @every_rule
+@pytest.mark.parametrize("options", [{}, {"scale": "channel"}, {"capturable": True}])
+def test_the_mode_is_given_without_touching_the_parameters(rule: str, options: dict) -> None:
+    model, optimizer = pair(rule, **options)
+    steps(model, optimizer, 5)
+    before, versions = snapshot(model, optimizer), [p._version for _, p in optimizer.named_binary()]
+    mode = dict(optimizer.named_mode())
+    assert same(before, snapshot(model, optimizer))
+    assert versions == [p._version for _, p in optimizer.named_binary()]
+    optimizer.eval()
+    for name, parameter in optimizer.named_binary():
+        assert torch.equal(mode[name], parameter) and mode[name].dtype == parameter.dtype
+
+
+@every_rule
 def test_training_lowers_the_loss_of_the_mode(rule: str) -> None:
     model, optimizer = pair(rule)
     x, y = data()

@@ -167,6 +167,23 @@ def test_summary_counts() -> None:
     assert str(bb.summary(nn.ReLU(), binary=[])).strip().startswith("binary weights 0, real 0")
 
 
+def test_a_copy_of_a_transposed_convolution_and_its_optimizer_goes_on_alike() -> None:
+    """Copies of a parameter lose the mark of its layout, which an optimizer asks for once."""
+    model = nn.ConvTranspose2d(4, 64, 3, bias=False)
+    binary, _ = bb.split_parameters(model)
+    optimizer = bb.BayesBiNN(binary, lr=0.1, ess=100, scale="channel", seed=0)
+    twin, other = copy.deepcopy((model, optimizer))
+    for module, rule in ((model, optimizer), (twin, other)):
+        for _ in range(3):
+            module(torch.ones(1, 4, 2, 2)).square().mean().backward()
+            rule.step()
+            rule.zero_grad()
+    assert torch.equal(model.weight, twin.weight)
+    again = bb.BayesBiNN(bb.split_parameters(twin)[0], ess=100, scale="channel", seed=0)
+    again.load_state_dict(other.state_dict())
+    assert torch.equal(twin.weight, model.weight)
+
+
 def test_scales_of_transposed_convolutions_are_of_their_outputs() -> None:
     """Unit inputs give unit outputs: every output of these layers sees all 3 x 3 taps of stride 1."""
     for layer, shape in (

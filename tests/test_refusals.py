@@ -259,3 +259,19 @@ def test_a_refused_step_of_several_draws_leaves_the_scales() -> None:
     optimizer.step(closure)  # none of these three is bad
     moved = (optimizer.posterior().scale["0"] / before[1]).log().abs()
     assert moved.max() < 0.1 * 1.01  # one step of Adam, not three
+
+
+@pytest.mark.parametrize("missing", ["begin", "draw", "update", "mode"])
+def test_a_rule_without_one_of_its_functions_cannot_be_made(missing: str) -> None:
+    parts = {name: vars(bb.STE)[name] for name in ("begin", "draw", "update", "mode") if name != missing}
+    partial = type("Partial", (bb.BinaryOptimizer,), parts)
+    with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
+        partial([weight()], {"lr": 0.1})
+
+
+def test_a_rule_with_a_posterior_must_say_which() -> None:
+    class Silent(bb.STE):
+        has_posterior = True
+
+    with pytest.raises(TypeError, match=r"Silent has a posterior, so it must define natural\(\) or posterior\(\)"):
+        Silent([weight()])

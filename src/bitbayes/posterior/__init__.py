@@ -1,8 +1,7 @@
 """Posteriors over binary weights, independent of the optimizer that found them."""
 
-from bitbayes.posterior.base import Posterior
+from bitbayes.posterior.base import Posterior, load_posterior
 from bitbayes.posterior.bernoulli import BernoulliPosterior
-from bitbayes.posterior.load import load_posterior
 from bitbayes.posterior.lowrank import LowRankGaussianPosterior
 
 __all__ = ["BernoulliPosterior", "LowRankGaussianPosterior", "Posterior", "load_posterior"]

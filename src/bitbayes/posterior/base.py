@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from bitbayes import functional as F
@@ -15,7 +17,8 @@ from bitbayes import functional as F
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Posterior"]
+Parts = dict[str, dict[str, Tensor]]
+"""What a posterior consists of: tensors by part, such as "natural", and by parameter name."""
 
 SAMPLE_STREAM, SHARED_SAMPLE_STREAM = 2, 4  # keep samples of a posterior apart from the draws of training
 
@@ -23,7 +26,8 @@ SAMPLE_STREAM, SHARED_SAMPLE_STREAM = 2, 4  # keep samples of a posterior apart 
 class Posterior(ABC):
     """A distribution over the weights of a network, −s or +s each; keyed by parameter names.
 
-    Subclasses define `natural` (of every weight alone), `sample_at`, `to`, `save` and `load`.
+    Subclasses define `natural` (of every weight alone), `sample_at`, and the parts that a file holds: `parts` and
+    `of_parts`.
 
     Args:
         shapes: Shape of the weights by name.
@@ -35,6 +39,12 @@ class Posterior(ABC):
     """
 
     FORMAT: ClassVar[str]  # name of the file format
+    NEEDS: ClassVar[tuple[str, ...]]  # parts and metadata that a file must have
+    _kinds: ClassVar[dict[str, type[Posterior]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        Posterior._kinds[cls.FORMAT] = cls
 
     def __init__(
         self, shapes: Mapping[str, torch.Size], device: Mapping[str, torch.device], scale: Mapping[str, Tensor] | None
@@ -65,30 +75,84 @@ class Posterior(ABC):
 
     @abstractmethod
     def sample_at(self, index: int, *, seed: int = 0, out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """One network of the sequence that `sample` draws, alone: a function of (seed, index)."""
+        """Return one network of the sequence that `sample` draws: a function of (seed, index)."""
 
     def _room(self, out: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """Where to write a draw: into what is given, or into new memory, which the system clears first."""
+        """Return where to write a draw: into what is given, or into new memory, which the system clears first."""
         if out is None:
             return {name: self.scale[name].new_empty(shape) for name, shape in self.shapes.items()}
         self.check_like({name: tensor.shape for name, tensor in out.items()}, "out")
         return dict(out)
 
     @abstractmethod
-    def to(self, device: torch.device | str) -> Self:
-        """The same posterior on another device."""
-
-    @abstractmethod
-    def save(self, path: str | Path) -> None:
-        """Writes a safetensors file, keyed by parameter names."""
+    def parts(self) -> tuple[Parts, dict[str, str]]:
+        """Return all tensors by part and parameter name, and further metadata."""
 
     @classmethod
     @abstractmethod
+    def of_parts(cls, parts: Parts, about: Mapping[str, str]) -> Self:
+        """Make a posterior of what `parts` returned."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return a copy on another device.
+
+        Example:
+            >>> bb.BernoulliPosterior({"w": torch.zeros(3)}).to("cpu").natural["w"].device
+            device(type='cpu')
+        """
+        parts, about = self.parts()
+        moved = {part: {name: t.to(device) for name, t in named.items()} for part, named in parts.items()}
+        return type(self).of_parts(moved, about)
+
+    def save(self, path: str | Path) -> None:
+        """Write all parameters and scales to a safetensors file, keyed by parameter names.
+
+        Args:
+            path: File to write.
+
+        Example:
+            >>> import tempfile, os
+            >>> path = os.path.join(tempfile.mkdtemp(), "posterior.safetensors")
+            >>> bb.BernoulliPosterior({"w": torch.ones(2)}).save(path)
+            >>> bb.BernoulliPosterior.load(path).natural["w"]
+            tensor([1., 1.])
+        """
+        parts, about = self.parts()
+        tensors = {f"{part}/{name}": t.contiguous() for part, named in parts.items() for name, t in named.items()}
+        save_file(tensors, str(path), metadata={"format": self.FORMAT} | about)
+
+    @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads what `save` wrote, bit for bit, onto the CPU."""
+        """Read a posterior of this kind that `save` wrote, onto the CPU and bit for bit.
+
+        Args:
+            path: File to read.
+
+        Raises:
+            ValueError: If the file is not a posterior of this kind.
+            FileNotFoundError: If it does not exist.
+
+        Example:
+            >>> bb.BernoulliPosterior.load("absent.safetensors")
+            Traceback (most recent call last):
+            ...
+            FileNotFoundError: no posterior at absent.safetensors
+        """
+        parts, about = _read(path)
+        if about.get("format") != cls.FORMAT:
+            found = about.get("format")
+            raise ValueError(f"{path} is not a saved posterior: its format is {found!r}, expected {cls.FORMAT!r}")
+        return cls._checked(path, parts, about)
+
+    @classmethod
+    def _checked(cls, path: str | Path, parts: Parts, about: Mapping[str, str]) -> Self:
+        missing = set(cls.NEEDS) - set(parts) - set(about)
+        if missing:
+            raise ValueError(f"{path} is not a saved posterior: it has no {', '.join(sorted(missing))}")
+        return cls.of_parts(parts, about)
 
     def probabilities(self) -> dict[str, Tensor]:
-        """P[w > 0] for every weight.
+        """Return P[w > 0] for every weight.
 
         Returns:
             σ(2λ) by name, shapes of the weights.
@@ -100,7 +164,7 @@ class Posterior(ABC):
         return {name: torch.sigmoid(2 * natural) for name, natural in self.natural.items()}
 
     def mode(self) -> dict[str, Tensor]:
-        """The most likely value of every weight, sign(λ) times the scale.
+        """Return the most likely value of every weight, sign(λ) times the scale.
 
         Returns:
             Weights by name.
@@ -112,7 +176,7 @@ class Posterior(ABC):
         return {name: F.sign(natural) * self.scale[name] for name, natural in self.natural.items()}
 
     def mean(self) -> dict[str, Tensor]:
-        """The mean weights, μ = tanh(λ) times the scale.
+        """Return the mean weights, μ = tanh(λ) times the scale.
 
         Returns:
             Means by name.
@@ -124,7 +188,7 @@ class Posterior(ABC):
         return {name: natural.tanh() * self.scale[name] for name, natural in self.natural.items()}
 
     def sample(self, count: int = 1, *, seed: int = 0) -> dict[str, Tensor]:
-        """Hard draws of all weights; sample c depends on (seed, c) alone, not on `count`.
+        """Draw hard weights of whole networks; sample c depends on (seed, c) alone, not on `count`.
 
         Args:
             count: Number of networks to draw.
@@ -147,7 +211,7 @@ class Posterior(ABC):
         return {name: torch.stack([weights[name] for weights in drawn]) for name in self.shapes}
 
     def entropy(self) -> Tensor:
-        """Mean entropy of a weight on its own in bits: 1 for a coin, 0 for a point.
+        """Return the mean per-weight entropy in bits: 1 for a coin, 0 for a point.
 
         Where weights depend on each other, the entropy of the whole network is less than their sum.
 
@@ -164,7 +228,7 @@ class Posterior(ABC):
         return torch.as_tensor(total / max(count, 1), dtype=torch.float32)
 
     def check_like(self, shapes: Mapping[str, torch.Size], what: str) -> None:
-        """Refuses tensors whose names or shapes differ from this posterior's.
+        """Refuse tensors whose names or shapes differ from this posterior's.
 
         Args:
             shapes: Shapes by name.
@@ -187,3 +251,45 @@ class Posterior(ABC):
                 raise ValueError(
                     f"{name!r} has shape {tuple(shape)} in the posterior and {tuple(shapes[name])} in {what}"
                 )
+
+
+def load_posterior(path: str | Path) -> Posterior:
+    """Read a posterior of any kind that its `save` wrote, onto the CPU and bit for bit.
+
+    Args:
+        path: File to read.
+
+    Raises:
+        ValueError: If the file is not a posterior of this library.
+        FileNotFoundError: If it does not exist.
+
+    Example:
+        >>> load_posterior("absent.safetensors")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: no posterior at absent.safetensors
+    """
+    parts, about = _read(path)
+    found, kinds = about.get("format", ""), Posterior._kinds
+    if found not in kinds:
+        known = ", ".join(kinds)
+        raise ValueError(f"{path} is not a saved posterior: its format is {found!r}, expected one of {known}")
+    return kinds[found]._checked(path, parts, about)
+
+
+def _read(path: str | Path) -> tuple[Parts, dict[str, str]]:
+    """Return tensors by part and parameter name, and metadata, of a file of any origin."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no posterior at {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = file.metadata() or {}
+            names: Iterable[str] = file.keys()
+            tensors = {key: file.get_tensor(key) for key in names}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a saved posterior: {error}") from error
+    parts: Parts = {}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition("/")
+        parts.setdefault(part, {})[name] = tensor
+    return parts, about

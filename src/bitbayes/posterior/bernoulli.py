@@ -6,7 +6,6 @@ q(w) = Π Bernoulli(w_i), with natural parameter λ_i = ½·log(p_i / (1 − p_i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,10 +13,7 @@ from torch import Tensor
 from bitbayes import functional as F
 from bitbayes.kernels import run as kernels
 from bitbayes.noise import CHUNK, Noise, spans, stream_key
-from bitbayes.posterior import files
-from bitbayes.posterior.base import SAMPLE_STREAM, Posterior
-
-__all__ = ["BernoulliPosterior"]
+from bitbayes.posterior.base import SAMPLE_STREAM, Parts, Posterior
 
 
 class BernoulliPosterior(Posterior):
@@ -41,6 +37,7 @@ class BernoulliPosterior(Posterior):
     """
 
     FORMAT = "bitbayes.bernoulli.1"
+    NEEDS = ("natural", "scale")
 
     def __init__(self, natural: Mapping[str, Tensor], scale: Mapping[str, Tensor] | None = None) -> None:
         for name, tensor in natural.items():
@@ -63,7 +60,7 @@ class BernoulliPosterior(Posterior):
         return self._natural
 
     def sample_at(self, index: int, *, seed: int = 0, out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """One network of the sequence that `sample` draws, alone.
+        """Return one network of the sequence that `sample` draws.
 
         Args:
             index: Its place in the sequence.
@@ -95,7 +92,7 @@ class BernoulliPosterior(Posterior):
         return weights
 
     def log_prob(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Log-probability of a whole network.
+        """Return the log-probability of a whole network.
 
         Args:
             weights: Weights by name (their signs count), shapes of λ, or with one leading dimension of samples.
@@ -126,7 +123,7 @@ class BernoulliPosterior(Posterior):
         return total
 
     def kl(self, other: BernoulliPosterior | None = None) -> Tensor:
-        """KL(self ‖ other) of all weights together.
+        """Return KL(self ‖ other) of all weights together.
 
         Args:
             other: The second distribution; None means the uniform prior λ₀ = 0.
@@ -157,55 +154,11 @@ class BernoulliPosterior(Posterior):
                 total += F.bernoulli_kl(mine[span].double(), theirs[span].double()).sum().cpu()
         return total
 
-    def to(self, device: torch.device | str) -> BernoulliPosterior:
-        """The same posterior on another device.
-
-        Args:
-            device: Where.
-
-        Returns:
-            A copy.
-
-        Example:
-            >>> BernoulliPosterior({"w": torch.zeros(3)}).to("cpu").natural["w"].device
-            device(type='cpu')
-        """
-        return BernoulliPosterior({name: tensor.to(device) for name, tensor in self.natural.items()}, self.scale)
-
-    def save(self, path: str | Path) -> None:
-        """Writes λ and the scales to a safetensors file, keyed by parameter names.
-
-        Args:
-            path: Where to write.
-
-        Example:
-            >>> import tempfile, os
-            >>> path = os.path.join(tempfile.mkdtemp(), "posterior.safetensors")
-            >>> BernoulliPosterior({"w": torch.ones(2)}).save(path)
-            >>> BernoulliPosterior.load(path).natural["w"]
-            tensor([1., 1.])
-        """
-        files.write(path, self.FORMAT, {"natural": self.natural, "scale": self.scale})
+    def parts(self) -> tuple[Parts, dict[str, str]]:
+        """Return λ and the scales."""
+        return {"natural": self.natural, "scale": self.scale}, {}
 
     @classmethod
-    def load(cls, path: str | Path) -> BernoulliPosterior:
-        """Reads a posterior that `save` wrote, onto the CPU.
-
-        Args:
-            path: The file.
-
-        Returns:
-            The same posterior, bit for bit.
-
-        Raises:
-            ValueError: If the file is not a Bernoulli posterior of this library.
-            FileNotFoundError: If it does not exist.
-
-        Example:
-            >>> BernoulliPosterior.load("absent.safetensors")
-            Traceback (most recent call last):
-            ...
-            FileNotFoundError: no posterior at absent.safetensors
-        """
-        _, parts = files.read(path, cls.FORMAT, ("natural", "scale"))
+    def of_parts(cls, parts: Parts, about: Mapping[str, str]) -> BernoulliPosterior:
+        """Make a posterior of λ and scales."""
         return cls(parts["natural"], parts["scale"])

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,11 +20,8 @@ from torch import Tensor
 
 from bitbayes import functional as F
 from bitbayes.noise import Noise, stream_key
-from bitbayes.posterior import files
-from bitbayes.posterior.base import SHARED_SAMPLE_STREAM, Posterior
+from bitbayes.posterior.base import SHARED_SAMPLE_STREAM, Parts, Posterior
 from bitbayes.posterior.bernoulli import BernoulliPosterior
-
-__all__ = ["LowRankGaussianPosterior"]
 
 _SURE = 1e3  # |m| / ‖z‖ beyond which a weight is certain to every float
 
@@ -51,6 +47,7 @@ class LowRankGaussianPosterior(Posterior):
     """
 
     FORMAT = "bitbayes.low-rank-gaussian.1"
+    NEEDS = ("center", "factors", "scale", "shared")
 
     def __init__(
         self,
@@ -88,7 +85,7 @@ class LowRankGaussianPosterior(Posterior):
         return {name: _log_odds(self._standardised(name)) / 2 for name in self.shapes}
 
     def mode(self) -> dict[str, Tensor]:
-        """The most likely value of every weight, sign(m) times the scale.
+        """Return the most likely value of every weight, sign(m) times the scale.
 
         Returns:
             Weights by name, shapes of m.
@@ -100,7 +97,7 @@ class LowRankGaussianPosterior(Posterior):
         return {name: F.sign(center) * self.scale[name] for name, center in self.center.items()}
 
     def sample_at(self, index: int, *, seed: int = 0, out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """One network of the sequence that `sample` draws, alone.
+        """Return one network of the sequence that `sample` draws.
 
         Args:
             index: Its place in the sequence.
@@ -130,7 +127,7 @@ class LowRankGaussianPosterior(Posterior):
         return weights
 
     def correlation(self, first: tuple[str, Tensor | list[int]], second: tuple[str, Tensor | list[int]]) -> Tensor:
-        """Correlation of pairs of weights.
+        """Return the correlation of pairs of weights.
 
         Args:
             first: Parameter name, and positions in the flat tensor, shape (P,).
@@ -156,7 +153,7 @@ class LowRankGaussianPosterior(Posterior):
         return torch.where(variance > 0, found, 0.0)
 
     def marginals(self) -> BernoulliPosterior:
-        """The independent Bernoullis with the same mean weights, for instance as a prior of `BayesBiNN`.
+        """Return the independent Bernoullis with the same mean weights, for instance as a prior of `BayesBiNN`.
 
         Returns:
             A posterior over the same names and shapes.
@@ -168,7 +165,7 @@ class LowRankGaussianPosterior(Posterior):
         return BernoulliPosterior(self.natural, self.scale)
 
     def kl(self, other: Posterior | None = None) -> Tensor:
-        """Refused: signs of Gaussians that depend on each other have no divergence in closed form.
+        """Refuse: signs of Gaussians that depend on each other have no divergence in closed form.
 
         Args:
             other: Any posterior.
@@ -183,60 +180,13 @@ class LowRankGaussianPosterior(Posterior):
         """
         raise TypeError("a low-rank Gaussian under sign has no KL divergence in closed form; take marginals().kl()")
 
-    def to(self, device: torch.device | str) -> LowRankGaussianPosterior:
-        """The same posterior on another device.
-
-        Args:
-            device: Where.
-
-        Returns:
-            A copy.
-
-        Example:
-            >>> q = LowRankGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.ones(1, 2)})
-            >>> q.to("cpu").center["w"].device
-            device(type='cpu')
-        """
-        center, factors = ({n: tensor.to(device) for n, tensor in part.items()} for part in (self.center, self.factors))
-        return LowRankGaussianPosterior(center, factors, self.scale, shared=self.shared)
-
-    def save(self, path: str | Path) -> None:
-        """Writes m, Z and the scales to a safetensors file, keyed by parameter names.
-
-        Args:
-            path: Where to write.
-
-        Example:
-            >>> import tempfile, os
-            >>> path = os.path.join(tempfile.mkdtemp(), "posterior.safetensors")
-            >>> LowRankGaussianPosterior({"w": torch.ones(2)}, {"w": torch.ones(1, 2)}).save(path)
-            >>> LowRankGaussianPosterior.load(path).center["w"]
-            tensor([1., 1.])
-        """
-        parts = {"center": self.center, "factors": self.factors, "scale": self.scale}
-        files.write(path, self.FORMAT, parts, shared=self.shared)
+    def parts(self) -> tuple[Parts, dict[str, str]]:
+        """Return m, Z and the scales, and which weights share their noise."""
+        return {"center": self.center, "factors": self.factors, "scale": self.scale}, {"shared": self.shared}
 
     @classmethod
-    def load(cls, path: str | Path) -> LowRankGaussianPosterior:
-        """Reads a posterior that `save` wrote, onto the CPU.
-
-        Args:
-            path: The file.
-
-        Returns:
-            The same posterior, bit for bit.
-
-        Raises:
-            ValueError: If the file is not a low-rank Gaussian posterior of this library.
-            FileNotFoundError: If it does not exist.
-
-        Example:
-            >>> LowRankGaussianPosterior.load("absent.safetensors")
-            Traceback (most recent call last):
-            ...
-            FileNotFoundError: no posterior at absent.safetensors
-        """
-        about, parts = files.read(path, cls.FORMAT, ("center", "factors", "scale", "shared"))
+    def of_parts(cls, parts: Parts, about: Mapping[str, str]) -> LowRankGaussianPosterior:
+        """Make a posterior of m, Z and scales."""
         return cls(parts["center"], parts["factors"], parts["scale"], shared=about["shared"])
 
     def _standardised(self, name: str) -> Tensor:
