@@ -1,6 +1,6 @@
 """Fails the docs build on a public name without a docstring or without an entry in the API pages.
 
-Public is what `__all__` of `bitbayes` and of its public subpackages lists. A name counts as
+Public is what `__all__` of `bitbayes` and of its packages, at any depth, lists. A name counts as
 documented when the built API pages hold an anchor for it: what the reader can really find.
 """
 
@@ -21,7 +21,7 @@ def public_names() -> dict[str, Any]:
     """Maps every public dotted path to its object; a class of two paths appears twice."""
     package = importlib.import_module(PACKAGE)
     modules = [package]
-    for info in pkgutil.iter_modules(package.__path__, f"{PACKAGE}."):
+    for info in pkgutil.walk_packages(package.__path__, f"{PACKAGE}."):
         if info.ispkg and not info.name.rsplit(".", 1)[1].startswith("_"):
             modules.append(importlib.import_module(info.name))
     return {
