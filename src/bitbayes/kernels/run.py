@@ -80,7 +80,7 @@ def _fits(tensor: Tensor) -> bool:
 
 
 def _threads(weights: int) -> int:
-    return min(torch.get_num_threads(), 1 + weights // _SMALL)
+    return build.threads(min(torch.get_num_threads(), 1 + weights // _SMALL))
 
 
 def _job(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise) -> Job | None:
