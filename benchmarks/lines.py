@@ -2,8 +2,7 @@
 
     python benchmarks/lines.py [COMMIT]
 
-A line of code holds a token of Python outside comments and docstrings. Blank lines, comments and docstrings are none, and the
-files in C are not counted.
+A line of code holds a token of Python outside comments and docstrings. The files in C are not counted.
 """
 
 from __future__ import annotations

@@ -226,10 +226,64 @@ def test_a_prior_that_is_none() -> None:
 
 
 @pytest.mark.parametrize("samples", [1, 2])
-def test_a_closure_that_forgets_its_loss(samples: int) -> None:
-    optimizer = bb.STE([weight()], samples=samples, seed=0)
-    with pytest.raises(TypeError, match="must return the loss as a tensor, got NoneType"):
-        optimizer.step(lambda: None)
+def test_a_closure_without_a_loss(samples: int) -> None:
+    """Trainers such as Lightning hand over closures that return None."""
+    results = []
+    for given in (None, torch.tensor(2.0)):
+        p = nn.Parameter(torch.ones(3, 4))
+        optimizer = bb.STE([p], samples=samples, seed=0)
+
+        def closure(p: nn.Parameter = p, given: torch.Tensor | None = given) -> torch.Tensor | None:
+            p.grad = torch.ones_like(p)
+            return given
+
+        results.append((optimizer.step(closure), p))
+    assert results[0][0] is None and results[1][0] == 2
+    assert torch.equal(results[0][1], results[1][1])
+    with pytest.raises(TypeError, match="must return the loss as a tensor, got float"):
+        bb.STE([weight()], samples=samples, seed=0).step(lambda: 1.0)
+
+
+@every_rule
+def test_a_sparse_gradient_is_refused_before_anything_moves(rule: str) -> None:
+    model, optimizer = pair(rule)
+    loss(model, *data()).backward()
+    model[2].weight.grad = model[2].weight.grad.to_sparse()
+    before = snapshot(model, optimizer)
+    with pytest.raises(TypeError, match=r"the gradient of '2.weight' is sparse"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("lr", float("nan"), "lr must be a finite"), ("ess", -5.0, "ess must be"), ("samples", 0, "samples must be")],
+)
+def test_a_saved_state_with_an_option_out_of_range(option: str, value: float, message: str) -> None:
+    model, optimizer = pair("bayesbinn-straight-through")
+    before, state = snapshot(model, optimizer), copy.deepcopy(optimizer.state_dict())
+    state["param_groups"][0][option] = value
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state)
+    assert same(before, snapshot(model, optimizer))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda p: bb.BayesBiNN(p, lr=5.0, ess=1.0), lambda p: bb.Bop(p, lr=5.0), lambda p: bb.Bop2ndOrder(p, lr=2.0)],
+)
+def test_a_rate_that_is_a_share_is_at_most_one(build) -> None:
+    with pytest.raises(ValueError, match=r"lr must be at most 1, as it is a share of the step, got \d"):
+        build([weight()])
+
+
+@every_rule
+def test_tensors_without_weights(rule: str) -> None:
+    optimizer = RULES[rule]([weight(), nn.Parameter(torch.zeros(0, 4))], seed=0)
+    for p in optimizer.param_groups[0]["params"]:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert optimizer.eval().param_groups[0]["params"][1].shape == (0, 4)
 
 
 @pytest.mark.parametrize("rule", ["ste-adam", "bop2ndorder", "pmf", "mirrordescent", "proxquant"])

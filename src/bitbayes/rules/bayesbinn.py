@@ -134,6 +134,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
     @staticmethod
     def check(group: Mapping[str, Any]) -> None:
         """Refuse options out of range."""
+        checks.share(group["lr"], "lr")
         names = ("straight-through", "concrete", "released")
         checks.option(group["estimator"] in names, "estimator", f"one of {', '.join(names)}", group["estimator"])
         checks.number(group["ess"], "ess", "a positive number (examples times augmentation)", low=0)

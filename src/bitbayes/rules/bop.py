@@ -59,6 +59,7 @@ class Bop(BinaryOptimizer[BopOptions]):
     @staticmethod
     def check(group: Mapping[str, Any]) -> None:
         """Refuse options out of range."""
+        checks.share(group["lr"], "lr")
         checks.number(group["threshold"], "threshold", "at least 0", open_low=False)
 
     @staticmethod

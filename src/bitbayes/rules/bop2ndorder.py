@@ -75,6 +75,7 @@ class Bop2ndOrder(BinaryOptimizer[Bop2ndOrderOptions]):
     @staticmethod
     def check(group: Mapping[str, Any]) -> None:
         """Refuse options out of range."""
+        checks.share(group["lr"], "lr")
         checks.number(group["threshold"], "threshold", "at least 0", open_low=False)
         checks.option(0 < group["sigma"] <= 1, "sigma", "in (0, 1]", group["sigma"])
 

@@ -25,6 +25,11 @@ def number(value: object, name: str, expected: str, *, low: float = 0.0, open_lo
     option(fine and (value > low if open_low else value >= low), name, expected, value)  # type: ignore[operator]
 
 
+def share(value: object, name: str) -> None:
+    """Raise ValueError unless a learning rate that is a share is at most 1; a tensor is not read."""
+    option(not isinstance(value, (int, float)) or value <= 1, name, "at most 1, as it is a share of the step", value)
+
+
 def whole(value: object, name: str, low: int) -> None:
     """Raise ValueError unless a value is a whole number of at least `low`."""
     option(isinstance(value, int) and value >= low, name, f"a whole number of at least {low}", value)

@@ -171,19 +171,20 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             self.state[place.parameter] = self._first_state(place)
             self._show(place)
 
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Tensor | None] | None = None) -> Tensor | None:  # type: ignore[override]
         """Update the beliefs from the gradients at the current draw, and draw the next weights.
 
         Args:
-            closure: Clears the gradients, computes the loss, calls backward and returns the loss. With
-                `samples > 1` it is called once for every draw, and the update is averaged over them. Without a
-                closure the gradients at hand and one draw are used.
+            closure: Clears the gradients, computes the loss, calls backward and returns the loss (or None, as the
+                closures of some trainers do). With `samples > 1` it is called once for every draw, and the update is
+                averaged over them. Without a closure the gradients at hand and one draw are used.
 
         Returns:
-            The mean loss over draws, or None without a closure.
+            The mean loss over draws, or None if there is none.
 
         Raises:
             RuntimeError: If the parameters hold the mode, or a gradient is not finite (the beliefs are unchanged).
+            TypeError: If a gradient is sparse, or the closure returns something else than a loss.
         """
         self.refusals.report()
         if not self.training:
@@ -250,10 +251,15 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             state_dict: From `state_dict()` of the same rule over the same shapes.
 
         Raises:
-            ValueError: If beliefs are missing, of another rule or shape, not float32, or not finite.
+            ValueError: If beliefs are missing, of another rule or shape, not float32, or not finite, or an option
+                is out of range; nothing is changed then.
         """
         parameters = [place.parameter for place in self._places()]
         saved = checks.saved_state(state_dict, [self.state[p] for p in parameters], type(self).__name__)
+        for group, own in zip(state_dict["param_groups"], self.param_groups, strict=False):
+            options = own | group
+            checks.common(options)
+            self.check(options)
         mine = [dict(group) for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, own in zip(self.param_groups, mine, strict=True):
@@ -350,8 +356,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             engine.advance(update, compile=group["compile"], queue=queue if own else None)
 
     def _over_draws(
-        self, closure: Callable[[], Tensor], samples: int
-    ) -> tuple[Tensor, dict[Tensor, _Mean], Tensor | None]:
+        self, closure: Callable[[], Tensor | None], samples: int
+    ) -> tuple[Tensor | None, dict[Tensor, _Mean], Tensor | None]:
         """Call the closure at each draw of a step; nothing is learned here.
 
         Returns:
@@ -368,7 +374,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 if sample > 0:
                     with torch.no_grad():
                         self._show_all(sample)
-                losses.append(_loss(closure).detach())
+                loss = _loss(closure)
+                losses += [] if loss is None else [loss.detach()]
                 with torch.no_grad():
                     fine = self._accept()
                     accept = fine if accept is None or fine is None else accept & fine
@@ -379,7 +386,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             with torch.no_grad():
                 self._show_all()
             raise
-        return torch.stack(losses).mean(), means, accept
+        return torch.stack(losses).mean() if losses else None, means, accept
 
     def _add(self, place: Place, sample: int, mean: _Mean) -> None:
         """Add what the current draw says of one tensor."""
@@ -396,6 +403,9 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """Refuse non-finite gradients: at once on a CPU; on a GPU by a flag on the device, reported later."""
         given = {place.name: place.parameter for place in self._places() if place.parameter.grad is not None}
         gradients = {name: p.grad.detach() for name, p in given.items() if p.grad is not None}
+        for name, gradient in gradients.items():
+            if gradient.layout != torch.strided:
+                raise TypeError(f"the gradient of {name!r} is sparse; give the layer sparse=False, or keep it real")
         options = self.param_groups[0]
         if not options["capturable"]:
             return self.refusals.accept(gradients, compile=options["compile"])
@@ -419,10 +429,10 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             engine.refuse(bad)
 
 
-def _loss(closure: Callable[[], Tensor]) -> Tensor:
+def _loss(closure: Callable[[], Tensor | None]) -> Tensor | None:
     with torch.enable_grad():
         loss = closure()
-    if not isinstance(loss, Tensor):
+    if not isinstance(loss, Tensor | None):
         raise TypeError(f"the closure must return the loss as a tensor, got {type(loss).__name__}; see step()")
     return loss
 
