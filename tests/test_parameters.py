@@ -215,3 +215,50 @@ def test_following_twice_is_following_once() -> None:
     first.remove()
     model.eval()
     assert optimizer.training
+
+
+class Reader(nn.Module):
+    """Tokens to a class: an embedding, two recurrent layers, a head."""
+
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(12, 8)
+        self.recurrent = kind(8, 6, num_layers=2, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.recurrent(self.embedding(tokens))[0][:, -1])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_weights_of_recurrent_layers_are_binary_and_learn(kind: type[nn.RNNBase]) -> None:
+    torch.manual_seed(0)
+    model = Reader(kind)
+    binary, real = bb.split_parameters(model)
+    recurrent = [f"recurrent.weight_{part}_l{layer}" for layer in (0, 1) for part in ("ih", "hh")]
+    assert names(binary) == [*recurrent, "head.weight"]
+    assert "embedding.weight" in names(real) and "recurrent.bias_ih_l0" in names(real)
+    optimizer = bb.STE(binary, lr=0.03, scale="fan_in", seed=0)
+    adam = torch.optim.Adam([p for _, p in real], lr=0.03)
+    tokens = torch.randint(12, (64, 5))
+    classes = (tokens[:, 0] + tokens[:, -1]) % 3
+    losses = []
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(model(tokens), classes)
+        loss.backward()
+        losses.append(loss.item())
+        for each in (optimizer, adam):
+            each.step()
+            each.zero_grad()
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_further_parameters_can_be_made_binary() -> None:
+    model = Reader()
+    binary, real = bb.split_parameters(model, binary=["embedding.*"], real=[model.recurrent])
+    assert names(binary) == ["embedding.weight", "head.weight"]
+    assert not set(names(binary)) & set(names(real))
+    kept = nn.Sequential(bb.nn.keep_real(nn.Linear(4, 3)), nn.Linear(3, 2))
+    assert names(bb.split_parameters(kept, binary=["0.weight"])[0]) == ["0.weight", "1.weight"]
+    with pytest.raises(ValueError, match="binary='embeding' matches no parameter; the nearest name is 'embed"):
+        bb.split_parameters(model, binary="embeding")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn import Parameter
 
+from bitbayes.errors import closest
 from bitbayes.rules.optimizer import BinaryOptimizer
 from bitbayes.rules.scales import transposed
 
@@ -22,23 +22,27 @@ _WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
-def split_parameters(model: nn.Module, *, real: Iterable[str | nn.Module] = ()) -> tuple[Named, Named]:
-    """Splits a network's parameters into binary and real ones.
+def split_parameters(
+    model: nn.Module, *, real: Iterable[str | nn.Module] = (), binary: Iterable[str | nn.Module] = ()
+) -> tuple[Named, Named]:
+    """Split a network's parameters into binary and real ones.
 
-    Binary are the weights of Linear, Conv and ConvTranspose layers and the projections of MultiheadAttention; real is
-    everything else: biases, normalisation, embeddings, and all that `bitbayes.nn.keep_real` has marked. A tensor that
-    several layers share appears once, under its first name, and is binary if it is the weight of any such layer and
-    none of them is marked.
+    Binary are the weights of Linear, Conv, ConvTranspose, RNN, LSTM and GRU layers and the projections of
+    MultiheadAttention. Everything else is real: biases, normalisation, embeddings, and all that
+    `bitbayes.nn.keep_real` has marked. A tensor that several layers share appears once, under its first name. It is
+    binary if it is the weight of any such layer and none of these layers is marked.
 
     Args:
         model: Any network.
-        real: What stays real besides: parameter names, patterns such as "head.*", or modules of the network.
+        real: Further parameters that stay real: names, patterns such as "head.*", or modules of the network.
+        binary: Further parameters that become binary, such as weights of a layer of your own, given likewise. Of a
+            module all parameters become binary. An entry of `real` wins.
 
     Returns:
         Two lists of (name, parameter): binary and real. Parameters with `requires_grad=False` are in neither.
 
     Raises:
-        ValueError: If nothing is binary, or an entry of `real` matches nothing.
+        ValueError: If nothing is binary, or an entry of `real` or `binary` matches nothing.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
@@ -51,22 +55,23 @@ def split_parameters(model: nn.Module, *, real: Iterable[str | nn.Module] = ()) 
     for module in model.modules():
         if isinstance(module, _TRANSPOSED) and isinstance(module.weight, Parameter):
             transposed(module.weight, module.groups)
-    binary = {
+    found = {
         id(parameter)
         for module in model.modules()
         for parameter in _weights(module)
         if isinstance(parameter, Parameter)
     }
     names = dict(model.named_parameters())
-    stays = {id(names[name]) for name in _matched(model, real)} | _marked(model)
+    found = found - _marked(model) | {id(names[name]) for name in _matched(model, "binary", binary)}
+    found -= {id(names[name]) for name in _matched(model, "real", real)}
     learnt = [(name, parameter) for name, parameter in names.items() if parameter.requires_grad]
-    first = [pair for pair in learnt if id(pair[1]) in binary - stays]
+    first = [pair for pair in learnt if id(pair[1]) in found]
     if not first:
         raise ValueError(
-            f"nothing in {type(model).__name__} is binary: it has no trainable weights of Linear, Conv or attention "
-            "layers besides those kept real; pass your own (name, parameter) pairs to the rule instead"
+            f"nothing in {type(model).__name__} is binary: it has no trainable weights of Linear, Conv, recurrent or "
+            "attention layers besides those kept real; name yours with binary=[...]"
         )
-    return first, [pair for pair in learnt if id(pair[1]) not in binary - stays]
+    return first, [pair for pair in learnt if id(pair[1]) not in found]
 
 
 def _weights(module: nn.Module) -> Iterable[object]:
@@ -74,6 +79,8 @@ def _weights(module: nn.Module) -> Iterable[object]:
         yield module.weight
     elif isinstance(module, nn.MultiheadAttention):
         yield from (getattr(module, name) for name in _ATTENTION)
+    elif isinstance(module, nn.RNNBase):
+        yield from (weight for name, weight in module.named_parameters(recurse=False) if name.startswith("weight_"))
 
 
 def _marked(model: nn.Module) -> set[int]:
@@ -82,24 +89,23 @@ def _marked(model: nn.Module) -> set[int]:
     return {id(parameter) for module in marked for parameter in module.parameters()}
 
 
-def _matched(model: nn.Module, real: Iterable[str | nn.Module]) -> set[str]:
-    """Names of the parameters that `real` speaks of."""
-    if isinstance(real, (str, nn.Module)):
-        real = [real]
+def _matched(model: nn.Module, option: str, entries: Iterable[str | nn.Module]) -> set[str]:
+    """Return the names of the parameters that an option speaks of."""
+    if isinstance(entries, (str, nn.Module)):
+        entries = [entries]
     # All names of a shared tensor count, but the first is the one that is used.
     every = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     found = set()
-    for entry in real:
+    for entry in entries:
         if isinstance(entry, nn.Module):
             if not any(module is entry for module in model.modules()):
-                raise ValueError(f"real has a {type(entry).__name__} that is not a module of the network")
+                raise ValueError(f"{option} has a {type(entry).__name__} that is not a module of the network")
             found |= {first[id(parameter)] for parameter in entry.parameters()}
             continue
         matches = [name for name in every if fnmatch.fnmatchcase(name, entry)]
         if not matches:
-            nearest = difflib.get_close_matches(entry, every, n=1, cutoff=0.0)
-            raise ValueError(f"real={entry!r} matches no parameter; the nearest name is {', '.join(nearest)!r}")
+            raise ValueError(f"{option}={entry!r} matches no parameter; the nearest name is {closest(entry, every)!r}")
         found |= {first[every[name]] for name in matches}
     return found
 
