@@ -87,16 +87,9 @@ class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
         init_theta: float = 10.0,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "ess": ess,
-            "beta": beta,
-            "growth": growth,
-            "interval": interval,
-            "a": a,
-            "momentum": momentum,
-            "init_theta": init_theta,
-        }
+        options = dict(
+            lr=lr, ess=ess, beta=beta, growth=growth, interval=interval, a=a, momentum=momentum, init_theta=init_theta
+        )
         super().__init__(params, options, **common)
 
     @staticmethod

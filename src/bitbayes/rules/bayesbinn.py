@@ -119,14 +119,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
     ) -> None:
         tau = {"released": 1e-10}.get(estimator, 1.0) if tau is None else tau
         init_lambda = (10.0 if estimator == "released" else 1.0) if init_lambda is None else init_lambda
-        options = {
-            "lr": lr,
-            "ess": ess,
-            "estimator": estimator,
-            "momentum": momentum,
-            "tau": tau,
-            "init_lambda": init_lambda,
-        }
+        options = dict(lr=lr, ess=ess, estimator=estimator, momentum=momentum, tau=tau, init_lambda=init_lambda)
         super().__init__(params, options, **common)
         if prior is not None:
             self.set_prior(prior)

@@ -70,14 +70,7 @@ class MirrorDescent(BinaryOptimizer[MirrorDescentOptions]):
         betas: tuple[float, float] = (0.9, 0.999),
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "beta": beta,
-            "growth": growth,
-            "interval": interval,
-            "beta_max": beta_max,
-            "betas": betas,
-        }
+        options = dict(lr=lr, beta=beta, growth=growth, interval=interval, beta_max=beta_max, betas=betas)
         super().__init__(params, options, **common)
 
     @staticmethod

@@ -82,16 +82,16 @@ class PMF(BinaryOptimizer[PMFOptions]):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "beta": beta,
-            "growth": growth,
-            "interval": interval,
-            "beta_max": beta_max,
-            "jacobian": jacobian,
-            "betas": betas,
-            "weight_decay": weight_decay,
-        }
+        options = dict(
+            lr=lr,
+            beta=beta,
+            growth=growth,
+            interval=interval,
+            beta_max=beta_max,
+            jacobian=jacobian,
+            betas=betas,
+            weight_decay=weight_decay,
+        )
         super().__init__(params, options, **common)
 
     @staticmethod

@@ -84,16 +84,16 @@ class STE(BinaryOptimizer[STEOptions]):
         metaplasticity: float | None = None,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "inner": inner,
-            "betas": betas,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "clip": clip,
-            "window": window,
-            "metaplasticity": metaplasticity,
-        }
+        options = dict(
+            lr=lr,
+            inner=inner,
+            betas=betas,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            clip=clip,
+            window=window,
+            metaplasticity=metaplasticity,
+        )
         super().__init__(params, options, **common)
 
     @staticmethod

@@ -97,16 +97,9 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
         init_noise: float | None = None,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "rank": rank,
-            "divisor": (1.0 if project else 100.0) if divisor is None else divisor,
-            "project": project,
-            "shared": shared,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "init_noise": init_noise,
-        }
+        divisor = (1.0 if project else 100.0) if divisor is None else divisor
+        options = dict(lr=lr, rank=rank, divisor=divisor, project=project, shared=shared, momentum=momentum)
+        options |= dict(weight_decay=weight_decay, init_noise=init_noise)
         super().__init__(params, options, **common)
 
     @staticmethod
