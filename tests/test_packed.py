@@ -211,7 +211,7 @@ def test_thresholds_are_exact_at_every_count():
     x = torch.ones(inputs + 1, inputs) - 2 * torch.ones(inputs + 1, inputs).tril(-1)  # sums 24, 22, ..., -24
     wanted = copy.deepcopy(model).double()(x.double()).detach().numpy()
     for backend in ("reference", "torch"):
-        got = np.asarray(packed.runtime(backend).outputs(x.numpy() if backend == "reference" else x))[0]
+        got = np.asarray(load(packed, backend).outputs(x.numpy() if backend == "reference" else x))[0]
         assert np.array_equal(got, wanted)
     assert (wanted[:, 3] == -1).all() and len({row.tobytes() for row in wanted}) > 4
 
@@ -298,7 +298,7 @@ def test_float16_halves_what_is_real(tmp_path):
         wanted = model(x)
     runtime = load(tmp_path / "net.safetensors", "torch")
     torch.testing.assert_close(runtime.outputs(x)[0], wanted, rtol=5e-3, atol=5e-3)
-    np.testing.assert_allclose(half.runtime().outputs(x.numpy())[0], wanted, rtol=5e-3, atol=5e-3)
+    np.testing.assert_allclose(load(half).outputs(x.numpy())[0], wanted, rtol=5e-3, atol=5e-3)
     assert runtime.network.program.about == {"for": "tests"}
 
 
@@ -379,11 +379,11 @@ def test_refusals_of_arguments():
         (lambda: bb.pack(model, torch.zeros(0, 8)), r"got torch.float32 of shape \(0, 8\)"),
         (lambda: bb.pack(model, torch.zeros(1, 8), real="bfloat16"), "real must be 'float32' or 'float16'"),
         (lambda: bb.pack(model, torch.zeros(1, 8), optimizer.posterior(), samples=0), "samples must be at least 1"),
-        (lambda: packed.runtime("openvino2"), r"backend must be one of 'reference', .*, got 'openvino2'"),
-        (lambda: packed.runtime("torch", device="nowhere"), "device 'nowhere' cannot be used"),
-        (lambda: packed.runtime().outputs(np.zeros((2, 7))), r"expected inputs of shape \(N, 8\), got \(2, 7\)"),
-        (lambda: packed.runtime().outputs(np.zeros((2, 8), np.uint8)), "floating-point inputs, got uint8"),
-        (lambda: packed.runtime("torch").outputs(torch.full((2, 8), torch.nan)), "the inputs have NaN"),
+        (lambda: load(packed, "openvino2"), r"backend must be one of 'reference', .*, got 'openvino2'"),
+        (lambda: load(packed, "torch", device="nowhere"), "device 'nowhere' cannot be used"),
+        (lambda: load(packed).outputs(np.zeros((2, 7))), r"expected inputs of shape \(N, 8\), got \(2, 7\)"),
+        (lambda: load(packed).outputs(np.zeros((2, 8), np.uint8)), "floating-point inputs, got uint8"),
+        (lambda: load(packed, "torch").outputs(torch.full((2, 8), torch.nan)), "the inputs have NaN"),
     ]:
         with pytest.raises(ValueError, match=message):
             wrong()

@@ -111,7 +111,7 @@ class Bench:
 
     def run(self) -> None:
         """Prints a table for each number of threads."""
-        from bitbayes.packed.backends.bench import bench, print_table
+        from bitbayes.lab.bench.engines import bench, print_table
 
         threads = self.threads or tuple(sorted({1, os.cpu_count() or 1}))
         if min(*threads, *self.batch, self.turns, 1) < 1:

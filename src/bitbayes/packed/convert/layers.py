@@ -10,27 +10,25 @@ import numpy as np
 import numpy.typing as npt
 from torch.fx import Node
 
-from bitbayes.packed.convert.builder import Builder, Get, Refusal, Vector
-
-__all__ = ["LAYERS"]
+from bitbayes.packed.convert.draft import Builder, Get, Refusal, Vector
 
 Layer = Callable[[Builder, Node, dict[str, Any], str], int]
 
 
-def shape_of(node: Any) -> tuple[Any, ...]:
-    """Shape without the batch."""
+def _shape_of(node: Any) -> tuple[Any, ...]:
+    """Return the shape without the batch."""
     return tuple(node.meta["val"].shape[1:])
 
 
 def _sizes(value: Any, rank: int, missing: Any = 1) -> list[int]:
-    """A setting of torch for every axis: it may be a number, a list of one, or nothing."""
+    """Return a setting of torch for every axis: it may be a number, a list of one, or nothing."""
     given = [value] if isinstance(value, int) else list(value or [missing])
     given = [size for each in given for size in (each if isinstance(each, list) else [each])]
     return given * rank if len(given) == 1 else given
 
 
 def _weighted(b: Builder, op: str, a: dict[str, Any], source: int, layer: str, **settings: Any) -> int:
-    """A step of weights, then its scale, then its bias."""
+    """Add a step of weights, then its scale, then its bias."""
     if a["weight"] not in b.constants:
         raise Refusal("its weights depend on the input")
     weight, bias = a["weight"], a["bias"]
@@ -39,13 +37,13 @@ def _weighted(b: Builder, op: str, a: dict[str, Any], source: int, layer: str, *
 
 
 def _linear(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    if len(shape_of(a["input"])) != 1:
-        raise Refusal(f"Linear takes inputs (N, K) here, got shape (N, {', '.join(map(str, shape_of(a['input'])))})")
+    if len(_shape_of(a["input"])) != 1:
+        raise Refusal(f"Linear takes inputs (N, K) here, got shape (N, {', '.join(map(str, _shape_of(a['input'])))})")
     return _weighted(b, "linear", a, b.value(a["input"]), layer)
 
 
 def _conv(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    rank, source, padding = len(shape_of(node)) - 1, b.value(a["input"]), a["padding"]
+    rank, source, padding = len(_shape_of(node)) - 1, b.value(a["input"]), a["padding"]
     kernel, dilation = list(a["weight"].meta["val"].shape[2:]), _sizes(a["dilation"], rank)
     if padding == "same":
         both = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
@@ -77,9 +75,9 @@ def _batch_norm(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
 
 
 def _vector(constant: Any, value: Node) -> Vector:
-    """A constant that goes with a value: one number, or one for each of its channels."""
+    """Return a constant that goes with a value: one number, or one for each of its channels."""
     shape = () if isinstance(constant, int | float) else tuple(constant.meta["val"].shape)
-    whole = (1, *shape_of(value))
+    whole = (1, *_shape_of(value))
     aligned = (1,) * (len(whole) - len(shape)) + shape
     channels = (1, whole[1], *[1] * (len(whole) - 2))
     if math.prod(shape) != 1 and aligned != channels:
@@ -88,7 +86,7 @@ def _vector(constant: Any, value: Node) -> Vector:
 
 
 def _affine(b: Builder, value: Node, layer: str, *, times: Any = 1, plus: Any = 0, sign: float = 1) -> int:
-    """Computes value · times + sign · plus."""
+    """Compute value · times + sign · plus."""
     scale, shift = _vector(times, value), _vector(plus, value)
     constants = {"scale": scale, "shift": lambda get: sign * shift(get)}
     return b.add("affine", [b.value(value)], layer, constants)
@@ -101,8 +99,8 @@ def _sum(sign: float) -> Layer:
             return _affine(b, left, layer, plus=right, sign=factor)
         if b.constant(left):
             return _affine(b, right, layer, times=factor, plus=left)
-        if shape_of(left) != shape_of(right):
-            raise Refusal(f"shapes (N, *{shape_of(left)}) and (N, *{shape_of(right)}) cannot be added here")
+        if _shape_of(left) != _shape_of(right):
+            raise Refusal(f"shapes (N, *{_shape_of(left)}) and (N, *{_shape_of(right)}) cannot be added here")
         other = b.value(right) if factor == 1 else _affine(b, right, layer, times=factor)
         return b.add("add", [b.value(left), other], layer)
 
@@ -124,7 +122,7 @@ def _div(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
 
 
 def _step_function(flip: bool, negate: bool) -> Layer:
-    """Comparisons of x with t, as (sign + 1) / 2. x ≤ t is −x ≥ −t (`flip`), and < is what ≥ is not (`negate`)."""
+    """Compare x with t, as (sign + 1) / 2. x ≤ t is −x ≥ −t (`flip`), and < is what ≥ is not (`negate`)."""
 
     def layer_of(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
         if not b.constant(a["other"]):
@@ -172,7 +170,7 @@ def _plain(op: str) -> Layer:
 
 def _pool(op: str) -> Layer:
     def layer_of(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-        rank = len(shape_of(node)) - 1
+        rank = len(_shape_of(node)) - 1
         kernel = _sizes(a["kernel_size"], rank)
         stride = _sizes(a["stride"], rank) if a["stride"] else kernel
         sliding: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": _sizes(a["padding"], rank)}
@@ -188,19 +186,19 @@ def _pool(op: str) -> Layer:
 
 
 def _adaptive(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    size = list(shape_of(node)[1:])
+    size = list(_shape_of(node)[1:])
     if len(size) != len(a["output_size"]):
         raise Refusal("pooling needs a batch, channels, and as many axes as it pools")
     return b.add("adaptive_avg_pool", [b.value(a["self"])], layer, size=size)
 
 
 def _mean(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    shape = shape_of(a["self"])
+    shape = _shape_of(a["self"])
     axes = sorted(axis % (len(shape) + 1) for axis in a.get("dim") or [])
     if len(shape) not in (2, 3) or axes != list(range(2, len(shape) + 1)) or a.get("dtype") is not None:
         raise Refusal("a mean may only be over all places of an image or a sequence")
     pooled = b.add("adaptive_avg_pool", [b.value(a["self"])], layer, size=[1] * len(axes))
-    return b.add("reshape", [pooled], layer, shape=list(shape_of(node)))
+    return b.add("reshape", [pooled], layer, shape=list(_shape_of(node)))
 
 
 def _reshape(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
@@ -212,7 +210,7 @@ def _reshape(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
 
 
 def _permute(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    rank = len(shape_of(node)) + 1
+    rank = len(_shape_of(node)) + 1
     axes = list(range(rank))
     if "dims" in a:
         axes = [axis % rank for axis in a["dims"]]
@@ -225,7 +223,7 @@ def _permute(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
 
 
 def _pad(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    rank, pads = len(shape_of(node)), list(a["pad"])
+    rank, pads = len(_shape_of(node)), list(a["pad"])
     pads += [0] * (2 * rank - len(pads))
     if a.get("mode", "constant") != "constant" or a["value"] not in (None, 0) or min(pads) < 0 or any(pads[2 * rank :]):
         raise Refusal("padding must be with zeros")
@@ -234,7 +232,7 @@ def _pad(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
 
 
 def _axis(node: Node, axis: int) -> int:
-    axis %= len(shape_of(node)) + 1
+    axis %= len(_shape_of(node)) + 1
     if axis == 0:
         raise Refusal("it must not work along the batch")
     return axis
