@@ -1,8 +1,9 @@
-"""Predictions as NumPy arrays."""
+"""Predictions as NumPy arrays, or as torch tensors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,10 @@ def _entropy(probs: Array) -> Array:
     return -(probs * np.log(np.where(probs > 0, probs, 1))).sum(-1)
 
 
-def array_prediction(outputs: Array) -> ArrayPrediction:
-    """Return the prediction of outputs (C, N, ...); one number for each input counts as one logit."""
-    return ArrayPrediction(outputs[..., None] if outputs.ndim == 2 else outputs)
+def prediction(outputs: Any) -> Any:
+    """Return the prediction of outputs (C, N, K), of the type that fits to theirs."""
+    if isinstance(outputs, np.ndarray):
+        return ArrayPrediction(outputs)
+    from bitbayes.predict import Prediction
+
+    return Prediction(outputs)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.packed.backends.prediction import ArrayPrediction, array_prediction
 from bitbayes.packed.backends.runtime import Runtime, Schedule, checked
 from bitbayes.packed.format.bits import Array, sign_products, unpack_signs
 from bitbayes.packed.format.network import PackedNetwork
@@ -48,10 +47,6 @@ class ReferenceRuntime(Runtime):
             return self._schedule.run(x, lambda index, sources: computed(network, index, sources, sample))
 
         return np.stack([output(sample) for sample in range(network.program.samples)])
-
-    def predict(self, x: Array) -> ArrayPrediction:
-        """Return mean probabilities of all C networks, and their uncertainty, for inputs of shape (N, ...)."""
-        return array_prediction(self.outputs(x))
 
 
 def computed(network: PackedNetwork, index: int, sources: list[Array], sample: int) -> Array:

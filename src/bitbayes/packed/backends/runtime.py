@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitbayes.packed.backends.prediction import prediction
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Program
 
@@ -36,7 +37,6 @@ class Runtime(ABC):
             ValueError: If the inputs have another shape, are not floating-point numbers, or are not finite.
         """
 
-    @abstractmethod
     def predict(self, x: Any) -> Any:
         """Return mean probabilities of all C networks, and their uncertainty.
 
@@ -44,11 +44,11 @@ class Runtime(ABC):
             x: Inputs, shape (N, ...).
 
         Returns:
-            A prediction with `.probs`, `.entropy` and `.mutual_information`, as `bitbayes.predict` has them.
-
-        Raises:
-            ValueError: If the inputs have another shape, are not floating-point numbers, or are not finite.
+            A prediction with `.probs`, `.entropy` and `.mutual_information`, as `bitbayes.predict` has them. One output
+            for each input counts as one logit.
         """
+        outputs = self.outputs(x)
+        return prediction(outputs[..., None] if outputs.ndim == 2 else outputs)
 
 
 class Schedule:

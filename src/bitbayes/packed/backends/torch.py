@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,6 @@ from bitbayes.packed.backends.runtime import Runtime, Schedule, check_finite, ch
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
-from bitbayes.predict import Prediction
 
 Tensors = dict[str, Tensor]  # of a step, by role
 
@@ -57,11 +57,6 @@ class TorchRuntime(Runtime):
         # Sums of signs are exact in float32, and only there; TF32 and bfloat16 would round what is real.
         with torch.autocast(self.device.type, enabled=False), _full_precision():
             return torch.stack([self._output(x, sample) for sample in range(self.network.program.samples)])
-
-    def predict(self, x: Tensor) -> Prediction:
-        """Return mean probabilities of all C networks, and their uncertainty, for inputs of shape (N, ...)."""
-        outputs = self.outputs(x)
-        return Prediction(outputs[..., None] if outputs.dim() == 2 else outputs)
 
     def _output(self, x: Tensor, sample: int) -> Tensor:
         network = self.network
@@ -112,15 +107,15 @@ def _signs(bits: Tensor, count: int) -> Tensor:
     return (ones.flatten(-2)[..., :count].float() * 2 - 1).contiguous()
 
 
-class _full_precision:
-    """Float32 means float32, whatever the program around has chosen for its training."""
-
-    def __enter__(self) -> None:
-        self.before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Compute float32 in float32, whatever the program around has chosen for its training."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-
-    def __exit__(self, *error: object) -> None:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self.before
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def _of_rank(name: str, x: Tensor) -> Callable[..., Tensor]:

@@ -63,17 +63,11 @@ class Builder:
     """The steps so far, and what the nodes of the record are among them."""
 
     def __init__(self) -> None:
+        self.layer = ""  # name of the layer that the next steps come from
         self.drafts: list[Draft] = []
-        self.constants_of: list[dict[str, Constant]] = []
+        self.constants_of: list[Mapping[str, Constant]] = []
         self.values: dict[Node, int] = {}
         self.constants: set[Node] = set()  # nodes that depend on no input
-        self.input: Node | None = None
-
-    def inputs(self, node: Node) -> None:
-        """Note the one input."""
-        if self.input is not None:
-            raise ValueError("the network must take one tensor")
-        self.input, self.values[node] = node, 0
 
     def value(self, node: Any) -> int:
         """Return the number of a value that an operation takes."""
@@ -85,17 +79,10 @@ class Builder:
         """Return whether something is a number, or a node that depends on no input."""
         return isinstance(node, int | float) or node in self.constants
 
-    def add(
-        self,
-        op: str,
-        sources: Sequence[int],
-        layer: str,
-        constants: Mapping[str, Constant] | None = None,
-        **settings: Any,
-    ) -> int:
+    def add(self, op: str, sources: Sequence[int], constants: Mapping[str, Constant] = {}, **settings: Any) -> int:
         """Append a step, and return the number of its value."""
-        self.drafts.append(Draft(op, tuple(sources), layer, settings))
-        self.constants_of.append(dict(constants or {}))
+        self.drafts.append(Draft(op, tuple(sources), self.layer, settings))
+        self.constants_of.append(constants)
         return len(self.drafts)
 
 

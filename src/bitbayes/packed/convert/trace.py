@@ -71,7 +71,9 @@ def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
             leaves[node] = names.get(node.name) or lifted[node.name]
             builder.constants.add(node)
         elif node.op == "placeholder":
-            builder.inputs(node)
+            if 0 in builder.values.values():
+                raise ValueError("the network must take one tensor")
+            builder.values[node] = 0
         elif node.op == "output":
             output = _only_output(node)
         elif all(source in builder.constants for source in node.all_input_nodes):
@@ -81,7 +83,8 @@ def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
             _convert(builder, node)
     if output not in builder.values:
         raise ValueError("the network's output does not depend on its input")
-    builder.add("affine", [builder.values[output]], _layer(output))  # the last step makes the output; folded away
+    builder.layer = _layer(output)
+    builder.add("affine", [builder.values[output]])  # the last step makes the output; folded away
 
     networks = []
     with torch.no_grad():
@@ -92,8 +95,7 @@ def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
 
 
 def _convert(builder: Builder, node: Node) -> None:
-    layer = _layer(node)
-    name = _packet(node)
+    name, builder.layer = _packet(node), _layer(node)
     try:
         if node.target is operator.getitem and node.args[1] == 0:
             builder.values[node] = builder.value(node.args[0])
@@ -102,9 +104,10 @@ def _convert(builder: Builder, node: Node) -> None:
             return
         if name not in LAYERS:
             raise Refusal(f"{name} has no packed form")
-        builder.values[node] = LAYERS[name](builder, node, _arguments(node), layer)
+        builder.values[node] = LAYERS[name](builder, node, _arguments(node))
     except Refusal as refusal:
-        raise ValueError(f"cannot pack layer {layer!r}: {refusal}; docs/packing.md lists what can be packed") from None
+        where = f"cannot pack layer {builder.layer!r}"
+        raise ValueError(f"{where}: {refusal}; docs/packing.md lists what can be packed") from None
 
 
 def _simplified(graph: Graph) -> Graph:

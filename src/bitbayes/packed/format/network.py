@@ -140,6 +140,15 @@ class PackedNetwork:
         """Return the shape of the first value that a step takes, without the batch."""
         return self.values[step.sources[0]].shape
 
+    def made_by(self, value: int) -> Step | None:
+        """Return the step that makes a value; None for the input."""
+        return self.program.steps[value - 1] if value else None
+
+    def unflattened(self, value: int) -> int:
+        """Return the value that has the same entries in the same order before a reshape, or the value itself."""
+        step = self.made_by(value)
+        return step.sources[0] if step is not None and step.op == "reshape" else value
+
     def stacked(self, step: Step) -> dict[str, Array]:
         """Return a step's tensors by role, with an axis of networks in front: size C, or 1 where all networks agree."""
         named = {role: (name, self.tensors[name]) for role, name in step.tensors.items()}

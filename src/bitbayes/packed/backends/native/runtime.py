@@ -10,21 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from bitbayes.packed.backends import reference
+from bitbayes.packed.backends.native import steps
 from bitbayes.packed.backends.native.products import NumberProduct, RealProduct, SignProduct, library
-from bitbayes.packed.backends.native.steps import (
-    FAST,
-    Held,
-    Run,
-    along,
-    chained,
-    comparison,
-    floats,
-    number_layer,
-    pooled_signs,
-    real_linear,
-    sign_layer,
-)
-from bitbayes.packed.backends.prediction import ArrayPrediction, array_prediction
+from bitbayes.packed.backends.native.steps import FAST, Held, Run, along, floats
 from bitbayes.packed.backends.runtime import Runtime, Schedule, checked, no_outputs
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import PackedNetwork
@@ -70,13 +58,14 @@ class NativeRuntime(Runtime):
         if sys.byteorder != "little":
             raise RuntimeError('the backend "native" wants a little-endian machine; take "torch" or "reference"')
         library("inference")
-        self.network, self.threads, steps = network, threads or os.cpu_count() or 1, network.program.steps
-        self._users = Counter(source for step in steps for source in step.sources)
-        self._users[len(steps)] += 1  # whoever called
+        self.network, self.threads = network, threads or os.cpu_count() or 1
+        last = len(network.program.steps)
+        self._users = Counter(source for step in network.program.steps for source in step.sources)
+        self._users[last] += 1  # whoever called
         jobs: list[_Job] = []
-        while not jobs or jobs[-1].target < len(steps):
+        while not jobs or jobs[-1].target < last:
             jobs.append(self._job(jobs[-1].target if jobs else 0))
-        needed = {len(steps)}
+        needed = {last}
         for job in reversed(jobs):
             needed.update(job.sources if job.target in needed else ())
         self._jobs = [job for job in jobs if job.target in needed]
@@ -94,10 +83,6 @@ class NativeRuntime(Runtime):
         pieces = [self._whole(x[start : start + several]) for start in range(0, len(x), several)]
         return np.concatenate(pieces, axis=1)
 
-    def predict(self, x: Array) -> ArrayPrediction:
-        """Return mean probabilities of all C networks, and their uncertainty, for inputs of shape (N, ...)."""
-        return array_prediction(self.outputs(x))
-
     def _whole(self, x: Array) -> Array:
         result = floats(self._schedule.run(x[None], lambda place, sources: self._jobs[place].run(sources)))
         count = self.network.program.samples
@@ -111,24 +96,20 @@ class NativeRuntime(Runtime):
         if step.op in ("linear", "conv") and step.groups == 1:
             binary = tensors["weight"].dtype == np.uint8
             return (self._binary if binary else self._real)(index, step, tensors["weight"])
-        shaped = {role: along(tensor, len(made.shape)) for role, tensor in tensors.items()}
-        if step.op in ("sign", "threshold"):
-            run = comparison(shaped)
-        elif step.op == "max_pool" and made.signs:
-            run = pooled_signs(step.sliding)
-        elif step.op in FAST:
-            run = FAST[step.op](step, shaped)
-        else:
-            run = self._as_reference(index, tensors)
-        return _Job(run, step.sources, index + 1)
+        if step.op == "max_pool" and made.signs:
+            return _Job(steps.pooled_signs(step.sliding), step.sources, index + 1)
+        if step.op not in FAST:
+            return _Job(self._as_reference(index, tensors), step.sources, index + 1)
+        fast, shaped = FAST[step.op], {role: along(tensor, len(made.shape)) for role, tensor in tensors.items()}
+        return _Job(lambda sources: fast([floats(x) for x in sources], step, shaped), step.sources, index + 1)
 
     def _real(self, index: int, step: Step, weight: Array) -> _Job:
         """Plan a layer of real weights; a convolution takes the affine step that follows."""
         weight = weight.astype(np.float32)
         if step.op == "linear":
-            return _Job(real_linear(weight), step.sources, index + 1)
+            return _Job(steps.real_linear(weight), step.sources, index + 1)
         last, tensors = self._taken(index, self._only_follower(index), "affine")
-        return _Job(number_layer(RealProduct(weight, tensors), step, self.threads), step.sources, last + 1)
+        return _Job(steps.number_layer(RealProduct(weight, tensors), step, self.threads), step.sources, last + 1)
 
     def _binary(self, index: int, step: Step, weight: Array) -> _Job:
         """Plan a layer of binary weights, with the affine step or the comparison that follows."""
@@ -136,28 +117,29 @@ class NativeRuntime(Runtime):
         if not value.signs:
             last, tensors = self._taken(index, self._only_follower(index), "affine")
             product = NumberProduct(weight, step.fan_in(value.shape), tensors)
-            return _Job(number_layer(product, step, self.threads), step.sources, last + 1)
+            return _Job(steps.number_layer(product, step, self.threads), step.sources, last + 1)
         pool, follower = None, self._only_follower(index)
         if follower is not None and follower.op == "max_pool" and step.op == "conv":
             second = self._only_follower(index + 1)
             if second is not None and second.op == "threshold":  # of sums, a maximum; of their signs, one or all
                 pool, follower = follower, second
         last, tensors = self._taken(index + (pool is not None), follower, "affine", "threshold")
-        flat = self._flattened(source) if step.op == "linear" else None
-        if flat is not None:  # the weights are put in order, not the bits
-            source, value = flat, self.network.values[flat]
+        flat = self.network.unflattened(source)
+        if step.op == "linear" and self.network.values[flat].signs and len(self.network.values[flat].shape) <= 3:
+            source, value = flat, self.network.values[flat]  # the weights are put in order, not the bits
         channels, *sizes = value.shape
         windows = step.sliding if step.op == "conv" else None
         threshold, direction = tensors.pop("threshold", None), tensors.pop("direction", None)
         product = SignProduct(
             weight, channels, sizes, windows, threshold=threshold, direction=direction, affine=tensors
         )
-        run = sign_layer(product, step.op == "linear", self.threads)
-        if pool is not None:
-            if direction is not None:
-                direction = np.broadcast_to(direction, (len(direction), product.outputs))
-            run = chained(run, pooled_signs(pool.sliding, direction))
-        return _Job(run, (source,), last + 1)
+        run = steps.sign_layer(product, step.op == "linear", self.threads)
+        if pool is None:
+            return _Job(run, (source,), last + 1)
+        if direction is not None:
+            direction = np.broadcast_to(direction, (len(direction), product.outputs))
+        pooled = steps.pooled_signs(pool.sliding, direction)
+        return _Job(lambda sources: pooled([run(sources)]), (source,), last + 1)
 
     def _taken(self, index: int, follower: Step | None, *operations: str) -> tuple[int, dict[str, Array]]:
         """Return the last step of a job that takes its follower too, if that is such an operation, and its tensors."""
@@ -167,17 +149,9 @@ class NativeRuntime(Runtime):
 
     def _only_follower(self, index: int) -> Step | None:
         """Return the next step, if it alone takes what this one makes, and nothing else."""
-        steps = self.network.program.steps
-        only = index + 1 < len(steps) and self._users[index + 1] == 1 and steps[index + 1].sources == (index + 1,)
-        return steps[index + 1] if only else None
-
-    def _flattened(self, source: int) -> int | None:
-        """Return the value of signs in up to two dimensions that a value has all of, in order."""
-        step = self.network.program.steps[source - 1] if source else None
-        if step is None or step.op != "reshape":
-            return None
-        value = self.network.values[step.sources[0]]
-        return step.sources[0] if value.signs and 2 <= len(value.shape) <= 3 else None
+        every = self.network.program.steps
+        only = index + 1 < len(every) and self._users[index + 1] == 1 and every[index + 1].sources == (index + 1,)
+        return every[index + 1] if only else None
 
     def _as_reference(self, index: int, tensors: dict[str, Array]) -> Run:
         differ = max(map(len, tensors.values()), default=1)

@@ -42,22 +42,6 @@ def along(tensor: Array, rank: int) -> npt.NDArray[np.float32]:
     return tensor.astype(np.float32).reshape(len(tensor), 1, -1, *[1] * (rank - 1))
 
 
-def chained(first: Run, second: Run) -> Run:
-    """Run two steps, one after the other."""
-    return lambda sources: second([first(sources)])
-
-
-def comparison(tensors: Tensors) -> Run:
-    """Run `sign`, or `threshold` where it is not part of a product."""
-    threshold, direction = tensors.get("threshold", np.float32(0)), tensors.get("direction")
-
-    def run(sources: list[Held]) -> Held:
-        x = floats(sources[0])
-        return _signs((x if direction is None else x * direction) >= threshold)
-
-    return run
-
-
 def sign_layer(product: SignProduct, linear: bool, threads: int) -> Run:
     """Multiply signs with signs; a linear layer is a convolution with one place."""
 
@@ -132,69 +116,41 @@ def pooled_signs(sliding: Sliding, direction: Array | None = None) -> Run:
     return run
 
 
-def _max_pool(step: Step, tensors: Tensors) -> Run:
-    def run(sources: list[Held]) -> Held:
-        x = np.moveaxis(floats(sources[0]), 2, -1)
-        return np.moveaxis(_pooled(x, step.sliding, -np.inf, np.maximum), -1, 2)
-
-    return run
+def _pool(x: Array, sliding: Sliding, fill: float, combine: np.ufunc) -> Array:
+    return np.moveaxis(_pooled(np.moveaxis(x, 2, -1), sliding, fill, combine), -1, 2)
 
 
-def _avg_pool(step: Step, tensors: Tensors) -> Run:
-    def run(sources: list[Held]) -> Held:
-        x = np.moveaxis(floats(sources[0]), 2, -1)
-        sums, count = _pooled(x, step.sliding, 0, np.add), np.float32(math.prod(step.kernel))
-        if not step.settings["count_padding"]:
-            count = _pooled(np.ones((1, 1, *x.shape[2:-1], 1), np.float32), step.sliding, 0, np.add)
-        return np.moveaxis(sums / count, -1, 2)
-
-    return run
+def _avg_pool(x: Array, step: Step) -> Array:
+    count = np.float32(math.prod(step.kernel))
+    if not step.settings["count_padding"]:
+        count = _pool(np.ones((1, 1, 1, *x.shape[3:]), np.float32), step.sliding, 0, np.add)
+    return _pool(x, step.sliding, 0, np.add) / count
 
 
-def _affine(step: Step, tensors: Tensors) -> Run:
-    def run(sources: list[Held]) -> Held:
-        x = floats(sources[0])
-        if len(tensors) < 2:
-            return x * tensors["scale"] if "scale" in tensors else x + tensors.get("shift", np.float32(0))
-        return (x.astype(np.float64) * tensors["scale"] + tensors["shift"]).astype(np.float32)  # rounded once
-
-    return run
+def _affine(x: Array, t: Tensors) -> Array:
+    if len(t) < 2:
+        return x * t["scale"] if "scale" in t else x + t.get("shift", np.float32(0))
+    return (x.astype(np.float64) * t["scale"] + t["shift"]).astype(np.float32)  # rounded once
 
 
-def _prelu(step: Step, tensors: Tensors) -> Run:
-    slope = tensors["slope"]
-    falls = bool((slope <= 1).all())
-
-    def run(sources: list[Held]) -> Held:
-        x = floats(sources[0])
-        if falls:
-            return np.maximum(x, x * slope)  # the same, at half the cost
-        return np.where(x > 0, x, x * slope)
-
-    return run
+def _prelu(x: Array, slope: Array) -> Array:
+    if (slope <= 1).all():
+        return np.maximum(x, x * slope)  # the same, at half the cost
+    return np.where(x > 0, x, x * slope)
 
 
-def _clamp(step: Step, tensors: Tensors) -> Run:
-    low, high = step.settings["min"], step.settings["max"]
-    return lambda sources: floats(sources[0]).clip(low, high)
+def _above(x: Array, t: Tensors) -> Signs:
+    return _signs((x * t["direction"] if "direction" in t else x) >= t.get("threshold", np.float32(0)))
 
 
-def _reshape(step: Step, tensors: Tensors) -> Run:
-    shape = step.settings["shape"]
-
-    def run(sources: list[Held]) -> Held:
-        x = floats(sources[0])
-        return x.reshape(*x.shape[:2], *shape)
-
-    return run
-
-
-FAST: Mapping[str, Callable[[Step, Tensors], Run]] = {
-    "affine": _affine,
-    "prelu": _prelu,
-    "max_pool": _max_pool,
-    "avg_pool": _avg_pool,
-    "clamp": _clamp,
-    "add": lambda step, tensors: lambda sources: floats(sources[0]) + floats(sources[1]),
-    "reshape": _reshape,
+FAST: Mapping[str, Callable[[list[Array], Step, Tensors], Held]] = {
+    "affine": lambda xs, step, t: _affine(xs[0], t),
+    "sign": lambda xs, step, t: _above(xs[0], t),
+    "threshold": lambda xs, step, t: _above(xs[0], t),
+    "prelu": lambda xs, step, t: _prelu(xs[0], t["slope"]),
+    "clamp": lambda xs, step, t: xs[0].clip(step.settings["min"], step.settings["max"]),
+    "max_pool": lambda xs, step, t: _pool(xs[0], step.sliding, -np.inf, np.maximum),
+    "avg_pool": lambda xs, step, t: _avg_pool(xs[0], step),
+    "add": lambda xs, step, t: xs[0] + xs[1],
+    "reshape": lambda xs, step, t: xs[0].reshape(*xs[0].shape[:2], *step.settings["shape"]),
 }

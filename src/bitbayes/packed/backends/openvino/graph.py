@@ -67,7 +67,7 @@ class _Graph:
             if step.op in ("linear", "conv"):
                 values.append(self.layer(index, step, values))
             elif step.op in ("sign", "threshold"):
-                rank, before = len(self.network.values[index + 1].shape), self._made_by(step.sources[0])
+                rank, before = len(self.network.values[index + 1].shape), self.network.made_by(step.sources[0])
                 if step.op == "sign" and before is not None and before.op == "affine":
                     # OpenVINO would fold the scale into a convolution's weights, which moves what is near zero.
                     sources = [values[before.sources[0]]]
@@ -78,9 +78,6 @@ class _Graph:
                 shaped = {role: _along(tensor, rank) for role, tensor in tensors.items()}
                 values.append(_STEPS[step.op]([number(source) for source in sources], step, shaped, self.inputs))
         return number(values[-1])
-
-    def _made_by(self, value: int) -> Step | None:
-        return self.network.program.steps[value - 1] if value else None
 
     def sign(self, x: Any, tensors: Mapping[str, Array], rank: int) -> _Sign:
         numbers = number(x)
@@ -95,11 +92,9 @@ class _Graph:
         geometry = zip(step.sliding.stride, step.sliding.dilation, strict=True) if conv else ()
         wrong = any(stride > 1 and dilation > 1 for stride, dilation in geometry)  # for OpenVINO's binary convolution
         if bits and self.network.values[place].signs and step.groups == 1 and not wrong:
-            before = self._made_by(place)
-            if not conv and before is not None and before.op == "reshape":
-                source = self.network.values[before.sources[0]]
-                if source.signs and len(source.shape) == 3:
-                    place = before.sources[0]  # as a convolution with one place
+            flat = self.network.unflattened(place)
+            if not conv and self.network.values[flat].signs and len(self.network.values[flat].shape) == 3:
+                place = flat  # as a convolution with one place
             shape, out = self.network.values[place].shape, self.network.values[index + 1].shape
             windows = step.sliding if conv else Sliding.covering(shape[1:])
             return self.binary(values[place], shape, out, weight, windows)
@@ -124,9 +119,9 @@ class _Graph:
 
     def rectified(self, value: int) -> bool:
         """Return whether no number of a value is below 0."""
-        step = self._made_by(value)
+        step = self.network.made_by(value)
         while step is not None and step.op in ("max_pool", "reshape"):
-            step = self._made_by(step.sources[0])
+            step = self.network.made_by(step.sources[0])
         return step is not None and step.op == "clamp" and step.settings["min"] == 0
 
     def binary(self, value: Any, shape: Sequence[int], out: Sequence[int], weight: Array, windows: Sliding) -> Node:

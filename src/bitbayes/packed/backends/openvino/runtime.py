@@ -12,7 +12,6 @@ import numpy as np
 
 from bitbayes.errors import require
 from bitbayes.packed.backends.openvino.graph import graph
-from bitbayes.packed.backends.prediction import ArrayPrediction, array_prediction
 from bitbayes.packed.backends.reference import ReferenceRuntime, input_ranges
 from bitbayes.packed.backends.runtime import Runtime, check_inputs, checked, no_outputs
 from bitbayes.packed.format.bits import Array
@@ -102,10 +101,6 @@ class OpenVinoRuntime(Runtime):
         x = np.ascontiguousarray(checked(self.network, x))
         pieces = [self._piece(x[start : start + _MOST]) for start in range(0, len(x), _MOST)]
         return np.concatenate(pieces, axis=1) if pieces else no_outputs(self.network)
-
-    def predict(self, x: Array) -> ArrayPrediction:
-        """Return mean probabilities of all C networks, and their uncertainty, for inputs of shape (N, ...)."""
-        return array_prediction(self.outputs(x))
 
     def _piece(self, x: Array) -> Array:
         count = 1 << (len(x) - 1).bit_length()
