@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,7 +52,7 @@ class Sliding:
         one = {key: (1,) * missing + getattr(self, key) for key in ("kernel", "stride", "dilation")}
         return replace(self, **one, padding=(0,) * missing + self.padding)
 
-    @property
+    @functools.cached_property
     def span(self) -> tuple[int, ...]:
         """Entries from the first tap to the last, both included."""
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))

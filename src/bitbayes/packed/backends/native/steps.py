@@ -6,9 +6,11 @@ in memory with the channels last, because that is how products make and take the
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,16 +92,23 @@ def _rows(x: Array, sliding: Sliding, *, channels_last: bool) -> tuple[Array, tu
 
 def _pooled(x: Array, sliding: Sliding, fill: float, combine: np.ufunc) -> Array:
     """Combine what each window of (S, N, *sizes, channels) sees, what lies outside being `fill`."""
-    pads, places = sliding.pads(x.shape[2:-1]), sliding.places(x.shape[2:-1])
-    if any(map(any, pads)):
-        x = np.pad(x, ((0, 0), (0, 0), *pads, (0, 0)), constant_values=fill)
-    axes = zip(places, sliding.kernel, sliding.stride, sliding.dilation, strict=True)
-    cuts = [[slice(tap * d, tap * d + (count - 1) * s + 1, s) for tap in range(k)] for count, k, s, d in axes]
-    first, *others = itertools.product(*cuts)
-    result = x[(slice(None), slice(None), *first)].copy()
+    pads, first, others = _taps(sliding, x.shape[2:-1])
+    if pads:
+        x = np.pad(x, pads, constant_values=fill)
+    result = x[first].copy()
     for other in others:
-        combine(result, x[(slice(None), slice(None), *other)], out=result)
+        combine(result, x[other], out=result)
     return result
+
+
+@functools.lru_cache(1024)
+def _taps(sliding: Sliding, sizes: tuple[int, ...]) -> tuple[Any, tuple[slice, ...], list[tuple[slice, ...]]]:
+    """Return what to pad, if anything, and what the first tap and the others see at all places."""
+    pads = [(0, 0), (0, 0), *sliding.pads(sizes), (0, 0)]
+    axes = zip(sliding.places(sizes), sliding.kernel, sliding.stride, sliding.dilation, strict=True)
+    cuts = [[slice(tap * d, tap * d + (count - 1) * s + 1, s) for tap in range(k)] for count, k, s, d in axes]
+    first, *others = itertools.product([slice(None)], [slice(None)], *cuts)
+    return pads if any(map(any, pads)) else None, first, others
 
 
 def pooled_signs(sliding: Sliding, direction: Array | None = None) -> Run:
