@@ -50,14 +50,7 @@ class ReferenceRuntime(Runtime):
 
 
 def computed(network: PackedNetwork, index: int, sources: list[Array], sample: int) -> Array:
-    """Return the value that a step makes, for one of the C networks.
-
-    Args:
-        network: Packed network.
-        index: Number of the step.
-        sources: Values that the step takes, with their batch.
-        sample: Which network.
-    """
+    """Return the value that step `index` makes of the values that it takes, for one of the C networks."""
     step = network.program.steps[index]
     tensors, signs = network.tensors_of(step, sample), network.values[step.sources[0]].signs
     if step.op == "linear":

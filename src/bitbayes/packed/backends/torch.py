@@ -74,14 +74,7 @@ def stored(network: PackedNetwork, step: Step, device: torch.device | str = "cpu
 
 
 def unpacked(network: PackedNetwork, index: int, tensors: Tensors, sample: int) -> Tensors:
-    """Return the tensors of a step in float32, for one of the C networks, with the shapes that torch's functions want.
-
-    Args:
-        network: Packed network.
-        index: Number of the step.
-        tensors: Tensors of the step, of `stored`.
-        sample: Which network.
-    """
+    """Return what `stored` holds of a step, for one of the C networks, in float32 and the shapes that torch wants."""
     step, rank, found = network.program.steps[index], len(network.values[index + 1].shape), Tensors()
     for role, every in tensors.items():
         tensor = every[sample % len(every)]

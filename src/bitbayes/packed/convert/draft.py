@@ -32,8 +32,7 @@ _MANY = 1 << 16  # weights that are worth the second that the first use of a ker
 class Draft:
     """A `Step` in the making.
 
-    Its tensors, by role, have the shape (C or 1, ...): C if they differ between the networks. Bits are uint8, real
-    weights float32.
+    Its tensors, by role, have the shape (C or 1, ...). Bits are uint8, real weights float32.
 
     Example:
         >>> Draft("affine", (0,), "scale", tensors={"scale": np.ones((1, 3))}).tensors["scale"].shape
@@ -87,13 +86,9 @@ class Builder:
 
 
 def split_scale(weight: Array) -> tuple[Array, Array]:
-    """Split a weight (outputs, ...) that is ±s, with one s or one for each output, into bits and s.
+    """Split a float32 weight (outputs, ...) that is ±s into bits (outputs, bytes) and s, shape (1,) or (outputs,).
 
-    Args:
-        weight: Weight in float32.
-
-    Returns:
-        Bits, shape (outputs, bytes), and s, shape (1,) or (outputs,); the weight itself and 1 where it is not binary.
+    A weight that is not binary is returned as it is, with a scale of 1.
 
     Example:
         >>> split_scale(np.array([[0.5, -0.5], [0.5, 0.5]], np.float32))
@@ -143,14 +138,7 @@ def finished(
     real: npt.DTypeLike = np.float32,
     about: Mapping[str, str] | None = None,
 ) -> PackedNetwork:
-    """Return the packed network of C = `samples` networks that take inputs of a shape.
-
-    Args:
-        drafts: Steps of the program.
-        shape: Shape of one input.
-        samples: Number of networks, C.
-        real: Type of what is real in the file.
-        about: Other texts to keep in the file.
+    """Return the packed network of C = `samples` networks that take inputs of a shape; `real` is the type of reals.
 
     Raises:
         PackedFileError: If a number is not finite.

@@ -20,9 +20,7 @@ Shapes = Sequence[tuple[int, ...]]
 def shortened(drafts: Sequence[Draft], shapes: Shapes) -> list[Draft]:
     """Return fewer steps that compute the same: to the last bit where sums are integers, to rounding elsewhere.
 
-    Args:
-        drafts: Steps of the program.
-        shapes: Shapes of all values, the input's first, without the batch.
+    The shapes are those of all values, the input's first, without the batch.
 
     Example:
         >>> two = [Draft("affine", (i,), "", tensors={"scale": np.full((1, 1), 2.0)}) for i in range(2)]

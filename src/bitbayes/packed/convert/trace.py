@@ -54,9 +54,7 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
 def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
     """Turn a record into steps; each layer of weights is followed by an affine step with its scale.
 
-    Args:
-        program: Record of a network, of `exported`.
-        states: Parameters and buffers by name, of each of the C networks; asked for one after the other.
+    The states, parameters and buffers by name of each of the C networks, are asked for one after the other.
 
     Raises:
         ValueError: If a layer has no packed form; names it.

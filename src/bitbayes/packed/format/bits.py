@@ -61,7 +61,7 @@ def sign_products(rows: Array, weights: Array) -> npt.NDArray[np.int64]:
         >>> sign_products(np.array([[1.0, -1.0, 0.0]]), pack_signs(np.array([[1, -1, 1], [-1, -1, -1]])))
         array([[2, 0]])
     """
-    signs, inside, bits = _words(pack_signs(rows)), _words(pack_signs(rows != 0)), _words(weights)
+    signs, inside, bits = as_words(pack_signs(rows)), as_words(pack_signs(rows != 0)), as_words(weights)
     result = np.count_nonzero(rows, axis=-1)[:, None] * np.ones((1, len(bits)), np.int64)
     step = max(1, _CHUNK // max(1, bits.size))
     for start in range(0, len(rows), step):
@@ -85,10 +85,13 @@ def float_above(numbers: Array) -> npt.NDArray[np.float32]:
     return np.where(near < numbers.astype(np.float64), np.nextafter(near, np.float32(np.inf)), near)
 
 
-def _words(bits: Array) -> npt.NDArray[np.uint64]:
+def as_words(bits: Array) -> npt.NDArray[np.uint64]:
     """Return rows of bytes as rows of 64-bit words, filled up with zeros."""
-    missing = -bits.shape[-1] % 8
-    return np.ascontiguousarray(np.pad(bits, ((0, 0), (0, missing)))).view(np.uint64)
+    if bits.shape[-1] % 8:
+        whole = np.zeros((*bits.shape[:-1], -(-bits.shape[-1] // 8) * 8), np.uint8)  # faster than np.pad
+        whole[..., : bits.shape[-1]] = bits
+        bits = whole
+    return np.ascontiguousarray(bits).view(np.uint64)
 
 
 def _popcount(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:

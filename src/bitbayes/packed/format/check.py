@@ -19,10 +19,6 @@ _VECTORS = {"scale": _REAL, "shift": _REAL, "slope": _REAL, "threshold": ("I32",
 def check_program(program: Program, layouts: Tensors) -> tuple[list[Value], set[str]]:
     """Check that steps, shapes and tensors fit together; allocate nothing but the answer.
 
-    Args:
-        program: Any program.
-        layouts: Types and shapes of all tensors, by name.
-
     Returns:
         All values, the input first, and the names of the tensors that differ between the C networks.
 

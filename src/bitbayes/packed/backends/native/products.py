@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbayes.kernels import build
-from bitbayes.packed.format.bits import Array
+from bitbayes.packed.format.bits import Array, as_words, unpack_signs
 from bitbayes.packed.format.sliding import Sliding
 
 _BLOCK = 32  # outputs; BLOCK of the kernels
@@ -99,15 +99,20 @@ def _done(failed: int) -> None:
 
 @dataclass(frozen=True)
 class Signs:
-    """Signs as bits, with the channels last: (S, N, *places, words of 64 bits), bits left over 0."""
+    """Signs as bits, with the channels last: (S, N, *places, words of 64 bits), bits left over 0.
+
+    Example:
+        >>> Signs(np.array([[[5]]], np.uint64), 3).floats.tolist()
+        [[[1.0, -1.0, 1.0]]]
+    """
 
     words: npt.NDArray[np.uint64]
     channels: int
 
     @functools.cached_property
     def floats(self) -> npt.NDArray[np.float32]:
-        """As −1 and +1, shape (S, N, channels, *places)."""
-        return unpack_places(self.words, self.channels)
+        """The same as −1 and +1, shape (S, N, channels, *places)."""
+        return np.moveaxis(unpack_signs(self.words.view(np.uint8), self.channels), -1, 2)
 
 
 def pack_places(ones: Array) -> npt.NDArray[np.uint64]:
@@ -117,25 +122,7 @@ def pack_places(ones: Array) -> npt.NDArray[np.uint64]:
         >>> pack_places(np.array([[True, False, True]]))
         array([[5]], dtype=uint64)
     """
-    bits = np.packbits(ones, axis=-1, bitorder="little")
-    if bits.shape[-1] % 8:
-        whole = np.zeros((*bits.shape[:-1], -(-bits.shape[-1] // 8) * 8), np.uint8)
-        whole[..., : bits.shape[-1]] = bits
-        bits = whole
-    return np.ascontiguousarray(bits).view(np.uint64)
-
-
-def unpack_places(words: npt.NDArray[np.uint64], channels: int) -> npt.NDArray[np.float32]:
-    """Unpack words (S, N, *places, W) into −1 and +1, shape (S, N, channels, *places).
-
-    Example:
-        >>> unpack_places(np.array([[[5]]], np.uint64), 3).tolist()
-        [[[1.0, -1.0, 1.0]]]
-    """
-    ones = np.unpackbits(words.view(np.uint8), axis=-1, count=channels, bitorder="little").astype(np.float32)
-    ones *= 2
-    ones -= 1
-    return np.moveaxis(ones, -1, 2)
+    return as_words(np.packbits(ones, axis=-1, bitorder="little"))
 
 
 class SignProduct:

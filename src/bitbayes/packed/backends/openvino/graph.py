@@ -38,12 +38,9 @@ def graph(
 
     Args:
         network: Packed network.
-        inputs: Batch size; OpenVINO's binary convolution has no dynamic one.
+        inputs: Batch size, because OpenVINO's binary convolution has no dynamic one.
         ranges: int8 for layers of real weights and real inputs, by index: the largest magnitude of the inputs.
         keep: Receives what must live until the model is compiled: constants share the memory of arrays.
-
-    Returns:
-        An `openvino.Model`.
     """
     keep = [] if keep is None else keep
     x = ops.parameter([inputs, *network.program.input], ov.Type.f32)

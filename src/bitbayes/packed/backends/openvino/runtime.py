@@ -39,12 +39,8 @@ def _core() -> Any:
 def compiled(network: PackedNetwork, inputs: int, threads: int, precision: str = "f32", ranges: Any = None) -> Any:
     """Return an inference request for one batch size.
 
-    Args:
-        network: Packed network.
-        inputs: Batch size.
-        threads: Number of threads; 0: OpenVINO's choice.
-        precision: "f32" or "bf16". OpenVINO's own choice would be bf16 where the processor has it.
-        ranges: Largest magnitudes for int8, as `graph` takes them.
+    With `threads=0` OpenVINO chooses their number. The precision is "f32" or "bf16"; OpenVINO's own choice would be
+    bf16 where the processor has it. `ranges` are those of `graph`.
     """
     keep: list[Any] = []  # until it is compiled
     model = graph(network, inputs, ranges, keep)
