@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import bitbayes as bb
 from bitbayes.packed import PackedNetwork, load
+from bitbayes.packed.format.sliding import Sliding
 
 
 def settled(model: nn.Module, *, scale: float | None = None) -> nn.Module:
@@ -401,3 +402,38 @@ def test_packing_leaves_the_optimizer_alone():
     bb.follow(model, optimizer)
     bb.pack(model, torch.zeros(1, 8))
     assert model.training and model[1].training and optimizer.training
+
+
+@pytest.mark.parametrize("size", [5, 8, 13])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"), [(3, 1, 1, 1), (3, 2, 0, 2), (2, 3, 1, 1), (4, 2, 2, 1)]
+)
+def test_windows_are_those_of_torch(size, kernel, stride, padding, dilation):
+    """Numbers of places, with both roundings, what windows see, and which taps lie inside the input."""
+    for ceil in (False, True):
+        sliding = Sliding((kernel,), (stride,), (padding,), (dilation,), ceil)
+        x = torch.arange(1.0, size + 1)[None, None]
+        wanted = F.max_pool1d(x, kernel, stride, padding, dilation, ceil)[0, 0]
+        ((before, after),), places = sliding.pads((size,)), sliding.places((size,))
+        windows = sliding.windows(np.pad(x.numpy(), ((0, 0), (0, 0), (before, after))))[0, 0, : places[0]]
+        assert places == tuple(wanted.shape) and np.array_equal(windows.max(-1), wanted)
+        (inside,) = sliding.inside((size,))
+        assert np.array_equal(inside, windows > 0)
+    conv = F.conv1d(x, torch.ones(1, 1, kernel), None, stride, padding, dilation)
+    two = Sliding((kernel,), (stride,), (padding,), (dilation,)).in_two_axes()
+    assert two.places((1, size)) == (1, conv.shape[-1]) and Sliding.covering((2, size)).places((2, size)) == (1, 1)
+
+
+def test_weights_as_the_layers_have_them():
+    """±1 or real, in torch's shapes, for each of the C networks."""
+    model = nn.Sequential(nn.Conv2d(4, 6, (3, 2), groups=2, bias=False), nn.Flatten(), nn.Linear(24, 3, bias=False))
+    bb.nn.keep_real(model[2])
+    optimizer = bb.BayesBiNN([("0.weight", model[0].weight)], ess=10, seed=0)
+    posterior, x = optimizer.posterior(), torch.zeros(1, 4, 4, 3)
+    packed = bb.pack(model, x, posterior, samples=3, seed=1)
+    layers = [step for step in packed.program.steps if step.op in ("conv", "linear")]
+    for sample in range(3):
+        wanted = posterior.sample_at(sample, seed=1)["0.weight"]
+        assert np.array_equal(packed.weight(layers[0], sample), wanted)
+        assert np.array_equal(packed.weight(layers[1], sample), model[2].weight.detach())
+    assert [len(packed.stacked(step)["weight"]) for step in layers] == [3, 1]
