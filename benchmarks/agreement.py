@@ -33,7 +33,7 @@ def main() -> None:
     packed = bb.pack(model, batches[0][:1])
     for backend in ("native", "openvino", "torch"):
         try:
-            runtime = packed.runtime(backend)
+            runtime = bb.packed.load(packed, backend)
         except (ImportError, RuntimeError) as error:
             print(f"{backend:9} not measured: {error}")
             continue

@@ -55,8 +55,7 @@ def lines(turns: int, clock: Callable[[], float], folder: Path) -> Iterator[tupl
     import torch.nn.functional as F
 
     import bitbayes as bb
-    from bitbayes.packed.backends.bench import engines
-    from bitbayes.packed.backends.measure import measure
+    from bitbayes.lab.bench.engines import engines, measure
     from bitbayes.packed.backends.native.products import SignProduct, pack_places
     from bitbayes.packed.format.bits import pack_signs
 
@@ -149,7 +148,7 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from bitbayes.packed.backends.native.blocks import library
+    from bitbayes.packed.backends.native.products import library
 
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

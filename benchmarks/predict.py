@@ -53,7 +53,7 @@ def measure(widths: list[int], inputs: int, samples: int) -> list[float]:
     with torch.autocast("cpu", torch.bfloat16):
         ways.append(seconds(lambda: bb.predict(model, x, posterior, samples=samples), 3) / forward)
     native = seconds(lambda: bb.predict(model, x, posterior, samples=samples, backend="native"), 3)
-    packed = bb.pack(model, x, posterior, samples).runtime("native", threads=torch.get_num_threads())
+    packed = bb.packed.load(bb.pack(model, x, posterior, samples), "native", threads=torch.get_num_threads())
     given = x.numpy()
     return [*ways, native / forward, draw / forward, seconds(lambda: packed.predict(given), 3) / forward]
 

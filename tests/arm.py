@@ -120,5 +120,5 @@ class Library:
 
 
 def library(name: str) -> Any:
-    """As `bitbayes.packed.backends.native.blocks.library`."""
+    """As `bitbayes.packed.backends.native.products.library`."""
     return Library(name)

@@ -244,7 +244,7 @@ def in_the_page(page, images, file="digits.safetensors"):
 def agrees(page, network, images, file="digits.safetensors"):
     about = network.program.about
     data = TensorData(images, torch.zeros(len(images)), float(about["mean"]), float(about["std"]))
-    wanted = network.runtime().predict(data.inputs(torch.arange(len(images))).numpy())
+    wanted = bb.packed.load(network).predict(data.inputs(torch.arange(len(images))).numpy())
     each = in_the_page(page, images, file)
     np.testing.assert_allclose(each, wanted.sample_probs, rtol=0, atol=1e-6)
     np.testing.assert_allclose(each.mean(0), wanted.probs, rtol=0, atol=1e-6)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import bitbayes as bb
 from bitbayes.packed import PackedNetwork, load
+from bitbayes.packed.format.sliding import Sliding
 
 
 def settled(model: nn.Module, *, scale: float | None = None) -> nn.Module:
@@ -211,7 +212,7 @@ def test_thresholds_are_exact_at_every_count():
     x = torch.ones(inputs + 1, inputs) - 2 * torch.ones(inputs + 1, inputs).tril(-1)  # sums 24, 22, ..., -24
     wanted = copy.deepcopy(model).double()(x.double()).detach().numpy()
     for backend in ("reference", "torch"):
-        got = np.asarray(packed.runtime(backend).outputs(x.numpy() if backend == "reference" else x))[0]
+        got = np.asarray(load(packed, backend).outputs(x.numpy() if backend == "reference" else x))[0]
         assert np.array_equal(got, wanted)
     assert (wanted[:, 3] == -1).all() and len({row.tobytes() for row in wanted}) > 4
 
@@ -298,7 +299,7 @@ def test_float16_halves_what_is_real(tmp_path):
         wanted = model(x)
     runtime = load(tmp_path / "net.safetensors", "torch")
     torch.testing.assert_close(runtime.outputs(x)[0], wanted, rtol=5e-3, atol=5e-3)
-    np.testing.assert_allclose(half.runtime().outputs(x.numpy())[0], wanted, rtol=5e-3, atol=5e-3)
+    np.testing.assert_allclose(load(half).outputs(x.numpy())[0], wanted, rtol=5e-3, atol=5e-3)
     assert runtime.network.program.about == {"for": "tests"}
 
 
@@ -379,11 +380,11 @@ def test_refusals_of_arguments():
         (lambda: bb.pack(model, torch.zeros(0, 8)), r"got torch.float32 of shape \(0, 8\)"),
         (lambda: bb.pack(model, torch.zeros(1, 8), real="bfloat16"), "real must be 'float32' or 'float16'"),
         (lambda: bb.pack(model, torch.zeros(1, 8), optimizer.posterior(), samples=0), "samples must be at least 1"),
-        (lambda: packed.runtime("openvino2"), r"backend must be one of 'reference', .*, got 'openvino2'"),
-        (lambda: packed.runtime("torch", device="nowhere"), "device 'nowhere' cannot be used"),
-        (lambda: packed.runtime().outputs(np.zeros((2, 7))), r"expected inputs of shape \(N, 8\), got \(2, 7\)"),
-        (lambda: packed.runtime().outputs(np.zeros((2, 8), np.uint8)), "floating-point inputs, got uint8"),
-        (lambda: packed.runtime("torch").outputs(torch.full((2, 8), torch.nan)), "the inputs have NaN"),
+        (lambda: load(packed, "openvino2"), r"backend must be one of 'reference', .*, got 'openvino2'"),
+        (lambda: load(packed, "torch", device="nowhere"), "device 'nowhere' cannot be used"),
+        (lambda: load(packed).outputs(np.zeros((2, 7))), r"expected inputs of shape \(N, 8\), got \(2, 7\)"),
+        (lambda: load(packed).outputs(np.zeros((2, 8), np.uint8)), "floating-point inputs, got uint8"),
+        (lambda: load(packed, "torch").outputs(torch.full((2, 8), torch.nan)), "the inputs have NaN"),
     ]:
         with pytest.raises(ValueError, match=message):
             wrong()
@@ -401,3 +402,38 @@ def test_packing_leaves_the_optimizer_alone():
     bb.follow(model, optimizer)
     bb.pack(model, torch.zeros(1, 8))
     assert model.training and model[1].training and optimizer.training
+
+
+@pytest.mark.parametrize("size", [5, 8, 13])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"), [(3, 1, 1, 1), (3, 2, 0, 2), (2, 3, 1, 1), (4, 2, 2, 1)]
+)
+def test_windows_are_those_of_torch(size, kernel, stride, padding, dilation):
+    """Numbers of places, with both roundings, what windows see, and which taps lie inside the input."""
+    for ceil in (False, True):
+        sliding = Sliding((kernel,), (stride,), (padding,), (dilation,), ceil)
+        x = torch.arange(1.0, size + 1)[None, None]
+        wanted = F.max_pool1d(x, kernel, stride, padding, dilation, ceil)[0, 0]
+        ((before, after),), places = sliding.pads((size,)), sliding.places((size,))
+        windows = sliding.windows(np.pad(x.numpy(), ((0, 0), (0, 0), (before, after))))[0, 0, : places[0]]
+        assert places == tuple(wanted.shape) and np.array_equal(windows.max(-1), wanted)
+        (inside,) = sliding.inside((size,))
+        assert np.array_equal(inside, windows > 0)
+    conv = F.conv1d(x, torch.ones(1, 1, kernel), None, stride, padding, dilation)
+    two = Sliding((kernel,), (stride,), (padding,), (dilation,)).in_two_axes()
+    assert two.places((1, size)) == (1, conv.shape[-1]) and Sliding.covering((2, size)).places((2, size)) == (1, 1)
+
+
+def test_weights_as_the_layers_have_them():
+    """±1 or real, in torch's shapes, for each of the C networks."""
+    model = nn.Sequential(nn.Conv2d(4, 6, (3, 2), groups=2, bias=False), nn.Flatten(), nn.Linear(24, 3, bias=False))
+    bb.nn.keep_real(model[2])
+    optimizer = bb.BayesBiNN([("0.weight", model[0].weight)], ess=10, seed=0)
+    posterior, x = optimizer.posterior(), torch.zeros(1, 4, 4, 3)
+    packed = bb.pack(model, x, posterior, samples=3, seed=1)
+    layers = [step for step in packed.program.steps if step.op in ("conv", "linear")]
+    for sample in range(3):
+        wanted = posterior.sample_at(sample, seed=1)["0.weight"]
+        assert np.array_equal(packed.weight(layers[0], sample), wanted)
+        assert np.array_equal(packed.weight(layers[1], sample), model[2].weight.detach())
+    assert [len(packed.stacked(step)["weight"]) for step in layers] == [3, 1]

@@ -10,11 +10,12 @@ from torch import nn
 import bitbayes as bb
 from bitbayes.calibration import probability_figures
 from bitbayes.lab import cli
+from bitbayes.lab.bench.engines import ENGINES
+from bitbayes.lab.bench.rivals import torch_bfloat16, without_bits
 from bitbayes.lab.studies.evaluate import load_run
 from bitbayes.lab.train.measure import whole
 from bitbayes.packed import load
-from bitbayes.packed.backends.bench import ENGINES
-from bitbayes.packed.backends.rivals import input_ranges, torch_bfloat16, without_bits
+from bitbayes.packed.backends.reference import input_ranges
 from test_packed import Narrow, grid, settled
 
 
@@ -72,11 +73,11 @@ def test_what_backends_are_measured_against():
     network = bb.pack(settled(model), x[:1])
     floats, rectified = without_bits(network), without_bits(network, rectified=True)
     assert all(tensor.dtype != np.uint8 for twin in (floats, rectified) for tensor in twin.tensors.values())
-    wanted = network.runtime().outputs(x.numpy())
-    np.testing.assert_allclose(floats.runtime().outputs(x.numpy()), wanted, rtol=1e-6)
+    wanted = load(network).outputs(x.numpy())
+    np.testing.assert_allclose(load(floats).outputs(x.numpy()), wanted, rtol=1e-6)
     ops = [step.op for step in rectified.program.steps]
     assert not {"sign", "threshold"} & set(ops) and ops.count("clamp") > 2
-    assert rectified.runtime().outputs(x.numpy()).shape == wanted.shape
+    assert load(rectified).outputs(x.numpy()).shape == wanted.shape
     np.testing.assert_allclose(np.asarray(torch_bfloat16(network, x.numpy())()), wanted[0], atol=0.1)
     layers = [index for index, step in enumerate(network.program.steps) if step.op in ("linear", "conv")]
     ranges = input_ranges(network, x.numpy())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import bitbayes as bb
 from bitbayes.lab import cli
-from bitbayes.packed import PackedNetwork, Program, Step, c_header, onnx_model
+from bitbayes.packed import PackedNetwork, Program, Step, c_header, load, onnx_model
 from bitbayes.packed.backends import reference
 from bitbayes.packed.format.bits import float_above, unpack_signs
 from test_packed import Narrow, grid, settled
@@ -135,16 +135,16 @@ def in_order(monkeypatch) -> None:
     def affine(x, tensors):
         return x * np.float32(tensors.get("scale", 1)) + np.float32(tensors.get("shift", 0))
 
-    def avg_pool(x, settings):
+    def avg_pool(x, step):
         def windows(values):
-            found = reference._pool_windows(values, settings, 0.0)
+            found = reference._pool_windows(values, step, 0.0)
             return found.reshape(*found.shape[: values.ndim], -1)
 
         seen = windows(np.ones_like(x)).sum(-1)
-        return total(windows(x)) / np.float32(windows(x).shape[-1] if settings["count_padding"] else seen)
+        return total(windows(x)) / np.float32(windows(x).shape[-1] if step.settings["count_padding"] else seen)
 
-    def adaptive(x, settings):
-        (rows, columns), (m, n) = x.shape[2:], settings["size"]
+    def adaptive(x, step):
+        (rows, columns), (m, n) = x.shape[2:], step.settings["size"]
         result = np.empty((*x.shape[:2], m, n), np.float32)
         for h in range(m):
             for w in range(n):
@@ -176,20 +176,20 @@ def same(name: str, got: tuple[np.ndarray, np.ndarray], wanted: np.ndarray) -> N
 def test_c_is_the_reference_bit_for_bit(name, tmp_path, monkeypatch):
     packed, x = made(name)
     noise = np.random.default_rng(0).standard_normal(x.shape, np.float32)  # whose sums are not exact
-    wanted = packed.runtime().outputs(x)[0]
+    wanted = load(packed).outputs(x)[0]
     same(name, compiled(packed, tmp_path, "-Dnet_sum=double")(x), wanted)
     run = compiled(packed, tmp_path)
     np.testing.assert_allclose(run(x)[0], wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
     in_order(monkeypatch)
     for inputs in (x, noise):
-        same(name, run(inputs), packed.runtime().outputs(inputs)[0])
+        same(name, run(inputs), load(packed).outputs(inputs)[0])
 
 
 @needs_gcc
 def test_c_stays_within_its_memory(tmp_path):
     packed, x = made("residual")
     run = compiled(packed, tmp_path, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    assert np.array_equal(run(x)[1], classes(packed.runtime().outputs(x)[0]))
+    assert np.array_equal(run(x)[1], classes(load(packed).outputs(x)[0]))
 
 
 @needs_gcc
@@ -229,7 +229,7 @@ def test_c_of_programs_that_bb_pack_does_not_make(tmp_path):
     )
     packed = PackedNetwork(Program((2,), 1, steps), tensors)
     x = np.array([[1 << 25, 0], [(1 << 25) + 4, 0], [0, 12], [0, -12], [1, -1]], np.float32)
-    wanted = packed.runtime().outputs(x)[0]
+    wanted = load(packed).outputs(x)[0]
     assert np.array_equal(compiled(packed, tmp_path)(x)[0], wanted)
     assert len({row.tobytes() for row in wanted}) == len(x)
 
@@ -255,7 +255,7 @@ def test_onnx_is_the_reference(name):
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     values = [x]
     for index, step in enumerate(packed.program.steps):
-        values.append(packed.runtime().step(step, index, [values[source] for source in step.sources], 0))
+        values.append(reference.computed(packed, index, [values[source] for source in step.sources], 0))
     for count in (len(x), 1):
         got, *signs = session.run(None, {"input": x[:count]})
         assert got.dtype == np.float32 and got.shape == (count, *packed.values[-1].shape)
@@ -282,7 +282,7 @@ def test_export_of_every_other_step():
     assert {entry.key: entry.value for entry in model.metadata_props} == {"for": "tests"}
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     x = 2 * np.random.default_rng(0).standard_normal((4, 3, 11), np.float32)
-    np.testing.assert_allclose(session.run(None, {"input": x})[0], packed.runtime().outputs(x)[0], rtol=1e-5)
+    np.testing.assert_allclose(session.run(None, {"input": x})[0], load(packed).outputs(x)[0], rtol=1e-5)
 
 
 def test_refusals():

@@ -232,7 +232,7 @@ for ask in (lambda: bb.STE, lambda: bb.pack(None, None)):
     result = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "bitbayes.STE needs torch" in result.stdout and "No module named 'torch'" in result.stdout
-    wanted = network.runtime().predict(x)
+    wanted = load(network).predict(x)
     got = np.load(tmp_path / "y.npz")
     assert np.array_equal(got["outputs"], wanted.outputs)
     assert np.array_equal(got["information"], wanted.mutual_information)

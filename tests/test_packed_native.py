@@ -16,14 +16,14 @@ from torch import nn
 import arm
 import bitbayes as bb
 from bitbayes.kernels import build
-from bitbayes.packed import PackedNetwork, Program, Step
-from bitbayes.packed.backends.native import blocks as native_blocks
-from bitbayes.packed.backends.native.numbers import NumberProduct, RealProduct
-from bitbayes.packed.backends.native.products import SignProduct, pack_places
+from bitbayes.packed import PackedNetwork, Program, Step, load
+from bitbayes.packed.backends.native import products
+from bitbayes.packed.backends.native.products import NumberProduct, RealProduct, SignProduct, pack_places
 from bitbayes.packed.backends.native.runtime import NativeRuntime
 from bitbayes.packed.backends.reference import _in_order
 from bitbayes.packed.convert import draft
 from bitbayes.packed.format.bits import pack_signs
+from bitbayes.packed.format.sliding import Sliding
 from test_packed import Narrow, grid, halved, settled
 
 pytestmark = pytest.mark.skipif(build.library("inference") is None, reason=build.status("inference"))
@@ -46,14 +46,14 @@ def path(request, monkeypatch):
     if wanted == "neon":
         if arm.MISSING:
             pytest.skip(arm.MISSING)
-        monkeypatch.setattr(native_blocks, "library", arm.library)
+        monkeypatch.setattr(products, "library", arm.library)
         return
     monkeypatch.setenv("CC", f"cc {PATHS[wanted]}")
     monkeypatch.setattr(build, "_outcome", build._outcome.__wrapped__)
-    libraries: dict[str, Any] = {name: native_blocks.library.__wrapped__(name) for name in ("inference", "real")}
+    libraries: dict[str, Any] = {name: products.library.__wrapped__(name) for name in ("inference", "real")}
     if PATHS[wanted] and libraries["inference"].bitbayes_path().decode() != wanted:
         pytest.skip(f"no {wanted} on this processor")
-    monkeypatch.setattr(native_blocks, "library", libraries.__getitem__)
+    monkeypatch.setattr(products, "library", libraries.__getitem__)
 
 
 def some_signs(rng, *shape):
@@ -107,11 +107,11 @@ def test_convolutions(path):
         x, weight = some_signs(rng, 1, 3, channels, *sizes), some_signs(rng, outputs, channels, *kernel)
         function: Any = F.conv2d if len(kernel) == 2 else F.conv1d
         wanted = function(torch.tensor(x[0]).float(), torch.tensor(weight).float(), None, stride, padding, dilation)
-        geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+        sliding = Sliding(kernel, stride, padding, dilation)
         bits, words = pack_signs(weight.reshape(1, outputs, -1)), pack_places(np.moveaxis(x, 2, -1) > 0)
-        assert np.array_equal(SignProduct(bits, channels, kernel, sizes, geometry)(words)[0], wanted)
+        assert np.array_equal(SignProduct(bits, channels, sizes, sliding)(words)[0], wanted)
         threshold = rng.integers(-9, 10, (1, outputs))
-        product = SignProduct(bits, channels, kernel, sizes, geometry, threshold=threshold)
+        product = SignProduct(bits, channels, sizes, sliding, threshold=threshold)
         above = np.moveaxis(wanted.numpy(), 1, -1) >= threshold
         assert np.array_equal(product(words)[0], pack_places(above))
 
@@ -149,7 +149,7 @@ def test_several_networks_at_once(path):
 def agree(network: PackedNetwork, x: Any, **options: Any) -> NativeRuntime:
     """The same as the reference: for several inputs, one, and none."""
     x = np.asarray(x, np.float32)
-    native, reference = network.runtime("native", **options), network.runtime()
+    native, reference = load(network, "native", **options), load(network)
     for part in (x, x[:1], x[:0]):
         wanted, got = reference.outputs(part), native.outputs(part)
         assert got.dtype == np.float32 and got.shape == wanted.shape
@@ -229,7 +229,7 @@ def test_signs_of_real_sums():
         model[1].running_mean.copy_(model[0](x).transpose(0, 1).flatten(1).median(1).values)
     network = bb.pack(model, x[:1])
     assert [step.op for step in network.program.steps] == ["conv", "affine", "sign", "conv"]
-    assert np.array_equal(network.runtime("native").outputs(x.numpy()), network.runtime().outputs(x.numpy()))
+    assert np.array_equal(load(network, "native").outputs(x.numpy()), load(network).outputs(x.numpy()))
 
 
 @pytest.mark.parametrize("slopes", [[-1.0, 0.5, 1.0], [-1.0, 0.0, 2.0]])
@@ -238,17 +238,17 @@ def test_slopes(slopes):
         Program((3, 5), 1, (Step("prelu", (0,), tensors={"slope": "s"}),)), {"s": np.array(slopes, np.float32)}
     )
     x = np.random.default_rng(6).normal(size=(4, 3, 5)).astype(np.float32)
-    assert np.array_equal(network.runtime("native").outputs(x), network.runtime().outputs(x))
+    assert np.array_equal(load(network, "native").outputs(x), load(network).outputs(x))
 
 
 def test_without_torch():
     """On a machine that has NumPy, safetensors and a compiler."""
     code = (
         "import sys; sys.modules['torch'] = None; import numpy as np\n"
-        "from bitbayes.packed import PackedNetwork, Program, Step\n"
+        "from bitbayes.packed import PackedNetwork, Program, Step, load\n"
         "steps = (Step('sign', (0,)), Step('linear', (1,), tensors={'weight': 'w'}))\n"
         "network = PackedNetwork(Program((8,), 1, steps), {'w': np.array([[15], [255]], np.uint8)})\n"
-        "print(network.runtime('native').predict(np.ones((1, 8))).outputs.tolist())"
+        "print(load(network, 'native').predict(np.ones((1, 8))).outputs.tolist())"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "[[[0.0, 8.0]]]", result.stderr
@@ -264,7 +264,7 @@ def test_an_ensemble(tmp_path):
     x = grid(7, 2, 10)
     network = bb.pack(model, x, optimizer.posterior(), samples=5, seed=4, batches=[grid(40, 2, 10)])
     native = agree(network, x)
-    wanted, got = network.runtime().predict(x.numpy()), native.predict(x.numpy())
+    wanted, got = load(network).predict(x.numpy()), native.predict(x.numpy())
     assert got.mutual_information.max() > 1e-3
     np.testing.assert_allclose(got.probs, wanted.probs, rtol=1e-5)
     np.testing.assert_allclose(got.mutual_information, wanted.mutual_information, rtol=1e-3, atol=1e-6)
@@ -275,25 +275,25 @@ def test_a_batch_in_pieces(monkeypatch):
 
     network = bb.pack(settled(bb.nn.mlp(16, [8], 3)), torch.zeros(1, 16))
     x = np.random.default_rng(5).normal(size=(11, 16)).astype(np.float32)
-    whole = network.runtime("native").outputs(x)
+    whole = load(network, "native").outputs(x)
     monkeypatch.setattr(native, "_PIECE", 48)
-    assert np.array_equal(network.runtime("native").outputs(x), whole)
+    assert np.array_equal(load(network, "native").outputs(x), whole)
 
 
 def test_refusals(monkeypatch):
     network = bb.pack(settled(bb.nn.mlp(16, [8], 3)), torch.zeros(1, 16))
     with pytest.raises(ValueError, match="threads must be at least 0, got -1"):
-        network.runtime("native", threads=-1)
-    runtime = network.runtime("native", threads=0)
+        load(network, "native", threads=-1)
+    runtime = load(network, "native", threads=0)
     with pytest.raises(ValueError, match="expected inputs of shape"):
         runtime.outputs(np.zeros((2, 17), np.float32))
     with pytest.raises(ValueError, match="NaN"):
         runtime.outputs(np.full((2, 16), np.nan, np.float32))
     monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setattr(build, "_outcome", build._outcome.__wrapped__)
-    monkeypatch.setattr("bitbayes.packed.backends.native.runtime.library", native_blocks.library.__wrapped__)
+    monkeypatch.setattr("bitbayes.packed.backends.native.runtime.library", products.library.__wrapped__)
     with pytest.raises(RuntimeError, match=r"no C compiler: no-such-compiler .*; take \"torch\" or \"reference\""):
-        network.runtime("native")
+        load(network, "native")
 
 
 @pytest.mark.parametrize("count", (1, 8, 255, 256, 257, 600))

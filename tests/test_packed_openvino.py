@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import bitbayes as bb
-from bitbayes.packed import PackedNetwork, Program, Step
+from bitbayes.packed import PackedNetwork, Program, Step, load
 from bitbayes.packed.format.bits import pack_signs
 from test_packed import grid, settled
 from test_packed_native import NETWORKS, some_signs
@@ -28,7 +28,7 @@ from bitbayes.packed.backends.openvino.runtime import OpenVinoRuntime
 def agree(network: PackedNetwork, x: Any, exact: bool = False) -> OpenVinoRuntime:
     """The same as the reference, for several inputs, one, and none."""
     x = np.asarray(x, np.float32)
-    runtime, reference = network.runtime("openvino", threads=1), network.runtime()
+    runtime, reference = load(network, "openvino", threads=1), load(network)
     assert isinstance(runtime, OpenVinoRuntime)
     for part in (x, x[:1], x[:0]):
         wanted, got = reference.outputs(part), runtime.outputs(part)
@@ -137,7 +137,7 @@ def test_an_ensemble():
     optimizer.eval()
     network = bb.pack(model, grid(1, 16), optimizer.posterior(), samples=5, seed=4, batches=[grid(40, 16)])
     runtime, x = agree(network, grid(7, 16)), grid(7, 16).numpy()
-    wanted, got = network.runtime().predict(x), runtime.predict(x)
+    wanted, got = load(network).predict(x), runtime.predict(x)
     assert got.mutual_information.max() > 1e-3
     np.testing.assert_allclose(got.probs, wanted.probs, rtol=1e-5)
     np.testing.assert_allclose(got.mutual_information, wanted.mutual_information, rtol=1e-3, atol=1e-6)
@@ -155,23 +155,23 @@ def test_rounded_forms(monkeypatch):
     """One is taken if it is faster and near, and for nothing else."""
     network = bb.pack(settled(bb.nn.mlp(64, [96, 96], 10)), torch.zeros(1, 64))
     x = np.random.default_rng(6).normal(size=(32, 64)).astype(np.float32)
-    wanted = network.runtime().outputs(x)
+    wanted = load(network).outputs(x)
 
-    def load(fastest: str) -> tuple[dict[int, str], Any]:
-        monkeypatch.setattr(openvino_runtime, "measure", lambda calls, turns: {n: n != fastest for n in calls})
-        runtime = network.runtime("openvino", threads=1, allow=["bfloat16", "int8"], inputs=x)
+    def fresh(fastest: str) -> tuple[dict[int, str], Any]:
+        monkeypatch.setattr(openvino_runtime, "_seconds", lambda calls: {n: n != fastest for n in calls})
+        runtime = load(network, "openvino", threads=1, allow=["bfloat16", "int8"], inputs=x)
         assert isinstance(runtime, OpenVinoRuntime)
         got = runtime.outputs(x)
         return runtime.chosen, got
 
-    chosen, got = load("float32")
+    chosen, got = fresh("float32")
     assert chosen == {32: "float32"}
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-3)
-    chosen, got = load("int8")
+    chosen, got = fresh("int8")
     assert chosen == {32: "int8"} and np.abs(got - wanted).max() > 1e-2
     assert np.corrcoef(got.reshape(-1), wanted.reshape(-1))[0, 1] > 0.99
     monkeypatch.setattr(openvino_runtime, "_ALIKE", 1.5)
-    chosen, got = load("int8")
+    chosen, got = fresh("int8")
     assert chosen == {32: "float32"}
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-3)
 
@@ -184,8 +184,8 @@ def test_refusals(monkeypatch):
         ({"allow": ["int8"]}, "allow needs inputs"),
     ]:
         with pytest.raises(ValueError, match=message):
-            network.runtime("openvino", **options)
-    runtime = network.runtime("openvino", threads=1)
+            load(network, "openvino", **options)
+    runtime = load(network, "openvino", threads=1)
     with pytest.raises(ValueError, match="expected inputs of shape"):
         runtime.outputs(np.zeros((2, 17), np.float32))
     with pytest.raises(ValueError, match="NaN"):
@@ -207,14 +207,14 @@ def test_wrong_numbers_are_refused_at_load(monkeypatch):
 
     monkeypatch.setattr(openvino_graph, "np", Turned())
     with pytest.raises(RuntimeError, match=r"computes this network wrongly .*; take the backend \"native\""):
-        network.runtime("openvino")
+        load(network, "openvino")
 
 
 def test_without_openvino():
     code = (
         "import sys; sys.modules['openvino'] = sys.modules['torch'] = None\n"
-        "from bitbayes.packed import PackedNetwork, Program, Step\n"
-        "PackedNetwork(Program((3,), 1, (Step('sign', (0,)),)), {}).runtime('openvino')"
+        "from bitbayes.packed import PackedNetwork, Program, Step, load\n"
+        "load(PackedNetwork(Program((3,), 1, (Step('sign', (0,)),)), {}), 'openvino')"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = result.stderr.strip().splitlines()[-1]

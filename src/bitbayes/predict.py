@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from bitbayes.batchnorm import Batches, as_found, refresh
-from bitbayes.packed import PackedNetwork, pack
+from bitbayes.packed import PackedNetwork, load, pack
 from bitbayes.posterior import Posterior
 
 __all__ = ["Prediction", "draws", "predict"]
@@ -254,7 +254,7 @@ def _outputs(model: nn.Module, weights: dict[str, Tensor], x: Tensor, chunk: int
 def _outputs_of_packed(network: PackedNetwork, backend: str, x: Tensor, chunk: int | None) -> Tensor:
     """Outputs of packed networks, on as many threads as torch has where the backend can be told."""
     threads = {"threads": torch.get_num_threads()} if backend in ("native", "openvino") else {}
-    runtime = network.runtime(backend, **threads)
+    runtime = load(network, backend, **threads)
     pieces = [torch.as_tensor(runtime.outputs(piece.numpy(force=True))) for piece in x.split(chunk or max(len(x), 1))]
     outputs = torch.cat(pieces, 1).to(x.device)
     return outputs[..., None] if outputs.dim() == 2 else outputs

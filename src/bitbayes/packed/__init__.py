@@ -1,8 +1,10 @@
-"""Networks of one bit a weight as files, and what runs them. Without torch all of it works but `pack`."""
+"""Networks of one bit per weight as files, and what runs them. All of it but `pack` works without torch."""
 
-from bitbayes.packed.backends.c.export import c_header
+from bitbayes.packed.backends.c.write import c_header
+from bitbayes.packed.backends.load import load
 from bitbayes.packed.backends.onnx import onnx_model
-from bitbayes.packed.backends.runtime import ArrayPrediction, Runtime, load
+from bitbayes.packed.backends.prediction import ArrayPrediction
+from bitbayes.packed.backends.runtime import Runtime
 from bitbayes.packed.convert.pack import pack
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import PackedFileError, Program, Step

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbayes.errors import require
-from bitbayes.packed import ArrayPrediction, PackedNetwork, Runtime, c_header, load, onnx_model, pack
+from bitbayes.packed import ArrayPrediction, PackedNetwork, Runtime, c_header, load, onnx_model
 
 tyro = require("tyro", "train")
 
-__all__ = ["Bench", "Export", "Pack", "PackedCommand", "Run", "Summary", "pack_run"]
+__all__ = ["Bench", "Export", "Pack", "PackedCommand", "Run", "Summary"]
 
 Name = tyro.conf.Positional[str]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
@@ -48,6 +48,8 @@ class Pack:
 
     def run(self) -> None:
         """Packs, and prints what each layer takes."""
+        from bitbayes.lab.studies.pack import pack_run
+
         network = pack_run(self.folder, samples=self.samples, tempered=self.tempered, real=self.real, data=self.data)
         network.save(self.output)
         print(network.summary())
@@ -111,7 +113,7 @@ class Bench:
 
     def run(self) -> None:
         """Prints a table for each number of threads."""
-        from bitbayes.packed.backends.bench import bench, print_table
+        from bitbayes.lab.bench.engines import bench, print_table
 
         threads = self.threads or tuple(sorted({1, os.cpu_count() or 1}))
         if min(*threads, *self.batch, self.turns, 1) < 1:
@@ -171,49 +173,6 @@ PackedCommand = (
     | Annotated[Summary, tyro.conf.subcommand("summary")]
     | Annotated[Export, tyro.conf.subcommand("export")]
 )
-
-
-def pack_run(
-    folder: str | Path,
-    *,
-    samples: int = 0,
-    tempered: bool = False,
-    real: Literal["float32", "float16"] = "float32",
-    data: str | None = None,
-) -> PackedNetwork:
-    """Packs the mode of a finished run, or networks drawn from its posterior.
-
-    Args:
-        folder: Of the run.
-        samples: Networks to draw, with the BatchNorm statistics that the run's own mean prediction uses; 0: the mode.
-        tempered: Whether outputs are divided by a temperature that is fitted on the run's validation data.
-        real: Type of what is real.
-        data: Where the data is, if not where the run found it.
-
-    Returns:
-        The packed network; its file remembers recipe and rule.
-
-    Raises:
-        ValueError: If the folder is not a run, its rule keeps no posterior, a layer cannot be packed, or there is no
-            validation data to fit a temperature on.
-    """
-    from bitbayes.lab.data import batches
-    from bitbayes.lab.studies.evaluate import fitted_temperature
-    from bitbayes.lab.studies.load import load_run
-    from bitbayes.lab.train.mean import kept_inputs
-
-    if samples < 0:
-        raise ValueError(f"samples must be at least 0, got {samples}")
-    run = load_run(folder, data=data)
-    example = next(iter(batches(run.experiment.data.train, 1)))[0]
-    about = {"recipe": run.config.recipe, "rule": run.config.rule, "loss": run.experiment.loss.name}
-    if samples and run.posterior is None:
-        raise ValueError(f"{run.config.rule} keeps no posterior; leave --samples out for its mode")
-    how: dict[str, Any] = {"real": real, "about": about}
-    if samples:
-        how |= {"posterior": run.posterior, "samples": samples, "batches": kept_inputs(run.config, run.experiment)}
-    network = pack(run.experiment.model, example, **how)
-    return network.tempered(fitted_temperature(run, samples)) if tempered else network
 
 
 def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, bool]:

@@ -9,31 +9,28 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbayes.errors import require
-from bitbayes.packed.format.bits import float_above, unpack_signs
+from bitbayes.packed.format.bits import Array, float_above
 from bitbayes.packed.format.network import PackedNetwork
-from bitbayes.packed.format.ops import fan_in, pooled
 from bitbayes.packed.format.program import Step
-
-__all__ = ["onnx_model"]
 
 _OPSET, _IR = 13, 7  # of 2020: the first in which softmax takes one axis; runtimes of that age read it
 
 
 def onnx_model(network: PackedNetwork) -> Any:
-    """Writes a network as an ONNX model of opset 13, with a batch of any size.
+    """Write a network as an ONNX model of opset 13, with a batch of any size.
 
-    ONNX has no type of one bit, so weights of signs become −1 and +1 in float32: such a file is 32 times the packed
-    one, and no faster than any other network. It is for runtimes that read nothing else.
+    ONNX has no type of one bit, so binary weights become −1 and +1 in float32: the model takes 32 times the bytes of
+    the packed file, and runs as fast as any other network. It is for runtimes that read nothing else.
 
     Args:
-        network: One network, not several.
+        network: A packed network with C = 1.
 
     Returns:
         An `onnx.ModelProto` from `input` (N, ...) to `output` (N, ...); `onnx.save(model, path)` writes it.
 
     Raises:
         ImportError: If onnx is not installed.
-        ValueError: If there are several networks.
+        ValueError: If the file holds several networks.
 
     Example:
         >>> model = torch.nn.Linear(16, 2, bias=False)
@@ -69,62 +66,49 @@ class _Graph:
     def __init__(self, network: PackedNetwork) -> None:
         self.network = network
         self.nodes: list[tuple[str, list[str], list[str], str, dict[str, Any]]] = []
-        self.tensors: dict[str, npt.NDArray[Any]] = {}
+        self.tensors: dict[str, Array] = {}
         self._index = 0
 
     def begin(self, index: int) -> None:
-        """Turns to a step."""
+        """Turn to a step."""
         self._index = index
 
     def source(self, step: Step, which: int = 0) -> str:
-        """The name of a value that a step takes."""
+        """Return the name of a value that a step takes."""
         return f"value{step.sources[which]}" if step.sources[which] else "input"
 
-    def shape(self, step: Step) -> tuple[int, ...]:
-        """Of the first value that a step takes."""
-        return self.network.values[step.sources[0]].shape
-
-    @property
-    def output(self) -> tuple[int, ...]:
-        """Shape of what the step makes."""
-        return self.network.values[self._index + 1].shape
-
     def add(self, op: str, *inputs: str, last: bool = True, **attributes: Any) -> str:
-        """A node; the last one of a step makes the step's value."""
+        """Add a node; the last one of a step makes the step's value."""
         steps = self.network.program.steps
         name = f"value{self._index + 1}" if self._index + 1 < len(steps) else "output"
         name = name if last else f"node{len(self.nodes)}"
         self.nodes.append((op, list(inputs), [name], f"{steps[self._index].name}:{name}", attributes))
         return name
 
-    def constant(self, name: str, tensor: npt.NDArray[Any]) -> str:
-        """An initialiser; the same name means the same tensor."""
+    def constant(self, name: str, tensor: Array) -> str:
+        """Add an initialiser; the same name means the same tensor."""
         self.tensors[name] = tensor
         return name
 
     def number(self, value: float) -> str:
-        """A scalar."""
+        """Add a scalar."""
         return self.constant(f"number:{value}", np.array(value, np.float32))
 
     def own(self, name: str, values: Any, dtype: npt.DTypeLike = np.int64) -> str:
-        """Sizes, pads and the like of the step."""
+        """Add sizes, pads and the like of the step."""
         return self.constant(f"step{self._index}:{name}", np.array(values, dtype))
 
     def vector(self, step: Step, role: str) -> str:
-        """A tensor of channels, shaped to broadcast over (N, C, ...)."""
-        name, rank = step.tensors[role], len(self.shape(step))
+        """Add a tensor of channels, shaped to broadcast over (N, C, ...)."""
+        name, rank = step.tensors[role], len(self.network.source_shape(step))
         tensor = float_above(self.network.tensors[name])
         return self.constant(f"{name}:{rank}", tensor.reshape(-1, *[1] * (rank - 1)))
 
     def weight(self, step: Step) -> str:
-        """A weight as floats: −1 and +1 where it is bits."""
-        name, source = step.tensors["weight"], self.shape(step)
-        tensor, kernel = self.network.tensors[name], step.settings.get("kernel", [])
-        if tensor.dtype == np.uint8:
-            tensor = unpack_signs(tensor, fan_in(step.settings, source))
-        shape = (len(tensor), source[0] // step.settings.get("groups", 1), *kernel)
-        axes = "x".join(map(str, shape))  # one tensor may be the weight of two layers of different shapes
-        return self.constant(f"{name}:{axes}", tensor.astype(np.float32).reshape(shape))
+        """Add a weight as floats."""
+        weight = self.network.weight(step)
+        axes = "x".join(map(str, weight.shape))  # one tensor may be the weight of two layers of different shapes
+        return self.constant(f"{step.tensors['weight']}:{axes}", weight)
 
 
 def _affine(graph: _Graph, step: Step) -> None:
@@ -159,27 +143,24 @@ def _clamp(graph: _Graph, step: Step) -> None:
         graph.add("Clip", graph.source(step), *bounds)
 
 
-def _sliding(step: Step, *more: str) -> dict[str, Any]:
+def _windows(step: Step, *more: str) -> dict[str, Any]:
     names = {"kernel": "kernel_shape", "stride": "strides", "dilation": "dilations"}
-    settings = {names[key]: list(step.settings[key]) for key in ("kernel", "stride", *more)}
-    return settings | {"pads": [*step.settings["padding"]] * 2}
+    settings = {names[key]: list(getattr(step.sliding, key)) for key in ("kernel", "stride", *more)}
+    return settings | {"pads": [*step.sliding.padding] * 2}
 
 
 def _max_pool(graph: _Graph, step: Step) -> None:
-    attributes, x = _sliding(step, "dilation"), graph.source(step)
-    if step.settings["ceil"]:  # runtimes round sizes up in different ways: what torch would see is padded instead
-        sliding = [step.settings[key] for key in ("kernel", "stride", "padding", "dilation")]
-        after = []
-        for size, k, s, p, d in zip(graph.shape(step)[1:], *sliding, strict=True):
-            after.append(max(p, (pooled(size, k, s, p, d, True) - 1) * s + d * (k - 1) + 1 - size - p))
-        before, attributes["pads"] = step.settings["padding"], [0] * (2 * len(after))
+    attributes, x = _windows(step, "dilation"), graph.source(step)
+    if step.sliding.ceil:  # runtimes round sizes up in different ways: what torch would see is padded instead
+        before, after = zip(*step.sliding.pads(graph.network.source_shape(step)[1:]), strict=True)
+        attributes["pads"] = [0] * (2 * len(after))
         pads = graph.own("pads", [0, 0, *before, 0, 0, *after])
         x = graph.add("Pad", x, pads, graph.number(-np.inf), last=False)
     graph.add("MaxPool", x, **attributes)
 
 
 def _adaptive(graph: _Graph, step: Step) -> None:
-    sizes, counts, x = graph.shape(step)[1:], step.settings["size"], graph.source(step)
+    sizes, counts, x = graph.network.source_shape(step)[1:], step.settings["size"], graph.source(step)
     if not any(size % count for size, count in zip(sizes, counts, strict=True)):
         kernel = [size // count for size, count in zip(sizes, counts, strict=True)]
         graph.add("AveragePool", x, kernel_shape=kernel, strides=kernel)
@@ -197,7 +178,7 @@ def _adaptive(graph: _Graph, step: Step) -> None:
 
 _STEPS: Mapping[str, Callable[[_Graph, Step], Any]] = {
     "linear": lambda g, s: g.add("Gemm", g.source(s), g.weight(s), transB=1),
-    "conv": lambda g, s: g.add("Conv", g.source(s), g.weight(s), group=s.settings["groups"], **_sliding(s, "dilation")),
+    "conv": lambda g, s: g.add("Conv", g.source(s), g.weight(s), group=s.groups, **_windows(s, "dilation")),
     "affine": _affine,
     "sign": lambda g, s: _sign(g, g.source(s), g.number(0)),
     "threshold": _threshold,
@@ -207,7 +188,7 @@ _STEPS: Mapping[str, Callable[[_Graph, Step], Any]] = {
     "sigmoid": lambda g, s: g.add("Sigmoid", g.source(s)),
     "max_pool": _max_pool,
     "avg_pool": lambda g, s: g.add(
-        "AveragePool", g.source(s), count_include_pad=int(s.settings["count_padding"]), **_sliding(s)
+        "AveragePool", g.source(s), count_include_pad=int(s.settings["count_padding"]), **_windows(s)
     ),
     "adaptive_avg_pool": _adaptive,
     "reshape": lambda g, s: g.add("Reshape", g.source(s), g.own("shape", [0, *s.settings["shape"]])),

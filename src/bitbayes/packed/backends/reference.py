@@ -7,22 +7,19 @@ rounds its result to float32.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import sliding_window_view
 
-from bitbayes.packed.backends.runtime import ArrayPrediction, Runtime, softmax
-from bitbayes.packed.format.bits import sign_products, unpack_signs
-from bitbayes.packed.format.ops import fan_in, pooled
+from bitbayes.packed.backends.runtime import Runtime, Schedule, checked
+from bitbayes.packed.format.bits import Array, sign_products, unpack_signs
+from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 
-__all__ = ["ReferenceRuntime"]
-
-Array = npt.NDArray[Any]
 _CHUNK = 1 << 22  # numbers that a convolution lays out at a time
 
 
@@ -30,7 +27,7 @@ class ReferenceRuntime(Runtime):
     """Runs a packed network with NumPy.
 
     Args:
-        network: What to run.
+        network: Packed network to run.
 
     Example:
         >>> model = torch.nn.Linear(3, 2)
@@ -39,39 +36,55 @@ class ReferenceRuntime(Runtime):
         (5,)
     """
 
+    def __init__(self, network: PackedNetwork) -> None:
+        self.network, self._schedule = network, Schedule.of(network.program)
+
     def outputs(self, x: Array) -> Array:
-        """Raw outputs of all C networks, shape (C, N, ...), float32, for inputs of shape (N, ...)."""
-        x = np.asarray(x)
-        self.check(x.shape, np.issubdtype(x.dtype, np.floating), x.dtype)
-        x = x.astype(np.float32)
-        self.check_finite(bool(np.isfinite(x).all()))
-        return np.stack([self.run(x, sample) for sample in range(self.network.program.samples)])
+        """Return the raw outputs of all C networks, shape (C, N, ...), float32, for inputs of shape (N, ...)."""
+        network, x = self.network, checked(self.network, x)
 
-    def predict(self, x: Array) -> ArrayPrediction:
-        """Mean probabilities of all C networks, and their uncertainty, for inputs of shape (N, ...)."""
-        outputs = self.outputs(x)
-        return ArrayPrediction(outputs[..., None] if outputs.ndim == 2 else outputs)
+        def output(sample: int) -> Array:
+            return self._schedule.run(x, lambda index, sources: computed(network, index, sources, sample))
 
-    def step(self, step: Step, index: int, sources: list[Array], sample: int) -> Array:
-        """One step; see `Runtime.step`."""
-        get = {role: self.network.tensor(step, role, sample) for role in step.tensors}
-        if step.op in ("linear", "conv"):
-            signs = self.network.values[step.sources[0]].signs
-            layer = _linear if step.op == "linear" else _conv
-            result = layer(sources[0], get["weight"], step.settings, signs)
-        else:
-            tensors = {role: _along(tensor, sources[0]) for role, tensor in get.items()}
-            result = _STEPS[step.op](sources, step.settings, tensors)
-        return result.astype(np.float32, copy=False)
+        return np.stack([output(sample) for sample in range(network.program.samples)])
+
+
+def computed(network: PackedNetwork, index: int, sources: list[Array], sample: int) -> Array:
+    """Return the value that step `index` makes of the values that it takes, for one of the C networks."""
+    step = network.program.steps[index]
+    tensors, signs = network.tensors_of(step, sample), network.values[step.sources[0]].signs
+    if step.op == "linear":
+        result = _products(sources[0], tensors["weight"], signs)
+    elif step.op == "conv":
+        result = _conv(sources[0], tensors["weight"], step, signs)
+    else:
+        shaped = {role: _along(tensor, sources[0]) for role, tensor in tensors.items()}
+        result = _STEPS[step.op](sources, step, shaped)
+    return result.astype(np.float32, copy=False)
+
+
+def input_ranges(network: PackedNetwork, x: Array) -> dict[int, float]:
+    """Return the largest magnitude that each layer takes for inputs (N, ...), by the number of its step."""
+    found: dict[int, float] = {}
+
+    def watched(index: int, sources: list[Array], sample: int) -> Array:
+        if network.program.steps[index].op in ("linear", "conv"):
+            found[index] = max(found.get(index, 0.0), float(np.abs(sources[0]).max()) or 1.0)
+        return computed(network, index, sources, sample)
+
+    schedule, x = Schedule.of(network.program), checked(network, x)
+    for sample in range(network.program.samples):
+        schedule.run(x, functools.partial(watched, sample=sample))
+    return found
 
 
 def _along(tensor: Array, x: Array) -> Array:
-    """A tensor of channels, shaped to broadcast over (N, C, ...), in float64."""
+    """Return a tensor of channels, shaped to broadcast over (N, C, ...), in float64."""
     return tensor.astype(np.float64).reshape(-1, *[1] * (x.ndim - 2))
 
 
 def _products(rows: Array, weight: Array, signs: bool) -> Array:
-    """Rows (M, n) times weights (K, n), real or bits."""
+    """Multiply rows (M, n) with weights (K, n), real numbers or bits."""
     if weight.dtype == np.uint8 and signs:
         return sign_products(rows, weight)
     if weight.dtype == np.uint8:
@@ -80,7 +93,7 @@ def _products(rows: Array, weight: Array, signs: bool) -> Array:
 
 
 def _in_order(rows: Array, weight: Array) -> npt.NDArray[np.float32]:
-    """Rows (M, n) times real weights (K, n); each sum starts at zero and takes one fused multiply-add a term.
+    """Multiply rows (M, n) with real weights (K, n); each sum starts at zero and takes one fused multiply-add a term.
 
     A product of two float32 is exact in float64; that its sum is rounded twice shows once in 2²⁹ terms or so.
     """
@@ -90,16 +103,10 @@ def _in_order(rows: Array, weight: Array) -> npt.NDArray[np.float32]:
     return sums
 
 
-def _linear(x: Array, weight: Array, settings: Any, signs: bool) -> Array:
-    return _products(x, weight, signs)
-
-
-def _conv(x: Array, weight: Array, settings: Any, signs: bool) -> Array:
-    groups, padding = settings["groups"], settings["padding"]
-    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)))
-    windows = _windows(padded, settings["kernel"], settings["stride"], settings["dilation"])
-    rank, fan = len(padding), fan_in(settings, x.shape[1:])
-    places = windows.shape[2 : 2 + rank]
+def _conv(x: Array, weight: Array, step: Step, signs: bool) -> Array:
+    groups, sliding, fan = step.groups, step.sliding, step.fan_in(x.shape[1:])
+    windows = sliding.windows(np.pad(x, ((0, 0), (0, 0), *((p, p) for p in sliding.padding))))
+    rank, places = len(sliding.kernel), windows.shape[2 : 2 + len(sliding.kernel)]
     # (N, groups, C / groups, places, kernel) to (groups, N, places, C / groups, kernel).
     windows = windows.reshape(len(x), groups, x.shape[1] // groups, *windows.shape[2:])
     windows = windows.transpose(1, 0, *range(3, 3 + rank), 2, *range(3 + rank, 3 + 2 * rank))
@@ -107,10 +114,10 @@ def _conv(x: Array, weight: Array, settings: Any, signs: bool) -> Array:
     if real:  # channels are summed first, then taps
         windows, weight = np.moveaxis(windows, 2 + rank, -1), np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
     outputs = np.empty((len(x), len(weight), *places), np.float32)
-    step = max(1, _CHUNK // (fan * math.prod(places)))
+    several = max(1, _CHUNK // (fan * math.prod(places)))
     each = len(weight) // groups
-    for start in range(0, len(x), step):
-        part = slice(start, start + step)
+    for start in range(0, len(x), several):
+        part = slice(start, start + several)
         for group in range(groups):
             rows = windows[group, part].reshape(-1, fan)
             mine = slice(group * each, (group + 1) * each)
@@ -119,47 +126,27 @@ def _conv(x: Array, weight: Array, settings: Any, signs: bool) -> Array:
     return outputs
 
 
-def _windows(x: Array, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Array:
-    """All windows of (N, C, *sizes): (N, C, *places, *kernel), without a copy."""
-    rank = len(kernel)
-    span = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
-    view = sliding_window_view(x, span, axis=tuple(range(2, 2 + rank)))
-    strides = tuple(slice(None, None, s) for s in stride)
-    return view[(slice(None), slice(None), *strides, *(slice(None, None, d) for d in dilation))]
+def _pool_windows(x: Array, step: Step, fill: float) -> Array:
+    """Return what the windows of a pool see, (N, C, *places, *kernel)."""
+    sizes, sliding = x.shape[2:], step.sliding
+    padded = np.pad(x, ((0, 0), (0, 0), *sliding.pads(sizes)), constant_values=fill)
+    return sliding.windows(padded)[(slice(None), slice(None), *map(slice, sliding.places(sizes)))]
 
 
-def _pool_windows(x: Array, settings: Any, fill: float) -> Array:
-    kernel, stride, padding = settings["kernel"], settings["stride"], settings["padding"]
-    dilation, ceil = settings.get("dilation", [1] * len(kernel)), settings.get("ceil", False)
-    pads: list[tuple[int, int]] = []
-    for size, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True):
-        reach = (pooled(size, k, s, p, d, ceil) - 1) * s + d * (k - 1) + 1
-        pads.append((p, max(p, reach - size - p)))
-    padded = np.pad(x, ((0, 0), (0, 0), *pads), constant_values=fill)
-    windows = _windows(padded, kernel, stride, dilation)
-    places = [pooled(*each, ceil) for each in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)]
-    return windows[(slice(None), slice(None), *map(slice, places))]
+def _taps(step: Step) -> tuple[int, ...]:
+    return tuple(range(-len(step.kernel), 0))
 
 
-def _max_pool(x: Array, settings: Any) -> Array:
-    return _pool_windows(x, settings, -np.inf).max(axis=_last(settings["kernel"]))
+def _avg_pool(x: Array, step: Step) -> Array:
+    sums = _pool_windows(x, step, 0.0).sum(axis=_taps(step), dtype=np.float64)
+    if step.settings["count_padding"]:
+        return sums / math.prod(step.kernel)
+    return sums / _pool_windows(np.ones((1, 1, *x.shape[2:])), step, 0.0).sum(axis=_taps(step))
 
 
-def _avg_pool(x: Array, settings: Any) -> Array:
-    axes = _last(settings["kernel"])
-    sums = _pool_windows(x, settings, 0.0).sum(axis=axes, dtype=np.float64)
-    if settings["count_padding"]:
-        return sums / math.prod(settings["kernel"])
-    return sums / _pool_windows(np.ones((1, 1, *x.shape[2:])), settings, 0.0).sum(axis=axes)
-
-
-def _last(kernel: Sequence[int]) -> tuple[int, ...]:
-    return tuple(range(-len(kernel), 0))
-
-
-def _adaptive_avg_pool(x: Array, settings: Any) -> Array:
+def _adaptive_avg_pool(x: Array, step: Step) -> Array:
     result = x.astype(np.float64)
-    for axis, count in enumerate(settings["size"], start=2):
+    for axis, count in enumerate(step.settings["size"], start=2):
         size = result.shape[axis]
         bounds = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
         means = [result.take(range(*bound), axis).mean(axis, keepdims=True) for bound in bounds]
@@ -167,31 +154,34 @@ def _adaptive_avg_pool(x: Array, settings: Any) -> Array:
     return result
 
 
-def _sign(x: Array) -> Array:
-    return np.where(x >= 0, 1, -1)
-
-
 def _affine(x: Array, tensors: dict[str, Array]) -> Array:
     return x * tensors.get("scale", 1.0) + tensors.get("shift", 0.0)
 
 
-_STEPS: dict[str, Callable[[list[Array], Any, dict[str, Array]], Array]] = {
-    "affine": lambda xs, settings, tensors: _affine(xs[0], tensors),
-    "sign": lambda xs, settings, tensors: _sign(xs[0]),
-    "threshold": lambda xs, settings, t: np.where(xs[0] * t.get("direction", 1) >= t["threshold"], 1, -1),
-    "clamp": lambda xs, settings, tensors: np.clip(xs[0], settings["min"], settings["max"]),
-    "prelu": lambda xs, settings, tensors: np.where(xs[0] > 0, xs[0], xs[0] * tensors["slope"]),
-    "tanh": lambda xs, settings, tensors: np.tanh(xs[0], dtype=np.float64),
-    "sigmoid": lambda xs, settings, tensors: 0.5 * (1 + np.tanh(0.5 * xs[0], dtype=np.float64)),
-    "max_pool": lambda xs, settings, tensors: _max_pool(xs[0], settings),
-    "avg_pool": lambda xs, settings, tensors: _avg_pool(xs[0], settings),
-    "adaptive_avg_pool": lambda xs, settings, tensors: _adaptive_avg_pool(xs[0], settings),
-    "reshape": lambda xs, settings, tensors: xs[0].reshape(len(xs[0]), *settings["shape"]),
-    "permute": lambda xs, settings, tensors: xs[0].transpose(0, *settings["axes"]),
-    "pad": lambda xs, settings, tensors: np.pad(
-        xs[0], ((0, 0), *zip(settings["before"], settings["after"], strict=True))
-    ),
-    "add": lambda xs, settings, tensors: xs[0] + xs[1],
-    "concat": lambda xs, settings, tensors: np.concatenate(xs, settings["axis"]),
-    "softmax": lambda xs, settings, tensors: softmax(xs[0].astype(np.float64), settings["axis"]),
+def _softmax(x: Array, axis: int) -> Array:
+    grown = np.exp(x - x.max(axis, keepdims=True))
+    return grown / grown.sum(axis, keepdims=True)
+
+
+def _pad(x: Array, settings: Mapping[str, Any]) -> Array:
+    return np.pad(x, ((0, 0), *zip(settings["before"], settings["after"], strict=True)))
+
+
+_STEPS: dict[str, Callable[[list[Array], Step, dict[str, Array]], Array]] = {
+    "affine": lambda xs, step, t: _affine(xs[0], t),
+    "sign": lambda xs, step, t: np.where(xs[0] >= 0, 1, -1),
+    "threshold": lambda xs, step, t: np.where(xs[0] * t.get("direction", 1) >= t["threshold"], 1, -1),
+    "clamp": lambda xs, step, t: np.clip(xs[0], step.settings["min"], step.settings["max"]),
+    "prelu": lambda xs, step, t: np.where(xs[0] > 0, xs[0], xs[0] * t["slope"]),
+    "tanh": lambda xs, step, t: np.tanh(xs[0], dtype=np.float64),
+    "sigmoid": lambda xs, step, t: 0.5 * (1 + np.tanh(0.5 * xs[0], dtype=np.float64)),
+    "max_pool": lambda xs, step, t: _pool_windows(xs[0], step, -np.inf).max(axis=_taps(step)),
+    "avg_pool": lambda xs, step, t: _avg_pool(xs[0], step),
+    "adaptive_avg_pool": lambda xs, step, t: _adaptive_avg_pool(xs[0], step),
+    "reshape": lambda xs, step, t: xs[0].reshape(len(xs[0]), *step.settings["shape"]),
+    "permute": lambda xs, step, t: xs[0].transpose(0, *step.settings["axes"]),
+    "pad": lambda xs, step, t: _pad(xs[0], step.settings),
+    "add": lambda xs, step, t: xs[0] + xs[1],
+    "concat": lambda xs, step, t: np.concatenate(xs, step.settings["axis"]),
+    "softmax": lambda xs, step, t: _softmax(xs[0].astype(np.float64), step.settings["axis"]),
 }

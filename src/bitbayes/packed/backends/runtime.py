@@ -1,107 +1,31 @@
-"""What every backend does: run all C networks of a file, and say how sure they are."""
+"""What all backends share: their interface, the order of computation, and the checks of inputs."""
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bitbayes.packed.backends.prediction import prediction
 from bitbayes.packed.format.network import PackedNetwork
-
-if TYPE_CHECKING:
-    from bitbayes.packed.format.program import Step
-
-__all__ = ["ArrayPrediction", "Runtime", "load", "make_runtime"]
-
-Array = npt.NDArray[Any]
-BACKENDS = {
-    "reference": ("reference", "ReferenceRuntime"),
-    "torch": ("torch", "TorchRuntime"),
-    "native": ("native.runtime", "NativeRuntime"),
-    "openvino": ("openvino.runtime", "OpenVinoRuntime"),
-}
-
-
-@dataclass(frozen=True)
-class ArrayPrediction:
-    """`bitbayes.predict.Prediction` with NumPy arrays: outputs of one or several networks for the same inputs.
-
-    Args:
-        outputs: Raw outputs (logits, or regression values), shape (C, N, K) for C networks.
-
-    Example:
-        >>> both = ArrayPrediction(np.array([[[9.0, -9.0]], [[-9.0, 9.0]]]))  # two sure networks that disagree
-        >>> both.probs.tolist(), both.entropy.round(4).tolist(), both.mutual_information.round(4).tolist()
-        ([[0.5, 0.5]], [0.6931], [0.6931])
-    """
-
-    outputs: Array
-
-    @property
-    def sample_probs(self) -> Array:
-        """Class probabilities of every network, shape (C, N, K); K = 1 means one logit: P[class 1], (C, N, 1)."""
-        if self.outputs.shape[-1] == 1:
-            return 0.5 * (1 + np.tanh(0.5 * self.outputs))  # the logistic function, without overflow
-        return softmax(self.outputs, -1)
-
-    @property
-    def probs(self) -> Array:
-        """Mean of the networks' class probabilities, shape (N, K) (BayesBiNN, eq. 18)."""
-        return self.sample_probs.mean(0)
-
-    @property
-    def entropy(self) -> Array:
-        """Entropy of `probs` in nats, shape (N,): all of the uncertainty."""
-        return _entropy(self.probs)
-
-    @property
-    def mutual_information(self) -> Array:
-        """Entropy of the mean minus mean of the entropies in nats, shape (N,): how much the networks disagree."""
-        return np.maximum(self.entropy - _entropy(self.sample_probs).mean(0), 0)
-
-    @property
-    def mean(self) -> Array:
-        """Mean of the raw outputs, shape (N, K); for regression."""
-        return self.outputs.mean(0)
-
-    @property
-    def std(self) -> Array:
-        """Standard deviation of the raw outputs over networks, shape (N, K); zeros for one network."""
-        return self.outputs.std(0, ddof=1) if len(self.outputs) > 1 else np.zeros_like(self.outputs[0])
-
-
-def softmax(x: Array, axis: int) -> Array:
-    """Class probabilities of logits."""
-    grown = np.exp(x - x.max(axis, keepdims=True))
-    return grown / grown.sum(axis, keepdims=True)
-
-
-def _entropy(probs: Array) -> Array:
-    if probs.shape[-1] == 1:
-        probs = np.concatenate([probs, 1 - probs], -1)
-    return -(probs * np.log(np.where(probs > 0, probs, 1))).sum(-1)
+from bitbayes.packed.format.program import Program
 
 
 class Runtime(ABC):
-    """Runs a packed network. A backend says how to run one step; the rest is here.
+    """A packed network on a backend, ready to run; `bitbayes.packed.load` makes it.
 
-    Args:
-        network: What to run.
+    Attributes:
+        network: The packed network.
     """
 
-    def __init__(self, network: PackedNetwork) -> None:
-        self.network = network
-        last = {source: index for index, step in enumerate(network.program.steps) for source in step.sources}
-        self._done = [[value for value, user in last.items() if user == index] for index in range(len(network.values))]
+    network: PackedNetwork
 
     @abstractmethod
     def outputs(self, x: Any) -> Any:
-        """Raw outputs of all C networks.
+        """Return the raw outputs of all C networks, in float32.
 
         Args:
             x: Inputs, shape (N, ...).
@@ -110,121 +34,85 @@ class Runtime(ABC):
             Shape (C, N, ...).
 
         Raises:
-            ValueError: If the inputs have another shape, or are not floating-point numbers.
+            ValueError: If the inputs have another shape, are not floating-point numbers, or are not finite.
         """
 
-    @abstractmethod
     def predict(self, x: Any) -> Any:
-        """Mean probabilities of all C networks, and their uncertainty.
+        """Return mean probabilities of all C networks, and their uncertainty.
 
         Args:
             x: Inputs, shape (N, ...).
 
         Returns:
-            `.probs`, `.entropy` and `.mutual_information`, as `bitbayes.predict` has them.
-
-        Raises:
-            ValueError: If the inputs have another shape, or are not floating-point numbers.
+            A prediction with `.probs`, `.entropy` and `.mutual_information`, as `bitbayes.predict` has them. One output
+            for each input counts as one logit.
         """
-
-    @abstractmethod
-    def step(self, step: Step, index: int, sources: list[Any], sample: int) -> Any:
-        """One step.
-
-        Args:
-            step: It.
-            index: Its place in the program.
-            sources: The values that it takes, with their batch.
-            sample: Which of the C networks.
-
-        Returns:
-            The value that it makes.
-        """
-
-    def run(self, x: Any, sample: int) -> Any:
-        """All steps of one network; what no later step needs is dropped at once.
-
-        Args:
-            x: Inputs that have been checked.
-            sample: Which of the C networks.
-
-        Returns:
-            The last value.
-        """
-        values = {0: x}
-        for index, step in enumerate(self.network.program.steps):
-            values[index + 1] = self.step(step, index, [values[source] for source in step.sources], sample)
-            for value in self._done[index]:
-                values.pop(value, None)
-        return values[len(self.network.program.steps)]
-
-    def check(self, shape: tuple[int, ...], floating: bool, dtype: Any) -> None:
-        """Refuses inputs of another kind in one line."""
-        wanted = self.network.program.input
-        if tuple(shape[1:]) != wanted or not shape:
-            expected = ", ".join(map(str, ("N", *wanted)))
-            raise ValueError(f"expected inputs of shape ({expected}), got {tuple(shape)}")
-        if not floating:
-            raise ValueError(f"expected floating-point inputs, got {dtype}; scale and normalise them as in training")
-
-    def check_finite(self, finite: bool) -> None:
-        """Refuses NaN and infinity, which have no sign bit to go on with."""
-        if not finite:
-            raise ValueError("the inputs have NaN or infinities; expected finite numbers")
+        outputs = self.outputs(x)
+        return prediction(outputs[..., None] if outputs.ndim == 2 else outputs)
 
 
-def make_runtime(network: PackedNetwork, backend: str = "reference", **options: Any) -> Runtime:
-    """Something that runs a packed network.
+class Schedule:
+    """The order in which values are computed; each is dropped after its last use.
 
     Args:
-        network: The network.
-        backend: "reference", "torch", "native" or "openvino".
-        **options: Of the backend.
-
-    Returns:
-        The runtime.
-
-    Raises:
-        ValueError: For another backend.
-        ImportError: If what the backend needs is not installed.
-    """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
-    module, name = BACKENDS[backend]
-    try:
-        loaded = importlib.import_module(
-            f"bitbayes.packed.backends.{module}"
-        )  # here, because torch may not be installed
-    except ImportError as error:
-        raise ImportError(f'{error}; or take the backend "native" or "reference"') from error
-    return getattr(loaded, name)(network, **options)
-
-
-def load(path: str | Path, backend: str = "reference", **options: Any) -> Runtime:
-    """Reads a packed network and makes it run.
-
-    Args:
-        path: The file, of any origin: what is no sound packed network is refused.
-        backend: "reference" (NumPy alone, no torch, slow), "torch", "native" (compiled kernels; needs a C compiler, no
-            torch) or "openvino" (needs the extra of that name).
-        **options: Of the backend: `device` for "torch", `threads` for "native" and "openvino"; `allow` and `inputs`
-            for "openvino".
-
-    Returns:
-        A runtime, with `outputs(x)` and `predict(x)`.
-
-    Raises:
-        FileNotFoundError: If there is no file.
-        PackedFileError: If it is no sound packed network of this version.
-        ValueError: For another backend.
+        tasks: For each task the values that it takes and the value that it makes; value 0 is the input.
 
     Example:
-        >>> import tempfile, os
-        >>> path = os.path.join(tempfile.mkdtemp(), "net.safetensors")
-        >>> model = torch.nn.Linear(3, 2)
-        >>> _ = bb.STE([model.weight], seed=0)
-        >>> bb.pack(model, torch.zeros(1, 3)).save(path)
-        >>> load(path).predict(np.ones((5, 3))).probs.shape
-        (5, 2)
+        >>> Schedule([((0,), 1), ((0, 1), 2)]).run(3, lambda task, values: 10 * sum(values))
+        330
     """
-    return make_runtime(PackedNetwork.read(path), backend, **options)
+
+    def __init__(self, tasks: Iterable[tuple[tuple[int, ...], int]]) -> None:
+        self._tasks = [(sources, target, list[int]()) for sources, target in tasks]
+        last = {source: place for place, (sources, _, _) in enumerate(self._tasks) for source in sources}
+        for value, place in last.items():
+            self._tasks[place][2].append(value)
+
+    @classmethod
+    def of(cls, program: Program) -> Schedule:
+        """Return the schedule that takes the steps of a program one by one."""
+        return cls((step.sources, index + 1) for index, step in enumerate(program.steps))
+
+    def run(self, x: Any, compute: Callable[[int, list[Any]], Any]) -> Any:
+        """Return the last value.
+
+        Args:
+            x: Value 0.
+            compute: Takes the number of a task and the values that the task takes; returns the value that it makes.
+        """
+        values, target = {0: x}, 0
+        for place, (sources, target, done) in enumerate(self._tasks):
+            values[target] = compute(place, [values[source] for source in sources])
+            for value in done:
+                del values[value]
+        return values[target]
+
+
+def check_inputs(network: PackedNetwork, shape: tuple[int, ...], floating: bool, dtype: Any) -> None:
+    """Refuse inputs of another shape or type than the network takes."""
+    wanted = network.program.input
+    if tuple(shape[1:]) != wanted or not shape:
+        expected = ", ".join(map(str, ("N", *wanted)))
+        raise ValueError(f"expected inputs of shape ({expected}), got {tuple(shape)}")
+    if not floating:
+        raise ValueError(f"expected floating-point inputs, got {dtype}; scale and normalise them as in training")
+
+
+def check_finite(finite: bool) -> None:
+    """Refuse NaN and infinity, which have no sign bit to go on with."""
+    if not finite:
+        raise ValueError("the inputs have NaN or infinities; expected finite numbers")
+
+
+def checked(network: PackedNetwork, x: Any) -> npt.NDArray[np.float32]:
+    """Return inputs as an array of float32, or refuse them."""
+    x = np.asarray(x)
+    check_inputs(network, x.shape, np.issubdtype(x.dtype, np.floating), x.dtype)
+    x = x.astype(np.float32, copy=False)
+    check_finite(bool(np.isfinite(x).all()))
+    return x
+
+
+def no_outputs(network: PackedNetwork) -> npt.NDArray[np.float32]:
+    """Return what comes out where nothing goes in."""
+    return np.empty((network.program.samples, 0, *network.values[-1].shape), np.float32)

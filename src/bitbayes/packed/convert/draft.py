@@ -1,24 +1,28 @@
-"""A program in the making: steps whose tensors are float64 and have an axis for the C networks in front."""
+"""A program in the making: steps whose tensors are float64 and have an axis for the C networks in front.
+
+Tracing fills a `Builder` with steps; their constants become tensors when all networks are known.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch.fx import Node
 
 from bitbayes.kernels import build
-from bitbayes.packed.format.bits import pack_signs, row_bytes
+from bitbayes.packed.format.bits import Array, pack_signs, row_bytes
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Program, Step
 
-__all__ = ["Draft", "finished", "split_scale", "stacked"]
-
-Array = npt.NDArray[Any]
+Get = Callable[[Any], npt.NDArray[np.float64]]  # the value of a constant in one network
+Vector = Callable[[Get], npt.NDArray[np.float64]]
+Constant = Node | Vector  # a tensor of weights, or a vector to compute
 
 _CACHED = 1 << 16  # numbers at a time, whose temporaries stay in a processor's cache
 _MANY = 1 << 16  # weights that are worth the second that the first use of a kernel on a machine takes
@@ -26,14 +30,9 @@ _MANY = 1 << 16  # weights that are worth the second that the first use of a ker
 
 @dataclass(frozen=True)
 class Draft:
-    """A step in the making.
+    """A `Step` in the making.
 
-    Args:
-        op: As in `bitbayes.packed.format.program.Step`.
-        sources: Likewise.
-        name: Likewise.
-        settings: Likewise.
-        tensors: By role, (C or 1, ...): C if they differ between the networks. Bits are uint8, real weights float32.
+    Its tensors, by role, have the shape (C or 1, ...). Bits are uint8, real weights float32.
 
     Example:
         >>> Draft("affine", (0,), "scale", tensors={"scale": np.ones((1, 3))}).tensors["scale"].shape
@@ -47,18 +46,49 @@ class Draft:
     tensors: Mapping[str, Array] = field(default_factory=dict)
 
     def moved(self, places: Mapping[int, int]) -> Draft:
-        """The same step with other numbers for its values."""
+        """Return the same step with other numbers for its values."""
         return replace(self, sources=tuple(places[source] for source in self.sources))
+
+    def step(self, names: Mapping[str, str]) -> Step:
+        """Return the step of a program, with the names of its tensors."""
+        return Step(self.op, self.sources, self.name, self.settings, names)
+
+
+class Refusal(Exception):
+    """Why an operation cannot be packed."""
+
+
+class Builder:
+    """The steps so far, and what the nodes of the record are among them."""
+
+    def __init__(self) -> None:
+        self.layer = ""  # name of the layer that the next steps come from
+        self.drafts: list[Draft] = []
+        self.constants_of: list[Mapping[str, Constant]] = []
+        self.values: dict[Node, int] = {}
+        self.constants: set[Node] = set()  # nodes that depend on no input
+
+    def value(self, node: Any) -> int:
+        """Return the number of a value that an operation takes."""
+        if not isinstance(node, Node) or node not in self.values:
+            raise Refusal("it must take values that depend on the input")
+        return self.values[node]
+
+    def constant(self, node: Any) -> bool:
+        """Return whether something is a number, or a node that depends on no input."""
+        return isinstance(node, int | float) or node in self.constants
+
+    def add(self, op: str, sources: Sequence[int], constants: Mapping[str, Constant] = {}, **settings: Any) -> int:
+        """Append a step, and return the number of its value."""
+        self.drafts.append(Draft(op, tuple(sources), self.layer, settings))
+        self.constants_of.append(constants)
+        return len(self.drafts)
 
 
 def split_scale(weight: Array) -> tuple[Array, Array]:
-    """Bits and scale of a weight tensor that is ±s, with one s or one for each output.
+    """Split a float32 weight (outputs, ...) that is ±s into bits (outputs, bytes) and s, shape (1,) or (outputs,).
 
-    Args:
-        weight: Shape (outputs, ...), float32.
-
-    Returns:
-        Bits, shape (outputs, bytes), and s, shape (1,) or (outputs,); the weight itself and 1 where it is not binary.
+    A weight that is not binary is returned as it is, with a scale of 1.
 
     Example:
         >>> split_scale(np.array([[0.5, -0.5], [0.5, 0.5]], np.float32))
@@ -75,7 +105,7 @@ def split_scale(weight: Array) -> tuple[Array, Array]:
 
 
 def _signs_of(rows: Array, scale: Array) -> npt.NDArray[np.uint8] | None:
-    """Bits of rows that are ±their scale, or None if one is not."""
+    """Return the bits of rows that are ±their scale, or None if one is not."""
     library = build.library("signs") if rows.size >= _MANY and sys.byteorder == "little" else None
     if library is None:
         few = max(1, _CACHED // rows.shape[1])
@@ -90,13 +120,7 @@ def _signs_of(rows: Array, scale: Array) -> npt.NDArray[np.uint8] | None:
 
 
 def stacked(parts: Sequence[Array]) -> Array:
-    """One tensor for C networks: (1, ...) where they are all alike.
-
-    Args:
-        parts: Of every network.
-
-    Returns:
-        Shape (1, ...) or (C, ...).
+    """Join the tensors of C networks into one of shape (C, ...), or (1, ...) where they are all alike.
 
     Example:
         >>> stacked([np.ones(3), np.ones(3)]).shape
@@ -114,17 +138,7 @@ def finished(
     real: npt.DTypeLike = np.float32,
     about: Mapping[str, str] | None = None,
 ) -> PackedNetwork:
-    """Numbers and names as the file has them.
-
-    Args:
-        drafts: The steps.
-        shape: Of one input.
-        samples: Number of networks, C.
-        real: Type of what is real.
-        about: Goes into the file.
-
-    Returns:
-        The network.
+    """Return the packed network of C = `samples` networks that take inputs of a shape; `real` is the type of reals.
 
     Raises:
         PackedFileError: If a number is not finite.
@@ -140,5 +154,5 @@ def finished(
                 stored = tensor.astype(real) if tensor.dtype.kind == "f" else tensor
             tensors.setdefault(name, stored if samples > 1 and len(stored) > 1 else stored[0])
             roles[role] = name
-        steps.append(Step(draft.op, draft.sources, draft.name, draft.settings, roles))
+        steps.append(draft.step(roles))
     return PackedNetwork(Program(shape, samples, tuple(steps), about or {}), tensors)

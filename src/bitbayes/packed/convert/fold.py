@@ -1,7 +1,6 @@
 """Makes programs shorter without changing what they compute: scales and shifts become one, signs become thresholds.
 
-Everything here is a channel at a time and in float64. A list of drafts goes in and a list of drafts comes out; value 0
-is the input and draft i makes value i + 1.
+All of it works channel by channel, in float64. Value 0 is the input, and draft i makes value i + 1.
 """
 
 from __future__ import annotations
@@ -9,29 +8,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bitbayes.packed.convert.draft import Draft
-from bitbayes.packed.format.ops import fan_in
+from bitbayes.packed.format.bits import Array
 
-__all__ = ["shortened"]
-
-Array = npt.NDArray[Any]
 Shapes = Sequence[tuple[int, ...]]
 
 
 def shortened(drafts: Sequence[Draft], shapes: Shapes) -> list[Draft]:
-    """Folds, swaps, fuses, and drops what nobody needs.
+    """Return fewer steps that compute the same: to the last bit where sums are integers, to rounding elsewhere.
 
-    Args:
-        drafts: The steps.
-        shapes: Of all values, the input's first, without the batch.
-
-    Returns:
-        Fewer steps that compute the same: to the last bit where sums are integers, to rounding elsewhere.
+    The shapes are those of all values, the input's first, without the batch.
 
     Example:
         >>> two = [Draft("affine", (i,), "", tensors={"scale": np.full((1, 1), 2.0)}) for i in range(2)]
@@ -51,8 +40,8 @@ def shortened(drafts: Sequence[Draft], shapes: Shapes) -> list[Draft]:
     return _needed(drafts, shapes)
 
 
-def scale_shift(draft: Draft) -> tuple[Array, Array]:
-    """Scale and shift of an affine step."""
+def _scale_shift(draft: Draft) -> tuple[Array, Array]:
+    """Return scale and shift of an affine step."""
     return draft.tensors.get("scale", np.ones((1, 1))), draft.tensors.get("shift", np.zeros((1, 1)))
 
 
@@ -66,33 +55,33 @@ def _affine(draft: Draft, scale: Array, shift: Array) -> Draft:
 
 
 def _inner(drafts: list[Draft], index: int, users: Counter[int]) -> Draft | None:
-    """The step before, if nobody else needs what it makes."""
+    """Return the step before, if nobody else needs what it makes."""
     source = drafts[index].sources[0]
     return drafts[source - 1] if source > 0 and users[source] == 1 else None
 
 
 def _fold(drafts: list[Draft], index: int, users: Counter[int]) -> None:
-    """An affine step swallows the one before it."""
+    """Let an affine step swallow the one before it."""
     outer, inner = drafts[index], _inner(drafts, index, users)
-    scale, shift = scale_shift(outer)
+    scale, shift = _scale_shift(outer)
     if inner is not None and inner.op == "affine":
-        first, begin = scale_shift(inner)
+        first, begin = _scale_shift(inner)
         outer = replace(outer, sources=inner.sources)
         scale, shift = scale * first, scale * begin + shift
     drafts[index] = _affine(outer, scale, shift)
 
 
 def _swap(drafts: list[Draft], index: int, users: Counter[int]) -> None:
-    """A scale that is not negative keeps the order, so the maximum may be taken first: of integers, if they are."""
+    """Take a maximum before a scale that is not negative, and so of integers where there are some."""
     pool, inner = drafts[index], _inner(drafts, index, users)
-    if inner is not None and inner.op == "affine" and (scale_shift(inner)[0] >= 0).all():
+    if inner is not None and inner.op == "affine" and (_scale_shift(inner)[0] >= 0).all():
         place = pool.sources[0]
         drafts[place - 1] = replace(pool, sources=inner.sources)
         drafts[index] = replace(inner, sources=(place,))
 
 
 def _fuse(drafts: list[Draft], index: int, users: Counter[int], shapes: Shapes) -> None:
-    """The sign of a monotone function of an integer is a comparison with an integer."""
+    """Turn the sign of a monotone function of an integer into a comparison with an integer."""
     chain: list[Draft] = []
     at = index
     while True:
@@ -108,7 +97,7 @@ def _fuse(drafts: list[Draft], index: int, users: Counter[int], shapes: Shapes) 
     direction = np.ones((networks, channels))
     for draft in chain:
         if draft.op == "affine":
-            direction = direction * np.where(scale_shift(draft)[0] < 0, -1, 1)
+            direction = direction * np.where(_scale_shift(draft)[0] < 0, -1, 1)
 
     def above(counts: Array) -> Array:
         value = counts * direction
@@ -132,7 +121,7 @@ def _fuse(drafts: list[Draft], index: int, users: Counter[int], shapes: Shapes) 
 
 
 def _skip(drafts: list[Draft], index: int) -> None:
-    """What changes no sign need not be computed before one is taken."""
+    """Skip what changes no sign before a sign is taken."""
     while drafts[index].op == "sign" and (source := drafts[index].sources[0]):
         inner = drafts[source - 1]
         if inner.op == "prelu":
@@ -148,24 +137,24 @@ def _skip(drafts: list[Draft], index: int) -> None:
 
 
 _RISING: Mapping[str, Callable[[Draft, Array], Array]] = {
-    "affine": lambda draft, x: scale_shift(draft)[0] * x + scale_shift(draft)[1],
+    "affine": lambda draft, x: _scale_shift(draft)[0] * x + _scale_shift(draft)[1],
     "prelu": lambda draft, x: np.where(x > 0, x, x * draft.tensors["slope"]),
     "clamp": lambda draft, x: np.clip(x, draft.settings["min"], draft.settings["max"]),
 }
 
 
 def _count_limit(drafts: list[Draft], value: int, shapes: Shapes) -> int | None:
-    """The largest sum that a value can be, if it holds sums of products of signs, or maxima of them."""
+    """Return the largest sum that a value can be, if it holds sums of products of signs, or maxima of them."""
     while value and drafts[value - 1].op == "max_pool":
         value = drafts[value - 1].sources[0]
     draft = drafts[value - 1] if value else None
     if draft is None or draft.op not in ("linear", "conv") or draft.tensors["weight"].dtype != np.uint8:
         return None
-    return fan_in(draft.settings, shapes[draft.sources[0]]) if _signs(drafts, draft.sources[0]) else None
+    return draft.step({}).fan_in(shapes[draft.sources[0]]) if _signs(drafts, draft.sources[0]) else None
 
 
 def _signs(drafts: list[Draft], value: int) -> bool:
-    """Whether a value holds −1 and +1 alone."""
+    """Return whether a value holds −1 and +1 alone."""
     if value == 0:
         return False
     draft = drafts[value - 1]
@@ -175,7 +164,7 @@ def _signs(drafts: list[Draft], value: int) -> bool:
 
 
 def _needed(drafts: list[Draft], shapes: Shapes) -> list[Draft]:
-    """Drops identities, and steps whose value nobody takes."""
+    """Drop identities, and steps whose value nobody takes."""
     stands = {0: 0}  # which value stands for which
     for index, draft in enumerate(drafts):
         nothing = draft.op == "affine" and not draft.tensors

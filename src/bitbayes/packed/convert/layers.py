@@ -10,55 +10,53 @@ import numpy as np
 import numpy.typing as npt
 from torch.fx import Node
 
-from bitbayes.packed.convert.builder import Builder, Get, Refusal, Vector
+from bitbayes.packed.convert.draft import Builder, Get, Refusal, Vector
 
-__all__ = ["LAYERS"]
-
-Layer = Callable[[Builder, Node, dict[str, Any], str], int]
+Layer = Callable[[Builder, Node, dict[str, Any]], int]
 
 
-def shape_of(node: Any) -> tuple[Any, ...]:
-    """Shape without the batch."""
+def _shape_of(node: Any) -> tuple[Any, ...]:
+    """Return the shape without the batch."""
     return tuple(node.meta["val"].shape[1:])
 
 
 def _sizes(value: Any, rank: int, missing: Any = 1) -> list[int]:
-    """A setting of torch for every axis: it may be a number, a list of one, or nothing."""
+    """Return a setting of torch for every axis: it may be a number, a list of one, or nothing."""
     given = [value] if isinstance(value, int) else list(value or [missing])
     given = [size for each in given for size in (each if isinstance(each, list) else [each])]
     return given * rank if len(given) == 1 else given
 
 
-def _weighted(b: Builder, op: str, a: dict[str, Any], source: int, layer: str, **settings: Any) -> int:
-    """A step of weights, then its scale, then its bias."""
+def _weighted(b: Builder, op: str, a: dict[str, Any], source: int, **settings: Any) -> int:
+    """Add a step of weights, then its scale, then its bias."""
     if a["weight"] not in b.constants:
         raise Refusal("its weights depend on the input")
     weight, bias = a["weight"], a["bias"]
-    result = b.add("affine", [b.add(op, [source], layer, {"weight": weight}, **settings)], layer)
-    return result if bias is None else b.add("affine", [result], layer, {"shift": lambda get: get(bias)})
+    result = b.add("affine", [b.add(op, [source], {"weight": weight}, **settings)])
+    return result if bias is None else b.add("affine", [result], {"shift": lambda get: get(bias)})
 
 
-def _linear(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    if len(shape_of(a["input"])) != 1:
-        raise Refusal(f"Linear takes inputs (N, K) here, got shape (N, {', '.join(map(str, shape_of(a['input'])))})")
-    return _weighted(b, "linear", a, b.value(a["input"]), layer)
+def _linear(b: Builder, node: Node, a: dict[str, Any]) -> int:
+    if len(_shape_of(a["input"])) != 1:
+        raise Refusal(f"Linear takes inputs (N, K) here, got shape (N, {', '.join(map(str, _shape_of(a['input'])))})")
+    return _weighted(b, "linear", a, b.value(a["input"]))
 
 
-def _conv(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    rank, source, padding = len(shape_of(node)) - 1, b.value(a["input"]), a["padding"]
+def _conv(b: Builder, node: Node, a: dict[str, Any]) -> int:
+    rank, source, padding = len(_shape_of(node)) - 1, b.value(a["input"]), a["padding"]
     kernel, dilation = list(a["weight"].meta["val"].shape[2:]), _sizes(a["dilation"], rank)
     if padding == "same":
         both = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         padding = [size // 2 for size in both]
         if any(size % 2 for size in both):  # torch puts the odd zero last
             before, after = [0, *padding], [0, *(size - size // 2 for size in both)]
-            source, padding = b.add("pad", [source], layer, before=before, after=after), 0
+            source, padding = b.add("pad", [source], before=before, after=after), 0
     padding = _sizes(0 if padding == "valid" else padding, rank)
     geometry = {"kernel": kernel, "stride": _sizes(a["stride"], rank), "padding": padding, "dilation": dilation}
-    return _weighted(b, "conv", a, source, layer, **geometry, groups=a["groups"])
+    return _weighted(b, "conv", a, source, **geometry, groups=a["groups"])
 
 
-def _batch_norm(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
+def _batch_norm(b: Builder, node: Node, a: dict[str, Any]) -> int:
     mean, variance, weight, bias, eps = (a[k] for k in ("running_mean", "running_var", "weight", "bias", "eps"))
     if a.get("training") or mean is None:
         raise Refusal("it has no running statistics, so its outputs depend on the batch")
@@ -73,13 +71,13 @@ def _batch_norm(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
         shift = (0.0 if bias is None else get(bias)) - get(mean) * scale(get)
         return shift.astype(np.float32).astype(np.float64)
 
-    return b.add("affine", [b.value(a["input"])], layer, {"scale": scale, "shift": shift})
+    return b.add("affine", [b.value(a["input"])], {"scale": scale, "shift": shift})
 
 
 def _vector(constant: Any, value: Node) -> Vector:
-    """A constant that goes with a value: one number, or one for each of its channels."""
+    """Return a constant that goes with a value: one number, or one for each of its channels."""
     shape = () if isinstance(constant, int | float) else tuple(constant.meta["val"].shape)
-    whole = (1, *shape_of(value))
+    whole = (1, *_shape_of(value))
     aligned = (1,) * (len(whole) - len(shape)) + shape
     channels = (1, whole[1], *[1] * (len(whole) - 2))
     if math.prod(shape) != 1 and aligned != channels:
@@ -87,132 +85,132 @@ def _vector(constant: Any, value: Node) -> Vector:
     return lambda get: get(constant).reshape(-1)
 
 
-def _affine(b: Builder, value: Node, layer: str, *, times: Any = 1, plus: Any = 0, sign: float = 1) -> int:
-    """Computes value · times + sign · plus."""
+def _affine(b: Builder, value: Node, *, times: Any = 1, plus: Any = 0, sign: float = 1) -> int:
+    """Compute value · times + sign · plus."""
     scale, shift = _vector(times, value), _vector(plus, value)
     constants = {"scale": scale, "shift": lambda get: sign * shift(get)}
-    return b.add("affine", [b.value(value)], layer, constants)
+    return b.add("affine", [b.value(value)], constants)
 
 
 def _sum(sign: float) -> Layer:
-    def layer_of(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
+    def convert(b: Builder, node: Node, a: dict[str, Any]) -> int:
         left, right, factor = a["self"], a["other"], sign * a["alpha"]
         if b.constant(right):
-            return _affine(b, left, layer, plus=right, sign=factor)
+            return _affine(b, left, plus=right, sign=factor)
         if b.constant(left):
-            return _affine(b, right, layer, times=factor, plus=left)
-        if shape_of(left) != shape_of(right):
-            raise Refusal(f"shapes (N, *{shape_of(left)}) and (N, *{shape_of(right)}) cannot be added here")
-        other = b.value(right) if factor == 1 else _affine(b, right, layer, times=factor)
-        return b.add("add", [b.value(left), other], layer)
+            return _affine(b, right, times=factor, plus=left)
+        if _shape_of(left) != _shape_of(right):
+            raise Refusal(f"shapes (N, *{_shape_of(left)}) and (N, *{_shape_of(right)}) cannot be added here")
+        other = b.value(right) if factor == 1 else _affine(b, right, times=factor)
+        return b.add("add", [b.value(left), other])
 
-    return layer_of
+    return convert
 
 
-def _mul(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
+def _mul(b: Builder, node: Node, a: dict[str, Any]) -> int:
     value, factor = (a["self"], a["other"]) if b.constant(a["other"]) else (a["other"], a["self"])
     if not b.constant(factor):
         raise Refusal("the product of two activations has no packed form")
-    return _affine(b, value, layer, times=factor)
+    return _affine(b, value, times=factor)
 
 
-def _div(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
+def _div(b: Builder, node: Node, a: dict[str, Any]) -> int:
     if not b.constant(a["other"]) or a.get("rounding_mode") is not None:
         raise Refusal("it may only divide by a constant")
     divisor = _vector(a["other"], a["self"])
-    return b.add("affine", [b.value(a["self"])], layer, {"scale": lambda get: 1 / divisor(get)})
+    return b.add("affine", [b.value(a["self"])], {"scale": lambda get: 1 / divisor(get)})
 
 
 def _step_function(flip: bool, negate: bool) -> Layer:
-    """Comparisons of x with t, as (sign + 1) / 2. x ≤ t is −x ≥ −t (`flip`), and < is what ≥ is not (`negate`)."""
+    """Compare x with t, as (sign + 1) / 2. x ≤ t is −x ≥ −t (`flip`), and < is what ≥ is not (`negate`)."""
 
-    def layer_of(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
+    def convert(b: Builder, node: Node, a: dict[str, Any]) -> int:
         if not b.constant(a["other"]):
             raise Refusal("it may only compare with a constant")
         side, half = (-1 if flip else 1), (-0.5 if negate else 0.5)
-        shifted = _affine(b, a["self"], layer, times=side, plus=a["other"], sign=-side)
-        signs = b.add("sign", [shifted], layer)
-        return b.add("affine", [signs], layer, {"scale": lambda get: get(half), "shift": lambda get: get(0.5)})
+        shifted = _affine(b, a["self"], times=side, plus=a["other"], sign=-side)
+        signs = b.add("sign", [shifted])
+        return b.add("affine", [signs], {"scale": lambda get: get(half), "shift": lambda get: get(0.5)})
 
-    return layer_of
+    return convert
 
 
-def _where(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
+def _where(b: Builder, node: Node, a: dict[str, Any]) -> int:
     if not b.constant(a["self"]) or not b.constant(a["other"]):
         raise Refusal("it may only choose between constants")
     one, zero = _vector(a["self"], node), _vector(a["other"], node)
     constants = {"scale": lambda get: one(get) - zero(get), "shift": zero}
-    return b.add("affine", [b.value(a["condition"])], layer, constants)
+    return b.add("affine", [b.value(a["condition"])], constants)
 
 
-def _sign(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
+def _sign(b: Builder, node: Node, a: dict[str, Any]) -> int:
     raise Refusal("torch.sign is 0 at 0, which is no bit; use bitbayes.nn.BinaryActivation")
 
 
 def _clamp(low: Any, high: Any) -> Layer:
     """Bounds are numbers, or names of arguments."""
 
-    def layer_of(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
+    def convert(b: Builder, node: Node, a: dict[str, Any]) -> int:
         bounds = [a[each] if isinstance(each, str) else each for each in (low, high)]
         if any(isinstance(bound, Node) for bound in bounds):
             raise Refusal("its bounds must be numbers")
-        return b.add("clamp", [b.value(a["self"])], layer, min=bounds[0], max=bounds[1])
+        return b.add("clamp", [b.value(a["self"])], min=bounds[0], max=bounds[1])
 
-    return layer_of
+    return convert
 
 
-def _prelu(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
+def _prelu(b: Builder, node: Node, a: dict[str, Any]) -> int:
     slope = a["weight"] if "weight" in a else a["negative_slope"]
-    return b.add("prelu", [b.value(a["self"])], layer, {"slope": lambda get: get(slope).reshape(-1)})
+    return b.add("prelu", [b.value(a["self"])], {"slope": lambda get: get(slope).reshape(-1)})
 
 
 def _plain(op: str) -> Layer:
-    return lambda b, node, a, layer: b.add(op, [b.value(a["self"])], layer)
+    return lambda b, node, a: b.add(op, [b.value(a["self"])])
 
 
 def _pool(op: str) -> Layer:
-    def layer_of(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-        rank = len(shape_of(node)) - 1
+    def convert(b: Builder, node: Node, a: dict[str, Any]) -> int:
+        rank = len(_shape_of(node)) - 1
         kernel = _sizes(a["kernel_size"], rank)
         stride = _sizes(a["stride"], rank) if a["stride"] else kernel
         sliding: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": _sizes(a["padding"], rank)}
         source = b.value(a["self"])
         if op == "max_pool":
             dilation = _sizes(a["dilation"], rank)
-            return b.add(op, [source], layer, **sliding, dilation=dilation, ceil=a["ceil_mode"])
+            return b.add(op, [source], **sliding, dilation=dilation, ceil=a["ceil_mode"])
         if a["ceil_mode"] or a.get("divisor_override") is not None:
             raise Refusal("average pooling has no ceil_mode or divisor here")
-        return b.add(op, [source], layer, **sliding, count_padding=a["count_include_pad"])
+        return b.add(op, [source], **sliding, count_padding=a["count_include_pad"])
 
-    return layer_of
+    return convert
 
 
-def _adaptive(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    size = list(shape_of(node)[1:])
+def _adaptive(b: Builder, node: Node, a: dict[str, Any]) -> int:
+    size = list(_shape_of(node)[1:])
     if len(size) != len(a["output_size"]):
         raise Refusal("pooling needs a batch, channels, and as many axes as it pools")
-    return b.add("adaptive_avg_pool", [b.value(a["self"])], layer, size=size)
+    return b.add("adaptive_avg_pool", [b.value(a["self"])], size=size)
 
 
-def _mean(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    shape = shape_of(a["self"])
+def _mean(b: Builder, node: Node, a: dict[str, Any]) -> int:
+    shape = _shape_of(a["self"])
     axes = sorted(axis % (len(shape) + 1) for axis in a.get("dim") or [])
     if len(shape) not in (2, 3) or axes != list(range(2, len(shape) + 1)) or a.get("dtype") is not None:
         raise Refusal("a mean may only be over all places of an image or a sequence")
-    pooled = b.add("adaptive_avg_pool", [b.value(a["self"])], layer, size=[1] * len(axes))
-    return b.add("reshape", [pooled], layer, shape=list(shape_of(node)))
+    pooled = b.add("adaptive_avg_pool", [b.value(a["self"])], size=[1] * len(axes))
+    return b.add("reshape", [pooled], shape=list(_shape_of(node)))
 
 
-def _reshape(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
+def _reshape(b: Builder, node: Node, a: dict[str, Any]) -> int:
     before, after = a["self"].meta["val"].shape, node.meta["val"].shape
     whole = all(isinstance(size, int) for size in after[1:])
     if len(after) < 2 or after[0] != before[0] or not whole:
         raise Refusal("the batch must stay the first axis, and there must be another")
-    return b.add("reshape", [b.value(a["self"])], layer, shape=list(after[1:]))
+    return b.add("reshape", [b.value(a["self"])], shape=list(after[1:]))
 
 
-def _permute(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    rank = len(shape_of(node)) + 1
+def _permute(b: Builder, node: Node, a: dict[str, Any]) -> int:
+    rank = len(_shape_of(node)) + 1
     axes = list(range(rank))
     if "dims" in a:
         axes = [axis % rank for axis in a["dims"]]
@@ -221,31 +219,31 @@ def _permute(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
         axes[one], axes[two] = axes[two], axes[one]
     if axes[0] != 0:
         raise Refusal("the batch must stay the first axis")
-    return b.add("permute", [b.value(a["self"])], layer, axes=axes[1:])
+    return b.add("permute", [b.value(a["self"])], axes=axes[1:])
 
 
-def _pad(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    rank, pads = len(shape_of(node)), list(a["pad"])
+def _pad(b: Builder, node: Node, a: dict[str, Any]) -> int:
+    rank, pads = len(_shape_of(node)), list(a["pad"])
     pads += [0] * (2 * rank - len(pads))
     if a.get("mode", "constant") != "constant" or a["value"] not in (None, 0) or min(pads) < 0 or any(pads[2 * rank :]):
         raise Refusal("padding must be with zeros")
     before, after = pads[0 : 2 * rank : 2][::-1], pads[1 : 2 * rank : 2][::-1]  # torch's begins at the last axis
-    return b.add("pad", [b.value(a["self"])], layer, before=before, after=after)
+    return b.add("pad", [b.value(a["self"])], before=before, after=after)
 
 
 def _axis(node: Node, axis: int) -> int:
-    axis %= len(shape_of(node)) + 1
+    axis %= len(_shape_of(node)) + 1
     if axis == 0:
         raise Refusal("it must not work along the batch")
     return axis
 
 
-def _cat(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    return b.add("concat", [b.value(each) for each in a["tensors"]], layer, axis=_axis(node, a["dim"]))
+def _cat(b: Builder, node: Node, a: dict[str, Any]) -> int:
+    return b.add("concat", [b.value(each) for each in a["tensors"]], axis=_axis(node, a["dim"]))
 
 
-def _softmax(b: Builder, node: Node, a: dict[str, Any], layer: str) -> int:
-    return b.add("softmax", [b.value(a["self"])], layer, axis=_axis(node, a["dim"]))
+def _softmax(b: Builder, node: Node, a: dict[str, Any]) -> int:
+    return b.add("softmax", [b.value(a["self"])], axis=_axis(node, a["dim"]))
 
 
 LAYERS: dict[str, Layer] = {
@@ -253,8 +251,8 @@ LAYERS: dict[str, Layer] = {
     **dict.fromkeys(["conv1d", "conv2d"], _conv),
     **dict.fromkeys(["batch_norm", "_native_batch_norm_legit_no_training"], _batch_norm),
     **{"add": _sum(1), "sub": _sum(-1), "mul": _mul, "div": _div},
-    "rsub": lambda b, node, a, layer: _affine(b, a["self"], layer, times=-a["alpha"], plus=a["other"]),
-    "neg": lambda b, node, a, layer: _affine(b, a["self"], layer, times=-1),
+    "rsub": lambda b, node, a: _affine(b, a["self"], times=-a["alpha"], plus=a["other"]),
+    "neg": lambda b, node, a: _affine(b, a["self"], times=-1),
     **{"ge": _step_function(False, False), "le": _step_function(True, False)},
     **{"lt": _step_function(False, True), "gt": _step_function(True, True)},
     **{"where": _where, "sign": _sign},

@@ -14,8 +14,6 @@ if TYPE_CHECKING:  # packed networks run where torch is not installed
 
     from bitbayes.posterior import Posterior
 
-__all__ = ["pack"]
-
 
 def pack(
     model: nn.Module,
@@ -28,16 +26,17 @@ def pack(
     real: Literal["float32", "float16"] = "float32",
     about: Mapping[str, str] | None = None,
 ) -> PackedNetwork:
-    """Packs what a network's parameters hold, or networks drawn from a posterior: one bit for each binary weight.
+    """Pack what a network's parameters hold, or networks drawn from a posterior: one bit for each binary weight.
 
-    Binary is a weight of a linear layer or convolution that is exactly ±s, with one s or one for each output channel.
-    What is real stays real. BatchNorm becomes a scale and a shift, and a sign after it a comparison of
+    The weight of a linear layer or convolution is binary if it is exactly ±s, with one s or one for each output
+    channel. Other weights stay real. BatchNorm becomes a scale and a shift, and a sign after it a comparison of
     integers. `docs/packing.md` lists the layers that can be packed.
 
     Args:
-        model: The network; it is evaluated as in eval mode, and left as it was found.
-        example: Inputs, shape (N, ...), float32: the shape of one is that of all, N may be any.
-        posterior: Over the binary parameters, keyed by the model's names; None: one network, the parameters' own.
+        model: Network to pack; it is evaluated as in eval mode, and left as it was found.
+        example: Inputs in float32, shape (N, ...), with any N: all inputs will have the shape of one of them.
+        posterior: Posterior over the binary parameters, keyed by the model's names; None: pack one network, with the
+            parameters that the model holds.
         samples: Number of networks to draw: the same that `bitbayes.predict` draws.
         seed: Seed of the draws.
         batches: Training batches (x or (x, ...)), from which BatchNorm statistics are estimated anew for every

@@ -13,20 +13,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
-from bitbayes.packed.convert.builder import Builder, Refusal
-from bitbayes.packed.convert.draft import Draft, split_scale, stacked
+from bitbayes.packed.convert.draft import Builder, Draft, Refusal, split_scale, stacked
 from bitbayes.packed.convert.layers import LAYERS
+from bitbayes.packed.format.bits import Array
 
-__all__ = ["drafts_of", "exported"]
-
-Array = npt.NDArray[Any]
 State = Mapping[str, Tensor]
 Tensors = dict[tuple[int, str], Array]  # by place of the step and role
 
@@ -37,17 +33,10 @@ _CHECKS = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_co
 
 
 def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
-    """What the network computes, for any size of the batch.
-
-    Args:
-        model: The network, in eval mode.
-        example: Inputs, shape (N, ...), whose shape without N is that of all inputs.
-
-    Returns:
-        The record.
+    """Record what a network in eval mode computes, for any number of inputs like those of the example.
 
     Raises:
-        ValueError: If torch.export cannot trace it.
+        ValueError: If torch.export cannot trace the network.
     """
     example = example[:1].expand(2, *example.shape[1:]).clone()  # a batch of one would be taken for a constant
     try:
@@ -63,14 +52,9 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
 
 
 def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
-    """Turns a record into steps.
+    """Turn a record into steps; each layer of weights is followed by an affine step with its scale.
 
-    Args:
-        program: Of `exported`.
-        states: Parameters and buffers by name, of each of the C networks; asked for one after the other.
-
-    Returns:
-        The steps; each layer of weights is followed by an affine step with its scale.
+    The states, parameters and buffers by name of each of the C networks, are asked for one after the other.
 
     Raises:
         ValueError: If a layer has no packed form; names it.
@@ -85,7 +69,9 @@ def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
             leaves[node] = names.get(node.name) or lifted[node.name]
             builder.constants.add(node)
         elif node.op == "placeholder":
-            builder.inputs(node)
+            if 0 in builder.values.values():
+                raise ValueError("the network must take one tensor")
+            builder.values[node] = 0
         elif node.op == "output":
             output = _only_output(node)
         elif all(source in builder.constants for source in node.all_input_nodes):
@@ -95,7 +81,8 @@ def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
             _convert(builder, node)
     if output not in builder.values:
         raise ValueError("the network's output does not depend on its input")
-    builder.add("affine", [builder.values[output]], _layer(output))  # the last step makes the output; folded away
+    builder.layer = _layer(output)
+    builder.add("affine", [builder.values[output]])  # the last step makes the output; folded away
 
     networks = []
     with torch.no_grad():
@@ -106,8 +93,7 @@ def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
 
 
 def _convert(builder: Builder, node: Node) -> None:
-    layer = _layer(node)
-    name = _packet(node)
+    name, builder.layer = _packet(node), _layer(node)
     try:
         if node.target is operator.getitem and node.args[1] == 0:
             builder.values[node] = builder.value(node.args[0])
@@ -116,13 +102,14 @@ def _convert(builder: Builder, node: Node) -> None:
             return
         if name not in LAYERS:
             raise Refusal(f"{name} has no packed form")
-        builder.values[node] = LAYERS[name](builder, node, _arguments(node), layer)
+        builder.values[node] = LAYERS[name](builder, node, _arguments(node))
     except Refusal as refusal:
-        raise ValueError(f"cannot pack layer {layer!r}: {refusal}; docs/packing.md lists what can be packed") from None
+        where = f"cannot pack layer {builder.layer!r}"
+        raise ValueError(f"{where}: {refusal}; docs/packing.md lists what can be packed") from None
 
 
 def _simplified(graph: Graph) -> Graph:
-    """Without aliases, and without terms that are zero: a − a is how a sign gets its derivative."""
+    """Remove aliases, and terms that are zero: a − a is how a sign gets its derivative."""
     zeros: set[Node] = set()
     for node in list(graph.nodes):
         if node.op != "call_function":
@@ -167,7 +154,7 @@ def _only_output(node: Node) -> Node:
 
 
 def _evaluated(leaves: Mapping[Node, str], folded: Sequence[Node], state: Mapping[str, Any]) -> dict[Node, Any]:
-    """Values of what depends on parameters and buffers alone."""
+    """Compute what depends on parameters and buffers alone."""
     known: dict[Node, Any] = {node: state[name] for node, name in leaves.items() if name in state}
     for node in folded:
         args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
@@ -176,7 +163,7 @@ def _evaluated(leaves: Mapping[Node, str], folded: Sequence[Node], state: Mappin
 
 
 def _tensors(builder: Builder, known: Mapping[Node, Any], first: Tensors | None) -> Tensors:
-    """Every tensor of one network, by place and role; those that are the first network's are not kept twice."""
+    """Return every tensor of one network, by place and role; those that are the first network's are not kept twice."""
 
     def get(value: Any) -> Array:
         tensor = known[value] if isinstance(value, Node) else torch.as_tensor(value)
@@ -215,14 +202,14 @@ def _mutates(node: Node) -> bool:
 
 
 def _packet(node: Node) -> str:
-    """The operation without its overload: conv2d for aten.conv2d.padding."""
+    """Return the operation without its overload: conv2d for aten.conv2d.padding."""
     if isinstance(node.target, torch._ops.OpOverload):
         return node.target._schema.name.partition("::")[2]
     return getattr(node.target, "__name__", str(node.target))
 
 
 def _arguments(node: Node) -> dict[str, Any]:
-    """All arguments by name, defaults too."""
+    """Return all arguments by name, defaults too."""
     assert isinstance(node.target, torch._ops.OpOverload)
     schema = node.target._schema.arguments
     given = {argument.name: value for argument, value in zip(schema, node.args, strict=False)}
@@ -230,7 +217,7 @@ def _arguments(node: Node) -> dict[str, Any]:
 
 
 def _layer(node: Node) -> str:
-    """Name and type of the innermost module."""
+    """Return name and type of the innermost module."""
     path, kind = list(node.meta.get("nn_module_stack", {"": ("", "network")}).values())[-1]
     kind = (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
     return re.sub(r"[^A-Za-z0-9_.,:()\- ]", "_", f"{path} ({kind})" if path else kind)[:200]

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["float_above", "pack_signs", "row_bytes", "sign_products", "unpack_signs"]
-
 Array = npt.NDArray[Any]
 
 _CHUNK = 1 << 20  # words of 64 bits that are compared at a time
@@ -20,29 +18,12 @@ _COUNTS = np.array([bin(number).count("1") for number in range(1 << 16)], np.uin
 
 
 def row_bytes(count: int) -> int:
-    """Bytes of a row.
-
-    Args:
-        count: Signs in it.
-
-    Returns:
-        Their bits, rounded up.
-
-    Example:
-        >>> row_bytes(9)
-        2
-    """
+    """Return the bytes that a row of so many signs takes."""
     return (count + 7) // 8
 
 
 def pack_signs(signs: Array) -> npt.NDArray[np.uint8]:
-    """One bit a sign.
-
-    Args:
-        signs: Numbers, shape (..., n); what is positive becomes 1.
-
-    Returns:
-        Shape (..., ceil(n / 8)).
+    """Pack signs (..., n) into bits (..., ceil(n / 8)); positive numbers become 1.
 
     Example:
         >>> pack_signs(np.array([1, -1, 1, 1, -1, -1, -1, -1, 1]))
@@ -52,15 +33,7 @@ def pack_signs(signs: Array) -> npt.NDArray[np.uint8]:
 
 
 def unpack_signs(bits: Array, count: int, dtype: npt.DTypeLike = np.float32) -> Array:
-    """Back to −1 and +1.
-
-    Args:
-        bits: What `pack_signs` gave, shape (..., ceil(count / 8)).
-        count: Signs in a row.
-        dtype: Of the result.
-
-    Returns:
-        Shape (..., count).
+    """Unpack bits (..., ceil(count / 8)) into −1 and +1, shape (..., count).
 
     Example:
         >>> unpack_signs(np.array([13, 1], np.uint8), 9, np.int8)
@@ -73,7 +46,7 @@ def unpack_signs(bits: Array, count: int, dtype: npt.DTypeLike = np.float32) -> 
 
 
 def sign_products(rows: Array, weights: Array) -> npt.NDArray[np.int64]:
-    """Products of every row with every row of weights, by popcount.
+    """Multiply every row with every row of weights by popcount.
 
     Where a row has 0 (the padding of a convolution) the product is 0: such places are masked.
 
@@ -88,7 +61,7 @@ def sign_products(rows: Array, weights: Array) -> npt.NDArray[np.int64]:
         >>> sign_products(np.array([[1.0, -1.0, 0.0]]), pack_signs(np.array([[1, -1, 1], [-1, -1, -1]])))
         array([[2, 0]])
     """
-    signs, inside, bits = _words(pack_signs(rows)), _words(pack_signs(rows != 0)), _words(weights)
+    signs, inside, bits = as_words(pack_signs(rows)), as_words(pack_signs(rows != 0)), as_words(weights)
     result = np.count_nonzero(rows, axis=-1)[:, None] * np.ones((1, len(bits)), np.int64)
     step = max(1, _CHUNK // max(1, bits.size))
     for start in range(0, len(rows), step):
@@ -98,14 +71,11 @@ def sign_products(rows: Array, weights: Array) -> npt.NDArray[np.int64]:
     return result
 
 
-def float_above(numbers: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """The smallest float32 that is not below each number: x ≥ the one where x ≥ the other, for every float32 x.
+def float_above(numbers: Array) -> npt.NDArray[np.float32]:
+    """Return the smallest float32 that is not below each number: any float32 reaches both or neither.
 
     Args:
         numbers: Integers, or float16 and float32, which stay what they are.
-
-    Returns:
-        Of the same shape.
 
     Example:
         >>> float_above(np.array([3, (1 << 24) + 1], np.int32)).tolist()
@@ -115,14 +85,17 @@ def float_above(numbers: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return np.where(near < numbers.astype(np.float64), np.nextafter(near, np.float32(np.inf)), near)
 
 
-def _words(bits: Array) -> npt.NDArray[np.uint64]:
-    """Rows of bytes as rows of 64-bit words, filled up with zeros."""
-    missing = -bits.shape[-1] % 8
-    return np.ascontiguousarray(np.pad(bits, ((0, 0), (0, missing)))).view(np.uint64)
+def as_words(bits: Array) -> npt.NDArray[np.uint64]:
+    """Return rows of bytes as rows of 64-bit words, filled up with zeros."""
+    if bits.shape[-1] % 8:
+        whole = np.zeros((*bits.shape[:-1], -(-bits.shape[-1] // 8) * 8), np.uint8)  # faster than np.pad
+        whole[..., : bits.shape[-1]] = bits
+        bits = whole
+    return np.ascontiguousarray(bits).view(np.uint64)
 
 
 def _popcount(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Ones in each row of words."""
+    """Count the ones in each row of words."""
     if hasattr(np, "bitwise_count"):
         return np.bitwise_count(words).sum(-1, dtype=np.int64)
     return _COUNTS[words.view(np.uint16)].sum(-1, dtype=np.int64)  # NumPy 1 has no popcount

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
-from bitbayes.packed.format.ops import OPS, Layout, Op, Tensors, Value, bounded, fan_in
-from bitbayes.packed.format.program import PackedFileError, Program, Step, finite_number, whole_number, whole_numbers
-
-__all__ = ["check_program", "check_tensors"]
+from bitbayes.packed.format.bits import Array
+from bitbayes.packed.format.ops import OPS, Layout, Op, Tensors, Value, bounded
+from bitbayes.packed.format.program import PackedFileError, Program, Step
 
 MAX_WORK = 1 << 38  # operations and numbers that a program may take for one input
 _REAL = ("F32", "F16")
@@ -19,14 +17,10 @@ _VECTORS = {"scale": _REAL, "shift": _REAL, "slope": _REAL, "threshold": ("I32",
 
 
 def check_program(program: Program, layouts: Tensors) -> tuple[list[Value], set[str]]:
-    """Whether steps, shapes and tensors fit together; allocates nothing but the answer.
-
-    Args:
-        program: Any program.
-        layouts: Of all tensors, by name.
+    """Check that steps, shapes and tensors fit together; allocate nothing but the answer.
 
     Returns:
-        All values, the input first; and the names of the tensors that differ between the C networks.
+        All values, the input first, and the names of the tensors that differ between the C networks.
 
     Raises:
         PackedFileError: If something does not fit; names the step.
@@ -45,7 +39,7 @@ def check_program(program: Program, layouts: Tensors) -> tuple[list[Value], set[
             sources = [values[source] for source in step.sources]
             if op.sources and len(sources) != op.sources:
                 raise PackedFileError(f"takes {op.sources} values, got {len(sources)}")
-            values.append(bounded(op.infer(sources, _settings(op, step), tensors)))
+            values.append(bounded(op.infer(sources, _checked(op, step), tensors)))
         except PackedFileError as error:
             raise PackedFileError(f"step {index} ({step.op[:40]!a} of {step.name!r}): {error}") from None
         used.update(step.tensors.values())
@@ -56,13 +50,8 @@ def check_program(program: Program, layouts: Tensors) -> tuple[list[Value], set[
     return values, {name for name, differs in differing.items() if differs}
 
 
-def check_tensors(program: Program, values: Sequence[Value], tensors: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Whether the numbers are what the steps need.
-
-    Args:
-        program: A program that fits the tensors' shapes.
-        values: Of `check_program`.
-        tensors: By name.
+def check_tensors(program: Program, values: Sequence[Value], tensors: Mapping[str, Array]) -> None:
+    """Check that the numbers are what the steps of a program that `check_program` accepted need.
 
     Raises:
         PackedFileError: For numbers that are not finite, directions other than ±1, and ones in the bits left over.
@@ -75,34 +64,20 @@ def check_tensors(program: Program, values: Sequence[Value], tensors: Mapping[st
     for step in program.steps:
         weight = tensors[step.tensors["weight"]] if "weight" in step.tensors else None
         if weight is not None and weight.dtype == np.uint8:
-            over = fan_in(step.settings, values[step.sources[0]].shape) % 8
+            over = step.fan_in(values[step.sources[0]].shape) % 8
             if over and (weight[..., -1] >> over).any():
                 raise PackedFileError(f"tensor {step.tensors['weight']!r} has ones in the bits that are left over")
 
 
-def _settings(op: Op, step: Step) -> dict[str, Any]:
+def _checked(op: Op, step: Step) -> Step:
+    """Return the step with settings of the right types."""
     if set(step.settings) != set(op.settings):
         raise PackedFileError(f"needs the settings {sorted(op.settings)}")
-    return {key: _KINDS[kind](step.settings[key], key) for key, kind in op.settings.items()}
-
-
-def _flag(value: Any, what: str) -> bool:
-    if not isinstance(value, bool):
-        raise PackedFileError(f"{what} must be true or false")
-    return value
-
-
-_KINDS: Mapping[str, Callable[[Any, str], Any]] = {
-    "sizes": lambda value, what: whole_numbers(value, what, least=1),
-    "places": whole_numbers,
-    "size": lambda value, what: whole_number(value, what, least=1),
-    "bound": lambda value, what: None if value is None else finite_number(value, what),
-    "flag": _flag,
-}
+    return replace(step, settings={key: check(step.settings[key], key) for key, check in op.settings.items()})
 
 
 def _tensors(op: Op, step: Step, layouts: Tensors, samples: int, differing: dict[str, bool]) -> dict[str, Layout]:
-    """Layouts by role, without the axis of samples; notes which tensors have it."""
+    """Return layouts by role, without the axis of networks, and note which tensors have that axis."""
     if not op.needed <= set(step.tensors) <= op.needed | op.optional:
         raise PackedFileError(f"needs the tensors {sorted(op.needed)} and perhaps {sorted(op.optional)}")
     found = {}

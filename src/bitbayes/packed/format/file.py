@@ -5,18 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.program import NAME, PackedFileError, Program, parse_program, program_text
-
-__all__ = ["DTYPES", "read_file", "write_file"]
-
-Array = npt.NDArray[Any]
 
 KEY = "bitbayes.packed"  # of the one entry of metadata: more would stand in any order
 MAX_HEADER = 1 << 20
@@ -30,15 +25,10 @@ DTYPES: Mapping[str, type[np.generic]] = {
 
 
 def write_file(path: str | Path, program: Program, tensors: Mapping[str, Array]) -> None:
-    """Writes under another name first, so that a full disk leaves no half of a file.
-
-    Args:
-        path: Where.
-        program: A sound program.
-        tensors: Its tensors.
+    """Write a sound program and its tensors, under another name first, so that a full disk leaves no half of a file.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
         PackedFileError: If the program is too long for a file, or could not be read back for another reason.
     """
     text = program_text(program)
@@ -52,16 +42,12 @@ def write_file(path: str | Path, program: Program, tensors: Mapping[str, Array])
 
 
 def read_file(path: str | Path) -> tuple[Program, dict[str, Array]]:
-    """Reads a file of any origin; `bitbayes.packed.format.check` says whether program and tensors fit together.
+    """Read the program and the tensors of a file of any origin, with no more memory than the file has bytes.
 
-    Args:
-        path: The file.
-
-    Returns:
-        The program, and the tensors by name: no more bytes than the file has.
+    `bitbayes.packed.format.check` decides whether program and tensors fit together.
 
     Raises:
-        FileNotFoundError: If there is no file.
+        FileNotFoundError: If there is no such file.
         PackedFileError: If it is no safetensors file with a program of this version.
 
     Example:
@@ -90,7 +76,7 @@ def read_file(path: str | Path) -> tuple[Program, dict[str, Array]]:
 
 
 def _check_header(path: str | Path) -> None:
-    """The length of the header, before anybody reads so much."""
+    """Check the length of the header before anything reads so many bytes."""
     with open(path, "rb") as file:
         first = file.read(8)
     length, size = int.from_bytes(first, "little"), os.path.getsize(path)

@@ -5,34 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bitbayes.packed.format.bits import Array, unpack_signs
 from bitbayes.packed.format.check import check_program, check_tensors
 from bitbayes.packed.format.file import DTYPES, read_file, write_file
 from bitbayes.packed.format.ops import Layout
 from bitbayes.packed.format.program import PackedFileError, Program, Step
 from bitbayes.packed.format.summary import PackedSummary, summary_rows
 
-if TYPE_CHECKING:
-    from bitbayes.packed.backends.runtime import Runtime
-
-__all__ = ["PackedNetwork"]
-
-Array = npt.NDArray[Any]
-
 
 class PackedNetwork:
     """A program and its tensors: bits where weights are binary, float32 where they are real. `bitbayes.pack` makes it.
 
+    `bitbayes.packed.load` runs it.
+
     Args:
-        program: The steps.
-        tensors: By name; uint8 for bits, float32, and integers for thresholds.
+        program: Steps of the network.
+        tensors: Tensors by name: uint8 for bits, float32, and integers for thresholds.
 
     Raises:
-        PackedFileError: If they do not fit together.
+        PackedFileError: If program and tensors do not fit together.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(16, 2, bias=False), bb.nn.LogitScale(2.0))
@@ -40,7 +35,7 @@ class PackedNetwork:
         >>> network = bb.pack(model, torch.zeros(1, 16))
         >>> network
         PackedNetwork(input (16,), output (2,), 1 network, 2 steps, 8 bytes of tensors)
-        >>> network.runtime().outputs(torch.ones(3, 16).numpy()).shape
+        >>> bb.packed.load(network).outputs(torch.ones(3, 16).numpy()).shape
         (1, 3, 2)
     """
 
@@ -61,16 +56,16 @@ class PackedNetwork:
 
     @classmethod
     def read(cls, path: str | Path) -> PackedNetwork:
-        """Reads a file that `save` wrote, or refuses it.
+        """Read a file that `save` wrote, or refuse it.
 
         Args:
-            path: The file, of any origin.
+            path: File of any origin.
 
         Returns:
-            The network; `runtime` makes it run.
+            The network; `bitbayes.packed.load` runs it.
 
         Raises:
-            FileNotFoundError: If there is no file.
+            FileNotFoundError: If there is no such file.
             PackedFileError: If it is no sound packed network of this version.
         """
         try:
@@ -79,13 +74,13 @@ class PackedNetwork:
             raise PackedFileError(f"{path}: {error}") from error.__cause__
 
     def tempered(self, temperature: float) -> PackedNetwork:
-        """The network with all outputs divided by a temperature, see `bitbayes.calibration.fit_temperature`.
+        """Return the network with all outputs divided by a temperature, see `bitbayes.calibration.fit_temperature`.
 
         Args:
-            temperature: Above 1 its probabilities become less sure; the classes stay.
+            temperature: Divisor of the outputs; above 1 the probabilities become less sure, and the classes stay.
 
         Returns:
-            A new network, with one step more; its `about` has the temperature.
+            A new network with one more step; `about` in its file has the temperature.
 
         Raises:
             ValueError: If the temperature is not positive, or the outputs are probabilities already.
@@ -94,7 +89,7 @@ class PackedNetwork:
             >>> model = torch.nn.Sequential(torch.nn.Linear(16, 2, bias=False))
             >>> _ = bb.STE([model[0].weight], seed=0)
             >>> network, x = bb.pack(model, torch.zeros(1, 16)), torch.ones(1, 16).numpy()
-            >>> network.runtime().outputs(x) / network.tempered(2.0).runtime().outputs(x)
+            >>> bb.packed.load(network).outputs(x) / bb.packed.load(network.tempered(2.0)).outputs(x)
             array([[[2., 2.]]], dtype=float32)
         """
         inverse = np.float32(1 / temperature if temperature else 0)
@@ -115,38 +110,21 @@ class PackedNetwork:
         return PackedNetwork(program, {**self.tensors, name: np.array([inverse], np.float32)})
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file.
+        """Write a safetensors file.
 
         Args:
-            path: Where; an older file is replaced when the new one is whole.
+            path: File to write; an older file is replaced when the new one is whole.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If the file cannot be written.
         """
         write_file(path, self.program, self.tensors)
 
-    def runtime(self, backend: str = "reference", **options: Any) -> Runtime:
-        """Something that runs the network.
-
-        Args:
-            backend: "reference" (NumPy alone), "torch", "native" (compiled kernels) or "openvino".
-            **options: Of the backend; see `bitbayes.packed.load`.
-
-        Returns:
-            A runtime; all backends give the same answer.
-
-        Raises:
-            ValueError: For another backend.
-        """
-        from bitbayes.packed.backends.runtime import make_runtime
-
-        return make_runtime(self, backend, **options)
-
     def summary(self) -> PackedSummary:
-        """Layer by layer: weights, bits, bytes, operations.
+        """Count weights, bits, bytes and operations layer by layer.
 
         Returns:
-            The records; printing them gives a table.
+            The counts; printing them gives a table.
 
         Example:
             >>> model = torch.nn.Linear(16, 2, bias=False)
@@ -158,24 +136,51 @@ class PackedNetwork:
         """
         return PackedSummary(self.program.samples, summary_rows(self.program, self.values, self.tensors))
 
-    def tensor(self, step: Step, role: str, sample: int) -> Array:
-        """A tensor as one of the C networks has it.
+    def source_shape(self, step: Step) -> tuple[int, ...]:
+        """Return the shape of the first value that a step takes, without the batch."""
+        return self.values[step.sources[0]].shape
+
+    def made_by(self, value: int) -> Step | None:
+        """Return the step that makes a value; None for the input."""
+        return self.program.steps[value - 1] if value else None
+
+    def unflattened(self, value: int) -> int:
+        """Return the value that has the same entries in the same order before a reshape, or the value itself."""
+        step = self.made_by(value)
+        return step.sources[0] if step is not None and step.op == "reshape" else value
+
+    def stacked(self, step: Step) -> dict[str, Array]:
+        """Return a step's tensors by role, with an axis of networks in front: size C, or 1 where all networks agree."""
+        named = {role: (name, self.tensors[name]) for role, name in step.tensors.items()}
+        return {role: tensor if name in self._differing else tensor[None] for role, (name, tensor) in named.items()}
+
+    def tensors_of(self, step: Step, sample: int = 0) -> dict[str, Array]:
+        """Return a step's tensors by role, as one of the C networks has them."""
+        return {role: tensor[sample % len(tensor)] for role, tensor in self.stacked(step).items()}
+
+    def weight_shape(self, step: Step) -> tuple[int, ...]:
+        """Return the shape of a layer's weight: (outputs, inputs / groups, *kernel)."""
+        outputs, inputs = len(self.tensors_of(step)["weight"]), self.source_shape(step)[0]
+        return (outputs, inputs // step.groups, *step.kernel)
+
+    def weight(self, step: Step, sample: int = 0) -> npt.NDArray[np.float32]:
+        """Return a layer's weight as one of the C networks has it: −1 and +1, or real numbers.
 
         Args:
-            step: Of the program.
-            role: What the tensor is for; one of `step.tensors`.
+            step: Linear step or convolution of the program.
             sample: Which network.
 
         Returns:
-            The tensor.
-        """
-        name = step.tensors[role]
-        return self.tensors[name][sample] if self.differs(name) else self.tensors[name]
+            Shape (outputs, inputs / groups, *kernel), float32.
 
-    def differs(self, name: str) -> bool:
-        """Whether a tensor has one part for each of the C networks.
-
-        Args:
-            name: Of the tensor.
+        Example:
+            >>> model = torch.nn.Linear(3, 1, bias=False)
+            >>> _ = model.weight.data.copy_(torch.tensor([[0.5, -0.5, 0.5]]))
+            >>> network = bb.pack(model, torch.zeros(1, 3))
+            >>> network.weight(network.program.steps[0])
+            array([[ 1., -1.,  1.]], dtype=float32)
         """
-        return name in self._differing
+        tensor = self.tensors_of(step, sample)["weight"]
+        if tensor.dtype == np.uint8:
+            tensor = unpack_signs(tensor, step.fan_in(self.source_shape(step)))
+        return tensor.astype(np.float32, copy=False).reshape(self.weight_shape(step))

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bitbayes.packed.format.bits import row_bytes
-from bitbayes.packed.format.program import PackedFileError
-
-__all__ = ["OPS", "Layout", "Op", "Tensors", "Value", "bounded", "fan_in", "pooled"]
+from bitbayes.packed.format.program import PackedFileError, Step, finite_number, whole_number, whole_numbers
 
 MAX_VALUE = 1 << 24  # numbers that a value may have for one input
 
@@ -27,13 +25,13 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class Value:
-    """What a step makes, for one input.
+    """What a step computes, for one input.
 
     Args:
-        shape: Its shape, without the batch.
-        signs: It holds −1 and +1 alone.
-        binary: Operations of xnor and popcount, two a product.
-        real: Operations of floating-point numbers: two a product, one where a sign takes its place.
+        shape: Shape without the batch.
+        signs: Whether all entries are −1 or +1.
+        binary: Operations of xnor and popcount, two for each product.
+        real: Operations on floating-point numbers: two for each product, one where the weight is a sign.
 
     Example:
         >>> Value((128, 32, 32)).size
@@ -52,36 +50,22 @@ class Value:
 
 
 Tensors = Mapping[str, Layout]
-Infer = Callable[[Sequence[Value], dict[str, Any], Tensors], Value]
+Infer = Callable[[Sequence[Value], Step, Tensors], Value]
+Check = Callable[[Any, str], Any]  # of a setting: returns it, or refuses it by its name
 
 
 class Op(NamedTuple):
-    """How many values it takes (0: one or more), its settings and tensors, and its rule of shapes."""
+    """How many values an operation takes (0: one or more), its rule of shapes, its settings and its tensors."""
 
     sources: int
     infer: Infer
-    settings: Mapping[str, str] = {}
+    settings: Mapping[str, Check] = {}
     needed: frozenset[str] = frozenset()
     optional: frozenset[str] = frozenset()
 
 
-def fan_in(settings: Mapping[str, Any], source: Sequence[int]) -> int:
-    """Weights of one output of a linear step or convolution."""
-    return source[0] // settings.get("groups", 1) * math.prod(settings.get("kernel", ()))
-
-
-def pooled(size: int, kernel: int, stride: int, padding: int, dilation: int = 1, ceil: bool = False) -> int:
-    """Output size of a window that slides over one axis (torch's formula)."""
-    room = size + 2 * padding - dilation * (kernel - 1) - 1
-    if room < 0:
-        raise PackedFileError(f"a window of {dilation * (kernel - 1) + 1} is larger than {size + 2 * padding}")
-    count = (room + (stride - 1 if ceil else 0)) // stride + 1
-    # The last window must begin inside the input or its left padding.
-    return count - 1 if ceil and (count - 1) * stride >= size + padding else count
-
-
 def bounded(value: Value) -> Value:
-    """Refuses a value that is empty or too large."""
+    """Return a value, or refuse one that is empty or too large."""
     if not 1 <= value.size <= MAX_VALUE or len(value.shape) > 6:
         raise PackedFileError(f"shape {list(value.shape)} must have at most 6 axes and 1 to {MAX_VALUE} numbers")
     return value
@@ -107,7 +91,7 @@ def _product(value: Value, shape: tuple[int, ...], fan: int, weight: Layout) -> 
     return Value(shape, real=products if weight.dtype == "U8" else 2 * products)
 
 
-def _linear(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors) -> Value:
+def _linear(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     (value,), weight = values, tensors["weight"]
     if len(value.shape) != 1:
         raise PackedFileError(f"takes one axis, got shape {list(value.shape)}")
@@ -116,99 +100,105 @@ def _linear(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors)
     return _product(value, (outputs,), inputs, weight)
 
 
-def _conv(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors) -> Value:
-    (value,), weight, groups = values, tensors["weight"], settings["groups"]
-    places = [settings[key] for key in ("kernel", "stride", "padding", "dilation")]
-    sizes = _spatial(value, *places)
+def _places(value: Value, step: Step) -> tuple[int, ...]:
+    """Return the number of windows along each axis, if they fit into the input and its padding."""
+    sliding = step.sliding
+    sizes = _spatial(value, sliding.kernel, sliding.stride, sliding.padding, sliding.dilation)
+    padded = [size + 2 * p for size, p in zip(sizes, sliding.padding, strict=True)]
+    for span, size in zip(sliding.span, padded, strict=True):
+        if span > size:
+            raise PackedFileError(f"a window of {span} is larger than {size}")
+    bounded(Value((value.shape[0], *padded)))
+    return sliding.places(sizes)
+
+
+def _conv(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    (value,), weight, groups = values, tensors["weight"], step.groups
+    places = _places(value, step)
     outputs = weight.shape[0] if weight.shape else 0
     if value.shape[0] % groups or outputs % groups:
         raise PackedFileError(f"{value.shape[0]} and {outputs} channels cannot be in {groups} groups")
-    fan = fan_in(settings, value.shape)
-    inside = (outputs, value.shape[0] // groups, *settings["kernel"])
+    fan = step.fan_in(value.shape)
+    inside = (outputs, value.shape[0] // groups, *step.kernel)
     _expect("weight", weight, (outputs, row_bytes(fan)) if weight.dtype == "U8" else inside)
-    bounded(Value((value.shape[0], *(n + 2 * p for n, p in zip(sizes, settings["padding"], strict=True)))))
-    shape = tuple(pooled(*each) for each in zip(sizes, *places, strict=True))
-    return _product(value, (outputs, *shape), fan, weight)
+    return _product(value, (outputs, *places), fan, weight)
 
 
-def _channels(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors) -> Value:
+def _channels(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     for role, layout in tensors.items():
         _expect(role, layout, (1,), values[0].shape[:1])
     return Value(values[0].shape, real=values[0].size * max(1, len(tensors)))
 
 
-def _clamp(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors) -> Value:
-    if settings["min"] is None and settings["max"] is None:
+def _clamp(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    if step.settings["min"] is None and step.settings["max"] is None:
         raise PackedFileError("needs a bound")
-    return _channels(values, settings, tensors)
+    return _channels(values, step, tensors)
 
 
-def _signs(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors) -> Value:
-    return Value(values[0].shape, signs=True, real=_channels(values, settings, tensors).size)
+def _signs(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    return Value(values[0].shape, signs=True, real=_channels(values, step, tensors).size)
 
 
-def _pool(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors) -> Value:
-    (value,), kernel = values, settings["kernel"]
-    stride, padding = settings["stride"], settings["padding"]
-    dilation = settings.get("dilation", (1,) * len(kernel))
-    sizes = _spatial(value, kernel, stride, padding, dilation)
-    if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
-        raise PackedFileError(f"padding {list(padding)} is more than half of kernel {list(kernel)}")
-    ceil = settings.get("ceil", False)
-    shape = [pooled(*each, ceil) for each in zip(sizes, kernel, stride, padding, dilation, strict=True)]
-    bounded(Value((value.shape[0], *(n + 2 * p for n, p in zip(sizes, padding, strict=True)))))
-    result = Value((value.shape[0], *shape))
-    return Value(result.shape, real=result.size * math.prod(kernel))
+def _pool(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    (value,), sliding = values, step.sliding
+    places = _places(value, step)
+    if any(2 * p > k for p, k in zip(sliding.padding, sliding.kernel, strict=True)):
+        raise PackedFileError(f"padding {list(sliding.padding)} is more than half of kernel {list(sliding.kernel)}")
+    result = Value((value.shape[0], *places))
+    return Value(result.shape, real=result.size * math.prod(sliding.kernel))
 
 
-def _max_pool(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors) -> Value:
-    result = _pool(values, settings, tensors)
+def _max_pool(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    result = _pool(values, step, tensors)
     # A dilated window may see padding alone.
-    return Value(result.shape, values[0].signs and set(settings["dilation"]) == {1}, real=result.real)
+    return Value(result.shape, values[0].signs and set(step.sliding.dilation) == {1}, real=result.real)
 
 
-def _adaptive(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors) -> Value:
-    sizes = _spatial(values[0], settings["size"])
-    if any(out > size for out, size in zip(settings["size"], sizes, strict=True)):
-        raise PackedFileError(f"{list(sizes)} cannot become {list(settings['size'])}")
-    return Value((values[0].shape[0], *settings["size"]), real=values[0].size)
+def _adaptive(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    wanted = step.settings["size"]
+    sizes = _spatial(values[0], wanted)
+    if any(out > size for out, size in zip(wanted, sizes, strict=True)):
+        raise PackedFileError(f"{list(sizes)} cannot become {list(wanted)}")
+    return Value((values[0].shape[0], *wanted), real=values[0].size)
 
 
-def _reshape(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors) -> Value:
-    if math.prod(settings["shape"]) != values[0].size or not settings["shape"]:
-        raise PackedFileError(f"shape {list(values[0].shape)} cannot become {list(settings['shape'])}")
-    return Value(settings["shape"], values[0].signs)
+def _reshape(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    shape = step.settings["shape"]
+    if math.prod(shape) != values[0].size or not shape:
+        raise PackedFileError(f"shape {list(values[0].shape)} cannot become {list(shape)}")
+    return Value(shape, values[0].signs)
 
 
-def _permute(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors) -> Value:
-    shape, axes = values[0].shape, settings["axes"]
+def _permute(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    shape, axes = values[0].shape, step.settings["axes"]
     if sorted(axes) != list(range(1, len(shape) + 1)):
         raise PackedFileError(f"axes must be an order of 1 to {len(shape)}")
     return Value(tuple(shape[axis - 1] for axis in axes), values[0].signs)
 
 
-def _pad(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors) -> Value:
-    shape, before, after = values[0].shape, settings["before"], settings["after"]
+def _pad(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    shape, before, after = values[0].shape, step.settings["before"], step.settings["after"]
     if not len(shape) == len(before) == len(after):
         raise PackedFileError(f"before and after must have {len(shape)} entries")
     return Value(tuple(map(sum, zip(shape, before, after, strict=True))))
 
 
-def _add(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors) -> Value:
+def _add(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     if values[0].shape != values[1].shape:
         raise PackedFileError(f"cannot add shapes {list(values[0].shape)} and {list(values[1].shape)}")
     return Value(values[0].shape, real=values[0].size)
 
 
-def _axis(settings: dict[str, Any], shape: Sequence[int]) -> int:
-    if not 1 <= settings["axis"] <= len(shape):
+def _axis(step: Step, shape: Sequence[int]) -> int:
+    if not 1 <= step.settings["axis"] <= len(shape):
         raise PackedFileError(f"axis must be from 1 to {len(shape)}")
-    return settings["axis"] - 1
+    return step.settings["axis"] - 1
 
 
-def _concat(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors) -> Value:
+def _concat(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     shape = list(values[0].shape)
-    axis = _axis(settings, shape)
+    axis = _axis(step, shape)
     for value in values:
         if [*value.shape[:axis], *value.shape[axis + 1 :]] != [*shape[:axis], *shape[axis + 1 :]]:
             raise PackedFileError(f"cannot concatenate shapes {shape} and {list(value.shape)} along axis {axis + 1}")
@@ -216,30 +206,48 @@ def _concat(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors)
     return Value(tuple(shape), all(value.signs for value in values))
 
 
-def _softmax(values: Sequence[Value], settings: dict[str, Any], tensors: Tensors) -> Value:
-    _axis(settings, values[0].shape)
+def _softmax(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    _axis(step, values[0].shape)
     return Value(values[0].shape, real=3 * values[0].size)
 
 
+def _sizes(value: Any, what: str) -> tuple[int, ...]:
+    return whole_numbers(value, what, least=1)
+
+
+def _size(value: Any, what: str) -> int:
+    return whole_number(value, what, least=1)
+
+
+def _bound(value: Any, what: str) -> float | None:
+    return None if value is None else finite_number(value, what)
+
+
+def _flag(value: Any, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise PackedFileError(f"{what} must be true or false")
+    return value
+
+
 _WEIGHT = frozenset({"weight"})
-_SLIDING = {"kernel": "sizes", "stride": "sizes", "padding": "places"}
+_SLIDING: Mapping[str, Check] = {"kernel": _sizes, "stride": _sizes, "padding": whole_numbers}
 OPS: Mapping[str, Op] = {
     "linear": Op(1, _linear, needed=_WEIGHT),
-    "conv": Op(1, _conv, {**_SLIDING, "dilation": "sizes", "groups": "size"}, _WEIGHT),
+    "conv": Op(1, _conv, {**_SLIDING, "dilation": _sizes, "groups": _size}, _WEIGHT),
     "affine": Op(1, _channels, optional=frozenset({"scale", "shift"})),
     "sign": Op(1, _signs),
     "threshold": Op(1, _signs, needed=frozenset({"threshold"}), optional=frozenset({"direction"})),
-    "clamp": Op(1, _clamp, {"min": "bound", "max": "bound"}),
+    "clamp": Op(1, _clamp, {"min": _bound, "max": _bound}),
     "prelu": Op(1, _channels, needed=frozenset({"slope"})),
     "tanh": Op(1, _channels),
     "sigmoid": Op(1, _channels),
-    "max_pool": Op(1, _max_pool, {**_SLIDING, "dilation": "sizes", "ceil": "flag"}),
-    "avg_pool": Op(1, _pool, {**_SLIDING, "count_padding": "flag"}),
-    "adaptive_avg_pool": Op(1, _adaptive, {"size": "sizes"}),
-    "reshape": Op(1, _reshape, {"shape": "sizes"}),
-    "permute": Op(1, _permute, {"axes": "sizes"}),
-    "pad": Op(1, _pad, {"before": "places", "after": "places"}),
+    "max_pool": Op(1, _max_pool, {**_SLIDING, "dilation": _sizes, "ceil": _flag}),
+    "avg_pool": Op(1, _pool, {**_SLIDING, "count_padding": _flag}),
+    "adaptive_avg_pool": Op(1, _adaptive, {"size": _sizes}),
+    "reshape": Op(1, _reshape, {"shape": _sizes}),
+    "permute": Op(1, _permute, {"axes": _sizes}),
+    "pad": Op(1, _pad, {"before": whole_numbers, "after": whole_numbers}),
     "add": Op(2, _add),
-    "concat": Op(0, _concat, {"axis": "size"}),
-    "softmax": Op(1, _softmax, {"axis": "size"}),
+    "concat": Op(0, _concat, {"axis": _size}),
+    "softmax": Op(1, _softmax, {"axis": _size}),
 }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["PackedFileError", "Program", "Step", "parse_program", "program_text"]
+from bitbayes.packed.format.sliding import Sliding
 
 MAX_TEXT, MAX_STEPS, MAX_SOURCES, MAX_SAMPLES, MAX_NUMBER = 1 << 18, 4096, 256, 4096, (1 << 31) - 1
 VERSION = 1
@@ -23,14 +24,14 @@ class PackedFileError(ValueError):
 
 @dataclass(frozen=True)
 class Step:
-    """One operation. Value 0 is the input of the program, and step i makes value i + 1.
+    """One step of a program. Value 0 is the input of the program, and step i makes value i + 1.
 
     Args:
         op: Name of the operation.
-        sources: The values that it takes.
-        name: Of the layer that it comes from.
+        sources: Values that the operation takes.
+        name: Layer that the step comes from.
         settings: Strides and the like.
-        tensors: Names of its tensors, by what they are for.
+        tensors: Names of the step's tensors, by role: "weight", "scale" and so on.
 
     Example:
         >>> Step("clamp", (0,), "relu", {"min": 0, "max": None}).settings["min"]
@@ -43,6 +44,33 @@ class Step:
     settings: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, str] = field(default_factory=dict)
 
+    @functools.cached_property
+    def sliding(self) -> Sliding:
+        """Windows of a convolution or a pool."""
+        return Sliding.of(self.settings)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Sizes of a convolution's kernel; () for other layers."""
+        return tuple(self.settings.get("kernel", ()))
+
+    @property
+    def groups(self) -> int:
+        """Groups of a convolution; 1 for other layers."""
+        return self.settings.get("groups", 1)
+
+    def fan_in(self, source: Sequence[int]) -> int:
+        """Return the number of weights of one output of a layer.
+
+        Args:
+            source: Shape of the value that the layer takes.
+
+        Example:
+            >>> Step("linear", (0,)).fan_in((16,))
+            16
+        """
+        return source[0] // self.groups * math.prod(self.kernel)
+
 
 @dataclass(frozen=True)
 class Program:
@@ -51,8 +79,8 @@ class Program:
     Args:
         input: Shape of one input, without the batch.
         samples: Number of networks, C.
-        steps: In order.
-        about: Anything else worth keeping, as text.
+        steps: Steps in the order in which they are computed.
+        about: Other texts to keep in the file.
 
     Example:
         >>> Program((3,), 1, (Step("sign", (0,)),)).steps[0].op
@@ -66,13 +94,7 @@ class Program:
 
 
 def program_text(program: Program) -> str:
-    """The program as JSON.
-
-    Args:
-        program: Any program.
-
-    Returns:
-        What `parse_program` reads.
+    """Return a program as JSON, which `parse_program` reads.
 
     Example:
         >>> program_text(Program((3,), 1, (Step("sign", (0,)),)))
@@ -95,13 +117,9 @@ def program_text(program: Program) -> str:
 
 
 def parse_program(text: str) -> Program:
-    """Reads JSON of any origin: every type and every size is looked at.
+    """Read a program from JSON of any origin; every type and every size is checked.
 
-    Args:
-        text: What a file says is a program.
-
-    Returns:
-        The program; `bitbayes.packed.format.ops` decides whether its steps fit together.
+    `bitbayes.packed.format.check` decides whether the steps fit together.
 
     Raises:
         PackedFileError: If it is not JSON, too long, or of another shape.
@@ -137,21 +155,21 @@ def parse_program(text: str) -> Program:
 
 
 def whole_number(value: Any, what: str, least: int = 0, most: int = MAX_NUMBER) -> int:
-    """Refuses what is not an integer in a range; True is no integer."""
+    """Return an integer in a range, or refuse the value; True is no integer."""
     if type(value) is not int or not least <= value <= most:
         raise PackedFileError(f"{what} must be an integer from {least} to {most}, got {_short(value)}")
     return value
 
 
 def whole_numbers(value: Any, what: str, least: int = 0, longest: int = 8) -> tuple[int, ...]:
-    """The same for a short list."""
+    """Return a short list of integers as a tuple, or refuse the value."""
     if not isinstance(value, list) or len(value) > longest:
         raise PackedFileError(f"{what} must be a list of at most {longest} integers, got {_short(value)}")
     return tuple(whole_number(number, what, least) for number in value)
 
 
 def finite_number(value: Any, what: str) -> float:
-    """Refuses what is not a number that float32 can hold."""
+    """Return a number that float32 can hold, or refuse the value."""
     if type(value) not in (int, float) or not abs(value) <= 3.4e38 or not math.isfinite(value):
         raise PackedFileError(f"{what} must be a finite number, got {_short(value)}")
     return float(value)

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bitbayes.packed.format.ops import Value, fan_in
+from bitbayes.packed.format.ops import Value
 from bitbayes.packed.format.program import Program
-
-__all__ = ["PackedRow", "PackedSummary", "summary_rows"]
 
 
 @dataclass(frozen=True)
@@ -97,23 +95,14 @@ class PackedSummary:
 
 
 def summary_rows(program: Program, values: Sequence[Value], tensors: Mapping[str, Any]) -> tuple[PackedRow, ...]:
-    """Counts.
-
-    Args:
-        program: A sound program.
-        values: Of `check_program`.
-        tensors: By name.
-
-    Returns:
-        One entry a step.
-    """
+    """Return one row for each step of a sound program."""
     rows, seen = [], set[str]()
     for step, value in zip(program.steps, values[1:], strict=True):
         weights = bits = size = 0
         for name in step.tensors.values():
             tensor = tensors[name]
             if tensor.dtype == np.uint8:
-                count = math.prod(tensor.shape[:-1]) * fan_in(step.settings, values[step.sources[0]].shape)
+                count = math.prod(tensor.shape[:-1]) * step.fan_in(values[step.sources[0]].shape)
                 weights, bits = weights + count, bits + count
             else:
                 weights, bits = weights + tensor.size, bits + 8 * tensor.nbytes

@@ -6,10 +6,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from bitbayes.packed.format.network import PackedNetwork
-from bitbayes.packed.format.ops import fan_in
 from bitbayes.packed.format.program import Step
-
-__all__ = ["EACH", "Group", "Plan", "make_plan", "words"]
 
 EACH = ("affine", "sign", "threshold", "clamp", "prelu")  # an entry at a time
 
@@ -24,7 +21,7 @@ class Group(NamedTuple):
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """All of them."""
+        """All steps of the group."""
         return self.chain if self.step.op in EACH else (self.step, *self.chain)
 
 
@@ -38,18 +35,14 @@ class Plan(NamedTuple):
 
 
 def words(bits: int) -> int:
-    """Words of 32 bits that hold so many."""
+    """Return the number of 32-bit words that hold so many bits."""
     return -(-bits // 32)
 
 
 def make_plan(network: PackedNetwork) -> Plan:
-    """Fuses steps and gives each value a place that no other value needs at the same time.
+    """Fuse steps, and give each value a place that no other value needs at the same time.
 
-    Args:
-        network: What is to be written.
-
-    Returns:
-        The plan. A reshaped value lies where its source lies; input and output have no place in the scratch memory.
+    A reshaped value lies where its source lies; input and output have no place in the scratch memory.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
@@ -69,13 +62,13 @@ def make_plan(network: PackedNetwork) -> Plan:
             places[group.value] = _reserve(taken, time, last_use.get(group.value, time), size)
         if group.step.op == "conv" and values[group.first].binary:
             source = values[group.step.sources[0]]
-            windows[group.value] = _reserve(taken, time, time, 2 * words(fan_in(group.step.settings, source.shape)))
+            windows[group.value] = _reserve(taken, time, time, 2 * words(group.step.fan_in(source.shape)))
     places |= {value: places[root] for value, root in roots.items() if root in places}
     return Plan(groups, places, windows, max((end for _, end, _ in taken), default=0))
 
 
 def _groups(steps: tuple[Step, ...]) -> tuple[list[Group], dict[int, int]]:
-    """The groups, and for each value the one in whose place it lies."""
+    """Return the groups, and for each value the one in whose place it lies."""
     users = Counter(source for step in steps for source in step.sources)
     after = {source: index for index, step in enumerate(steps) for source in step.sources}
     groups, done, roots = [], set[int](), {0: 0}
@@ -96,7 +89,7 @@ def _groups(steps: tuple[Step, ...]) -> tuple[list[Group], dict[int, int]]:
 
 
 def _reserve(taken: list[tuple[int, int, int]], born: int, last: int, size: int) -> int:
-    """The lowest gap among the places (start, end, last use) that are still needed."""
+    """Return the lowest gap among the places (start, end, last use) that are still needed."""
     start = 0
     for begin, end, until in sorted(taken):
         if until >= born and begin < start + size and start < end:

@@ -1,10 +1,12 @@
-"""Layers of binary weights on signs for the compiled kernels, and signs as bits.
+"""Products of compiled kernels: signs with signs, numbers with signs, numbers with numbers.
 
-Arrays have the C networks in front: (S, N, ...), S = C, or 1 where all networks have the same values.
+Arrays have the C networks in front: (S, N, ...), S = C, or 1 where all networks have the same values. Weights are kept
+in blocks of outputs, as the kernels read them.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -14,23 +16,94 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.packed.backends.native import blocks as native_blocks
-from bitbayes.packed.backends.native.blocks import address, blocks, done, padded, scale_shift
+from bitbayes.kernels import build
+from bitbayes.packed.format.bits import Array, as_words, unpack_signs
+from bitbayes.packed.format.sliding import Sliding
 
-__all__ = ["SignProduct", "Signs", "pack_places", "unpack_places"]
-
-Array = npt.NDArray[Any]
-
+_BLOCK = 32  # outputs; BLOCK of the kernels
+_LINE = 64  # bytes of a line of the cache
 _NEVER = -1  # differences that no sum is below
+_NUMBER, _POINTER = ctypes.c_int64, ctypes.c_void_p
+_ARGUMENTS = {
+    "inference": {"bitbayes_signs": [_POINTER] * 3, "bitbayes_numbers": [_NUMBER] * 7 + [_POINTER] * 5},
+    "real": {"bitbayes_real": [_NUMBER] * 4 + [_POINTER] * 5},
+}
+
+
+@functools.cache
+def library(name: str) -> ctypes.CDLL:
+    """Return the compiled kernels of a file, with the types of their arguments.
+
+    Raises:
+        RuntimeError: If they cannot be compiled here; says why.
+    """
+    loaded = build.library(name)
+    if loaded is None:
+        raise RuntimeError(
+            f'the backend "native" has no kernels here ({build.status(name)}); take "torch" or "reference"'
+        )
+    for function, arguments in _ARGUMENTS[name].items():
+        getattr(loaded, function).argtypes = arguments
+    if name == "inference":
+        loaded.bitbayes_path.restype = ctypes.c_char_p
+    return loaded
+
+
+def _address(array: Any) -> int:
+    """Return where an array begins."""
+    if array.size and array.flags.writeable:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # three times as fast
+    return array.__array_interface__["data"][0]
+
+
+def _blocks(rows: Array) -> Array:
+    """Return words (networks, outputs, K) as (networks, blocks, K, outputs of a block)."""
+    networks, outputs, words = rows.shape
+    whole = np.zeros((networks, -(-outputs // _BLOCK) * _BLOCK, words), rows.dtype)
+    whole[:, :outputs] = rows
+    whole = whole.reshape(networks, -1, _BLOCK, words).transpose(0, 1, 3, 2)
+    room = np.empty(whole.nbytes + _LINE, np.uint8)  # a vector that crosses lines of the cache costs two reads
+    begin = -_address(room) % _LINE
+    blocks = room[begin : begin + whole.nbytes].view(whole.dtype).reshape(whole.shape)
+    blocks[...] = whole
+    return blocks
+
+
+def _padded(rows: Array, dtype: npt.DTypeLike, fill: float = 0) -> Array:
+    """Return numbers (..., outputs), as many as the blocks have."""
+    whole = np.full((*rows.shape[:-1], -(-rows.shape[-1] // _BLOCK) * _BLOCK), fill, dtype)
+    whole[..., : rows.shape[-1]] = rows
+    return whole
+
+
+def _scale_shift(networks: int, outputs: int, affine: Mapping[str, Array] | None) -> list[Array]:
+    """Return scale and shift of all networks, (networks, outputs of the blocks)."""
+    found = []
+    for role, nothing in (("scale", 1.0), ("shift", 0.0)):
+        tensor = (affine or {}).get(role, np.full((1, 1), nothing))
+        found.append(_padded(np.broadcast_to(tensor, (networks, outputs)), np.float32))
+    return found
+
+
+def _networks(weight: Array, affine: Mapping[str, Array] | None, *others: Array | None) -> int:
+    """Return how many networks differ in some tensor."""
+    tensors = (weight, *(affine or {}).values(), *others)
+    return max(1, *(len(tensor) for tensor in tensors if tensor is not None))
+
+
+def _done(failed: int) -> None:
+    """Check what a kernel returned."""
+    if failed:
+        raise MemoryError("the compiled kernel found no memory for its buffers")
 
 
 @dataclass(frozen=True)
 class Signs:
     """Signs as bits, with the channels last: (S, N, *places, words of 64 bits), bits left over 0.
 
-    Args:
-        words: The bits.
-        channels: Number of channels.
+    Example:
+        >>> Signs(np.array([[[5]]], np.uint64), 3).floats.tolist()
+        [[[1.0, -1.0, 1.0]]]
     """
 
     words: npt.NDArray[np.uint64]
@@ -38,36 +111,18 @@ class Signs:
 
     @functools.cached_property
     def floats(self) -> npt.NDArray[np.float32]:
-        """As −1 and +1, shape (S, N, channels, *places)."""
-        return unpack_places(self.words, self.channels)
+        """The same as −1 and +1, shape (S, N, channels, *places)."""
+        return np.moveaxis(unpack_signs(self.words.view(np.uint8), self.channels), -1, 2)
 
 
 def pack_places(ones: Array) -> npt.NDArray[np.uint64]:
-    """Booleans (..., channels) as words (..., ceil(channels / 64)).
+    """Pack booleans (..., channels) into words (..., ceil(channels / 64)).
 
     Example:
         >>> pack_places(np.array([[True, False, True]]))
         array([[5]], dtype=uint64)
     """
-    bits = np.packbits(ones, axis=-1, bitorder="little")
-    if bits.shape[-1] % 8:
-        whole = np.zeros((*bits.shape[:-1], -(-bits.shape[-1] // 8) * 8), np.uint8)
-        whole[..., : bits.shape[-1]] = bits
-        bits = whole
-    return np.ascontiguousarray(bits).view(np.uint64)
-
-
-def unpack_places(words: npt.NDArray[np.uint64], channels: int) -> npt.NDArray[np.float32]:
-    """Words (S, N, *places, W) as −1 and +1, shape (S, N, channels, *places).
-
-    Example:
-        >>> unpack_places(np.array([[[5]]], np.uint64), 3).tolist()
-        [[[1.0, -1.0, 1.0]]]
-    """
-    ones = np.unpackbits(words.view(np.uint8), axis=-1, count=channels, bitorder="little").astype(np.float32)
-    ones *= 2
-    ones -= 1
-    return np.moveaxis(ones, -1, 2)
+    return as_words(np.packbits(ones, axis=-1, bitorder="little"))
 
 
 class SignProduct:
@@ -75,12 +130,11 @@ class SignProduct:
 
     Args:
         bits: Rows of weights as the file has them, (networks, outputs, bytes), networks C, or 1 for all.
-        channels: Of an input.
-        kernel: As many sizes as `sizes`.
-        sizes: Of an input: (), (width,) or (height, width).
-        geometry: `stride`, `padding`, `dilation`, as many as sizes.
+        channels: Channels of an input.
+        sizes: Sizes of an input: (), (width,) or (height, width).
+        sliding: How the layer's windows slide over `sizes`; None for one that sees everything.
         threshold: Integers (networks or 1, outputs): bits come out, 1 where the sum reaches it; None: sums.
-        direction: ±1 (networks or 1, outputs): times the sum, before it is compared.
+        direction: ±1 (networks or 1, outputs): factor of the sum before it is compared.
         affine: `scale` and `shift` of sums, (networks or 1, outputs or 1).
     """
 
@@ -88,27 +142,22 @@ class SignProduct:
         self,
         bits: npt.NDArray[np.uint8],
         channels: int,
-        kernel: Sequence[int] = (),
         sizes: Sequence[int] = (),
-        geometry: Mapping[str, Sequence[int]] | None = None,
+        sliding: Sliding | None = None,
         *,
         threshold: Array | None = None,
         direction: Array | None = None,
         affine: Mapping[str, Array] | None = None,
     ) -> None:
-        given = (threshold, direction, *(affine or {}).values())
-        self._networks = max(len(bits), *(len(tensor) for tensor in given if tensor is not None), 1)
+        self._networks = _networks(bits, affine, threshold, direction)
         self.outputs, self.bits, self._rank = bits.shape[1], threshold is not None, len(sizes)
-        two = [1] * (2 - len(sizes))
-        kernel, sizes = [*two, *kernel], [*two, *sizes]
-        g = {"stride": [1] * len(sizes), "padding": [0] * len(sizes), "dilation": [1] * len(sizes)}
-        g.update({key: [*g[key][: len(two)], *values] for key, values in (geometry or {}).items()})
-        each = zip(sizes, kernel, *g.values(), strict=True)
-        self.places = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in each]
-        self._classes, seen = _seen_taps(sizes, kernel, g, self.places)
+        sliding = (Sliding.covering(sizes) if sliding is None else sliding).in_two_axes()
+        sizes = [*[1] * (2 - len(sizes)), *sizes]
+        self.places = sliding.places(sizes)
+        self._classes, seen = _seen_taps(sliding, sizes)
         rows, tables = [], []
         for network in range(self._networks):  # one at a time: unpacked they take eight times the memory
-            fan = math.prod(kernel) * channels
+            fan = math.prod(sliding.kernel) * channels
             ones = np.unpackbits(bits[network % len(bits)], axis=-1, count=fan, bitorder="little").astype(bool)
             if direction is not None:  # the other way round is the same with all weights negated
                 ones ^= (direction[network % len(direction)] < 0)[:, None]
@@ -117,27 +166,27 @@ class SignProduct:
             # A tap outside has bits 0, which count as −1: its products, minus its weights' sum, are taken back.
             taps = 2 * np.count_nonzero(ones, axis=1).astype(np.int64) - channels
             tables.append(fan + (1 - seen) @ taps.T)
-        self._weights, whole = blocks(np.stack(rows)), np.stack(tables)  # (networks, classes, outputs)
+        self._weights, whole = _blocks(np.stack(rows)), np.stack(tables)  # (networks, classes, outputs)
         if threshold is None:
-            self._table = padded(whole, np.int64)
+            self._table = _padded(whole, np.int64)
         else:
             reached = (whole - threshold.astype(np.int64)[:, None]) // 2  # as many may differ
-            self._table = padded(np.maximum(reached, _NEVER), np.int64, _NEVER)
-        self._scale, self._shift = scale_shift(self._networks, self.outputs, affine or {})
-        words = -(-channels // 64)
-        self._shape = [*sizes, words, *self.places, *kernel, *(size for key in g for size in g[key])]
+            self._table = _padded(np.maximum(reached, _NEVER), np.int64, _NEVER)
+        self._scale, self._shift = _scale_shift(self._networks, self.outputs, affine)
+        self._shape = [*sizes, -(-channels // 64), *self.places, *sliding.kernel]
+        self._shape += [*sliding.stride, *sliding.padding, *sliding.dilation]
         self._shape += [self.outputs, self._weights.shape[1], self._table.shape[1], int(self.bits)]
         tensors = (self._weights, self._table, self._classes, self._scale, self._shift)
-        self._constants = [address(tensor) for tensor in tensors]
+        self._constants = [_address(tensor) for tensor in tensors]
         self._called: tuple[tuple[int, int, int], int, Array] | None = None  # the shape as it was last passed
-        self._function = native_blocks.library("inference").bitbayes_signs
+        self._function = library("inference").bitbayes_signs
 
     def __call__(self, x: npt.NDArray[np.uint64], threads: int = 1) -> Array:
-        """Sums (S, N, outputs, *places), or words of bits (S, N, *places, ceil(outputs / 64)).
+        """Return sums (S, N, outputs, *places), or words of bits (S, N, *places, ceil(outputs / 64)).
 
         Args:
             x: Words of signs, (S, N, *sizes, W).
-            threads: At most so many.
+            threads: Largest number of threads.
         """
         sources, inputs, rank = len(x), x.shape[1], self._rank
         every = max(sources, self._networks)
@@ -152,24 +201,77 @@ class SignProduct:
         if called is None or called[0] != key:
             first = (sources, self._networks // sources, inputs)
             numbers = np.array([*first, *self._shape, threads, *self._constants], np.int64)
-            called = self._called = (key, address(numbers), numbers)
+            called = self._called = (key, _address(numbers), numbers)
         x = np.ascontiguousarray(x)
-        done(self._function(called[1], address(x), address(out)))
+        _done(self._function(called[1], _address(x), _address(out)))
         return out if self.bits or not rank else np.moveaxis(out, -1, 2)
 
 
-def _seen_taps(
-    sizes: Sequence[int],
-    kernel: Sequence[int],
-    geometry: Mapping[str, Sequence[int]],
-    places: Sequence[int],
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """For every place of an output its class, and for every class which taps lie inside the input."""
-    inside = []
-    for size, k, s, p, d, count in zip(sizes, kernel, *geometry.values(), places, strict=True):
-        at = np.arange(count)[:, None] * s - p + np.arange(k) * d
-        inside.append((at >= 0) & (at < size))
-    taps = inside[0][:, None, :, None] & inside[1][None, :, None, :]
-    rows = taps.reshape(math.prod(places), -1)
-    seen, classes = np.unique(rows, axis=0, return_inverse=True)
+def _seen_taps(sliding: Sliding, sizes: Sequence[int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Return for every place of an output its class, and for every class which taps lie inside the input."""
+    rows, columns = sliding.inside(sizes)
+    taps = rows[:, None, :, None] & columns[None, :, None, :]
+    seen, classes = np.unique(taps.reshape(len(rows) * len(columns), -1), axis=0, return_inverse=True)
     return np.ascontiguousarray(classes.reshape(-1).astype(np.int32)), seen.astype(np.int64)
+
+
+class NumberProduct:
+    """A linear layer of binary weights on float32 numbers; sums are in float32.
+
+    A sum of K products is within K 2^-24 of the exact one, relative to the sum of the inputs' magnitudes.
+
+    Args:
+        bits: Rows of weights as the file has them, (networks, outputs, bytes), networks C, or 1 for all.
+        inputs: Inputs of the layer, K.
+        affine: `scale` and `shift` of sums, (networks or 1, outputs or 1).
+    """
+
+    def __init__(self, bits: npt.NDArray[np.uint8], inputs: int, affine: Mapping[str, Array] | None = None) -> None:
+        self._networks, self.outputs, self.inputs = _networks(bits, affine), bits.shape[1], inputs
+        rows = np.zeros((self._networks, self.outputs, 4 * -(-inputs // 32)), np.uint8)
+        rows[..., : bits.shape[-1]] = bits
+        self._weights = _blocks(rows.view(np.uint32))
+        self._scale, self._shift = _scale_shift(self._networks, self.outputs, affine)
+
+    def __call__(self, x: npt.NDArray[np.float32], threads: int = 1) -> npt.NDArray[np.float32]:
+        """Return sums (S, N, outputs) of inputs (S, N, K)."""
+        sources, rows = x.shape[:2]
+        every, words = max(sources, self._networks), -(-self.inputs // 32)
+        out = np.empty((every, rows, self.outputs), np.float32)
+        if self._networks == 1:
+            sources, rows = 1, sources * rows
+        whole = x
+        if self.inputs % 32:
+            whole = np.zeros((*x.shape[:2], 32 * words), np.float32)
+            whole[..., : self.inputs] = x
+        whole = np.ascontiguousarray(whole, np.float32)
+        numbers = (sources, self._networks // sources, rows, words, self.outputs, self._weights.shape[1], threads)
+        function = library("inference").bitbayes_numbers
+        _done(function(*numbers, *map(_address, (whole, self._weights, self._scale, self._shift, out))))
+        return out
+
+
+class RealProduct:
+    """A convolution of real weights on float32 numbers, whose sums are rounded as `kernels/real.c` says.
+
+    Args:
+        weight: (networks, outputs, channels, *kernel), networks C, or 1 for all.
+        affine: `scale` and `shift` of sums, (networks or 1, outputs or 1).
+    """
+
+    def __init__(self, weight: npt.NDArray[np.float32], affine: Mapping[str, Array] | None = None) -> None:
+        self._networks, self.outputs = _networks(weight, affine), weight.shape[1]
+        rows = np.moveaxis(weight, 2, -1).reshape(len(weight), self.outputs, -1)
+        self._weights, self.inputs = _blocks(rows), rows.shape[-1]
+        self._scale, self._shift = _scale_shift(self._networks, self.outputs, affine)
+
+    def __call__(self, x: npt.NDArray[np.float32], threads: int = 1) -> npt.NDArray[np.float32]:
+        """Return sums (S, N, outputs) of what is seen, (S, N, K), channels last: K = (*kernel, channels)."""
+        x = np.ascontiguousarray(x, np.float32)
+        out = np.empty((max(len(x), self._networks), x.shape[1], self.outputs), np.float32)
+        function = library("real").bitbayes_real
+        for network, result in enumerate(out):
+            tensors = (x, self._weights, self._scale, self._shift)
+            mine = (_address(tensor[network % len(tensor)]) for tensor in tensors)
+            function(x.shape[1], self.inputs, self.outputs, threads, *mine, _address(result))
+        return out

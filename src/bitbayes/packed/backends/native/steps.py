@@ -6,6 +6,7 @@ in memory with the channels last, because that is how products make and take the
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -14,41 +15,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.packed.backends.native.numbers import NumberProduct, RealProduct
-from bitbayes.packed.backends.native.products import SignProduct, Signs, pack_places
-from bitbayes.packed.backends.reference import _windows as windows
-from bitbayes.packed.format.ops import pooled
+from bitbayes.packed.backends.native.products import NumberProduct, RealProduct, SignProduct, Signs, pack_places
+from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.program import Step
+from bitbayes.packed.format.sliding import Sliding
 
-__all__ = [
-    "FAST",
-    "POOLS",
-    "Held",
-    "Run",
-    "along",
-    "chained",
-    "comparison",
-    "floats",
-    "number_layer",
-    "pooled_signs",
-    "real_linear",
-    "sign_layer",
-]
-
-Array = npt.NDArray[Any]
 Held = Array | Signs
 Run = Callable[[list[Held]], Held]
-Settings = Mapping[str, Any]
 Tensors = Mapping[str, Array]
 
 
 def floats(value: Held) -> Array:
-    """A value as numbers."""
+    """Return a value as numbers."""
     return value.floats if isinstance(value, Signs) else value
 
 
 def signs(value: Held) -> Signs:
-    """A value of −1 and +1 as bits."""
+    """Return a value of −1 and +1 as bits."""
     return value if isinstance(value, Signs) else _signs(value > 0)
 
 
@@ -57,28 +40,12 @@ def _signs(ones: Array) -> Signs:
 
 
 def along(tensor: Array, rank: int) -> npt.NDArray[np.float32]:
-    """A tensor of channels (S, channels), shaped to broadcast over (S, N, channels, ...)."""
+    """Return a tensor of channels (S, channels), shaped to broadcast over (S, N, channels, ...)."""
     return tensor.astype(np.float32).reshape(len(tensor), 1, -1, *[1] * (rank - 1))
 
 
-def chained(first: Run, second: Run) -> Run:
-    """Two steps, one after the other."""
-    return lambda sources: second([first(sources)])
-
-
-def comparison(tensors: Tensors) -> Run:
-    """`sign`, or `threshold` where it is not part of a product."""
-    threshold, direction = tensors.get("threshold", np.float32(0)), tensors.get("direction")
-
-    def run(sources: list[Held]) -> Held:
-        x = floats(sources[0])
-        return _signs((x if direction is None else x * direction) >= threshold)
-
-    return run
-
-
 def sign_layer(product: SignProduct, linear: bool, threads: int) -> Run:
-    """Signs with signs; a linear layer is a convolution with one place."""
+    """Multiply signs with signs; a linear layer is a convolution with one place."""
 
     def run(sources: list[Held]) -> Held:
         result = product(signs(sources[0]).words, threads)
@@ -90,124 +57,109 @@ def sign_layer(product: SignProduct, linear: bool, threads: int) -> Run:
 
 
 def number_layer(product: NumberProduct | RealProduct, step: Step, threads: int) -> Run:
-    """Numbers with signs, whose weights are in the file's order, or with numbers, channels last."""
+    """Multiply numbers with signs, weights in the file's order, or with numbers, channels last."""
     last = isinstance(product, RealProduct)
 
     def run(sources: list[Held]) -> Held:
         x = floats(sources[0])
         if step.op == "linear":
             return product(x, threads)
-        rows, places = _rows(x, step.settings, channels_last=last)
+        rows, places = _rows(x, step.sliding, channels_last=last)
         return np.moveaxis(product(rows, threads).reshape(-1, x.shape[1], *places, product.outputs), -1, 2)
 
     return run
 
 
 def real_linear(weight: Array) -> Run:
-    """Numbers with numbers, weights (S, outputs, inputs), rounded once: it is the last layer, as a rule, and small."""
+    """Multiply numbers with numbers, rounded once: it is the last layer, as a rule, and small."""
     columns = weight.swapaxes(1, 2).astype(np.float64)
     return lambda sources: (floats(sources[0]) @ columns).astype(np.float32)
 
 
-def _rows(x: Array, settings: Settings, *, channels_last: bool) -> tuple[Array, tuple[int, ...]]:
-    """What a convolution sees at every place, (S, N places, fan), and the numbers of places."""
-    networks, x, padding, rank = len(x), x.reshape(-1, *x.shape[2:]), settings["padding"], len(settings["kernel"])
-    sizes = [size + 2 * p for size, p in zip(x.shape[2:], padding, strict=True)]
+def _rows(x: Array, sliding: Sliding, *, channels_last: bool) -> tuple[Array, tuple[int, ...]]:
+    """Return what a convolution sees at every place, (S, N places, fan), and the numbers of places."""
+    networks, x, rank = len(x), x.reshape(-1, *x.shape[2:]), len(sliding.kernel)
+    sizes = [size + 2 * p for size, p in zip(x.shape[2:], sliding.padding, strict=True)]
     padded = np.zeros((len(x), *sizes, x.shape[1]), np.float32)  # by hand, because np.pad takes longer than the copy
-    inside = tuple(slice(p, size - p) for size, p in zip(sizes, padding, strict=True))
+    inside = tuple(slice(p, size - p) for size, p in zip(sizes, sliding.padding, strict=True))
     padded[(slice(None), *inside)] = np.moveaxis(x, 1, -1)
-    x = np.moveaxis(padded, -1, 1)
-    seen = windows(x, settings["kernel"], settings["stride"], settings["dilation"])
+    seen = sliding.windows(np.moveaxis(padded, -1, 1))
     at, taps = tuple(range(2, 2 + rank)), tuple(range(2 + rank, 2 + 2 * rank))
     order = (0, *at, *taps, 1) if channels_last else (0, *at, 1, *taps)
-    rows = seen.transpose(order).reshape(networks, -1, x.shape[1] * math.prod(settings["kernel"]))
+    rows = seen.transpose(order).reshape(networks, -1, x.shape[1] * math.prod(sliding.kernel))
     return rows, seen.shape[2 : 2 + rank]
 
 
-def _pooled(x: Array, settings: Settings, fill: float, combine: np.ufunc) -> Array:
-    """Windows of (S, N, *sizes, channels) that slide: combined, what lies outside being `fill`."""
-    kernel, stride, padding = settings["kernel"], settings["stride"], settings["padding"]
-    dilation, ceil = settings.get("dilation", [1] * len(kernel)), settings.get("ceil", False)
-    pads, cuts = [], []
-    for size, k, s, p, d in zip(x.shape[2:-1], kernel, stride, padding, dilation, strict=True):
-        count = pooled(size, k, s, p, d, ceil)
-        pads.append((p, max(p, (count - 1) * s + d * (k - 1) + 1 - size - p)))
-        cuts.append([slice(tap * d, tap * d + (count - 1) * s + 1, s) for tap in range(k)])
-    if any(map(any, pads)):
-        x = np.pad(x, ((0, 0), (0, 0), *pads, (0, 0)), constant_values=fill)
-    first, *others = itertools.product(*cuts)
-    result = x[(slice(None), slice(None), *first)].copy()
+def _pooled(x: Array, sliding: Sliding, fill: float, combine: np.ufunc) -> Array:
+    """Combine what each window of (S, N, *sizes, channels) sees, what lies outside being `fill`."""
+    pads, first, others = _taps(sliding, x.shape[2:-1])
+    if pads:
+        x = np.pad(x, pads, constant_values=fill)
+    result = x[first].copy()
     for other in others:
-        combine(result, x[(slice(None), slice(None), *other)], out=result)
+        combine(result, x[other], out=result)
     return result
 
 
-def pooled_signs(settings: Settings, direction: Array | None = None) -> Run:
-    """The maximum of signs is +1 where one is; where sums are compared the other way round, where all are."""
-    axes = len(settings["kernel"])
+@functools.lru_cache(1024)
+def _taps(sliding: Sliding, sizes: tuple[int, ...]) -> tuple[Any, tuple[slice, ...], list[tuple[slice, ...]]]:
+    """Return what to pad, if anything, and what the first tap and the others see at all places."""
+    pads = [(0, 0), (0, 0), *sliding.pads(sizes), (0, 0)]
+    axes = zip(sliding.places(sizes), sliding.kernel, sliding.stride, sliding.dilation, strict=True)
+    cuts = [[slice(tap * d, tap * d + (count - 1) * s + 1, s) for tap in range(k)] for count, k, s, d in axes]
+    first, *others = itertools.product([slice(None)], [slice(None)], *cuts)
+    return pads if any(map(any, pads)) else None, first, others
+
+
+def pooled_signs(sliding: Sliding, direction: Array | None = None) -> Run:
+    """Take the maximum of signs: +1 where one is; where sums are compared the other way round, where all are."""
     flip = None
     if direction is not None:
-        flip = pack_places(direction < 0).reshape(len(direction), 1, *[1] * axes, -1)
+        flip = pack_places(direction < 0).reshape(len(direction), 1, *[1] * len(sliding.kernel), -1)
 
     def run(sources: list[Held]) -> Held:
         x = signs(sources[0])
-        words = _pooled(x.words if flip is None else x.words ^ flip, settings, 0, np.bitwise_or)
+        words = _pooled(x.words if flip is None else x.words ^ flip, sliding, 0, np.bitwise_or)
         return Signs(words if flip is None else words ^ flip, x.channels)
 
     return run
 
 
-def _max_pool(settings: Settings) -> Run:
-    def run(sources: list[Held]) -> Held:
-        x = np.moveaxis(floats(sources[0]), 2, -1)
-        return np.moveaxis(_pooled(x, settings, -np.inf, np.maximum), -1, 2)
-
-    return run
+def _pool(x: Array, sliding: Sliding, fill: float, combine: np.ufunc) -> Array:
+    return np.moveaxis(_pooled(np.moveaxis(x, 2, -1), sliding, fill, combine), -1, 2)
 
 
-def _avg_pool(settings: Settings) -> Run:
-    def run(sources: list[Held]) -> Held:
-        x = np.moveaxis(floats(sources[0]), 2, -1)
-        sums, count = _pooled(x, settings, 0, np.add), np.float32(math.prod(settings["kernel"]))
-        if not settings["count_padding"]:
-            count = _pooled(np.ones((1, 1, *x.shape[2:-1], 1), np.float32), settings, 0, np.add)
-        return np.moveaxis(sums / count, -1, 2)
-
-    return run
+def _avg_pool(x: Array, step: Step) -> Array:
+    count = np.float32(math.prod(step.kernel))
+    if not step.settings["count_padding"]:
+        count = _pool(np.ones((1, 1, 1, *x.shape[3:]), np.float32), step.sliding, 0, np.add)
+    return _pool(x, step.sliding, 0, np.add) / count
 
 
-def _affine(settings: Settings, tensors: Tensors) -> Run:
-    def run(sources: list[Held]) -> Held:
-        x = floats(sources[0])
-        if len(tensors) < 2:
-            return x * tensors["scale"] if "scale" in tensors else x + tensors.get("shift", np.float32(0))
-        return (x.astype(np.float64) * tensors["scale"] + tensors["shift"]).astype(np.float32)  # rounded once
-
-    return run
+def _affine(x: Array, t: Tensors) -> Array:
+    if len(t) < 2:
+        return x * t["scale"] if "scale" in t else x + t.get("shift", np.float32(0))
+    return (x.astype(np.float64) * t["scale"] + t["shift"]).astype(np.float32)  # rounded once
 
 
-def _prelu(settings: Settings, tensors: Tensors) -> Run:
-    slope = tensors["slope"]
-    falls = bool((slope <= 1).all())
-
-    def run(sources: list[Held]) -> Held:
-        x = floats(sources[0])
-        if falls:
-            return np.maximum(x, x * slope)  # the same, at half the cost
-        return np.where(x > 0, x, x * slope)
-
-    return run
+def _prelu(x: Array, slope: Array) -> Array:
+    if (slope <= 1).all():
+        return np.maximum(x, x * slope)  # the same, at half the cost
+    return np.where(x > 0, x, x * slope)
 
 
-POOLS: Mapping[str, Callable[[Settings], Run]] = {"max_pool": _max_pool, "avg_pool": _avg_pool}
-FAST: Mapping[str, Callable[[Settings, Tensors], Run]] = {
-    "affine": _affine,
-    "prelu": _prelu,
-    "clamp": lambda s, t: lambda sources: floats(sources[0]).clip(s["min"], s["max"]),
-    "add": lambda s, t: lambda sources: floats(sources[0]) + floats(sources[1]),
-    "reshape": lambda s, t: lambda sources: _reshaped(floats(sources[0]), s),
+def _above(x: Array, t: Tensors) -> Signs:
+    return _signs((x * t["direction"] if "direction" in t else x) >= t.get("threshold", np.float32(0)))
+
+
+FAST: Mapping[str, Callable[[list[Array], Step, Tensors], Held]] = {
+    "affine": lambda xs, step, t: _affine(xs[0], t),
+    "sign": lambda xs, step, t: _above(xs[0], t),
+    "threshold": lambda xs, step, t: _above(xs[0], t),
+    "prelu": lambda xs, step, t: _prelu(xs[0], t["slope"]),
+    "clamp": lambda xs, step, t: xs[0].clip(step.settings["min"], step.settings["max"]),
+    "max_pool": lambda xs, step, t: _pool(xs[0], step.sliding, -np.inf, np.maximum),
+    "avg_pool": lambda xs, step, t: _avg_pool(xs[0], step),
+    "add": lambda xs, step, t: xs[0] + xs[1],
+    "reshape": lambda xs, step, t: xs[0].reshape(*xs[0].shape[:2], *step.settings["shape"]),
 }
-
-
-def _reshaped(x: Array, settings: Settings) -> Array:
-    return x.reshape(*x.shape[:2], *settings["shape"])

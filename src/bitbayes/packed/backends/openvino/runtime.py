@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import statistics
+import timeit
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from bitbayes.packed.backends.measure import measure
-from bitbayes.packed.backends.openvino.graph import graph, ov
-from bitbayes.packed.backends.reference import ReferenceRuntime
-from bitbayes.packed.backends.rivals import input_ranges
+from bitbayes.errors import require
+from bitbayes.packed.backends.openvino.graph import graph
+from bitbayes.packed.backends.reference import ReferenceRuntime, input_ranges
+from bitbayes.packed.backends.runtime import Runtime, check_inputs, checked, no_outputs
+from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import PackedNetwork
 
-__all__ = ["OpenVinoRuntime", "compiled"]
-
-Array = npt.NDArray[Any]
+ov = require("openvino", "openvino")
 
 _MOST = 32  # inputs at a time
+_TURN = 3e-3  # seconds of a turn of a measurement
 _ROUNDED, _ALIKE = ("bfloat16", "int8"), 0.99
 _CHECKED, _CLOSE = 4, 1e-4  # inputs of the check at load, and how near they come, relative to the largest output
 
 
 @functools.cache
 def _core() -> Any:
-    """The one core of the process.
+    """Return the one core of the process.
 
     Every core's CPU plugin gives the calling thread a stack for signal handlers. The last of several that end in the
     order in which they began restores the stack of one that is gone: the next signal, of Ctrl-C or a child that ends,
@@ -36,17 +37,10 @@ def _core() -> Any:
 
 
 def compiled(network: PackedNetwork, inputs: int, threads: int, precision: str = "f32", ranges: Any = None) -> Any:
-    """A compiled model for one batch size.
+    """Return an inference request for one batch size.
 
-    Args:
-        network: What to run.
-        inputs: Batch size.
-        threads: Of the processor; 0: OpenVINO's choice.
-        precision: "f32" or "bf16". OpenVINO's own choice would be bf16 where the processor has it.
-        ranges: As `graph` takes them.
-
-    Returns:
-        An inference request.
+    With `threads=0` OpenVINO chooses their number. The precision is "f32" or "bf16"; OpenVINO's own choice would be
+    bf16 where the processor has it. `ranges` are those of `graph`.
     """
     keep: list[Any] = []  # until it is compiled
     model = graph(network, inputs, ranges, keep)
@@ -56,15 +50,15 @@ def compiled(network: PackedNetwork, inputs: int, threads: int, precision: str =
     return _core().compile_model(model, "CPU", options).create_infer_request()
 
 
-class OpenVinoRuntime(ReferenceRuntime):
+class OpenVinoRuntime(Runtime):
     """Runs a packed network with OpenVINO, in float32 where it is not binary unless `allow` says otherwise.
 
     A model is compiled for each of the batch sizes 1, 2, 4, ... 32 when it is first needed; other batches are filled
     up, or cut. At load its outputs are compared with the reference's.
 
     Args:
-        network: What to run.
-        threads: Of the processor; 0: one for each core.
+        network: Packed network to run.
+        threads: Number of threads; 0: one for each core.
         allow: Rounded forms that may take the place of float32, "bfloat16" and "int8". One is taken, for each batch
             size by itself, if it is measured to be faster and its outputs for `inputs` correlate with those of
             float32 to 0.99. Layers of binary weights and signs stay bits.
@@ -79,34 +73,30 @@ class OpenVinoRuntime(ReferenceRuntime):
     def __init__(
         self, network: PackedNetwork, threads: int = 0, allow: Sequence[str] = (), inputs: Array | None = None
     ) -> None:
-        super().__init__(network)
         if threads < 0:
             raise ValueError(f"threads must be at least 0, got {threads}")
         if isinstance(allow, str) or not set(allow) <= set(_ROUNDED):
             raise ValueError(f"allow must be a list of {' and '.join(map(repr, _ROUNDED))}, got {allow!r}")
         if allow and (inputs is None or not len(inputs)):
             raise ValueError("allow needs inputs: some inputs like those to come, which rounded forms are checked with")
-        self.threads = threads
+        self.network, self.threads = network, threads
         self.chosen: dict[int, str] = {}  # the form in use for each batch size
         self._allow: Sequence[str] = ()
         self._requests: dict[int, Any] = {}
         self._check()
         if inputs is not None and allow:
             inputs = np.ascontiguousarray(inputs, np.float32)
-            self.check(inputs.shape, True, inputs.dtype)
+            check_inputs(network, inputs.shape, True, inputs.dtype)
             self._allow, self._inputs = tuple(allow), inputs[:_MOST]
             self._ranges = input_ranges(network, self._inputs) if "int8" in allow else {}
             self._requests.clear()
             self.chosen.clear()
 
     def outputs(self, x: Array) -> Array:
-        """Raw outputs of all C networks, shape (C, N, ...), float32, for inputs of shape (N, ...)."""
-        x = np.asarray(x)
-        self.check(x.shape, np.issubdtype(x.dtype, np.floating), x.dtype)
-        x = np.ascontiguousarray(x, np.float32)
-        self.check_finite(bool(np.isfinite(x).all()))
+        """Return the raw outputs of all C networks, shape (C, N, ...), float32, for inputs of shape (N, ...)."""
+        x = np.ascontiguousarray(checked(self.network, x))
         pieces = [self._piece(x[start : start + _MOST]) for start in range(0, len(x), _MOST)]
-        return np.concatenate(pieces, axis=1) if pieces else super().outputs(x)
+        return np.concatenate(pieces, axis=1) if pieces else no_outputs(self.network)
 
     def _piece(self, x: Array) -> Array:
         count = 1 << (len(x) - 1).bit_length()
@@ -119,7 +109,7 @@ class OpenVinoRuntime(ReferenceRuntime):
         return self._results(self._requests[count], whole)[:, : len(x)]
 
     def _chosen(self, count: int) -> Any:
-        """The request for a batch size: float32, or the fastest form that is allowed and near to it."""
+        """Return the request for a batch size: float32, or the fastest form that is allowed and near to it."""
         best, self.chosen[count] = compiled(self.network, count, self.threads), "float32"
         if not self._allow:
             return best
@@ -130,8 +120,7 @@ class OpenVinoRuntime(ReferenceRuntime):
             request = compiled(self.network, count, self.threads, "bf16" if form == "bfloat16" else "f32", ranges)
             if np.corrcoef(self._results(request, x).reshape(-1), wanted.reshape(-1))[0, 1] >= _ALIKE:
                 requests[form] = request
-        calls = {form: functools.partial(self._results, request, x) for form, request in requests.items()}
-        seconds = measure(calls, turns=5)
+        seconds = _seconds({form: functools.partial(self._results, request, x) for form, request in requests.items()})
         self.chosen[count] = min(seconds, key=lambda form: seconds[form])
         return requests[self.chosen[count]]
 
@@ -140,7 +129,10 @@ class OpenVinoRuntime(ReferenceRuntime):
         return np.stack([request.get_output_tensor(index).data for index in range(self.network.program.samples)])
 
     def _check(self) -> None:
-        """A sum of real numbers may be rounded across a threshold, so half of the inputs must agree, not all."""
+        """Compare with the reference.
+
+        Half of the inputs must agree, not all, because a sum of real numbers may be rounded across a threshold.
+        """
         shape = (_CHECKED, *self.network.program.input)
         x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         wanted, got = ReferenceRuntime(self.network).outputs(x), self.outputs(x)
@@ -151,3 +143,11 @@ class OpenVinoRuntime(ReferenceRuntime):
                 f"OpenVINO {ov.__version__} computes this network wrongly (outputs are {np.nanmax(apart):.3g} away "
                 'from the reference\'s); take the backend "native" or "torch"'
             )
+
+
+def _seconds(calls: Mapping[str, Callable[[], Any]], turns: int = 5) -> dict[str, float]:
+    """Return the median seconds of each call, taken turn by turn so that a noisy neighbour disturbs all."""
+    once = [[timeit.timeit(call, number=1) for _ in range(2)][1] for call in calls.values()]  # the first does not count
+    number = 1 + int(_TURN / max(once))
+    found = [{name: timeit.timeit(call, number=number) for name, call in calls.items()} for _ in range(turns)]
+    return {name: statistics.median(turn[name] for turn in found) / number for name in calls}

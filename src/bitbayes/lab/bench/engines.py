@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import statistics
+import time
+import timeit
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from bitbayes.packed.backends.measure import measure
-from bitbayes.packed.backends.rivals import openvino_rival, torch_bfloat16, without_bits
-from bitbayes.packed.backends.runtime import make_runtime
-from bitbayes.packed.format.network import PackedNetwork
+from bitbayes.lab.bench.rivals import openvino_rival, torch_bfloat16, without_bits
+from bitbayes.packed import PackedNetwork, load
+from bitbayes.packed.format.bits import Array
 
-__all__ = ["ENGINES", "Timing", "bench", "engines", "print_table"]
-
-Array = npt.NDArray[Any]
 Call = Callable[[], Any]
+_TURN, _LONG = 3e-3, 0.5  # seconds of a turn, and of a call that is not worth repeating
 
 
 class Timing(NamedTuple):
@@ -32,13 +31,13 @@ class Timing(NamedTuple):
 def _torch(network: PackedNetwork, x: Array, threads: int) -> Call:
     import torch
 
-    runtime, images = make_runtime(without_bits(network), "torch"), torch.from_numpy(x)
+    runtime, images = load(without_bits(network), "torch"), torch.from_numpy(x)
     return lambda: runtime.outputs(images)
 
 
 def _backend(name: str, **options: Any) -> Callable[[PackedNetwork, Array, int], Call]:
     def build(network: PackedNetwork, x: Array, threads: int) -> Call:
-        runtime = make_runtime(network, name, **({"threads": threads} if options else {}))
+        runtime = load(network, name, **({"threads": threads} if options else {}))
         return lambda: runtime.outputs(x)
 
     return build
@@ -61,17 +60,7 @@ ENGINES: Mapping[str, Callable[[PackedNetwork, Array, int], Call]] = {
 def engines(
     network: PackedNetwork, x: Array, threads: int, names: tuple[str, ...] = tuple(ENGINES)
 ) -> tuple[dict[str, Call], dict[str, str]]:
-    """Calls that run the inputs, by engine.
-
-    Args:
-        network: What to run.
-        x: Inputs, (N, ...), float32.
-        threads: Of the processor.
-        names: Which of `ENGINES`.
-
-    Returns:
-        The calls, and why there is none for the other engines.
-    """
+    """Return calls that run inputs (N, ...) by engine of `ENGINES`, and why other engines cannot run."""
     calls: dict[str, Call] = {}
     missing: dict[str, str] = {}
     for name in names:
@@ -82,18 +71,17 @@ def engines(
     return calls, missing
 
 
+def measure(calls: Mapping[str, Call], turns: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+    """Return the median seconds of each call, taken turn by turn so that a noisy neighbour disturbs all."""
+    timers = {name: timeit.Timer(call, timer=clock) for name, call in calls.items()}
+    once = {name: timer.repeat(2, 1)[1] for name, timer in timers.items()}  # what the first call makes does not count
+    counts = {name: max(1, round(_TURN / max(once[name], 1e-7))) for name in calls if once[name] <= _LONG}
+    found = [{name: timers[name].timeit(count) / count for name, count in counts.items()} for _ in range(turns)]
+    return once | {name: statistics.median(turn[name] for turn in found) for name in counts}
+
+
 def bench(network: PackedNetwork, batch: int, threads: int, turns: int = 7) -> list[Timing]:
-    """Times all engines on random inputs.
-
-    Args:
-        network: What to run.
-        batch: N.
-        threads: Of the processor; torch's number is put back.
-        turns: How many.
-
-    Returns:
-        One record an engine, in the order of `ENGINES`.
-    """
+    """Time all engines of `ENGINES`, in that order, on random inputs; torch's number of threads is put back."""
     x = np.random.default_rng(0).standard_normal((batch, *network.program.input)).astype(np.float32)
     try:
         import torch
@@ -112,12 +100,7 @@ def bench(network: PackedNetwork, batch: int, threads: int, turns: int = 7) -> l
 
 
 def print_table(timings: Sequence[Sequence[Timing]], network: PackedNetwork) -> None:
-    """Prints a table for one number of threads.
-
-    Args:
-        timings: What `bench` gave, for each batch size.
-        network: What was run.
-    """
+    """Print a table for one number of threads, from what `bench` found for each batch size."""
     from bitbayes.errors import require
 
     rich = {part: require(f"rich.{part}", "train") for part in ("box", "console", "table")}

@@ -1,0 +1,1 @@
+"""How fast packed networks run, beside the same networks without bits."""

@@ -1,0 +1,48 @@
+"""A finished run as a packed network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from bitbayes.lab.data import batches
+from bitbayes.lab.studies.evaluate import fitted_temperature
+from bitbayes.lab.studies.load import load_run
+from bitbayes.lab.train.mean import kept_inputs
+from bitbayes.packed import PackedNetwork, pack
+
+
+def pack_run(
+    folder: str | Path,
+    *,
+    samples: int = 0,
+    tempered: bool = False,
+    real: Literal["float32", "float16"] = "float32",
+    data: str | None = None,
+) -> PackedNetwork:
+    """Pack the mode of a finished run, or networks drawn from its posterior; the file remembers recipe and rule.
+
+    Args:
+        folder: Folder of the run.
+        samples: Networks to draw, with the BatchNorm statistics that the run's own mean prediction uses; 0: the mode.
+        tempered: Whether to divide the outputs by a temperature that is fitted on the run's validation data.
+        real: Type of what is real.
+        data: Folder or hub id of the data, if it is no longer where the run found it.
+
+    Raises:
+        ValueError: If the folder is not a run, its rule keeps no posterior, a layer cannot be packed, or there is no
+            validation data to fit a temperature on.
+    """
+    if samples < 0:
+        raise ValueError(f"samples must be at least 0, got {samples}")
+    run = load_run(folder, data=data)
+    example = next(iter(batches(run.experiment.data.train, 1)))[0]
+    about = {"recipe": run.config.recipe, "rule": run.config.rule, "loss": run.experiment.loss.name}
+    if not samples:
+        network = pack(run.experiment.model, example, real=real, about=about)
+    elif run.posterior is None:
+        raise ValueError(f"{run.config.rule} keeps no posterior; leave --samples out for its mode")
+    else:
+        kept = kept_inputs(run.config, run.experiment)
+        network = pack(run.experiment.model, example, run.posterior, samples, batches=kept, real=real, about=about)
+    return network.tempered(fitted_temperature(run, samples)) if tempered else network

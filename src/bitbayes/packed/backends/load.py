@@ -1,0 +1,58 @@
+"""Makes a runtime from a file or a network."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from bitbayes.packed.backends.runtime import Runtime
+from bitbayes.packed.format.network import PackedNetwork
+
+# Modules and classes; imported when they are asked for, because torch and OpenVINO may not be installed.
+BACKENDS = {
+    "reference": ("reference", "ReferenceRuntime"),
+    "torch": ("torch", "TorchRuntime"),
+    "native": ("native.runtime", "NativeRuntime"),
+    "openvino": ("openvino.runtime", "OpenVinoRuntime"),
+}
+
+
+def load(network: PackedNetwork | str | Path, backend: str = "reference", **options: Any) -> Runtime:
+    """Make a packed network run, from its file or from memory.
+
+    Args:
+        network: A packed network, or its file, of any origin: what is no sound packed network is refused.
+        backend: "reference" (NumPy alone, no torch, slow), "torch", "native" (compiled kernels; needs a C compiler, no
+            torch) or "openvino" (needs the extra of that name). All of them give the same answer.
+        **options: Options of the backend: `device` for "torch", `threads` for "native" and "openvino"; `allow` and
+            `inputs` for "openvino".
+
+    Returns:
+        A runtime, with `outputs(x)` and `predict(x)`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImportError: If what the backend needs is not installed.
+        PackedFileError: If the file is no sound packed network of this version.
+        ValueError: If there is no such backend.
+
+    Example:
+        >>> import tempfile, os
+        >>> path = os.path.join(tempfile.mkdtemp(), "net.safetensors")
+        >>> model = torch.nn.Linear(3, 2)
+        >>> _ = bb.STE([model.weight], seed=0)
+        >>> bb.pack(model, torch.zeros(1, 3)).save(path)
+        >>> load(path).predict(np.ones((5, 3))).probs.shape
+        (5, 2)
+    """
+    if not isinstance(network, PackedNetwork):
+        network = PackedNetwork.read(network)
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
+    module, name = BACKENDS[backend]
+    try:
+        loaded = importlib.import_module(f"bitbayes.packed.backends.{module}")
+    except ImportError as error:
+        raise ImportError(f'{error}; or take the backend "native" or "reference"') from error
+    return getattr(loaded, name)(network, **options)
