@@ -14,7 +14,7 @@ from bitbayes.calibration import (
     reliability,
     separation,
 )
-from bitbayes.predict import Prediction
+from bitbayes.prediction import Prediction
 
 
 def logits(count: int = 4000, classes: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

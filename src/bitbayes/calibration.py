@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.errors import require
-from bitbayes.predict import Prediction
+from bitbayes.prediction import Prediction
 
 __all__ = [
     "Reliability",

@@ -2,14 +2,13 @@
 
 from bitbayes.packed.backends.c.export import c_header
 from bitbayes.packed.backends.onnx import onnx_model
-from bitbayes.packed.backends.runtime import ArrayPrediction, Runtime, load
+from bitbayes.packed.backends.runtime import Runtime, load
 from bitbayes.packed.convert.pack import pack
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import PackedFileError, Program, Step
 from bitbayes.packed.format.summary import PackedRow, PackedSummary
 
 __all__ = [
-    "ArrayPrediction",
     "PackedFileError",
     "PackedNetwork",
     "PackedRow",

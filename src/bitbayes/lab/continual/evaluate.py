@@ -15,7 +15,7 @@ from bitbayes.lab.continual.buffer import joined
 from bitbayes.lab.continual.tasks import Task
 from bitbayes.lab.data import TensorData
 from bitbayes.lab.train import Experiment, RunConfig
-from bitbayes.lab.train.mean import refreshed_for_draws
+from bitbayes.lab.train.mean import pooled_statistics
 from bitbayes.lab.train.measure import autocast, mode_weights, refresh_inputs, whole
 from bitbayes.lab.train.results import silent_posterior
 from bitbayes.predict import predict
@@ -75,7 +75,7 @@ def batch_statistics(experiment: Experiment, config: RunConfig) -> BatchStatisti
     if optimizer is not None and optimizer.has_posterior:
         inputs = refresh_inputs(experiment, config.refresh_batches)
         posterior = silent_posterior(optimizer)
-        return batch_buffers(refreshed_for_draws(experiment.model, posterior, inputs, config, experiment.device))
+        return pooled_statistics(experiment.model, posterior, inputs, config, experiment.device)
     with mode_weights(experiment, config.refresh_batches, config.precision) as model:
         return batch_buffers(model)
 

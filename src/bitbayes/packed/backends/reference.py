@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from bitbayes.packed.backends.runtime import ArrayPrediction, Runtime, softmax
+from bitbayes.packed.backends.runtime import Runtime
 from bitbayes.packed.format.bits import sign_products, unpack_signs
 from bitbayes.packed.format.ops import fan_in, pooled
 from bitbayes.packed.format.program import Step
+from bitbayes.prediction import Prediction, softmax
 
 __all__ = ["ReferenceRuntime"]
 
@@ -47,10 +48,10 @@ class ReferenceRuntime(Runtime):
         self.check_finite(bool(np.isfinite(x).all()))
         return np.stack([self.run(x, sample) for sample in range(self.network.program.samples)])
 
-    def predict(self, x: Array) -> ArrayPrediction:
+    def predict(self, x: Array) -> Prediction[Array]:
         """Mean probabilities of all C networks, and their uncertainty, for inputs of shape (N, ...)."""
         outputs = self.outputs(x)
-        return ArrayPrediction(outputs[..., None] if outputs.ndim == 2 else outputs)
+        return Prediction(outputs[..., None] if outputs.ndim == 2 else outputs)
 
     def step(self, step: Step, index: int, sources: list[Array], sample: int) -> Array:
         """One step; see `Runtime.step`."""

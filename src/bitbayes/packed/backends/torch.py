@@ -13,7 +13,7 @@ from bitbayes.packed.backends.runtime import Runtime
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.ops import fan_in
 from bitbayes.packed.format.program import Step
-from bitbayes.predict import Prediction
+from bitbayes.prediction import Prediction
 
 __all__ = ["TorchRuntime"]
 
@@ -60,7 +60,7 @@ class TorchRuntime(Runtime):
         with torch.autocast(self.device.type, enabled=False), _full_precision():
             return torch.stack([self.run(x, sample) for sample in range(self.network.program.samples)])
 
-    def predict(self, x: Tensor) -> Prediction:
+    def predict(self, x: Tensor) -> Prediction[Tensor]:
         """Mean probabilities of all C networks, and their uncertainty, for inputs of shape (N, ...)."""
         outputs = self.outputs(x)
         return Prediction(outputs[..., None] if outputs.dim() == 2 else outputs)
