@@ -105,7 +105,7 @@ class Coreset(Memory):
                 advance(found.schedulers)
                 source = sources[step % len(sources)]
                 batch = shuffled(len(source), config.seed, len(self.kept), step)[: config.batch_size or None]
-                x, y = next(source.stream([batch], None))
+                x, y = next(source.batches([batch]))
                 training_step(fit, found, x, y)
         return dataclasses.replace(found, data=experiment.data, schedulers=[])
 
