@@ -147,10 +147,10 @@ def run_continual(
         prior: Whether the posterior of a task is the prior of the next; only BayesBiNN has one.
         prior_decay: Its relaxation.
         ess_decay: Factor of `ess` from task to task, see `StreamSettings`. None for 0.55 in streams of up to five
-            tasks, nearer to 1 in longer ones so that the last task counts as much as the fifth of five, and 1 with a relaxed
-            prior or without one.
+            tasks, nearer to 1 in longer ones so that the last task counts as much as the fifth of five, and 1 with a
+            relaxed prior or without one.
         statistics: BatchNorm statistics at test time, see `StreamSettings`. None for "task", but "shared" for replay,
-            whose batches mix the tasks, and for the scenarios domain and class, where the task of an input is not known.
+            whose batches mix the tasks, and for the scenarios domain and class, where the task of an input is unknown.
         method: What is kept of old tasks beside the beliefs, in `METHODS`.
         method_options: Its keywords.
         curve_examples: Test examples a task that accuracy is measured on after every epoch; 0 for none.
