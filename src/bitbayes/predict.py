@@ -11,7 +11,7 @@ from torch.func import vmap
 
 from bitbayes.batchnorm import Batches, Weights, as_found
 from bitbayes.ensemble import drawn_networks, network_outputs, unwrapped
-from bitbayes.packed import pack
+from bitbayes.packed import PackedNetwork, pack
 from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
 
@@ -72,7 +72,8 @@ def predict(
     if posterior is not None and samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
     if backend is not None:
-        return _packed(backend, model, x, posterior, samples, seed, chunk, batches)
+        network = pack(model, x[:1], posterior, samples, seed=seed, batches=batches)
+        return Prediction(_packed_outputs(network, backend, x, chunk))
     together = 1
     if posterior is not None:
         model = unwrapped(model, posterior.shapes)
@@ -109,20 +110,10 @@ def _next_outputs(
     return [network_outputs(model, {name: t[place] for name, t in stacked.items()}, x, chunk) for place in places]
 
 
-def _packed(
-    backend: str,
-    model: nn.Module,
-    x: Tensor,
-    posterior: Posterior | None,
-    samples: int,
-    seed: int,
-    chunk: int | None,
-    batches: Batches | None,
-) -> Prediction[Tensor]:
-    """Pack the networks and run them, on as many threads as torch has where the backend can be told."""
-    network = pack(model, x[:1], posterior, samples, seed=seed, batches=batches)
+def _packed_outputs(network: PackedNetwork, backend: str, x: Tensor, chunk: int | None) -> Tensor:
+    """Outputs of packed networks, on as many threads as torch has where the backend can be told."""
     threads = {"threads": torch.get_num_threads()} if backend in ("native", "openvino") else {}
     runtime = network.runtime(backend, **threads)
     pieces = [torch.as_tensor(runtime.outputs(piece.numpy(force=True))) for piece in x.split(chunk or max(len(x), 1))]
     outputs = torch.cat(pieces, 1).to(x.device)
-    return Prediction(outputs[..., None] if outputs.dim() == 2 else outputs)
+    return outputs[..., None] if outputs.dim() == 2 else outputs

@@ -108,14 +108,7 @@ class AccuracyMatrix:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a stream keeps of a task that it has trained on: nothing large, if the task can make its test data again.
-
-    Args:
-        name: Name of the task.
-        test: Function that makes or holds the test data.
-        classes: Outputs that count; None for all.
-        statistics: BatchNorm statistics at the end of the task's training.
-    """
+    """What a stream keeps of a task that it has trained on: nothing large, if the task can make its test data again."""
 
     name: str
     test: Callable[[], TensorData | None]
@@ -124,7 +117,7 @@ class Seen:
 
     @classmethod
     def of(cls, task: Task, statistics: BatchStatistics) -> Seen:
-        """Return the record of a task, with BatchNorm statistics of its inputs."""
+        """Return the record of a task with the BatchNorm statistics at the end of its training, or so far."""
         test = task.data.test
         return cls(task.name, task.test_again or (lambda: test), task.classes, statistics)
 
@@ -147,16 +140,9 @@ def accuracies(
     statistics: Statistics,
     examples: int | None = None,
 ) -> list[float]:
-    """Return the accuracy in percent on every task seen.
+    """Return the accuracy in percent on every task seen, or on so many test examples of each.
 
-    Args:
-        experiment: Network and rule.
-        config: Configuration with the precision and the number of networks that are averaged.
-        seen: Tasks, the newest last.
-        kept: Training examples of each task, from which every network estimates its statistics; empty if none are
-            kept.
-        statistics: "task" or "shared"; see `StreamSettings`.
-        examples: Number of test examples of every task; None for all.
+    If training examples of the tasks are kept, every network estimates its BatchNorm statistics from them.
     """
     used: list[BatchStatistics | Tensor] = [task.statistics for task in seen]
     if kept and statistics == "task":

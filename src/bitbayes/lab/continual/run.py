@@ -68,13 +68,7 @@ class StreamSettings:
 
 @dataclass(frozen=True)
 class StreamResult:
-    """What a stream leaves.
-
-    Args:
-        folder: Folder with task1, task2, ..., curves.jsonl and summary.json.
-        matrix: Accuracies by task.
-        summary: Content of summary.json.
-    """
+    """Folder of a stream (task1, task2, ..., curves.jsonl, summary.json), its accuracies, and its summary."""
 
     folder: Path
     matrix: AccuracyMatrix

@@ -201,16 +201,21 @@ def _decode(table: Any, where: str | Path, layout: Layout) -> tuple[Tensor, Tens
     return torch.from_numpy(np.stack(pixels)), torch.tensor(labels, dtype=torch.int64)
 
 
-def _pixels(row: Any, which: str, layout: Layout) -> np.ndarray:
-    """One image as an array; `which` names it in errors."""
+def decoded(row: Any, which: str) -> Any:
+    """Return the picture of Pillow in a row of the hub, or raise ValueError, where `which` names the picture."""
     if row is None:
         raise ValueError(f"{which} is missing")
     try:
-        raw = row["bytes"] if row["bytes"] is not None else Path(row["path"]).read_bytes()
-        picture = require("PIL.Image", "train").open(io.BytesIO(raw))
+        source = row["path"] if row["bytes"] is None else io.BytesIO(row["bytes"])
+        picture = require("PIL.Image", "train").open(source)
         picture.load()
     except OSError as error:
         raise ValueError(f"{which} cannot be decoded: {error}") from None
+    return picture
+
+
+def _pixels(row: Any, which: str, layout: Layout) -> np.ndarray:
+    picture = decoded(row, which)
     wanted = {1: "L", 3: "RGB"}[layout.channels]
     if picture.mode == "L" and layout.grey:
         picture = picture.convert(wanted)

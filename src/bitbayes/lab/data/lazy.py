@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from bitbayes.errors import require
 from bitbayes.lab.data.augment import ResizedCrop
 from bitbayes.lab.data.bundle import DataBundle, check_share, held_out
-from bitbayes.lab.data.hub import Layout, parquet_files, table_of
+from bitbayes.lab.data.hub import Layout, decoded, parquet_files, table_of
 
 _LAYOUT = Layout("ILSVRC/imagenet-1k", "image", "label", 1000, 224, 3, grey=True)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -101,30 +100,20 @@ class _Decoder(Dataset[Any]):
 
     def _one(self, example: int, uniform: Tensor | None) -> tuple[Tensor, int]:
         data = self.data
-        row = int(data.chosen[example])
-        source, label = _source(data, row)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a few images of ImageNet have damaged metadata
-                picture = require("PIL.Image", "train").open(source).convert("RGB")
-        except OSError as error:
-            raise ValueError(f"image {row} cannot be decoded: {error}") from None
+        index = int(data.chosen[example])
+        row = data.rows[index]
+        if isinstance(row, tuple):
+            path, label = row
+            image = {"bytes": None, "path": path}
+        else:
+            image, label = row[data.layout.image], row[data.layout.label]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a few images of ImageNet have damaged metadata
+            picture = decoded(image, f"image {index}").convert("RGB")
         if not isinstance(label, int) or not 0 <= label < data.layout.classes:
-            raise ValueError(f"label {row} is {label!r}, expected a class from 0 to {data.layout.classes - 1}")
+            raise ValueError(f"label {index} is {label!r}, expected a class from 0 to {data.layout.classes - 1}")
         array = _cut(picture, data.size, data.augment, uniform)
         return torch.from_numpy(array).permute(2, 0, 1), label
-
-
-def _source(data: LazyImages, row: int) -> tuple[Any, Any]:
-    """The encoded image (a path or a file) and the class of a row."""
-    entry = data.rows[row]
-    if isinstance(entry, tuple):
-        return entry
-    image = entry[data.layout.image]
-    if image is None:
-        raise ValueError(f"image {row} is missing")
-    source = io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
-    return source, entry[data.layout.label]
 
 
 def _cut(picture: Any, size: int, crop: ResizedCrop | None, uniform: Tensor | None) -> np.ndarray:
