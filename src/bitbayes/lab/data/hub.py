@@ -124,12 +124,10 @@ def _found(where: str | Path, split: str, layout: Layout) -> Any:
     if folder.is_dir():
         files = parquet_files(folder, split)
         if not files:
-            absent, instead = (
-                (f" and no {_IDX_FILES[split][0]}", " or the original idx files") if layout.idx else ("", "")
-            )
+            absent = f" and no {_IDX_FILES[split][0]}" if layout.idx else ""
             raise ValueError(
-                f"{where} has no {split}*.parquet{absent}; expected the layout of the hub's {layout.hub} "
-                f"(columns {layout.image} and {layout.label}){instead}"
+                f"{where} has no {split}*.parquet{absent}; expected the layout of the hub's {layout.hub} (columns "
+                f"{layout.image} and {layout.label})" + (" or the original idx files" if layout.idx else "")
             )
         return _open("parquet", where, split, data_files={split: files})
     # A path like data/mnist is a hub id only if there is no folder data here: a slip of the pen should not go online.
