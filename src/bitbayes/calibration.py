@@ -151,9 +151,10 @@ def fit_temperature(prediction: Prediction[Tensor], y: Tensor) -> float:
         3.64
     """
     _, y = _checked(prediction.probs, y)
+    exact = Prediction(prediction.outputs.double())  # in float32, rounding moves the minimum in the fourth digit
 
     def cost(log_temperature: float) -> float:
-        probs = _full(prediction.tempered(math.exp(log_temperature)).probs)
+        probs = _full(exact.tempered(math.exp(log_temperature)).probs, torch.float64)
         return -float(_of_class(probs, y).clamp(min=1e-30).log().mean())
 
     bounds = (math.log(0.05), math.log(20))
@@ -230,7 +231,7 @@ def _of_class(probs: Tensor, y: Tensor) -> Tensor:
     return probs.gather(1, y[:, None])
 
 
-def _full(probs: Tensor) -> Tensor:
+def _full(probs: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Both columns of a binary problem."""
-    probs = probs.float()
+    probs = probs.to(dtype)
     return torch.cat([1 - probs, probs], -1) if probs.shape[-1] == 1 else probs

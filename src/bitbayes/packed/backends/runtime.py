@@ -159,7 +159,7 @@ def load(path: str | Path, backend: str = "reference", **options: Any) -> Runtim
         >>> model = torch.nn.Linear(3, 2)
         >>> _ = bb.STE([model.weight], seed=0)
         >>> bb.pack(model, torch.zeros(1, 3)).save(path)
-        >>> load(path).predict(np.ones((5, 3))).probs.shape
+        >>> load(path).predict(torch.ones(5, 3).numpy()).probs.shape
         (5, 2)
     """
     return make_runtime(PackedNetwork.read(path), backend, **options)
