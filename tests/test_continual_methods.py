@@ -336,6 +336,14 @@ def test_refusals(tmp_path: Path) -> None:
             build()
 
 
+def test_a_memory_is_an_interface_and_none_keeps_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Memory()
+    summary = stream(tmp_path, "ste", tasks=1, epochs=1).summary
+    assert (summary["method"], summary["method_options"], summary["method_bytes"]) == ("none", {}, 0)
+    assert "hooks" not in torch.load(tmp_path / "task1" / "checkpoint.pt", weights_only=True)["parts"]
+
+
 def test_the_stream_works_on_a_copy(tmp_path: Path) -> None:
     memory = Replay(8)
     stream(tmp_path, "ste", tasks=2, epochs=1, memory=memory)
