@@ -97,7 +97,7 @@ class BinaryActivation(nn.Module):
         return _SWISH_BETA * (2 - scaled * (scaled / 2).tanh()) / (1 + scaled.cosh())
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
+        """Return the arguments that `print` shows."""
         return repr(self.backward)
 
 
@@ -285,5 +285,5 @@ class ImageInput(nn.Module):
         return f"(N, {self.channels}, H, W){several}"
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
+        """Return the arguments that `print` shows."""
         return f"{self.channels}, size={self.size}, multiple={self.multiple}"
