@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from torch import nn
 
 import bitbayes as bb
-from bitbayes.lab.continual import StreamResult, permuted_tasks, run_stream
+from bitbayes.lab.continual import StreamResult, StreamSettings, permuted_tasks, run_stream
 from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.train import RunConfig, SilentProgress
 
@@ -37,5 +38,10 @@ def network() -> nn.Module:
 
 
 def stream(out: Path, rule: str = "bayesbinn", tasks: int = 3, epochs: int = 4, **choices) -> StreamResult:
-    how = {"prior": rule == "bayesbinn", "curve_examples": 0, "progress": SilentProgress(), "note": lambda line: None}
-    return run_stream(config(out, rule, epochs=epochs), permuted_tasks(bundle(), tasks), network, **how | choices)
+    names = {field.name for field in fields(StreamSettings)}
+    settings = {"prior": rule == "bayesbinn", "curve_examples": 0}
+    settings |= {name: value for name, value in choices.items() if name in names}
+    how = {"progress": SilentProgress(), "note": lambda line: None}
+    how |= {name: value for name, value in choices.items() if name not in names}
+    made = permuted_tasks(bundle(), tasks)
+    return run_stream(config(out, rule, epochs=epochs), made, network, StreamSettings(**settings), **how)

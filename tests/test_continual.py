@@ -12,7 +12,7 @@ from torch import nn
 
 import bitbayes as bb
 from bitbayes.continual import advance_prior
-from bitbayes.lab.continual import AccuracyMatrix, permuted_tasks, run, run_stream, split_tasks
+from bitbayes.lab.continual import AccuracyMatrix, StreamSettings, permuted_tasks, run, run_stream, split_tasks
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.report.continual import matrix_figure, matrix_table
 from bitbayes.lab.report.tables import show
@@ -192,8 +192,8 @@ def test_a_long_stream_keeps_no_data_of_old_tasks(tmp_path: Path) -> None:
             seen.extend(weakref.ref(part.x) for part in (task.data.train, task.data.test))
             yield task
 
-    how = {"progress": SilentProgress(), "note": lambda line: None, "curve_examples": 20}
-    found = run_stream(config(tmp_path, epochs=1), tasks(), network, **how)
+    how = {"progress": SilentProgress(), "note": lambda line: None}
+    found = run_stream(config(tmp_path, epochs=1), tasks(), network, StreamSettings(curve_examples=20), **how)
     assert len(found.matrix) == 4 and len(seen) == 8
 
 
@@ -244,10 +244,10 @@ def test_streams_that_differ_have_folders_of_their_own(tmp_path, monkeypatch, st
     assert seen[0].out.endswith(ending)
 
 
-@pytest.mark.parametrize("wrong", [{"decay": 2.0}, {"statistics": "tsk"}])
+@pytest.mark.parametrize("wrong", [{"decay": 2.0}, {"statistics": "tsk"}, {"ess_decay": 0.0}, {"curve_examples": -1}])
 def test_settings_are_refused_before_anything_is_trained(tmp_path: Path, wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        run_stream(config(tmp_path, epochs=1), iter(()), lambda: bb.nn.mlp(64, [8], 10), **wrong)
+        stream(tmp_path, **wrong)
     assert not list(tmp_path.iterdir())
 
 

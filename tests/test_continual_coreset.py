@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import bitbayes as bb
-from bitbayes.lab.continual import Coreset, evaluate, permuted_tasks
-from bitbayes.lab.continual.buffer import k_center
+from bitbayes.lab.continual import Coreset, accuracy, permuted_tasks
+from bitbayes.lab.continual.rehearsal import k_center
 from bitbayes.lab.data import TensorData
-from bitbayes.lab.train import Experiment, build_experiment
+from bitbayes.lab.train import CROSS_ENTROPY, Experiment, build_experiment
 from bitbayes.predict import predict
 from nested import equal
 from streams import bundle, config, network, stream
@@ -24,7 +24,7 @@ def began(memory: Coreset, rule: str = "bayesbinn") -> tuple[Experiment, list]:
     tasks = list(permuted_tasks(bundle(), 2))
     run = config(Path("unused"), rule)
     left = [memory.training_data(task, run) for task in tasks]
-    return build_experiment(run, network, left[0], "cross_entropy"), tasks
+    return build_experiment(run, network, left[0], CROSS_ENTROPY), tasks
 
 
 @pytest.mark.parametrize("choice", ["random", "k-center"])
@@ -110,9 +110,9 @@ def test_statistics_are_of_what_was_kept(monkeypatch: pytest.MonkeyPatch) -> Non
         asked.append(batches)
         return predict(*arguments, batches=batches, **others)
 
-    monkeypatch.setattr(evaluate, "predict", spy)
-    seen = [evaluate.Seen.of(task, evaluate.batch_statistics(experiment, run)) for task in tasks[:2]]
-    found = evaluate.accuracies(experiment, run, seen, memory.examples_seen(), "task")
+    monkeypatch.setattr(accuracy, "predict", spy)
+    seen = [accuracy.Seen.of(task, accuracy.batch_statistics(experiment, run)) for task in tasks[:2]]
+    found = accuracy.accuracies(experiment, run, seen, memory.examples_seen(), "task")
     old, newest = asked
     assert len(found) == 2 and newest is None and len(old) == 1
     assert torch.equal(old[0], memory.examples_seen()[0].inputs(torch.arange(30)))

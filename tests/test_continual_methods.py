@@ -10,11 +10,21 @@ import torch
 from torch import Tensor, nn
 
 import bitbayes as bb
-from bitbayes.lab.continual import EWC, SI, Coreset, Memory, Replay, StreamResult, ewc, fisher_diagonal, permuted_tasks
+from bitbayes.lab.continual import (
+    EWC,
+    SI,
+    Coreset,
+    Memory,
+    Replay,
+    StreamResult,
+    fisher_diagonal,
+    penalties,
+    permuted_tasks,
+)
 from bitbayes.lab.data import batches
 from bitbayes.lab.report.continual import curves_figure, stream_figures, weights_figure
 from bitbayes.lab.studies.streams import find_method
-from bitbayes.lab.train import Experiment, SilentProgress, build_experiment
+from bitbayes.lab.train import CROSS_ENTROPY, Experiment, SilentProgress, build_experiment
 from bitbayes.lab.train.measure import mode_weights
 from bitbayes.lab.train.step import training_step
 from generated import write
@@ -35,7 +45,7 @@ every_teacher = pytest.mark.parametrize("memory", MEMORIES[:3], ids=lambda memor
 def begun(memory: Memory, build=network) -> tuple[Experiment, list]:
     """The experiment of a stream that begins, and its tasks."""
     tasks = list(permuted_tasks(bundle(), 2))
-    experiment = build_experiment(config(Path("unused"), "full-precision"), build, tasks[0].data, "cross_entropy")
+    experiment = build_experiment(config(Path("unused"), "full-precision"), build, tasks[0].data, CROSS_ENTROPY)
     experiment.hooks = memory
     memory.begin(experiment)
     return experiment, tasks
@@ -58,7 +68,7 @@ def moved(model: nn.Module, seed: int) -> None:
 
 @pytest.mark.parametrize("entries", [1, 600, 1 << 24])
 def test_fisher_against_a_loop_over_examples_and_labels(monkeypatch, entries: int) -> None:
-    monkeypatch.setattr(ewc, "_ENTRIES", entries)  # one example at a time, a few, all
+    monkeypatch.setattr(penalties, "_ENTRIES", entries)  # one example at a time, a few, all
     torch.manual_seed(0)
     model = bb.nn.mlp(5, [4], 3).double()
     model(torch.randn(50, 5).double())  # statistics of BatchNorm that are not those of the start
@@ -149,7 +159,7 @@ class TestReplay:
     def learned(self, count: int, examples: int) -> tuple[Replay, list]:
         """The memory after all tasks but the last."""
         memory, tasks = Replay(examples), list(permuted_tasks(bundle(), count))
-        experiment = build_experiment(config(Path("unused"), "ste"), network, tasks[0].data, "cross_entropy")
+        experiment = build_experiment(config(Path("unused"), "ste"), network, tasks[0].data, CROSS_ENTROPY)
         for task in tasks[:-1]:
             memory.training_data(task, RUN)
             memory.end_task(task, experiment, config(Path("unused"), "ste"))
@@ -324,6 +334,14 @@ def test_refusals(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             build()
+
+
+def test_a_memory_is_an_interface_and_none_keeps_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Memory()
+    summary = stream(tmp_path, "ste", tasks=1, epochs=1).summary
+    assert (summary["method"], summary["method_options"], summary["method_bytes"]) == ("none", {}, 0)
+    assert "hooks" not in torch.load(tmp_path / "task1" / "checkpoint.pt", weights_only=True)["parts"]
 
 
 def test_the_stream_works_on_a_copy(tmp_path: Path) -> None:

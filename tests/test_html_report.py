@@ -15,8 +15,7 @@ import tyro
 import bitbayes as bb
 from bitbayes.calibration import reliability
 from bitbayes.lab.cli.report import Report
-from bitbayes.lab.continual import permuted_tasks
-from bitbayes.lab.continual.run import run_stream
+from bitbayes.lab.continual import StreamSettings, permuted_tasks, run_stream
 from bitbayes.lab.data import load_digits
 from bitbayes.lab.recipes import make_config, run_recipe
 from bitbayes.lab.report.page import Folders, Run, read_folders, write_page
@@ -72,8 +71,9 @@ def runs(tmp_path_factory):
         run_recipe(config, progress=SilentProgress())
     choices = {"estimator": "straight-through", "options": {"ess": 14000.0}, "precision": "fp32"}
     config = RunConfig("permuted-digits", "bayesbinn", str(folder / "stream"), lr=1e-2, epochs=1, **choices)
-    quiet = {"progress": SilentProgress(), "note": lambda line: None, "curve_examples": 50}
-    run_stream(config, permuted_tasks(load_digits(), 2), lambda: bb.nn.mlp(64, [16], 10), **quiet)
+    quiet = {"progress": SilentProgress(), "note": lambda line: None}
+    tasks, settings = permuted_tasks(load_digits(), 2), StreamSettings(curve_examples=50)
+    run_stream(config, tasks, lambda: bb.nn.mlp(64, [16], 10), settings, **quiet)
     return folder
 
 

@@ -12,7 +12,7 @@ import bitbayes as bb
 from bitbayes.lab.recipes import make_config, run_recipe
 from bitbayes.lab.studies.load import LoadedRun, load_run
 from bitbayes.lab.train import SilentProgress, mean
-from bitbayes.lab.train.mean import MeanPredictor, kept_inputs
+from bitbayes.lab.train.mean import MeanPredictor, kept_inputs, pooled_statistics
 from bitbayes.lab.train.measure import autocast, whole
 
 
@@ -56,3 +56,17 @@ def test_inputs_are_kept_as_far_as_memory_goes(run: LoadedRun, monkeypatch: pyte
     assert len(batches) == 2 and batches[0].shape == (500, 64)
     monkeypatch.setattr(mean, "_MOST", 1)
     assert len(kept_inputs(run.config, run.experiment)) == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_pooled_statistics_are_of_another_draw_for_each_batch(run: LoadedRun, precision: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6, bias=False), nn.BatchNorm1d(6))
+    posterior = bb.BernoulliPosterior({"0.weight": torch.randn(6, 5)})
+    inputs = [torch.randn(40, 5) for _ in range(4)]
+    config = replace(run.config, precision=precision, refresh_batches=4)
+    found = pooled_statistics(model, posterior, inputs, config, torch.device("cpu"))
+    hidden = [x @ posterior.sample_at(index, seed=1)["0.weight"].T for index, x in enumerate(inputs)]
+    wanted = torch.stack([h.mean(0) for h in hidden]).mean(0)
+    torch.testing.assert_close(found["1.running_mean"], wanted, rtol=0.02, atol=0.005)
+    assert torch.equal(model[1].running_mean, torch.zeros(6))  # the network keeps its own

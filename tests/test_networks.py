@@ -46,8 +46,6 @@ COUNTS = {
         9 * (32 * 64 + 64 * 128 + 128 * 128) + 128 * 4 * 4 * 256,
         3 * 32 * 9 + 256 * 10 + 1,
     ),
-    "lrnet_mnist": (bn.lrnet_mnist, 32 * 25 + 32 * 64 * 25 + 1024 * 512 + 512 * 10, 0),
-    "lrnet_cifar": (bn.lrnet_cifar, 14_022_016 - 1024 * 1024, 0),
     "resnet18": (lambda: bn.resnet18(10), RESNET, STEM + 128 + SCALES + NORMS + SHORTCUTS + head(512, 10)),
     "resnet18-sign": (
         lambda: bn.resnet18(100, activation="sign"),
@@ -97,9 +95,6 @@ def test_binary_and_real_counts(name) -> None:
         (lambda: bn.vgg16(10), (2, 3, 32, 32), 10),
         (lambda: bn.vgg_small(10), (2, 3, 32, 32), 10),
         (lambda: bn.narrow_vgg(10, activation="sign"), (2, 3, 32, 32), 10),
-        (bn.lrnet_mnist, (2, 784), 10),
-        (bn.lrnet_mnist, (2, 1, 28, 28), 10),
-        (bn.lrnet_cifar, (2, 3, 32, 32), 10),
         (lambda: bn.resnet18(10), (2, 3, 32, 32), 10),
         (lambda: bn.resnet18(10), (2, 3, 13, 21), 10),
         (lambda: bn.resnet18(100, activation="sign"), (2, 3, 32, 32), 100),
@@ -140,7 +135,7 @@ def settings(model: nn.Module, kind: type[nn.Module]) -> set[tuple[float, float,
 
 
 def test_batchnorm_is_the_published() -> None:
-    for make in [lambda: bn.binaryconnect_vgg(10), lambda: bn.vgg16(10), bn.lrnet_cifar, bn.lrnet_mnist]:
+    for make in [lambda: bn.binaryconnect_vgg(10), lambda: bn.vgg16(10)]:
         model = on_meta(make)
         assert settings(model, nn.BatchNorm2d) == {(1e-5, 0.2, False)}
         assert settings(model, nn.BatchNorm1d) == {(1e-5, 0.1, False)}
@@ -236,7 +231,7 @@ def test_shortcut_pools_and_pads_both_sides() -> None:
         ),
         (lambda: bn.vgg16(10), (3, 32, 32), r"expected images of shape \(N, 3, 32, 32\)"),
         (lambda: bn.vgg_small(10), (2, 3, 64, 64), r"got \(2, 3, 64, 64\)"),
-        (bn.lrnet_mnist, (2, 783), r"expected images of shape \(N, 1, 28, 28\) or \(N, 784\), got \(2, 783\)"),
+        (lambda: bn.ImageInput(1, 28), (2, 783), r"shape \(N, 1, 28, 28\) or \(N, 784\), got \(2, 783\)"),
         (bn.alexnet, (1, 3, 64, 64), r"expected images of shape \(N, 3, 224, 224\)"),
         (lambda: bn.resnet18(10), (2, 4, 32, 32), r"expected images of shape \(N, 3, H, W\), got \(2, 4, 32, 32\)"),
         (
@@ -256,7 +251,7 @@ def test_wrong_images_are_refused_in_one_line(make, shape, message) -> None:
 
 def test_bytes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected floating-point images, got torch.uint8; scale and normalise"):
-        bn.lrnet_mnist()(torch.zeros(2, 784, dtype=torch.uint8))
+        bn.vgg_small(10)(torch.zeros(2, 3072, dtype=torch.uint8))
 
 
 def test_unknown_options_name_the_nearest() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -122,6 +124,24 @@ def test_uncertainties_against_their_definitions() -> None:
     torch.testing.assert_close(binary.entropy, torch.full((4,), 2.0).log())
     assert bb.Prediction(outputs[:1]).mutual_information.abs().max() < 1e-6
     assert bb.Prediction(outputs[:1]).std.abs().max() == 0
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 3), (1, 5, 3), (6, 5, 1)], ids=["classes", "one network", "one logit"])
+def test_arrays_have_the_uncertainties_of_tensors(shape: tuple[int, ...]) -> None:
+    outputs = 9 * torch.randn(shape, dtype=torch.float64)
+    ours, arrays = bb.Prediction(outputs), bb.Prediction(outputs.numpy())
+    for name in ("sample_probs", "probs", "entropy", "mutual_information", "probs_std", "mean", "std"):
+        found = getattr(arrays, name)
+        assert isinstance(found, np.ndarray)
+        torch.testing.assert_close(torch.from_numpy(found), getattr(ours, name), rtol=1e-12, atol=1e-12)
+    assert np.array_equal(arrays.tempered(2.0).outputs, outputs.numpy() / 2)
+
+
+def test_arrays_need_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import numpy as np; from bitbayes.prediction import Prediction; "
+    code += "print(Prediction(np.zeros((2, 1, 4))).probs.tolist())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found == "[[0.25, 0.25, 0.25, 0.25]]\n"
 
 
 def test_refresh_is_the_average_over_batches() -> None:

@@ -14,7 +14,7 @@ from bitbayes.lab.studies.toys import ring
 from bitbayes.lab.train import CROSS_ENTROPY, RULES, build_experiment
 from bitbayes.lab.train.regression import observation_noise, regression_figures
 from bitbayes.parameters import split_parameters
-from bitbayes.predict import Prediction
+from bitbayes.prediction import Prediction
 
 
 def toy(recipe):

@@ -14,7 +14,7 @@ from bitbayes.lab.report.trust import trust_figure, trust_table
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluate_run
 from bitbayes.lab.studies.trust import trust_study
 from bitbayes.lab.train import SilentProgress
-from bitbayes.predict import Prediction
+from bitbayes.prediction import Prediction
 from generated import write
 
 RULES = ("full-precision", "bayesbinn")

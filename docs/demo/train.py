@@ -24,7 +24,7 @@ import bitbayes as bb
 from bitbayes.calibration import probability_figures, separation
 from bitbayes.lab.data import TensorData, batches, load_fashion_mnist, load_mnist
 from bitbayes.posterior import Posterior
-from bitbayes.predict import Prediction
+from bitbayes.prediction import Prediction
 
 HERE = Path(__file__).resolve().parent
 UNLIKE_DIGITS = "ACEFGHKMNPRTUVWXYadefhkmnrtuwxy&@#?%"  # B, O, l and the like could be digits

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from bitbayes import packed
 from bitbayes.packed import pack
+from bitbayes.prediction import Prediction
 
 if find_spec("torch") is not None:
     from bitbayes import kernels, nn
     from bitbayes.batchnorm import refresh_batchnorm
     from bitbayes.parameters import follow, split_parameters, summary
     from bitbayes.posterior import BernoulliPosterior, LowRankGaussianPosterior, Posterior, load_posterior
-    from bitbayes.predict import Prediction, predict
+    from bitbayes.predict import predict
     from bitbayes.rules import (
         PMF,
         STE,

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, which fit the networks that they were gathered under and hardly any other."""
+"""BatchNorm's running statistics, which fit the networks that they were estimated with and hardly any other."""
 
 from __future__ import annotations
 
@@ -12,23 +12,18 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["Batches", "as_found", "batch_buffers", "evaluating", "refresh", "refresh_batchnorm"]
+__all__ = ["Batches", "Weights", "as_found", "batch_buffers", "evaluating", "refresh", "refresh_batchnorm"]
 
 Batches = Iterable[Any]
+Weights = dict[str, Tensor]
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode; afterwards every module's mode is as before.
+    """Put a network into eval mode for a while, and restore the mode of every module.
 
     Modules are set one by one, because `model.eval()` may switch an optimizer along (`bitbayes.follow`), and the
     parameters must stay what they are.
-
-    Args:
-        model: The network.
-
-    Yields:
-        Nothing.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -42,13 +37,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Eval mode; afterwards every module's mode and every buffer are as before.
-
-    Args:
-        model: The network.
-
-    Yields:
-        Nothing.
+    """Put a network into eval mode for a while, and restore every module's mode and every buffer.
 
     Example:
         >>> norm = torch.nn.BatchNorm1d(1)
@@ -57,7 +46,7 @@ def as_found(model: nn.Module) -> Iterator[None]:
         >>> norm.running_mean, norm.training
         (tensor([0.]), True)
     """
-    # By their places, because a forward pass may put another tensor there.
+    # Buffers are found by their places, because a forward pass may put another tensor there.
     buffers = [
         (module, name, buffer, None if buffer is None else buffer.clone())
         for module in model.modules()
@@ -76,19 +65,19 @@ def as_found(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def refresh_batchnorm(model: nn.Module, batches: Batches) -> None:
-    """Re-estimates the running statistics of every BatchNorm for what the parameters hold now.
+    """Estimate the running statistics of every BatchNorm layer anew, for the weights that the parameters hold.
 
-    Training gathers them under draws, which can be far from those of the mode. Here they are the plain average over
-    the given batches, with dropout off. Modes and momenta are left as they were, and
-    the statistics too if a batch fails.
+    Training gathers the statistics under draws, whose activations can be far from those of the mode. This function
+    replaces them by the plain average over the given batches, with dropout off. Modes and momenta stay as they are. If
+    a batch fails, the old statistics stay too.
 
     Args:
-        model: The network.
-        batches: Batches of training inputs: x, or tuples (x, ...). Best of some hundred examples each.
+        model: Network.
+        batches: Batches of training inputs, x or tuples (x, ...), best with some hundred examples each.
 
     Raises:
         ValueError: If there are BatchNorm layers and no batch.
-        TypeError: If what comes are not batches of tensors.
+        TypeError: If a batch is neither a tensor nor a tuple that begins with one.
 
     Example:
         >>> norm = torch.nn.BatchNorm1d(1)
@@ -100,13 +89,14 @@ def refresh_batchnorm(model: nn.Module, batches: Batches) -> None:
         refresh(model, batches, {})
 
 
-def refresh(model: nn.Module, batches: Batches, weights: dict[str, Tensor]) -> None:
+def refresh(model: nn.Module, batches: Batches, weights: Weights | Iterator[Weights]) -> None:
     """`refresh_batchnorm` for other weights than the model's, which is in eval mode before and after.
 
     Args:
-        model: The network.
-        batches: Of training inputs.
-        weights: By the names of the parameters that they replace.
+        model: Network.
+        batches: Batches of training inputs.
+        weights: Weights by the names of the parameters that they replace; or an iterator of weights, to take the next
+            for each batch.
     """
     if isinstance(batches, Tensor):
         raise TypeError("batches must be an iterable of batches, got one tensor; for one batch pass [x]")
@@ -125,11 +115,12 @@ def refresh(model: nn.Module, batches: Batches, weights: dict[str, Tensor]) -> N
             norm.reset_running_stats()
             norm.training = True
             norm.momentum = None  # torch's name for the plain average
-        for batch in itertools.chain([first], stream):
+        each = itertools.repeat(weights) if isinstance(weights, dict) else weights
+        for batch, replaced in zip(itertools.chain([first], stream), each, strict=False):
             x = batch[0] if isinstance(batch, (tuple, list)) else batch
             if not isinstance(x, Tensor):
                 raise TypeError(f"a batch must be inputs x, or a tuple (x, ...), got {type(x).__name__}")
-            functional_call(model, weights, (x,))
+            functional_call(model, replaced, (x,))
     except BaseException:  # Ctrl-C too: half an average would be a silent wrong number
         for buffer, value in before:
             buffer.copy_(value)
@@ -141,14 +132,7 @@ def refresh(model: nn.Module, batches: Batches, weights: dict[str, Tensor]) -> N
 
 
 def batch_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the statistics of all BatchNorm layers.
-
-    Args:
-        model: The network.
-
-    Returns:
-        Their buffers, by the names that they have in the network.
-    """
+    """Return copies of the buffers of all BatchNorm layers, by the names that they have in the network."""
     return {
         f"{name}.{key}" if name else key: buffer.clone()
         for name, module in model.named_modules()

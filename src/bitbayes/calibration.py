@@ -1,12 +1,14 @@
-"""Does a network know when it does not know? Calibration, temperature, and what uncertainty is good for.
+"""Does a network know when it does not know? Calibration, temperature, and the separation of inputs by uncertainty.
 
-Probabilities have shape (N, K), or (N, 1) with the probability of class 1; classes have shape (N,). Logits in the place
-of probabilities, and classes of another number, are refused with a ValueError. A class that the network does not know
-counts as wrong where only right and wrong matter, and is refused where its probability does.
+Probabilities have shape (N, K), or (N, 1) with the probability of class 1. Classes have shape (N,). All functions raise
+ValueError for logits instead of probabilities, and for another number of classes than probabilities. A class that
+the network does not know counts as wrong where only right and wrong matter; it raises ValueError where its probability
+is needed.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.errors import require
-from bitbayes.predict import Prediction
+from bitbayes.prediction import Prediction
 
 __all__ = [
     "Reliability",
@@ -30,7 +32,7 @@ Bins = Literal["width", "mass"]
 
 
 def probability_figures(probs: Tensor, y: Tensor) -> dict[str, float]:
-    """The usual figures of predicted probabilities.
+    """Return the usual figures of predicted probabilities.
 
     Args:
         probs: Predicted probabilities.
@@ -38,7 +40,7 @@ def probability_figures(probs: Tensor, y: Tensor) -> dict[str, float]:
 
     Returns:
         accuracy in percent; nll and entropy in nats; brier (sum over classes); ece (15 bins of equal width) and
-        ece_mass (of equal mass).
+        ece_mass (15 bins of equal mass).
 
     Example:
         >>> figures = probability_figures(torch.tensor([[0.5, 0.5], [0.0, 1.0]]), torch.tensor([0, 1]))
@@ -46,11 +48,11 @@ def probability_figures(probs: Tensor, y: Tensor) -> dict[str, float]:
         (100.0, 0.25)
     """
     probs, y = _checked(probs, y)
-    chosen = _of_class(probs, y).clamp(min=1e-12)
+    likelihood = _of_class(probs, y).clamp(min=1e-12)
     one_hot = torch.nn.functional.one_hot(y, probs.shape[1])
     return {
         "accuracy": 100 * float((probs.argmax(1) == y).float().mean()),
-        "nll": -float(chosen.log().mean()),
+        "nll": -float(likelihood.log().mean()),
         "brier": float((probs - one_hot).square().sum(1).mean()),
         "ece": expected_calibration_error(probs, y),
         "ece_mass": expected_calibration_error(probs, y, bins="mass"),
@@ -60,12 +62,12 @@ def probability_figures(probs: Tensor, y: Tensor) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence and accuracy bin by bin.
+    """Confidence and accuracy in each bin that is not empty.
 
     Args:
-        confidence: Mean probability of the predicted class in every bin, shape (B,).
-        accuracy: Share that is right, shape (B,).
-        share: Share of all examples, shape (B,); empty bins are left out.
+        confidence: Mean probability of the predicted class, shape (B,).
+        accuracy: Fraction of right predictions, shape (B,).
+        share: Fraction of all examples, shape (B,).
     """
 
     confidence: Tensor
@@ -74,24 +76,24 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Σ share · |accuracy − confidence|: the expected calibration error."""
+        """The expected calibration error, Σ share · |accuracy − confidence|."""
         return float((self.share * (self.accuracy - self.confidence).abs()).sum())
 
 
 def reliability(probs: Tensor, y: Tensor, *, count: int = 15, bins: Bins = "width") -> Reliability:
-    """The points of a reliability diagram.
+    """Return the points of a reliability diagram.
 
     Args:
         probs: Predicted probabilities.
         y: Classes.
         count: Number of bins.
-        bins: "width": equal parts of [0, 1]; "mass": equally many examples each.
+        bins: "width" divides [0, 1] into equal parts; "mass" puts equally many examples into each bin.
 
     Returns:
-        The bins that hold examples, from unsure to sure.
+        The bins that hold examples, by increasing confidence.
 
     Raises:
-        ValueError: For unknown bins.
+        ValueError: If `bins` is something else.
 
     Example:
         >>> found = reliability(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]), count=10)
@@ -101,9 +103,9 @@ def reliability(probs: Tensor, y: Tensor, *, count: int = 15, bins: Bins = "widt
     if bins not in ("width", "mass"):
         raise ValueError(f'bins must be "width" or "mass", got {bins!r}')
     probs, y = _checked(probs, y)
-    confidence, chosen = probs.max(1)
+    confidence, predicted = probs.max(1)
     confidence, order = confidence.sort()
-    right = (chosen == y).float()[order]
+    right = (predicted == y).float()[order]
     if bins == "mass":
         place = torch.arange(len(y), device=y.device) * count // max(len(y), 1)
     else:
@@ -115,16 +117,13 @@ def reliability(probs: Tensor, y: Tensor, *, count: int = 15, bins: Bins = "widt
 
 
 def expected_calibration_error(probs: Tensor, y: Tensor, *, count: int = 15, bins: Bins = "width") -> float:
-    """Mean distance of confidence and accuracy over bins (Guo et al., ICML 2017).
+    """Return the mean distance of confidence and accuracy over bins, between 0 and 1 (Guo et al., ICML 2017).
 
     Args:
         probs: Predicted probabilities.
         y: Classes.
         count: Number of bins.
-        bins: See `reliability`.
-
-    Returns:
-        Between 0 and 1.
+        bins: Kind of bins; see `reliability`.
 
     Example:
         >>> expected_calibration_error(torch.tensor([[0.75, 0.25]] * 4), torch.tensor([0, 0, 0, 1]))
@@ -133,17 +132,18 @@ def expected_calibration_error(probs: Tensor, y: Tensor, *, count: int = 15, bin
     return reliability(probs, y, count=count, bins=bins).error
 
 
-def fit_temperature(prediction: Prediction, y: Tensor) -> float:
-    """The temperature of the logits that makes classes most likely (Guo et al., ICML 2017); fit it on validation data.
+def fit_temperature(prediction: Prediction[Tensor], y: Tensor) -> float:
+    """Return the temperature of the logits that makes the classes most likely (Guo et al., ICML 2017).
 
-    For several networks it divides the logits of each, and the mean of their probabilities is what is scored.
+    Fit it on validation data. For several networks, it divides the logits of each, and the mean of their probabilities
+    is scored. It needs the extra `train`.
 
     Args:
-        prediction: Logits, of one or several networks.
+        prediction: Logits of one or several networks.
         y: Classes.
 
     Returns:
-        T > 0, between 0.05 and 20; see `Prediction.tempered`.
+        Temperature between 0.05 and 20, for `Prediction.tempered`.
 
     Example:
         >>> sure = Prediction(torch.tensor([[[4.0, 0.0]] * 4]))  # right three times of four
@@ -151,28 +151,28 @@ def fit_temperature(prediction: Prediction, y: Tensor) -> float:
         3.64
     """
     _, y = _checked(prediction.probs, y)
+    exact = Prediction(prediction.outputs.double())  # in float32, rounding moves the minimum in the fourth digit
 
     def cost(log_temperature: float) -> float:
-        probs = _full(prediction.tempered(2.718281828459045**log_temperature).probs)
+        probs = _full(exact.tempered(math.exp(log_temperature)).probs, torch.float64)
         return -float(_of_class(probs, y).clamp(min=1e-30).log().mean())
 
-    low, high = -2.9957, 2.9957  # log 0.05 and log 20
-    golden = 0.6180339887498949
-    for _ in range(40):  # golden-section search: the cost has one minimum, and no derivative is needed
-        a, b = high - golden * (high - low), low + golden * (high - low)
-        low, high = (low, b) if cost(a) < cost(b) else (a, high)
-    return float(torch.tensor((low + high) / 2).exp())
+    bounds = (math.log(0.05), math.log(20))
+    minimize = require("scipy.optimize", "train").minimize_scalar
+    return math.exp(minimize(cost, bounds=bounds, method="bounded").x)
 
 
 def separation(usual: Tensor, unusual: Tensor) -> float:
-    """Probability that an unusual input has the larger score: the area under the ROC curve.
+    """Return the probability that an unusual input has the larger score: the area under the ROC curve.
+
+    It needs the extra `train`.
 
     Args:
-        usual: Scores, such as entropies, of inputs that the network should know (or got right), shape (N,).
-        unusual: Of inputs that it should doubt (or got wrong), shape (M,).
+        usual: Scores, such as entropies, of inputs that the network should know (or classified right), shape (N,).
+        unusual: Scores of inputs that the network should doubt (or classified wrong), shape (M,).
 
     Returns:
-        Between 0 and 1; 0.5 if the score says nothing.
+        A number between 0 and 1; 0.5 if the score says nothing.
 
     Raises:
         ValueError: If one side is empty, or a score is NaN.
@@ -185,24 +185,22 @@ def separation(usual: Tensor, unusual: Tensor) -> float:
         raise ValueError(f"both sides need examples, got {len(usual)} usual and {len(unusual)} unusual")
     if usual.isnan().any() or unusual.isnan().any():
         raise ValueError("a score is NaN; an order of scores is needed")
-    auroc = require("torchmetrics.functional.classification", "train").binary_auroc
-    scores = torch.cat([usual, unusual]).double()
-    labels = torch.cat([torch.zeros(len(usual)), torch.ones(len(unusual))]).long().to(scores.device)
-    # Ranks keep the order and lie in [0, 1], which the metric wants.
-    _, ranks = scores.unique(return_inverse=True)
-    return float(auroc(ranks.double() / max(len(scores), 1), labels))
+    _, ranks = torch.cat([usual, unusual]).unique(return_inverse=True)  # they keep the order and are finite
+    labels = [0] * len(usual) + [1] * len(unusual)
+    return float(require("sklearn.metrics", "train").roc_auc_score(labels, ranks.numpy(force=True)))
 
 
 def accuracy_by_coverage(probs: Tensor, y: Tensor, score: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Accuracy on the share of inputs that the network is most sure of (El-Yaniv & Wiener, JMLR 2010).
+    """Return the accuracy on the inputs of which the network is most certain (El-Yaniv & Wiener, JMLR 2010).
 
     Args:
         probs: Predicted probabilities.
         y: Classes.
-        score: What is most of all rejected first, shape (N,); the entropy of `probs` by default.
+        score: Uncertainty of each input, shape (N,); inputs with the largest score are rejected first. None takes the
+            entropy of `probs`.
 
     Returns:
-        Coverage in (0, 1], and accuracy on it, shape (N,) each.
+        Coverage in (0, 1], and the accuracy at each coverage, both of shape (N,).
 
     Example:
         >>> accuracy_by_coverage(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]))
@@ -233,7 +231,7 @@ def _of_class(probs: Tensor, y: Tensor) -> Tensor:
     return probs.gather(1, y[:, None])
 
 
-def _full(probs: Tensor) -> Tensor:
+def _full(probs: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Both columns of a binary problem."""
-    probs = probs.float()
+    probs = probs.to(dtype)
     return torch.cat([1 - probs, probs], -1) if probs.shape[-1] == 1 else probs

@@ -1,8 +1,8 @@
 """ResNet18 with binary convolutions, for CIFAR, Tiny-ImageNet and ImageNet, as VISPA's code lays them out.
 
 The sixteen 3x3 convolutions of the blocks are binary, 10,985,472 weights, each with a `ChannelScale`; the stem, the
-shortcuts' convolutions and the head are real. With binary activations a `BinaryActivation("approx")` stands before each
-binary convolution and Hardtanh in the place of ReLU.
+shortcuts' convolutions and the head are real. With binary activations, a `BinaryActivation("approx")` comes before each
+binary convolution, and Hardtanh replaces ReLU.
 """
 
 from __future__ import annotations
@@ -14,31 +14,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitbayes.errors import chosen
-from bitbayes.nn.activations import BinaryActivation, ChannelScale
-from bitbayes.nn.images import ImageInput
-from bitbayes.nn.real import keep_real
-
-__all__ = ["birealnet18", "resnet18", "resnet18_imagenet"]
+from bitbayes.nn.layers import BinaryActivation, ChannelScale, ImageInput, keep_real
 
 _WIDTHS = (64, 128, 256, 512)
 _ACTIVATIONS = {"real": False, "sign": True}
 
 
 def resnet18(classes: int, *, activation: str = "real", input: str = "cifar") -> nn.Sequential:
-    """ResNet18 for small images, with a 3x3 stem and BatchNorm before the head.
+    """Return ResNet18 for small images, with a 3x3 stem and BatchNorm before the head.
 
     Args:
         classes: Number of outputs.
-        activation: "real": ReLU, shortcuts of real 1x1 convolutions. "sign": binary activations, Hardtanh, and
-            shortcuts without parameters, of 2x2 average pooling and channels of zeros.
+        activation: "real" for ReLU and shortcuts of real 1x1 convolutions; "sign" for binary activations, Hardtanh,
+            and shortcuts without parameters (2x2 average pooling and channels of zeros).
         input: "cifar"; or "tiny-imagenet", whose stem halves the image.
 
     Returns:
-        The network, input shape (N, 3, H, W), output shape (N, classes). With "sign" H and W must be multiples of 8, or
-        of 16 for "tiny-imagenet", which the shortcuts need.
+        The network, input shape (N, 3, H, W), output shape (N, classes). With "sign", the shortcuts need H and W that
+        are multiples of 8, or of 16 for "tiny-imagenet".
 
     Raises:
-        ValueError: For an unknown activation or input.
+        ValueError: If the activation or the input is unknown.
 
     Example:
         >>> resnet18(10, activation="sign")(torch.randn(2, 3, 8, 8)).shape
@@ -66,17 +62,17 @@ def resnet18(classes: int, *, activation: str = "real", input: str = "cifar") ->
 
 
 def resnet18_imagenet(classes: int = 1000, *, activation: str = "real") -> nn.Sequential:
-    """ResNet18 for ImageNet: 7x7 stem, ordinary residual blocks, and BatchNorm before the head.
+    """Return ResNet18 for ImageNet: 7x7 stem, ordinary residual blocks, and BatchNorm before the head.
 
     Args:
         classes: Number of outputs.
-        activation: "real": ReLU. "sign": `birealnet18`, which is how ResNet18 with binary activations is trained.
+        activation: "real" for ReLU; "sign" for `birealnet18`, the usual ResNet18 with binary activations.
 
     Returns:
         The network, input shape (N, 3, H, W), output shape (N, classes).
 
     Raises:
-        ValueError: For an unknown activation.
+        ValueError: If the activation is unknown.
 
     Example:
         >>> resnet18_imagenet(10)(torch.randn(2, 3, 32, 32)).shape
@@ -88,10 +84,10 @@ def resnet18_imagenet(classes: int = 1000, *, activation: str = "real") -> nn.Se
 
 
 def birealnet18(classes: int = 1000) -> nn.Sequential:
-    """Bi-Real Net (Liu et al., ECCV 2018) with 18 layers for ImageNet, as ReCU and VISPA train it from scratch.
+    """Return Bi-Real Net (Liu et al., ECCV 2018) with 18 layers for ImageNet, as ReCU and VISPA train it from scratch.
 
-    Activations are binary; a skip connection goes around every binary convolution, so that real values pass through the
-    whole network. The factors of two-dimensional BatchNorm are 1e-8 at the start.
+    Activations are binary. A skip connection around each binary convolution lets real values pass through the whole
+    network. The factors of two-dimensional BatchNorm are 1e-8 at the start.
 
     Args:
         classes: Number of outputs.

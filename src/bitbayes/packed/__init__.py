@@ -3,7 +3,6 @@
 from bitbayes.packed.backends.c.write import c_header
 from bitbayes.packed.backends.load import load
 from bitbayes.packed.backends.onnx import onnx_model
-from bitbayes.packed.backends.prediction import ArrayPrediction
 from bitbayes.packed.backends.runtime import Runtime
 from bitbayes.packed.convert.pack import pack
 from bitbayes.packed.format.network import PackedNetwork
@@ -11,7 +10,6 @@ from bitbayes.packed.format.program import PackedFileError, Program, Step
 from bitbayes.packed.format.summary import PackedRow, PackedSummary
 
 __all__ = [
-    "ArrayPrediction",
     "PackedFileError",
     "PackedNetwork",
     "PackedRow",

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbayes.errors import require
-from bitbayes.packed import ArrayPrediction, PackedNetwork, Runtime, c_header, load, onnx_model
+from bitbayes.packed import PackedNetwork, Runtime, c_header, load, onnx_model
+from bitbayes.prediction import Prediction
 
 tyro = require("tyro", "train")
 
@@ -202,12 +203,12 @@ def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any],
     return inputs.numpy(), targets.numpy(), not recipe.loss.classifies
 
 
-def _predicted(runtime: Runtime, inputs: npt.NDArray[Any]) -> ArrayPrediction:
+def _predicted(runtime: Runtime, inputs: npt.NDArray[Any]) -> Prediction[npt.NDArray[Any]]:
     pieces = [np.asarray(runtime.predict(inputs[i : i + _CHUNK]).outputs) for i in range(0, len(inputs), _CHUNK)]
-    return ArrayPrediction(np.concatenate(pieces or [np.asarray(runtime.predict(inputs).outputs)], axis=1))
+    return Prediction(np.concatenate(pieces or [np.asarray(runtime.predict(inputs).outputs)], axis=1))
 
 
-def _class_rows(prediction: ArrayPrediction) -> Iterator[dict[str, Any]]:
+def _class_rows(prediction: Prediction[npt.NDArray[Any]]) -> Iterator[dict[str, Any]]:
     probs, single = prediction.probs, prediction.outputs.shape[-1] == 1
     probs = np.concatenate([1 - probs, probs], -1) if single else probs
     unsure = zip(prediction.entropy.tolist(), prediction.mutual_information.tolist(), strict=True)
@@ -217,6 +218,6 @@ def _class_rows(prediction: ArrayPrediction) -> Iterator[dict[str, Any]]:
         yield known | {"entropy": entropy, "mutual_information": information}
 
 
-def _regression_rows(prediction: ArrayPrediction) -> Iterator[dict[str, Any]]:
+def _regression_rows(prediction: Prediction[npt.NDArray[Any]]) -> Iterator[dict[str, Any]]:
     for mean, std in zip(prediction.mean.tolist(), prediction.std.tolist(), strict=True):
         yield {"mean": mean, "std": std[0] if len(std) == 1 else std}

@@ -1,12 +1,10 @@
-"""Continual learning: yesterday's posterior is today's prior, and what else is done against forgetting."""
+"""Continual learning: the posterior of a task is the prior of the next, and other methods against forgetting."""
 
-from bitbayes.lab.continual.coreset import Coreset
-from bitbayes.lab.continual.ewc import EWC, fisher_diagonal
-from bitbayes.lab.continual.matrix import AccuracyMatrix
-from bitbayes.lab.continual.memory import Memory
-from bitbayes.lab.continual.replay import Replay
-from bitbayes.lab.continual.run import StreamResult, run_stream
-from bitbayes.lab.continual.si import SI
+from bitbayes.lab.continual.accuracy import AccuracyMatrix
+from bitbayes.lab.continual.memory import Memory, NoMemory
+from bitbayes.lab.continual.penalties import EWC, SI, fisher_diagonal
+from bitbayes.lab.continual.rehearsal import Coreset, Replay
+from bitbayes.lab.continual.run import StreamResult, StreamSettings, run_stream
 from bitbayes.lab.continual.tasks import Task, permuted_tasks, split_tasks
 
 __all__ = [
@@ -15,8 +13,10 @@ __all__ = [
     "AccuracyMatrix",
     "Coreset",
     "Memory",
+    "NoMemory",
     "Replay",
     "StreamResult",
+    "StreamSettings",
     "Task",
     "fisher_diagonal",
     "permuted_tasks",

@@ -1,28 +1,27 @@
-"""What is kept of old tasks beside the network and its beliefs: the interface of the methods in this folder."""
+"""Interface of the methods against forgetting: what a stream keeps of old tasks beside the network and its beliefs."""
+
+# ruff: noqa: B027 -- a method overrides only the calls that it needs
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
-
-from torch import Tensor
 
 from bitbayes.lab.continual.tasks import Task
 from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.train import Experiment, RunConfig
 
-__all__ = ["Memory", "real_parameters"]
 
+class Memory(ABC):
+    """Method against forgetting, which is called at every task and at every step of a stream.
 
-class Memory:
-    """Called at every task and at every step of a stream; this one keeps nothing.
-
-    The order of the calls: `training_data` of the first task, `begin`, and for every task `training_data`, for each of
-    its steps `before_update` and `after_update`, for each evaluation `corrected`, and `end_task`. What a step depends
-    on is in `state_dict`, which training keeps in the checkpoint of the task; the rest is a function of the tasks, so
-    that a stream which continues finds it again.
+    The order of the calls is `training_data` of the first task, then `begin`. For each task follow `training_data`,
+    `before_update` and `after_update` at each of its steps, `corrected` at each evaluation, and `end_task`. What a
+    step depends on is in `state_dict`, which training keeps in the checkpoint of the task. Everything else must be a
+    function of the tasks, so that a stream which continues finds it again.
 
     Args:
-        **options: As they go into summary.json.
+        **options: Options of the method, for summary.json.
 
     Example:
         >>> class Frozen(Memory):
@@ -36,86 +35,68 @@ class Memory:
         ...
         ...     def end_task(self, task, experiment, config):
         ...         self.done += 1
+        ...
+        ...     def bytes(self):
+        ...         return 0
         >>> Frozen().options
         {}
     """
 
-    name: ClassVar[str] = "none"
+    name: ClassVar[str]
 
     def __init__(self, **options: Any) -> None:
         self.options = options
 
     def begin(self, experiment: Experiment) -> None:
-        """The network is there, and has not learned yet; refuses what the method cannot protect."""
+        """Prepare for a network that has not learned yet, or raise ValueError if it cannot be protected."""
 
     def training_data(self, task: Task, config: RunConfig) -> DataBundle[TensorData]:
-        """What is trained on while the task is learned."""
+        """Return the data to train on while the task is learned."""
         return task.data
 
     def before_update(self) -> None:
-        """The gradients of the task's loss are there; may add those of a penalty."""
+        """Change the gradients of the task's loss, for instance by those of a penalty."""
 
     def after_update(self) -> None:
-        """The weights have moved."""
+        """Take notice of a step of the weights."""
 
     def end_task(self, task: Task, experiment: Experiment, config: RunConfig) -> None:
-        """The task has been learned."""
+        """Take notice of a task that has been learned."""
 
     def corrected(self, experiment: Experiment, config: RunConfig, *, mixed: bool) -> Experiment:
-        """What is evaluated: the network as it is, or a copy that has been made ready; the stream goes on as it was.
+        """Return what is evaluated: the experiment, or a copy with a better network. The stream goes on unchanged.
 
         Args:
-            experiment: Of the stream.
-            config: Of the task.
+            experiment: Experiment of the stream.
+            config: Configuration of the task.
             mixed: Whether one set of BatchNorm statistics serves all tasks.
-
-        Returns:
-            The experiment, or another.
         """
         return experiment
 
     def examples_seen(self) -> list[TensorData]:
-        """Training examples of every task so far, the newest last, for new BatchNorm statistics at every evaluation.
+        """Return training examples of each task so far, the newest last, for BatchNorm statistics at every evaluation.
 
-        Without any, the statistics are those of the end of each task.
+        Without examples, each task has the statistics of the end of its training.
         """
         return []
 
+    @abstractmethod
     def bytes(self) -> int:
-        """Bytes that are kept from task to task."""
-        return _bytes(self.state_dict())
+        """Return the number of bytes that are kept from task to task."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a step depends on."""
+        """Return the tensors that a step depends on."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Puts it back."""
+        """Restore what `state_dict` returned."""
 
 
-def _bytes(value: Any) -> int:
-    """Of all tensors in dictionaries of dictionaries."""
-    if isinstance(value, Tensor):
-        return value.nbytes
-    return sum(map(_bytes, value.values())) if isinstance(value, dict) else 0
+class NoMemory(Memory):
+    """The method "none", which keeps nothing but the network and its beliefs."""
 
+    name: ClassVar[str] = "none"
 
-def real_parameters(experiment: Experiment, name: str) -> dict[str, Tensor]:
-    """The parameters that a penalty on the distance from old weights can hold.
-
-    Args:
-        experiment: Of the stream.
-        name: Of the method, for the message.
-
-    Returns:
-        Live parameters by name.
-
-    Raises:
-        ValueError: If a rule trains binary weights: they hold draws, which are never near anything.
-    """
-    if experiment.optimizer is not None:
-        raise ValueError(
-            f"{name} holds real weights in place, but {type(experiment.optimizer).__name__} trains binary ones; "
-            "take rule full-precision, or for binary ones method replay, rule ste:metaplastic or the prior of bayesbinn"
-        )
-    return {key: value for key, value in experiment.model.named_parameters() if value.requires_grad}
+    def bytes(self) -> int:
+        """Return 0."""
+        return 0

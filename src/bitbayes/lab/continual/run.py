@@ -1,4 +1,4 @@
-"""Trains on a stream of tasks, one run folder a task, and measures all tasks seen so far after each and on the way."""
+"""Training on a stream of tasks, with one run folder for each, and accuracy on all tasks so far as it goes on."""
 
 from __future__ import annotations
 
@@ -14,28 +14,61 @@ from typing import Any
 from torch import nn
 
 from bitbayes.continual import advance_prior
-from bitbayes.lab.continual.evaluate import Seen, Statistics, accuracies, batch_statistics
-from bitbayes.lab.continual.matrix import AccuracyMatrix
-from bitbayes.lab.continual.memory import Memory
-from bitbayes.lab.continual.tasks import Task
+from bitbayes.lab.continual.accuracy import AccuracyMatrix, Seen, Statistics, accuracies, batch_statistics
+from bitbayes.lab.continual.memory import Memory, NoMemory
+from bitbayes.lab.continual.tasks import Scenario, Task
 from bitbayes.lab.train import CROSS_ENTROPY, Experiment, Loss, Progress, RunConfig, RunFolder, build_experiment, train
 from bitbayes.lab.train.experiment import continue_experiment
 from bitbayes.rules import BayesBiNN
-
-__all__ = ["StreamResult", "run_stream"]
 
 _SHOWN = 8  # accuracies that fit into a line
 
 
 @dataclass(frozen=True)
-class StreamResult:
-    """What a stream has left.
+class StreamSettings:
+    """Settings of a stream beside those of the runs that learn its tasks.
 
     Args:
-        folder: Where its files are: task1, task2, ..., curves.jsonl and summary.json.
-        matrix: Accuracies by task.
-        summary: Content of summary.json.
+        scenario: What is known of the task at test time, for summary.json: a stream is not continued as another.
+        prior: Whether the posterior of a task is the prior of the next (`advance_prior`); only BayesBiNN has a prior.
+        decay: Relaxation of that prior, in [0, 1].
+        ess_decay: Factor of `ess` from task to task. Below 1, a later task moves the posterior less, so that earlier
+            tasks are kept better: all tasks share one network, and it would otherwise yield to the newest.
+        statistics: BatchNorm statistics at test time: "task" for those of the end of the task's own training, "shared"
+            for the newest for all tasks. "task" needs to know at test time which task an input is of.
+        curve_examples: Number of test examples of every task on which accuracy is measured after every epoch; 0 for
+            none. This does not change what is learned.
+
+    Raises:
+        ValueError: If a setting is out of range.
     """
+
+    scenario: Scenario | None = None
+    prior: bool = True
+    decay: float = 1.0
+    ess_decay: float = 1.0
+    statistics: Statistics = "task"
+    curve_examples: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.curve_examples < 0:
+            raise ValueError(f"curve_examples must be at least 0, got {self.curve_examples}")
+        if not self.ess_decay > 0:
+            raise ValueError(f"ess_decay must be positive, got {self.ess_decay}")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay of the prior must be in [0, 1], got {self.decay}")
+        if self.statistics not in ("task", "shared"):
+            raise ValueError(f'statistics must be "task" or "shared", got {self.statistics!r}')
+
+    def record(self, memory: Memory) -> dict[str, Any]:
+        """Return the entries of summary.json that a stream is continued with: all settings that change its results."""
+        settings = {name: value for name, value in vars(self).items() if name != "curve_examples"}
+        return settings | {"method": memory.name, "method_options": memory.options}
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """Folder of a stream (task1, task2, ..., curves.jsonl, summary.json), its accuracies, and its summary."""
 
     folder: Path
     matrix: AccuracyMatrix
@@ -62,7 +95,7 @@ class _Watch:
         return row
 
     def line(self, examples: int, config: RunConfig) -> dict[str, Any]:
-        """What a line of metrics says of them."""
+        """Return the entry of a line of metrics."""
         return {"accuracies": self(config, examples)}
 
 
@@ -70,54 +103,40 @@ def run_stream(
     config: RunConfig,
     tasks: Iterable[Task],
     network: Callable[[], nn.Module],
+    settings: StreamSettings,
     *,
     loss: Loss = CROSS_ENTROPY,
-    prior: bool = True,
-    decay: float = 1.0,
-    ess_decay: float = 1.0,
-    statistics: Statistics = "task",
     memory: Memory | None = None,
-    scenario: str | None = None,
-    curve_examples: int = 1000,
     count: int | None = None,
     progress: Progress | None = None,
     note: Callable[[str], None] = print,
 ) -> StreamResult:
-    """Trains on one task after another with the same network and the same beliefs.
+    """Train on one task after another with the same network and the same beliefs.
 
     Learning rates and schedule start anew with every task. A stream that was interrupted continues where it was,
     between tasks or within one, if it is called again with the same arguments.
 
-    It writes summary.json after every task, and curves.jsonl with one line an epoch: task, epoch, and the accuracies on
-    all tasks so far, the newest last.
+    After every task it writes summary.json. It also writes curves.jsonl with one line per epoch: task, epoch, and the
+    accuracies on all tasks so far, the newest last.
 
     Args:
-        config: Of every task; `epochs` are those of one task, `out` the folder of the stream.
-        tasks: The stream.
-        network: Makes the network; called under the seed.
-        loss: Of every task; `PAIRED` if it is known at test time which pair of classes an input is of.
-        prior: Whether the posterior of a task is the prior of the next (`advance_prior`); only for BayesBiNN.
-        decay: Relaxation of that prior.
-        ess_decay: Factor of `ess` from task to task. Below 1 a later task moves the posterior less, so that earlier
-            ones are kept better; they share one network, and all of them would otherwise yield to the newest.
-        statistics: BatchNorm statistics at test time: those kept from the end of the task's own training, or the newest
-            for all tasks. "task" needs to be told at test time which task an input is of.
-        memory: What else is kept of old tasks, such as `Coreset`, `Replay`, `EWC` or `SI`; the stream works on a copy
-            of it.
-        scenario: What is known of the task at test time, for summary.json: a stream is not continued as another.
-        curve_examples: Test examples of every task that accuracy is measured on after every epoch; 0 for none. This
-            does not change what is learned.
+        config: Configuration of every task: `epochs` are those of one task, `out` is the folder of the stream.
+        tasks: Tasks of the stream.
+        network: Function that makes the network; it is called under the seed.
+        settings: Settings of the stream.
+        loss: Loss of every task; `PAIRED` if it is known at test time which pair of classes an input is of.
+        memory: Method that keeps more of old tasks, such as `Coreset`, `Replay`, `EWC` or `SI`. The stream works on a
+            copy of it.
         count: Number of tasks, if it is known; the notes then say how long the rest will take.
         progress: Display of each task.
-        note: Told of each task as it ends.
+        note: Function that is told of each task at its end.
 
     Returns:
         Accuracies of the mean of `config.predict_samples` networks, or of the mode for rules without a posterior.
 
     Raises:
-        ValueError: If the folder holds a stream with other settings, the memory does not suit the rule,
-            `curve_examples` is negative, or `ess_decay`, `decay` or `statistics` is out of range.
-        TypeError: If a prior is wanted of a rule that has none.
+        ValueError: If the folder holds a stream with other settings, or the memory does not suit the rule.
+        TypeError: If `settings.prior` is set for a rule without a prior.
 
     Example:
         >>> import tempfile
@@ -125,50 +144,36 @@ def run_stream(
         >>> from bitbayes.lab.data import load_digits
         >>> from bitbayes.lab.train import SilentProgress
         >>> config = RunConfig("digits", "ste", tempfile.mkdtemp(), lr=1e-2, epochs=1, precision="fp32")
-        >>> how = {"prior": False, "memory": Replay(50), "progress": SilentProgress(), "note": lambda line: None}
-        >>> stream = run_stream(config, permuted_tasks(load_digits(), 2), lambda: bb.nn.mlp(64, [32], 10), **how)
+        >>> quiet = {"progress": SilentProgress(), "note": lambda line: None}
+        >>> tasks, settings = permuted_tasks(load_digits(), 2), StreamSettings(prior=False)
+        >>> stream = run_stream(config, tasks, lambda: bb.nn.mlp(64, [32], 10), settings, memory=Replay(50), **quiet)
         >>> [len(row) for row in stream.matrix.rows]
         [1, 2]
     """
-    if curve_examples < 0:
-        raise ValueError(f"curve_examples must be at least 0, got {curve_examples}")
-    if not ess_decay > 0:
-        raise ValueError(f"ess_decay must be positive, got {ess_decay}")
-    if not 0 <= decay <= 1:
-        raise ValueError(f"decay of the prior must be in [0, 1], got {decay}")
-    if statistics not in ("task", "shared"):
-        raise ValueError(f'statistics must be "task" or "shared", got {statistics!r}')
     folder = RunFolder(config.out)
-    memory = copy.deepcopy(memory) if memory is not None else Memory()
-    about: dict[str, Any] = {
-        "scenario": scenario,
-        "prior": prior,
-        "decay": decay,
-        "ess_decay": ess_decay,
-        "statistics": statistics,
-    }
-    about |= {"method": memory.name, "method_options": memory.options}
+    memory = copy.deepcopy(memory) if memory is not None else NoMemory()
+    about = settings.record(memory)
     matrix = _recorded(folder, about)
     experiment: Experiment | None = None
     seen: list[Seen] = []
     curves: list[dict[str, Any]] = []
     for index, task in enumerate(tasks):
-        options = _less_sure(config.options, ess_decay**index)
+        options = _less_sure(config.options, settings.ess_decay**index)
         mine = dataclasses.replace(config, out=str(Path(config.out, f"task{index + 1}")), options=options)
         data = memory.training_data(task, mine)
         if experiment is None:
             experiment = build_experiment(mine, network, data, loss)
-            if prior and not isinstance(experiment.optimizer, BayesBiNN):
+            if settings.prior and not isinstance(experiment.optimizer, BayesBiNN):
                 raise TypeError(f"only bayesbinn has a prior, got rule {config.rule}; call run_stream with prior=False")
             memory.begin(experiment)
-            experiment.hooks = None if type(memory) is Memory else memory
+            experiment.hooks = None if isinstance(memory, NoMemory) else memory
         else:
             experiment = continue_experiment(experiment, mine, data)
-            if prior:
+            if settings.prior:
                 assert experiment.optimizer is not None
-                advance_prior(experiment.optimizer, decay=decay)
-        watch = _Watch(experiment, task, seen, memory, statistics)
-        curve = functools.partial(watch.line, curve_examples) if curve_examples else None
+                advance_prior(experiment.optimizer, decay=settings.decay)
+        watch = _Watch(experiment, task, seen, memory, settings.statistics)
+        curve = functools.partial(watch.line, settings.curve_examples) if settings.curve_examples else None
         started = time.perf_counter()
         result = train(mine, experiment, resume=True, progress=progress, figures=curve)
         mine = result.config
@@ -199,7 +204,7 @@ def _recorded(folder: RunFolder, about: dict[str, Any]) -> AccuracyMatrix:
     """The rows that an earlier call has finished."""
     if not folder.has("summary.json"):
         return AccuracyMatrix()
-    # Older ones name no method.
+    # Older files name no method.
     summary = {"method": "none", "method_options": {}, "ess_decay": 1.0} | folder.read_json("summary.json")
     different = [name for name, value in about.items() if summary.get(name) != value]
     if different:

@@ -14,8 +14,6 @@ from torch import Tensor
 from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.noise import stream_key
 
-__all__ = ["Scenario", "Task", "permuted_tasks", "split_tasks"]
-
 _PERMUTATION_STREAM = 31
 
 Scenario = Literal["task", "domain", "class"]
@@ -27,11 +25,11 @@ class Task:
     """One task of a stream.
 
     Args:
-        name: For tables and figures.
-        data: Training and test data; without validation data, as the end of training is what counts.
+        name: Name in tables and figures.
+        data: Training and test data, without validation data, because the end of training is what counts.
         classes: Outputs that count at test time; None for all.
-        test_again: Makes the test data once more, so that a long stream need not keep those of every task; None keeps
-            them.
+        test_again: Function that makes the test data once more, so that a long stream need not keep those of every
+            task; None keeps them.
     """
 
     name: str
@@ -41,18 +39,15 @@ class Task:
 
 
 def permuted_tasks(bundle: DataBundle[TensorData], count: int, *, seed: int = 0) -> Iterator[Task]:
-    """The same classes with the pixels in another order for every task, the first one too, as in the BayesBiNN paper.
+    """Yield tasks of the same classes with the pixels in another order, also in the first, as in the BayesBiNN paper.
 
     Args:
-        bundle: Flat inputs, shape (N, pixels).
+        bundle: Data with flat inputs, shape (N, pixels).
         count: Number of tasks.
         seed: Seed of the permutations.
 
-    Yields:
-        Tasks, each made when it is asked for.
-
     Raises:
-        ValueError: If there are no tasks, or inputs are not flat.
+        ValueError: If there are no tasks, or the inputs are not flat.
 
     Example:
         >>> data = TensorData(torch.arange(6).view(2, 3).to(torch.uint8), torch.tensor([0, 1]))
@@ -60,7 +55,8 @@ def permuted_tasks(bundle: DataBundle[TensorData], count: int, *, seed: int = 0)
         >>> torch.equal(first.data.train.x, second.data.train.x)
         False
     """
-    _check_count(count)
+    if count < 1:
+        raise ValueError(f"a stream needs at least one task, got {count}")
     plain = bundle.without_validation()
     if plain.train.x.dim() != 2:
         raise ValueError(f"permuted tasks need flat inputs (N, pixels), got {tuple(plain.train.x.shape)}")
@@ -74,19 +70,17 @@ def permuted_tasks(bundle: DataBundle[TensorData], count: int, *, seed: int = 0)
 
 
 def split_tasks(bundle: DataBundle[TensorData], scenario: Scenario, *, each: int = 2) -> Iterator[Task]:
-    """A few classes at a time, in their order: 0 and 1, 2 and 3, ...
+    """Yield tasks of a few classes at a time, in their order: 0 and 1, 2 and 3, ...
 
     Args:
-        bundle: Any classes, a multiple of `each`.
-        scenario: "task": all outputs, of which those of the task count at test time (the task is known); "domain": the
-            place of the class within its task, so `each` outputs; "class": all outputs, all count.
-        each: Classes a task.
-
-    Yields:
-        Tasks.
+        bundle: Data whose number of classes is a multiple of `each`.
+        scenario: "task" for all outputs, of which the task's own count at test time, because the task is known;
+            "domain" for the place of the class within its task, that is `each` outputs; "class" for all outputs, which
+            all count.
+        each: Classes per task.
 
     Raises:
-        ValueError: For an unknown scenario, or classes that cannot be split so.
+        ValueError: If the scenario is unknown, or the classes cannot be split into such tasks.
 
     Example:
         >>> data = TensorData(torch.zeros(4, 1), torch.tensor([0, 1, 2, 3]))
@@ -116,8 +110,3 @@ def _of_classes(part: TensorData, start: int, each: int, scenario: Scenario) -> 
     mine = (part.y >= start) & (part.y < start + each)
     y = part.y[mine]
     return dataclasses.replace(part, x=part.x[mine], y=y - start if scenario == "domain" else y)
-
-
-def _check_count(count: int) -> None:
-    if count < 1:
-        raise ValueError(f"a stream needs at least one task, got {count}")

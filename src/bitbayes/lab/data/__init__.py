@@ -2,9 +2,16 @@
 
 from bitbayes.lab.data.augment import Augmentation, CropFlip, ResizedCrop
 from bitbayes.lab.data.bundle import DataBundle, Examples, TensorData, batches
-from bitbayes.lab.data.colour import load_cifar10, load_cifar100, load_tiny_imagenet
-from bitbayes.lab.data.images import load_digits, load_fashion_mnist, load_mnist
-from bitbayes.lab.data.lazy import StreamData, load_imagenet
+from bitbayes.lab.data.images import (
+    ImageLoader,
+    load_cifar10,
+    load_cifar100,
+    load_digits,
+    load_fashion_mnist,
+    load_mnist,
+    load_tiny_imagenet,
+)
+from bitbayes.lab.data.lazy import LazyImages, load_imagenet
 from bitbayes.lab.data.outliers import OUTLIER, shuffled_tiles, with_outliers
 from bitbayes.lab.data.toy import load_moons, load_snelson
 
@@ -14,8 +21,9 @@ __all__ = [
     "CropFlip",
     "DataBundle",
     "Examples",
+    "ImageLoader",
+    "LazyImages",
     "ResizedCrop",
-    "StreamData",
     "TensorData",
     "batches",
     "load_cifar10",

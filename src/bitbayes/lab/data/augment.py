@@ -9,27 +9,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Augmentation", "CropFlip", "ResizedCrop"]
-
 _TRIES = 5
 
 
 class Augmentation(Protocol):
-    """What `TensorData.augment` may be: a function of images and of some uniform numbers an image."""
+    """Interface of a random change: a function of images and of `uniforms` uniform numbers for each image."""
 
     uniforms: ClassVar[int]
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
-        """Changes images of shape (N, C, H, W), uint8, by numbers in (0, 1) of shape (N, uniforms)."""
+        """Change uint8 images of shape (N, C, H, W) by numbers in (0, 1) of shape (N, uniforms)."""
         ...
 
 
 @dataclass(frozen=True)
 class CropFlip:
-    """A crop of the padded image at a random place, and a horizontal flip of every second one; as usual for CIFAR.
+    """Crop of the padded image at a uniformly random place, and a horizontal flip of every second one, as for CIFAR.
 
     Args:
-        pad: Black pixels around the image.
+        pad: Width of the black frame around the image, in pixels.
         flip: Whether to flip.
 
     Example:
@@ -44,7 +42,7 @@ class CropFlip:
     flip: bool = True
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
-        """See `Augmentation`; places and flips are uniform, of 2·pad + 1 offsets each way."""
+        """Change images; see `Augmentation`."""
         count, channels, height, width = images.shape
         padded = F.pad(images, [self.pad] * 4)
         top, left = (uniform[:, :2] * (2 * self.pad + 1)).long().unbind(1)
@@ -60,14 +58,14 @@ class CropFlip:
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    """A random part of the image, of random area and aspect, resized (bilinear) to the whole; and flipped.
+    """Random part of the image, of random area and aspect ratio, resized to the size of the image.
+
+    As in torchvision, a part that does not fit into the image is drawn again. After five tries it is cut to the image.
 
     Args:
         scale: Smallest and largest share of the area.
-        ratio: Smallest and largest width over height; its logarithm is uniform.
+        ratio: Smallest and largest width over height; the logarithm is uniform.
         flip: Whether to flip every second image.
-
-    As in torchvision, a part that does not fit into the image is drawn again. After five tries it is cut to the image.
 
     Example:
         >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
@@ -81,14 +79,14 @@ class ResizedCrop:
     flip: bool = True
 
     def box(self, uniform: Tensor, shape: float = 1.0) -> Tensor:
-        """Where the crop is, in units where the image is [-1, 1] both ways.
+        """Return where the crop is, in units where the image is [-1, 1] both ways.
 
         Args:
             uniform: Numbers in (0, 1), shape (N, uniforms).
             shape: Width over height of the image.
 
         Returns:
-            Middle (x, y), half sizes (across, down), and -1 where the crop is mirrored (else 1); shape (5, N).
+            Middle (x, y), half sizes (horizontal, vertical), and -1 where the crop is mirrored, else 1; shape (5, N).
         """
         area = self.scale[0] + (self.scale[1] - self.scale[0]) * uniform[:, :_TRIES]
         low, high = torch.tensor(self.ratio, device=uniform.device).log()
@@ -102,7 +100,7 @@ class ResizedCrop:
         return torch.stack([x, y, wide, tall, mirror])
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
-        """See `Augmentation`."""
+        """Change images; see `Augmentation`."""
         x, y, wide, tall, mirror = self.box(uniform, images.shape[3] / images.shape[2])
         zero = torch.zeros_like(x)
         move = torch.stack([torch.stack([mirror * wide, zero, x], 1), torch.stack([zero, tall, y], 1)], 1)

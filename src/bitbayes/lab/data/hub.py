@@ -1,9 +1,11 @@
-"""Images of one split, from a folder of parquet files or from the Hugging Face hub."""
+"""Images of one split, from a folder of parquet or idx files or from the Hugging Face hub."""
 
 from __future__ import annotations
 
+import gzip
 import io
 import logging
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,28 +16,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitbayes.errors import require
-from bitbayes.lab.data.folder import nearest
+from bitbayes.errors import closest, require
 
-__all__ = ["Layout", "parquet_files", "read_split", "table_of"]
+_IDX_FILES = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set of the hub is laid out.
+    """Layout of a data set on the hub.
 
     Args:
-        hub: Its id, for messages.
+        hub: Hub id.
         image: Column of the images.
         label: Column of the classes.
         classes: Number of classes.
         size: Height and width of every image.
-        channels: 1 (8-bit grey) or 3 (RGB).
-        grey: Whether grey images among colour ones are taken too.
-
-    Example:
-        >>> Layout("ylecun/mnist").shape
-        (28, 28)
+        channels: 1 for 8-bit grey, 3 for RGB.
+        grey: Whether grey images among colour ones are accepted.
+        idx: Whether folders may also hold the original idx files of MNIST.
     """
 
     hub: str
@@ -45,27 +46,31 @@ class Layout:
     size: int = 28
     channels: int = 1
     grey: bool = False
+    idx: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an image as it is decoded."""
+        """Shape of a decoded image."""
         return (self.size, self.size) if self.channels == 1 else (self.size, self.size, self.channels)
 
 
 def read_split(where: str | Path, split: str, layout: Layout) -> tuple[Tensor, Tensor]:
-    """Decodes every image of a split.
+    """Decode every image of a split.
 
     Args:
-        where: A folder of parquet files SPLIT-*.parquet, or a hub id.
+        where: Folder of parquet files SPLIT-*.parquet or of idx files, or a hub id.
         split: "train", "test", ...
-        layout: What to expect.
+        layout: Layout to expect.
 
     Returns:
         Images, shape (N, H, W) or (N, H, W, 3), uint8; and classes, shape (N,).
 
     Raises:
-        ValueError: If the folder, a file, a column, an image or a label is not as expected; the message says what is.
+        ValueError: If the folder, a file, a column, an image or a label is not as expected.
     """
+    folder = Path(where)
+    if layout.idx and all((folder / file).is_file() for file in _IDX_FILES[split]):
+        return _read_idx(folder, split)
     images, labels = _decode(table_of(where, split, layout), where, layout)
     if images.shape[1:] != layout.shape:
         size, found = layout.size, " by ".join(map(str, images.shape[1:3]))
@@ -75,15 +80,26 @@ def read_split(where: str | Path, split: str, layout: Layout) -> tuple[Tensor, T
     return images, labels
 
 
+def _read_idx(folder: Path, split: str) -> tuple[Tensor, Tensor]:
+    arrays = []
+    for file, header in zip(_IDX_FILES[split], (16, 8), strict=True):
+        try:
+            raw = gzip.decompress((folder / file).read_bytes())
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{folder / file} cannot be read: {error}") from None
+        arrays.append(np.frombuffer(raw, dtype=np.uint8, offset=header).copy())
+    images, labels = arrays
+    if len(labels) == 0 or len(images) != len(labels) * 784:
+        raise ValueError(f"{folder}: {len(images)} pixels do not make {len(labels)} images of 28 by 28")
+    if labels.max() > 9:
+        raise ValueError(f"{folder}: the {split} labels are not classes from 0 to 9")
+    return torch.from_numpy(images).view(-1, 28, 28), torch.from_numpy(labels).long()
+
+
 def parquet_files(folder: Path, split: str) -> list[str]:
-    """The parquet files of a split; none if there are none.
+    """Return the sorted paths of a split's parquet files.
 
-    Args:
-        folder: Where; the hub's own clones keep the files in a folder named data, or after the configuration.
-        split: Name of the split.
-
-    Returns:
-        Sorted paths.
+    Clones of the hub keep them in a folder inside, named data or after the configuration.
 
     Raises:
         ValueError: If several folders inside have such files.
@@ -95,19 +111,7 @@ def parquet_files(folder: Path, split: str) -> list[str]:
 
 
 def table_of(where: str | Path, split: str, layout: Layout) -> Any:
-    """The rows of a split, with images as they are encoded.
-
-    Args:
-        where: A folder of parquet files SPLIT-*.parquet, or a hub id.
-        split: "train", "test", ...
-        layout: What to expect.
-
-    Returns:
-        A table of `datasets`.
-
-    Raises:
-        ValueError: If the folder, a file or a column is not as expected.
-    """
+    """Return the rows of a split as a table of `datasets`, with encoded images; see `read_split`."""
     table = _found(where, split, layout)
     missing = [column for column in (layout.image, layout.label) if column not in table.column_names]
     if missing:
@@ -120,19 +124,38 @@ def _found(where: str | Path, split: str, layout: Layout) -> Any:
     if folder.is_dir():
         files = parquet_files(folder, split)
         if not files:
+            absent = f" and no {_IDX_FILES[split][0]}" if layout.idx else ""
             raise ValueError(
-                f"{where} has no {split}*.parquet; expected the layout of the hub's {layout.hub} "
-                f"(columns {layout.image} and {layout.label})"
+                f"{where} has no {split}*.parquet{absent}; expected the layout of the hub's {layout.hub} (columns "
+                f"{layout.image} and {layout.label})" + (" or the original idx files" if layout.idx else "")
             )
         return _open("parquet", where, split, data_files={split: files})
     # A path like data/mnist is a hub id only if there is no folder data here: a slip of the pen should not go online.
     local = str(where).startswith((".", "/", "~")) or str(where).count("/") != 1 or folder.parent.is_dir()
     if folder.exists() or local:
-        near = "it is a file" if folder.exists() else f"the nearest that exists is {nearest(folder)}"
+        near = "it is a file" if folder.exists() else f"the nearest that exists is {nearest_folder(folder)}"
         raise ValueError(
             f"no data folder {where} ({near}); give a folder of parquet files, or a hub id such as {layout.hub}"
         )
     return _open(str(where), where, split, "; without a network, give a folder of its parquet files")
+
+
+def nearest_folder(path: Path) -> str:
+    """Return the folder whose name is most like a missing one's, or else the deepest that exists, for error messages.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> (root / "mnist").mkdir()
+        >>> nearest_folder(root / "mnsit") == str(root / "mnist")
+        True
+    """
+    missing = path
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    present = {entry.name: str(entry) for entry in missing.parent.iterdir() if entry.is_dir()}
+    alike = closest(missing.name, present, 0.6)
+    return str(missing.parent.absolute()) if alike is None else present[alike]
 
 
 def _open(path: str, where: str | Path, split: str, hint: str = "", **options: Any) -> Any:
@@ -148,7 +171,7 @@ def _open(path: str, where: str | Path, split: str, hint: str = "", **options: A
 
 @contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Silences loggers for a while, because what goes wrong is in the error that we raise."""
+    """Silence loggers for a while, because the error that is raised says what goes wrong."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
@@ -161,7 +184,7 @@ def _quiet(*names: str) -> Iterator[None]:
 
 
 def _decode(table: Any, where: str | Path, layout: Layout) -> tuple[Tensor, Tensor]:
-    # Raw bytes and one open a picture: several times faster than the library's own decoding row by row.
+    # Opening raw bytes is several times faster than the library's own decoding row by row.
     rows: Sequence[Any] = table[layout.image]
     pixels = [_pixels(row, f"{where}: image {index}", layout) for index, row in enumerate(rows)]
     if len({p.shape for p in pixels}) > 1:
@@ -176,16 +199,21 @@ def _decode(table: Any, where: str | Path, layout: Layout) -> tuple[Tensor, Tens
     return torch.from_numpy(np.stack(pixels)), torch.tensor(labels, dtype=torch.int64)
 
 
-def _pixels(row: Any, which: str, layout: Layout) -> np.ndarray:
-    """One image as an array; `which` names it in errors."""
+def decoded(row: Any, which: str) -> Any:
+    """Return the picture of Pillow in a row of the hub, or raise ValueError, where `which` names the picture."""
     if row is None:
         raise ValueError(f"{which} is missing")
     try:
-        raw = row["bytes"] if row["bytes"] is not None else Path(row["path"]).read_bytes()
-        picture = require("PIL.Image", "train").open(io.BytesIO(raw))
+        source = row["path"] if row["bytes"] is None else io.BytesIO(row["bytes"])
+        picture = require("PIL.Image", "train").open(source)
         picture.load()
     except OSError as error:
         raise ValueError(f"{which} cannot be decoded: {error}") from None
+    return picture
+
+
+def _pixels(row: Any, which: str, layout: Layout) -> np.ndarray:
+    picture = decoded(row, which)
     wanted = {1: "L", 3: "RGB"}[layout.channels]
     if picture.mode == "L" and layout.grey:
         picture = picture.convert(wanted)

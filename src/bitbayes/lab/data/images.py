@@ -1,36 +1,26 @@
-"""Images as one uint8 tensor a split: the 8×8 digits of scikit-learn, MNIST, Fashion-MNIST."""
+"""Images as one uint8 tensor for each split: scikit-learn's digits, MNIST, Fashion-MNIST, CIFAR, Tiny-ImageNet."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bitbayes.errors import require
+from bitbayes.lab.data.augment import Augmentation, CropFlip, ResizedCrop
 from bitbayes.lab.data.bundle import DataBundle, TensorData, check_share, held_out
-from bitbayes.lab.data.hub import Layout, parquet_files, read_split
-
-__all__ = ["load_digits", "load_fashion_mnist", "load_mnist"]
-
-_IDX_FILES = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
+from bitbayes.lab.data.hub import Layout, read_split
 
 
 def load_digits(*, device: torch.device | str = "cpu", seed: int = 0) -> DataBundle[TensorData]:
-    """The 1,797 scans of handwritten digits that ship with scikit-learn, 8×8 pixels.
+    """Load the 1,797 handwritten digits that ship with scikit-learn, 8×8 pixels, as uint8 inputs of shape (N, 64).
 
-    Args:
-        device: Where the tensors go.
-        seed: Seed of the split into 1,197 to train, 200 for validation and 400 for test (each class in proportion).
-
-    Returns:
-        Inputs of shape (N, 64), uint8.
+    `seed` decides the split into 1,197 for training, 200 for validation and 400 for testing, with each class in
+    proportion.
     """
     raw = require("sklearn.datasets", "train").load_digits()
     split = require("sklearn.model_selection", "train").train_test_split
@@ -48,101 +38,109 @@ def load_digits(*, device: torch.device | str = "cpu", seed: int = 0) -> DataBun
     return DataBundle("digits", part(train), part(validation), part(test), 10, "scikit-learn")
 
 
-def load_mnist(
-    where: str | Path = "ylecun/mnist",
-    *,
-    device: torch.device | str = "cpu",
-    validation: float = 0.1,
-    seed: int = 0,
-) -> DataBundle[TensorData]:
-    """MNIST: 60,000 images to train on, of which a part is kept for validation, and 10,000 to test.
+@dataclass(frozen=True)
+class ImageLoader:
+    """Function that loads a data set of the hub.
 
     Args:
-        where: A folder of parquet files (train-*.parquet, test-*.parquet with columns image and label), a folder of
-            the original idx files (*.gz), or a hub id.
-        device: Where the tensors go.
-        validation: Share of the training images kept for validation, drawn by `seed`.
-        seed: Seed of that draw.
-
-    Returns:
-        Inputs of shape (N, 784), uint8.
-
-    Raises:
-        ValueError: If the folder or its files are not what is expected; the message says what is.
+        name: Name of the data set.
+        layout: Its columns, classes and sizes on the hub.
+        mean: Mean of the pixels in [0, 1], or of each channel.
+        std: Standard deviation of the pixels, or of each channel.
+        splits: Names of the training and the test split.
+        augment: Usual augmentation of training images.
     """
-    return _load(Layout("ylecun/mnist"), where, device, validation, seed, 0.1307, 0.3081)
+
+    name: str
+    layout: Layout
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
+    splits: tuple[str, str] = ("train", "test")
+    augment: Augmentation | None = None
+
+    def __call__(
+        self,
+        where: str | Path | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        validation: float = 0.1,
+        seed: int = 0,
+        augment: Augmentation | Literal["usual"] | None = "usual",
+    ) -> DataBundle[TensorData]:
+        """Load the data set.
+
+        Args:
+            where: Folder of parquet files, TRAIN-*.parquet and TEST-*.parquet with the columns and the names of splits
+                that the hub has, or a hub id; None for the data set's own id. MNIST and Fashion-MNIST can also be a
+                folder of the original idx files (*.gz).
+            device: Device of the tensors.
+            validation: Share of the training images that is kept for validation.
+            seed: Seed of the split.
+            augment: Augmentation of training images that `batches(augment=True)` applies; None for none.
+
+        Returns:
+            Inputs of type uint8: (N, 3, H, W) for colour, (N, H·W) for grey images.
+
+        Raises:
+            ValueError: If the folder or its files are not what is expected; the message says what is.
+        """
+        check_share(validation)
+        where = self.layout.hub if where is None else where
+        (images, labels), test = (read_split(where, split, self.layout) for split in self.splits)
+        kept, held = held_out(len(labels), validation, seed)
+
+        def part(x: Tensor, y: Tensor, change: Augmentation | None = None) -> TensorData:
+            pixels = x.flatten(1) if self.layout.channels == 1 else x.permute(0, 3, 1, 2).contiguous()
+            return TensorData(pixels.to(device), y.to(device), mean=self.mean, std=self.std, augment=change)
+
+        return DataBundle(
+            self.name,
+            part(images[kept], labels[kept], self.augment if augment == "usual" else augment),
+            part(images[held], labels[held]) if len(held) else None,
+            part(*test),
+            self.layout.classes,
+            str(where),
+        )
 
 
-def load_fashion_mnist(
-    where: str | Path = "zalando-datasets/fashion_mnist",
-    *,
-    device: torch.device | str = "cpu",
-    validation: float = 0.1,
-    seed: int = 0,
-) -> DataBundle[TensorData]:
-    """Fashion-MNIST: the same sizes and layouts as `load_mnist`.
+load_mnist = ImageLoader("mnist", Layout("ylecun/mnist", idx=True), 0.1307, 0.3081)
+"""Loader of MNIST: 60,000 grey images of 28×28 pixels for training and validation, and 10,000 for testing."""
 
-    Args:
-        where: Folder or hub id, as for `load_mnist`.
-        device: Where the tensors go.
-        validation: Share of the training images kept for validation.
-        seed: Seed of that draw.
+load_fashion_mnist = ImageLoader(
+    "fashion-mnist", Layout("zalando-datasets/fashion_mnist", idx=True), mean=0.2860, std=0.3530
+)
+"""Loader of Fashion-MNIST, which has the sizes and layouts of MNIST."""
 
-    Returns:
-        Inputs of shape (N, 784), uint8.
+load_cifar10 = ImageLoader(
+    "cifar10",
+    Layout("uoft-cs/cifar10", "img", "label", 10, 32, 3),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2023, 0.1994, 0.2010),
+    augment=CropFlip(),
+)
+"""Loader of CIFAR-10: 50,000 images of 32×32 pixels and 10,000 for testing, normalised as in the BayesBiNN paper.
 
-    Raises:
-        ValueError: If the folder or its files are not what is expected.
-    """
-    layout = Layout("zalando-datasets/fashion_mnist")
-    return _load(layout, where, device, validation, seed, 0.2860, 0.3530)
+Augmentation crops the image with 4 pixels of padding, and flips it.
+"""
 
+load_cifar100 = ImageLoader(
+    "cifar100",
+    Layout("uoft-cs/cifar100", "img", "fine_label", 100, 32, 3),
+    mean=(0.507, 0.487, 0.441),
+    std=(0.267, 0.256, 0.276),
+    augment=CropFlip(),
+)
+"""Loader of CIFAR-100, with the sizes and the augmentation of CIFAR-10."""
 
-def _load(
-    layout: Layout, where: str | Path, device: torch.device | str, validation: float, seed: int, mean: float, std: float
-) -> DataBundle[TensorData]:
-    check_share(validation)
-    train, test = (_read(where, split, layout) for split in ("train", "test"))
+load_tiny_imagenet = ImageLoader(
+    "tiny-imagenet",
+    Layout("zh-plus/tiny-imagenet", "image", "label", 200, 64, 3, grey=True),  # some two thousand images are grey
+    mean=(0.4802, 0.4481, 0.3975),
+    std=(0.2770, 0.2691, 0.2821),
+    splits=("train", "valid"),
+    augment=ResizedCrop(),
+)
+"""Loader of Tiny-ImageNet: 100,000 images of 200 classes, 64×64 pixels. Its validation images are the test data.
 
-    def part(x: Tensor, y: Tensor) -> TensorData:
-        return TensorData(x.flatten(1).to(device), y.to(device), mean=mean, std=std)
-
-    kept, held = held_out(len(train[1]), validation, seed)
-    return DataBundle(
-        layout.hub.partition("/")[2].replace("_", "-"),
-        part(*(tensor[kept] for tensor in train)),
-        part(*(tensor[held] for tensor in train)) if len(held) else None,
-        part(*test),
-        layout.classes,
-        str(where),
-    )
-
-
-def _read(where: str | Path, split: str, layout: Layout) -> tuple[Tensor, Tensor]:
-    """Images (N, height, width) uint8 and labels (N,) of one split, from idx files, parquet files or the hub."""
-    folder = Path(where)
-    if folder.is_dir():
-        if all((folder / file).is_file() for file in _IDX_FILES[split]):
-            return _read_idx(folder, split)
-        if not parquet_files(folder, split):
-            raise ValueError(
-                f"{where} has no {split}*.parquet and no {_IDX_FILES[split][0]}; expected the layout of the hub's "
-                f"{layout.hub} (columns image and label) or the original idx files"
-            )
-    return read_split(where, split, layout)
-
-
-def _read_idx(folder: Path, split: str) -> tuple[Tensor, Tensor]:
-    arrays = []
-    for file, header in zip(_IDX_FILES[split], (16, 8), strict=True):
-        try:
-            raw = gzip.decompress((folder / file).read_bytes())
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{folder / file} cannot be read: {error}") from None
-        arrays.append(np.frombuffer(raw, dtype=np.uint8, offset=header).copy())
-    images, labels = arrays
-    if len(labels) == 0 or len(images) != len(labels) * 784:
-        raise ValueError(f"{folder}: {len(images)} pixels do not make {len(labels)} images of 28 by 28")
-    if labels.max() > 9:
-        raise ValueError(f"{folder}: the {split} labels are not classes from 0 to 9")
-    return torch.from_numpy(images).view(-1, 28, 28), torch.from_numpy(labels).long()
+Augmentation takes a random part of the image, resizes and flips it.
+"""

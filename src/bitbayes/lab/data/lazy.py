@@ -1,9 +1,8 @@
-"""Images that are decoded as they are needed, by worker processes: data sets that no memory holds."""
+"""Images that worker processes decode when they are needed, for data sets that do not fit into memory: ImageNet."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,29 +18,27 @@ from torch.utils.data import DataLoader, Dataset
 from bitbayes.errors import require
 from bitbayes.lab.data.augment import ResizedCrop
 from bitbayes.lab.data.bundle import DataBundle, check_share, held_out
-from bitbayes.lab.data.hub import Layout, parquet_files, table_of
-
-__all__ = ["StreamData", "load_imagenet"]
+from bitbayes.lab.data.hub import Layout, decoded, parquet_files, table_of
 
 _LAYOUT = Layout("ILSVRC/imagenet-1k", "image", "label", 1000, 224, 3, grey=True)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class StreamData:
-    """Images in files or in an Arrow table, with the interface of `TensorData` that `batches` needs.
+class LazyImages:
+    """Images in files or in an Arrow table, which `batches` decodes.
 
     Args:
         rows: Rows with the encoded image and the class: a table of `datasets`, or (path, class) pairs.
         chosen: Positions of the rows that are examples, shape (N,).
-        augment: Random crop, drawn by `batches` where it is asked to; otherwise the middle of the image is taken.
-        size: Height and width of what comes out.
-        device: Where batches go.
-        workers: Processes that decode; 0 decodes in this one.
+        augment: Random crop that `batches(augment=True)` applies; otherwise the middle of the image is taken.
+        size: Height and width of the decoded images.
+        device: Device of the batches.
+        workers: Number of processes that decode; 0 decodes in this one.
         layout: Columns and number of classes.
 
     Example:
-        >>> len(StreamData(["a.jpg", "b.jpg"], torch.tensor([1])))
+        >>> len(LazyImages(["a.jpg", "b.jpg"], torch.tensor([1])))
         1
     """
 
@@ -56,22 +53,14 @@ class StreamData:
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def joined(self, other: StreamData) -> StreamData:
-        """These examples, then those of another part of the same rows."""
+    def joined(self, other: LazyImages) -> LazyImages:
+        """Return these examples and then those of another part of the same rows."""
         return dataclasses.replace(self, chosen=torch.cat([self.chosen, other.chosen]))
 
-    def stream(self, indices: Iterable[Tensor], uniform: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Decodes batches ahead of their use.
-
-        Args:
-            indices: Positions of the examples of every batch.
-            uniform: Numbers in (0, 1) for every example, shape (N, augment.uniforms); None for the middle of the image.
-
-        Yields:
-            Normalised images of shape (B, 3, size, size), and classes.
-        """
-        # Lazily, and as plain numbers: an epoch of ImageNet is a million tensors otherwise, and every one of them would
-        # go to a worker through shared memory of its own.
+    def batches(self, indices: Iterable[Tensor], uniform: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Decode batches ahead of their use; see `Examples.batches`."""
+        # Plain numbers, made lazily: otherwise an epoch of ImageNet is a million tensors, and each of them goes to a
+        # worker through shared memory of its own.
         wanted = ((index.tolist(), None if uniform is None else uniform[index].tolist()) for index in indices)
         mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (_MEAN, _STD))
         loader = DataLoader(
@@ -91,13 +80,13 @@ class StreamData:
 
 
 class _Decoder(Dataset[Any]):
-    """What a worker does: a batch from its bytes to (B, 3, size, size), uint8, and its classes."""
+    """Work of a worker: decode a batch to (B, 3, size, size), uint8, and find its classes."""
 
-    def __init__(self, data: StreamData) -> None:
+    def __init__(self, data: LazyImages) -> None:
         self.data = data
 
     def __getitem__(self, wanted: tuple[list[int], list[list[float]] | None]) -> tuple[Tensor, Tensor] | str:
-        """The batch; or what is wrong, because the loader would wrap an error in a page of traceback."""
+        """Return the batch or an error message, because the loader would wrap an exception in a page of traceback."""
         examples, uniform = wanted
         images = torch.empty(len(examples), 3, self.data.size, self.data.size, dtype=torch.uint8)
         labels = torch.empty(len(examples), dtype=torch.int64)
@@ -111,30 +100,20 @@ class _Decoder(Dataset[Any]):
 
     def _one(self, example: int, uniform: Tensor | None) -> tuple[Tensor, int]:
         data = self.data
-        row = int(data.chosen[example])
-        source, label = _source(data, row)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of damaged metadata, which a few images of ImageNet have
-                picture = require("PIL.Image", "train").open(source).convert("RGB")
-        except OSError as error:
-            raise ValueError(f"image {row} cannot be decoded: {error}") from None
+        index = int(data.chosen[example])
+        row = data.rows[index]
+        if isinstance(row, tuple):
+            path, label = row
+            image = {"bytes": None, "path": path}
+        else:
+            image, label = row[data.layout.image], row[data.layout.label]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a few images of ImageNet have damaged metadata
+            picture = decoded(image, f"image {index}").convert("RGB")
         if not isinstance(label, int) or not 0 <= label < data.layout.classes:
-            raise ValueError(f"label {row} is {label!r}, expected a class from 0 to {data.layout.classes - 1}")
+            raise ValueError(f"label {index} is {label!r}, expected a class from 0 to {data.layout.classes - 1}")
         array = _cut(picture, data.size, data.augment, uniform)
         return torch.from_numpy(array).permute(2, 0, 1), label
-
-
-def _source(data: StreamData, row: int) -> tuple[Any, Any]:
-    """The encoded image (a path or a file) and the class of a row."""
-    entry = data.rows[row]
-    if isinstance(entry, tuple):
-        return entry
-    image = entry[data.layout.image]
-    if image is None:
-        raise ValueError(f"image {row} is missing")
-    source = io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
-    return source, entry[data.layout.label]
 
 
 def _cut(picture: Any, size: int, crop: ResizedCrop | None, uniform: Tensor | None) -> np.ndarray:
@@ -163,23 +142,20 @@ def load_imagenet(
     seed: int = 0,
     augment: bool = True,
     workers: int | None = None,
-) -> DataBundle[StreamData]:
-    """ImageNet (ILSVRC 2012), decoded as it is needed; its validation images are what papers test on.
+) -> DataBundle[LazyImages]:
+    """Load ImageNet (ILSVRC 2012), whose images of shape (3, 224, 224) are decoded when they are needed.
 
-    Training images are cropped to 10 to 100 % of their area, aspects of 0.8 to 1.25, resized to 224 and flipped, as in
-    VISPA's code; test images are the middle 224 of 256 pixels.
+    Its validation images are the test data. Training images are cropped to 10 to 100 % of their area with aspect ratios
+    of 0.8 to 1.25, resized to 224 and flipped, as in VISPA's code. Test images are the middle 224 of 256 pixels.
 
     Args:
-        where: A folder of parquet files (train-*.parquet, validation-*.parquet with columns image and label), a folder
+        where: Folder of parquet files (train-*.parquet, validation-*.parquet with columns image and label), folder
             with train/CLASS/*.JPEG and val/CLASS/*.JPEG, or a hub id.
-        device: Where batches go.
-        validation: Share of the training images kept for validation, drawn by `seed`.
-        seed: Seed of that draw.
+        device: Device of the batches.
+        validation: Share of the training images that is kept for validation.
+        seed: Seed of the split.
         augment: Whether training images are cropped at random and flipped.
-        workers: Processes that decode; None for one a core, at most 8.
-
-    Returns:
-        Streams of images of shape (3, 224, 224).
+        workers: Number of processes that decode; None for one per core, at most 8.
 
     Raises:
         ValueError: If the folder or its files are not what is expected; the message says what is.
@@ -191,7 +167,7 @@ def load_imagenet(
         rows = _folders(folder)
     else:
         rows = [table_of(where, split, _LAYOUT) for split in ("train", "validation")]
-    parts = [StreamData(r, torch.arange(len(r)), device=torch.device(device), workers=count) for r in rows]
+    parts = [LazyImages(r, torch.arange(len(r)), device=torch.device(device), workers=count) for r in rows]
     kept, held = held_out(len(parts[0]), validation, seed)
     crop = ResizedCrop((0.1, 1.0), (0.8, 1.25)) if augment else None
     return DataBundle(

@@ -1,4 +1,4 @@
-"""Images of no class, made from those of known classes, to teach a network where its knowledge ends."""
+"""Images of no class, made from images of known classes, to teach a network where its knowledge ends."""
 
 from __future__ import annotations
 
@@ -10,35 +10,33 @@ from torch import Tensor
 
 from bitbayes.lab.data.bundle import DataBundle, TensorData
 
-__all__ = ["OUTLIER", "shuffled_tiles", "with_outliers"]
-
 OUTLIER = -1
-"""The target of an example that belongs to no class; what the loss `OUTLIER_EXPOSURE` is for."""
+"""Target of an example that belongs to no class, for the loss `OUTLIER_EXPOSURE`."""
 
 _TILES = 4  # along each side
 _SOURCES = 4  # images that the tiles of one outlier are taken from
 
 
 def shuffled_tiles(images: Tensor, count: int, seed: int = 0) -> Tensor:
-    """Makes images of no class: 4×4 tiles, cut out of four images of classes and put together in disorder.
+    """Make images of no class from 4×4 tiles, which are cut out of four images and put together in random order.
 
-    They have the edges, strokes and colours of what is known, and none of its shapes. They are not like what
-    a network will meet; whether it doubts that too is to be measured.
+    The images have the edges, strokes and colours of the known classes, but none of their shapes. Out-of-distribution
+    data will look different; measure whether the network doubts that, too.
 
     Args:
-        images: Of known classes, shape (N, C, H, W), or (N, H·W) for square ones of one channel.
-        count: How many.
-        seed: Of the choice.
+        images: Images of known classes, shape (N, C, H, W), or (N, H·W) for square images of one channel.
+        count: Number of images to make.
+        seed: Seed of the random choice.
 
     Returns:
-        Images of the same type and shape, (count, ...). What does not fill a tile, at the lower and right edge, is
-        black.
+        Images of the same type and shape, (count, ...). Pixels at the lower and right edge that fill no tile are black.
 
     Raises:
-        ValueError: If these are no images of at least 4×4 pixels, or there are none.
+        ValueError: If there are no images, or they do not have at least 4×4 pixels.
 
     Example:
-        >>> shuffled_tiles(bb.data.load_digits().train.x, 7).shape
+        >>> from bitbayes.lab.data import load_digits
+        >>> shuffled_tiles(load_digits().train.x, 7).shape
         torch.Size([7, 64])
     """
     side = math.isqrt(images.shape[1]) if images.dim() == 2 else 0
@@ -63,23 +61,21 @@ def shuffled_tiles(images: Tensor, count: int, seed: int = 0) -> Tensor:
 
 
 def with_outliers(bundle: DataBundle[TensorData], share: float = 0.1, seed: int = 0) -> DataBundle[TensorData]:
-    """Adds images of no class to the training examples, with the target −1; train with the loss `OUTLIER_EXPOSURE`.
+    """Add images of no class, with the target −1, to the training examples; train with the loss `OUTLIER_EXPOSURE`.
 
-    Outlier exposure: Hendrycks, Mazeika & Dietterich, ICLR 2019, whose outliers are other data sets.
+    This is outlier exposure (Hendrycks, Mazeika & Dietterich, ICLR 2019), whose outliers are other data sets.
 
     Args:
         bundle: Images of classes.
-        share: Outliers for each training example.
-        seed: Of the choice.
-
-    Returns:
-        The data with more training examples; validation and test examples are the same.
+        share: Number of outliers for each training example.
+        seed: Seed of the random choice.
 
     Raises:
-        ValueError: If `share` is not positive, or for data that `shuffled_tiles` cannot use.
+        ValueError: If `share` is not positive, or `shuffled_tiles` cannot use the data.
 
     Example:
-        >>> digits = bb.data.load_digits()
+        >>> from bitbayes.lab.data import load_digits
+        >>> digits = load_digits()
         >>> len(with_outliers(digits).train) - len(digits.train)
         120
     """

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from bitbayes.errors import require
 from bitbayes.lab.data.bundle import DataBundle, TensorData
-from bitbayes.lab.data.folder import nearest
-
-__all__ = ["load_moons", "load_snelson"]
+from bitbayes.lab.data.hub import nearest_folder
 
 _SNELSON_COUNT, _HELD_OUT = 200, 50
 
@@ -19,17 +17,10 @@ _SNELSON_COUNT, _HELD_OUT = 200, 50
 def load_moons(
     *, device: torch.device | str = "cpu", train_seed: int = 0, test_seed: int = 1
 ) -> DataBundle[TensorData]:
-    """Two moons: 200 points with noise 0.1 to train on, 1,000 fresh ones to test.
+    """Generate two moons: 200 points with noise 0.1 for training, 1,000 for testing.
 
-    Both are standardised with the training mean and deviation, as in the paper's code.
-
-    Args:
-        device: Where the tensors go.
-        train_seed: Seed of the training points (the paper: 0).
-        test_seed: Seed of the test points.
-
-    Returns:
-        Inputs of shape (N, 2), targets 0.0 or 1.0 of shape (N, 1).
+    Inputs have shape (N, 2) and are standardised with the statistics of the training points, as in the paper's code.
+    Targets are 0.0 or 1.0, shape (N, 1). The paper's seed of the training points is 0.
     """
     datasets = require("sklearn.datasets", "train")
     x, y = _moons(datasets, 200, train_seed)
@@ -48,18 +39,15 @@ def _moons(datasets: object, count: int, seed: int) -> tuple[Tensor, Tensor]:
 def load_snelson(
     folder: str | Path | None = None, *, device: torch.device | str = "cpu", split: int | None = 0
 ) -> DataBundle[TensorData]:
-    """Snelson's one-dimensional data (200 points), 150 to train on and 50 held out.
+    """Load Snelson's one-dimensional regression data: 150 points for training and 50 for testing.
 
-    The original's inputs cover (0, 6) without a wide gap; the stand-in has one, to show uncertainty in it.
+    Inputs and targets have shape (N, 1) and are standardised with the training statistics.
 
     Args:
-        folder: With train_inputs.txt and train_outputs.txt; None generates a data set with a gap in the inputs.
-        device: Where the tensors go.
-        split: Which random split; None trains on all 200 points and tests on none.
-
-    Returns:
-        Inputs and targets of shape (N, 1), standardised with the training statistics; `source` says "generated"
-        where no folder was given.
+        folder: Folder with train_inputs.txt and train_outputs.txt. None generates 200 other points, whose inputs have a
+            gap that shows the uncertainty in it; Snelson's own have no wide gap.
+        device: Device of the tensors.
+        split: Seed of the random split; None trains on all 200 points and tests on none.
 
     Raises:
         ValueError: If the folder lacks the files, or they do not hold 200 pairs of numbers.
@@ -92,7 +80,7 @@ def _generated() -> tuple[Tensor, Tensor]:
 def _read(folder: Path) -> tuple[Tensor, Tensor]:
     if not folder.is_dir():
         raise ValueError(
-            f"no data folder {folder}; the nearest that exists is {nearest(folder)}; "
+            f"no data folder {folder}; the nearest that exists is {nearest_folder(folder)}; "
             "expected one with train_inputs.txt and train_outputs.txt"
         )
     columns = []

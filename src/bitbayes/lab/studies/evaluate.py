@@ -17,7 +17,7 @@ from bitbayes.lab.recipes.registry import find_recipe
 from bitbayes.lab.studies.load import LoadedRun, load_run
 from bitbayes.lab.train.measure import whole
 from bitbayes.lab.train.regression import observation_noise, regression_figures
-from bitbayes.predict import Prediction
+from bitbayes.prediction import Prediction
 
 __all__ = ["Inputs", "Predictions", "evaluate_run", "evaluation_inputs", "fitted_temperature"]
 

@@ -15,7 +15,8 @@ from bitbayes.lab.train.mean import MeanPredictor
 from bitbayes.lab.train.measure import autocast
 from bitbayes.lab.train.results import load_mode, load_posterior
 from bitbayes.posterior import Posterior
-from bitbayes.predict import Prediction, predict
+from bitbayes.predict import predict
+from bitbayes.prediction import Prediction
 
 __all__ = ["LoadedRun", "load_run"]
 

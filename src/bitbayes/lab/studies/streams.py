@@ -15,8 +15,10 @@ from bitbayes.lab.continual import (
     SI,
     Coreset,
     Memory,
+    NoMemory,
     Replay,
     StreamResult,
+    StreamSettings,
     Task,
     permuted_tasks,
     run_stream,
@@ -83,7 +85,7 @@ STREAMS = {
 }
 """Streams by the names of the command line."""
 
-METHODS: dict[str, type[Memory]] = {method.name: method for method in (Memory, Coreset, Replay, EWC, SI)}
+METHODS: dict[str, type[Memory]] = {method.name: method for method in (NoMemory, Coreset, Replay, EWC, SI)}
 """What is kept of old tasks beside the beliefs, by the names of the command line."""
 
 
@@ -144,11 +146,11 @@ def run_continual(
         estimator: Of BayesBiNN.
         prior: Whether the posterior of a task is the prior of the next; only BayesBiNN has one.
         prior_decay: Its relaxation.
-        ess_decay: Factor of `ess` from task to task, see `run_stream`. None for 0.55 in streams of up to five tasks,
-            nearer to 1 in longer ones so that the last task counts as much as the fifth of five, and 1 with a relaxed
-            prior or without one.
-        statistics: BatchNorm statistics at test time, see `run_stream`. None for "task", but "shared" for replay, whose
-            batches mix the tasks, and for the scenarios domain and class, where the task of an input is not known.
+        ess_decay: Factor of `ess` from task to task, see `StreamSettings`. None for 0.55 in streams of up to five
+            tasks, nearer to 1 in longer ones so that the last task counts as much as the fifth of five, and 1 with a
+            relaxed prior or without one.
+        statistics: BatchNorm statistics at test time, see `StreamSettings`. None for "task", but "shared" for replay,
+            whose batches mix the tasks, and for the scenarios domain and class, where the task of an input is unknown.
         method: What is kept of old tasks beside the beliefs, in `METHODS`.
         method_options: Its keywords.
         curve_examples: Test examples a task that accuracy is measured on after every epoch; 0 for none.
@@ -192,20 +194,16 @@ def run_continual(
         made = permuted_tasks(bundle, tasks, seed=seed)
     if ess_decay is None:
         ess_decay = _default_ess_decay(tasks, prior, prior_decay)
+    settings = StreamSettings(scenario if split else None, prior, prior_decay, ess_decay, statistics, curve_examples)
     outputs = 2 if split and scenario == "domain" else 10
     with tuned_for(recipe):
         return run_stream(
             config,
             made,
             lambda: _network(outputs),
+            settings,
             loss=PAIRED if split and scenario == "task" else CROSS_ENTROPY,
-            prior=prior,
-            decay=prior_decay,
-            ess_decay=ess_decay,
-            statistics=statistics,
             memory=memory,
-            scenario=scenario if split else None,
-            curve_examples=curve_examples,
             count=tasks,
             progress=progress,
             note=note,

@@ -14,7 +14,7 @@ from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluation_inputs
 from bitbayes.lab.studies.load import LoadedRun, load_run
 from bitbayes.lab.studies.tables import TABLES, run_table
 from bitbayes.lab.train import RunFolder
-from bitbayes.predict import Prediction
+from bitbayes.prediction import Prediction
 
 __all__ = ["TrustStudy", "trust_study"]
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from bitbayes.batchnorm import batch_buffers, refresh
+from bitbayes.batchnorm import as_found, batch_buffers, refresh
+from bitbayes.ensemble import drawn_networks, network_outputs
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
-from bitbayes.lab.train.measure import autocast, refresh_inputs, refresh_with
+from bitbayes.lab.train.measure import autocast, refresh_inputs
 from bitbayes.posterior import Posterior
-from bitbayes.predict import Prediction, draws
-
-__all__ = ["MeanPredictor", "kept_inputs", "refreshed_for_draws"]
+from bitbayes.prediction import Prediction
 
 _CHUNK = 2000
 _MOST = 1 << 28  # numbers of training inputs that are kept for statistics
@@ -24,16 +22,16 @@ _STATISTICS_SEED = 1  # of the draws for shared statistics; the prediction's own
 
 
 class MeanPredictor:
-    """Averages the networks that a posterior draws.
+    """Average of the networks that a posterior draws, each with BatchNorm statistics of its own.
 
-    Every network has BatchNorm statistics of its own, estimated once from training inputs: those of the mode do not fit
-    a draw, and those that all draws share do not fit each.
+    The statistics are estimated once, from training inputs. Neither the mode's statistics nor statistics pooled over
+    samples fit an individual sample.
 
     Args:
-        config: Of the run.
-        experiment: For its training data.
-        model: A network with the real parameters of the posterior's epoch; not changed.
-        posterior: Over its binary weights.
+        config: Configuration of the run.
+        experiment: Experiment whose training data gives the statistics.
+        model: Network with the real parameters of the posterior's epoch; it is not changed.
+        posterior: Posterior over the binary weights.
         samples: Number of networks; None for `config.predict_samples`.
     """
 
@@ -46,41 +44,26 @@ class MeanPredictor:
         samples: int | None = None,
     ) -> None:
         self.device, self.precision, self.posterior = experiment.device, config.precision, posterior
-        self._inputs = kept_inputs(config, experiment)
         self._model = copy.deepcopy(model).eval()
         with torch.no_grad(), autocast(self.device, self.precision):
-            drawn = draws(self._model, posterior, samples or config.predict_samples)
-            self._statistics = [self._estimated(weights) for (weights,) in drawn]
-
-    def _estimated(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Statistics of one network, by the names of their buffers."""
-        if batch_buffers(self._model):
-            refresh(self._model, self._inputs, weights)
-        return batch_buffers(self._model)
+            count, inputs = samples or config.predict_samples, kept_inputs(config, experiment)
+            networks = drawn_networks(self._model, posterior, count, batches=inputs)
+            self._statistics = [batch_buffers(self._model) for _ in networks]
 
     @torch.no_grad()
-    def __call__(self, x: Tensor) -> Prediction:
-        """Predicts some inputs with every network."""
-        outputs = []
+    def __call__(self, x: Tensor) -> Prediction[Tensor]:
+        """Predict with every network."""
         with autocast(self.device, self.precision):
-            drawn = draws(self._model, self.posterior, len(self._statistics))
-            for (weights,), statistics in zip(drawn, self._statistics, strict=True):
-                state = {**weights, **statistics}
-                outputs.append(torch.cat([functional_call(self._model, state, (part,)) for part in x.split(_CHUNK)]))
-        whole = torch.stack(outputs).float()
-        return Prediction(whole if whole.dim() > 2 else whole[..., None])
+            networks = drawn_networks(self._model, self.posterior, len(self._statistics))
+            outputs = [
+                network_outputs(self._model, weights | statistics, x, _CHUNK)
+                for weights, statistics in zip(networks, self._statistics, strict=True)
+            ]
+        return Prediction(torch.stack(outputs))
 
 
 def kept_inputs(config: RunConfig, experiment: Experiment) -> list[Tensor]:
-    """Training inputs to estimate the statistics of several networks from: those of the mode, if memory holds them.
-
-    Args:
-        config: Of the run.
-        experiment: For its training data.
-
-    Returns:
-        Batches; one at least.
-    """
+    """Return batches of training inputs for the statistics of several networks: the mode's, if memory holds them."""
     kept: list[Tensor] = []
     for x in refresh_inputs(experiment, config.refresh_batches):
         if kept and (len(kept) + 1) * x.numel() > _MOST:
@@ -89,35 +72,11 @@ def kept_inputs(config: RunConfig, experiment: Experiment) -> list[Tensor]:
     return kept
 
 
-def _put(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    with torch.no_grad():
-        for name, value in weights.items():
-            parameters[name].copy_(value)
-
-
-def refreshed_for_draws(
-    model: nn.Module, posterior: Posterior, inputs: Iterator[Tensor], config: RunConfig, device: torch.device
-) -> nn.Module:
-    """A copy of the network with BatchNorm statistics averaged over draws.
-
-    Args:
-        model: The network; not changed.
-        posterior: Over its binary weights.
-        inputs: Batches of training inputs; each is seen by another draw.
-        config: For the precision.
-        device: Of the run.
-
-    Returns:
-        The copy; it holds the last draw.
-    """
-    model = copy.deepcopy(model)
-    refresh_with(model, _with_draws(model, posterior, inputs), config.precision, device)
-    return model
-
-
-def _with_draws(model: nn.Module, posterior: Posterior, inputs: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The same inputs, with another draw in the network's parameters for each."""
-    for index, x in enumerate(inputs):
-        _put(model, posterior.sample_at(index, seed=_STATISTICS_SEED))
-        yield x
+def pooled_statistics(
+    model: nn.Module, posterior: Posterior, inputs: Iterable[Tensor], config: RunConfig, device: torch.device
+) -> dict[str, Tensor]:
+    """Return BatchNorm statistics that are averaged over draws: each batch of inputs goes through another network."""
+    with as_found(model), autocast(device, config.precision), torch.no_grad():
+        networks = drawn_networks(model, posterior, config.refresh_batches, seed=_STATISTICS_SEED)
+        refresh(model, inputs, networks)
+        return batch_buffers(model)

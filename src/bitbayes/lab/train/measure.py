@@ -81,7 +81,7 @@ def measure(model: nn.Module, data: TensorData, loss: Loss, precision: str = "fp
     model.eval()
     found = torch.zeros(3, dtype=torch.float64)  # loss, hits, examples
     try:
-        for x, y in data.stream(pieces[ranks.rank :: ranks.count], None):
+        for x, y in data.batches(pieces[ranks.rank :: ranks.count]):
             with autocast(x.device, precision):
                 output = model(x)
             output = output.float()

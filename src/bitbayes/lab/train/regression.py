@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from bitbayes.predict import Prediction
+from bitbayes.prediction import Prediction
 
 __all__ = ["gaussian_nll", "likeliest_noise", "observation_noise", "regression_figures"]
 

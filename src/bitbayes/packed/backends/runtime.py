@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.packed.backends.prediction import prediction
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Program
+from bitbayes.prediction import Prediction
 
 
 class Runtime(ABC):
@@ -37,7 +37,7 @@ class Runtime(ABC):
             ValueError: If the inputs have another shape, are not floating-point numbers, or are not finite.
         """
 
-    def predict(self, x: Any) -> Any:
+    def predict(self, x: Any) -> Prediction[Any]:
         """Return mean probabilities of all C networks, and their uncertainty.
 
         Args:
@@ -48,7 +48,7 @@ class Runtime(ABC):
             for each input counts as one logit.
         """
         outputs = self.outputs(x)
-        return prediction(outputs[..., None] if outputs.ndim == 2 else outputs)
+        return Prediction(outputs[..., None] if outputs.ndim == 2 else outputs)
 
 
 class Schedule:

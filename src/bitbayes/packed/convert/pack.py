@@ -64,9 +64,9 @@ def pack(
     import torch
 
     from bitbayes.batchnorm import as_found
+    from bitbayes.ensemble import complete_states, drawn_networks, unwrapped
     from bitbayes.packed.convert.draft import finished
     from bitbayes.packed.convert.fold import shortened
-    from bitbayes.packed.convert.states import inside, states
     from bitbayes.packed.convert.trace import drafts_of, exported
 
     if example.dtype != torch.float32 or example.dim() < 2 or not len(example):
@@ -76,10 +76,11 @@ def pack(
         raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
     if real not in ("float32", "float16"):
         raise ValueError(f"real must be 'float32' or 'float16', got {real!r}")
-    model = inside(model)
+    model = unwrapped(model)
     with as_found(model):
         program = exported(model, example)
-        drafts = drafts_of(program, states(model, posterior, samples, seed, batches))
+        networks = drawn_networks(model, posterior, samples, seed=seed, batches=batches)
+        drafts = drafts_of(program, complete_states(model, networks))
     count, shape = (1 if posterior is None else samples), tuple(example.shape[1:])
     shapes = [value.shape for value in finished(drafts, shape, count).values]
     network = finished(shortened(drafts, shapes), shape, count, np.dtype(real), about)

@@ -147,12 +147,11 @@ class Block(nn.Module):
         super().__init__()
         self.shift, self.sign = bb.nn.Shift(3), activation(name)
         self.convolution = nn.Conv2d(3, 4, 3, padding=1, bias=False)
-        self.place, self.scale = bb.nn.SpatialScale(3, padding=1), bb.nn.ChannelScale(4)
-        self.norm, self.after = nn.BatchNorm2d(4), bb.nn.RPReLU(4)
+        self.scale, self.norm, self.after = bb.nn.ChannelScale(4), nn.BatchNorm2d(4), bb.nn.RPReLU(4)
 
     def forward(self, x: Tensor) -> Tensor:
         signs = self.sign(self.shift(x))
-        return self.after(self.norm(self.scale(self.convolution(signs) * self.place(x))))
+        return self.after(self.norm(self.scale(self.convolution(signs))))
 
 
 def images(*shape: int) -> Tensor:
@@ -250,19 +249,49 @@ def test_starts() -> None:
     assert torch.equal(bb.nn.RPReLU(2).prelu.weight, torch.full((2,), 0.25))
 
 
-@pytest.mark.parametrize(
-    ("rank", "kernel", "stride", "padding"),
-    [(1, 3, 1, 1), (2, 3, 1, 1), (2, 3, 2, 1), (2, (5, 3), 1, (0, 1)), (3, 3, 2, 0)],
-)
-def test_spatial_scale_is_the_filtered_mean(rank, kernel, stride, padding) -> None:
-    x = images(2, 6, *[9, 8, 7][:rank]).double()
-    window = [kernel] * rank if isinstance(kernel, int) else list(kernel)
-    box = torch.full((1, 1, *window), 1 / math.prod(window), dtype=torch.float64)
-    convolve = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
-    expected = convolve(x.abs().mean(1, keepdim=True), box, stride=stride, padding=padding)
-    torch.testing.assert_close(bb.nn.SpatialScale(kernel, stride, padding)(x), expected)
+class ReActBlock(nn.Module):
+    """A block of ReActNet (Liu et al., ECCV 2020): RSign, 3x3, BatchNorm, skip, RPReLU, and the same with 1x1."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                bb.nn.Shift(channels),
+                bb.nn.BinaryActivation(),
+                nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False),
+                nn.BatchNorm2d(channels),
+            )
+            for kernel in (3, 1)
+        )
+        self.activations = nn.ModuleList(bb.nn.RPReLU(channels) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for branch, activation in zip(self.branches, self.activations, strict=True):
+            x = activation(branch(x) + x)
+        return x
 
 
-def test_spatial_scale_needs_places() -> None:
-    with pytest.raises(ValueError, match="of rank 3 to 5"):
-        bb.nn.SpatialScale(3)(torch.zeros(2, 3))
+def test_a_network_of_reactnet_blocks_learns_and_packs() -> None:
+    torch.manual_seed(0)
+    y = torch.arange(60) % 3
+    x = torch.randn(60, 3, 6, 6) + 2 * torch.eye(3)[y][:, :, None, None]
+    stem, pool = bb.nn.keep_real(nn.Conv2d(3, 8, 3, padding=1)), nn.AdaptiveAvgPool2d(1)
+    head = bb.nn.keep_real(nn.Linear(8, 3))
+    model = nn.Sequential(stem, ReActBlock(8), ReActBlock(8), pool, nn.Flatten(), head)
+    binary, real = bb.split_parameters(model)
+    assert [parameter.shape[-1] for _, parameter in binary] == [3, 1, 3, 1]
+    before = {name: parameter.detach().clone() for name, parameter in real}
+    optimizers = bb.STE(binary, lr=1e-2, seed=0), torch.optim.Adam([parameter for _, parameter in real], lr=1e-2)
+    for _ in range(40):
+        loss = F.cross_entropy(model(x), y)
+        model.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    rprelu = [name for name in before if "activations" in name]
+    assert len(rprelu) == 3 * 4 and all(not torch.equal(before[name], model.get_parameter(name)) for name in rprelu)
+    optimizers[0].eval()
+    found = bb.predict(model, x, batches=[x])
+    assert float((found.probs.argmax(1) == y).float().mean()) > 0.95
+    packed = bb.predict(model, x, batches=[x], backend="reference")
+    torch.testing.assert_close(packed.outputs, found.outputs, rtol=1e-4, atol=1e-4)

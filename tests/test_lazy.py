@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bitbayes.lab.data import StreamData, batches, load_imagenet
+from bitbayes.lab.data import LazyImages, batches, load_imagenet
 from generated import write
 
 
@@ -31,11 +31,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def epoch(data: StreamData, size: int = 5, number: int = 1, **options) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def epoch(data: LazyImages, size: int = 5, number: int = 1, **options) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return list(batches(data, size, seed=3, epoch=number, shuffle=True, augment=True, **options))
 
 
-def small(data: StreamData, **changes) -> StreamData:
+def small(data: LazyImages, **changes) -> LazyImages:
     return dataclasses.replace(data, **({"size": 32, "workers": 0} | changes))
 
 
@@ -54,7 +54,7 @@ def test_the_middle_of_a_test_image(tmp_path: Path) -> None:
     """Of 256 by 256 pixels the middle 224 need no resizing, so the pixels are the original's."""
     pixels = np.random.default_rng(1).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    data = StreamData([(str(tmp_path / "a.png"), 7)], torch.tensor([0]))
+    data = LazyImages([(str(tmp_path / "a.png"), 7)], torch.tensor([0]))
     ((x, y),) = batches(data, 1)
     middle = torch.from_numpy(pixels[16:240, 16:240]).permute(2, 0, 1) / 255
     mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))

@@ -1,4 +1,7 @@
-"""Multilayer perceptrons, as the BayesBiNN paper's code lays them out (Linear, BatchNorm, activation, dropout)."""
+"""Multilayer perceptrons, as the BayesBiNN paper's code lays them out (Linear, BatchNorm, activation, dropout).
+
+The file does not have the name of its function `mlp`, because the documentation could not tell the two apart.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from bitbayes.nn.scale import LogitScale
-
-__all__ = ["mlp", "mnist_mlp", "synthetic_mlp"]
+from bitbayes.errors import chosen
+from bitbayes.nn.layers import LogitScale
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -29,9 +31,9 @@ def mlp(
     eps: float = 1e-4,
     logit_scale: bool = True,
 ) -> nn.Sequential:
-    """An MLP whose Linear weights are meant to be binary.
+    """Return a multilayer perceptron whose linear layers are meant to have binary weights.
 
-    Each hidden layer is Linear, BatchNorm without affine parameters, activation, dropout; the last is Linear,
+    Each hidden layer is Linear, BatchNorm without affine parameters, activation, and dropout. The last layer is Linear,
     BatchNorm, and a learnable logit scale.
 
     Args:
@@ -41,25 +43,24 @@ def mlp(
         activation: "relu" or "tanh".
         bias: Whether Linear layers have biases.
         norm: Whether hidden layers have BatchNorm.
-        norm_output: Whether the output has it; None means as `norm`.
-        dropout: Probability after each hidden layer.
-        input_dropout: Probability on the inputs; None means as `dropout`.
-        momentum: Of BatchNorm's running statistics.
-        eps: Of BatchNorm.
+        norm_output: Whether the output has BatchNorm; None for the value of `norm`.
+        dropout: Dropout probability after each hidden layer.
+        input_dropout: Dropout probability of the inputs; None for the value of `dropout`.
+        momentum: Momentum of BatchNorm's running statistics.
+        eps: Constant that BatchNorm adds to variances.
         logit_scale: End in a `LogitScale`.
 
     Returns:
         The network, input shape (N, inputs), output shape (N, outputs).
 
     Raises:
-        ValueError: For an unknown activation.
+        ValueError: If the activation is unknown.
 
     Example:
         >>> mlp(784, [32], 10)(torch.randn(5, 1, 28, 28)).shape
         torch.Size([5, 10])
     """
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}, got {activation!r}")
+    kind = chosen("activation", activation, _ACTIVATIONS)
     norm_output = norm if norm_output is None else norm_output
     input_dropout = dropout if input_dropout is None else input_dropout
     layers: list[nn.Module] = [nn.Flatten()]
@@ -72,7 +73,7 @@ def mlp(
         if norm_output if last else norm:
             layers.append(nn.BatchNorm1d(narrow, eps=eps, momentum=momentum, affine=False))
         if not last:
-            layers.append(_ACTIVATIONS[activation]())
+            layers.append(kind())
             if dropout:
                 layers.append(nn.Dropout(dropout))
     if logit_scale:
@@ -81,10 +82,10 @@ def mlp(
 
 
 def mnist_mlp(*, logit_scale: bool = False) -> nn.Sequential:
-    """The MNIST network of the BayesBiNN paper: 784-2048-2048-2048-10, dropout 0.2, 10,014,720 binary weights.
+    """Return the MNIST network of the BayesBiNN paper: 784-2048-2048-2048-10, dropout 0.2, 10,014,720 binary weights.
 
     Args:
-        logit_scale: Add a learnable scale, which the paper's network has not.
+        logit_scale: Add a `LogitScale`, which the paper's network does not have.
 
     Returns:
         The network, input shape (N, 784) or (N, 1, 28, 28), output shape (N, 10).
@@ -97,11 +98,11 @@ def mnist_mlp(*, logit_scale: bool = False) -> nn.Sequential:
 
 
 def synthetic_mlp(inputs: int, *, norm_output: bool) -> nn.Sequential:
-    """The network of the paper's toy experiments: 64-64 tanh units, biases, one output.
+    """Return the network of the paper's toy experiments: two hidden layers of 64 tanh units, biases, one output.
 
     Args:
-        inputs: 2 for two moons, 1 for Snelson's data.
-        norm_output: BatchNorm on the output, as for Snelson's data.
+        inputs: Number of inputs: 2 for two moons, 1 for Snelson's data.
+        norm_output: Whether the output has BatchNorm, as for Snelson's data.
 
     Returns:
         The network, input shape (N, inputs), output shape (N, 1).

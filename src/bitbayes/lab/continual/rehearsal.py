@@ -1,0 +1,218 @@
+"""Methods that keep examples of old tasks: experience replay and coresets."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from bitbayes.continual import advance_prior
+from bitbayes.lab.continual.memory import Memory
+from bitbayes.lab.continual.tasks import Task
+from bitbayes.lab.data import DataBundle, TensorData
+from bitbayes.lab.train import COSINE_BY_STEPS, Experiment, RunConfig
+from bitbayes.lab.train.experiment import continue_experiment
+from bitbayes.lab.train.schedule import advance
+from bitbayes.lab.train.step import training_step
+from bitbayes.noise import stream_key
+from bitbayes.rules import BayesBiNN, checks
+
+_CHOICE_STREAM, _FIT_STREAM = 32, 33
+
+
+class Replay(Memory):
+    """Experience replay: examples of every old task are kept and learned again with every new one.
+
+    An epoch of a later task goes through the task's examples once, and through as many old ones: the kept examples,
+    repeated, so that all old tasks together count as much as the new one. The order is shuffled as always, so a batch
+    is half old and half new. Any rule can use it (Robins 1995; with few examples Chaudhry et al. 2019).
+
+    Args:
+        examples: Number of random examples that are kept of every task, or all of them if it has fewer.
+
+    Raises:
+        ValueError: If no example is kept.
+
+    Example:
+        >>> Replay().options
+        {'examples': 200}
+    """
+
+    name: ClassVar[str] = "replay"
+
+    def __init__(self, examples: int = 200) -> None:
+        super().__init__(examples=examples)
+        checks.whole(examples, "examples of replay", 1)
+        self.kept: list[TensorData] = []
+
+    def training_data(self, task: Task, config: RunConfig) -> DataBundle[TensorData]:
+        """Return the task's own examples, and as many old ones."""
+        if not self.kept:
+            return task.data
+        new, old = task.data.train, joined(self.kept)
+        again = _chosen(old, torch.arange(len(new)) % len(old))
+        return dataclasses.replace(task.data, train=new.joined(again))
+
+    def end_task(self, task: Task, experiment: Experiment, config: RunConfig) -> None:
+        """Keep some examples, which the seed of the run and the number of the task choose."""
+        order = _shuffled(len(task.data.train), config.seed, len(self.kept))
+        self.kept.append(_chosen(task.data.train, order[: self.options["examples"]]))
+
+    def bytes(self) -> int:
+        """Return the number of bytes of the kept examples."""
+        return _bytes_of(self.kept)
+
+
+class Coreset(Memory):
+    """Coresets (Nguyen et al., ICLR 2018, Algorithm 1): examples of every task that only a copy of the belief sees.
+
+    The examples are set aside before a task is learned, so the belief q̃ that goes from task to task has not seen them.
+    Before each evaluation, a copy is fitted to the coresets C of all tasks so far, with q̃ as its prior,
+
+        q ∝ q̃ · p(C | w)
+
+    and predicts in its place. Then the copy is thrown away, and the stream goes on with q̃. Any rule can have a coreset.
+    For BayesBiNN, each kept example counts `weight` times; other rules are simply trained on the examples. The
+    BatchNorm statistics of old tasks are estimated from the kept examples.
+
+    Args:
+        examples: Number of examples that are kept of every task, at most half of them.
+        choice: "random", or "k-center" for examples spread over the inputs.
+        steps: Number of steps of the fit, with batches of the run's size and a learning rate that falls by a cosine
+            from that of the run. With 0 steps only the statistics are new.
+        weight: Effective examples for each kept one (BayesBiNN only).
+
+    Raises:
+        ValueError: If an option is out of range.
+
+    Example:
+        >>> Coreset(40, choice="k-center").options
+        {'examples': 40, 'choice': 'k-center', 'steps': 300, 'weight': 1.0}
+    """
+
+    name: ClassVar[str] = "coreset"
+
+    def __init__(
+        self,
+        examples: int = 200,
+        choice: Literal["random", "k-center"] = "random",
+        steps: int = 300,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(examples=examples, choice=choice, steps=steps, weight=weight)
+        checks.whole(examples, "examples of a coreset", 2)
+        checks.option(choice in ("random", "k-center"), "choice of a coreset", "random or k-center", choice)
+        checks.whole(steps, "steps of a coreset", 0)
+        checks.number(weight, "weight of a coreset", "a positive number")
+        self.kept: list[TensorData] = []
+
+    def training_data(self, task: Task, config: RunConfig) -> DataBundle[TensorData]:
+        """Return the task without its coreset, which the seed of the run and the number of the task choose."""
+        own = task.data.train
+        order = _shuffled(len(own), config.seed, len(self.kept))
+        count = min(self.options["examples"], len(own) // 2)
+        if count < 2:
+            raise ValueError(f"{task.name} has {len(own)} training examples, too few to set two of them aside")
+        index = order[:count] if self.options["choice"] == "random" else k_center(own, count, int(order[0]))
+        self.kept.append(_chosen(own, index))
+        left = torch.ones(len(own), dtype=torch.bool)
+        left[index] = False
+        return dataclasses.replace(task.data, train=_chosen(own, left.nonzero()[:, 0]))
+
+    def corrected(self, experiment: Experiment, config: RunConfig, *, mixed: bool) -> Experiment:
+        """Return a copy of the network and of its belief, fitted to all coresets."""
+        if self.options["steps"] == 0:
+            return experiment
+        parts = experiment.model, experiment.optimizer, experiment.real_optimizer
+        model, optimizer, real = copy.deepcopy(parts)  # in one go: the optimizers hold the model's parameters
+        found = dataclasses.replace(experiment, model=model, optimizer=optimizer, real_optimizer=real, hooks=None)
+        whole = joined(self.kept)
+        fit = self._config(config, len(whole))
+        found = continue_experiment(found, fit, dataclasses.replace(experiment.data, train=whole))
+        if isinstance(optimizer, BayesBiNN):
+            advance_prior(optimizer)
+        sources = [whole] if mixed else self.kept  # BatchNorm sees in a batch what it will see in the test
+        device = experiment.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(stream_key(config.seed, _FIT_STREAM, len(self.kept)))  # of dropout
+            model.train()
+            for step in range(self.options["steps"]):
+                advance(found.schedulers)
+                source = sources[step % len(sources)]
+                batch = _shuffled(len(source), config.seed, len(self.kept), step)[: config.batch_size or None]
+                x, y = next(source.batches([batch]))
+                training_step(fit, found, x, y)
+        return dataclasses.replace(found, data=experiment.data, schedulers=[])
+
+    def _config(self, config: RunConfig, kept: int) -> RunConfig:
+        """Epochs of one step, and an `ess` of the kept examples."""
+        options = {name: value for name, value in config.options.items() if name not in ("ess", "ess_scale")}
+        if config.rule == "bayesbinn":
+            options["ess"] = self.options["weight"] * kept
+        return dataclasses.replace(
+            config,
+            options=options,
+            schedule=COSINE_BY_STEPS,
+            epochs=self.options["steps"],
+            stop_after=None,
+            batch_size=0,
+        )
+
+    def examples_seen(self) -> list[TensorData]:
+        """Return the coresets."""
+        return self.kept
+
+    def bytes(self) -> int:
+        """Return the number of bytes of the coresets."""
+        return _bytes_of(self.kept)
+
+
+def joined(parts: Sequence[TensorData]) -> TensorData:
+    """Return several sets of examples, at least one, as one set."""
+    first, *others = parts
+    for other in others:
+        first = first.joined(other)
+    return first
+
+
+def k_center(data: TensorData, count: int, first: int) -> Tensor:
+    """Choose positions by greedy k-center (Gonzalez 1985): each next example is the farthest from all chosen ones.
+
+    Args:
+        data: Examples; distances are Euclidean, between inputs.
+        count: Number of examples to choose, at most as many as there are.
+        first: Position of the first.
+
+    Example:
+        >>> data = TensorData(torch.tensor([[0.0], [1.0], [9.0], [5.0]]), torch.zeros(4))
+        >>> k_center(data, 3, first=0)
+        tensor([0, 2, 3])
+    """
+    flat = data.x.flatten(1).float()
+    nearest = torch.full((len(flat),), float("inf"), device=flat.device)
+    found = [first]
+    for _ in range(count - 1):
+        nearest = torch.minimum(nearest, (flat - flat[found[-1]]).square_().sum(1))
+        nearest[found[-1]] = -1.0  # never again, even where inputs are equal
+        found.append(int(nearest.argmax()))
+    return torch.tensor(found)
+
+
+def _bytes_of(parts: Iterable[TensorData]) -> int:
+    return sum(part.x.nbytes + part.y.nbytes for part in parts)
+
+
+def _chosen(data: TensorData, index: Tensor) -> TensorData:
+    """A copy of the examples at some positions, which may be on any device."""
+    index = index.to(data.x.device)
+    return dataclasses.replace(data, x=data.x[index], y=data.y[index])
+
+
+def _shuffled(count: int, seed: int, *path: int) -> Tensor:
+    """A permutation on the CPU, which the seed and the counters in `path` decide."""
+    generator = torch.Generator().manual_seed(stream_key(seed, _CHOICE_STREAM, *path))
+    return torch.randperm(count, generator=generator)
