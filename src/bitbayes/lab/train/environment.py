@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
+
+import bitbayes
 
 
 def environment(device: torch.device) -> dict[str, str | int]:
@@ -22,7 +23,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
         >>> sorted(environment(torch.device("cpu")).keys() - {"commit"})
         ['bitbayes', 'cpu', 'numpy', 'python', 'system', 'threads', 'torch']
     """
-    found: dict[str, str | int] = {"bitbayes": _version()}
+    found: dict[str, str | int] = {"bitbayes": bitbayes.__version__}
     if commit := _commit():
         found["commit"] = commit
     found |= {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
@@ -32,13 +33,6 @@ def environment(device: torch.device) -> dict[str, str | int]:
     if device.type == "cuda":
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
     return found
-
-
-def _version() -> str:
-    try:
-        return version("bitbayes")
-    except PackageNotFoundError:  # run from a folder of sources
-        return "unknown"
 
 
 @functools.cache  # of the code that this process has loaded

@@ -188,8 +188,7 @@ def _load(config: RunConfig, experiment: Experiment, folder: RunFolder) -> _Trai
             part.load_state_dict(state["parts"][name])
         history = [EpochRow.from_dict(row) for row in state["history"]]
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        line = str(error).splitlines()[0]
-        raise RunError(f"checkpoint.pt in {folder.path} does not fit this run: {line}") from error
+        raise RunError(f"checkpoint.pt in {folder.path} does not fit this run: {one_line(error)}") from error
     config = dataclasses.replace(config, precision=recorded.precision)
     run = _Training(config, experiment, folder, history, epoch=state["epoch"])
     # Rows after the checkpoint belong to epochs that will be run again.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import timeit
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -24,17 +24,13 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     """
     if wanted != "auto":
         return wanted
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
+
+    def seconds(dtype: torch.dtype) -> float:
         a = torch.ones(2048, 2048, device=device, dtype=dtype)
         b = torch.ones(2048, 100, device=device, dtype=dtype)
-        best = float("inf")
-        for _ in range(6):
-            start = time.perf_counter()
-            float((a @ b)[0, 0])  # waits for the device
-            best = min(best, time.perf_counter() - start)
-        seconds[dtype] = best
-    return "bf16" if seconds[torch.float32] >= 1.3 * seconds[torch.bfloat16] else "fp32"
+        return min(timeit.repeat(lambda: float((a @ b)[0, 0]), number=1, repeat=6))  # float() waits for the device
+
+    return "bf16" if seconds(torch.float32) >= 1.3 * seconds(torch.bfloat16) else "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -5,49 +5,33 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bitbayes.errors import require
 from bitbayes.lab.train.records import EpochRow
 
 
-class Progress(Protocol):
-    """Four calls that `train` makes."""
+class Progress:
+    """What `train` tells while it works; a display defines the calls that it has something to show for."""
 
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
         """Begin: `done` of `epochs` epochs are behind us, each of `steps` steps."""
-        ...
 
     def step(self, epoch: int, step: int) -> None:
         """A step has ended."""
-        ...
 
     def epoch(self, row: EpochRow) -> None:
         """An epoch has been evaluated."""
-        ...
 
     def close(self) -> None:
         """The run has ended, in whatever way."""
-        ...
 
 
-class SilentProgress:
+class SilentProgress(Progress):
     """Shows nothing."""
 
-    def start(self, title: str, epochs: int, done: int, steps: int) -> None:
-        """Do nothing."""
 
-    def step(self, epoch: int, step: int) -> None:
-        """Do nothing."""
-
-    def epoch(self, row: EpochRow) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class LineProgress:
+class LineProgress(Progress):
     """One line an epoch, or about twenty lines for a run of very many epochs."""
 
     def __init__(self) -> None:
@@ -60,20 +44,14 @@ class LineProgress:
         if done:
             print(f"{title}: continuing after epoch {done}", flush=True)
 
-    def step(self, epoch: int, step: int) -> None:
-        """Do nothing."""
-
     def epoch(self, row: EpochRow) -> None:
         """Print the line."""
         if row.epoch % self._every == 0 or row.epoch == self._last:
             text = f"{self._title}: epoch {row.epoch}/{self._last}  {describe(row)}"
             print(f"{text}  {row.seconds:.1f} s", flush=True)
 
-    def close(self) -> None:
-        """Do nothing."""
 
-
-class BarProgress:
+class BarProgress(Progress):
     """A rich progress bar: epoch, loss, accuracy, time left."""
 
     def __init__(self) -> None:
@@ -116,7 +94,7 @@ class BarProgress:
         self._bar.stop()
 
 
-class EventProgress:
+class EventProgress(Progress):
     """Another display that also writes each row of metrics into an event file for TensorBoard.
 
     The file lies in the folder of the run, so that `tensorboard --logdir runs` names runs by their folders. A run that

@@ -20,8 +20,7 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entries that are present, by name; records inside become dictionaries too."""
-        values = {item.name: _plain(getattr(self, item.name)) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
-        return {name: value for name, value in values.items() if value is not None and value != {}}
+        return dataclasses.asdict(self, dict_factory=_present)  # type: ignore[call-overload]
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
@@ -37,14 +36,8 @@ class Record:
             raise ValueError(f"not the record of a run: {error}") from error
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Record):
-        return value.to_dict()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return value
+def _present(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in items if value is not None and value != {}}
 
 
 @dataclass(frozen=True, kw_only=True)
