@@ -31,6 +31,7 @@ from bitbayes.lab.train import (
 )
 from bitbayes.lab.train.experiment import steps_per_epoch
 from bitbayes.lab.train.loop import training_step
+from bitbayes.lab.train.measure import mode_signs
 from bitbayes.lab.train.schedule import advance
 from nested import equal
 from parallel_run import run as blobs
@@ -184,6 +185,19 @@ def test_flips_of_a_step_and_the_spread_of_the_weights(tmp_path, digits):
     assert history[-1].probabilities == pytest.approx((100 * counts / len(every)).tolist(), abs=0.02)
 
 
+@pytest.mark.parametrize("rule", [rule for rule in RULES if RULES[rule] is not None])
+def test_signs_of_the_mode_are_read_without_touching_the_weights(digits, rule):
+    experiment = make_experiment(make_config("digits", rule, options={"scale": "channel"}), digits)
+    weights = [parameter for _, parameter in experiment.optimizer.named_binary()]
+    draws = [(parameter._version, parameter.detach().clone()) for parameter in weights]
+    signs = mode_signs(experiment)
+    for parameter, (version, draw) in zip(weights, draws, strict=True):
+        assert parameter._version == version and torch.equal(parameter, draw)
+    experiment.optimizer.eval()
+    assert len(signs) == len(weights)
+    assert all(torch.equal(sign, parameter > 0) for sign, parameter in zip(signs, weights, strict=True))
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_trains_and_writes_its_files(tmp_path, digits, rule):
     result = run(tmp_path / "run", digits, rule, epochs=2)
@@ -202,6 +216,14 @@ def test_every_rule_trains_and_writes_its_files(tmp_path, digits, rule):
     mode = RunFolder(result.folder).read_tensors("model.safetensors")
     if rule != "full-precision":
         assert all(v.abs().eq(1).all() for k, v in mode.items() if v.dim() == 2)
+
+
+def test_records_of_other_versions_can_be_read():
+    raw = {"epoch": 1, "lr": 0.1, "train_loss": 0.5, "seconds": 2.0, "test_nll": None}
+    row = EpochRow.from_dict({**raw, "invented_later": 1})
+    assert row.to_dict() == {name: value for name, value in raw.items() if value is not None}
+    with pytest.raises(ValueError, match="not the record of a run: .*seconds"):
+        EpochRow.from_dict({"epoch": 1, "lr": 0.1, "train_loss": 0.5})
 
 
 def test_it_learns(tmp_path, digits):

@@ -23,7 +23,7 @@ from bitbayes.lab.train.environment import environment
 from bitbayes.lab.train.experiment import Experiment, steps_per_epoch
 from bitbayes.lab.train.folder import RunError, RunFolder, one_line
 from bitbayes.lab.train.measure import flipped, gaussian_nll, histogram, measure, mode_signs, mode_weights
-from bitbayes.lab.train.precision import autocast, choose_precision, held
+from bitbayes.lab.train.precision import autocast, bfloat16_weights, choose_precision
 from bitbayes.lab.train.progress import Progress, SilentProgress, default_progress
 from bitbayes.lab.train.records import EpochRow, Summary
 from bitbayes.lab.train.results import is_best, mean_figures, save_best, silent_posterior, summarize
@@ -68,7 +68,7 @@ class _Training:
 
 
 @dataclass(frozen=True)
-class _Pass:
+class _Trained:
     """What one pass over the training data says, by the names of `EpochRow`."""
 
     epoch: int
@@ -116,7 +116,7 @@ def train(
     progress.start(f"{config.recipe} {config.rule}", config.last_epoch, run.epoch, steps)
     try:
         signs = mode_signs(experiment)
-        with held(config, experiment):
+        with bfloat16_weights(config, experiment):
             while run.epoch < config.last_epoch:
                 epoch = run.epoch + 1
                 last = epoch == config.last_epoch
@@ -228,7 +228,7 @@ def _epoch(
     step: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]],
     progress: Progress,
     evaluated: bool,
-) -> _Pass:
+) -> _Trained:
     """Take one pass over the training data."""
     signs: list[Tensor] | None = None  # of the mode before the last step
     config, experiment, ranks = run.config, run.experiment, run.experiment.ranks
@@ -264,7 +264,7 @@ def _epoch(
     optimizer = experiment.optimizer or experiment.real_optimizer
     assert optimizer is not None
     whole = float(counts.sum())
-    return _Pass(
+    return _Trained(
         epoch=epoch,
         lr=optimizer.param_groups[0]["lr"],
         train_loss=float((recorded * counts).sum()) / whole,  # the last batch may be smaller
@@ -284,7 +284,7 @@ def _refuse(run: _Training, epoch: int, losses: Tensor, what: str = "the loss is
         )
 
 
-def _evaluate(run: _Training, trained: _Pass, before: list[Tensor], last: bool) -> tuple[EpochRow, list[Tensor]]:
+def _evaluate(run: _Training, trained: _Trained, before: list[Tensor], last: bool) -> tuple[EpochRow, list[Tensor]]:
     """Measure the mode, and keep its weights if they are the best so far; return its row of metrics and its signs."""
     config, experiment, optimizer = run.config, run.experiment, run.experiment.optimizer
     data, loss, precision = experiment.data, experiment.loss, config.precision

@@ -39,7 +39,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 @contextmanager
-def held(config: RunConfig, experiment: Experiment) -> Iterator[None]:
+def bfloat16_weights(config: RunConfig, experiment: Experiment) -> Iterator[None]:
     """Hold the binary weights in bfloat16, where that saves time and changes no number.
 
     In a run in bfloat16, autocast rounds weights of float32 in every forward pass and widens their gradients in every

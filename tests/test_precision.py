@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from bitbayes.lab.recipes import make_config, make_experiment
 from bitbayes.lab.recipes.configure import load_data
 from bitbayes.lab.train import RunFolder, SilentProgress, loop, train
-from bitbayes.lab.train.precision import held
+from bitbayes.lab.train.precision import bfloat16_weights
 from nested import equal
 
 HARD = {
@@ -68,7 +68,7 @@ def test_it_changes_no_number(case, tmp_path, digits, monkeypatch):
     rule, choices = HARD[case]
     experiment, ours, found = run(tmp_path / "held", digits, rule, **choices)
     assert found == {(torch.bfloat16, torch.bfloat16, torch.float32)}
-    monkeypatch.setattr(loop, "held", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(loop, "bfloat16_weights", lambda *_: contextlib.nullcontext())
     plain, theirs, found = run(tmp_path / "plain", digits, rule, **choices)
     assert found == {(torch.float32, torch.float32, torch.float32)}
     for a, b in zip(ours.history, theirs.history, strict=True):
@@ -108,7 +108,7 @@ def test_several_processes_average_gradients_of_float32(tmp_path, digits):
     experiment = make_experiment(config, digits)
     for count, wanted in ((1, torch.bfloat16), (2, torch.float32)):
         experiment.ranks = dataclasses.replace(experiment.ranks, count=count)
-        with held(config, experiment):
+        with bfloat16_weights(config, experiment):
             assert {parameter.dtype for _, parameter in experiment.optimizer.named_binary()} == {wanted}
 
 
