@@ -222,7 +222,7 @@ def test_records_of_other_versions_can_be_read():
     raw = {"epoch": 1, "lr": 0.1, "train_loss": 0.5, "seconds": 2.0, "test_nll": None}
     row = EpochRow.from_dict({**raw, "invented_later": 1})
     assert row.to_dict() == {name: value for name, value in raw.items() if value is not None}
-    with pytest.raises(ValueError, match="not the record of a run: .*seconds"):
+    with pytest.raises(ValueError, match=r"not the record of a run: .*seconds"):
         EpochRow.from_dict({"epoch": 1, "lr": 0.1, "train_loss": 0.5})
 
 

@@ -68,10 +68,8 @@ def save_best(folder: RunFolder, experiment: Experiment, config: RunConfig, epoc
     """Write model.safetensors, from parameters that hold the mode and its BatchNorm, and posterior.safetensors."""
     folder.remove("evaluation.json")  # of the network before
     about = {"recipe": config.recipe, "rule": config.rule, "epoch": str(epoch)}
-    tensors = experiment.model.state_dict()
-    tensors = {
-        name: t.float() if t.dtype == torch.bfloat16 else t for name, t in tensors.items()
-    }  # see `bfloat16_weights`
+    state = experiment.model.state_dict()
+    tensors = {name: t.float() if t.dtype == torch.bfloat16 else t for name, t in state.items()}  # `bfloat16_weights`
     folder.write_tensors("model.safetensors", tensors, about)
     optimizer = experiment.optimizer
     if optimizer is not None and optimizer.has_posterior:
