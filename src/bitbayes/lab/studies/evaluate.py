@@ -14,7 +14,7 @@ from bitbayes.calibration import fit_temperature, probability_figures, reliabili
 from bitbayes.lab.data import TensorData
 from bitbayes.lab.recipes.registry import find_recipe
 from bitbayes.lab.studies.load import FinishedRun, load_run
-from bitbayes.lab.train.measure import observation_noise, regression_figures, whole
+from bitbayes.lab.train.measure import measure_regression, whole
 from bitbayes.lab.train.records import Evaluation, Figures
 from bitbayes.predict import Prediction
 
@@ -59,9 +59,8 @@ def evaluate_run(
     else:
         if unlike is not None:
             raise ValueError(f"unlike needs a network that predicts classes; {run.config.recipe} is a regression")
-        (x, y), (train_x, target) = whole(_test(run)), whole(run.experiment.data.train)
         for name, predictor in predictors.items():
-            figures[name] = regression_figures(predictor(x), y, observation_noise(predictor(train_x), target))
+            figures[name] = measure_regression(predictor, run.experiment.data.train, _test(run))
     evaluation = Evaluation(
         recipe=run.config.recipe,
         rule=run.config.rule,

@@ -121,7 +121,7 @@ def train(
                 epoch = run.epoch + 1
                 last = epoch == config.last_epoch
                 evaluated = last or epoch % config.evaluate_every == 0
-                trained = _epoch(run, epoch, steps, step, progress, evaluated)
+                trained = _epoch(run, step, progress, evaluated)
                 if evaluated:
                     row, signs = _evaluate(run, trained, signs, last)
                     row = dataclasses.replace(row, **(figures(config) if figures is not None else {}))
@@ -222,23 +222,18 @@ def _interrupted(run: _Training) -> str:
 
 
 def _epoch(
-    run: _Training,
-    epoch: int,
-    steps: int,
-    step: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]],
-    progress: Progress,
-    evaluated: bool,
+    run: _Training, step: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]], progress: Progress, evaluated: bool
 ) -> _Trained:
     """Take one pass over the training data."""
     signs: list[Tensor] | None = None  # of the mode before the last step
     config, experiment, ranks = run.config, run.experiment, run.experiment.ranks
+    epoch, data = run.epoch + 1, experiment.data.train
+    steps, size = steps_per_epoch(config, len(data), ranks.count), config.batch_size or len(data)
     per_step = config.schedule.per_step
     if not per_step:
         advance(experiment.schedulers)
     torch.manual_seed(stream_key(config.seed, _EPOCH_STREAM, epoch) + ranks.rank)  # of dropout
     experiment.model.train()
-    data = experiment.data.train
-    size = config.batch_size or len(data)
     losses, counts = torch.zeros(steps, device=experiment.device), torch.zeros(steps)
     hits = torch.zeros((), device=experiment.device)
     started = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -143,6 +143,12 @@ def histogram(posterior: Posterior, bins: int) -> list[float]:
 
 
 # Regression, whose loss has no noise parameter: the noise is estimated on the training data. -------------------------
+
+
+def measure_regression(predicted: Callable[[Tensor], Prediction], train: TensorData, test: TensorData) -> Figures:
+    """Return `regression_figures` of some networks on test data, with the noise estimated on training data."""
+    (x, y), (train_x, train_y) = whole(test), whole(train)
+    return regression_figures(predicted(x), y, observation_noise(predicted(train_x), train_y))
 
 
 def regression_figures(test: Prediction, y: Tensor, noise: float) -> Figures:

@@ -17,7 +17,7 @@ from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
 from bitbayes.lab.train.folder import RunFolder
 from bitbayes.lab.train.mean import MeanPredictor
-from bitbayes.lab.train.measure import observation_noise, regression_figures, whole
+from bitbayes.lab.train.measure import measure_regression
 from bitbayes.lab.train.records import EpochRow, Summary
 from bitbayes.posterior import Posterior
 from bitbayes.posterior import load_posterior as read_posterior
@@ -159,9 +159,7 @@ def mean_figures(
         return {}
     predictor = MeanPredictor(config, experiment, model, posterior)
     if not experiment.loss.classifies:
-        x, y = whole(data.test)
-        train_x, target = whole(data.train)
-        found = regression_figures(predictor(x), y, observation_noise(predictor(train_x), target))
+        found = measure_regression(predictor, data.train, data.test)
         return {
             "mean_samples": config.predict_samples,
             "mean_test_error": found["error"],
