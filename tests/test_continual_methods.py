@@ -25,8 +25,8 @@ from bitbayes.lab.data import batches
 from bitbayes.lab.report.continual import curves_figure, stream_figures, weights_figure
 from bitbayes.lab.studies.streams import find_method
 from bitbayes.lab.train import CROSS_ENTROPY, Experiment, SilentProgress, build_experiment
+from bitbayes.lab.train.loop import training_step
 from bitbayes.lab.train.measure import mode_weights
-from bitbayes.lab.train.step import training_step
 from generated import write
 from nested import equal
 from streams import bundle, config, network, stream
@@ -338,7 +338,7 @@ def test_refusals(tmp_path: Path) -> None:
 
 def test_a_memory_is_an_interface_and_none_keeps_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="abstract"):
-        Memory()
+        Memory()  # type: ignore[abstract]
     summary = stream(tmp_path, "ste", tasks=1, epochs=1).summary
     assert (summary["method"], summary["method_options"], summary["method_bytes"]) == ("none", {}, 0)
     assert "hooks" not in torch.load(tmp_path / "task1" / "checkpoint.pt", weights_only=True)["parts"]

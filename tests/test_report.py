@@ -1,5 +1,7 @@
 """Tables and figures."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -8,16 +10,18 @@ from bitbayes.lab.report.figures import curves_figure, histogram_figure, publish
 from bitbayes.lab.report.markdown import markdown, results_table, write_results
 from bitbayes.lab.report.tables import mean_std, show, spread
 from bitbayes.lab.studies.tables import TableRow
+from bitbayes.lab.train import EpochRow
 from bitbayes.posterior import BernoulliPosterior
+from summaries import summary
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def rows():
-    summary = {"epochs": 10, "test_accuracy": 98.2, "val_accuracy": 98.0, "train_accuracy": 99.0}
+    one = summary(test_accuracy=98.2, val_accuracy=98.0, train_accuracy=99.0)
     return [
-        TableRow("ste", [summary, {**summary, "test_accuracy": 98.4}]),
-        TableRow("adaste", [summary]),
+        TableRow("ste", [one, dataclasses.replace(one, test_accuracy=98.4)]),
+        TableRow("adaste", [one]),
     ]
 
 
@@ -57,8 +61,8 @@ def test_histogram(tmp_path):
 
 
 def test_curves_without_published(tmp_path):
-    line = {"epoch": 1, "test_accuracy": 90.0, "train_accuracy": None}
-    path = curves_figure({"run": [line, {**line, "epoch": 2}]}, tmp_path / "deep" / "c.png")
+    row = EpochRow(epoch=1, lr=0.1, train_loss=0.5, test_accuracy=90.0, seconds=1.0)
+    path = curves_figure({"run": [row, dataclasses.replace(row, epoch=2)]}, tmp_path / "deep" / "c.png")
     assert path.read_bytes().startswith(PNG)
 
 

@@ -35,23 +35,23 @@ def small(monkeypatch, tmp_path):
 def test_study(small, tmp_path):
     notes = []
     study = trust_study(**small, rules=RULES, seeds=2, epochs=1, samples=4, precision="fp32", note=notes.append)
-    rows = {(row["rule"].partition(":")[0], row["kind"]): row for row in study.rows}
+    rows = {(row.rule.partition(":")[0], row.kind): row for row in study.rows}
     assert set(rows) == {
         *[("full-precision", kind) for kind in ("network", "ensemble")],
         *[("bayesbinn", kind) for kind in ("network", "mean", "ensemble")],
     }
     weights = 9 * 784 + 90
-    assert rows["full-precision", "network"]["bytes"] == 4 * (weights + 1)
-    assert rows["full-precision", "ensemble"]["bytes"] == 2 * 4 * (weights + 1)
-    assert rows["bayesbinn", "network"]["bytes"] == 4 + -(-weights // 8)
-    assert rows["bayesbinn", "mean"]["bytes"] == 4 + 4 * -(-weights // 8) and rows["bayesbinn", "mean"]["networks"] == 4
-    assert rows["bayesbinn", "mean"]["entropy_bits"] > 0 and "entropy_bits" not in rows["bayesbinn", "network"]
+    assert rows["full-precision", "network"].bytes == 4 * (weights + 1)
+    assert rows["full-precision", "ensemble"].bytes == 2 * 4 * (weights + 1)
+    assert rows["bayesbinn", "network"].bytes == 4 + -(-weights // 8)
+    assert rows["bayesbinn", "mean"].bytes == 4 + 4 * -(-weights // 8) and rows["bayesbinn", "mean"].networks == 4
+    assert rows["bayesbinn", "mean"].entropy_bits > 0 and rows["bayesbinn", "network"].entropy_bits is None
     for row in study.rows:
-        figures = row["figures"]
-        assert len(figures["nll"]["values"]) == (1 if row["kind"] == "ensemble" else 2)
-        assert 0 <= figures["auroc_unlike"]["mean"] <= 1 and figures["temperature"]["mean"] > 0
+        figures = row.figures
+        assert len(figures["nll"].values) == (1 if row.kind == "ensemble" else 2)
+        assert 0 <= figures["auroc_unlike"].mean <= 1 and figures["temperature"].mean > 0
     written = json.loads((study.folder / "trust.json").read_text())
-    assert (written["recipe"], written["rows"]) == ("mnist-trust", study.rows)
+    assert (written["recipe"], written["rows"]) == ("mnist-trust", [row.to_dict() for row in study.rows])
     assert trust_table(study).row_count == 5
     assert trust_figure(study, tmp_path / "trust.png").stat().st_size > 10_000
     again = trust_study(**small, rules=RULES, seeds=2, epochs=1, samples=4, precision="fp32", note=notes.append)
@@ -80,4 +80,4 @@ def test_other_data_must_fit(small, tmp_path):
     ):
         evaluate_run(tmp_path / "run", unlike="cifar10", unlike_data=wrong)
     found = evaluate_run(tmp_path / "run", unlike="fashion-mnist", unlike_data=small["unlike_data"])
-    assert found["unlike"] == "fashion-mnist" and "auroc_unlike" in found["mode"]
+    assert found.unlike == "fashion-mnist" and "auroc_unlike" in found.mode

@@ -103,7 +103,7 @@ class Train:
             config = make_config(self.recipe, self.rule, device=device, **choices)
             progress = EventProgress(default_progress(), config.out) if self.tensorboard else None
             result = run_recipe(config, resume=self.resume or restarted(), progress=progress)
-        if result.summary:  # that only the first process has
+        if result.summary is not None:  # that only the first process has
             show(summary_table(result.summary, result.folder))
 
     def _several(self, **choices: Any) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bitbayes.errors import require
 from bitbayes.lab.studies.toys import MoonsStudy, SnelsonStudy, training_noise
+from bitbayes.lab.train import EpochRow
 from bitbayes.lab.train.measure import whole
 from bitbayes.posterior import Posterior
 
@@ -184,7 +185,7 @@ def _points(axis: Any, run: Any, x: Tensor, y: Tensor) -> None:
 
 
 def curves_figure(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    runs: Mapping[str, Sequence[EpochRow]],
     path: str | Path,
     *,
     published: str | Path | None = None,
@@ -204,13 +205,13 @@ def curves_figure(
     Raises:
         ValueError: If the published file has no such curves.
     """
-    if not any(row["test_accuracy"] is not None for rows in runs.values() for row in rows):
+    if not any(row.test_accuracy is not None for rows in runs.values() for row in rows):
         raise ValueError(f"there is no test accuracy in {', '.join(runs)}: curves are of runs of classes")
     figure, axes = new_figure(2, 5.2, 3.9)
     for axis, name in zip(axes, ("test", "train"), strict=True):
         if published is not None:
             curves = published_curves(published, dataset)
-            length = max(max((row["epoch"] for row in rows), default=1) for rows in runs.values())
+            length = max(max((row.epoch for row in rows), default=1) for rows in runs.values())
             stop = min(len(curves[0][name]), max(length, 10))
             values = torch.tensor([curve[name][:stop] for curve in curves])
             epochs = list(range(1, stop + 1))
@@ -219,7 +220,7 @@ def curves_figure(
             label = f"published, mean and range of {len(curves)}"
             axis.plot(epochs, values.mean(0).numpy(), c=_GREY, label=label)
         for label, rows in runs.items():
-            points = [(r["epoch"], r[f"{name}_accuracy"]) for r in rows]
+            points = [(row.epoch, row.test_accuracy if name == "test" else row.train_accuracy) for row in rows]
             points = [point for point in points if point[1] is not None]
             if points:
                 axis.plot(*zip(*points, strict=True), lw=1.2, marker=".", ms=3, label=label)

@@ -53,10 +53,10 @@ def _caption(recipe: Recipe, rows: Sequence[TableRow]) -> str:
         "validation": "the best validation epoch",
         "test": "the best test epoch of the mean of samples (VISPA's paper), trained on all of the training data",
     }
-    protocol = summary.get("protocol", "validation")
+    protocol = summary.protocol
     # Data without a validation part are trained on to the end.
-    when = "the last epoch" if protocol == "validation" and summary.get("val_accuracy") is None else best[protocol]
-    ours = f"Ours: {runs} runs of {summary['epochs']} epochs, mean and sample standard deviation, mode at {when}."
+    when = "the last epoch" if protocol == "validation" and summary.val_accuracy is None else best[protocol]
+    ours = f"Ours: {runs} runs of {summary.epochs} epochs, mean and sample standard deviation, mode at {when}."
     return f"{ours} Published: {recipe.source}, {recipe.epochs} epochs." if recipe.published else ours
 
 

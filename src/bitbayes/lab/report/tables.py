@@ -10,6 +10,7 @@ from typing import Any
 from bitbayes.errors import require
 from bitbayes.lab.recipes import Recipe
 from bitbayes.lab.recipes.base import DEFAULTS
+from bitbayes.lab.train import Evaluation, Summary
 
 __all__ = ["evaluation_table", "recipes_table", "show", "spread", "summary_table", "tuned_table"]
 
@@ -127,7 +128,7 @@ def recipes_table(recipes: Iterable[Recipe]) -> Any:
     return table
 
 
-def summary_table(summary: Mapping[str, Any], folder: Path) -> Any:
+def summary_table(summary: Summary, folder: Path) -> Any:
     """What a run has reached.
 
     Args:
@@ -137,34 +138,34 @@ def summary_table(summary: Mapping[str, Any], folder: Path) -> Any:
     Returns:
         A rich table.
     """
-    estimator = f" ({summary['estimator']})" if summary.get("estimator") else ""
-    title = f"{summary['recipe']}, {summary['rule']}{estimator}, seed {summary['seed']}"
+    estimator = f" ({summary.estimator})" if summary.estimator else ""
+    title = f"{summary.recipe}, {summary.rule}{estimator}, seed {summary.seed}"
     table = new_table(title, "", "mode", "one sample", "mean of samples", caption=f"files in {folder}")
-    best = f"at epoch {summary['best_epoch']}"
-    if summary.get("test_accuracy") is not None:
-        drawn = (number(summary.get(f"{kind}_test_accuracy")) for kind in ("sample", "mean"))
-        table.add_row(f"test accuracy {best}", number(summary["test_accuracy"]), *drawn)
-    if summary.get("test_error") is not None:
-        mean = number(summary.get("mean_test_error"), 4)
-        table.add_row("test squared error", number(summary["test_error"], 4), "", mean)
-    if summary.get("test_nll") is not None:
-        mean = number(summary.get("mean_test_nll"), 4)
-        table.add_row("test negative log-likelihood", number(summary["test_nll"], 4), "", mean)
-    if summary["last_test_accuracy"] is not None:
-        label = f"test accuracy at epoch {summary['epochs_done']}"
-        table.add_row(label, number(summary["last_test_accuracy"]))
-    if summary.get("val_accuracy") is not None:
-        table.add_row(f"validation accuracy {best}", number(summary["val_accuracy"]))
-    if summary.get("posterior_entropy_bits") is not None:
-        table.add_row("entropy of a weight, bits", "", "", number(summary["posterior_entropy_bits"], 4))
-    table.add_row("binary weights", number(summary["binary_weights"], 0))
-    sizes = f"{summary['bytes_32_bit']:,} / {summary['bytes_1_bit']:,}"
+    best = f"at epoch {summary.best_epoch}"
+    if summary.test_accuracy is not None:
+        drawn = number(summary.sample_test_accuracy), number(summary.mean_test_accuracy)
+        table.add_row(f"test accuracy {best}", number(summary.test_accuracy), *drawn)
+    if summary.test_error is not None:
+        mean = number(summary.mean_test_error, 4)
+        table.add_row("test squared error", number(summary.test_error, 4), "", mean)
+    if summary.test_nll is not None:
+        mean = number(summary.mean_test_nll, 4)
+        table.add_row("test negative log-likelihood", number(summary.test_nll, 4), "", mean)
+    if summary.last_test_accuracy is not None:
+        label = f"test accuracy at epoch {summary.epochs_done}"
+        table.add_row(label, number(summary.last_test_accuracy))
+    if summary.val_accuracy is not None:
+        table.add_row(f"validation accuracy {best}", number(summary.val_accuracy))
+    if summary.posterior_entropy_bits is not None:
+        table.add_row("entropy of a weight, bits", "", "", number(summary.posterior_entropy_bits, 4))
+    table.add_row("binary weights", number(summary.binary_weights, 0))
+    sizes = f"{summary.bytes_32_bit:,} / {summary.bytes_1_bit:,}"
     table.add_row("bytes at 32 / 1 bit a weight", sizes)
-    table.add_row(f"seconds an epoch ({summary['precision']})", number(summary["seconds_per_epoch"]))
+    table.add_row(f"seconds an epoch ({summary.precision})", number(summary.seconds_per_epoch))
     return table
 
 
-def evaluation_table(found: Mapping[str, Any]) -> Any:
+def evaluation_table(found: Evaluation) -> Any:
     """Mode and mean of a run side by side.
 
     Args:
@@ -173,14 +174,13 @@ def evaluation_table(found: Mapping[str, Any]) -> Any:
     Returns:
         A rich table.
     """
-    title = f"{found['recipe']}, {found['rule']}: test data"
-    names = [name for name in ("mode", "mean") if name in found]
-    heads = {"mode": "mode", "mean": f"mean of {found.get('samples')}"}
-    caption = f"entropy of a weight: {number(found.get('posterior_entropy_bits'), 4)} bits"
-    table = new_table(title, "", *(heads[name] for name in names), caption=caption)
-    for key in dict.fromkeys(key for name in names for key in found[name]):
+    title = f"{found.recipe}, {found.rule}: test data"
+    columns = {"mode": found.mode} | ({} if found.mean is None else {f"mean of {found.samples}": found.mean})
+    caption = f"entropy of a weight: {number(found.posterior_entropy_bits, 4)} bits"
+    table = new_table(title, "", *columns, caption=caption)
+    for key in dict.fromkeys(key for figures in columns.values() for key in figures):
         digits = 2 if key == "accuracy" else 4
-        table.add_row(key, *(number(found[name].get(key), digits) for name in names))
+        table.add_row(key, *(number(figures.get(key), digits) for figures in columns.values()))
     return table
 
 

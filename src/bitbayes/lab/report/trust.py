@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from bitbayes.calibration import reliability
 from bitbayes.lab.report.figures import new_figure, save
 from bitbayes.lab.report.tables import new_table
 from bitbayes.lab.studies.trust import TrustStudy
+from bitbayes.lab.train.records import Spread
 
 __all__ = ["COLUMNS", "trust_figure", "trust_table"]
 
@@ -39,18 +39,17 @@ def trust_table(study: TrustStudy) -> Any:
     columns = ("rule", "prediction", "networks", "MB", "bits a weight", *(head for head, _ in COLUMNS.values()))
     table = new_table("How far probabilities can be trusted, test data", *columns)
     for row in study.rows:
-        bits = f"{row['entropy_bits']:.3f}" if "entropy_bits" in row else ""
-        cells = [_cell(row["figures"], name, digits) for name, (_, digits) in COLUMNS.items()]
-        table.add_row(row["rule"], row["kind"], str(row["networks"]), f"{row['bytes'] / 1e6:.2f}", bits, *cells)
+        bits = "" if row.entropy_bits is None else f"{row.entropy_bits:.3f}"
+        cells = [_cell(row.figures.get(name), digits) for name, (_, digits) in COLUMNS.items()]
+        table.add_row(row.rule, row.kind, str(row.networks), f"{row.bytes / 1e6:.2f}", bits, *cells)
     return table
 
 
-def _cell(figures: Mapping[str, Any], name: str, digits: int) -> str:
-    if name not in figures:
+def _cell(figure: Spread | None, digits: int) -> str:
+    if figure is None:
         return "-"
-    found = figures[name]
-    spread = "" if found["std"] is None else f" ± {found['std']:.{digits}f}"
-    return f"{found['mean']:.{digits}f}{spread}"
+    spread = "" if figure.std is None else f" ± {figure.std:.{digits}f}"
+    return f"{figure.mean:.{digits}f}{spread}"
 
 
 def trust_figure(study: TrustStudy, path: str | Path) -> Path:

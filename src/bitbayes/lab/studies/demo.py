@@ -58,6 +58,7 @@ def _digits(out: str, seeds: int) -> None:
             folder = f"{out}/digits/{rule}-seed{seed}"
             config = make_config(recipe, rule, seed=seed, epochs=_EPOCHS, out=folder)
             result = run_recipe(config, resume=True, data=data, progress=_progress())
+            assert result.summary is not None
             summaries.append(result.summary)
         rows.append(TableRow(rule, summaries))
     heads = ("test accuracy", "NLL", "mean of 10", "NLL of the mean", "32 bits", "1 bit")
@@ -75,8 +76,8 @@ def _digits(out: str, seeds: int) -> None:
             spread(row.values("test_nll"), 3),
             spread(row.values("mean_test_accuracy")),
             spread(row.values("mean_test_nll"), 3),
-            number(first["bytes_32_bit"], 0),
-            "-" if row.rule == "full-precision" else number(first["bytes_1_bit"], 0),
+            number(first.bytes_32_bit, 0),
+            "-" if row.rule == "full-precision" else number(first.bytes_1_bit, 0),
         )
     show(table)
 

@@ -15,9 +15,9 @@ from bitbayes.lab.report.markdown import results_table, write_results
 from bitbayes.lab.report.tables import new_table, number, show
 from bitbayes.lab.report.trust import trust_figure, trust_table
 from bitbayes.lab.studies.tables import TABLES, run_table
-from bitbayes.lab.studies.toys import moons_study, snelson_study
+from bitbayes.lab.studies.toys import MoonsFigures, SnelsonFigures, moons_study, snelson_study
 from bitbayes.lab.studies.trust import trust_study
-from bitbayes.lab.train import RunConfig, RunError
+from bitbayes.lab.train import EpochRow, RunConfig, RunError
 from bitbayes.posterior import load_posterior
 
 __all__ = ["TARGETS", "reproduce"]
@@ -81,7 +81,7 @@ def _moons(target: str, choices: dict[str, Any]) -> None:
     show(moons_table(study.figures), f"written: {out}/results.json, {picture}")
 
 
-def moons_table(figures: dict[str, Any]) -> Any:
+def moons_table(figures: MoonsFigures) -> Any:
     """What was measured on two moons.
 
     Args:
@@ -93,14 +93,13 @@ def moons_table(figures: dict[str, Any]) -> Any:
     table = new_table("Two moons, 1,000 fresh points", "", "STE", "mode", "mean")
     table.add_row(
         "accuracy",
-        number(figures["ste_accuracy"], 3),
-        number(figures["mode_accuracy"], 3),
-        number(figures["mean_accuracy"], 3),
+        number(figures.ste_accuracy, 3),
+        number(figures.mode_accuracy, 3),
+        number(figures.mean_accuracy, 3),
     )
-    for place in ("on_data", "on_ring"):
-        label = "entropy on the data" if place == "on_data" else "entropy on a ring of radius 4"
-        table.add_row(label, "", "", number(figures[f"entropy_{place}"], 3))
-    table.add_row("ratio of the entropies", "", "", number(figures["entropy_ratio"], 1))
+    table.add_row("entropy on the data", "", "", number(figures.entropy_on_data, 3))
+    table.add_row("entropy on a ring of radius 4", "", "", number(figures.entropy_on_ring, 3))
+    table.add_row("ratio of the entropies", "", "", number(figures.entropy_ratio, 1))
     return table
 
 
@@ -113,7 +112,7 @@ def _snelson(target: str, choices: dict[str, Any]) -> None:
     show(snelson_table(study.figures), f"written: {out}/results.json, {picture}")
 
 
-def snelson_table(figures: dict[str, Any]) -> Any:
+def snelson_table(figures: SnelsonFigures) -> Any:
     """What was measured on Snelson's data.
 
     Args:
@@ -122,7 +121,7 @@ def snelson_table(figures: dict[str, Any]) -> Any:
     Returns:
         A rich table.
     """
-    generated = figures["source"] == "generated"
+    generated = figures.source == "generated"
     table = new_table(
         f"{'Generated data with a gap' if generated else 'Snelson data'}, squared error on held-out points",
         "split",
@@ -130,29 +129,29 @@ def snelson_table(figures: dict[str, Any]) -> Any:
         "mode",
         "mean",
         "inside 2 std, %",
-        caption=f"data: {figures['source']}",
+        caption=f"data: {figures.source}",
     )
-    rows = [(str(index), row) for index, row in enumerate(figures["splits"])]
+    rows = [(str(index), row) for index, row in enumerate(figures.splits)]
     if len(rows) > 1:
-        rows.append(("mean", figures["mean_of_splits"]))
+        rows.append(("mean", figures.mean_of_splits))
     for label, row in rows:
         table.add_row(
             label,
-            number(row["ste_error"], 4),
-            number(row["mode_error"], 4),
-            number(row["mean_error"], 4),
-            number(row["inside_two_std"], 1),
+            number(row.ste_error, 4),
+            number(row.mode_error, 4),
+            number(row.mean_error, 4),
+            number(row.inside_two_std, 1),
         )
     return table
 
 
 def _curves(target: str, choices: dict[str, Any]) -> None:
-    runs: dict[str, list[dict[str, Any]]] = {}
+    runs: dict[str, list[EpochRow]] = {}
     for folder in _run_folders(choices["runs"]):
         path = folder / "metrics.jsonl"
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
-            rows = [json.loads(line) for line in lines]
+            rows = [EpochRow.from_dict(json.loads(line)) for line in lines]
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read {path}: {error}") from error
         runs[folder.name] = rows

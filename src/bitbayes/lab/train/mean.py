@@ -12,7 +12,8 @@ from bitbayes.batchnorm import as_found, batch_buffers, refresh
 from bitbayes.ensemble import drawn_networks, network_outputs
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
-from bitbayes.lab.train.measure import autocast, refresh_inputs
+from bitbayes.lab.train.measure import refresh_inputs
+from bitbayes.lab.train.precision import autocast
 from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
 

@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from bitbayes.lab.recipes import make_config, make_experiment
 from bitbayes.lab.recipes.configure import load_data
 from bitbayes.lab.train import RunFolder, SilentProgress, loop, train
-from bitbayes.lab.train.checkpoint import read_checkpoint
-from bitbayes.lab.train.precision import held
+from bitbayes.lab.train.precision import bfloat16_weights
 from nested import equal
 
 HARD = {
@@ -69,12 +68,12 @@ def test_it_changes_no_number(case, tmp_path, digits, monkeypatch):
     rule, choices = HARD[case]
     experiment, ours, found = run(tmp_path / "held", digits, rule, **choices)
     assert found == {(torch.bfloat16, torch.bfloat16, torch.float32)}
-    monkeypatch.setattr(loop, "held", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(loop, "bfloat16_weights", lambda *_: contextlib.nullcontext())
     plain, theirs, found = run(tmp_path / "plain", digits, rule, **choices)
     assert found == {(torch.float32, torch.float32, torch.float32)}
     for a, b in zip(ours.history, theirs.history, strict=True):
-        assert {**a, "seconds": 0} == {**b, "seconds": 0}
-    mine, other = (read_checkpoint(RunFolder(tmp_path / name))["parts"] for name in ("held", "plain"))
+        assert dataclasses.replace(a, seconds=0) == dataclasses.replace(b, seconds=0)
+    mine, other = (RunFolder(tmp_path / name).read_checkpoint()["parts"] for name in ("held", "plain"))
     assert equal(mine["optimizer"], other["optimizer"]) and equal(mine["real_optimizer"], other["real_optimizer"])
     saved = [load_file(tmp_path / name / "model.safetensors") for name in ("held", "plain")]
     assert equal(*saved)  # their types, too
@@ -109,7 +108,7 @@ def test_several_processes_average_gradients_of_float32(tmp_path, digits):
     experiment = make_experiment(config, digits)
     for count, wanted in ((1, torch.bfloat16), (2, torch.float32)):
         experiment.ranks = dataclasses.replace(experiment.ranks, count=count)
-        with held(config, experiment):
+        with bfloat16_weights(config, experiment):
             assert {parameter.dtype for _, parameter in experiment.optimizer.named_binary()} == {wanted}
 
 
@@ -119,7 +118,7 @@ def test_a_run_resumes_as_if_it_had_not_stopped(tmp_path, digits):
         config = {"epochs": 4, "stop_after": stop, "resume": stop is None}
         experiment, _, _ = run(tmp_path / "parts", digits, "bayesbinn", **config)
         assert all(parameter.dtype == torch.float32 for parameter in experiment.model.parameters())
-    assert equal(*(read_checkpoint(RunFolder(tmp_path / name))["parts"] for name in ("whole", "parts")))
+    assert equal(*(RunFolder(tmp_path / name).read_checkpoint()["parts"] for name in ("whole", "parts")))
 
 
 def test_weights_are_float32_again_after_an_error(tmp_path, digits):
