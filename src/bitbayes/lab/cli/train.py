@@ -92,6 +92,7 @@ class Train:
         from bitbayes.lab.report.tables import show, summary_table
         from bitbayes.lab.train import EventProgress, default_progress
         from bitbayes.lab.train.distributed import joined, restarted
+        from bitbayes.lab.train.records import Summary
 
         choices: dict[str, Any] = {**vars(self), "options": parsed_options(self.set)}
         for name in ("recipe", "rule", "resume", "device", "set", "tensorboard", "seeds", "jobs"):
@@ -104,11 +105,11 @@ class Train:
             progress = EventProgress(default_progress(), config.out) if self.tensorboard else None
             result = run_recipe(config, resume=self.resume or restarted(), progress=progress)
         if result.summary:  # that only the first process has
-            show(summary_table(result.summary, result.folder))
+            show(summary_table(Summary.from_dict(result.summary), result.folder))  # records
 
     def _several(self, **choices: Any) -> None:
         from bitbayes.lab.recipes import find_recipe, full_name
-        from bitbayes.lab.report.markdown import seeds_table
+        from bitbayes.lab.report.results import seeds_table
         from bitbayes.lab.report.tables import show
         from bitbayes.lab.studies.several import make_configs, run_several
         from bitbayes.lab.studies.tables import TableRow
@@ -150,6 +151,7 @@ class Evaluate:
         """Evaluates, and prints the table."""
         from bitbayes.lab.report.tables import evaluation_table, show
         from bitbayes.lab.studies.evaluate import evaluate_run
+        from bitbayes.lab.train.records import Evaluation
 
         found = evaluate_run(
             self.folder,
@@ -159,7 +161,7 @@ class Evaluate:
             unlike_data=self.unlike_data,
             device=chosen_device(self.device),
         )
-        show(evaluation_table(found))
+        show(evaluation_table(Evaluation.from_dict(found)))  # records
 
 
 @dataclass

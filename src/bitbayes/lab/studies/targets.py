@@ -10,14 +10,15 @@ from typing import Any
 
 from bitbayes.errors import nearest
 from bitbayes.lab.recipes import find_recipe
-from bitbayes.lab.report.figures import curves_figure, histogram_figure, moons_figure, snelson_figure
-from bitbayes.lab.report.markdown import results_table, write_results
-from bitbayes.lab.report.tables import new_table, number, show
-from bitbayes.lab.report.trust import trust_figure, trust_table
+from bitbayes.lab.report.figures import curves_figure, histogram_figure, moons_figure, snelson_figure, trust_figure
+from bitbayes.lab.report.folders import TrustRow
+from bitbayes.lab.report.results import results_table, write_results
+from bitbayes.lab.report.tables import moons_table, show, snelson_table, trust_table
 from bitbayes.lab.studies.tables import TABLES, run_table
 from bitbayes.lab.studies.toys import moons_study, snelson_study
 from bitbayes.lab.studies.trust import trust_study
 from bitbayes.lab.train import RunConfig, RunError
+from bitbayes.lab.train.records import EpochRow
 from bitbayes.posterior import load_posterior
 
 __all__ = ["TARGETS", "reproduce"]
@@ -71,7 +72,8 @@ def _table(target: str, choices: dict[str, Any]) -> None:
 def _trust(target: str, choices: dict[str, Any]) -> None:
     study = trust_study(**choices)
     picture = trust_figure(study, study.folder / "trust.png")
-    show(trust_table(study), f"written: {study.folder / 'trust.json'}, {picture}")
+    rows = [row for row in map(TrustRow.of, study.rows) if row is not None]  # records
+    show(trust_table(rows), f"written: {study.folder / 'trust.json'}, {picture}")
 
 
 def _moons(target: str, choices: dict[str, Any]) -> None:
@@ -79,29 +81,6 @@ def _moons(target: str, choices: dict[str, Any]) -> None:
     study = moons_study(out, epochs=choices["epochs"])
     picture = moons_figure(study, Path(out, "moons.png"))
     show(moons_table(study.figures), f"written: {out}/results.json, {picture}")
-
-
-def moons_table(figures: dict[str, Any]) -> Any:
-    """What was measured on two moons.
-
-    Args:
-        figures: Content of results.json.
-
-    Returns:
-        A rich table.
-    """
-    table = new_table("Two moons, 1,000 fresh points", "", "STE", "mode", "mean")
-    table.add_row(
-        "accuracy",
-        number(figures["ste_accuracy"], 3),
-        number(figures["mode_accuracy"], 3),
-        number(figures["mean_accuracy"], 3),
-    )
-    for place in ("on_data", "on_ring"):
-        label = "entropy on the data" if place == "on_data" else "entropy on a ring of radius 4"
-        table.add_row(label, "", "", number(figures[f"entropy_{place}"], 3))
-    table.add_row("ratio of the entropies", "", "", number(figures["entropy_ratio"], 1))
-    return table
 
 
 def _snelson(target: str, choices: dict[str, Any]) -> None:
@@ -113,46 +92,13 @@ def _snelson(target: str, choices: dict[str, Any]) -> None:
     show(snelson_table(study.figures), f"written: {out}/results.json, {picture}")
 
 
-def snelson_table(figures: dict[str, Any]) -> Any:
-    """What was measured on Snelson's data.
-
-    Args:
-        figures: Content of results.json.
-
-    Returns:
-        A rich table.
-    """
-    generated = figures["source"] == "generated"
-    table = new_table(
-        f"{'Generated data with a gap' if generated else 'Snelson data'}, squared error on held-out points",
-        "split",
-        "STE",
-        "mode",
-        "mean",
-        "inside 2 std, %",
-        caption=f"data: {figures['source']}",
-    )
-    rows = [(str(index), row) for index, row in enumerate(figures["splits"])]
-    if len(rows) > 1:
-        rows.append(("mean", figures["mean_of_splits"]))
-    for label, row in rows:
-        table.add_row(
-            label,
-            number(row["ste_error"], 4),
-            number(row["mode_error"], 4),
-            number(row["mean_error"], 4),
-            number(row["inside_two_std"], 1),
-        )
-    return table
-
-
 def _curves(target: str, choices: dict[str, Any]) -> None:
-    runs: dict[str, list[dict[str, Any]]] = {}
+    runs: dict[str, list[EpochRow]] = {}
     for folder in _run_folders(choices["runs"]):
         path = folder / "metrics.jsonl"
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
-            rows = [json.loads(line) for line in lines]
+            rows = [EpochRow.from_dict(json.loads(line)) for line in lines]  # records
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read {path}: {error}") from error
         runs[folder.name] = rows
