@@ -401,10 +401,7 @@ class _Reader:
 
 
 def curve_lines(lines: Sequence[Mapping[str, Any]]) -> list[CurveLine]:
-    """Return the sound lines of curves.jsonl."""
+    """Return the sound lines of curves.jsonl: those with an accuracy for each of their tasks."""
     pairs = [(line.get("task"), line.get("accuracies")) for line in lines]
-    return [
-        CurveLine(task, accuracies)
-        for task, accuracies in pairs
-        if isinstance(task, int) and isinstance(accuracies, list) and len(accuracies) == task and all(map(is_number, accuracies))
-    ]
+    sound = [(task, values) for task, values in pairs if isinstance(task, int) and isinstance(values, list)]
+    return [CurveLine(task, values) for task, values in sound if len(values) == task and all(map(is_number, values))]

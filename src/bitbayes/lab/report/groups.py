@@ -51,7 +51,7 @@ def grouped(runs: Sequence[RunRecord]) -> dict[str, list[Group]]:
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
-    """Return the entries of a record without nesting; those of options and schedule are named options.NAME and so on."""
+    """Return the entries of a record without nesting: an option of the rule is named options.NAME."""
     entries: dict[str, Any] = {}
     for key, value in dataclasses.asdict(config).items():
         if isinstance(value, Mapping):

@@ -74,7 +74,9 @@ def _results_table(title: str, columns: Sequence[str], recipe: Recipe, rows: Seq
     cells = []
     for row in rows:
         pairs = [
-            (*_measured(row, column), _published(recipe.published.get(row.rule), column))[: 2 if recipe.published else 1]
+            (*_measured(row, column), _published(recipe.published.get(row.rule), column))[
+                : 2 if recipe.published else 1
+            ]
             for column in columns
         ]
         cells.append([row.rule, *(cell for pair in pairs for cell in pair), *_measured(row, *rest)])

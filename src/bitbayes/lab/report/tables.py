@@ -220,9 +220,7 @@ def trust_table(rows: Sequence[TrustRow]) -> Table:
 def all_trust_table(name: str, rows: Sequence[TrustRow]) -> Table:
     """Return a row for each way to predict, with every figure that was measured."""
     heads = ["rule", "prediction", "networks", "bytes", *(head for _, head, _ in FIGURES.values())]
-    cells = [
-        [row.rule, row.kind, str(row.networks), number(row.bytes, 0), *figure_cells(row.figures)] for row in rows
-    ]
+    cells = [[row.rule, row.kind, str(row.networks), number(row.bytes, 0), *figure_cells(row.figures)] for row in rows]
     title = f"How far probabilities can be trusted: {name}"
     return Table(title, heads, cells, "Mean ± std over seeds.").without_empty_columns()
 
@@ -287,7 +285,8 @@ def speed_table(groups: Sequence[Group]) -> Table:
         seconds = [row["seconds"] for run in group.runs for row in run.history if "seconds" in row]
         per_epoch = group.values("seconds_per_epoch") or ([sum(seconds) / len(seconds)] if seconds else [])
         weights, binary, full, packed = (
-            statistics.mean(group.values(key) or [0]) for key in ("weights", "binary_weights", "bytes_32_bit", "bytes_1_bit")
+            statistics.mean(group.values(key) or [0])
+            for key in ("weights", "binary_weights", "bytes_32_bit", "bytes_1_bit")
         )
         rows.append(
             [

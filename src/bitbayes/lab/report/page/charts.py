@@ -93,7 +93,7 @@ def _visible(curve: Curve, log: bool) -> Curve | None:
 
 
 def histogram_chart(weights: Sequence[tuple[str, int, list[float]]], of: str = "") -> Any:
-    """Return a chart of percent of the weights over P[w = +1], from names, numbers of groups, and percent in each bin."""
+    """Return a chart of the weights over P[w = +1]; `weights` has names, numbers of groups, and percent in each bin."""
     edges = [i / BINS for i in range(BINS + 1)]
     y = "percent of weights"
     figure = base_figure(x="P[weight = +1]", y=y, log=True, x_range=(0, 1))

@@ -186,9 +186,7 @@ def _overview(runs: Sequence[RunRecord]) -> Section:
     return Section("Runs", tables=shown, folded=[tables.runs_table(f"All {len(runs)} runs", runs)])
 
 
-def _recipe(
-    name: str, groups: Sequence[Group], published: dict[str, PublishedCurves], of: str, points: int
-) -> Section:
+def _recipe(name: str, groups: Sequence[Group], published: dict[str, PublishedCurves], of: str, points: int) -> Section:
     labels = [group.label for group in groups]
     recipe = RECIPES.get(name)
     shown = []
