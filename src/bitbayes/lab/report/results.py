@@ -72,15 +72,12 @@ def _results_table(title: str, columns: Sequence[str], recipe: Recipe, rows: Seq
         return Table(title, ["rule", "squared error", "mean of samples", "bits a weight"], cells, caption)
     rest = ("one sample", "mean of samples", "bits a weight", "NLL", "s/epoch")
     cells = []
+    shown = 2 if recipe.published else 1
+    heads = [head for column in columns for head in (column, "published")[:shown]]
     for row in rows:
-        pairs = [
-            (*_measured(row, column), _published(recipe.published.get(row.rule), column))[
-                : 2 if recipe.published else 1
-            ]
-            for column in columns
-        ]
+        published = recipe.published.get(row.rule)
+        pairs = [(*_measured(row, column), _published(published, column))[:shown] for column in columns]
         cells.append([row.rule, *(cell for pair in pairs for cell in pair), *_measured(row, *rest)])
-    heads = [head for column in columns for head in (column, "published")[: 2 if recipe.published else 1]]
     return Table(title, ["rule", *heads, *rest], cells, caption)
 
 

@@ -285,7 +285,7 @@ def speed_table(groups: Sequence[Group]) -> Table:
         seconds = [row["seconds"] for run in group.runs for row in run.history if "seconds" in row]
         per_epoch = group.values("seconds_per_epoch") or ([sum(seconds) / len(seconds)] if seconds else [])
         weights, binary, full, packed = (
-            statistics.mean(group.values(key) or [0])
+            statistics.mean(values) if (values := group.values(key)) else None
             for key in ("weights", "binary_weights", "bytes_32_bit", "bytes_1_bit")
         )
         rows.append(
