@@ -12,7 +12,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from bitbayes.lab.data import DataBundle, TensorData
-from bitbayes.lab.train import RunConfig, SilentProgress, build_experiment, train
+from bitbayes.lab.train import CROSS_ENTROPY, RunConfig, SilentProgress, Summary, build_experiment, train
 from bitbayes.lab.train.distributed import joined
 
 
@@ -25,7 +25,7 @@ def bundle() -> DataBundle:
     return DataBundle("blobs", *parts, 3, "generated")
 
 
-def run(out: str, rule: str, accumulate: int = 1, epochs: int = 3) -> dict:
+def run(out: str, rule: str, accumulate: int = 1, epochs: int = 3) -> Summary | None:
     """Trains; all numbers are a function of the arguments."""
     config = RunConfig(recipe="blobs", rule=rule, out=out, lr=0.05, epochs=epochs, batch_size=31, seed=1,
                        accumulate=accumulate, precision="fp32", options={"ess": 200.0} if rule == "bayesbinn" else {},
@@ -34,7 +34,7 @@ def run(out: str, rule: str, accumulate: int = 1, epochs: int = 3) -> dict:
     def network() -> nn.Module:
         return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
 
-    experiment = build_experiment(config, network, bundle(), "cross_entropy")
+    experiment = build_experiment(config, network, bundle(), CROSS_ENTROPY)
     averaged: list[int] = []
     if isinstance(experiment.parallel, DistributedDataParallel):
         experiment.parallel.register_comm_hook(
@@ -42,7 +42,7 @@ def run(out: str, rule: str, accumulate: int = 1, epochs: int = 3) -> dict:
         )
     result = train(config, experiment, progress=SilentProgress())
     assert len(averaged) in (0, 7 * epochs)  # once a batch, in however many parts it is taken
-    assert bool(result.summary) == experiment.ranks.first
+    assert (result.summary is not None) == experiment.ranks.first
     return result.summary
 
 

@@ -9,8 +9,7 @@ import pytest
 from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.recipes import make_config, make_experiment, run_recipe
 from bitbayes.lab.recipes.configure import load_data
-from bitbayes.lab.train import RunError, RunFolder, Schedule, SilentProgress, capture, train
-from bitbayes.lab.train.checkpoint import read_checkpoint
+from bitbayes.lab.train import RunError, RunFolder, Schedule, SilentProgress, capture, loop, train
 from nested import equal
 from tape import TapeGraph
 
@@ -36,7 +35,7 @@ def run(out: Path, digits: DataBundle, rule: str = "bayesbinn", *, resume: bool 
 
 def state(out: Path) -> dict[str, Any]:
     """A checkpoint, without the clock."""
-    found = read_checkpoint(RunFolder(out))
+    found = RunFolder(out).read_checkpoint()
     for row in found["history"]:
         row.pop("seconds")
     return found
@@ -73,14 +72,14 @@ def test_a_captured_run_is_the_run(
     run(tmp_path / "stepped", digits, rule, **choices)
     assert equal(state(tmp_path / "captured"), state(tmp_path / "stepped"))
     for mine, other in zip(captured.history, usual.history, strict=True):
-        assert mine["lr"] == other["lr"]
-        assert mine["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+        assert mine.lr == other.lr
+        assert mine.train_loss == pytest.approx(other.train_loss, rel=1e-4)
 
 
 def test_python_takes_no_part(tmp_path: Path, digits: DataBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    step = capture.training_step
-    monkeypatch.setattr(capture, "training_step", lambda *a: calls.append(len(a[2])) or step(*a))
+    step = loop.training_step
+    monkeypatch.setattr(loop, "training_step", lambda *a: calls.append(len(a[2])) or step(*a))
     run(tmp_path / "run", digits, epochs=4)
     assert calls == [44] * 4 + [22] * 4  # to warm up and to record; the last batches
     rates = [group["lr"] for name in ("optimizer", "real_optimizer") for group in groups(tmp_path / "run", name)]

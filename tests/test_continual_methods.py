@@ -15,8 +15,8 @@ from bitbayes.lab.data import batches
 from bitbayes.lab.report.figures import stream_figures, task_curves_figure, weights_figure
 from bitbayes.lab.studies.streams import find_method
 from bitbayes.lab.train import Experiment, SilentProgress, build_experiment
+from bitbayes.lab.train.loop import training_step
 from bitbayes.lab.train.measure import mode_weights
-from bitbayes.lab.train.step import training_step
 from generated import write
 from nested import equal
 from streams import bundle, config, network, stream

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bitbayes.lab import cli
-from bitbayes.lab.train import EventProgress, SilentProgress
+from bitbayes.lab.train import EpochRow, EventProgress, SilentProgress
 
 
 def curves(folder):
@@ -35,9 +35,10 @@ def test_epochs_that_are_run_again_count_once(tmp_path):
         progress.start("digits ste", 3, done, 13)
         for epoch, loss in enumerate(losses, done + 1):
             progress.step(epoch, 1)
-            progress.epoch({"epoch": epoch, "train_loss": loss, "test_accuracy": None})
+            progress.epoch(EpochRow(epoch=epoch, lr=0.1, train_loss=loss, seconds=1.0))
         progress.close()
-    assert curves(tmp_path) == {"loss/train": [(1, 3.0), (2, 2.5)]}
+    found = curves(tmp_path)
+    assert found["loss/train"] == [(1, 3.0), (2, 2.5)] and set(found) == {"loss/train", "lr", "seconds"}
 
 
 def test_without_tensorboard(tmp_path, monkeypatch, capsys):

@@ -29,8 +29,8 @@ def test_two_steps(name, tmp_path):
         precision="fp32",
     )
     summary = run_recipe(config, progress=SilentProgress()).summary
-    assert summary["epochs_done"] == 1 and summary["binary_weights"] > 0
-    assert 0 <= summary["sample_test_accuracy"] <= 100
+    assert summary.epochs_done == 1 and summary.binary_weights > 0
+    assert 0 <= summary.sample_test_accuracy <= 100
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["mean_samples"] == 2
 
 
@@ -40,7 +40,7 @@ def test_the_protocol_of_the_paper_selects_on_test_data(tmp_path):
     config = make_config("cifar10-small", "vispa", protocol="test", out=str(tmp_path / "run"), **choices)
     summary = run_recipe(config, progress=SilentProgress()).summary
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert summary["protocol"] == "test" and summary["val_accuracy"] is None
+    assert summary.protocol == "test" and summary.val_accuracy is None
     best = max(rows, key=lambda row: row["mean_test_accuracy"])
-    assert summary["best_epoch"] == best["epoch"]
-    assert evaluate_run(tmp_path / "run", samples=2)["samples"] == 2
+    assert summary.best_epoch == best["epoch"]
+    assert evaluate_run(tmp_path / "run", samples=2).samples == 2

@@ -440,7 +440,8 @@ def test_command(mine, tmp_path, capsys):
     assert "Digits" in page.words("h1")
 
 
-def test_without_bokeh(runs, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bokeh", None)
+@pytest.mark.parametrize("module", ["bokeh", "jinja2"])
+def test_without_the_extra(runs, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"pip install 'bitbayes\[report\]'"):
         Report((str(runs),)).run()

@@ -10,20 +10,21 @@ from torch import nn
 
 import bitbayes as bb
 from bitbayes.lab.recipes import make_config, run_recipe
-from bitbayes.lab.studies.load import LoadedRun, load_run
+from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.train import SilentProgress, mean
 from bitbayes.lab.train.mean import MeanPredictor, kept_inputs
-from bitbayes.lab.train.measure import autocast, whole
+from bitbayes.lab.train.measure import whole
+from bitbayes.lab.train.precision import autocast
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
+def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     out = tmp_path_factory.mktemp("runs") / "digits"
     run_recipe(make_config("digits", "bayesbinn", epochs=4, seed=1, out=str(out)), progress=SilentProgress())
     return load_run(out)
 
 
-def test_each_network_has_its_own_statistics(run: LoadedRun) -> None:
+def test_each_network_has_its_own_statistics(run: FinishedRun) -> None:
     x = whole(run.experiment.data.test)[0]
     before = {name: value.clone() for name, value in run.experiment.model.state_dict().items()}
     predictor = run.predictor(4)
@@ -39,7 +40,7 @@ def test_each_network_has_its_own_statistics(run: LoadedRun) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_without_batchnorm(run: LoadedRun, precision: str) -> None:
+def test_without_batchnorm(run: FinishedRun, precision: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 5, bias=False), nn.ReLU(), nn.Linear(5, 1))
     posterior = bb.BernoulliPosterior({"0.weight": torch.randn(5, 64)})
@@ -51,7 +52,7 @@ def test_without_batchnorm(run: LoadedRun, precision: str) -> None:
     torch.testing.assert_close(found.outputs, wanted)
 
 
-def test_inputs_are_kept_as_far_as_memory_goes(run: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_are_kept_as_far_as_memory_goes(run: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = kept_inputs(run.config, run.experiment)
     assert len(batches) == 2 and batches[0].shape == (500, 64)
     monkeypatch.setattr(mean, "_MOST", 1)

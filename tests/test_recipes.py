@@ -1,5 +1,7 @@
 """The recipes: published settings, names, and what is measured on a run."""
 
+import json
+
 import pytest
 import torch
 
@@ -12,9 +14,10 @@ from bitbayes.lab.studies.several import finished
 from bitbayes.lab.studies.tables import TableRow, table_rules
 from bitbayes.lab.studies.toys import ring
 from bitbayes.lab.train import CROSS_ENTROPY, RULES, build_experiment
-from bitbayes.lab.train.regression import observation_noise, regression_figures
+from bitbayes.lab.train.measure import observation_noise, regression_figures
 from bitbayes.parameters import split_parameters
 from bitbayes.predict import Prediction
+from summaries import summary
 
 
 def toy(recipe):
@@ -163,7 +166,7 @@ def test_ring():
 
 
 def test_rows_of_a_table():
-    row = TableRow("ste", [{"test_accuracy": 98.0}, {"test_accuracy": 99.0, "test_nll": 0.1}])
+    row = TableRow("ste", [summary(test_accuracy=98.0), summary(test_accuracy=99.0, test_nll=0.1)])
     figures = row.figures()
     assert figures["test"]["mean"] == 98.5
     assert figures["test"]["std"] == pytest.approx(0.5**0.5)
@@ -175,10 +178,10 @@ def test_only_the_run_in_question_counts_as_finished(tmp_path):
     config = make_config("digits", "ste", epochs=2, out=str(tmp_path))
     assert finished(config) is None
     (tmp_path / "config.json").write_text(config.to_json())
-    (tmp_path / "summary.json").write_text('{"epochs_done": 1}')
-    assert finished(config) is None
-    (tmp_path / "summary.json").write_text('{"epochs_done": 2}')
-    assert finished(config) == {"epochs_done": 2}
+    for done in (1, 2):
+        reached = summary(epochs_done=done)
+        (tmp_path / "summary.json").write_text(json.dumps(reached.to_dict()))
+        assert finished(config) == (reached if done == 2 else None)
     assert finished(make_config("digits", "ste", epochs=2, lr=0.5, out=str(tmp_path))) is None
     (tmp_path / "summary.json").write_text("torn")
     assert finished(config) is None

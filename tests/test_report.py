@@ -9,20 +9,17 @@ from bitbayes.lab.report.results import results_table, write_results
 from bitbayes.lab.report.series import published_curves
 from bitbayes.lab.report.tables import show
 from bitbayes.lab.studies.tables import TableRow
-from bitbayes.lab.train.records import EpochRow, Summary
+from bitbayes.lab.train import EpochRow
 from bitbayes.posterior import BernoulliPosterior
 from bitbayes.table import Table, spread
+from summaries import summary
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def rows():
-    sizes = {"weights": 10, "binary_weights": 8, "bytes_32_bit": 40, "bytes_1_bit": 9, "seconds_per_epoch": 1.0}
-    epochs = {"seed": 0, "epochs": 10, "epochs_done": 10, "best_epoch": 9}
-    accuracies = {"val_accuracy": 98.0, "train_accuracy": 99.0}
     first, second = (
-        Summary("mnist", "ste", **epochs, **sizes, **accuracies, test_accuracy=test).to_dict()  # records
-        for test in (98.2, 98.4)
+        summary(test_accuracy=test, val_accuracy=98.0, train_accuracy=99.0, epochs=10) for test in (98.2, 98.4)
     )
     return [TableRow("ste", [first, second]), TableRow("adaste", [first])]
 
@@ -86,7 +83,7 @@ def test_histogram(tmp_path):
 
 
 def test_curves_without_published(tmp_path):
-    history = [EpochRow(epoch, 0.1, 0.5, 1.0, test_accuracy=90.0) for epoch in (1, 2)]
+    history = [EpochRow(epoch=epoch, lr=0.1, train_loss=0.5, seconds=1.0, test_accuracy=90.0) for epoch in (1, 2)]
     path = curves_figure({"run": history}, tmp_path / "deep" / "c.png")
     assert path.read_bytes().startswith(PNG)
 

@@ -18,7 +18,6 @@ from bitbayes.lab.recipes import make_config, run_recipe
 from bitbayes.lab.recipes.configure import load_data
 from bitbayes.lab.train import Interrupted, RunError, RunFolder, SilentProgress
 from bitbayes.lab.train import folder as folder_module
-from bitbayes.lab.train.checkpoint import read_checkpoint
 from nested import equal
 
 SOURCE = str(Path(cli.__file__).resolve().parents[3])
@@ -46,7 +45,7 @@ def start(words):
 def saved_epoch(out):
     """Of the checkpoint now, or -1."""
     try:
-        return read_checkpoint(RunFolder(out, writes=False))["epoch"]
+        return RunFolder(out, writes=False).read_checkpoint()["epoch"]
     except RunError:
         return -1
 
@@ -60,7 +59,7 @@ def wait_for(condition, process, seconds=60):
 
 
 def beliefs(out):
-    state = read_checkpoint(RunFolder(out))
+    state = RunFolder(out).read_checkpoint()
     assert state["epoch"] == EPOCHS
     return state["parts"]
 
@@ -228,7 +227,7 @@ def test_nan_in_the_data_names_epoch_and_step(tmp_path, digits):
     pattern = r"epoch 1, step \d+: the loss is not finite; .* checkpoint.pt of epoch 0"
     with pytest.raises(RunError, match=pattern):
         run_recipe(config, data=bad, progress=SilentProgress())
-    state = read_checkpoint(RunFolder(tmp_path / "run"))
+    state = RunFolder(tmp_path / "run").read_checkpoint()
     assert state["epoch"] == 0
     assert all(v.isfinite().all() for v in state["parts"]["model"].values())
 

@@ -32,8 +32,8 @@ def test_side_by_side_is_one_after_another(tmp_path: Path) -> None:
     summaries = run_several(other, jobs=2, note=told.append)
     assert told[0] == f"run 1 of 3, in {tmp_path}/one/seed0" and told[3] == "3 runs, 2 at a time"
     assert sorted(line.rpartition("seed")[2] for line in told[4:]) == ["0", "1", "2"]
-    assert [summary["seed"] for summary in summaries] == [0, 1, 2]
-    assert [s["test_accuracy"] for s in summaries] == [s["test_accuracy"] for s in plain]
+    assert [summary.seed for summary in summaries] == [0, 1, 2]
+    assert [s.test_accuracy for s in summaries] == [s.test_accuracy for s in plain]
     for first, second in zip(one, other, strict=True):
         mine, theirs = belief(first.out), belief(second.out)
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -55,7 +55,7 @@ def test_a_failure_is_told_and_leaves_the_others_whole(tmp_path: Path) -> None:
     with pytest.raises((TypeError, ValueError), match="odd"):
         run_several([*good, bad], jobs=2, note=lambda line: None)
     (summary,) = run_several(good, note=lambda line: None)  # begun or not
-    assert summary["epochs_done"] == EPOCHS
+    assert summary.epochs_done == EPOCHS
 
 
 def test_refusals(tmp_path: Path) -> None:

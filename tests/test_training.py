@@ -15,21 +15,23 @@ from bitbayes.lab.recipes.registry import RECIPES
 from bitbayes.lab.studies.several import finished
 from bitbayes.lab.train import (
     BINARY,
+    CROSS_ENTROPY,
     RULES,
     SQUARED,
+    EpochRow,
     RunConfig,
     RunFolder,
     Schedule,
     SilentProgress,
+    Summary,
     build_experiment,
     choose_precision,
     learning_rate,
     train,
 )
-from bitbayes.lab.train.checkpoint import read_checkpoint
 from bitbayes.lab.train.experiment import steps_per_epoch
+from bitbayes.lab.train.loop import training_step
 from bitbayes.lab.train.schedule import advance
-from bitbayes.lab.train.step import training_step
 from nested import equal
 from parallel_run import run as blobs
 
@@ -52,7 +54,7 @@ def lines(folder):
 
 def same_checkpoint(a, b):
     """Everything but the clock."""
-    first, second = (read_checkpoint(RunFolder(folder)) for folder in (a, b))
+    first, second = (RunFolder(folder).read_checkpoint() for folder in (a, b))
     for history in (first["history"], second["history"]):
         for row in history:
             row.pop("seconds")
@@ -62,7 +64,7 @@ def same_checkpoint(a, b):
 @pytest.mark.parametrize(("width", "fused"), [(64, False), (15_625, True)])
 def test_a_million_weights_are_updated_in_one_pass(digits, tmp_path, width, fused):
     config = make_config("digits", "ste", out=str(tmp_path))
-    experiment = build_experiment(config, lambda: torch.nn.Linear(64, width, bias=False), digits, "cross_entropy")
+    experiment = build_experiment(config, lambda: torch.nn.Linear(64, width, bias=False), digits, CROSS_ENTROPY)
     assert experiment.binary_weights() == 64 * width
     assert experiment.optimizer.param_groups[0]["compile"] is fused
 
@@ -147,7 +149,7 @@ class TestConfig:
 def test_a_rule_that_does_not_exist(digits):
     config = dataclasses.replace(make_config("digits", "ste"), rule="nope")
     with pytest.raises(ValueError, match="no rule is called 'nope'; there are: full-precision"):
-        build_experiment(config, lambda: torch.nn.Linear(64, 10), digits, "cross_entropy")
+        build_experiment(config, lambda: torch.nn.Linear(64, 10), digits, CROSS_ENTROPY)
 
 
 def test_dropout_of_every_layer(digits):
@@ -158,7 +160,7 @@ def test_dropout_of_every_layer(digits):
     assert layers() == [0.2] * 3 and layers(dropout=0.0) == [0.0] * 3
     config = make_config("digits", "ste", dropout=0.0)
     with pytest.raises(ValueError, match="no dropout layer"):
-        build_experiment(config, lambda: torch.nn.Linear(64, 10), digits, "cross_entropy")
+        build_experiment(config, lambda: torch.nn.Linear(64, 10), digits, CROSS_ENTROPY)
 
 
 def test_flips_of_a_step_and_the_spread_of_the_weights(tmp_path, digits):
@@ -174,12 +176,12 @@ def test_flips_of_a_step_and_the_spread_of_the_weights(tmp_path, digits):
     history = train(config, experiment, progress=Watches()).history
     last = steps_per_epoch(config, len(digits.train))
     for row in history:
-        before, after = (modes[row["epoch"], step] for step in (last - 1, last))
-        assert row["step_flips"] == pytest.approx(float((before != after).double().mean()), abs=1e-12)
-    assert history[0]["step_flips"] > 0
+        before, after = (modes[row.epoch, step] for step in (last - 1, last))
+        assert row.step_flips == pytest.approx(float((before != after).double().mean()), abs=1e-12)
+    assert history[0].step_flips > 0
     every = torch.cat([values.flatten() for values in optimizer.posterior().probabilities().values()])
     counts, _ = np.histogram(every.numpy(), bins=20, range=(0, 1))
-    assert history[-1]["probabilities"] == pytest.approx((100 * counts / len(every)).tolist(), abs=0.02)
+    assert history[-1].probabilities == pytest.approx((100 * counts / len(every)).tolist(), abs=0.02)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -190,11 +192,13 @@ def test_every_rule_trains_and_writes_its_files(tmp_path, digits, rule):
     assert names == FILES | ({"posterior.safetensors"} if has_posterior else set())
     rows = lines(result.folder)
     assert [row["epoch"] for row in rows] == [1, 2]
-    keys = "epoch lr train_loss train_accuracy val_accuracy test_accuracy test_nll flips step_flips seconds"
-    assert list(rows[0]) == keys.split() + ["probabilities"] * has_posterior
-    assert (rows[0]["flips"] is None) == (rows[0]["step_flips"] is None) == (rule == "full-precision")
-    assert result.summary["binary_weights"] == (0 if rule == "full-precision" else 25_856)
-    assert ("mean_test_accuracy" in result.summary) == has_posterior
+    keys = ["epoch", "lr", "train_loss", "train_accuracy", "val_accuracy", "test_accuracy", "test_nll"]
+    keys += ["flips", "step_flips"] * (rule != "full-precision") + ["seconds"]
+    assert list(rows[0]) == keys + ["probabilities"] * has_posterior
+    assert [EpochRow.from_dict(row) for row in rows] == result.history
+    assert result.summary.binary_weights == (0 if rule == "full-precision" else 25_856)
+    assert (result.summary.mean_test_accuracy is not None) == has_posterior
+    assert Summary.from_dict(RunFolder(result.folder).read_json("summary.json")) == result.summary
     mode = RunFolder(result.folder).read_tensors("model.safetensors")
     if rule != "full-precision":
         assert all(v.abs().eq(1).all() for k, v in mode.items() if v.dim() == 2)
@@ -203,17 +207,17 @@ def test_every_rule_trains_and_writes_its_files(tmp_path, digits, rule):
 def test_it_learns(tmp_path, digits):
     """Half a second of training is far above chance for binary and real weights alike."""
     for rule in ("bayesbinn", "ste", "full-precision"):
-        assert run(tmp_path / rule, digits, rule, epochs=8).summary["test_accuracy"] > 88
+        assert run(tmp_path / rule, digits, rule, epochs=8).summary.test_accuracy > 88
 
 
 def test_the_summary_has_the_best_validation_epoch(tmp_path, digits):
     result = run(tmp_path / "run", digits, epochs=5)
-    best = max(result.history, key=lambda row: row["val_accuracy"])
-    assert result.summary["best_epoch"] == best["epoch"]
-    assert result.summary["test_accuracy"] == best["test_accuracy"]
-    assert result.summary["last_test_accuracy"] == result.history[-1]["test_accuracy"]
-    assert result.summary["bytes_32_bit"] == 4 * 25_857
-    assert result.summary["bytes_1_bit"] == 25_856 // 8 + 4
+    best = max(result.history, key=lambda row: row.val_accuracy)
+    assert result.summary.best_epoch == best.epoch
+    assert result.summary.test_accuracy == best.test_accuracy
+    assert result.summary.last_test_accuracy == result.history[-1].test_accuracy
+    assert result.summary.bytes_32_bit == 4 * 25_857
+    assert result.summary.bytes_1_bit == 25_856 // 8 + 4
 
 
 @pytest.mark.parametrize("rule", ["bayesbinn", "ste", "full-precision"])
@@ -231,7 +235,7 @@ def test_evaluation_does_not_change_training(tmp_path, digits):
     often = run(tmp_path / "often", digits, epochs=4)
     rarely = run(tmp_path / "rarely", digits, epochs=4, evaluate_every=4, checkpoint_every=4)
     assert len(rarely.history) == 1
-    first, second = (read_checkpoint(RunFolder(r.folder))["parts"] for r in (often, rarely))
+    first, second = (RunFolder(r.folder).read_checkpoint()["parts"] for r in (often, rarely))
     assert equal(first, second)
 
 
@@ -248,7 +252,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path, digits):
 
 
 def test_resume_without_a_checkpoint_begins(tmp_path, digits):
-    assert run(tmp_path / "run", digits, epochs=1, resume=True).summary["epochs_done"] == 1
+    assert run(tmp_path / "run", digits, epochs=1, resume=True).summary.epochs_done == 1
 
 
 def test_an_older_run_is_moved_aside(tmp_path, digits, capsys):
@@ -270,9 +274,9 @@ def test_lines_of_epochs_after_the_checkpoint_are_cut_off(tmp_path, digits):
 
 def test_bfloat16_is_recorded_and_learns(tmp_path, digits):
     result = run(tmp_path / "run", digits, epochs=8, precision="bf16")
-    assert result.summary["precision"] == "bf16"
+    assert result.summary.precision == "bf16"
     assert RunConfig.load(result.folder).precision == "bf16"
-    assert result.summary["test_accuracy"] > 85
+    assert result.summary.test_accuracy > 85
 
 
 def test_a_rate_that_the_length_of_the_run_decides(tmp_path, digits):
@@ -282,7 +286,7 @@ def test_a_rate_that_the_length_of_the_run_decides(tmp_path, digits):
         config = RunConfig.load(result.folder)
         steps = config.epochs * steps_per_epoch(config, len(digits.train))
         assert config.lr is None and learning_rate(config, len(digits.train)) == 6 / steps
-        total = sum(row["lr"] for row in result.history) * steps / config.epochs  # of the last step of each epoch
+        total = sum(row.lr for row in result.history) * steps / config.epochs  # of the last step of each epoch
         assert total == pytest.approx(3, rel=1 / config.epochs)
     config = make_config("digits", "bayesbinn:default", epochs=1, batch_size=0)
     assert learning_rate(config, 1000) == 0.1
@@ -295,7 +299,7 @@ def test_the_probe_answers():
 
 def test_several_draws_train_the_real_parameters_on_their_mean(tmp_path, digits):
     result = run(tmp_path / "run", digits, epochs=4, samples=3)
-    assert result.summary["test_accuracy"] > 85
+    assert result.summary.test_accuracy > 85
 
 
 def test_gradient_clipping_acts(tmp_path, digits):
@@ -303,7 +307,7 @@ def test_gradient_clipping_acts(tmp_path, digits):
     choices = {"lr": 1.0, "options": {"inner": "sgd", "clip": None}, "epochs": 2}
     free = run(tmp_path / "a", digits, "ste", **choices)
     tight = run(tmp_path / "b", digits, "ste", **choices, clip_gradient=1e-6)
-    assert tight.history[0]["flips"] < 1e-3 < free.history[0]["flips"]
+    assert tight.history[0].flips < 1e-3 < free.history[0].flips
 
 
 @pytest.mark.parametrize(("loss", "outputs"), [(BINARY, 1), (SQUARED, 1)])
@@ -322,10 +326,10 @@ def test_other_losses(tmp_path, loss, outputs):
     experiment = build_experiment(config, network, data, loss)
     result = train(config, experiment, progress=SilentProgress())
     if loss is BINARY:
-        assert result.summary["test_accuracy"] > 90
+        assert result.summary.test_accuracy > 90
     else:
-        assert result.summary["test_accuracy"] is None
-        assert result.summary["test_error"] < 0.5
+        assert result.summary.test_accuracy is None
+        assert result.summary.test_error < 0.5
 
 
 def test_a_last_batch_of_one_example_is_left_out():
@@ -356,7 +360,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, digits):
     moved = dataclasses.replace(config, data="/elsewhere", stop_after=2)
     with pytest.raises(ValueError, match="was trained on other data"):
         run_recipe(moved, data=other, resume=True, progress=SilentProgress())
-    assert run_recipe(moved, data=digits, resume=True, progress=SilentProgress()).summary["epochs_done"] == 2
+    assert run_recipe(moved, data=digits, resume=True, progress=SilentProgress()).summary.epochs_done == 2
 
 
 def test_a_run_on_other_data_is_not_finished(tmp_path, monkeypatch):
@@ -416,7 +420,7 @@ def test_a_small_last_batch_counts_as_what_it_is(tmp_path, digits):
             losses.append((len(x), float(torch.nn.functional.cross_entropy(model(x), y))))
     expected = sum(count * loss for count, loss in losses) / len(digits.train)
     row = train(config, make_experiment(config, digits), progress=SilentProgress()).history[0]
-    assert row["train_loss"] == pytest.approx(expected, rel=1e-4)
+    assert row.train_loss == pytest.approx(expected, rel=1e-4)
     assert abs(losses[0][1] - losses[1][1]) > 0.01
 
 
@@ -425,7 +429,7 @@ def test_a_batch_in_parts_is_the_batch(rule, tmp_path):
     """To rounding, without batch statistics, of which each part has its own; 31 and 14 are no multiples of 5."""
     for parts in (1, 5):
         blobs(str(tmp_path / str(parts)), rule, parts)
-    one, five = (read_checkpoint(RunFolder(tmp_path / str(parts)))["parts"] for parts in (1, 5))
+    one, five = (RunFolder(tmp_path / str(parts)).read_checkpoint()["parts"] for parts in (1, 5))
     assert equal(one, five, tolerance=1e-5)
     assert not equal(one, five)  # sums in another order: it was done in parts
 
@@ -433,4 +437,4 @@ def test_a_batch_in_parts_is_the_batch(rule, tmp_path):
 def test_batchnorm_always_has_two_examples(digits, tmp_path):
     """Also where a last batch is smaller than twice the parts."""
     few = dataclasses.replace(digits, train=TensorData(digits.train.x[:23], digits.train.y[:23]))
-    assert run(tmp_path, few, epochs=1, batch_size=10, accumulate=4).summary["epochs"] == 1
+    assert run(tmp_path, few, epochs=1, batch_size=10, accumulate=4).summary.epochs == 1

@@ -11,7 +11,6 @@ import torch
 import bitbayes as bb
 from bitbayes.lab.recipes import RECIPES, make_config, run_recipe
 from bitbayes.lab.report.figures import trust_figure
-from bitbayes.lab.report.folders import TrustRow
 from bitbayes.lab.report.tables import trust_table
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluate_run
 from bitbayes.lab.studies.trust import trust_study
@@ -37,24 +36,24 @@ def small(monkeypatch, tmp_path):
 def test_study(small, tmp_path):
     notes = []
     study = trust_study(**small, rules=RULES, seeds=2, epochs=1, samples=4, precision="fp32", note=notes.append)
-    rows = {(row["rule"].partition(":")[0], row["kind"]): row for row in study.rows}
+    rows = {(row.rule.partition(":")[0], row.kind): row for row in study.rows}
     assert set(rows) == {
         *[("full-precision", kind) for kind in ("network", "ensemble")],
         *[("bayesbinn", kind) for kind in ("network", "mean", "ensemble")],
     }
     weights = 9 * 784 + 90
-    assert rows["full-precision", "network"]["bytes"] == 4 * (weights + 1)
-    assert rows["full-precision", "ensemble"]["bytes"] == 2 * 4 * (weights + 1)
-    assert rows["bayesbinn", "network"]["bytes"] == 4 + -(-weights // 8)
-    assert rows["bayesbinn", "mean"]["bytes"] == 4 + 4 * -(-weights // 8) and rows["bayesbinn", "mean"]["networks"] == 4
-    assert rows["bayesbinn", "mean"]["entropy_bits"] > 0 and "entropy_bits" not in rows["bayesbinn", "network"]
+    assert rows["full-precision", "network"].bytes == 4 * (weights + 1)
+    assert rows["full-precision", "ensemble"].bytes == 2 * 4 * (weights + 1)
+    assert rows["bayesbinn", "network"].bytes == 4 + -(-weights // 8)
+    assert rows["bayesbinn", "mean"].bytes == 4 + 4 * -(-weights // 8) and rows["bayesbinn", "mean"].networks == 4
+    assert rows["bayesbinn", "mean"].entropy_bits > 0 and rows["bayesbinn", "network"].entropy_bits is None
     for row in study.rows:
-        figures = row["figures"]
-        assert len(figures["nll"]["values"]) == (1 if row["kind"] == "ensemble" else 2)
-        assert 0 <= figures["auroc_unlike"]["mean"] <= 1 and figures["temperature"]["mean"] > 0
+        figures = row.figures
+        assert len(figures["nll"].values) == (1 if row.kind == "ensemble" else 2)
+        assert 0 <= figures["auroc_unlike"].mean <= 1 and figures["temperature"].mean > 0
     written = json.loads((study.folder / "trust.json").read_text())
-    assert (written["recipe"], written["rows"]) == ("mnist-trust", study.rows)
-    assert len(trust_table(list(map(TrustRow.of, study.rows))).rows) == 5
+    assert (written["recipe"], written["rows"]) == ("mnist-trust", [row.to_dict() for row in study.rows])
+    assert len(trust_table(study.rows).rows) == 5
     assert trust_figure(study, tmp_path / "trust.png").stat().st_size > 10_000
     again = trust_study(**small, rules=RULES, seeds=2, epochs=1, samples=4, precision="fp32", note=notes.append)
     assert again.rows == study.rows and sum(" of 4, in " in note for note in notes) == 4  # nothing is trained twice
@@ -82,4 +81,4 @@ def test_other_data_must_fit(small, tmp_path):
     ):
         evaluate_run(tmp_path / "run", unlike="cifar10", unlike_data=wrong)
     found = evaluate_run(tmp_path / "run", unlike="fashion-mnist", unlike_data=small["unlike_data"])
-    assert found["unlike"] == "fashion-mnist" and "auroc_unlike" in found["mode"]
+    assert found.unlike == "fashion-mnist" and "auroc_unlike" in found.mode

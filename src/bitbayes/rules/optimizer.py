@@ -170,6 +170,17 @@ class BinaryOptimizer(Rule, torch.optim.Optimizer):
             scale[name] = scales.value(self.state[parameter])
         return BernoulliPosterior(natural, scale)
 
+    @torch.no_grad()
+    def named_mode(self) -> dict[str, Tensor]:  # provisional
+        """Return the mode, exactly ±scale, keyed by parameter names; the parameters are not touched."""
+        refusals.report(self)
+        found = {}
+        for (name, parameter), (group, _, _) in zip(self.named_binary(), self._places(), strict=True):
+            belief = self._belief(parameter)
+            mode = self.mode(belief, self._options(group, self.state[parameter]["step"], parameter))
+            found[name] = mode.view(parameter.shape) * scales.value(self.state[parameter]).to(mode.device)
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """Beliefs, steps, options and seed: all that resuming needs beside the model's own state."""
         refusals.report(self)

@@ -92,7 +92,6 @@ class Train:
         from bitbayes.lab.report.tables import show, summary_table
         from bitbayes.lab.train import EventProgress, default_progress
         from bitbayes.lab.train.distributed import joined, restarted
-        from bitbayes.lab.train.records import Summary
 
         choices: dict[str, Any] = {**vars(self), "options": parsed_options(self.set)}
         for name in ("recipe", "rule", "resume", "device", "set", "tensorboard", "seeds", "jobs"):
@@ -104,8 +103,8 @@ class Train:
             config = make_config(self.recipe, self.rule, device=device, **choices)
             progress = EventProgress(default_progress(), config.out) if self.tensorboard else None
             result = run_recipe(config, resume=self.resume or restarted(), progress=progress)
-        if result.summary:  # that only the first process has
-            show(summary_table(Summary.from_dict(result.summary), result.folder))  # records
+        if result.summary is not None:  # that only the first process has
+            show(summary_table(result.summary, result.folder))
 
     def _several(self, **choices: Any) -> None:
         from bitbayes.lab.recipes import find_recipe, full_name
@@ -151,7 +150,6 @@ class Evaluate:
         """Evaluates, and prints the table."""
         from bitbayes.lab.report.tables import evaluation_table, show
         from bitbayes.lab.studies.evaluate import evaluate_run
-        from bitbayes.lab.train.records import Evaluation
 
         found = evaluate_run(
             self.folder,
@@ -161,7 +159,7 @@ class Evaluate:
             unlike_data=self.unlike_data,
             device=chosen_device(self.device),
         )
-        show(evaluation_table(Evaluation.from_dict(found)))  # records
+        show(evaluation_table(found))
 
 
 @dataclass

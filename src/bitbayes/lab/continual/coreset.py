@@ -23,8 +23,8 @@ from bitbayes.lab.continual.tasks import Task
 from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.train import COSINE_BY_STEPS, Experiment, RunConfig
 from bitbayes.lab.train.experiment import continue_experiment
+from bitbayes.lab.train.loop import training_step
 from bitbayes.lab.train.schedule import advance
-from bitbayes.lab.train.step import training_step
 from bitbayes.noise import stream_key
 from bitbayes.rules import BayesBiNN, checks
 

@@ -16,7 +16,8 @@ from bitbayes.lab.continual.tasks import Task
 from bitbayes.lab.data import TensorData
 from bitbayes.lab.train import Experiment, RunConfig
 from bitbayes.lab.train.mean import refreshed_for_draws
-from bitbayes.lab.train.measure import autocast, mode_weights, refresh_inputs, whole
+from bitbayes.lab.train.measure import mode_weights, refresh_inputs, whole
+from bitbayes.lab.train.precision import autocast
 from bitbayes.lab.train.results import silent_posterior
 from bitbayes.predict import predict
 

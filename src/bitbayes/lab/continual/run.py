@@ -173,9 +173,9 @@ def run_stream(
         result = train(mine, experiment, resume=True, progress=progress, figures=curve)
         mine = result.config
         curves += [
-            {"task": index + 1} | {name: line[name] for name in ("epoch", "accuracies")}
-            for line in result.history
-            if "accuracies" in line
+            {"task": index + 1, "epoch": row.epoch, "accuracies": row.accuracies}
+            for row in result.history
+            if row.accuracies is not None
         ]
         folder.write_lines("curves.jsonl", curves)
         row = watch(mine) if len(matrix) <= index else None

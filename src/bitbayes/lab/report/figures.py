@@ -18,8 +18,8 @@ from bitbayes.lab.report.series import matrix_curves, metric_curve, published_cu
 from bitbayes.lab.report.tables import stream_title
 from bitbayes.lab.studies.toys import MoonsStudy, SnelsonStudy, training_noise
 from bitbayes.lab.studies.trust import TrustStudy
+from bitbayes.lab.train import EpochRow
 from bitbayes.lab.train.measure import histogram, whole
-from bitbayes.lab.train.records import EpochRow
 from bitbayes.posterior import Posterior, load_posterior
 
 _PANELS = 5  # of histograms: as many as stay readable in a row

@@ -8,12 +8,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from bitbayes.lab.continual import AccuracyMatrix
+from bitbayes.lab.studies.trust import TrustRow
 from bitbayes.lab.train import RunConfig
 from bitbayes.lab.train.folder import one_line
 from bitbayes.lab.train.measure import histogram
+from bitbayes.lab.train.records import Spread
 from bitbayes.posterior import load_posterior
 
 BINS = 50
@@ -92,38 +94,6 @@ class StreamRecord:
 
 
 @dataclass(frozen=True)
-class TrustRow:
-    """A row of trust.json: one way to predict.
-
-    Args:
-        rule: Name of the rule.
-        kind: "network", "mean" or "ensemble".
-        networks: Number of networks that predict together.
-        bytes: Their size.
-        figures: Values over seeds of every figure.
-        entropy_bits: Mean entropy of a weight, for the mean of a posterior.
-    """
-
-    rule: str
-    kind: str
-    networks: int
-    bytes: float | None
-    figures: dict[str, list[float]]
-    entropy_bits: float | None = None
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> TrustRow | None:
-        """Read a row; return None if it is none, and leave out the figures that are damaged."""
-        if not {"rule", "kind", "networks", "bytes", "figures"} <= row.keys():
-            return None
-        raw = row["figures"] if isinstance(row["figures"], Mapping) else {}
-        values = {name: each.get("values") for name, each in raw.items() if isinstance(each, Mapping)}
-        figures = {name: list(filter(is_number, each)) for name, each in values.items() if isinstance(each, list)}
-        size, bits = (row[key] if is_number(row.get(key)) else None for key in ("bytes", "entropy_bits"))
-        return cls(str(row["rule"]), str(row["kind"]), row["networks"], size, figures, bits)
-
-
-@dataclass(frozen=True)
 class TrustRecord:
     """What `bitbayes reproduce trust` has measured in a folder."""
 
@@ -182,7 +152,7 @@ def read_folders(paths: Sequence[str | Path], now: float | None = None) -> Folde
     return folders
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Return whether a value of a JSON file is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -206,6 +176,17 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
             length += 1
         names[folder] = "/".join(folder.parts[-length:])
     return names
+
+
+def _trust_row(row: Mapping[str, Any]) -> TrustRow | None:
+    """A row of trust.json without the figures that are damaged; None if it is none."""
+    raw, size = row.get("figures"), row.get("bytes")
+    if not {"rule", "kind", "networks"} <= row.keys() or not isinstance(raw, Mapping) or not is_number(size):
+        return None
+    lists = {name: found.get("values") for name, found in raw.items() if isinstance(found, Mapping)}
+    values = {name: list(filter(is_number, found)) for name, found in lists.items() if isinstance(found, list)}
+    figures = {name: Spread.of(found) for name, found in values.items() if found}
+    return TrustRow(str(row["rule"]), str(row["kind"]), row["networks"], size, figures)
 
 
 def _duration(seconds: float) -> str:
@@ -298,7 +279,7 @@ class _Reader:
     def trust(self, folder: Path) -> list[TrustRow]:
         """Read trust.json; rows that are damaged are left out."""
         rows = self._object(folder / "trust.json").get("rows")
-        every = (TrustRow.of(row) for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()
+        every = (_trust_row(row) for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()
         return [row for row in every if row is not None]
 
     def _state(

@@ -10,7 +10,6 @@ from bitbayes.lab.recipes import RECIPES, Published, Recipe
 from bitbayes.lab.report.groups import Group
 from bitbayes.lab.studies.tables import TABLES, TableRow
 from bitbayes.lab.train import RunFolder
-from bitbayes.lab.train.records import Summary
 from bitbayes.table import Table, number, spread
 
 _ACCURACIES = ("train", "validation", "test")
@@ -53,7 +52,7 @@ def seeds_table(recipe: Recipe, row: TableRow) -> Table:
 
 
 def _results_table(title: str, columns: Sequence[str], recipe: Recipe, rows: Sequence[TableRow]) -> Table:
-    summary = Summary.from_dict(rows[0].summaries[0])  # records
+    summary = rows[0].summaries[0]
     best = {
         "validation": "the best validation epoch",
         "test": "the best test epoch of the mean of samples (VISPA's paper), trained on all of the training data",
@@ -135,7 +134,7 @@ def digits_table(rows: Sequence[TableRow], names: Mapping[str, str], scans: int)
     """
     cells = []
     for row in rows:
-        first = Summary.from_dict(row.summaries[0])  # records
+        first = row.summaries[0]
         packed = number(first.bytes_1_bit, 0) if first.binary_weights else "-"
         figures = _measured(row, "test", "NLL", "mean of samples", "NLL of the mean")
         cells.append([names[row.rule], *figures, number(first.bytes_32_bit, 0), packed])

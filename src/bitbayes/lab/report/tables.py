@@ -14,11 +14,12 @@ from bitbayes.errors import require
 from bitbayes.lab.continual import AccuracyMatrix
 from bitbayes.lab.recipes import Recipe
 from bitbayes.lab.recipes.base import DEFAULTS
-from bitbayes.lab.report.folders import RunRecord, StreamRecord, TrustRow, is_number
+from bitbayes.lab.report.folders import RunRecord, StreamRecord, is_number
 from bitbayes.lab.report.groups import Group, flat, rule_name
 from bitbayes.lab.report.series import Curve, ReliabilityPoints
-from bitbayes.lab.train import RunConfig
-from bitbayes.lab.train.records import Evaluation, Summary
+from bitbayes.lab.studies.toys import MoonsFigures, SnelsonFigures
+from bitbayes.lab.studies.trust import TrustRow
+from bitbayes.lab.train import Evaluation, RunConfig, Summary
 from bitbayes.table import Table, number, spread
 
 FIGURES = {
@@ -118,27 +119,29 @@ def tuned_table(recipe: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 # The synthetic experiments
 
 
-def moons_table(figures: Mapping[str, Any]) -> Table:
-    """Return what was measured on two moons; `figures` is the content of results.json."""
-    accuracies = (number(figures[f"{kind}_accuracy"], 3) for kind in ("ste", "mode", "mean"))
+def moons_table(figures: MoonsFigures) -> Table:
+    """Return what was measured on two moons."""
+    accuracies = (figures.ste_accuracy, figures.mode_accuracy, figures.mean_accuracy)
     rows = [
-        ["accuracy", *accuracies],
-        ["entropy on the data", "", "", number(figures["entropy_on_data"], 3)],
-        ["entropy on a ring of radius 4", "", "", number(figures["entropy_on_ring"], 3)],
-        ["ratio of the entropies", "", "", number(figures["entropy_ratio"], 1)],
+        ["accuracy", *(number(accuracy, 3) for accuracy in accuracies)],
+        ["entropy on the data", "", "", number(figures.entropy_on_data, 3)],
+        ["entropy on a ring of radius 4", "", "", number(figures.entropy_on_ring, 3)],
+        ["ratio of the entropies", "", "", number(figures.entropy_ratio, 1)],
     ]
     return Table("Two moons, 1,000 fresh points", ["", "STE", "mode", "mean"], rows)
 
 
-def snelson_table(figures: Mapping[str, Any]) -> Table:
-    """Return what was measured on Snelson's data; `figures` is the content of results.json."""
-    digits = {"ste_error": 4, "mode_error": 4, "mean_error": 4, "inside_two_std": 1}
-    splits = [(str(index), split) for index, split in enumerate(figures["splits"])]
-    splits += [("mean", figures["mean_of_splits"])] if len(splits) > 1 else []
-    rows = [[label, *(number(split[key], count) for key, count in digits.items())] for label, split in splits]
-    data = "Generated data with a gap" if figures["source"] == "generated" else "Snelson data"
+def snelson_table(figures: SnelsonFigures) -> Table:
+    """Return what was measured on Snelson's data."""
+    splits = [(str(index), split) for index, split in enumerate(figures.splits)]
+    splits += [("mean", figures.mean_of_splits)] if len(splits) > 1 else []
+    rows = []
+    for label, split in splits:
+        errors = (split.ste_error, split.mode_error, split.mean_error)
+        rows.append([label, *(number(error, 4) for error in errors), number(split.inside_two_std, 1)])
+    data = "Generated data with a gap" if figures.source == "generated" else "Snelson data"
     heads = ["split", "STE", "mode", "mean", "inside 2 std, %"]
-    return Table(f"{data}, squared error on held-out points", heads, rows, f"data: {figures['source']}")
+    return Table(f"{data}, squared error on held-out points", heads, rows, f"data: {figures.source}")
 
 
 # Streams of tasks
@@ -207,9 +210,9 @@ def trust_table(rows: Sequence[TrustRow]) -> Table:
     heads = ["rule", "prediction", "networks", "MB", "bits a weight", *(FIGURES[name][0] for name in TRUST_FIGURES)]
     cells = [
         [
-            *(row.rule, row.kind, str(row.networks), "-" if row.bytes is None else f"{row.bytes / 1e6:.2f}"),
+            *(row.rule, row.kind, str(row.networks), f"{row.bytes / 1e6:.2f}"),
             number(row.entropy_bits, 3, missing=""),
-            *figure_cells(row.figures, TRUST_FIGURES),
+            *_trust_cells(row, TRUST_FIGURES),
         ]
         for row in rows
     ]
@@ -220,9 +223,22 @@ def trust_table(rows: Sequence[TrustRow]) -> Table:
 def all_trust_table(name: str, rows: Sequence[TrustRow]) -> Table:
     """Return a row for each way to predict, with every figure that was measured."""
     heads = ["rule", "prediction", "networks", "bytes", *(head for _, head, _ in FIGURES.values())]
-    cells = [[row.rule, row.kind, str(row.networks), number(row.bytes, 0), *figure_cells(row.figures)] for row in rows]
+    cells = [
+        [
+            row.rule,
+            row.kind,
+            str(row.networks),
+            number(row.bytes, 0),
+            *_trust_cells(row),
+        ]
+        for row in rows
+    ]
     title = f"How far probabilities can be trusted: {name}"
     return Table(title, heads, cells, "Mean ± std over seeds.").without_empty_columns()
+
+
+def _trust_cells(row: TrustRow, names: Iterable[str] = tuple(FIGURES)) -> list[str]:
+    return _figure_cells({name: found.values for name, found in row.figures.items()}, names)
 
 
 def calibration_table(groups: Sequence[Group]) -> Table:
@@ -237,17 +253,15 @@ def calibration_table(groups: Sequence[Group]) -> Table:
             samples = listed(run.evaluation.get("samples") for run in group.runs if kind in run.evaluation)
             values = {name: [one[name] for one in found if is_number(one.get(name))] for name in FIGURES}
             prediction = f"mean of {samples}" if kind == "mean" else "mode"
-            rows.append([group.label, prediction, str(len(found)), *figure_cells(values)])
+            rows.append([group.label, prediction, str(len(found)), *_figure_cells(values)])
     heads = ["rule", "prediction", "runs", *(head for _, head, _ in FIGURES.values())]
     about = "From bitbayes evaluate; mean ± std over runs."
     return Table("Calibration on test data", heads, rows, about).without_empty_columns()
 
 
-def figure_cells(
-    values: Mapping[str, Sequence[float]], names: Iterable[str] = tuple(FIGURES), missing: str = "-"
-) -> list[str]:
-    """Return mean and standard deviation of the named figures of an evaluation."""
-    return [spread(values.get(name, ()), FIGURES[name][-1], missing) for name in names]
+def _figure_cells(values: Mapping[str, Sequence[float]], names: Iterable[str] = tuple(FIGURES)) -> list[str]:
+    """Mean and standard deviation of the named figures of an evaluation."""
+    return [spread(values.get(name, ()), FIGURES[name][-1]) for name in names]
 
 
 def reliability_table(title: str, points: Sequence[ReliabilityPoints]) -> Table:

@@ -58,6 +58,7 @@ def _digits(out: str, seeds: int) -> None:
             folder = f"{out}/digits/{rule}-seed{seed}"
             config = make_config(recipe, rule, seed=seed, epochs=_EPOCHS, out=folder)
             result = run_recipe(config, resume=True, data=data, progress=_progress())
+            assert result.summary is not None
             summaries.append(result.summary)
         rows.append(TableRow(rule, summaries))
     show(digits_table(rows, _RULES, len(data.train)))

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +13,10 @@ from torch import Tensor
 from bitbayes.calibration import fit_temperature, probability_figures, reliability, separation
 from bitbayes.lab.data import TensorData
 from bitbayes.lab.recipes.registry import find_recipe
-from bitbayes.lab.studies.load import LoadedRun, load_run
-from bitbayes.lab.train.measure import whole
-from bitbayes.lab.train.regression import observation_noise, regression_figures
+from bitbayes.lab.studies.load import FinishedRun, load_run
+from bitbayes.lab.train.measure import observation_noise, regression_figures, whole
+from bitbayes.lab.train.records import Evaluation, Figures
 from bitbayes.predict import Prediction
-
-__all__ = ["Inputs", "Predictions", "evaluate_run", "evaluation_inputs", "fitted_temperature"]
 
 
 def evaluate_run(
@@ -30,21 +27,17 @@ def evaluate_run(
     unlike: str | None = None,
     unlike_data: str | None = None,
     device: str = "cpu",
-) -> dict[str, Any]:
-    """Measures accuracy, likelihood, Brier score, calibration and entropy on the test data.
+) -> Evaluation:
+    """Measure accuracy, likelihood, Brier score, calibration and entropy on the test data; write evaluation.json.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         samples: Networks that the mean averages over.
         data: Where the data is, if not where the run found it.
         unlike: Recipe whose test inputs the network should be unsure of, such as "fashion-mnist" for a run on MNIST:
             adds the AUROC by which entropy and mutual information tell them from the run's own.
         unlike_data: Where those are; None for the recipe's own default.
         device: Torch device.
-
-    Returns:
-        What it writes to evaluation.json: figures of the mode and, with a posterior, of the mean; for classes also
-        "reliability" with the points of both.
 
     Raises:
         ValueError: If the folder is not a run, or the data is missing.
@@ -53,48 +46,89 @@ def evaluate_run(
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     run = load_run(folder, data=data, device=device)
-    config, experiment = run.config, run.experiment
-    found: dict[str, Any] = {
-        "recipe": config.recipe,
-        "rule": config.rule,
-        "estimator": config.estimator,
-        "seed": config.seed,
-        "samples": samples,
-    }
-    names = ["mode"]
+    predictors = {"mode": run.predictor()}
     if run.posterior is not None:
-        found["posterior_entropy_bits"] = float(run.posterior.entropy())
-        names.append("mean")
-    if unlike is not None:
-        found["unlike"] = unlike
-    counts = {"mode": 0, "mean": samples}
-    if not experiment.loss.classifies:
-        if unlike is not None:
-            raise ValueError(f"unlike needs a network that predicts classes; {config.recipe} is a regression")
-        (x, y), (train_x, target) = whole(_test(run)), whole(experiment.data.train)
-        for name in names:
-            predicted = run.predictor(counts[name])
-            found[name] = regression_figures(predicted(x), y, observation_noise(predicted(train_x), target))
-    else:
+        predictors["mean"] = run.predictor(samples)
+    figures: dict[str, Figures] = {}
+    points = {}
+    if run.experiment.loss.classifies:
         inputs = evaluation_inputs(run, unlike, unlike_data)
-        found["reliability"] = {}
-        for name in names:
-            predictions = Predictions.of(run.predictor(counts[name]), inputs)
-            found[name] = predictions.figures(inputs)
-            found["reliability"][name] = predictions.points(inputs)
-    run.files.write_json("evaluation.json", found)
-    return found
+        for name, predictor in predictors.items():
+            predictions = Predictions.of(predictor, inputs)
+            figures[name], points[name] = predictions.figures(inputs), predictions.points(inputs)
+    else:
+        if unlike is not None:
+            raise ValueError(f"unlike needs a network that predicts classes; {run.config.recipe} is a regression")
+        (x, y), (train_x, target) = whole(_test(run)), whole(run.experiment.data.train)
+        for name, predictor in predictors.items():
+            figures[name] = regression_figures(predictor(x), y, observation_noise(predictor(train_x), target))
+    evaluation = Evaluation(
+        recipe=run.config.recipe,
+        rule=run.config.rule,
+        estimator=run.config.estimator,
+        seed=run.config.seed,
+        samples=samples,
+        posterior_entropy_bits=None if run.posterior is None else float(run.posterior.entropy()),
+        unlike=unlike,
+        mode=figures["mode"],
+        mean=figures.get("mean"),
+        reliability=points,
+    )
+    run.files.write_json("evaluation.json", evaluation.to_dict())
+    return evaluation
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a network that predicts classes is evaluated on, normalised like its training data.
+
+    Args:
+        test: Inputs and targets.
+        held: Validation inputs and targets, on which a temperature is fitted, or None.
+        unlike: Out-of-distribution inputs, or None.
+    """
+
+    test: tuple[Tensor, Tensor]
+    held: tuple[Tensor, Tensor] | None = None
+    unlike: Tensor | None = None
+
+
+def evaluation_inputs(run: FinishedRun, unlike: str | None = None, unlike_data: str | None = None) -> Inputs:
+    """Return the data that a run of classes is evaluated on; `unlike` and `unlike_data` as in `evaluate_run`.
+
+    Raises:
+        ValueError: If there is no test data that fits in memory, or the other data has another shape.
+    """
+    test, validation = _test(run), run.experiment.data.validation
+    other = None if unlike is None else _unlike(test, unlike, unlike_data, run.experiment.device)
+    return Inputs(whole(test), whole(validation) if isinstance(validation, TensorData) else None, other)
+
+
+def _test(run: FinishedRun) -> TensorData:
+    test, recipe = run.experiment.data.test, run.config.recipe
+    if test is None:
+        raise ValueError(f"recipe {recipe} has no test data")
+    if not isinstance(test, TensorData):
+        raise ValueError(
+            f"evaluate holds all test data in memory, which those of {recipe} do not fit; summary.json has the "
+            "accuracy and likelihood of the mode and of the mean"
+        )
+    return test
+
+
+def _unlike(test: TensorData, recipe: str, where: str | None, device: torch.device) -> Tensor:
+    """Return test inputs of another recipe, normalised like the run's own."""
+    other = find_recipe(recipe).load(where, device, 0).test
+    if not isinstance(other, TensorData) or other.x.shape[1:] != test.x.shape[1:] or other.x.dtype != test.x.dtype:
+        came = f"{tuple(other.x.shape[1:])}, {other.x.dtype}" if isinstance(other, TensorData) else "none in memory"
+        wanted = f"{tuple(test.x.shape[1:])}, {test.x.dtype}"
+        raise ValueError(f"inputs of {recipe} must be like the run's ({wanted}), got {came}")
+    return whole(dataclasses.replace(test, x=other.x, y=other.y))[0]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What some networks say of all inputs that figures are made of.
-
-    Args:
-        test: Of the test inputs.
-        held: Of the validation inputs, on which a temperature is fitted; None if there are none.
-        unlike: Of inputs of another kind; None if there are none.
-    """
+    """What some networks say of `Inputs`, part by part."""
 
     test: Prediction
     held: Prediction | None = None
@@ -102,27 +136,12 @@ class Predictions:
 
     @classmethod
     def of(cls, predicted: Callable[[Tensor], Prediction], inputs: Inputs) -> Predictions:
-        """Predicts all inputs.
-
-        Args:
-            predicted: The networks.
-            inputs: The inputs.
-
-        Returns:
-            The predictions.
-        """
+        """Predict all inputs."""
         held = None if inputs.held is None else predicted(inputs.held[0])
         return cls(predicted(inputs.test[0]), held, None if inputs.unlike is None else predicted(inputs.unlike))
 
-    def figures(self, inputs: Inputs) -> dict[str, float]:
-        """Figures on test data, those that a temperature fitted on validation data changes, and those on other data.
-
-        Args:
-            inputs: With the targets.
-
-        Returns:
-            Accuracy (percent), NLL, Brier, ECE, and so on.
-        """
+    def figures(self, inputs: Inputs) -> Figures:
+        """Return figures on test data, tempered ones where there is validation data, and AUROCs."""
         y, prediction = inputs.test[1], self.test
         figures = probability_figures(prediction.probs, y)
         wrong = prediction.probs.argmax(-1) != y.reshape(-1) if prediction.probs.shape[-1] > 1 else None
@@ -141,14 +160,10 @@ class Predictions:
         return figures
 
     def points(self, inputs: Inputs) -> dict[str, dict[str, list[float]]]:
-        """The points of reliability diagrams on test data.
-
-        Args:
-            inputs: With the targets.
+        """Return the points of reliability diagrams on test data, as `bitbayes.calibration.reliability` names them.
 
         Returns:
-            For bins of equal width and of equal mass, by these names: confidence, accuracy and share of the examples,
-            bin by bin; see `bitbayes.calibration.reliability`.
+            For bins of equal "width" and of equal "mass": confidence, accuracy and share of the examples, bin by bin.
 
         Example:
             >>> predictions = Predictions(Prediction(torch.tensor([[[3.0, 0.0], [0.0, 1.0]]])))
@@ -163,15 +178,8 @@ class Predictions:
         return found
 
 
-def fitted_temperature(run: LoadedRun, samples: int = 0) -> float:
-    """The temperature that suits a run's validation data.
-
-    Args:
-        run: The run.
-        samples: Networks of the mean; 0 for the mode.
-
-    Returns:
-        See `bitbayes.calibration.fit_temperature`.
+def fitted_temperature(run: FinishedRun, samples: int = 0) -> float:
+    """Return the temperature that suits the mean of so many networks (0: the mode) on a run's validation data.
 
     Raises:
         ValueError: If the run is of a regression, or has no validation data that fits in memory.
@@ -181,61 +189,3 @@ def fitted_temperature(run: LoadedRun, samples: int = 0) -> float:
         raise ValueError("a temperature needs classes, and validation data that fits in memory")
     x, y = whole(data)
     return fit_temperature(run.predictor(samples)(x), y)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a network is measured on.
-
-    Args:
-        test: Inputs and targets.
-        held: Validation inputs and targets, or None.
-        unlike: Inputs of another kind, or None.
-    """
-
-    test: tuple[Tensor, Tensor]
-    held: tuple[Tensor, Tensor] | None = None
-    unlike: Tensor | None = None
-
-
-def evaluation_inputs(run: LoadedRun, unlike: str | None = None, unlike_data: str | None = None) -> Inputs:
-    """The data that a run of classes is evaluated on.
-
-    Args:
-        run: The run.
-        unlike: Recipe of data of another kind, see `evaluate_run`.
-        unlike_data: Where those are.
-
-    Returns:
-        Everything at once, normalised like the run's training data.
-
-    Raises:
-        ValueError: If there is no test data that fits in memory, or the other data has another shape.
-    """
-    data = run.experiment.data
-    test = _test(run)
-    other = None if unlike is None else _unlike(test, unlike, unlike_data, run.experiment.device)
-    held = whole(data.validation) if isinstance(data.validation, TensorData) else None
-    return Inputs(whole(test), held, other)
-
-
-def _test(run: LoadedRun) -> TensorData:
-    test, recipe = run.experiment.data.test, run.config.recipe
-    if test is None:
-        raise ValueError(f"recipe {recipe} has no test data")
-    if not isinstance(test, TensorData):
-        raise ValueError(
-            f"evaluate holds all test data in memory, which those of {recipe} do not fit; summary.json has the "
-            "accuracy and likelihood of the mode and of the mean"
-        )
-    return test
-
-
-def _unlike(test: TensorData, recipe: str, where: str | None, device: torch.device) -> Tensor:
-    """Test inputs of another recipe, normalised like the run's own."""
-    other = find_recipe(recipe).load(where, device, 0).test
-    if not isinstance(other, TensorData) or other.x.shape[1:] != test.x.shape[1:] or other.x.dtype != test.x.dtype:
-        came = f"{tuple(other.x.shape[1:])}, {other.x.dtype}" if isinstance(other, TensorData) else "none in memory"
-        wanted = f"{tuple(test.x.shape[1:])}, {test.x.dtype}"
-        raise ValueError(f"inputs of {recipe} must be like the run's ({wanted}), got {came}")
-    return whole(dataclasses.replace(test, x=other.x, y=other.y))[0]

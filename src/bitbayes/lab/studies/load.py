@@ -12,16 +12,14 @@ from torch import Tensor
 from bitbayes.lab.recipes.configure import make_experiment
 from bitbayes.lab.train import Experiment, RunConfig, RunFolder
 from bitbayes.lab.train.mean import MeanPredictor
-from bitbayes.lab.train.measure import autocast
+from bitbayes.lab.train.precision import autocast
 from bitbayes.lab.train.results import load_mode, load_posterior
 from bitbayes.posterior import Posterior
 from bitbayes.predict import Prediction, predict
 
-__all__ = ["LoadedRun", "load_run"]
-
 
 @dataclass(frozen=True)
-class LoadedRun:
+class FinishedRun:
     """A finished run, ready to predict.
 
     Args:
@@ -37,28 +35,14 @@ class LoadedRun:
     posterior: Posterior | None
 
     def predict(self, x: Tensor, samples: int = 0) -> Prediction:
-        """Predicts with the mode, or with the mean of drawn networks.
-
-        Args:
-            x: Inputs, on the device of the run.
-            samples: Networks to draw; 0 for the mode.
-
-        Returns:
-            The prediction.
-
-        Raises:
-            ValueError: If samples are wanted of a rule without a posterior.
-        """
+        """Predict with the mode, or with the mean of so many drawn networks; see `predictor`."""
         return self.predictor(samples)(x)
 
     def predictor(self, samples: int = 0) -> Callable[[Tensor], Prediction]:
-        """The same for several inputs, with BatchNorm statistics of the draws estimated once.
+        """Return a function of inputs, with BatchNorm statistics of the draws estimated once.
 
         Args:
             samples: Networks to draw; 0 for the mode.
-
-        Returns:
-            A function of inputs.
 
         Raises:
             ValueError: If samples are wanted of a rule without a posterior.
@@ -74,16 +58,13 @@ class LoadedRun:
             return predict(self.experiment.model, x, chunk=2000)
 
 
-def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu") -> LoadedRun:
-    """Loads the mode and the posterior of a run, and its data.
+def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu") -> FinishedRun:
+    """Load the mode and the posterior of a run, and its data.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         data: Where the data is, if not where the run found it.
         device: Torch device.
-
-    Returns:
-        The run.
 
     Raises:
         ValueError: If the folder is not a run, or the data is missing.
@@ -94,4 +75,4 @@ def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu"
     files = RunFolder(folder)
     experiment = make_experiment(config)
     load_mode(files, experiment.model)
-    return LoadedRun(config, files, experiment, load_posterior(files, experiment.device))
+    return FinishedRun(config, files, experiment, load_posterior(files, experiment.device))

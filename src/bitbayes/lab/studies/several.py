@@ -12,7 +12,7 @@ import torch
 
 from bitbayes.lab.recipes.configure import data_of, load_data, make_config, run_recipe
 from bitbayes.lab.recipes.registry import find_recipe
-from bitbayes.lab.train import RunConfig, RunError, RunFolder, SilentProgress
+from bitbayes.lab.train import RunConfig, RunError, RunFolder, SilentProgress, Summary
 
 __all__ = ["finished", "make_configs", "run_several"]
 
@@ -47,7 +47,7 @@ def make_configs(
     return [make_config(recipe, rule, seed=s, out=out and f"{out}/seed{s}", **choices) for s in every]
 
 
-def finished(config: RunConfig) -> dict[str, Any] | None:
+def finished(config: RunConfig) -> Summary | None:
     """The summary of a run that has ended, if it is the run in question.
 
     Args:
@@ -62,10 +62,10 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
         recorded = RunConfig.load(config.out)
         if recorded.differences(config) or (recorded.data != config.data and not _same_data(config)):
             return None
-        summary = RunFolder(config.out).read_json("summary.json")
+        summary = Summary.from_dict(RunFolder(config.out).read_json("summary.json"))
     except (RunError, ValueError):
         return None
-    return summary if summary.get("epochs_done") == config.last_epoch else None
+    return summary if summary.epochs_done == config.last_epoch else None
 
 
 def _same_data(config: RunConfig) -> bool:
@@ -74,9 +74,7 @@ def _same_data(config: RunConfig) -> bool:
     return known in (None, data_of(config).fingerprint())
 
 
-def run_several(
-    configs: Sequence[RunConfig], *, jobs: int = 1, note: Callable[[str], None] = print
-) -> list[dict[str, Any]]:
+def run_several(configs: Sequence[RunConfig], *, jobs: int = 1, note: Callable[[str], None] = print) -> list[Summary]:
     """Trains what records say; runs that are finished are not repeated, those that were interrupted continue.
 
     Each run computes what it would compute alone: the noise of a run is a function of its seed, and nothing is shared
@@ -105,7 +103,7 @@ def run_several(
         _side_by_side(left, min(jobs, len(left)), note)
     else:
         _in_turn(left, note)
-    return [RunFolder(config.out).read_json("summary.json") for config in configs]
+    return [Summary.from_dict(RunFolder(config.out).read_json("summary.json")) for config in configs]
 
 
 def _in_turn(configs: Sequence[RunConfig], note: Callable[[str], None]) -> None:

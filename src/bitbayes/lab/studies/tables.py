@@ -13,6 +13,7 @@ from bitbayes.lab.recipes.base import Recipe
 from bitbayes.lab.recipes.configure import Budget, full_name, make_config
 from bitbayes.lab.recipes.registry import find_recipe
 from bitbayes.lab.studies.several import run_several
+from bitbayes.lab.train import Summary
 
 __all__ = ["TABLES", "Table", "TableRow", "run_table", "table_rules"]
 
@@ -66,7 +67,7 @@ class TableRow:
     """
 
     rule: str
-    summaries: list[dict[str, Any]]
+    summaries: list[Summary]
 
     def values(self, key: str) -> list[float]:
         """One entry of all summaries, where it exists.
@@ -77,7 +78,7 @@ class TableRow:
         Returns:
             Its values, one a run.
         """
-        return [s[key] for s in self.summaries if s.get(key) is not None]
+        return [value for summary in self.summaries if (value := getattr(summary, key)) is not None]
 
     def figures(self) -> dict[str, Any]:
         """Means and sample standard deviations, for results.json."""

@@ -11,14 +11,12 @@ from typing import Any
 from bitbayes.errors import nearest
 from bitbayes.lab.recipes import find_recipe
 from bitbayes.lab.report.figures import curves_figure, histogram_figure, moons_figure, snelson_figure, trust_figure
-from bitbayes.lab.report.folders import TrustRow
 from bitbayes.lab.report.results import results_table, write_results
 from bitbayes.lab.report.tables import moons_table, show, snelson_table, trust_table
 from bitbayes.lab.studies.tables import TABLES, run_table
 from bitbayes.lab.studies.toys import moons_study, snelson_study
 from bitbayes.lab.studies.trust import trust_study
-from bitbayes.lab.train import RunConfig, RunError
-from bitbayes.lab.train.records import EpochRow
+from bitbayes.lab.train import EpochRow, RunConfig, RunError
 from bitbayes.posterior import load_posterior
 
 __all__ = ["TARGETS", "reproduce"]
@@ -72,8 +70,7 @@ def _table(target: str, choices: dict[str, Any]) -> None:
 def _trust(target: str, choices: dict[str, Any]) -> None:
     study = trust_study(**choices)
     picture = trust_figure(study, study.folder / "trust.png")
-    rows = [row for row in map(TrustRow.of, study.rows) if row is not None]  # records
-    show(trust_table(rows), f"written: {study.folder / 'trust.json'}, {picture}")
+    show(trust_table(study.rows), f"written: {study.folder / 'trust.json'}, {picture}")
 
 
 def _moons(target: str, choices: dict[str, Any]) -> None:
@@ -98,7 +95,7 @@ def _curves(target: str, choices: dict[str, Any]) -> None:
         path = folder / "metrics.jsonl"
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
-            rows = [EpochRow.from_dict(json.loads(line)) for line in lines]  # records
+            rows = [EpochRow.from_dict(json.loads(line)) for line in lines]
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read {path}: {error}") from error
         runs[folder.name] = rows

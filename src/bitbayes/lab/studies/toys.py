@@ -14,46 +14,70 @@ from torch import Tensor
 
 from bitbayes.lab.recipes.configure import make_config, run_recipe
 from bitbayes.lab.recipes.registry import find_recipe
-from bitbayes.lab.studies.load import LoadedRun, load_run
+from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.studies.several import finished
 from bitbayes.lab.train import Progress, RunFolder
 from bitbayes.lab.train.machine import tuned_for
-from bitbayes.lab.train.measure import whole
-from bitbayes.lab.train.regression import observation_noise, regression_figures
-
-__all__ = ["MoonsStudy", "SnelsonStudy", "moons_study", "snelson_study"]
+from bitbayes.lab.train.measure import observation_noise, regression_figures, whole
+from bitbayes.lab.train.records import Record
 
 _SAMPLES = 100  # of the mean in figures that are reported; pictures average as many as the paper
 
 
 @dataclass(frozen=True)
+class MoonsFigures(Record):
+    """results.json of two moons: accuracies as fractions, entropies in nats on and off the data (on a ring)."""
+
+    estimator: str | None
+    points: int
+    ste_accuracy: float
+    mode_accuracy: float
+    mean_accuracy: float
+    mean_samples: int
+    entropy_on_data: float
+    entropy_on_ring: float
+    entropy_ratio: float
+    entropy_bits_a_weight: float | None
+
+
+@dataclass(frozen=True)
 class MoonsStudy:
-    """STE and BayesBiNN on two moons.
+    """STE and BayesBiNN on two moons: their runs, and what was measured."""
 
-    Args:
-        ste: The run of STE.
-        bayes: The run of BayesBiNN.
-        figures: What was measured.
-    """
+    ste: FinishedRun
+    bayes: FinishedRun
+    figures: MoonsFigures
 
-    ste: LoadedRun
-    bayes: LoadedRun
-    figures: dict[str, Any]
+
+@dataclass(frozen=True)
+class SplitFigures(Record):
+    """What was measured on one split of Snelson's data: squared errors, percent inside two standard deviations, σ."""
+
+    ste_error: float
+    mode_error: float
+    mean_error: float
+    inside_two_std: float
+    observation_noise: float
+
+
+@dataclass(frozen=True)
+class SnelsonFigures(Record):
+    """results.json of Snelson's data."""
+
+    source: str
+    estimator: str | None
+    mean_samples: int
+    splits: list[SplitFigures]
+    mean_of_splits: SplitFigures
 
 
 @dataclass(frozen=True)
 class SnelsonStudy:
-    """STE and BayesBiNN on Snelson's data, one pair of runs for every split.
+    """STE and BayesBiNN on Snelson's data: one pair of runs for every split, and what was measured."""
 
-    Args:
-        ste: Runs of STE.
-        bayes: Runs of BayesBiNN.
-        figures: What was measured.
-    """
-
-    ste: list[LoadedRun]
-    bayes: list[LoadedRun]
-    figures: dict[str, Any]
+    ste: list[FinishedRun]
+    bayes: list[FinishedRun]
+    figures: SnelsonFigures
 
 
 def moons_study(
@@ -64,56 +88,43 @@ def moons_study(
     note: Callable[[str], None] = print,
     progress: Progress | None = None,
 ) -> MoonsStudy:
-    """Trains both rules, and writes results.json.
+    """Train both rules on two moons, measure accuracy and uncertainty on and off the data, and write results.json.
 
     Args:
         out: Folder of the runs.
         epochs: Length of the schedule, if not the recipe's.
-        seed: Of both runs.
+        seed: Seed of both runs.
         note: Told of each run as it begins.
         progress: Display.
-
-    Returns:
-        The runs, and accuracy and uncertainty of BayesBiNN on and off the data.
     """
-    runs = {
-        rule: _trained("moons", rule, f"{out}/{rule}-seed{seed}", note, progress, epochs=epochs, seed=seed)
+    ste, bayes = (
+        _trained("moons", rule, f"{out}/{rule}-seed{seed}", note, progress, epochs=epochs, seed=seed)
         for rule in ("ste", "bayesbinn")
-    }
-    bayes = runs["bayesbinn"]
-    test = bayes.experiment.data.test
-    assert test is not None
-    x, y = whole(test)
+    )
+    x, y = _test(bayes)
     with tuned_for("moons"):
         on_data = bayes.predict(x, _SAMPLES)
         far = bayes.predict(ring(4.0).to(x.device), _SAMPLES)
-        modes = {rule: run.predict(x) for rule, run in runs.items()}
+        ste_mode, bayes_mode = ste.predict(x), bayes.predict(x)
     entropy, far_entropy = float(on_data.entropy.mean()), float(far.entropy.mean())
-    figures = {
-        "estimator": bayes.config.estimator,
-        "points": len(x),
-        "ste_accuracy": _accuracy(modes["ste"].probs, y),
-        "mode_accuracy": _accuracy(modes["bayesbinn"].probs, y),
-        "mean_accuracy": _accuracy(on_data.probs, y),
-        "mean_samples": _SAMPLES,
-        "entropy_on_data": entropy,
-        "entropy_on_ring": far_entropy,
-        "entropy_ratio": far_entropy / max(entropy, 1e-12),
-        "entropy_bits_a_weight": float(bayes.posterior.entropy()) if bayes.posterior else None,
-    }
-    RunFolder(out).write_json("results.json", figures)
-    return MoonsStudy(runs["ste"], bayes, figures)
+    figures = MoonsFigures(
+        estimator=bayes.config.estimator,
+        points=len(x),
+        ste_accuracy=_accuracy(ste_mode.probs, y),
+        mode_accuracy=_accuracy(bayes_mode.probs, y),
+        mean_accuracy=_accuracy(on_data.probs, y),
+        mean_samples=_SAMPLES,
+        entropy_on_data=entropy,
+        entropy_on_ring=far_entropy,
+        entropy_ratio=far_entropy / max(entropy, 1e-12),
+        entropy_bits_a_weight=float(bayes.posterior.entropy()) if bayes.posterior else None,
+    )
+    RunFolder(out).write_json("results.json", figures.to_dict())
+    return MoonsStudy(ste, bayes, figures)
 
 
 def ring(radius: float, count: int = 360) -> Tensor:
-    """Points around the middle of the data, in standardised inputs.
-
-    Args:
-        radius: Of the ring.
-        count: Number of points.
-
-    Returns:
-        Shape (count, 2).
+    """Return points around the middle of the data, in standardised inputs, shape (count, 2).
 
     Example:
         >>> ring(4.0, 4).norm(dim=1)
@@ -132,7 +143,7 @@ def snelson_study(
     note: Callable[[str], None] = print,
     progress: Progress | None = None,
 ) -> SnelsonStudy:
-    """Trains both rules on every split, and writes results.json.
+    """Train both rules on every split, measure errors and coverage on held-out points, and write results.json.
 
     Args:
         out: Folder of the runs.
@@ -141,68 +152,50 @@ def snelson_study(
         epochs: Length of the schedule, if not the recipe's.
         note: Told of each run as it begins.
         progress: Display.
-
-    Returns:
-        The runs, and errors and coverage on the points that were held out.
     """
-    ste, bayes, rows = [], [], []
     if splits < 1:
         raise ValueError(f"splits must be at least 1, got {splits}")
+    ste, bayes, found = [], [], []
     for split in range(splits):
-        pair = [
-            _trained(
-                "snelson",
-                rule,
-                f"{out}/{rule}-split{split}",
-                note,
-                progress,
-                epochs=epochs,
-                data=data,
-                data_seed=split,
-            )
-            for rule in ("ste", "bayesbinn")
-        ]
-        ste.append(pair[0])
-        bayes.append(pair[1])
+        how = {"epochs": epochs, "data": data, "data_seed": split}
+        for rule, runs in (("ste", ste), ("bayesbinn", bayes)):
+            runs.append(_trained("snelson", rule, f"{out}/{rule}-split{split}", note, progress, **how))
         with tuned_for("snelson"):
-            rows.append(_held_out(*pair))
-    names = rows[0].keys()
-    figures = {
-        "source": bayes[0].experiment.data.source,
-        "estimator": bayes[0].config.estimator,
-        "mean_samples": _SAMPLES,
-        "splits": rows,
-        "mean_of_splits": {n: statistics.mean(row[n] for row in rows) for n in names},
-    }
-    RunFolder(out).write_json("results.json", figures)
+            found.append(_held_out(ste[-1], bayes[-1]))
+    means = {name: statistics.mean(getattr(split, name) for split in found) for name in found[0].to_dict()}
+    figures = SnelsonFigures(
+        source=bayes[0].experiment.data.source,
+        estimator=bayes[0].config.estimator,
+        mean_samples=_SAMPLES,
+        splits=found,
+        mean_of_splits=SplitFigures(**means),
+    )
+    RunFolder(out).write_json("results.json", figures.to_dict())
     return SnelsonStudy(ste, bayes, figures)
 
 
-def _held_out(ste: LoadedRun, bayes: LoadedRun) -> dict[str, float]:
-    test = bayes.experiment.data.test
-    assert test is not None
-    x, y = whole(test)
+def _held_out(ste: FinishedRun, bayes: FinishedRun) -> SplitFigures:
+    x, y = _test(bayes)
     mean = regression_figures(bayes.predict(x, _SAMPLES), y, training_noise(bayes))
-    return {
-        "ste_error": _error(ste.predict(x).mean, y),
-        "mode_error": _error(bayes.predict(x).mean, y),
-        "mean_error": mean["error"],
-        "inside_two_std": mean["inside"],
-        "observation_noise": mean["noise"],
-    }
+    return SplitFigures(
+        ste_error=_error(ste.predict(x).mean, y),
+        mode_error=_error(bayes.predict(x).mean, y),
+        mean_error=mean["error"],
+        inside_two_std=mean["inside"],
+        observation_noise=mean["noise"],
+    )
 
 
-def training_noise(run: LoadedRun) -> float:
-    """The observation noise of a regression run's mean prediction, on its training data.
-
-    Args:
-        run: A regression run with a posterior.
-
-    Returns:
-        σ in units of the standardised target.
-    """
+def training_noise(run: FinishedRun) -> float:
+    """Return the observation noise of a regression run's mean prediction on its training data, in target units."""
     x, y = whole(run.experiment.data.train)
     return observation_noise(run.predict(x, _SAMPLES), y)
+
+
+def _test(run: FinishedRun) -> tuple[Tensor, Tensor]:
+    test = run.experiment.data.test
+    assert test is not None
+    return whole(test)
 
 
 def _error(output: Tensor, y: Tensor) -> float:
@@ -220,8 +213,8 @@ def _trained(
     note: Callable[[str], None],
     progress: Progress | None,
     **choices: Any,
-) -> LoadedRun:
-    """The run in a folder, trained now unless it is finished."""
+) -> FinishedRun:
+    """Return the run in a folder, trained now unless it is finished."""
     config = make_config(find_recipe(recipe), rule, out=out, **choices)
     if finished(config) is None:
         note(f"{recipe}: training {rule}, in {Path(out)}")

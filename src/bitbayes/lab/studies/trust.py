@@ -11,12 +11,32 @@ from typing import Any
 import torch
 
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluation_inputs
-from bitbayes.lab.studies.load import LoadedRun, load_run
+from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.studies.tables import TABLES, run_table
 from bitbayes.lab.train import RunFolder
+from bitbayes.lab.train.records import Record, Spread
 from bitbayes.predict import Prediction
 
-__all__ = ["TrustStudy", "trust_study"]
+
+@dataclass(frozen=True)
+class TrustRow(Record):
+    """One way to predict.
+
+    Args:
+        rule: Name, with the estimator of BayesBiNN.
+        kind: "network" (of a posterior, the mode), "mean" of posterior samples, or "ensemble" of all seeds' networks.
+        networks: How many are averaged.
+        bytes: What they take together.
+        figures: Figures over seeds by name, see `Predictions.figures`.
+        entropy_bits: Mean entropy of a weight in bits, for "mean".
+    """
+
+    rule: str
+    kind: str
+    networks: int
+    bytes: int
+    figures: dict[str, Spread]
+    entropy_bits: float | None = None
 
 
 @dataclass(frozen=True)
@@ -24,14 +44,13 @@ class TrustStudy:
     """What was measured.
 
     Args:
-        rows: One record a way to predict: name, rule, number of networks, bytes, and figures with mean, sample standard
-            deviation and values over seeds.
-        examples: Predictions of the first seed by the name of their row, for figures.
+        rows: One for every way to predict.
+        examples: Predictions of the first seed by rule and kind, for figures.
         inputs: What they are of.
         folder: Where trust.json is.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[TrustRow]
     examples: dict[str, Predictions]
     inputs: Inputs
     folder: Path
@@ -48,7 +67,7 @@ def trust_study(
     note: Callable[[str], None] = print,
     **choices: Any,
 ) -> TrustStudy:
-    """Trains the runs of the table "trust" that are missing, evaluates all of them, and writes trust.json.
+    """Train the runs of the table "trust" that are missing, evaluate all of them, and write trust.json.
 
     For every rule: its network (of a posterior, the mode); the mean over the posterior, if there is one; and the
     ensemble of the networks of all seeds (Lakshminarayanan et al., NeurIPS 2017). As many binary networks as a
@@ -64,26 +83,23 @@ def trust_study(
         note: Told of each step.
         **choices: Further arguments of `run_table`.
 
-    Returns:
-        The study.
-
     Raises:
         ValueError: For names that do not exist, or data that is not as expected.
     """
     table, folder = run_table("trust", data=data, rules=rules, device=device, note=note, **choices)
     inputs: Inputs | None = None
-    rows: list[dict[str, Any]] = []
+    rows: list[TrustRow] = []
     examples: dict[str, Predictions] = {}
     for row in table:
         found: dict[str, list[Predictions]] = {}
         sizes: dict[str, tuple[int, int]] = {}
         for summary in row.summaries:
-            run = load_run(folder / f"{row.rule.replace(':', '-')}-seed{summary['seed']}", data=data, device=device)
+            run = load_run(folder / f"{row.rule.replace(':', '-')}-seed{summary.seed}", data=data, device=device)
             inputs = inputs or evaluation_inputs(run, unlike, unlike_data)
             for kind, count in {"network": 0, "mean": samples}.items():
                 if kind == "mean" and run.posterior is None:
                     continue
-                note(f"{row.rule}: {kind}, seed {summary['seed']}")
+                note(f"{row.rule}: {kind}, seed {summary.seed}")
                 found.setdefault(kind, []).append(Predictions.of(run.predictor(count), inputs))
                 sizes[kind] = (max(count, 1), _bytes(run, max(count, 1)))
         assert inputs is not None
@@ -93,25 +109,25 @@ def trust_study(
             ways["ensemble"] = ([_ensemble(found["network"])], count, count * size)
         for kind, (predictions, count, size) in ways.items():
             figures = _over([prediction.figures(inputs) for prediction in predictions])
-            record = {"rule": row.rule, "kind": kind, "networks": count, "bytes": size, "figures": figures}
-            bits = row.values("posterior_entropy_bits")
-            rows.append(record | ({"entropy_bits": statistics.mean(bits)} if kind == "mean" else {}))
+            bits = statistics.mean(row.values("posterior_entropy_bits")) if kind == "mean" else None
+            rows.append(TrustRow(row.rule, kind, count, size, figures, bits))
             examples[f"{row.rule} {kind}"] = predictions[0]
     assert inputs is not None
     recipe = choices.get("dataset") or TABLES["trust"].recipe
-    RunFolder(folder).write_json("trust.json", {"recipe": recipe, "unlike": unlike, "rows": rows})
+    written = {"recipe": recipe, "unlike": unlike, "rows": [row.to_dict() for row in rows]}
+    RunFolder(folder).write_json("trust.json", written)
     return TrustStudy(rows, examples, inputs, folder)
 
 
-def _bytes(run: LoadedRun, networks: int) -> int:
-    """Bytes of several networks that share their real parameters; a rule without binary weights keeps 32 bits."""
+def _bytes(run: FinishedRun, networks: int) -> int:
+    """Return the bytes of networks that share their real parameters; real weights take 32 bits."""
     full, _ = run.experiment.bytes()
     binary = run.experiment.binary_weights()
     return full - 4 * binary + networks * ((binary + 7) // 8)
 
 
 def _ensemble(members: Sequence[Predictions]) -> Predictions:
-    """The networks of all members as one prediction."""
+    """Return the networks of all members as one prediction."""
 
     def joined(parts: list[Prediction | None]) -> Prediction | None:
         present = [part for part in parts if part is not None]
@@ -122,11 +138,6 @@ def _ensemble(members: Sequence[Predictions]) -> Predictions:
     return Predictions(test, joined([m.held for m in members]), joined([m.unlike for m in members]))
 
 
-def _over(each: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
-    """Mean and sample standard deviation over seeds of every figure."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in each[0]:
-        values = [figures[name] for figures in each if name in figures]
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        found[name] = {"mean": statistics.mean(values), "std": spread, "values": values}
-    return found
+def _over(each: Sequence[dict[str, float]]) -> dict[str, Spread]:
+    """Return every figure of the first seed over all seeds that have it."""
+    return {name: Spread.of([figures[name] for figures in each if name in figures]) for name in each[0]}

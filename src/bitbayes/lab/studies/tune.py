@@ -184,7 +184,8 @@ def _accuracy(config: RunConfig, data: DataBundle, progress: Progress | None) ->
     if summary is None:
         summary = run_recipe(config, resume=True, data=data, progress=progress).summary
     Path(config.out, "checkpoint.pt").unlink(missing_ok=True)  # the belief is kept, what a further epoch needs is not
-    return float(summary["val_accuracy"])
+    assert summary is not None and summary.val_accuracy is not None
+    return summary.val_accuracy
 
 
 def _text(values: Mapping[str, float]) -> str:

@@ -2,20 +2,20 @@
 
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.distributed import Ranks, joined
-from bitbayes.lab.train.events import EventProgress
-from bitbayes.lab.train.experiment import RULES, Experiment, build_experiment, learning_rate
+from bitbayes.lab.train.experiment import RULES, Experiment, StepHooks, build_experiment, learning_rate
 from bitbayes.lab.train.folder import RunError, RunFolder
-from bitbayes.lab.train.hooks import StepHooks
 from bitbayes.lab.train.loop import Interrupted, RunResult, train
 from bitbayes.lab.train.losses import BINARY, CROSS_ENTROPY, LOSSES, OUTLIER_EXPOSURE, PAIRED, SQUARED, Loss
 from bitbayes.lab.train.precision import choose_precision
 from bitbayes.lab.train.progress import (
     BarProgress,
+    EventProgress,
     LineProgress,
     Progress,
     SilentProgress,
     default_progress,
 )
+from bitbayes.lab.train.records import EpochRow, Evaluation, Summary
 from bitbayes.lab.train.schedule import COSINE_BY_STEPS, Schedule
 
 __all__ = [
@@ -28,6 +28,8 @@ __all__ = [
     "RULES",
     "SQUARED",
     "BarProgress",
+    "EpochRow",
+    "Evaluation",
     "EventProgress",
     "Experiment",
     "Interrupted",
@@ -42,6 +44,7 @@ __all__ = [
     "Schedule",
     "SilentProgress",
     "StepHooks",
+    "Summary",
     "build_experiment",
     "choose_precision",
     "default_progress",

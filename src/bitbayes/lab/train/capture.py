@@ -7,7 +7,6 @@ steps, from which draws and annealing follow, is on the device already (`captura
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -16,32 +15,28 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
-from bitbayes.lab.train.step import training_step
 from bitbayes.rules.optimizer import BinaryOptimizer
 
-__all__ = ["GRAPHS", "Captured", "Graph", "Step", "check", "step_of"]
-
-Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From inputs and targets to the loss and the number of right predictions, all on the device."""
-
 _WARM_UP = 3  # steps that are run as they are, in which libraries choose their algorithms and compilers compile
+
+TrainingStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From inputs and targets to the loss and the number of right predictions, all on the device."""
 
 
 class Graph(Protocol):
     """What records operations on a device and repeats them."""
 
     def aside(self, action: Callable[[], None]) -> None:
-        """Runs an action where it could be recorded, and does not record it."""
+        """Run an action where it could be recorded, without recording it."""
         ...
 
     def record(self, action: Callable[[], None]) -> None:
-        """Records an action without effect: afterwards all tensors are as they were."""
+        """Record an action without effect: afterwards all tensors are as they were."""
         ...
 
     def replay(self) -> None:
-        """Carries it out."""
+        """Carry out what was recorded."""
         ...
 
 
@@ -52,19 +47,19 @@ class CudaGraph:
         self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
 
     def aside(self, action: Callable[[], None]) -> None:
-        """Runs an action on the stream of the graph, between what comes before and after."""
+        """Run an action on the stream of the graph, between what comes before and after."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             action()
         torch.cuda.current_stream().wait_stream(self._stream)
 
     def record(self, action: Callable[[], None]) -> None:
-        """Records; nothing is carried out."""
+        """Record an action; nothing is carried out."""
         with torch.cuda.graph(self._graph, stream=self._stream):
             action()
 
     def replay(self) -> None:
-        """Carries it out."""
+        """Carry it out."""
         self._graph.replay()
 
 
@@ -84,7 +79,7 @@ class Captured:
         device: Where it runs.
     """
 
-    def __init__(self, step: Step, optimizers: list[Optimizer], graph: Graph, device: torch.device) -> None:
+    def __init__(self, step: TrainingStep, optimizers: list[Optimizer], graph: Graph, device: torch.device) -> None:
         self._step, self._graph, self._optimizers = step, graph, optimizers
         self._rates: list[tuple[dict[str, Any], Tensor]] = []
         for optimizer in optimizers:
@@ -95,16 +90,9 @@ class Captured:
         self._batch: tuple[Tensor, ...] = ()
         self._results: tuple[Tensor, ...] = ()
 
-    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes a step.
-
-        Args:
-            x: Inputs of the batch.
-            y: Targets of the batch.
-
-        Returns:
-            Loss and hits; the next call may overwrite them.
-        """
+    def __call__(self, x: Tensor, y: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Take a step with inputs and targets; return loss and hits, which the next call may overwrite."""
+        assert share == 1.0, "one process has the whole batch"
         for group, rate in self._rates:
             rate.fill_(group["lr"])
         if not self._batch:
@@ -135,7 +123,7 @@ class Captured:
 
     @contextmanager
     def _tensor_rates(self, *, capturing: bool = False) -> Iterator[None]:
-        """Lends the optimizers their rates as tensors; schedules, records and checkpoints see Python's numbers."""
+        """Lend the optimizers their rates as tensors; schedules, records and checkpoints see Python's numbers."""
         before = []
         for group, rate in self._rates:
             changed = {"lr": rate} | ({"capturable": True} if capturing and "capturable" in group else {})
@@ -148,18 +136,11 @@ class Captured:
                 group.update(values)
 
 
-def check(config: RunConfig, experiment: Experiment) -> None:
-    """Refuses runs whose steps cannot be captured, if that is asked for.
+def check(experiment: Experiment) -> None:
+    """Raise ValueError if the steps of a run cannot be captured.
 
-    Args:
-        config: The run.
-        experiment: Its objects.
-
-    Raises:
-        ValueError: If the device has no graphs, several processes train, or something looks into every step.
+    The device may have no graphs, several processes may train, or something may look into every step.
     """
-    if not config.capture:
-        return
     device, optimizer = experiment.device, experiment.optimizer
     if device.type not in GRAPHS:
         raise ValueError(f"capture needs a device of type {' or '.join(GRAPHS)}, got {device}; leave it out")
@@ -171,24 +152,7 @@ def check(config: RunConfig, experiment: Experiment) -> None:
         raise ValueError(f"capture needs {type(optimizer).__name__} to be made with capturable=True")
 
 
-def step_of(config: RunConfig, experiment: Experiment) -> Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]:
-    """How a run takes its steps.
-
-    Args:
-        config: The run.
-        experiment: Its objects.
-
-    Returns:
-        `training_step` of this run, captured if that is asked for; see there.
-    """
-    plain = functools.partial(training_step, config, experiment)
-    if not config.capture:
-        return plain
+def captured(step: TrainingStep, experiment: Experiment) -> Captured:
+    """Return the step of a run that records and repeats itself."""
     optimizers = [part for part in (experiment.optimizer, experiment.real_optimizer) if part is not None]
-    captured = Captured(plain, optimizers, GRAPHS[experiment.device.type](), experiment.device)
-
-    def step(x: Tensor, y: Tensor, share: float) -> tuple[Tensor, Tensor]:
-        assert share == 1.0, "one process has the whole batch"
-        return captured(x, y)
-
-    return step
+    return Captured(step, optimizers, GRAPHS[experiment.device.type](), experiment.device)

@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["Ranks", "joined", "restarted", "under_torchrun"]
-
 T = TypeVar("T")
 
 
@@ -45,7 +43,7 @@ class Ranks:
 
     @classmethod
     def here(cls) -> Ranks:
-        """The ranks of the process group, if there is one."""
+        """Return the ranks of the process group, if there is one."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
@@ -56,28 +54,14 @@ class Ranks:
         return self.rank == 0
 
     def total(self, value: Tensor) -> Tensor:
-        """Sum over all ranks.
-
-        Args:
-            value: Any tensor on the device of the run, the same shape everywhere.
-
-        Returns:
-            The sum; `value` itself for a single process.
-        """
+        """Return the sum over all ranks of tensors of one shape; `value` itself for a single process."""
         if self.count > 1:
             value = value.clone()
             dist.all_reduce(value)
         return value
 
     def agreed(self, value: T) -> T:
-        """What rank 0 says, for choices that ranks could make differently.
-
-        Args:
-            value: Anything that can be pickled.
-
-        Returns:
-            The value of rank 0.
-        """
+        """Return the value of rank 0, for choices that ranks could make differently."""
         if self.count == 1:
             return value
         held = [value]
@@ -85,32 +69,18 @@ class Ranks:
         return held[0]
 
     def wrapped(self, model: nn.Module) -> nn.Module:
-        """The network with averaged gradients.
-
-        Args:
-            model: On the device of the run.
-
-        Returns:
-            A DistributedDataParallel around it; the network itself for a single process.
-        """
+        """Return a DistributedDataParallel around a network; the network itself for a single process."""
         return DistributedDataParallel(model) if self.count > 1 else model
 
     @staticmethod
     def alone(model: nn.Module) -> AbstractContextManager[None]:
-        """Backward passes inside add to this rank's gradients, and the next one outside averages the sums.
-
-        Args:
-            model: What `wrapped` gave.
-
-        Returns:
-            A context manager.
-        """
+        """Let backward passes inside add to this rank's gradients; the next one outside averages the sums."""
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 @contextmanager
 def joined(device: str) -> Iterator[str]:
-    """Joins the process group that torchrun describes in the environment; does nothing in a process on its own.
+    """Join the process group that torchrun describes in the environment; do nothing in a process on its own.
 
     Args:
         device: "cpu" (gloo) or "cuda" (nccl, one GPU a process).
@@ -149,20 +119,12 @@ def joined(device: str) -> Iterator[str]:
 
 
 def under_torchrun() -> bool:
-    """Whether this process is one of several ranks that torchrun has started.
-
-    Returns:
-        True if it is.
-    """
+    """Return whether this process is one of several ranks that torchrun has started."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def restarted() -> bool:
-    """Whether torchrun has started this process again (`--max-restarts`): the run then goes on from its checkpoint.
-
-    Returns:
-        True after a restart.
-    """
+    """Return whether torchrun has started this process again (`--max-restarts`), so that the run goes on."""
     return _attempt() > 0
 
 

@@ -11,21 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-__all__ = ["environment"]
-
 
 def environment(device: torch.device) -> dict[str, str | int]:
-    """Content of environment.json: what may change the last digits of a run, or its time.
+    """Return the content of environment.json: what may change the last digits of a run, or its time.
 
-    It names no path, no user and no machine, so that a run can be given away.
-
-    Args:
-        device: Of the run.
-
-    Returns:
-        Versions of bitbayes (with its git commit, where the package lies in a checkout), Python, torch and NumPy; the
-        system, its processor's instruction set as torch uses it, and the number of threads; on a GPU its name and
-        CUDA's version.
+    It names no path, no user and no machine, so that a run can be given away. The commit is there where the package
+    lies in a git checkout of its own.
 
     Example:
         >>> sorted(environment(torch.device("cpu")).keys() - {"commit"})
@@ -52,10 +43,9 @@ def _version() -> str:
 
 @functools.cache  # of the code that this process has loaded
 def _commit() -> str | None:
-    """Of the checkout that tracks this package, with "-dirty" if it has changes; None if there is none, or no git.
+    """Return the commit of the checkout that tracks this package, with "-dirty" if it has changes; None without one.
 
-    An installed package may lie inside the checkout of another project, whose commit says nothing: hence the first
-    question.
+    An installed package may lie inside the checkout of another project, whose commit says nothing: hence `ls-files`.
     """
     tracked, head = "ls-files --error-unmatch __init__.py", "describe --always --dirty --abbrev=40 --exclude=*"
     git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.distributed import Ranks
-from bitbayes.lab.train.hooks import StepHooks
 from bitbayes.lab.train.losses import Loss
 from bitbayes.parameters import split_parameters
 from bitbayes.rules import (
@@ -50,6 +49,26 @@ RULES: dict[str, type[BinaryOptimizer] | None] = {
 
 
 _RATE_STEPS, _LARGEST = 6.0, 0.1  # of a rate that the run's length decides: its product with the steps, and a limit
+
+
+class StepHooks(Protocol):
+    """What may look into every training step: four calls that training makes of `Experiment.hooks`."""
+
+    def before_update(self) -> None:
+        """The gradients of the loss are there, not yet clipped; they may be changed."""
+        ...
+
+    def after_update(self) -> None:
+        """The weights have moved."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values that a step depends on, for the checkpoint."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put them back."""
+        ...
 
 
 @dataclass

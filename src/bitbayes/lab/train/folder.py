@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-__all__ = ["RunError", "RunFolder", "one_line"]
+_CHECKPOINT = "checkpoint.pt"
 
 
 class RunError(RuntimeError):
@@ -41,9 +44,12 @@ class _Guard:
 class RunFolder:
     """Names and safe writing of the files of one run.
 
+    Files are written under another name, flushed to the disk, and renamed into place. Where writing fails, a RunError
+    names the last good checkpoint, and the old file is untouched.
+
     Args:
         path: The folder; made if it does not exist.
-        writes: False for all ranks but one of a data-parallel run: what they are told to write is dropped.
+        writes: False for all ranks but the first of a data-parallel run: what they are told to write is dropped.
 
     Raises:
         RunError: If it cannot be made.
@@ -66,120 +72,94 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"cannot make the folder {self.path}: {error.strerror}") from error
 
-    def clean(self) -> None:
-        """Deletes what a killed run had half written; only for who begins to write it."""
-        for left in self.path.glob(".*.partial") if self.writes else ():
-            left.unlink(missing_ok=True)
-
     def has(self, name: str) -> bool:
-        """Whether a file exists.
-
-        Args:
-            name: File name inside the folder.
-        """
+        """Return whether a file exists."""
         return (self.path / name).is_file()
 
-    def write(self, name: str, fill: Callable[[_Guard], object]) -> None:
-        """Writes a file under another name, flushes it to the disk, and renames it into place.
+    # Writing. -----------------------------------------------------------------------------------------------------
 
-        Args:
-            name: File name inside the folder.
-            fill: Writes the content to the open binary file that it is given.
-
-        Raises:
-            RunError: If the file cannot be written; the old one, if any, is untouched.
-        """
-        if not self.writes:
-            return
-        target, partial = self.path / name, self.path / f".{name}.partial"
-        guard: _Guard | None = None
-        try:
-            with open(partial, "wb") as file:
-                guard = _Guard(file)
-                fill(guard)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        except BaseException as error:
-            self._discard(partial)
-            cause = guard.error if guard is not None and guard.error is not None else error
-            if isinstance(cause, OSError):
-                raise self.failure(target, cause) from cause
-            raise
-
-    def write_path(self, name: str, save: Callable[[Path], object]) -> None:
-        """The same for a writer that wants a path.
-
-        Args:
-            name: File name inside the folder.
-            save: Writes the file at the path that it is given.
-
-        Raises:
-            RunError: If the file cannot be written; the old one, if any, is untouched.
-        """
-        if not self.writes:
-            return
+    @contextlib.contextmanager
+    def _replacing(self, name: str) -> Iterator[Path]:
+        """Lend a path to write to, and put what is there in the place of the file."""
         target, partial = self.path / name, self.path / f".{name}.partial"
         try:
-            save(partial)
-            partial.chmod(0o644)  # safetensors makes files that only their owner can read
+            yield partial
             with open(partial, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(partial, target)
         except BaseException as error:
-            self._discard(partial)
+            with contextlib.suppress(OSError):  # the disk is in trouble already; the next start removes it
+                partial.unlink(missing_ok=True)
             if isinstance(error, SafetensorError):  # its only word for a full disk
                 error = OSError(one_line(error))
             if isinstance(error, OSError):
-                raise self.failure(target, error) from error
+                raise self._failure(target, error) from error
             raise
 
-    @staticmethod
-    def _discard(partial: Path) -> None:
-        with contextlib.suppress(OSError):  # the disk is in trouble already; the next start removes it
-            partial.unlink(missing_ok=True)
-
-    def failure(self, target: Path, cause: OSError) -> RunError:
-        """The one line for a write that failed.
-
-        Args:
-            target: The file.
-            cause: What the system said.
-
-        Returns:
-            The error to raise.
-        """
+    def _failure(self, target: Path, cause: OSError) -> RunError:
         state = "there is no checkpoint yet"
         if self.saved_epoch is not None:
-            state = f"the last good state is checkpoint.pt of epoch {self.saved_epoch}"
+            state = f"the last good state is {_CHECKPOINT} of epoch {self.saved_epoch}"
         return RunError(f"cannot write {target}: {cause.strerror or cause}; {state}")
 
-    def write_text(self, name: str, text: str) -> None:
-        """Writes a text file, whole or not at all.
+    def write(self, name: str, fill: Callable[[_Guard], object]) -> None:
+        """Write a file through a function of an open binary file."""
+        if not self.writes:
+            return
+        with self._replacing(name) as partial, open(partial, "wb") as file:
+            guard = _Guard(file)
+            try:
+                fill(guard)
+            except Exception:
+                if guard.error is not None:
+                    raise guard.error from None
+                raise
 
-        Args:
-            name: File name inside the folder.
-            text: Its content.
-        """
+    def write_path(self, name: str, save: Callable[[Path], object]) -> None:
+        """Write a file through a function of a path, such as a method of safetensors."""
+        if not self.writes:
+            return
+        with self._replacing(name) as partial:
+            save(partial)
+            partial.chmod(0o644)  # safetensors makes files that only their owner can read
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file."""
         self.write(name, lambda file: file.write(text.encode()))
 
     def write_json(self, name: str, value: object) -> None:
-        """Writes indented JSON; numbers that are not finite become null.
-
-        Args:
-            name: File name inside the folder.
-            value: What to write.
-        """
+        """Write indented JSON; numbers that are not finite become null."""
         self.write_text(name, json.dumps(_finite(value), indent=2) + "\n")
 
+    def write_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a file of JSON objects, one a line."""
+        self.write_text(name, "".join(json.dumps(_finite(row)) + "\n" for row in rows))
+
+    def append_line(self, name: str, row: Mapping[str, Any]) -> None:
+        """Append one JSON object to a file of lines, with a single write."""
+        if not self.writes:
+            return
+        target = self.path / name
+        try:
+            with open(target, "ab") as file:
+                file.write((json.dumps(_finite(row)) + "\n").encode())
+        except OSError as error:
+            raise self._failure(target, error) from error
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
+        """Write a safetensors file with metadata; tensors that share memory are written each on its own."""
+        whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        self.write(name, lambda file: file.write(save(whole, metadata=about)))
+
+    def write_checkpoint(self, state: dict[str, Any]) -> None:
+        """Write the state that a run continues from: tensors and plain values, among them "epoch"."""
+        self.write(_CHECKPOINT, lambda file: torch.save(state, file))  # type: ignore[arg-type]
+        self.saved_epoch = state["epoch"]
+
+    # Reading. -----------------------------------------------------------------------------------------------------
+
     def read_json(self, name: str) -> Any:
-        """Reads a JSON file of the run.
-
-        Args:
-            name: File name inside the folder.
-
-        Returns:
-            Its content.
+        """Return the content of a JSON file.
 
         Raises:
             RunError: If it is missing or damaged.
@@ -189,53 +169,8 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read {self.path / name}: {error}") from error
 
-    def append_line(self, name: str, row: dict[str, Any]) -> None:
-        """Appends one JSON object to a file of lines, with a single write.
-
-        Args:
-            name: File name inside the folder.
-            row: The object.
-
-        Raises:
-            RunError: If the file cannot be written.
-        """
-        if not self.writes:
-            return
-        target = self.path / name
-        try:
-            with open(target, "ab") as file:
-                file.write((json.dumps(_finite(row)) + "\n").encode())
-        except OSError as error:
-            raise self.failure(target, error) from error
-
-    def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Writes a file of JSON lines whole; used to cut off lines that a checkpoint does not know.
-
-        Args:
-            name: File name inside the folder.
-            rows: One object a line.
-        """
-        self.write_text(name, "".join(json.dumps(_finite(row)) + "\n" for row in rows))
-
-    def write_tensors(self, name: str, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-        """Writes a safetensors file; tensors that share memory are written each on its own.
-
-        Args:
-            name: File name inside the folder.
-            tensors: By name.
-            about: Metadata.
-        """
-        whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        self.write(name, lambda file: file.write(save(whole, metadata=about)))
-
     def read_tensors(self, name: str) -> dict[str, Tensor]:
-        """Reads a safetensors file of the run, onto the CPU.
-
-        Args:
-            name: File name inside the folder.
-
-        Returns:
-            Tensors by name.
+        """Return the tensors of a safetensors file by name, on the CPU.
 
         Raises:
             RunError: If it is missing or damaged.
@@ -248,22 +183,48 @@ class RunFolder:
         except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"{path} is damaged: {one_line(error)}") from error
 
-    def remove(self, name: str) -> None:
-        """Deletes a file, if it is there.
+    def read_checkpoint(self, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """Return the state of the checkpoint, after checking every byte against the CRCs in the file.
 
-        Args:
-            name: File name inside the folder.
+        Raises:
+            RunError: If it is missing or damaged.
         """
+        path = self.path / _CHECKPOINT
+        advice = "restore a copy of it, or train again with another --out"
+        if not path.is_file():
+            raise RunError(f"{path} does not exist")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+            if broken is not None:
+                raise RunError(f"{path} is damaged (in {broken}); {advice}")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                state = torch.load(path, map_location=device, weights_only=True)
+        except RunError:
+            raise
+        except Exception as error:  # one of a dozen types, depending on the byte that is wrong
+            raise RunError(f"{path} is damaged ({one_line(error)}); {advice}") from error
+        if not isinstance(state, dict) or "epoch" not in state:
+            raise RunError(f"{path} is not a checkpoint of a run; {advice}")
+        self.saved_epoch = state["epoch"]
+        return state
+
+    # Removing. ----------------------------------------------------------------------------------------------------
+
+    def clean(self) -> None:
+        """Delete what a killed run had half written; only for who begins to write it."""
+        for left in self.path.glob(".*.partial") if self.writes else ():
+            left.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Delete a file, if it is there."""
         if self.writes:
             (self.path / name).unlink(missing_ok=True)
 
     def set_aside(self) -> Path | None:
-        """Renames a folder that holds an older run, so that a new run cannot overwrite it.
-
-        Returns:
-            The new name of the old run, or None if there was none.
-        """
-        if not self.writes or not (self.has("checkpoint.pt") or self.has("summary.json")):
+        """Rename a folder that holds an older run, and return its new name; None if there was no older run."""
+        if not self.writes or not (self.has(_CHECKPOINT) or self.has("summary.json")):
             return None
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
@@ -277,14 +238,7 @@ class RunFolder:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of a message, cut to a length that fits a terminal.
-
-    Args:
-        error: Any exception.
-
-    Returns:
-        At most 160 characters; the name of the type if there is no message.
-    """
+    """Return the first line of a message, at most 160 characters; the name of the type if there is no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
@@ -292,7 +246,7 @@ def _finite(value: Any) -> Any:
     """JSON has no NaN."""
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]

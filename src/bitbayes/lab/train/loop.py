@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,23 +18,20 @@ from torch import Tensor
 
 from bitbayes.lab.data import batches
 from bitbayes.lab.train import capture
-from bitbayes.lab.train.checkpoint import read_checkpoint, write_checkpoint
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.environment import environment
 from bitbayes.lab.train.experiment import Experiment, steps_per_epoch
 from bitbayes.lab.train.folder import RunError, RunFolder, one_line
-from bitbayes.lab.train.measure import flipped, histogram, measure, mode_signs, mode_weights
-from bitbayes.lab.train.precision import choose_precision, held
+from bitbayes.lab.train.measure import flipped, gaussian_nll, histogram, measure, mode_signs, mode_weights
+from bitbayes.lab.train.precision import autocast, choose_precision, held
 from bitbayes.lab.train.progress import Progress, SilentProgress, default_progress
-from bitbayes.lab.train.regression import gaussian_nll
+from bitbayes.lab.train.records import EpochRow, Summary
 from bitbayes.lab.train.results import is_best, mean_figures, save_best, silent_posterior, summarize
 from bitbayes.lab.train.schedule import advance
 from bitbayes.noise import stream_key
 from bitbayes.rules.refusals import NotFiniteError
 
-__all__ = ["Interrupted", "RunResult", "train"]
-
-_BINS = 20  # of P[w = +1], in a line of metrics
+_BINS = 20  # of P[w = +1], in a row of metrics
 _EPOCH_STREAM = 11  # keeps dropout's seeds apart from the noise of the rules
 
 
@@ -47,28 +46,37 @@ class RunResult:
     Args:
         config: The record of the run, with the precision that was chosen.
         folder: Where its files are.
-        history: The lines of metrics.jsonl.
-        summary: The content of summary.json.
+        history: The rows of metrics.jsonl.
+        summary: The content of summary.json; None in all processes of a data-parallel run but the first.
     """
 
     config: RunConfig
     folder: Path
-    history: list[dict[str, Any]]
-    summary: dict[str, Any]
+    history: list[EpochRow]
+    summary: Summary | None
 
 
 @dataclass
-class _Run:
-    """One run while it is going on."""
+class _Training:
+    """A run while it is going on."""
 
     config: RunConfig
     experiment: Experiment
     folder: RunFolder
-    history: list[dict[str, Any]]
+    history: list[EpochRow] = dataclasses.field(default_factory=list)
     epoch: int = 0  # epochs that are whole
 
-    def __post_init__(self) -> None:
-        self.step = capture.step_of(self.config, self.experiment)
+
+@dataclass(frozen=True)
+class _Pass:
+    """What one pass over the training data says, by the names of `EpochRow`."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_accuracy: float | None
+    step_flips: float | None
+    seconds: float
 
 
 def train(
@@ -79,7 +87,7 @@ def train(
     progress: Progress | None = None,
     figures: Callable[[RunConfig], Mapping[str, Any]] | None = None,
 ) -> RunResult:
-    """Trains, and writes the files of a run: its record, metrics, checkpoint and final weights.
+    """Train, and write the files of a run: its record, metrics, checkpoint and final weights.
 
     A run that ends by an error or by Ctrl-C leaves failure.json with one line about it, until it is continued. The run
     is a function of `config` and the data: evaluation, checkpoints, a kill and `resume` do not change it. Dropout uses
@@ -90,19 +98,20 @@ def train(
         experiment: Its objects, freshly built from `config`.
         resume: Continue from checkpoint.pt in `config.out`, if there is one; an older run is otherwise moved aside.
         progress: Display; None for a bar on a terminal and lines elsewhere.
-        figures: Further entries of a line of metrics.jsonl, asked for after each evaluation; must not change the run.
-
-    Returns:
-        The metrics of the run.
+        figures: Further entries of a row of metrics.jsonl, asked for after each evaluation; must not change the run.
 
     Raises:
         ValueError: If `resume` finds a run with other settings.
         RunError: If the loss is not finite, or a file cannot be written or read.
     """
-    capture.check(config, experiment)
+    if config.capture:
+        capture.check(experiment)
     progress = (progress or default_progress()) if experiment.ranks.first else SilentProgress()
     run = _begin(config, experiment, resume)
     config = run.config
+    step = functools.partial(training_step, config, experiment)
+    if config.capture:
+        step = capture.captured(step, experiment)
     steps = steps_per_epoch(config, len(experiment.data.train), experiment.ranks.count)
     progress.start(f"{config.recipe} {config.rule}", config.last_epoch, run.epoch, steps)
     try:
@@ -112,17 +121,17 @@ def train(
                 epoch = run.epoch + 1
                 last = epoch == config.last_epoch
                 evaluated = last or epoch % config.evaluate_every == 0
-                row = _epoch(run, epoch, steps, progress, evaluated)
+                trained = _epoch(run, epoch, steps, step, progress, evaluated)
                 if evaluated:
-                    signs = _evaluate(run, row, signs, last)
-                    row |= figures(config) if figures is not None else {}
+                    row, signs = _evaluate(run, trained, signs, last)
+                    row = dataclasses.replace(row, **(figures(config) if figures is not None else {}))
                     run.history.append(row)
-                    run.folder.append_line("metrics.jsonl", row)
+                    run.folder.append_line("metrics.jsonl", row.to_dict())
                     progress.epoch(row)
                 run.epoch = epoch
                 if last or epoch % config.checkpoint_every == 0:
                     _save(run)
-        summary = summarize(config, experiment, run.folder, run.history) if experiment.ranks.first else {}
+        summary = summarize(config, experiment, run.folder, run.history) if experiment.ranks.first else None
     except KeyboardInterrupt:
         _leave(run, "interrupted; continue it with --resume")
         raise Interrupted(_interrupted(run)) from None
@@ -134,8 +143,11 @@ def train(
     return RunResult(config, run.folder.path, run.history, summary)
 
 
-def _begin(config: RunConfig, experiment: Experiment, resume: bool) -> _Run:
-    """Starts a new run, or loads the state of an old one."""
+# Begin, or go on. ---------------------------------------------------------------------------------------------------
+
+
+def _begin(config: RunConfig, experiment: Experiment, resume: bool) -> _Training:
+    """Start a new run, or load the state of an old one."""
     folder = RunFolder(config.out, writes=experiment.ranks.first)
     folder.clean()
     if resume and folder.has("checkpoint.pt"):
@@ -144,22 +156,22 @@ def _begin(config: RunConfig, experiment: Experiment, resume: bool) -> _Run:
     if aside is not None:
         print(f"an older run was in {folder.path}; it is now {aside}", file=sys.stderr)
     precision = experiment.ranks.agreed(choose_precision(config.precision, experiment.device))
-    config = dataclasses.replace(config, precision=precision)
-    run = _Run(config, experiment, folder, [])
-    _write_record(folder, config, experiment)
+    run = _Training(dataclasses.replace(config, precision=precision), experiment, folder)
+    _write_record(run)
     folder.write_lines("metrics.jsonl", [])
     _save(run)
     return run
 
 
-def _write_record(folder: RunFolder, config: RunConfig, experiment: Experiment) -> None:
-    """What the run is and what it runs on, from this start on; what an earlier start has failed of is over."""
-    folder.write_text("config.json", config.to_json())
-    folder.write_json("environment.json", environment(experiment.device) | {"data": experiment.data.fingerprint()})
-    folder.remove("failure.json")
+def _write_record(run: _Training) -> None:
+    """Write config.json and environment.json, and remove the failure.json of an earlier attempt."""
+    about = environment(run.experiment.device) | {"data": run.experiment.data.fingerprint()}
+    run.folder.write_text("config.json", run.config.to_json())
+    run.folder.write_json("environment.json", about)
+    run.folder.remove("failure.json")
 
 
-def _load(config: RunConfig, experiment: Experiment, folder: RunFolder) -> _Run:
+def _load(config: RunConfig, experiment: Experiment, folder: RunFolder) -> _Training:
     recorded = RunConfig.load(folder.path)
     differences = recorded.differences(config)
     if differences:
@@ -170,33 +182,34 @@ def _load(config: RunConfig, experiment: Experiment, folder: RunFolder) -> _Run:
     known = folder.read_json("environment.json").get("data") if folder.has("environment.json") else None
     if known not in (None, experiment.data.fingerprint()):
         raise ValueError(f"{folder.path} was trained on other data; give --data as before, or choose another --out")
-    state = read_checkpoint(folder, experiment.device)
+    state = folder.read_checkpoint(experiment.device)
     try:
         for name, part in experiment.modules().items():
             part.load_state_dict(state["parts"][name])
-        history = list(state["history"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        history = [EpochRow.from_dict(row) for row in state["history"]]
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         line = str(error).splitlines()[0]
         raise RunError(f"checkpoint.pt in {folder.path} does not fit this run: {line}") from error
-    # Lines after the checkpoint belong to epochs that will be run again.
-    folder.write_lines("metrics.jsonl", history)
     config = dataclasses.replace(config, precision=recorded.precision)
-    _write_record(folder, config, experiment)
-    return _Run(config, experiment, folder, history, epoch=state["epoch"])
+    run = _Training(config, experiment, folder, history, epoch=state["epoch"])
+    # Rows after the checkpoint belong to epochs that will be run again.
+    folder.write_lines("metrics.jsonl", [row.to_dict() for row in history])
+    _write_record(run)
+    return run
 
 
-def _save(run: _Run) -> None:
+def _save(run: _Training) -> None:
     parts = {name: part.state_dict() for name, part in run.experiment.modules().items()}
-    state = {"format": 1, "epoch": run.epoch, "parts": parts, "history": run.history}
-    write_checkpoint(run.folder, state)
+    history = [row.to_dict() for row in run.history]
+    run.folder.write_checkpoint({"format": 1, "epoch": run.epoch, "parts": parts, "history": history})
 
 
-def _leave(run: _Run, why: str) -> None:
+def _leave(run: _Training, why: str) -> None:
     with contextlib.suppress(RunError):  # the disk that is full, of which the run's own error tells
         run.folder.write_json("failure.json", {"epochs_done": run.epoch, "error": why})
 
 
-def _interrupted(run: _Run) -> str:
+def _interrupted(run: _Training) -> str:
     saved = run.folder.saved_epoch
     if saved is None:
         return f"interrupted before the first checkpoint of {run.folder.path}"
@@ -206,14 +219,23 @@ def _interrupted(run: _Run) -> str:
     )
 
 
-def _epoch(run: _Run, epoch: int, steps: int, progress: Progress, evaluated: bool) -> dict[str, Any]:
-    """One pass over the training data; returns the first half of its line of metrics."""
+# An epoch. ----------------------------------------------------------------------------------------------------------
+
+
+def _epoch(
+    run: _Training,
+    epoch: int,
+    steps: int,
+    step: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]],
+    progress: Progress,
+    evaluated: bool,
+) -> _Pass:
+    """Take one pass over the training data."""
     signs: list[Tensor] | None = None  # of the mode before the last step
-    config, experiment = run.config, run.experiment
+    config, experiment, ranks = run.config, run.experiment, run.experiment.ranks
     per_step = config.schedule.per_step
     if not per_step:
         advance(experiment.schedulers)
-    ranks = experiment.ranks
     torch.manual_seed(stream_key(config.seed, _EPOCH_STREAM, epoch) + ranks.rank)  # of dropout
     experiment.model.train()
     data = experiment.data.train
@@ -231,7 +253,7 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress, evaluated: boo
         try:
             if evaluated and index == steps - 1:
                 signs = mode_signs(experiment)
-            losses[index], right = run.step(x, y, len(x) * ranks.count / batch)
+            losses[index], right = step(x, y, len(x) * ranks.count / batch)
             hits += right
         except NotFiniteError as error:  # of this step; a GPU may tell of an earlier one
             losses[index] = torch.nan
@@ -243,22 +265,18 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress, evaluated: boo
     optimizer = experiment.optimizer or experiment.real_optimizer
     assert optimizer is not None
     whole = float(counts.sum())
-    return {
-        "epoch": epoch,
-        "lr": optimizer.param_groups[0]["lr"],
-        "train_loss": float((recorded * counts).sum()) / whole,  # the last batch may be smaller
-        "train_accuracy": 100 * float(ranks.total(hits)) / whole if experiment.loss.classifies else None,
-        "val_accuracy": None,
-        "test_accuracy": None,
-        "test_nll": None,
-        "flips": None,
-        "step_flips": None if signs is None else flipped(signs, mode_signs(experiment)),
-        "seconds": seconds,
-    }
+    return _Pass(
+        epoch=epoch,
+        lr=optimizer.param_groups[0]["lr"],
+        train_loss=float((recorded * counts).sum()) / whole,  # the last batch may be smaller
+        train_accuracy=100 * float(ranks.total(hits)) / whole if experiment.loss.classifies else None,
+        step_flips=None if signs is None else flipped(signs, mode_signs(experiment)),
+        seconds=seconds,
+    )
 
 
-def _refuse(run: _Run, epoch: int, losses: Tensor, what: str = "the loss is not finite") -> None:
-    """Ends a run whose losses are not all finite."""
+def _refuse(run: _Training, epoch: int, losses: Tensor, what: str = "the loss is not finite") -> None:
+    """End a run whose losses are not all finite."""
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
         raise RunError(
@@ -267,33 +285,120 @@ def _refuse(run: _Run, epoch: int, losses: Tensor, what: str = "the loss is not 
         )
 
 
-def _evaluate(run: _Run, row: dict[str, Any], before: list[Tensor], last: bool) -> list[Tensor]:
-    """Completes a line of metrics with the mode's figures; keeps the weights if they are the best so far."""
-    config, experiment = run.config, run.experiment
+def _evaluate(run: _Training, trained: _Pass, before: list[Tensor], last: bool) -> tuple[EpochRow, list[Tensor]]:
+    """Measure the mode, and keep its weights if they are the best so far; return its row of metrics and its signs."""
+    config, experiment, optimizer = run.config, run.experiment, run.experiment.optimizer
     data, loss, precision = experiment.data, experiment.loss, config.precision
     with mode_weights(experiment, config.refresh_batches, precision) as model:
-        if data.validation is not None:
-            validation = measure(model, data.validation, loss, precision)
-            row["val_accuracy"] = validation.accuracy
-            if not loss.classifies:
-                row["val_error"] = validation.loss
-        if data.test is not None:
-            test = measure(model, data.test, loss, precision)
-            row["test_accuracy"], row["test_nll"] = test.accuracy, test.loss
-            if config.protocol == "test":
-                row |= mean_figures(config, experiment, model)
-            if not loss.classifies:
-                row["test_error"] = test.loss
-                noise = measure(model, data.train, loss, precision).loss ** 0.5
-                row["test_nll"] = gaussian_nll(torch.tensor([test.loss]), torch.zeros(1), noise)
-        signs: list[Tensor] = []
-        if experiment.optimizer is not None:
-            signs = [p.detach() > 0 for _, p in experiment.optimizer.named_binary()]
-            row["flips"] = flipped(before, signs)
-            if experiment.optimizer.has_posterior:
-                row["probabilities"] = [
-                    round(share, 3) for share in histogram(silent_posterior(experiment.optimizer), _BINS)
-                ]
+        validation = measure(model, data.validation, loss, precision)
+        test = measure(model, data.test, loss, precision)
+        test_nll = test.loss
+        if test.error is not None:
+            noise = math.sqrt(measure(model, data.train, loss, precision).error or 0.0)
+            test_nll = gaussian_nll(torch.tensor([test.error]), torch.zeros(1), noise)
+        probabilities = None
+        if optimizer is not None and optimizer.has_posterior:
+            probabilities = [round(share, 3) for share in histogram(silent_posterior(optimizer), _BINS)]
+        signs = mode_signs(experiment)
+        row = EpochRow(
+            **vars(trained),
+            val_accuracy=validation.accuracy,
+            val_error=validation.error,
+            test_accuracy=test.accuracy,
+            test_error=test.error,
+            test_nll=test_nll,
+            flips=flipped(before, signs),
+            probabilities=probabilities,
+            **(mean_figures(config, experiment, model) if config.protocol == "test" else {}),
+        )
         if is_best(config, run.history, row, last):
-            save_best(run.folder, experiment, config, row["epoch"])
-    return signs
+            save_best(run.folder, experiment, config, row.epoch)
+    return row, signs
+
+
+# A step. ------------------------------------------------------------------------------------------------------------
+
+
+def training_step(
+    config: RunConfig, experiment: Experiment, x: Tensor, y: Tensor, share: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Take a gradient at the current draw (or at several), and update everything that learns.
+
+    Args:
+        config: The run.
+        experiment: Its objects.
+        x: Inputs of the batch.
+        y: Targets of the batch.
+        share: Examples of this rank over the mean of all ranks: averaged gradients are those of the whole batch.
+
+    Returns:
+        Mean loss over the draws (times `share`), and the number of right predictions at the last; both on the device.
+
+    Raises:
+        NotFiniteError: If the loss or a gradient is not finite (on a GPU the caller looks at the losses instead).
+    """
+    optimizer, real = experiment.optimizer, experiment.real_optimizer
+    right = torch.zeros((), device=x.device)
+    sums = _Sums(real) if real is not None and optimizer is not None and config.samples > 1 else None
+
+    def closure() -> Tensor:
+        nonlocal right
+        for part in (optimizer, real):
+            if part is not None:
+                part.zero_grad()
+        loss, right = _passes(config, experiment, x, y, share)
+        if experiment.hooks is not None:
+            experiment.hooks.before_update()
+        if config.clip_gradient is not None:
+            torch.nn.utils.clip_grad_norm_(experiment.model.parameters(), config.clip_gradient)
+        if sums is not None:
+            sums.add(1 / config.samples)
+        return loss
+
+    loss = closure() if optimizer is None else optimizer.step(closure)
+    assert loss is not None  # there is a closure
+    if real is not None:
+        if sums is not None:
+            sums.put()
+        real.step()
+    if experiment.hooks is not None:
+        experiment.hooks.after_update()
+    return loss, right
+
+
+def _passes(config: RunConfig, experiment: Experiment, x: Tensor, y: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Add the gradients of a batch, part after part; return its loss and the number of right predictions."""
+    count = min(config.accumulate, max(len(x) // 2, 1))  # BatchNorm needs two examples
+    losses, hits = [], []
+    for index, (inputs, targets) in enumerate(zip(x.tensor_split(count), y.tensor_split(count), strict=True), start=1):
+        with contextlib.nullcontext() if index == count else experiment.ranks.alone(experiment.parallel):
+            with autocast(x.device, config.precision):
+                output = experiment.parallel(inputs)
+            loss = share * (len(inputs) / len(x)) * experiment.loss.mean(output.float(), targets)
+            if x.device.type == "cpu" and not config.capture and not loss.isfinite():
+                raise NotFiniteError("the loss is not finite")
+            loss.backward()
+        losses.append(loss.detach())
+        hits.append(experiment.loss.hit_count(output.detach(), targets))
+    return torch.stack(losses).sum(), torch.stack(hits).sum()
+
+
+class _Sums:
+    """Gradients of the real parameters over several draws, each of which is clipped on its own."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._sums: dict[Tensor, Tensor] = {}
+
+    def add(self, share: float) -> None:
+        """Add the gradients at hand, times a share."""
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                before = self._sums.get(parameter)
+                mine = parameter.grad * share
+                self._sums[parameter] = mine if before is None else before.add_(mine)
+
+    def put(self) -> None:
+        """Leave the sums where the optimizer looks for gradients."""
+        for parameter, total in self._sums.items():
+            parameter.grad = total

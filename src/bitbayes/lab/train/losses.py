@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Measure = Callable[[Tensor, Tensor], Tensor]  # of outputs and targets, to a scalar
+OfBatch = Callable[[Tensor, Tensor], Tensor]  # from outputs and targets to a scalar
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Loss:
     """
 
     name: str
-    mean: Measure
-    hits: Measure | None = None
+    mean: OfBatch
+    hits: OfBatch | None = None
 
     @property
     def classifies(self) -> bool:
@@ -43,15 +43,7 @@ class Loss:
 
 
 def within_pair(output: Tensor, target: Tensor) -> Tensor:
-    """Mask logits so that a target competes with its neighbour alone: 0 with 1, 2 with 3, and so on.
-
-    Args:
-        output: Logits, shape (N, K).
-        target: Classes, shape (N,).
-
-    Returns:
-        The logits, with -inf for the classes of other pairs.
-    """
+    """Mask logits (N, K) with -inf so that a class competes with its neighbour alone: 0 with 1, 2 with 3, and so on."""
     pair = torch.arange(output.shape[1], device=output.device) // 2
     return output.masked_fill(pair != target.unsqueeze(1) // 2, -torch.inf)
 

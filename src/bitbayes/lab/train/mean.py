@@ -12,7 +12,8 @@ from torch.func import functional_call
 from bitbayes.batchnorm import batch_buffers, refresh
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
-from bitbayes.lab.train.measure import autocast, refresh_inputs, refresh_with
+from bitbayes.lab.train.measure import refresh_inputs, refresh_with
+from bitbayes.lab.train.precision import autocast
 from bitbayes.posterior import Posterior
 from bitbayes.predict import Prediction, draws
 

@@ -1,9 +1,10 @@
-"""Accuracy and likelihood of what a network's parameters hold, and of the mean prediction."""
+"""Figures of a network: of what its parameters hold now, of the mode, and of predictions of a regression."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,66 +16,35 @@ from bitbayes.lab.data import TensorData, batches
 from bitbayes.lab.train.distributed import Ranks
 from bitbayes.lab.train.experiment import Experiment
 from bitbayes.lab.train.losses import Loss
+from bitbayes.lab.train.precision import autocast
+from bitbayes.lab.train.records import Figures
 from bitbayes.posterior import Posterior
-
-__all__ = [
-    "Measured",
-    "autocast",
-    "flipped",
-    "histogram",
-    "measure",
-    "mode_signs",
-    "mode_weights",
-    "refresh_inputs",
-    "refresh_with",
-    "whole",
-]
+from bitbayes.predict import Prediction
 
 _REFRESH_SIZE = 500
 _TEST_SIZE = 1000
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One pass over some data.
+class Score:
+    """Figures of one pass over some data; all None where there is no data.
 
     Args:
-        loss: Mean loss: the negative log-likelihood for classes, the squared error for regression.
-        accuracy: Percent; None for regression.
+        loss: Mean loss: the negative log-likelihood for classes.
+        accuracy: Percent; None for a regression.
+        error: Squared error of a regression; None for classes.
     """
 
-    loss: float
-    accuracy: float | None
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """The context of a forward pass.
-
-    Args:
-        device: Where it runs.
-        precision: "fp32" or "bf16".
-
-    Returns:
-        A context manager.
-    """
-    if precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+    loss: float | None = None
+    accuracy: float | None = None
+    error: float | None = None
 
 
 @torch.no_grad()
-def measure(model: nn.Module, data: TensorData, loss: Loss, precision: str = "fp32") -> Measured:
-    """Evaluates what the parameters hold now, with BatchNorm and dropout in eval mode.
-
-    Args:
-        model: The network; its mode is restored.
-        data: The examples.
-        loss: Kind of the loss.
-        precision: "fp32" or "bf16".
-
-    Returns:
-        Mean loss and accuracy.
-    """
+def measure(model: nn.Module, data: TensorData | None, loss: Loss, precision: str = "fp32") -> Score:
+    """Return the score of what the parameters hold now, with BatchNorm and dropout in eval mode."""
+    if data is None:
+        return Score()
     ranks = Ranks.here()
     pieces = torch.arange(len(data)).split(_TEST_SIZE)
     was_training = model.training
@@ -91,63 +61,42 @@ def measure(model: nn.Module, data: TensorData, loss: Loss, precision: str = "fp
     finally:
         model.train(was_training)
     total, hits, count = ranks.total(found).tolist()
-    return Measured(total / count, 100 * hits / count if loss.classifies else None)
+    mean = total / count
+    return Score(mean, accuracy=100 * hits / count) if loss.classifies else Score(mean, error=mean)
 
 
 def whole(data: TensorData) -> tuple[Tensor, Tensor]:
-    """All inputs and targets of a data set at once, ready for a network.
-
-    Args:
-        data: The examples.
-
-    Returns:
-        Inputs and targets.
-    """
+    """Return all inputs and targets of a data set at once, ready for a network."""
     pairs = list(batches(data, _TEST_SIZE))
     return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
 
 
+# The mode. ----------------------------------------------------------------------------------------------------------
+
+
 def refresh_inputs(experiment: Experiment, count: int) -> Iterator[Tensor]:
-    """Inputs of the first batches of a fixed shuffle of the training data.
+    """Yield inputs of the first `count` batches of 500 of a fixed shuffle of the training data.
 
-    Args:
-        experiment: Whose training data.
-        count: Number of batches of 500.
-
-    Yields:
-        Inputs; a last batch that is not full only if it is the only one.
+    A last batch that is not full is only there if it is the only one.
     """
     data = experiment.data.train
-    whole = max(1, len(data) // _REFRESH_SIZE)
+    full = max(1, len(data) // _REFRESH_SIZE)
     stream = batches(data, _REFRESH_SIZE, seed=0, epoch=0, shuffle=True)
-    for x, _ in itertools.islice(stream, min(count, whole)):
+    for x, _ in itertools.islice(stream, min(count, full)):
         yield x
 
 
 def refresh_with(model: nn.Module, inputs: Iterator[Tensor], precision: str, device: torch.device) -> None:
-    """`refresh_batchnorm` in the precision of the run.
-
-    Args:
-        model: The network.
-        inputs: Batches of inputs.
-        precision: "fp32" or "bf16".
-        device: Where it runs.
-    """
+    """Run `refresh_batchnorm` in the precision of the run."""
     with autocast(device, precision):
         refresh_batchnorm(model, inputs)
 
 
 @contextlib.contextmanager
 def mode_weights(experiment: Experiment, count: int, precision: str) -> Iterator[nn.Module]:
-    """The mode with its own BatchNorm statistics, for a while; training goes on as if nothing had happened.
+    """Lend the network in eval mode with the mode in its parameters, and BatchNorm statistics from `count` batches.
 
-    Args:
-        experiment: The network and its rule.
-        count: Training batches for the statistics.
-        precision: "fp32" or "bf16".
-
-    Yields:
-        The model in eval mode.
+    Afterwards training goes on as if nothing had happened.
     """
     model, optimizer = experiment.model, experiment.optimizer
     with as_found(model):
@@ -162,32 +111,14 @@ def mode_weights(experiment: Experiment, count: int, precision: str) -> Iterator
 
 
 def mode_signs(experiment: Experiment) -> list[Tensor]:
-    """Signs of the mode; the parameters hold draws before and after.
-
-    Args:
-        experiment: The network and its rule.
-
-    Returns:
-        One boolean tensor for every binary tensor; none for full precision.
-    """
-    optimizer = experiment.optimizer
-    if optimizer is None:
+    """Return whether the weights of the mode are +1, one tensor for every binary one; empty for full precision."""
+    if experiment.optimizer is None:
         return []
-    optimizer.eval()
-    signs = [parameter.detach() > 0 for _, parameter in optimizer.named_binary()]
-    optimizer.train()
-    return signs
+    return [weights > 0 for weights in experiment.optimizer.named_mode().values()]
 
 
 def flipped(before: list[Tensor], after: list[Tensor]) -> float | None:
-    """Share of the binary weights whose sign differs.
-
-    Args:
-        before: Of `mode_signs`.
-        after: The same, later.
-
-    Returns:
-        Between 0 and 1; None without binary weights.
+    """Return the share of the binary weights whose sign differs, in [0, 1]; None without binary weights.
 
     Example:
         >>> flipped([torch.tensor([True, False])], [torch.tensor([True, True])])
@@ -199,14 +130,7 @@ def flipped(before: list[Tensor], after: list[Tensor]) -> float | None:
 
 
 def histogram(posterior: Posterior, bins: int) -> list[float]:
-    """How the weights are spread over their probabilities.
-
-    Args:
-        posterior: Of any rule.
-        bins: Equal parts of [0, 1].
-
-    Returns:
-        Percent of the weights in each part of P[w = +1].
+    """Return the percentage of the weights in each of `bins` equal parts of P[w = +1].
 
     Example:
         >>> histogram(bb.BernoulliPosterior({"w": torch.tensor([-9.0, 0.0, 0.0, 9.0])}), 4)
@@ -216,3 +140,72 @@ def histogram(posterior: Posterior, bins: int) -> list[float]:
     for probability in posterior.probabilities().values():
         counts += torch.histc(probability.float(), bins=bins, min=0.0, max=1.0).cpu().double()
     return (100 * counts / counts.sum()).tolist()
+
+
+# Regression, whose loss has no noise parameter: the noise is estimated on the training data. -------------------------
+
+
+def regression_figures(test: Prediction, y: Tensor, noise: float) -> Figures:
+    """Return the squared error of the mean, and the Gaussian likelihood with the spread of the networks and the noise.
+
+    Args:
+        test: Prediction for the test data.
+        y: Test targets, as many as outputs.
+        noise: From `observation_noise`.
+
+    Returns:
+        error, noise, nll, and inside (percent of targets within two predictive standard deviations).
+
+    Example:
+        >>> both = Prediction(torch.tensor([[[-3.0]], [[3.0]]]))  # two networks: mean 0, variance 18
+        >>> regression_figures(both, torch.tensor([9.0]), noise=0.1)["inside"]
+        0.0
+    """
+    residuals, variances = _residuals(test, y)
+    inside = residuals <= 4 * (variances + noise * noise)
+    return {
+        "error": float(residuals.mean()),
+        "noise": noise,
+        "nll": gaussian_nll(residuals, variances, noise),
+        "inside": 100 * float(inside.float().mean()),
+    }
+
+
+def observation_noise(train: Prediction, target: Tensor) -> float:
+    """Return the standard deviation σ of the noise that makes the training targets most likely, on a grid of 0.1 %.
+
+    The predictive variance is v(x) + σ², with v the variance over networks. The residuals of the mean alone would
+    count the disagreement of the networks twice. σ lies between a thousandth of their root mean square and that itself.
+
+    Example:
+        >>> round(observation_noise(Prediction(torch.zeros(1, 4, 1)), torch.full((4,), 2.0)), 2)  # one network
+        2.0
+    """
+    residuals, variances = _residuals(train, target)
+    largest = residuals.mean().sqrt().double()
+    grid = largest * torch.logspace(-3, 0, 7000, dtype=torch.float64, device=largest.device)
+    total = variances[:, None].double() + grid.square()
+    cost = (total.log() + residuals[:, None].double() / total).sum(0)
+    return float(grid[cost.argmin()])
+
+
+def gaussian_nll(squared_residuals: Tensor, variances: Tensor, noise: float) -> float:
+    """Return the mean negative log-likelihood in nats of Gaussians of variance v + σ².
+
+    Args:
+        squared_residuals: Shape (N,).
+        variances: v, the variance over networks, the same shape.
+        noise: σ, the standard deviation of the observation noise.
+
+    Example:
+        >>> round(gaussian_nll(torch.ones(1), torch.zeros(1), 1.0), 4)
+        1.4189
+    """
+    total = (variances.double() + noise * noise).clamp(min=1e-12)
+    return float(0.5 * (squared_residuals.double() / total + total.log() + math.log(2 * math.pi)).mean())
+
+
+def _residuals(prediction: Prediction, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return squared residuals of the mean over networks, and the variances over networks; both of shape (N,)."""
+    residuals = (prediction.mean.reshape(-1) - target.reshape(-1)).square()
+    return residuals, prediction.std.reshape(-1).square()

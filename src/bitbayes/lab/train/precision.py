@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -12,18 +12,11 @@ from torch import nn
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
 
-__all__ = ["choose_precision", "held"]
-
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """Picks bfloat16 only where it is measurably faster: without hardware for it, it is emulated.
+    """Return "fp32" or "bf16"; "auto" takes bfloat16 only where a probe of a few milliseconds says that it is faster.
 
-    Args:
-        wanted: "fp32", "bf16", or "auto" for a probe of a few milliseconds.
-        device: Where the run computes.
-
-    Returns:
-        "fp32" or "bf16".
+    Without hardware for it, bfloat16 is emulated.
 
     Example:
         >>> choose_precision("fp32", torch.device("cpu"))
@@ -44,21 +37,19 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     return "bf16" if seconds[torch.float32] >= 1.3 * seconds[torch.bfloat16] else "fp32"
 
 
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Return the context of a forward pass in "fp32" or "bf16"."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
 @contextmanager
 def held(config: RunConfig, experiment: Experiment) -> Iterator[None]:
-    """Holds the binary weights in bfloat16, where that saves time and changes no number.
+    """Hold the binary weights in bfloat16, where that saves time and changes no number.
 
     In a run in bfloat16, autocast rounds weights of float32 in every forward pass and widens their gradients in every
     backward pass. Where the draws are ±1, weights in bfloat16 are the same numbers, and so are their gradients: both
-    conversions go, and what is read and written is half. Beliefs are float32 as ever. Afterwards the weights are
-    float32 again.
-
-    Args:
-        config: The run, with the precision that was chosen.
-        experiment: Its objects; what these weights have of gradients is cleared before and after.
-
-    Yields:
-        Nothing.
+    conversions go, and half as much memory is read and written. Beliefs stay float32. Afterwards the weights are
+    float32 again. Gradients of these weights are cleared before and after.
     """
     weights = _exact(config, experiment)
     _convert(weights, torch.bfloat16)
@@ -69,7 +60,7 @@ def held(config: RunConfig, experiment: Experiment) -> Iterator[None]:
 
 
 def _exact(config: RunConfig, experiment: Experiment) -> list[nn.Parameter]:
-    """The weights that bfloat16 holds exactly; none where something is added to their gradients, or divides them."""
+    """Return the weights that bfloat16 holds exactly; none where their gradients are added to or divided."""
     optimizer = experiment.optimizer
     changed = config.accumulate > 1 or config.clip_gradient is not None or experiment.hooks is not None
     if optimizer is None or config.precision != "bf16" or changed or experiment.ranks.count > 1:

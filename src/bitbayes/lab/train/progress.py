@@ -1,29 +1,29 @@
-"""What a run shows while it works: a bar on a terminal, a few plain lines elsewhere."""
+"""What a run shows while it works: a bar on a terminal, a few plain lines elsewhere, curves in TensorBoard."""
 
 from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any, Protocol
 
 from bitbayes.errors import require
-
-__all__ = ["BarProgress", "LineProgress", "Progress", "SilentProgress", "default_progress"]
+from bitbayes.lab.train.records import EpochRow
 
 
 class Progress(Protocol):
-    """Three calls that `train` makes."""
+    """Four calls that `train` makes."""
 
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
-        """Begins: `done` of `epochs` epochs are behind us, each of `steps` steps."""
+        """Begin: `done` of `epochs` epochs are behind us, each of `steps` steps."""
         ...
 
     def step(self, epoch: int, step: int) -> None:
         """A step has ended."""
         ...
 
-    def epoch(self, row: dict[str, Any]) -> None:
-        """An epoch has ended, with this line of metrics."""
+    def epoch(self, row: EpochRow) -> None:
+        """An epoch has been evaluated."""
         ...
 
     def close(self) -> None:
@@ -35,16 +35,16 @@ class SilentProgress:
     """Shows nothing."""
 
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def step(self, epoch: int, step: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
-    def epoch(self, row: dict[str, Any]) -> None:
-        """Nothing."""
+    def epoch(self, row: EpochRow) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class LineProgress:
@@ -54,24 +54,23 @@ class LineProgress:
         self._every, self._last, self._title = 1, 0, ""
 
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
-        """Remembers how long the run is."""
+        """Remember how long the run is."""
         self._title, self._last = title, epochs
         self._every = 1 if epochs <= 50 or steps > 20 else max(1, epochs // 20)
         if done:
             print(f"{title}: continuing after epoch {done}", flush=True)
 
     def step(self, epoch: int, step: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
-    def epoch(self, row: dict[str, Any]) -> None:
-        """Prints the line."""
-        number = row["epoch"]
-        if number % self._every == 0 or number == self._last:
-            text = f"{self._title}: epoch {number}/{self._last}  {describe(row)}"
-            print(f"{text}  {row['seconds']:.1f} s", flush=True)
+    def epoch(self, row: EpochRow) -> None:
+        """Print the line."""
+        if row.epoch % self._every == 0 or row.epoch == self._last:
+            text = f"{self._title}: epoch {row.epoch}/{self._last}  {describe(row)}"
+            print(f"{text}  {row.seconds:.1f} s", flush=True)
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class BarProgress:
@@ -91,63 +90,99 @@ class BarProgress:
         self._title, self._epochs, self._steps, self._shown = "", 0, 1, 0.0
 
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
-        """Shows the bar."""
+        """Show the bar."""
         self._title, self._epochs, self._steps = title, epochs, steps
-        self._task = self._bar.add_task(
-            f"{title} epoch {done}/{epochs}", total=epochs * steps, completed=done * steps, metrics=""
-        )
+        text = f"{title} epoch {done}/{epochs}"
+        self._task = self._bar.add_task(text, total=epochs * steps, completed=done * steps, metrics="")
         self._bar.start()
 
     def step(self, epoch: int, step: int) -> None:
-        """Moves the bar, a few times a second."""
+        """Move the bar, a few times a second."""
         now = time.monotonic()
         if now - self._shown > 0.1:
             self._shown = now
             text = f"{self._title} epoch {epoch}/{self._epochs}"
-            completed = (epoch - 1) * self._steps + step
-            self._bar.update(self._task, description=text, completed=completed)
+            self._bar.update(self._task, description=text, completed=(epoch - 1) * self._steps + step)
 
-    def epoch(self, row: dict[str, Any]) -> None:
-        """Shows the metrics of the epoch."""
-        self._bar.update(self._task, metrics=_brief(row), completed=row["epoch"] * self._steps)
+    def epoch(self, row: EpochRow) -> None:
+        """Show the loss and one accuracy: a terminal of 80 columns has room for no more."""
+        accuracies = {"val": row.val_accuracy, "test": row.test_accuracy, "train": row.train_accuracy}
+        shown = [f" {name} {value:.2f}" for name, value in accuracies.items() if value is not None]
+        metrics = f"loss {row.train_loss:.3f}{shown[0] if shown else ''}"
+        self._bar.update(self._task, metrics=metrics, completed=row.epoch * self._steps)
 
     def close(self) -> None:
-        """Removes the bar."""
+        """Remove the bar."""
         self._bar.stop()
 
 
-def describe(row: dict[str, Any]) -> str:
-    """Loss and accuracies of a line of metrics, for a person.
+class EventProgress:
+    """Another display that also writes each row of metrics into an event file for TensorBoard.
+
+    The file lies in the folder of the run, so that `tensorboard --logdir runs` names runs by their folders. A run that
+    is continued writes a further file, and TensorBoard drops what the earlier one has after that epoch.
 
     Args:
-        row: A line of metrics.jsonl.
+        shown: The other display.
+        folder: Folder of the run.
 
-    Returns:
-        A short text.
+    Raises:
+        ImportError: If TensorBoard is not installed.
 
     Example:
-        >>> describe({"train_loss": 0.5, "train_accuracy": 91.0, "val_accuracy": None, "test_accuracy": 90.0})
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> progress = EventProgress(SilentProgress(), folder)
+        >>> progress.start("digits ste", epochs=1, done=0, steps=13)
+        >>> progress.epoch(EpochRow(epoch=1, lr=0.1, train_loss=0.5, test_accuracy=91.0, seconds=1.0))
+        >>> progress.close()
+        >>> len(list(folder.glob("events.out.tfevents.*")))
+        1
+    """
+
+    def __init__(self, shown: Progress, folder: str | Path) -> None:
+        require("tensorboard", "tensorboard")
+        self._shown, self._folder = shown, Path(folder)
+        self._writer: Any = None
+
+    def start(self, title: str, epochs: int, done: int, steps: int) -> None:
+        """Open the file."""
+        # Not earlier: an older run in the folder has been moved aside by now.
+        writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter
+        self._writer = writer(str(self._folder), purge_step=done + 1 if done else None)
+        self._shown.start(title, epochs, done, steps)
+
+    def step(self, epoch: int, step: int) -> None:
+        """Show the step."""
+        self._shown.step(epoch, step)
+
+    def epoch(self, row: EpochRow) -> None:
+        """Write the numbers of the epoch; names such as accuracy/test put curves of one kind side by side."""
+        for name, value in row.to_dict().items():
+            if name != "epoch" and isinstance(value, int | float):
+                self._writer.add_scalar("/".join(name.rsplit("_", 1)[::-1]), value, row.epoch)
+        self._writer.flush()
+        self._shown.epoch(row)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._shown.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def describe(row: EpochRow) -> str:
+    """Return the loss and the accuracies of a row of metrics as a short text.
+
+    Example:
+        >>> describe(EpochRow(epoch=1, lr=0.1, train_loss=0.5, train_accuracy=91.0, test_accuracy=90.0, seconds=1.0))
         'loss 0.5000  train 91.00  test 90.00'
     """
-    parts = [f"loss {row['train_loss']:.4f}"]
-    for name in ("train", "val", "test"):
-        value = row.get(f"{name}_accuracy")
-        if value is not None:
-            parts.append(f"{name} {value:.2f}")
-    return "  ".join(parts)
-
-
-def _brief(row: dict[str, Any]) -> str:
-    """Loss and one accuracy: a terminal of 80 columns has room for no more."""
-    name = next((n for n in ("val", "test", "train") if row.get(f"{n}_accuracy") is not None), None)
-    text = f"loss {row['train_loss']:.3f}"
-    return text if name is None else f"{text} {name} {row[f'{name}_accuracy']:.2f}"
+    accuracies = {"train": row.train_accuracy, "val": row.val_accuracy, "test": row.test_accuracy}
+    shown = [f"{name} {value:.2f}" for name, value in accuracies.items() if value is not None]
+    return "  ".join([f"loss {row.train_loss:.4f}", *shown])
 
 
 def default_progress() -> Progress:
-    """A bar if stdout is a terminal, else lines.
-
-    Returns:
-        A new progress display.
-    """
+    """Return a bar if stdout is a terminal, else lines."""
     return BarProgress() if sys.stdout.isatty() else LineProgress()

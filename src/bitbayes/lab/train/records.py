@@ -1,9 +1,10 @@
-"""What the files of a run hold: a line of metrics for each evaluation, a summary, and figures of an evaluation."""
+"""What the files of a run hold: a row of metrics for each evaluation, a summary, and figures of an evaluation."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +16,38 @@ Figures = dict[str, float]
 
 
 class Record:
-    """A dataclass that goes into a JSON file and comes back from it; entries that are None are left out."""
+    """A dataclass that goes into a JSON file and comes back from it; entries that are None or `{}` are left out."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the entries that are present, by name."""
-        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
-        return {name: value for name, value in values.items() if value is not None}
+        """Return the entries that are present, by name; records inside become dictionaries too."""
+        values = {item.name: _plain(getattr(self, item.name)) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if value is not None and value != {}}
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` returned; unknown entries are ignored, so that files of other versions can be read."""
+        """Read what `to_dict` returned; unknown entries are ignored, so that files of other versions can be read.
+
+        Raises:
+            ValueError: If an entry is missing.
+        """
         known = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        return cls(**{name: value for name, value in raw.items() if name in known})
+        try:
+            return cls(**{name: value for name, value in raw.items() if name in known})
+        except TypeError as error:
+            raise ValueError(f"not the record of a run: {error}") from error
 
 
-@dataclass
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpochRow(Record):
     """One line of metrics.jsonl: an epoch and the evaluation after it. Accuracies are in percent.
 
@@ -37,15 +55,15 @@ class EpochRow(Record):
         epoch: Number of the epoch, from 1.
         lr: Learning rate of its last step.
         train_loss: Mean loss of its batches, at the draws that were trained on.
-        seconds: Wall-clock time of the epoch without the evaluation.
         train_accuracy: Accuracy of the same draws; None for a regression.
         val_accuracy: Validation accuracy of the mode.
         test_accuracy: Test accuracy of the mode.
         test_nll: Test negative log-likelihood of the mode, in nats.
-        val_error: Validation squared error of the mode, for a regression.
-        test_error: Test squared error of the mode, for a regression.
         flips: Share of the mode's weights whose sign differs from the evaluation before.
         step_flips: Share of the mode's weights that the last step of the epoch has turned.
+        seconds: Wall-clock time of the epoch without the evaluation.
+        val_error: Validation squared error of the mode, for a regression.
+        test_error: Test squared error of the mode, for a regression.
         probabilities: Percent of the weights in equal parts of P[w = +1].
         mean_samples: Networks that the mean averages over.
         mean_test_accuracy: Test accuracy of the mean of posterior samples.
@@ -59,15 +77,15 @@ class EpochRow(Record):
     epoch: int
     lr: float
     train_loss: float
-    seconds: float
     train_accuracy: float | None = None
     val_accuracy: float | None = None
     test_accuracy: float | None = None
     test_nll: float | None = None
-    val_error: float | None = None
-    test_error: float | None = None
     flips: float | None = None
     step_flips: float | None = None
+    seconds: float
+    val_error: float | None = None
+    test_error: float | None = None
     probabilities: list[float] | None = None
     mean_samples: int | None = None
     mean_test_accuracy: float | None = None
@@ -78,7 +96,7 @@ class EpochRow(Record):
     accuracies: list[float] | None = None
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Summary(Record):
     """summary.json: what a finished run has reached. Accuracies are in percent.
 
@@ -87,26 +105,26 @@ class Summary(Record):
 
     recipe: str
     rule: str
+    estimator: str | None = None
     seed: int
+    precision: str = "fp32"
+    protocol: str = "validation"
     epochs: int
     epochs_done: int
     best_epoch: int
-    weights: int
-    binary_weights: int
-    bytes_32_bit: int
-    bytes_1_bit: int
-    seconds_per_epoch: float
-    estimator: str | None = None
-    precision: str = "fp32"
-    protocol: str = "validation"
     train_accuracy: float | None = None
     val_accuracy: float | None = None
     test_accuracy: float | None = None
     test_nll: float | None = None
-    test_error: float | None = None
     last_test_accuracy: float | None = None
     last_test_nll: float | None = None
+    seconds_per_epoch: float
     peak_memory_mib: float | None = None
+    weights: int
+    binary_weights: int
+    bytes_32_bit: int
+    bytes_1_bit: int
+    test_error: float | None = None
     posterior_entropy_bits: float | None = None
     mean_samples: int | None = None
     mean_test_accuracy: float | None = None
@@ -116,16 +134,16 @@ class Summary(Record):
     observation_noise: float | None = None
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Evaluation(Record):
     """evaluation.json: figures of the mode and, with a posterior, of the mean of samples on test data.
 
     Args:
         recipe: Name of the recipe.
         rule: Name of the rule.
+        estimator: Gradient estimator of BayesBiNN.
         seed: Seed of the run.
         samples: Networks that the mean averages over.
-        estimator: Gradient estimator of BayesBiNN.
         posterior_entropy_bits: Mean entropy of a weight in bits.
         unlike: Recipe of the out-of-distribution data, if any was used.
         mode: Figures of the mode.
@@ -136,11 +154,31 @@ class Evaluation(Record):
 
     recipe: str
     rule: str
+    estimator: str | None = None
     seed: int
     samples: int
-    estimator: str | None = None
     posterior_entropy_bits: float | None = None
     unlike: str | None = None
     mode: Figures = field(default_factory=dict)
     mean: Figures | None = None
     reliability: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spread(Record):
+    """One figure over several seeds: mean, sample standard deviation (None for a single seed), and the values."""
+
+    mean: float
+    std: float | None
+    values: list[float]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return mean and standard deviation of at least one value.
+
+        Example:
+            >>> Spread.of([1.0, 3.0])
+            Spread(mean=2.0, std=1.4142135623730951, values=[1.0, 3.0])
+        """
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.mean(values), deviation, list(values))

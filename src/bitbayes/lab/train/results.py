@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,40 +17,55 @@ from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
 from bitbayes.lab.train.folder import RunFolder
 from bitbayes.lab.train.mean import MeanPredictor
-from bitbayes.lab.train.measure import whole
-from bitbayes.lab.train.regression import observation_noise, regression_figures
+from bitbayes.lab.train.measure import observation_noise, regression_figures, whole
+from bitbayes.lab.train.records import EpochRow, Summary
 from bitbayes.posterior import Posterior
 from bitbayes.posterior import load_posterior as read_posterior
 from bitbayes.rules.optimizer import BinaryOptimizer
-
-__all__ = ["best_row", "is_best", "load_mode", "load_posterior", "mean_figures", "save_best", "summarize"]
 
 _PIECE = 2000  # test examples that are predicted, and then forgotten but for their probabilities
 
 
 def silent_posterior(optimizer: BinaryOptimizer) -> Posterior:
-    """The posterior, without the warning that it is a point: the summary has its entropy.
-
-    Args:
-        optimizer: A rule with a posterior.
-
-    Returns:
-        Its posterior.
-    """
+    """Return the posterior of a rule without the warning that it is a point, which the summary shows by its entropy."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return optimizer.posterior()
 
 
-def save_best(folder: RunFolder, experiment: Experiment, config: RunConfig, epoch: int) -> None:
-    """Writes model.safetensors (the mode, with its own BatchNorm statistics) and posterior.safetensors.
+# The best epoch. ----------------------------------------------------------------------------------------------------
 
-    Args:
-        folder: Of the run.
-        experiment: With the mode in the parameters.
-        config: Of the run.
-        epoch: The epoch that these are of.
+
+def best_row(config: RunConfig, history: Sequence[EpochRow]) -> EpochRow:
+    """Return the row that the protocol selects, the first of equals; the last row if it has nothing to go by.
+
+    Example:
+        >>> rows = [EpochRow(epoch=e, lr=0.1, train_loss=1.0, seconds=1.0, val_accuracy=90.0) for e in (1, 2)]
+        >>> best_row(RunConfig("digits", "ste", "runs/x", lr=0.1, epochs=2), rows).epoch
+        1
     """
+    if _criterion(config, history[-1]) is None:
+        return history[-1]
+    return max(history, key=lambda row: _criterion(config, row) or 0.0)
+
+
+def is_best(config: RunConfig, history: Sequence[EpochRow], row: EpochRow, last: bool) -> bool:
+    """Return whether a row is better than all before it; without a criterion only the last of the run is."""
+    return last if _criterion(config, row) is None else best_row(config, [*history, row]) is row
+
+
+def _criterion(config: RunConfig, row: EpochRow) -> float | None:
+    """Return what the best epoch is best at."""
+    if config.protocol == "validation":
+        return row.val_accuracy
+    return row.test_accuracy if row.mean_test_accuracy is None else row.mean_test_accuracy
+
+
+# Its files. ---------------------------------------------------------------------------------------------------------
+
+
+def save_best(folder: RunFolder, experiment: Experiment, config: RunConfig, epoch: int) -> None:
+    """Write model.safetensors, from parameters that hold the mode and its BatchNorm, and posterior.safetensors."""
     folder.remove("evaluation.json")  # of the network before
     about = {"recipe": config.recipe, "rule": config.rule, "epoch": str(epoch)}
     tensors = experiment.model.state_dict()
@@ -62,11 +78,7 @@ def save_best(folder: RunFolder, experiment: Experiment, config: RunConfig, epoc
 
 
 def load_mode(folder: RunFolder, model: nn.Module) -> None:
-    """Puts the weights of model.safetensors into a network of the same shapes.
-
-    Args:
-        folder: Of the run.
-        model: Changed in place.
+    """Put the weights of model.safetensors into a network.
 
     Raises:
         ValueError: If names or shapes differ.
@@ -80,128 +92,65 @@ def load_mode(folder: RunFolder, model: nn.Module) -> None:
 
 
 def load_posterior(folder: RunFolder, device: torch.device) -> Posterior | None:
-    """Reads posterior.safetensors.
-
-    Args:
-        folder: Of the run.
-        device: Where the posterior goes.
-
-    Returns:
-        The posterior, or None if the rule keeps none.
-    """
+    """Return the posterior of posterior.safetensors, or None if the rule keeps none."""
     if not folder.has("posterior.safetensors"):
         return None
     return read_posterior(folder.path / "posterior.safetensors").to(device)
 
 
-def is_best(config: RunConfig, history: list[dict[str, Any]], row: dict[str, Any], last: bool) -> bool:
-    """Whether a line of metrics is better than all before it; without a criterion only the last counts.
-
-    Args:
-        config: Of the run.
-        history: The lines before it.
-        row: The line.
-        last: Whether it is the last of the run.
-
-    Returns:
-        True for the first of equals.
-    """
-    mine = _criterion(config, row)
-    return last if mine is None else all(mine > (_criterion(config, old) or 0.0) for old in history)
-
-
-def best_row(config: RunConfig, history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The line of metrics that the protocol selects; the last line if it has nothing to go by.
-
-    Args:
-        config: Of the run.
-        history: Lines of metrics.jsonl.
-
-    Returns:
-        One of them, the first of equals.
-
-    Example:
-        >>> rows = [{"epoch": 1, "val_accuracy": 90.0}, {"epoch": 2, "val_accuracy": 90.0}]
-        >>> best_row(RunConfig("digits", "ste", "runs/x", lr=0.1, epochs=2), rows)["epoch"]
-        1
-    """
-    if _criterion(config, history[-1]) is None:
-        return history[-1]
-    return max(history, key=lambda row: _criterion(config, row) or 0.0)
-
-
-def _criterion(config: RunConfig, row: dict[str, Any]) -> float | None:
-    """What the best epoch is best at."""
-    if config.protocol == "test":
-        return row.get("mean_test_accuracy", row["test_accuracy"])
-    return row["val_accuracy"]
-
-
-def summarize(
-    config: RunConfig, experiment: Experiment, folder: RunFolder, history: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Writes summary.json from the metrics, the saved weights and the saved posterior.
-
-    Args:
-        config: Of the run.
-        experiment: Its objects.
-        folder: Of the run.
-        history: Lines of metrics.jsonl.
-
-    Returns:
-        The content of summary.json.
-    """
+def summarize(config: RunConfig, experiment: Experiment, folder: RunFolder, history: Sequence[EpochRow]) -> Summary:
+    """Write summary.json from the metrics, the saved weights and the saved posterior."""
     best, last = best_row(config, history), history[-1]
     full, packed = experiment.bytes()
-    seconds = [row["seconds"] for row in history]
-    summary: dict[str, Any] = {
-        "recipe": config.recipe,
-        "rule": config.rule,
-        "estimator": config.estimator,
-        "seed": config.seed,
-        "precision": config.precision,
-        "protocol": config.protocol,
-        "epochs": config.epochs,
-        "epochs_done": last["epoch"],
-        "best_epoch": best["epoch"],
-        "train_accuracy": best["train_accuracy"],
-        "val_accuracy": best["val_accuracy"],
-        "test_accuracy": best["test_accuracy"],
-        "test_nll": best["test_nll"],
-        "last_test_accuracy": last["test_accuracy"],
-        "last_test_nll": last["test_nll"],
-        "seconds_per_epoch": sum(seconds) / len(seconds),
-        "peak_memory_mib": _peak_memory(experiment.device),
-        "weights": sum(parameter.numel() for parameter in experiment.model.parameters()),
-        "binary_weights": experiment.binary_weights(),
-        "bytes_32_bit": full,
-        "bytes_1_bit": packed,
-    }
-    if "test_error" in best:
-        summary["test_error"] = best["test_error"]
+    mean: dict[str, Any] = {}
     posterior = load_posterior(folder, experiment.device)
     if posterior is not None:
-        summary["posterior_entropy_bits"] = float(posterior.entropy())
         model = copy.deepcopy(experiment.model)
         load_mode(folder, model)
-        summary |= mean_figures(config, experiment, model, posterior)
-    folder.write_json("summary.json", summary)
+        mean = {"posterior_entropy_bits": float(posterior.entropy())}
+        mean |= mean_figures(config, experiment, model, posterior)
+    summary = Summary(
+        recipe=config.recipe,
+        rule=config.rule,
+        estimator=config.estimator,
+        seed=config.seed,
+        precision=config.precision,
+        protocol=config.protocol,
+        epochs=config.epochs,
+        epochs_done=last.epoch,
+        best_epoch=best.epoch,
+        train_accuracy=best.train_accuracy,
+        val_accuracy=best.val_accuracy,
+        test_accuracy=best.test_accuracy,
+        test_nll=best.test_nll,
+        test_error=best.test_error,
+        last_test_accuracy=last.test_accuracy,
+        last_test_nll=last.test_nll,
+        seconds_per_epoch=sum(row.seconds for row in history) / len(history),
+        peak_memory_mib=_peak_memory(experiment.device),
+        weights=sum(parameter.numel() for parameter in experiment.model.parameters()),
+        binary_weights=experiment.binary_weights(),
+        bytes_32_bit=full,
+        bytes_1_bit=packed,
+        **mean,
+    )
+    folder.write_json("summary.json", summary.to_dict())
     return summary
 
 
 def mean_figures(
     config: RunConfig, experiment: Experiment, model: nn.Module, posterior: Posterior | None = None
 ) -> dict[str, Any]:
-    """Test accuracy and likelihood of the mean over posterior samples, and accuracy of one sample.
+    """Measure the mean over posterior samples, and one sample, on test data.
 
     Args:
-        config: Of the run.
+        config: The run.
         experiment: Its objects.
         model: With the real parameters that go with the posterior.
         posterior: Over the binary weights; None for what the optimizer believes now.
 
     Returns:
-        Entries of a summary; none if the rule keeps no posterior, or there is no test data.
+        Entries of an `EpochRow` or `Summary`; none if the rule keeps no posterior, or there is no test data.
     """
     data, optimizer = experiment.data, experiment.optimizer
     if posterior is None and optimizer is not None and optimizer.has_posterior:
@@ -209,13 +158,16 @@ def mean_figures(
     if data.test is None or posterior is None:
         return {}
     predictor = MeanPredictor(config, experiment, model, posterior)
-    figures: dict[str, Any] = {"mean_samples": config.predict_samples}
     if not experiment.loss.classifies:
         x, y = whole(data.test)
         train_x, target = whole(data.train)
         found = regression_figures(predictor(x), y, observation_noise(predictor(train_x), target))
-        names = {"error": "mean_test_error", "nll": "mean_test_nll", "noise": "observation_noise"}
-        return figures | {names[name]: found[name] for name in names}
+        return {
+            "mean_samples": config.predict_samples,
+            "mean_test_error": found["error"],
+            "mean_test_nll": found["nll"],
+            "observation_noise": found["noise"],
+        }
     probs, drawn, targets = [], [], []
     for x, y in batches(data.test, _PIECE):
         prediction = predictor(x)
@@ -223,7 +175,8 @@ def mean_figures(
         drawn.append(prediction.sample_probs[0])
         targets.append(y)
     mean, one = (probability_figures(torch.cat(part), torch.cat(targets)) for part in (probs, drawn))
-    return figures | {
+    return {
+        "mean_samples": config.predict_samples,
         "mean_test_accuracy": mean["accuracy"],
         "mean_test_nll": mean["nll"],
         "sample_test_accuracy": one["accuracy"],
@@ -231,7 +184,7 @@ def mean_figures(
 
 
 def _peak_memory(device: torch.device) -> float | None:
-    """MiB: of the device on a GPU, else the largest resident size of this process."""
+    """Return MiB: of the device on a GPU, else the largest resident size of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
