@@ -79,15 +79,8 @@ def moons_figure(study: MoonsStudy, path: str | Path, samples: int = 10) -> Path
         axis.contour(grid, grid, probs, levels=[0.5], colors="black", linewidths=1)
         for value, colour in ((0, _BLUE), (1, _ORANGE)):
             points = x[y == value]
-            axis.scatter(
-                points[:, 0],
-                points[:, 1],
-                s=12,
-                c=colour,
-                edgecolors="white",
-                linewidths=0.4,
-                label=f"class {value}",
-            )
+            ring: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.4}
+            axis.scatter(points[:, 0], points[:, 1], s=12, c=colour, label=f"class {value}", **ring)
         axis.set(title=title, xlabel="first input (standardised)", aspect="equal")
     axes[0].set_ylabel("second input (standardised)")
     axes[0].legend(loc="lower left", frameon=True, fontsize=8)
@@ -109,33 +102,25 @@ def snelson_figure(study: SnelsonStudy, path: str | Path, samples: int = 100) ->
     line = grid.reshape(-1).numpy()
     _points(axes[0], bayes, x, y)
     axes[0].plot(line, ste.predict(grid).mean.reshape(-1).numpy(), c=_ORANGE, label="STE (Adam)")
-    axes[0].plot(
-        line,
-        bayes.predict(grid).mean.reshape(-1).numpy(),
-        c=_GREEN,
-        lw=1,
-        ls="--",
-        label="BayesBiNN, mode",
-    )
+    mode = bayes.predict(grid).mean.reshape(-1).numpy()
+    axes[0].plot(line, mode, c=_GREEN, lw=1, ls="--", label="BayesBiNN, mode")
     axes[0].set_title("single networks")
     _points(axes[1], bayes, x, y)
     axes[1].plot(line, mean.numpy(), c=_BLUE, label=f"BayesBiNN, mean of {samples}")
     band = (std.square() + noise**2).sqrt()
     for count, alpha in ((1, 0.35), (2, 0.18)):
         low, high = (mean - count * band).numpy(), (mean + count * band).numpy()
-        label = f"{count} std, with noise"
-        axes[1].fill_between(line, low, high, color=_BLUE, alpha=alpha, lw=0, label=label)
+        axes[1].fill_between(line, low, high, color=_BLUE, alpha=alpha, lw=0, label=f"{count} std, with noise")
     axes[1].set_title("posterior mean and bands")
     for axis in axes:
         low, high = float(y.min()), float(y.max())
         axis.set(xlabel="input (standardised)", ylim=(low - 1.2, high + 1.2))
         axis.legend(loc="lower left", fontsize=8, ncols=2)
     axes[0].set_ylabel("target (standardised)")
-    source = bayes.experiment.data.source
-    title = "Snelson's data"
-    if source == "generated":
-        title = "generated data with a gap, in place of Snelson's (no --data given)"
-    figure.suptitle(title)
+    generated = bayes.experiment.data.source == "generated"
+    figure.suptitle(
+        "generated data with a gap, in place of Snelson's (no --data given)" if generated else "Snelson's data"
+    )
     return save(figure, path)
 
 
@@ -144,16 +129,8 @@ def _points(axis: Any, run: Any, x: Tensor, y: Tensor) -> None:
     test = run.experiment.data.test
     if test is not None:
         held_x, held_y = whole(test)
-        axis.scatter(
-            held_x.numpy(),
-            held_y.numpy(),
-            s=12,
-            facecolors="none",
-            edgecolors=_GREY,
-            linewidths=0.8,
-            label="held out",
-            zorder=3,
-        )
+        ring: dict[str, Any] = {"facecolors": "none", "edgecolors": _GREY, "linewidths": 0.8}
+        axis.scatter(held_x.numpy(), held_y.numpy(), s=12, label="held out", zorder=3, **ring)
 
 
 def curves_figure(

@@ -186,7 +186,7 @@ def _trust_row(row: Mapping[str, Any]) -> TrustRow | None:
     lists = {name: found.get("values") for name, found in raw.items() if isinstance(found, Mapping)}
     values = {name: list(filter(is_number, found)) for name, found in lists.items() if isinstance(found, list)}
     figures = {name: Spread.of(found) for name, found in values.items() if found}
-    return TrustRow(str(row["rule"]), str(row["kind"]), row["networks"], size, figures)
+    return TrustRow(str(row["rule"]), str(row["kind"]), row["networks"], int(size), figures)
 
 
 def _duration(seconds: float) -> str:

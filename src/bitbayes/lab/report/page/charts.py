@@ -55,7 +55,6 @@ def curve_chart(
         of: Prefix of the tags by which the page shows and hides groups.
         points: About how many points there may be in all; longer curves are thinned, none below 20.
     """
-    models = require("bokeh.models", "report")
     figure = base_figure(x=x, y=y, log=log)
     if published is not None:
         shown = published.until(max(curve.epochs[-1] for curve in curves))
@@ -68,22 +67,14 @@ def curve_chart(
         runs = [visible for curve in curves if curve.group == group and (visible := _visible(curve, log)) is not None]
         if not runs:
             continue
-        colour, marker = mark(group)
         main = runs[0] if len(runs) == 1 else mean_curve(runs)
         kept = [run.thinned(count) for run in runs]
         lines = [*kept, main.thinned(count)] if len(runs) > 1 else kept
-        columns: dict[str, Any] = {"x": [small(line.epochs) for line in lines]}
-        columns["y"] = [small(line.values) for line in lines]
-        columns["run"] = [line.run for line in lines]
-        columns["width"] = [1.0] * (len(lines) - 1) + [2.5]
-        columns["alpha"] = [0.55] * (len(lines) - 1) + [1.0]
-        style = {"color": colour, "line_width": "width", "line_alpha": "alpha"}
-        line = figure.multi_line("x", "y", source=models.ColumnDataSource(columns), **style)
+        widths = {"width": [1.0] * (len(lines) - 1) + [2.5], "alpha": [0.55] * (len(lines) - 1) + [1.0]}
+        hovered.append(_lines(figure, lines, of, widths, line_width="width", line_alpha="alpha"))
         few = main.thinned(_MARKS)
-        marks = figure.scatter(small(few.epochs), small(few.values), color=colour, marker=marker, size=7)
-        line.tags = marks.tags = [f"{of}{group}"]
-        hovered.append(line)
-    return _hover(figure, hovered, x, y)
+        _marks(figure, small(few.epochs), small(few.values), group, of, size=7)
+    return _explained(figure, hovered, _tips(x, y))
 
 
 def _visible(curve: Curve, log: bool) -> Curve | None:
@@ -94,39 +85,47 @@ def _visible(curve: Curve, log: bool) -> Curve | None:
 
 def histogram_chart(weights: Sequence[tuple[str, int, list[float]]], of: str = "") -> Any:
     """Return a chart of the weights over P[w = +1]; `weights` has names, numbers of groups, and percent in each bin."""
-    edges = [i / BINS for i in range(BINS + 1)]
-    y = "percent of weights"
-    figure = base_figure(x="P[weight = +1]", y=y, log=True, x_range=(0, 1))
-    models = require("bokeh.models", "report")
-    stairs = [edge for edge in edges for _ in (0, 1)][1:-1]
-    hovered = []
-    for chosen in sorted({group for _, group, _ in weights}):
-        mine = [(name, percent) for name, group, percent in weights if group == chosen]
-        columns: dict[str, Any] = {"x": [small(stairs)] * len(mine), "run": [name for name, _ in mine]}
-        columns["y"] = [small([value or float("nan") for value in percent for _ in (0, 1)]) for _, percent in mine]
-        colour, _ = mark(chosen)
-        style = {"color": colour, "line_width": 1.5, "line_alpha": 0.9}
-        line = figure.multi_line("x", "y", source=models.ColumnDataSource(columns), **style)
-        line.tags = [f"{of}{chosen}"]
-        hovered.append(line)
-    return _hover(figure, hovered, "P[weight = +1]", y)
+    x, y = "P[weight = +1]", "percent of weights"
+    figure = base_figure(x=x, y=y, log=True, x_range=(0, 1))
+    stairs = [i / BINS for i in range(BINS + 1) for _ in (0, 1)][1:-1]
+    curves = [
+        Curve(name, group, stairs, [value or float("nan") for value in percent for _ in (0, 1)])
+        for name, group, percent in weights
+    ]
+    groups = [[curve for curve in curves if curve.group == group] for group in sorted({c.group for c in curves})]
+    hovered = [_lines(figure, mine, of, line_width=1.5, line_alpha=0.9) for mine in groups]
+    return _explained(figure, hovered, _tips(x, y))
 
 
 def bins_chart(found: Sequence[ReliabilityPoints], of: str = "") -> Any:
     """Return a reliability diagram."""
     figure = base_figure(x="confidence", y="accuracy", log=False, x_range=(0, 1.02), y_range=(0, 1.02))
     figure.line([0, 1], [0, 1], color=GREY, line_dash="dashed")
-    models = require("bokeh.models", "report")
     hovered = []
     for bins in found:
-        colour, marker = mark(bins.group)
-        columns = {"x": [small(bins.confidence)], "y": [small(bins.accuracy)], "run": [f"{bins.run}, {bins.kind}"]}
-        style = {"color": colour, "line_width": 1.5, "line_dash": "solid" if bins.kind == "mean" else "dotted"}
-        line = figure.multi_line("x", "y", source=models.ColumnDataSource(columns), **style)
-        marks = figure.scatter(bins.confidence, bins.accuracy, color=colour, marker=marker, size=6)
-        line.tags = marks.tags = [f"{of}{bins.group}"]
-        hovered.append(line)
-    return _hover(figure, hovered, "confidence", "accuracy")
+        curve = Curve(f"{bins.run}, {bins.kind}", bins.group, bins.confidence, bins.accuracy)
+        dash = "solid" if bins.kind == "mean" else "dotted"
+        hovered.append(_lines(figure, [curve], of, line_width=1.5, line_dash=dash))
+        _marks(figure, bins.confidence, bins.accuracy, bins.group, of, size=6)
+    return _explained(figure, hovered, _tips("confidence", "accuracy"))
+
+
+def _lines(
+    figure: Any, curves: Sequence[Curve], of: str, columns: Mapping[str, Any] | None = None, **style: Any
+) -> Any:
+    """Draw curves of one group, which are shown and hidden together."""
+    data = {"x": [small(curve.epochs) for curve in curves], "y": [small(curve.values) for curve in curves]}
+    data |= {"run": [curve.run for curve in curves], **(columns or {})}
+    group = curves[0].group
+    source = require("bokeh.models", "report").ColumnDataSource(data)
+    lines = figure.multi_line("x", "y", source=source, color=mark(group)[0], **style)
+    lines.tags = [f"{of}{group}"]
+    return lines
+
+
+def _marks(figure: Any, x: Any, y: Any, group: int, of: str, size: int) -> None:
+    colour, marker = mark(group)
+    figure.scatter(x, y, color=colour, marker=marker, size=size).tags = [f"{of}{group}"]
 
 
 def matrix_map(rows: Sequence[Sequence[float]]) -> Any:
@@ -150,7 +149,7 @@ def matrix_map(rows: Sequence[Sequence[float]]) -> Any:
         figure.text("task", "after", "text", source=source, **options)
     figure.grid.visible = False
     tips = [("task", "@task"), ("after task", "@after"), ("accuracy, %", "@value{0.00}")]
-    return _explained(figure, boxes, mapper, tips)
+    return _explained(figure, [boxes], tips, mapper)
 
 
 def belief_map(beliefs: Sequence[tuple[float, list[float]]]) -> Any:
@@ -176,14 +175,19 @@ def belief_map(beliefs: Sequence[tuple[float, list[float]]]) -> Any:
     boxes.glyph.fill_color = {"field": "share", "transform": mapper}
     figure.grid.visible = False
     tips = [("after epoch", "@right"), ("P[weight = +1]", "@bottom{0.00} to @top{0.00}"), ("percent", "@share{0.000}")]
-    return _explained(figure, boxes, mapper, tips)
+    return _explained(figure, [boxes], tips, mapper)
 
 
-def _explained(figure: Any, boxes: Any, mapper: Any, tips: list[tuple[str, str]]) -> Any:
-    """With the scale of the colours, and the number under the pointer."""
+def _tips(x: str, y: str) -> list[tuple[str, str]]:
+    return [("", "@run"), (x, "$snap_x{0.[00]}"), (y, "$snap_y{0.[0000]}")]
+
+
+def _explained(figure: Any, renderers: Sequence[Any], tips: list[tuple[str, str]], mapper: Any = None) -> Any:
+    """Return the figure with the numbers under the pointer, and the scale of its colours if they stand for numbers."""
     models = require("bokeh.models", "report")
-    figure.add_layout(models.ColorBar(color_mapper=mapper, width=8, background_fill_alpha=0), "right")
-    figure.add_tools(models.HoverTool(renderers=[boxes], tooltips=tips, visible=False))
+    if mapper is not None:
+        figure.add_layout(models.ColorBar(color_mapper=mapper, width=8, background_fill_alpha=0), "right")
+    figure.add_tools(models.HoverTool(renderers=list(renderers), tooltips=tips, visible=False))
     return figure
 
 
@@ -214,13 +218,6 @@ def base_figure(*, x: str, y: str, log: bool, **ranges: Any) -> Any:
         if isinstance(getattr(figure, name), models.DataRange1d):
             getattr(figure, name).only_visible = True
     figure.background_fill_color = figure.border_fill_color = None
-    return figure
-
-
-def _hover(figure: Any, renderers: Sequence[Any], x: str, y: str) -> Any:
-    models = require("bokeh.models", "report")
-    tips = [("", "@run"), (x, "$snap_x{0.[00]}"), (y, "$snap_y{0.[0000]}")]
-    figure.add_tools(models.HoverTool(renderers=list(renderers), tooltips=tips, visible=False))
     return figure
 
 
