@@ -1,10 +1,9 @@
-"""Results of several seeds: published tables as reproduced, the groups of runs on a page, the rules of the demo."""
+"""Results of several seeds: published tables as reproduced, and the groups of runs on a page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from bitbayes.lab.recipes import RECIPES, Published, Recipe
 from bitbayes.lab.report.groups import Group
@@ -28,11 +27,8 @@ _MEASURED = {
 }  # by heading: entry of summary.json, and digits after the point
 
 
-class _Runs(Protocol):
-    def values(self, key: str) -> list[float]: ...
-
-
-def _measured(runs: _Runs, *heads: str) -> list[str]:
+def measured(runs: Group | TableRow, *heads: str) -> list[str]:
+    """Return mean and standard deviation over runs of the entries of summary.json that have these headings."""
     return [spread(runs.values(key), digits) for key, digits in map(_MEASURED.__getitem__, heads)]
 
 
@@ -75,8 +71,8 @@ def _results_table(title: str, columns: Sequence[str], recipe: Recipe, rows: Seq
     heads = [head for column in columns for head in (column, "published")[:shown]]
     for row in rows:
         published = recipe.published.get(row.rule)
-        pairs = [(*_measured(row, column), _published(published, column))[:shown] for column in columns]
-        cells.append([row.rule, *(cell for pair in pairs for cell in pair), *_measured(row, *rest)])
+        pairs = [(*measured(row, column), _published(published, column))[:shown] for column in columns]
+        cells.append([row.rule, *(cell for pair in pairs for cell in pair), *measured(row, *rest)])
     return Table(title, ["rule", *heads, *rest], cells, caption)
 
 
@@ -107,11 +103,11 @@ def group_results_table(recipe: str, groups: Sequence[Group]) -> Table:
             continue
         epochs = str(config.epochs) if config.last_epoch == config.epochs else f"{config.last_epoch} of {config.epochs}"
         test, validation, train = (
-            (*_measured(group, column), _published(group.published, column))
+            (*measured(group, column), _published(group.published, column))
             for column in ("test", "validation", "train")
         )
         how = (str(finished), epochs, chosen[config.protocol])
-        rows.append([group.label, *test, *how, *validation, *train, *_measured(group, *rest)])
+        rows.append([group.label, *test, *how, *validation, *train, *measured(group, *rest)])
     about = (
         "Ours: mean ± sample standard deviation over runs, accuracies in percent, of the mode at the best epoch; the "
         "column says which data chose that epoch. Runs that are not finished are left out."
@@ -122,22 +118,3 @@ def group_results_table(recipe: str, groups: Sequence[Group]) -> Table:
         title = "Ours beside published"
         about += f" Published: {known.source}, {known.epochs} epochs, mean ± std as printed."
     return Table(title, heads, rows, about).without_empty_columns()
-
-
-def digits_table(rows: Sequence[TableRow], names: Mapping[str, str], scans: int) -> Table:
-    """Return what the demo has reached on the 8x8 digits.
-
-    Args:
-        rows: One for each rule.
-        names: Names of the rules as they are shown.
-        scans: Number of training examples.
-    """
-    cells = []
-    for row in rows:
-        first = row.summaries[0]
-        packed = number(first.bytes_1_bit, 0) if first.binary_weights else "-"
-        figures = _measured(row, "test", "NLL", "mean of samples", "NLL of the mean")
-        cells.append([names[row.rule], *figures, number(first.bytes_32_bit, 0), packed])
-    heads = ["rule", "test accuracy", "NLL", "mean of 10", "NLL of the mean", "32 bits", "1 bit"]
-    caption = "percent at the best validation epoch, mean and standard deviation over seeds; sizes in bytes"
-    return Table(f"8x8 digits ({scans:,} scans to train on)", heads, cells, caption)

@@ -17,8 +17,7 @@ from bitbayes.lab.recipes.base import DEFAULTS
 from bitbayes.lab.report.folders import RunRecord, StreamRecord, is_number
 from bitbayes.lab.report.groups import Group, flat, rule_name
 from bitbayes.lab.report.series import Curve, ReliabilityPoints
-from bitbayes.lab.studies.toys import MoonsFigures, SnelsonFigures
-from bitbayes.lab.studies.trust import TrustRow
+from bitbayes.lab.studies.trust import TrustRow, TrustStudy
 from bitbayes.lab.train import Evaluation, RunConfig, Summary
 from bitbayes.table import Table, number, spread
 
@@ -116,34 +115,6 @@ def tuned_table(recipe: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table(f"{recipe}: {len(rows)} trials", heads, cells, "trial0 has the recipe's settings", align)
 
 
-# The synthetic experiments
-
-
-def moons_table(figures: MoonsFigures) -> Table:
-    """Return what was measured on two moons."""
-    accuracies = (figures.ste_accuracy, figures.mode_accuracy, figures.mean_accuracy)
-    rows = [
-        ["accuracy", *(number(accuracy, 3) for accuracy in accuracies)],
-        ["entropy on the data", "", "", number(figures.entropy_on_data, 3)],
-        ["entropy on a ring of radius 4", "", "", number(figures.entropy_on_ring, 3)],
-        ["ratio of the entropies", "", "", number(figures.entropy_ratio, 1)],
-    ]
-    return Table("Two moons, 1,000 fresh points", ["", "STE", "mode", "mean"], rows)
-
-
-def snelson_table(figures: SnelsonFigures) -> Table:
-    """Return what was measured on Snelson's data."""
-    splits = [(str(index), split) for index, split in enumerate(figures.splits)]
-    splits += [("mean", figures.mean_of_splits)] if len(splits) > 1 else []
-    rows = []
-    for label, split in splits:
-        errors = (split.ste_error, split.mode_error, split.mean_error)
-        rows.append([label, *(number(error, 4) for error in errors), number(split.inside_two_std, 1)])
-    data = "Generated data with a gap" if figures.source == "generated" else "Snelson data"
-    heads = ["split", "STE", "mode", "mean", "inside 2 std, %"]
-    return Table(f"{data}, squared error on held-out points", heads, rows, f"data: {figures.source}")
-
-
 # Streams of tasks
 
 
@@ -205,7 +176,7 @@ def streams_table(streams: Sequence[StreamRecord]) -> Table:
 # How far probabilities can be trusted
 
 
-def trust_table(rows: Sequence[TrustRow]) -> Table:
+def trust_table(study: TrustStudy) -> Table:
     """Return a row for each way to predict, as `bitbayes reproduce trust` prints it."""
     heads = ["rule", "prediction", "networks", "MB", "bits a weight", *(FIGURES[name][0] for name in TRUST_FIGURES)]
     cells = [
@@ -214,7 +185,7 @@ def trust_table(rows: Sequence[TrustRow]) -> Table:
             number(row.entropy_bits, 3, missing=""),
             *_trust_cells(row, TRUST_FIGURES),
         ]
-        for row in rows
+        for row in study.rows
     ]
     title, align = "How far probabilities can be trusted, test data", "l" + "r" * (len(heads) - 1)
     return Table(title, heads, cells, align=align)

@@ -8,19 +8,15 @@ from pathlib import Path
 from bitbayes.lab.recipes import find_recipe
 from bitbayes.lab.recipes.configure import load_data, make_config, run_recipe
 from bitbayes.lab.report.figures import moons_figure, snelson_figure
-from bitbayes.lab.report.results import digits_table
-from bitbayes.lab.report.tables import moons_table, show, snelson_table
+from bitbayes.lab.report.tables import show
+from bitbayes.lab.report.toys import digits_table, moons_table, snelson_table
 from bitbayes.lab.studies.tables import TableRow
 from bitbayes.lab.studies.toys import moons_study, snelson_study
 from bitbayes.lab.train import BarProgress, Progress, SilentProgress
 
 __all__ = ["demo"]
 
-_RULES = {
-    "bayesbinn": "BayesBiNN",
-    "ste": "STE (Adam)",
-    "full-precision": "full precision (Adam)",
-}
+_RULES = ("bayesbinn", "ste", "full-precision")
 _EPOCHS = 60
 
 
@@ -61,7 +57,7 @@ def _digits(out: str, seeds: int) -> None:
             assert result.summary is not None
             summaries.append(result.summary)
         rows.append(TableRow(rule, summaries))
-    show(digits_table(rows, _RULES, len(data.train)))
+    show(digits_table(rows, len(data.train)))
 
 
 def _quiet(text: str) -> None:

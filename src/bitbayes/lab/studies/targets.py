@@ -12,7 +12,8 @@ from bitbayes.errors import nearest
 from bitbayes.lab.recipes import find_recipe
 from bitbayes.lab.report.figures import curves_figure, histogram_figure, moons_figure, snelson_figure, trust_figure
 from bitbayes.lab.report.results import results_table, write_results
-from bitbayes.lab.report.tables import moons_table, show, snelson_table, trust_table
+from bitbayes.lab.report.tables import show, trust_table
+from bitbayes.lab.report.toys import moons_table, snelson_table
 from bitbayes.lab.studies.tables import TABLES, run_table
 from bitbayes.lab.studies.toys import moons_study, snelson_study
 from bitbayes.lab.studies.trust import trust_study
@@ -70,7 +71,7 @@ def _table(target: str, choices: dict[str, Any]) -> None:
 def _trust(target: str, choices: dict[str, Any]) -> None:
     study = trust_study(**choices)
     picture = trust_figure(study, study.folder / "trust.png")
-    show(trust_table(study.rows), f"written: {study.folder / 'trust.json'}, {picture}")
+    show(trust_table(study), f"written: {study.folder / 'trust.json'}, {picture}")
 
 
 def _moons(target: str, choices: dict[str, Any]) -> None:
