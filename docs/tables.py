@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bitbayes.lab.report.trust import COLUMNS as COLUMNS_OF_TRUST
+from bitbayes.lab.report.tables import FIGURES, TRUST_FIGURES
 from bitbayes.lab.studies.tables import TABLES
+from bitbayes.table import Table, spread
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "results"
@@ -57,29 +57,24 @@ COLUMNS = {
     "entropy_bits": ("bits a weight", 3),
     "test_nll": ("NLL", 3),
 }
-TRUST = COLUMNS_OF_TRUST | {"auroc_unlike": ("AUROC, Fashion-MNIST", 3)}
+TRUST = {name: (FIGURES[name][0], FIGURES[name][-1]) for name in TRUST_FIGURES}
+TRUST["auroc_unlike"] = ("AUROC, Fashion-MNIST", 3)
 SHOWN = (1, 2, 3, 4, 5, 10, 20, 50)  # tasks of a stream
 SETTING = ("recipe", "scenario", "rule", "method", "method_options", "prior", "decay", "epochs", "tasks")
 STREAM = (*SETTING, "seed", "average_accuracy", "backward_transfer", "first_five", "last_five")
 
 
-def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
-    """A table whose columns are aligned to the right, but for the first few."""
-    rule = ["---"] * texts + ["---:"] * (len(heads) - texts)
-    return "".join(f"| {' | '.join(row)} |\n" for row in (heads, rule, *rows))
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The lines of a table."""
+    return Table("", heads, rows).markdown() + "\n"
 
 
 def cell(figure: Mapping[str, Any] | None, digits: int) -> str:
-    """Mean and sample standard deviation."""
+    """Mean and sample standard deviation as they were kept."""
     if figure is None:
         return ""
-    spread = "" if figure.get("std") is None else f" ± {figure['std']:.{digits}f}"
-    return f"{figure['mean']:.{digits}f}{spread}"
-
-
-def over(values: Sequence[float]) -> dict[str, Any]:
-    """What `cell` wants."""
-    return {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+    std = "" if figure.get("std") is None else f" ± {figure['std']:.{digits}f}"
+    return f"{figure['mean']:.{digits}f}{std}"
 
 
 def rules_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
@@ -116,7 +111,7 @@ def trust_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
         figures = (cell(row["figures"].get(name), TRUST[name][1]) for name in names)
         rows.append([RULES[row["rule"]], kind, f"{row['bytes'] / 1e6:.2f}", bits, *figures])
     heads = [TRUST[name][0] for name in names]
-    return markdown(["rule", "prediction", "MB", "bits a weight", *heads], rows, texts=2)
+    return markdown(["rule", "prediction", "MB", "bits a weight", *heads], rows)
 
 
 def streams_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
@@ -130,15 +125,14 @@ def streams_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     rows = []
     for streams in settings.values():
         one = streams[0]
-        averages = [[stream["average_accuracy"][task - 1] for stream in streams] for task in tasks]
-        cells = [cell(over(values), 2) for values in averages]
+        cells = [spread(stream["average_accuracy"][task - 1] for stream in streams) for task in tasks]
         if ends:
-            cells += [cell(over([stream[key] for stream in streams]), 2) for key in ("first_five", "last_five")]
+            cells += [spread(stream[key] for stream in streams) for key in ("first_five", "last_five")]
         label = [*([one["scenario"]] if scenarios else []), RULES[one["rule"]], _against_forgetting(one)]
         rows.append([*label, str(one["epochs"]), str(len(streams)), *cells])
     heads = [*(["scenario"] if scenarios else []), "rule", "against forgetting", "epochs a task", "seeds"]
     heads += [f"after {task}" for task in tasks] + (["first five", "last five"] if ends else [])
-    return markdown(heads, rows, texts=3 if scenarios else 2)
+    return markdown(heads, rows)
 
 
 def _against_forgetting(stream: Mapping[str, Any]) -> str:

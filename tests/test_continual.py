@@ -14,8 +14,8 @@ import bitbayes as bb
 from bitbayes.continual import advance_prior
 from bitbayes.lab.continual import AccuracyMatrix, StreamSettings, permuted_tasks, run, run_stream, split_tasks
 from bitbayes.lab.data import DataBundle
-from bitbayes.lab.report.continual import matrix_figure, matrix_table
-from bitbayes.lab.report.tables import show
+from bitbayes.lab.report.figures import matrix_figure
+from bitbayes.lab.report.tables import show, stream_table
 from bitbayes.lab.studies.streams import _default_ess_decay, run_continual
 from bitbayes.lab.train import CROSS_ENTROPY, PAIRED, RunConfig, SilentProgress
 from generated import write
@@ -254,7 +254,7 @@ def test_settings_are_refused_before_anything_is_trained(tmp_path: Path, wrong: 
 def test_the_table_of_a_long_stream_shows_both_ends(capsys) -> None:
     matrix = AccuracyMatrix([[float(i) for i in range(t)] for t in range(1, 13)])
     summary = {"recipe": "r", "rule": "ste", "prior": False, "method": "none"} | matrix.figures()
-    show(matrix_table(summary))
+    show(stream_table(summary))
     shown = capsys.readouterr().out
     assert "first five tasks 2.00, last five 9.00" in shown.replace("\n", " ")
     heads = next(line for line in shown.splitlines() if "after task" in line).replace("┃", " ").split()

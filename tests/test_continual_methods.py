@@ -22,7 +22,7 @@ from bitbayes.lab.continual import (
     permuted_tasks,
 )
 from bitbayes.lab.data import batches
-from bitbayes.lab.report.continual import curves_figure, stream_figures, weights_figure
+from bitbayes.lab.report.figures import stream_figures, task_curves_figure, weights_figure
 from bitbayes.lab.studies.streams import find_method
 from bitbayes.lab.train import CROSS_ENTROPY, Experiment, SilentProgress, build_experiment
 from bitbayes.lab.train.loop import training_step
@@ -291,7 +291,7 @@ def test_curves_watch_and_change_nothing(tmp_path: Path) -> None:
     assert [path.name for path in stream_figures(watched.folder)] == ["accuracy.png", "curves.png", "weights.png"]
     assert [path.name for path in stream_figures(alone.folder)] == ["accuracy.png", "weights.png"]
     with pytest.raises(ValueError, match="has no curves; run the stream with --curve-examples above 0"):
-        curves_figure(alone.folder, tmp_path / "none.png")
+        task_curves_figure(alone.folder, tmp_path / "none.png")
 
 
 def test_some_examples_are_enough_for_a_curve(tmp_path: Path) -> None:

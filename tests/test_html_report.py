@@ -18,9 +18,9 @@ from bitbayes.lab.cli.report import Report
 from bitbayes.lab.continual import StreamSettings, permuted_tasks, run_stream
 from bitbayes.lab.data import load_digits
 from bitbayes.lab.recipes import make_config, run_recipe
-from bitbayes.lab.report.page import Folders, Run, read_folders, write_page
+from bitbayes.lab.report.groups import grouped
+from bitbayes.lab.report.page import Folders, RunRecord, read_folders, write_page
 from bitbayes.lab.report.page.charts import COLOURS, mark
-from bitbayes.lab.report.page.groups import grouped
 from bitbayes.lab.report.page.sections import make_sections
 from bitbayes.lab.studies.evaluate import evaluate_run
 from bitbayes.lab.studies.load import load_run
@@ -98,7 +98,7 @@ def synthetic(name, rows=3, state="finished", **choices):
     fields = {"recipe": "mnist", "rule": "ste", "out": name, "lr": 0.1, "epochs": rows} | choices
     history = [{"epoch": i + 1, "test_accuracy": 90 + i / rows, "train_loss": 1 / (i + 1)} for i in range(rows)]
     summary = {"test_accuracy": 98.0 + fields.get("seed", 0), "seconds_per_epoch": 1.0} if state == "finished" else {}
-    return Run(name, RunConfig(**fields), state, state, history, summary)
+    return RunRecord(name, RunConfig(**fields), state, state, history, summary)
 
 
 def test_page_asks_nobody_for_anything(page):
@@ -189,7 +189,7 @@ def test_ours_beside_published():
     row = dict(zip(table.heads, table.rows[0], strict=True))
     assert (row["runs"], row["test"], row["published"]) == ("2", "99.50 ± 0.71", "98.85 ± 0.09")
     assert row["best epoch by"] == "validation"
-    assert "500 epochs" in table.about
+    assert "500 epochs" in table.caption
 
 
 def test_published_curves(tmp_path):
@@ -440,7 +440,8 @@ def test_command(mine, tmp_path, capsys):
     assert "Digits" in page.words("h1")
 
 
-def test_without_bokeh(runs, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bokeh", None)
+@pytest.mark.parametrize("module", ["bokeh", "jinja2"])
+def test_without_the_extra(runs, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"pip install 'bitbayes\[report\]'"):
         Report((str(runs),)).run()

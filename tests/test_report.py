@@ -1,33 +1,32 @@
 """Tables and figures."""
 
-import dataclasses
-
 import pytest
 import torch
 
 from bitbayes.lab.recipes import find_recipe
-from bitbayes.lab.report.figures import curves_figure, histogram_figure, published_curves
-from bitbayes.lab.report.markdown import markdown, results_table, write_results
-from bitbayes.lab.report.tables import mean_std, show, spread
+from bitbayes.lab.report.figures import curves_figure, histogram_figure
+from bitbayes.lab.report.results import results_table, write_results
+from bitbayes.lab.report.series import published_curves
+from bitbayes.lab.report.tables import show
 from bitbayes.lab.studies.tables import TableRow
 from bitbayes.lab.train import EpochRow
 from bitbayes.posterior import BernoulliPosterior
+from bitbayes.table import Table, spread
 from summaries import summary
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def rows():
-    one = summary(test_accuracy=98.2, val_accuracy=98.0, train_accuracy=99.0)
-    return [
-        TableRow("ste", [one, dataclasses.replace(one, test_accuracy=98.4)]),
-        TableRow("adaste", [one]),
-    ]
+    first, second = (
+        summary(test_accuracy=test, val_accuracy=98.0, train_accuracy=99.0, epochs=10) for test in (98.2, 98.4)
+    )
+    return [TableRow("ste", [first, second]), TableRow("adaste", [first])]
 
 
 def test_mean_and_sample_deviation():
-    assert mean_std([1.0, None, 3.0]) == (2.0, pytest.approx(2**0.5))
-    assert mean_std([]) == (None, None)
+    assert spread([1.0, None, 3.0], 6) == f"2.000000 ± {2**0.5:.6f}"
+    assert spread([]) == "-"
     assert spread([None]) == "-"
     assert spread([98.25]) == "98.25"
 
@@ -48,8 +47,31 @@ def test_tables_have_ours_beside_published(tmp_path, capsys, name):
 
 
 def test_markdown_is_a_table():
-    text = markdown(["a", "b"], [["1", "2"], ["3", "4"]])
+    text = Table("", ["a", "b"], [["1", "2"], ["3", "4"]]).markdown()
     assert text.splitlines() == ["| a | b |", "| --- | ---: |", "| 1 | 2 |", "| 3 | 4 |"]
+
+
+def test_every_renderer_shows_every_cell_and_no_markup(capsys):
+    """Cells are text: neither HTML, nor a column of Markdown, nor a style of rich."""
+    hostile = ["<b>&\"'", "a|b", "[bold]x[/bold]"]
+    table = Table("<i>title", ["name", "[red]head", "<td>"], [hostile, ["plain", "-", "1.5 ± 0.2"]], "[dim]caption")
+    show(table)
+    shown = capsys.readouterr().out
+    for text in (*hostile, "[red]head", "<td>", "1.5 ± 0.2", "[dim]caption"):
+        assert text in shown and text in table.text()
+    assert [line.count(" | ") for line in table.markdown().splitlines()] == [2] * 4
+    assert r"a\|b" in table.markdown()
+    page = table.html()
+    assert "<b>" not in page and "<i>" not in page and "&lt;b&gt;&amp;&#34;&#39;" in page
+    assert page.count("<td") == 4 and page.count("<th ") == 5
+
+
+def test_columns_of_numbers_are_aligned_to_the_right():
+    table = Table("", ["name", "figure", "text", "gap"], [["a", "1,000 / 3", "x1", ""], ["b", "-", "2", "–"]])
+    assert table.markdown().splitlines()[1] == "| --- | ---: | --- | ---: |"
+    assert table.html().count('class="n"') == 6
+    chosen = Table("", ["name", "figure"], [["a", "12"]], align="rl")
+    assert chosen.markdown().splitlines()[1] == "| ---: | --- |"
 
 
 def test_histogram(tmp_path):
@@ -61,8 +83,8 @@ def test_histogram(tmp_path):
 
 
 def test_curves_without_published(tmp_path):
-    row = EpochRow(epoch=1, lr=0.1, train_loss=0.5, test_accuracy=90.0, seconds=1.0)
-    path = curves_figure({"run": [row, dataclasses.replace(row, epoch=2)]}, tmp_path / "deep" / "c.png")
+    history = [EpochRow(epoch=epoch, lr=0.1, train_loss=0.5, seconds=1.0, test_accuracy=90.0) for epoch in (1, 2)]
+    path = curves_figure({"run": history}, tmp_path / "deep" / "c.png")
     assert path.read_bytes().startswith(PNG)
 
 

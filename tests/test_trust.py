@@ -10,7 +10,8 @@ import torch
 
 import bitbayes as bb
 from bitbayes.lab.recipes import RECIPES, make_config, run_recipe
-from bitbayes.lab.report.trust import trust_figure, trust_table
+from bitbayes.lab.report.figures import trust_figure
+from bitbayes.lab.report.tables import trust_table
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluate_run
 from bitbayes.lab.studies.trust import trust_study
 from bitbayes.lab.train import SilentProgress
@@ -52,7 +53,7 @@ def test_study(small, tmp_path):
         assert 0 <= figures["auroc_unlike"].mean <= 1 and figures["temperature"].mean > 0
     written = json.loads((study.folder / "trust.json").read_text())
     assert (written["recipe"], written["rows"]) == ("mnist-trust", [row.to_dict() for row in study.rows])
-    assert trust_table(study).row_count == 5
+    assert len(trust_table(study).rows) == 5
     assert trust_figure(study, tmp_path / "trust.png").stat().st_size > 10_000
     again = trust_study(**small, rules=RULES, seeds=2, epochs=1, samples=4, precision="fp32", note=notes.append)
     assert again.rows == study.rows and sum(" of 4, in " in note for note in notes) == 4  # nothing is trained twice

@@ -37,6 +37,7 @@ def test_a_wheel_runs_packed_networks_without_torch(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("bitbayes-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"bitbayes/py.typed", "bitbayes/kernels/inference.c", "bitbayes/kernels/real.c"} <= names
+    assert {f"bitbayes/lab/report/page/page.{kind}" for kind in ("html", "css", "js")} <= names
     assert not any(name.startswith(("tests", "docs", "runs")) for name in names)
 
     model = bb.nn.mlp(12, [70, 64], 3)

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from bitbayes.errors import closest
 from bitbayes.rules.optimizer import BinaryOptimizer
 from bitbayes.rules.scales import transposed
+from bitbayes.table import Table
 
 __all__ = ["Follower", "Summary", "SummaryRow", "follow", "split_parameters", "summary"]
 
@@ -237,23 +238,15 @@ class Summary:
         return sum((row.bits + 7) // 8 for row in self.rows)
 
     def __str__(self) -> str:
-        cells = [
-            (r.name, str(r.shape), "binary" if r.binary else "real", str(r.weights), f"{r.bits} bits")
-            for r in self.rows
-        ]
-        widths = [max((len(row[column]) for row in cells), default=0) for column in range(5)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if column > 2 else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in cells
-        ]
         total = (
             f"binary weights {self.binary_weights}, real {self.real_weights}; "
             f"{self.bytes_float} bytes as float32, {self.bytes_packed} bytes packed"
         )
-        return "\n".join([*lines, total])
+        rows = [
+            (row.name, str(row.shape), "binary" if row.binary else "real", str(row.weights), f"{row.bits} bits")
+            for row in self.rows
+        ]
+        return Table("", (), rows, total, align="lllrr").text()
 
 
 def summary(model: nn.Module, binary: Named | None = None) -> Summary:

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bitbayes.errors import require
 from bitbayes.lab.bench.rivals import openvino_rival, torch_bfloat16, without_bits
 from bitbayes.packed import PackedNetwork, load
 from bitbayes.packed.format.bits import Array
+from bitbayes.table import Table
 
 Call = Callable[[], Any]
 _TURN, _LONG = 3e-3, 0.5  # seconds of a turn, and of a call that is not worth repeating
@@ -100,24 +102,17 @@ def bench(network: PackedNetwork, batch: int, threads: int, turns: int = 7) -> l
 
 
 def print_table(timings: Sequence[Sequence[Timing]], network: PackedNetwork) -> None:
-    """Print a table for one number of threads, from what `bench` found for each batch size."""
-    from bitbayes.errors import require
-
-    rich = {part: require(f"rich.{part}", "train") for part in ("box", "console", "table")}
+    """Print the timings of one number of threads, which `bench` returned for each batch size, and what they mean."""
     threads = timings[0][0].threads
-    table = rich["table"].Table(title=f"{threads} thread{'s' if threads > 1 else ''}", box=rich["box"].SIMPLE)
-    table.add_column("engine", no_wrap=True)
-    for group in timings:
-        for head in (f"batch {group[0].batch}\nms", "\ninputs/s", "\nspeed"):
-            table.add_column(head, justify="right", no_wrap=True)
-    notes = []
-    for rows in zip(*timings, strict=True):
-        cells = [cell for row, group in zip(rows, timings, strict=True) for cell in _cells(row, group[0].seconds)]
-        table.add_row(rows[0].engine, *cells)
-        notes += [f"{rows[0].engine}: {rows[0].why}"] if rows[0].why else []
-    console = rich["console"].Console()
+    columns = [head for group in timings for head in (f"batch {group[0].batch}\nms", "\ninputs/s", "\nspeed")]
+    rows, notes = [], []
+    for engine in zip(*timings, strict=True):
+        cells = [cell for row, group in zip(engine, timings, strict=True) for cell in _cells(row, group[0].seconds)]
+        rows.append([engine[0].engine, *cells])
+        notes += [f"{engine[0].engine}: {engine[0].why}"] if engine[0].why else []
+    console = require("rich.console", "train").Console()
     console.width = max(console.width, 20 + 30 * len(timings))  # nothing is cut off
-    console.print(table)
+    console.print(Table(f"{threads} thread{'s' if threads > 1 else ''}", ["engine", *columns], rows).rich())
     notes.append("speed: over torch float32. Without bits: weights and sums in the type that is named.")
     notes.append(
         "OpenVINO int8: weights and inputs of all layers rounded by FakeQuantize, one scale a tensor from the largest "

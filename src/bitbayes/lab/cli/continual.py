@@ -63,8 +63,8 @@ class Continual:
 
     def run(self) -> None:
         """Trains, prints the matrix and draws it."""
-        from bitbayes.lab.report.continual import matrix_table, stream_figures
-        from bitbayes.lab.report.tables import show
+        from bitbayes.lab.report.figures import stream_figures
+        from bitbayes.lab.report.tables import show, stream_table
         from bitbayes.lab.studies.streams import run_continual
 
         choices: dict[str, Any] = {
@@ -76,7 +76,7 @@ class Continual:
         choices.pop("set")
         result = run_continual(choices.pop("stream"), **choices)
         written = ", ".join(map(str, stream_figures(result.folder)))
-        show(matrix_table(result.summary), f"written: {result.folder}/summary.json, {written}")
+        show(stream_table(result.summary), f"written: {result.folder}/summary.json, {written}")
 
 
 ContinualCommand = Annotated[Continual, tyro.conf.subcommand("continual")]

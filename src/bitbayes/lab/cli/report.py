@@ -36,7 +36,8 @@ class Report:
         """Writes the page, says where, and names on stderr what was left out."""
         from bitbayes.lab.report.page import read_folders, write_page
 
-        require("bokeh", "report")  # before reading gigabytes of posteriors
+        require("bokeh", "report")
+        require("jinja2", "report")  # before reading gigabytes of posteriors
         found = read_folders(self.runs)
         path = write_page(found, self.output, published=self.published, title=self.title)
         for note in found.notes:

@@ -108,7 +108,7 @@ class Train:
 
     def _several(self, **choices: Any) -> None:
         from bitbayes.lab.recipes import find_recipe, full_name
-        from bitbayes.lab.report.markdown import seeds_table
+        from bitbayes.lab.report.results import seeds_table
         from bitbayes.lab.report.tables import show
         from bitbayes.lab.studies.several import make_configs, run_several
         from bitbayes.lab.studies.tables import TableRow

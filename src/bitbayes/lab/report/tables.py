@@ -1,203 +1,355 @@
-"""Tables on the terminal, with rich."""
+"""One builder for each subject that a table shows; the terminal, Markdown files and the page render what it returns."""
 
 from __future__ import annotations
 
+import platform
+import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from bitbayes.errors import require
+from bitbayes.lab.continual import AccuracyMatrix
 from bitbayes.lab.recipes import Recipe
 from bitbayes.lab.recipes.base import DEFAULTS
-from bitbayes.lab.train import Evaluation, Summary
+from bitbayes.lab.report.folders import RunRecord, StreamRecord, is_number
+from bitbayes.lab.report.groups import Group, flat, rule_name
+from bitbayes.lab.report.series import Curve, ReliabilityPoints
+from bitbayes.lab.studies.trust import TrustRow, TrustStudy
+from bitbayes.lab.train import Evaluation, RunConfig, Summary
+from bitbayes.table import Table, number, spread
 
-__all__ = ["evaluation_table", "recipes_table", "show", "spread", "summary_table", "tuned_table"]
+FIGURES = {
+    "accuracy": ("accuracy", "accuracy, %", 2),
+    "nll": ("NLL", "NLL", 4),
+    "brier": ("Brier", "Brier", 4),
+    "ece": ("ECE", "ECE", 4),
+    "ece_tempered": ("ECE, tempered", "ECE, tempered", 4),
+    "temperature": ("temperature", "temperature", 3),
+    "entropy": ("entropy", "entropy, nats", 3),
+    "auroc_errors": ("AUROC, errors", "AUROC of errors", 3),
+    "auroc_unlike": ("AUROC, other data", "AUROC of other data", 3),
+    "error": ("error", "error", 4),
+    "inside": ("inside", "inside 2 std, %", 1),
+}
+"""Figures of an evaluation by name: short heading, heading with the unit, and digits after the point."""
+
+TRUST_FIGURES = ("accuracy", "nll", "brier", "ece", "ece_tempered", "auroc_errors", "auroc_unlike")
+"""Those that `bitbayes reproduce trust` compares."""
+
+_TASKS = 10  # columns of a matrix on the terminal: longer streams show their first and their last tasks
 
 
-def show(*parts: Any) -> None:
-    """Prints tables or texts; wide enough for a table when stdout is a file.
-
-    Args:
-        *parts: What rich can print.
-    """
+def show(*parts: Table | str) -> None:
+    """Print tables and texts; wide enough for a table when stdout is a file."""
     console = require("rich.console", "train").Console(file=sys.stdout, width=None if sys.stdout.isatty() else 180)
     for part in parts:
-        console.print(part)
+        console.print(part.rich() if isinstance(part, Table) else part)
 
 
-def new_table(title: str, *columns: str, caption: str | None = None) -> Any:
-    """An empty table; all columns but the first are right-aligned.
-
-    Args:
-        title: Above it.
-        *columns: Headings.
-        caption: Below it.
-
-    Returns:
-        A rich table.
-    """
-    rich = require("rich.table", "train")
-    table = rich.Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    return table
+# Recipes, one run, a search
 
 
-def number(value: Any, digits: int = 2, missing: str = "-") -> str:
-    """A number for a table.
-
-    Args:
-        value: A number or None.
-        digits: After the point.
-        missing: For None.
-
-    Returns:
-        Its text.
-
-    Example:
-        >>> number(98.856), number(None), number(10014720, 0)
-        ('98.86', '-', '10,014,720')
-    """
-    return missing if value is None else f"{value:,.{digits}f}"
-
-
-def spread(values: Iterable[float | None], digits: int = 2) -> str:
-    """Mean and sample standard deviation.
-
-    Args:
-        values: Of several runs.
-        digits: After the point.
-
-    Returns:
-        A text.
-
-    Example:
-        >>> spread([98.0, 99.0])
-        '98.50 ± 0.71'
-    """
-    mean, std = mean_std(values)
-    if mean is None:
-        return "-"
-    return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f}"
-
-
-def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
-    """Mean and sample (n - 1) standard deviation of what is there.
-
-    Args:
-        values: Of several runs; None is left out.
-
-    Returns:
-        Both, or None where there are too few values.
-    """
-    known = [value for value in values if value is not None]
-    if not known:
-        return None, None
-    mean = sum(known) / len(known)
-    if len(known) < 2:
-        return mean, None
-    return mean, (sum((value - mean) ** 2 for value in known) / (len(known) - 1)) ** 0.5
-
-
-def recipes_table(recipes: Iterable[Recipe]) -> Any:
-    """Every experiment on a few lines.
-
-    Args:
-        recipes: The recipes.
-
-    Returns:
-        A rich table.
-    """
-    table = new_table("Experiments of bitbayes train", "recipe", "data and network", "epochs")
-    table.add_column("rules", justify="left", ratio=1)
-    table.add_column("published test accuracy", justify="left")
-    table.columns[1].justify = "left"
-    table.caption = f"Every recipe also has {', '.join(DEFAULTS)}, the setting that needs no search."
+def recipes_table(recipes: Iterable[Recipe]) -> Table:
+    """Return every experiment on a few lines."""
+    rows = []
     for recipe in recipes:
-        published = "\n".join(f"{rule} {figure}" for rule, figure in recipe.published.items())
         quick = "" if recipe.quick_epochs in (None, recipe.epochs) else f"\nquick {recipe.quick_epochs}"
-        table.add_row(
-            recipe.name,
-            f"{recipe.title}\n({recipe.source})",
-            f"{recipe.epochs}{quick}",
-            ", ".join(recipe.rules),
-            published or "-",
-            end_section=True,
-        )
-    return table
+        published = "\n".join(f"{rule} {figure}" for rule, figure in recipe.published.items())
+        what = f"{recipe.title}\n({recipe.source})"
+        rows.append([recipe.name, what, f"{recipe.epochs}{quick}", ", ".join(recipe.rules), published or "-"])
+    heads = ["recipe", "data and network", "epochs", "rules", "published test accuracy"]
+    caption = f"Every recipe also has {', '.join(DEFAULTS)}, the setting that needs no search."
+    return Table("Experiments of bitbayes train", heads, rows, caption, align="llrll")
 
 
-def summary_table(summary: Summary, folder: Path) -> Any:
-    """What a run has reached.
-
-    Args:
-        summary: Content of summary.json.
-        folder: Of the run.
-
-    Returns:
-        A rich table.
-    """
-    estimator = f" ({summary.estimator})" if summary.estimator else ""
-    title = f"{summary.recipe}, {summary.rule}{estimator}, seed {summary.seed}"
-    table = new_table(title, "", "mode", "one sample", "mean of samples", caption=f"files in {folder}")
-    best = f"at epoch {summary.best_epoch}"
-    if summary.test_accuracy is not None:
-        drawn = number(summary.sample_test_accuracy), number(summary.mean_test_accuracy)
-        table.add_row(f"test accuracy {best}", number(summary.test_accuracy), *drawn)
-    if summary.test_error is not None:
-        mean = number(summary.mean_test_error, 4)
-        table.add_row("test squared error", number(summary.test_error, 4), "", mean)
-    if summary.test_nll is not None:
-        mean = number(summary.mean_test_nll, 4)
-        table.add_row("test negative log-likelihood", number(summary.test_nll, 4), "", mean)
-    if summary.last_test_accuracy is not None:
-        label = f"test accuracy at epoch {summary.epochs_done}"
-        table.add_row(label, number(summary.last_test_accuracy))
-    if summary.val_accuracy is not None:
-        table.add_row(f"validation accuracy {best}", number(summary.val_accuracy))
-    if summary.posterior_entropy_bits is not None:
-        table.add_row("entropy of a weight, bits", "", "", number(summary.posterior_entropy_bits, 4))
-    table.add_row("binary weights", number(summary.binary_weights, 0))
-    sizes = f"{summary.bytes_32_bit:,} / {summary.bytes_1_bit:,}"
-    table.add_row("bytes at 32 / 1 bit a weight", sizes)
-    table.add_row(f"seconds an epoch ({summary.precision})", number(summary.seconds_per_epoch))
-    return table
+def summary_table(summary: Summary, folder: Path) -> Table:
+    """Return what a run has reached."""
+    s, best = summary, f"at epoch {summary.best_epoch}"
+    rows = []
+    if s.test_accuracy is not None:
+        accuracies = (s.test_accuracy, s.sample_test_accuracy, s.mean_test_accuracy)
+        rows.append([f"test accuracy {best}", *map(number, accuracies)])
+    if s.test_error is not None:
+        rows.append(["test squared error", number(s.test_error, 4), "", number(s.mean_test_error, 4)])
+    if s.test_nll is not None:
+        rows.append(["test negative log-likelihood", number(s.test_nll, 4), "", number(s.mean_test_nll, 4)])
+    if s.last_test_accuracy is not None:
+        rows.append([f"test accuracy at epoch {s.epochs_done}", number(s.last_test_accuracy), "", ""])
+    if s.val_accuracy is not None:
+        rows.append([f"validation accuracy {best}", number(s.val_accuracy), "", ""])
+    if s.posterior_entropy_bits is not None:
+        rows.append(["entropy of a weight, bits", "", "", number(s.posterior_entropy_bits, 4)])
+    rows += [
+        ["binary weights", number(s.binary_weights, 0), "", ""],
+        ["bytes at 32 / 1 bit a weight", f"{s.bytes_32_bit:,} / {s.bytes_1_bit:,}", "", ""],
+        [f"seconds an epoch ({s.precision})", number(s.seconds_per_epoch), "", ""],
+    ]
+    estimator = f" ({s.estimator})" if s.estimator else ""
+    title = f"{s.recipe}, {s.rule}{estimator}, seed {s.seed}"
+    return Table(title, ["", "mode", "one sample", "mean of samples"], rows, f"files in {folder}")
 
 
-def evaluation_table(found: Evaluation) -> Any:
-    """Mode and mean of a run side by side.
-
-    Args:
-        found: Content of evaluation.json.
-
-    Returns:
-        A rich table.
-    """
-    title = f"{found.recipe}, {found.rule}: test data"
-    columns = {"mode": found.mode} | ({} if found.mean is None else {f"mean of {found.samples}": found.mean})
+def evaluation_table(found: Evaluation) -> Table:
+    """Return mode and mean of a run side by side."""
+    columns = {"mode": found.mode} | ({f"mean of {found.samples}": found.mean} if found.mean else {})
+    names = dict.fromkeys(name for figures in columns.values() for name in figures)
+    rows = [
+        [name, *(number(figures.get(name), 2 if name == "accuracy" else 4) for figures in columns.values())]
+        for name in names
+    ]
     caption = f"entropy of a weight: {number(found.posterior_entropy_bits, 4)} bits"
-    table = new_table(title, "", *columns, caption=caption)
-    for key in dict.fromkeys(key for figures in columns.values() for key in figures):
-        digits = 2 if key == "accuracy" else 4
-        table.add_row(key, *(number(figures.get(key), digits) for figures in columns.values()))
-    return table
+    return Table(f"{found.recipe}, {found.rule}: test data", ["", *columns], rows, caption)
 
 
-def tuned_table(recipe: str, rows: Sequence[Mapping[str, Any]]) -> Any:
-    """The trials of a search, best first.
+def tuned_table(recipe: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the trials of a search, best first; `rows` is the content of tune.json."""
+    names = list(rows[0]["settings"])
+    cells = [
+        [row["folder"], *(f"{row['settings'][name]:.4g}" for name in names), number(row["accuracy"], missing="failed")]
+        for row in rows
+    ]
+    heads, align = ["trial", *names, "validation, %"], "l" + "r" * (len(names) + 1)
+    return Table(f"{recipe}: {len(rows)} trials", heads, cells, "trial0 has the recipe's settings", align)
+
+
+# Streams of tasks
+
+
+def stream_title(summary: Mapping[str, Any]) -> str:
+    """Return the stream, the rule, and what is done against forgetting."""
+    kept = []
+    if summary["prior"]:
+        kept.append("prior" if summary["decay"] == 1 else f"prior of decay {summary['decay']:g}")
+    if summary.get("method", "none") != "none":
+        kept.append(summary["method"])
+    what = f"with {' and '.join(kept)}" if kept else "without prior"
+    return f"{summary['recipe']}, {summary['rule']}, {what}"
+
+
+def stream_table(summary: Mapping[str, Any]) -> Table:
+    """Return accuracy on every task after every task, of both ends of a long stream, from its summary.json."""
+    matrix = AccuracyMatrix(summary["matrix"])
+    caption = f"backward transfer {number(matrix.backward_transfer)}, forgetting {number(matrix.forgetting)}"
+    if matrix.first_and_last is not None:
+        first, last = map(number, matrix.first_and_last)
+        caption += f", first five tasks {first}, last five {last}"
+    count = len(matrix)
+    shown = range(count) if count <= _TASKS else [*range(_TASKS // 2), *range(count - _TASKS // 2, count)]
+    return _matrix_table(f"{stream_title(summary)}: accuracy in %", matrix, shown, "", caption)
+
+
+def matrix_table(stream: StreamRecord) -> Table:
+    """Return accuracy on every task after every task."""
+    title = f"Accuracy in percent: {stream.name}"
+    return _matrix_table(title, stream.matrix, range(len(stream.matrix)), "task ")
+
+
+def _matrix_table(title: str, matrix: AccuracyMatrix, shown: Iterable[int], word: str, caption: str = "") -> Table:
+    shown = list(shown)
+    heads = ["after task", *(f"{word}{task + 1}" for task in shown), "mean"]
+    rows = []
+    for after in shown:
+        row = matrix.rows[after]
+        cells = (number(row[task], 1) if task <= after else "" for task in shown)
+        rows.append([str(after + 1), *cells, number(matrix.average[after])])
+    return Table(title, heads, rows, caption)
+
+
+def streams_table(streams: Sequence[StreamRecord]) -> Table:
+    """Return the settings, the state and the figures of several streams."""
+    heads = ["stream", "rule", "prior", "method", "state", "mean accuracy, %", "backward transfer", "forgetting"]
+    rows = []
+    for stream in streams:
+        summary, matrix = stream.summary, stream.matrix
+        decay = summary.get("decay")
+        prior = "-" if not summary else "yes" if summary.get("prior") else "no"
+        prior += f", decay {decay}" if prior == "yes" and decay != 1 else ""
+        figures = (matrix.average[-1], matrix.backward_transfer, matrix.forgetting) if len(matrix) else (None,) * 3
+        how = (rule_name(stream.config), prior, str(summary.get("method", "-")), stream.status)
+        rows.append([stream.name, *how, *map(number, figures)])
+    return Table("Streams", heads, rows).without_empty_columns()
+
+
+# How far probabilities can be trusted
+
+
+def trust_table(study: TrustStudy) -> Table:
+    """Return a row for each way to predict, as `bitbayes reproduce trust` prints it."""
+    heads = ["rule", "prediction", "networks", "MB", "bits a weight", *(FIGURES[name][0] for name in TRUST_FIGURES)]
+    cells = [
+        [
+            *(row.rule, row.kind, str(row.networks), f"{row.bytes / 1e6:.2f}"),
+            number(row.entropy_bits, 3, missing=""),
+            *_trust_cells(row, TRUST_FIGURES),
+        ]
+        for row in study.rows
+    ]
+    title, align = "How far probabilities can be trusted, test data", "l" + "r" * (len(heads) - 1)
+    return Table(title, heads, cells, align=align)
+
+
+def all_trust_table(name: str, rows: Sequence[TrustRow]) -> Table:
+    """Return a row for each way to predict, with every figure that was measured."""
+    heads = ["rule", "prediction", "networks", "bytes", *(head for _, head, _ in FIGURES.values())]
+    cells = [
+        [
+            row.rule,
+            row.kind,
+            str(row.networks),
+            number(row.bytes, 0),
+            *_trust_cells(row),
+        ]
+        for row in rows
+    ]
+    title = f"How far probabilities can be trusted: {name}"
+    return Table(title, heads, cells, "Mean ± std over seeds.").without_empty_columns()
+
+
+def _trust_cells(row: TrustRow, names: Iterable[str] = tuple(FIGURES)) -> list[str]:
+    return _figure_cells({name: found.values for name, found in row.figures.items()}, names)
+
+
+def calibration_table(groups: Sequence[Group]) -> Table:
+    """Return what `bitbayes evaluate` has found, over seeds; no rows if no run was evaluated."""
+    rows = []
+    for group in groups:
+        for kind in ("mode", "mean"):
+            every = [run.evaluation.get(kind) for run in group.runs]
+            found = [figures for figures in every if isinstance(figures, Mapping)]
+            if not found:
+                continue
+            samples = listed(run.evaluation.get("samples") for run in group.runs if kind in run.evaluation)
+            values = {name: [one[name] for one in found if is_number(one.get(name))] for name in FIGURES}
+            prediction = f"mean of {samples}" if kind == "mean" else "mode"
+            rows.append([group.label, prediction, str(len(found)), *_figure_cells(values)])
+    heads = ["rule", "prediction", "runs", *(head for _, head, _ in FIGURES.values())]
+    about = "From bitbayes evaluate; mean ± std over runs."
+    return Table("Calibration on test data", heads, rows, about).without_empty_columns()
+
+
+def _figure_cells(values: Mapping[str, Sequence[float]], names: Iterable[str] = tuple(FIGURES)) -> list[str]:
+    """Mean and standard deviation of the named figures of an evaluation."""
+    return [spread(values.get(name, ()), FIGURES[name][-1]) for name in names]
+
+
+def reliability_table(title: str, points: Sequence[ReliabilityPoints]) -> Table:
+    """Return the points of reliability diagrams."""
+    rows = [
+        [one.run, one.kind, *(f"{value:.3f}" for value in values)]
+        for one in points
+        for values in zip(one.confidence, one.accuracy, one.share, strict=True)
+    ]
+    return Table(title, ["run", "prediction", "confidence", "accuracy", "share of examples"], rows)
+
+
+# Runs on a page
+
+
+def runs_table(title: str, runs: Sequence[RunRecord]) -> Table:
+    """Return runs and how far they are."""
+    heads = ["run", "recipe", "rule", "seed", "state", "newest test accuracy, %", "newest training loss"]
+    rows = [
+        [
+            *(run.name, str(run.config.recipe), rule_name(run.config), str(run.config.seed), run.status),
+            *(number(run.last("test_accuracy")), number(run.last("train_loss"), 4)),
+        ]
+        for run in runs
+    ]
+    return Table(title, heads, rows).without_empty_columns()
+
+
+def speed_table(groups: Sequence[Group]) -> Table:
+    """Return seconds, memory and bytes."""
+    heads = ["rule", "device", "precision", "seconds an epoch", "peak memory, MiB", "weights", "binary weights"]
+    heads += ["bytes at 32 bits", "bytes at 1 bit", "ratio"]
+    rows = []
+    for group in groups:
+        seconds = [row["seconds"] for run in group.runs for row in run.history if "seconds" in row]
+        per_epoch = group.values("seconds_per_epoch") or ([sum(seconds) / len(seconds)] if seconds else [])
+        weights, binary, full, packed = (
+            statistics.mean(values) if (values := group.values(key)) else None
+            for key in ("weights", "binary_weights", "bytes_32_bit", "bytes_1_bit")
+        )
+        rows.append(
+            [
+                group.label,
+                listed(run.config.device for run in group.runs),
+                listed(run.config.precision for run in group.runs),
+                spread(per_epoch, 2 if per_epoch and per_epoch[0] >= 0.1 else 4),
+                number(max(group.values("peak_memory_mib"), default=None), 0),
+                *(number(weights, 0), number(binary, 0), number(full, 0), number(packed, 0) if binary else "-"),
+                f"{full / packed:.1f}" if full and packed and binary else "-",
+            ]
+        )
+    about = (
+        "Seconds are of training alone, without evaluation; memory is the peak of the device on a GPU, else of the "
+        "process. A real network has no bits to pack."
+    )
+    return Table("Speed and size", heads, rows, about).without_empty_columns()
+
+
+def curve_table(title: str, curves: Sequence[Curve], labels: Sequence[str], higher: bool, digits: int) -> Table:
+    """Return a chart in numbers: first, best and last value of every curve.
 
     Args:
-        recipe: Its name.
-        rows: Content of tune.json.
-
-    Returns:
-        A rich table.
+        title: Title of the chart.
+        curves: Its curves.
+        labels: Names of the groups.
+        higher: Whether more is better.
+        digits: Digits after the point.
     """
-    names = list(rows[0]["settings"])
-    caption = "trial0 has the recipe's settings"
-    table = new_table(f"{recipe}: {len(rows)} trials", "trial", *names, "validation, %", caption=caption)
-    for row in rows:
-        values = (f"{row['settings'][name]:.4g}" for name in names)
-        table.add_row(row["folder"], *values, number(row["accuracy"], missing="failed"))
-    return table
+    choose = max if higher else min
+    rows = []
+    for curve in curves:
+        at, best = choose(curve.points, key=lambda point: point[1])
+        cells = (number(value, digits) for value in (curve.values[0], best, curve.values[-1]))
+        rows.append([curve.run, labels[curve.group], *cells, f"{at:g}", f"{curve.epochs[-1]:g}"])
+    heads = ["run", "rule", "first", "highest" if higher else "lowest", "last", "at epoch", "epochs so far"]
+    return Table(title, heads, rows)
+
+
+def weights_table(title: str, weights: Iterable[tuple[str, list[float]]]) -> Table:
+    """Return how many weights are decided, from percent in equal parts of P[w = +1] by name."""
+    rows = []
+    for name, percent in weights:
+        edge = len(percent) // 10
+        shares = sum(percent[:edge]), sum(percent[4 * edge : 6 * edge]), sum(percent[-edge:])
+        rows.append([name, *map(number, shares)])
+    return Table(title, ["posterior", "P below 0.1, %", "P from 0.4 to 0.6, %", "P above 0.9, %"], rows)
+
+
+def configuration_table(title: str, configs: Sequence[RunConfig]) -> Table:
+    """Return the settings of runs, a row for each."""
+    entries = [flat(config) for config in configs]
+    names = dict.fromkeys(name for one in entries for name in one)
+    return Table(title, ["setting", "value"], [[name, listed(one.get(name) for one in entries)] for name in names])
+
+
+def environment_table(runs: Sequence[RunRecord | StreamRecord]) -> Table:
+    """Return versions: those that runs have written down, and those that made the page."""
+    names = dict.fromkeys(name for run in runs for name in run.environment)
+    rows = [[f"runs: {name}", listed(run.environment.get(name) for run in runs if run.environment)] for name in names]
+    rows += [[f"page: {name}", _version(name)] for name in ("bitbayes", "torch", "bokeh")]
+    rows.append(["page: Python", platform.python_version()])
+    return Table("Environment", ["what", "version"], rows)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "-"
+
+
+def listed(values: Iterable[Any]) -> str:
+    """Return the different values in their order, the first few of many.
+
+    Example:
+        >>> listed([1, 2, 1])
+        '1, 2'
+    """
+    texts = list(dict.fromkeys(map(str, values)))
+    return ", ".join(texts[:6]) + (f", ... ({len(texts)} in all)" if len(texts) > 6 else "")

@@ -8,19 +8,15 @@ from pathlib import Path
 from bitbayes.lab.recipes import find_recipe
 from bitbayes.lab.recipes.configure import load_data, make_config, run_recipe
 from bitbayes.lab.report.figures import moons_figure, snelson_figure
-from bitbayes.lab.report.tables import new_table, number, show, spread
+from bitbayes.lab.report.tables import show
+from bitbayes.lab.report.toys import digits_table, moons_table, snelson_table
 from bitbayes.lab.studies.tables import TableRow
-from bitbayes.lab.studies.targets import moons_table, snelson_table
 from bitbayes.lab.studies.toys import moons_study, snelson_study
 from bitbayes.lab.train import BarProgress, Progress, SilentProgress
 
 __all__ = ["demo"]
 
-_RULES = {
-    "bayesbinn": "BayesBiNN",
-    "ste": "STE (Adam)",
-    "full-precision": "full precision (Adam)",
-}
+_RULES = ("bayesbinn", "ste", "full-precision")
 _EPOCHS = 60
 
 
@@ -61,25 +57,7 @@ def _digits(out: str, seeds: int) -> None:
             assert result.summary is not None
             summaries.append(result.summary)
         rows.append(TableRow(rule, summaries))
-    heads = ("test accuracy", "NLL", "mean of 10", "NLL of the mean", "32 bits", "1 bit")
-    table = new_table(
-        f"8x8 digits ({len(data.train):,} scans to train on)",
-        "rule",
-        *heads,
-        caption="percent at the best validation epoch, mean and standard deviation over seeds; sizes in bytes",
-    )
-    for row in rows:
-        first = row.summaries[0]
-        table.add_row(
-            _RULES[row.rule],
-            spread(row.values("test_accuracy")),
-            spread(row.values("test_nll"), 3),
-            spread(row.values("mean_test_accuracy")),
-            spread(row.values("mean_test_nll"), 3),
-            number(first.bytes_32_bit, 0),
-            "-" if row.rule == "full-precision" else number(first.bytes_1_bit, 0),
-        )
-    show(table)
+    show(digits_table(rows, len(data.train)))
 
 
 def _quiet(text: str) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 from bitbayes.errors import nearest
 from bitbayes.lab.recipes import find_recipe
-from bitbayes.lab.report.figures import curves_figure, histogram_figure, moons_figure, snelson_figure
-from bitbayes.lab.report.markdown import results_table, write_results
-from bitbayes.lab.report.tables import new_table, number, show
-from bitbayes.lab.report.trust import trust_figure, trust_table
+from bitbayes.lab.report.figures import curves_figure, histogram_figure, moons_figure, snelson_figure, trust_figure
+from bitbayes.lab.report.results import results_table, write_results
+from bitbayes.lab.report.tables import show, trust_table
+from bitbayes.lab.report.toys import moons_table, snelson_table
 from bitbayes.lab.studies.tables import TABLES, run_table
-from bitbayes.lab.studies.toys import MoonsFigures, SnelsonFigures, moons_study, snelson_study
+from bitbayes.lab.studies.toys import moons_study, snelson_study
 from bitbayes.lab.studies.trust import trust_study
 from bitbayes.lab.train import EpochRow, RunConfig, RunError
 from bitbayes.posterior import load_posterior
@@ -81,28 +81,6 @@ def _moons(target: str, choices: dict[str, Any]) -> None:
     show(moons_table(study.figures), f"written: {out}/results.json, {picture}")
 
 
-def moons_table(figures: MoonsFigures) -> Any:
-    """What was measured on two moons.
-
-    Args:
-        figures: Content of results.json.
-
-    Returns:
-        A rich table.
-    """
-    table = new_table("Two moons, 1,000 fresh points", "", "STE", "mode", "mean")
-    table.add_row(
-        "accuracy",
-        number(figures.ste_accuracy, 3),
-        number(figures.mode_accuracy, 3),
-        number(figures.mean_accuracy, 3),
-    )
-    table.add_row("entropy on the data", "", "", number(figures.entropy_on_data, 3))
-    table.add_row("entropy on a ring of radius 4", "", "", number(figures.entropy_on_ring, 3))
-    table.add_row("ratio of the entropies", "", "", number(figures.entropy_ratio, 1))
-    return table
-
-
 def _snelson(target: str, choices: dict[str, Any]) -> None:
     out = choices["out"] or "runs/snelson"
     study = snelson_study(
@@ -110,39 +88,6 @@ def _snelson(target: str, choices: dict[str, Any]) -> None:
     )
     picture = snelson_figure(study, Path(out, "snelson.png"))
     show(snelson_table(study.figures), f"written: {out}/results.json, {picture}")
-
-
-def snelson_table(figures: SnelsonFigures) -> Any:
-    """What was measured on Snelson's data.
-
-    Args:
-        figures: Content of results.json.
-
-    Returns:
-        A rich table.
-    """
-    generated = figures.source == "generated"
-    table = new_table(
-        f"{'Generated data with a gap' if generated else 'Snelson data'}, squared error on held-out points",
-        "split",
-        "STE",
-        "mode",
-        "mean",
-        "inside 2 std, %",
-        caption=f"data: {figures.source}",
-    )
-    rows = [(str(index), row) for index, row in enumerate(figures.splits)]
-    if len(rows) > 1:
-        rows.append(("mean", figures.mean_of_splits))
-    for label, row in rows:
-        table.add_row(
-            label,
-            number(row.ste_error, 4),
-            number(row.mode_error, 4),
-            number(row.mean_error, 4),
-            number(row.inside_two_std, 1),
-        )
-    return table
 
 
 def _curves(target: str, choices: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from bitbayes.packed.format.ops import Value
 from bitbayes.packed.format.program import Program
+from bitbayes.table import Table
 
 
 @dataclass(frozen=True)
@@ -74,24 +75,16 @@ class PackedSummary:
         return sum(row.real_ops for row in self.rows)
 
     def __str__(self) -> str:
-        head = ("step", "layer", "output", "weights", "bits", "bytes", "binary ops", "real ops")
-        cells: list[tuple[str, ...]] = [head]
+        heads = ("step", "layer", "output", "weights", "bits", "bytes", "binary ops", "real ops")
+        rows = []
         for row in self.rows:
-            shape = "x".join(map(str, row.output))
-            numbers = (row.weights, row.bits, row.bytes, row.binary_ops, row.real_ops)
-            cells.append((row.op, row.layer, shape, *(f"{number:,}" for number in numbers)))
-        widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if column < 3 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in cells
-        ]
+            counts = (row.weights, row.bits, row.bytes, row.binary_ops, row.real_ops)
+            rows.append((row.op, row.layer, "x".join(map(str, row.output)), *(f"{count:,}" for count in counts)))
         networks = "1 network" if self.samples == 1 else f"{self.samples} networks"
         each = "for one input" if self.samples == 1 else "for one input and network"
         total = f"{self.binary_ops:,} binary and {self.real_ops:,} real operations"
-        return "\n".join([*lines, f"{networks}, {self.bytes:,} bytes of tensors; {each} {total}"])
+        caption = f"{networks}, {self.bytes:,} bytes of tensors; {each} {total}"
+        return Table("", heads, rows, caption, align="lllrrrrr").text()
 
 
 def summary_rows(program: Program, values: Sequence[Value], tensors: Mapping[str, Any]) -> tuple[PackedRow, ...]:

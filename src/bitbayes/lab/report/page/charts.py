@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bitbayes.errors import require
-from bitbayes.lab.report.page.calibration import Bins
-from bitbayes.lab.report.page.files import BINS
-from bitbayes.lab.report.page.groups import Curve, mean_curve
-
-__all__ = [
-    "COLOURS",
-    "GREY",
-    "MARKERS",
-    "Published",
-    "base_figure",
-    "bins_chart",
-    "curve_chart",
-    "embedded",
-    "histogram_chart",
-    "mark",
-    "small",
-]
+from bitbayes.lab.report.folders import BINS
+from bitbayes.lab.report.series import Curve, PublishedCurves, ReliabilityPoints, mean_curve
 
 COLOURS = (
     "#d1622b", "#2a7fc1", "#2b9563", "#c0478f", "#8a63d2", "#a37a0c", "#17919f", "#d9484f", "#7c8492", "#6a931d",
@@ -36,33 +20,12 @@ MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex"
 GREY = "#7c8492"
 """Of published figures."""
 _MARKS = 12  # a curve: enough to know it by
-
-
-@dataclass(frozen=True)
-class Published:
-    """Published runs.
-
-    Args:
-        low: Of all runs, by epoch from 1.
-        mean: The same.
-        high: The same.
-        runs: How many they are.
-    """
-
-    low: list[float]
-    mean: list[float]
-    high: list[float]
-    runs: int
+_STEPS = ("#fde725", "#b5de2b", "#6ece58", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e4989", "#482878")  # viridis
+_COLUMNS = 60  # of a map of beliefs: more evaluations are thinned
 
 
 def mark(group: int) -> tuple[str, str]:
-    """Colour and marker of a group.
-
-    Args:
-        group: Its number; there are 70 pairs.
-
-    Returns:
-        Both.
+    """Return colour and marker of a group; there are 70 pairs.
 
     Example:
         >>> mark(1)
@@ -77,142 +40,164 @@ def curve_chart(
     y: str,
     x: str = "epoch",
     log: bool = False,
-    published: Published | None = None,
+    published: PublishedCurves | None = None,
     of: str = "",
     points: int = 20_000,
 ) -> Any:
-    """Lines over epochs.
+    """Return a chart of lines over epochs, or over tasks.
 
     Args:
-        curves: One a run.
+        curves: One for each run.
         y: Name of the vertical axis.
         x: Name of the horizontal axis.
         log: Whether the vertical axis is logarithmic; points at zero are then left out.
-        published: Drawn in grey, as long as the curves or 10 epochs.
+        published: Published runs, drawn in grey.
         of: Prefix of the tags by which the page shows and hides groups.
-        points: About how many there may be in all; longer curves are thinned, none below 20.
-
-    Returns:
-        A bokeh figure.
+        points: About how many points there may be in all; longer curves are thinned, none below 20.
     """
-    models = require("bokeh.models", "report")
     figure = base_figure(x=x, y=y, log=log)
     if published is not None:
-        longest = max(int(curve.epochs[-1]) for curve in curves)
-        stop = min(len(published.mean), max(longest, 10))
-        epochs = list(range(1, stop + 1))
-        figure.varea(epochs, published.low[:stop], published.high[:stop], fill_color=GREY, fill_alpha=0.3)
-        figure.line(epochs, published.mean[:stop], color=GREY, line_width=2, line_dash="dashed")
+        shown = published.until(max(curve.epochs[-1] for curve in curves))
+        epochs = list(range(1, len(shown.mean) + 1))
+        figure.varea(epochs, shown.low, shown.high, fill_color=GREY, fill_alpha=0.3)
+        figure.line(epochs, shown.mean, color=GREY, line_width=2, line_dash="dashed")
     count = max(20, min(500, points // max(len(curves), 1)))
     hovered = []
     for group in sorted({curve.group for curve in curves}):
         runs = [visible for curve in curves if curve.group == group and (visible := _visible(curve, log)) is not None]
         if not runs:
             continue
-        colour, marker = mark(group)
         main = runs[0] if len(runs) == 1 else mean_curve(runs)
         kept = [run.thinned(count) for run in runs]
         lines = [*kept, main.thinned(count)] if len(runs) > 1 else kept
-        columns: dict[str, Any] = {"x": [small(line.epochs) for line in lines]}
-        columns["y"] = [small(line.values) for line in lines]
-        columns["run"] = [line.run for line in lines]
-        columns["width"] = [1.0] * (len(lines) - 1) + [2.5]
-        columns["alpha"] = [0.55] * (len(lines) - 1) + [1.0]
-        style = {"color": colour, "line_width": "width", "line_alpha": "alpha"}
-        line = figure.multi_line("x", "y", source=models.ColumnDataSource(columns), **style)
+        widths = {"width": [1.0] * (len(lines) - 1) + [2.5], "alpha": [0.55] * (len(lines) - 1) + [1.0]}
+        hovered.append(_lines(figure, lines, of, widths, line_width="width", line_alpha="alpha"))
         few = main.thinned(_MARKS)
-        marks = figure.scatter(small(few.epochs), small(few.values), color=colour, marker=marker, size=7)
-        line.tags = marks.tags = [f"{of}{group}"]
-        hovered.append(line)
-    return _hover(figure, hovered, x, y)
+        _marks(figure, small(few.epochs), small(few.values), group, of, size=7)
+    return _explained(figure, hovered, _tips(x, y))
 
 
 def _visible(curve: Curve, log: bool) -> Curve | None:
     """Without what a logarithmic axis cannot show."""
-    points = [(at, value) for at, value in zip(curve.epochs, curve.values, strict=True) if value > 0 or not log]
-    if not points:
-        return None
-    epochs, values = zip(*points, strict=True)
-    return Curve(curve.run, curve.group, list(epochs), list(values))
+    shown = Curve.through(curve.run, curve.group, [point for point in curve.points if point[1] > 0 or not log])
+    return shown if shown.epochs else None
 
 
 def histogram_chart(weights: Sequence[tuple[str, int, list[float]]], of: str = "") -> Any:
-    """Percent of the weights over P[w = +1].
-
-    Args:
-        weights: Name, number of the group, and percent in each bin.
-        of: Prefix of the tags.
-
-    Returns:
-        A bokeh figure.
-    """
-    edges = [i / BINS for i in range(BINS + 1)]
-    y = "percent of weights"
-    figure = base_figure(x="P[weight = +1]", y=y, log=True, x_range=(0, 1))
-    models = require("bokeh.models", "report")
-    stairs = [edge for edge in edges for _ in (0, 1)][1:-1]
-    hovered = []
-    for chosen in sorted({group for _, group, _ in weights}):
-        mine = [(name, percent) for name, group, percent in weights if group == chosen]
-        columns: dict[str, Any] = {"x": [small(stairs)] * len(mine), "run": [name for name, _ in mine]}
-        columns["y"] = [small([value or float("nan") for value in percent for _ in (0, 1)]) for _, percent in mine]
-        colour, _ = mark(chosen)
-        style = {"color": colour, "line_width": 1.5, "line_alpha": 0.9}
-        line = figure.multi_line("x", "y", source=models.ColumnDataSource(columns), **style)
-        line.tags = [f"{of}{chosen}"]
-        hovered.append(line)
-    return _hover(figure, hovered, "P[weight = +1]", y)
+    """Return a chart of the weights over P[w = +1]; `weights` has names, numbers of groups, and percent in each bin."""
+    x, y = "P[weight = +1]", "percent of weights"
+    figure = base_figure(x=x, y=y, log=True, x_range=(0, 1))
+    stairs = [i / BINS for i in range(BINS + 1) for _ in (0, 1)][1:-1]
+    curves = [
+        Curve(name, group, stairs, [value or float("nan") for value in percent for _ in (0, 1)])
+        for name, group, percent in weights
+    ]
+    groups = [[curve for curve in curves if curve.group == group] for group in sorted({c.group for c in curves})]
+    hovered = [_lines(figure, mine, of, line_width=1.5, line_alpha=0.9) for mine in groups]
+    return _explained(figure, hovered, _tips(x, y))
 
 
-def bins_chart(found: Sequence[Bins], of: str = "") -> Any:
-    """A reliability diagram.
-
-    Args:
-        found: Its points.
-        of: Prefix of the tags.
-
-    Returns:
-        A bokeh figure.
-    """
+def bins_chart(found: Sequence[ReliabilityPoints], of: str = "") -> Any:
+    """Return a reliability diagram."""
     figure = base_figure(x="confidence", y="accuracy", log=False, x_range=(0, 1.02), y_range=(0, 1.02))
     figure.line([0, 1], [0, 1], color=GREY, line_dash="dashed")
-    models = require("bokeh.models", "report")
     hovered = []
     for bins in found:
-        colour, marker = mark(bins.group)
-        columns = {"x": [small(bins.confidence)], "y": [small(bins.accuracy)], "run": [f"{bins.run}, {bins.kind}"]}
-        style = {"color": colour, "line_width": 1.5, "line_dash": "solid" if bins.kind == "mean" else "dotted"}
-        line = figure.multi_line("x", "y", source=models.ColumnDataSource(columns), **style)
-        marks = figure.scatter(bins.confidence, bins.accuracy, color=colour, marker=marker, size=6)
-        line.tags = marks.tags = [f"{of}{bins.group}"]
-        hovered.append(line)
-    return _hover(figure, hovered, "confidence", "accuracy")
+        curve = Curve(f"{bins.run}, {bins.kind}", bins.group, bins.confidence, bins.accuracy)
+        dash = "solid" if bins.kind == "mean" else "dotted"
+        hovered.append(_lines(figure, [curve], of, line_width=1.5, line_dash=dash))
+        _marks(figure, bins.confidence, bins.accuracy, bins.group, of, size=6)
+    return _explained(figure, hovered, _tips("confidence", "accuracy"))
+
+
+def _lines(
+    figure: Any, curves: Sequence[Curve], of: str, columns: Mapping[str, Any] | None = None, **style: Any
+) -> Any:
+    """Draw curves of one group, which are shown and hidden together."""
+    data = {"x": [small(curve.epochs) for curve in curves], "y": [small(curve.values) for curve in curves]}
+    data |= {"run": [curve.run for curve in curves], **(columns or {})}
+    group = curves[0].group
+    source = require("bokeh.models", "report").ColumnDataSource(data)
+    lines = figure.multi_line("x", "y", source=source, color=mark(group)[0], **style)
+    lines.tags = [f"{of}{group}"]
+    return lines
+
+
+def _marks(figure: Any, x: Any, y: Any, group: int, of: str, size: int) -> None:
+    colour, marker = mark(group)
+    figure.scatter(x, y, color=colour, marker=marker, size=size).tags = [f"{of}{group}"]
+
+
+def matrix_map(rows: Sequence[Sequence[float]]) -> Any:
+    """Return a map of the accuracy on every task after every task, from the rows of the matrix."""
+    models = require("bokeh.models", "report")
+    names = [str(i + 1) for i in range(len(rows))]
+    cells = [(str(i + 1), str(t + 1), value) for t, row in enumerate(rows) for i, value in enumerate(row)]
+    lowest = min(value for *_, value in cells)
+    palette = _STEPS[::-1]
+    mapper = models.LinearColorMapper(palette=palette, low=lowest, high=max(100.0, lowest + 1.0))
+    figure = base_figure(x="task", y="after task", log=False, x_range=names, y_range=names[::-1])
+    tasks, after, values = (list(column) for column in zip(*cells, strict=True))
+    dark = (value < lowest + 0.5 * (mapper.high - lowest) for value in values)
+    columns = {"task": tasks, "after": after, "value": values, "text": [f"{value:.1f}" for value in values]}
+    columns["ink"] = ["#ffffff" if one else "#000000" for one in dark]
+    source = models.ColumnDataSource(columns)
+    boxes = figure.rect("task", "after", 1, 1, source=source, line_color=None)
+    boxes.glyph.fill_color = {"field": "value", "transform": mapper}
+    if len(rows) <= 12:
+        options = {"text_align": "center", "text_baseline": "middle", "text_color": "ink", "text_font_size": "12px"}
+        figure.text("task", "after", "text", source=source, **options)
+    figure.grid.visible = False
+    tips = [("task", "@task"), ("after task", "@after"), ("accuracy, %", "@value{0.00}")]
+    return _explained(figure, [boxes], tips, mapper)
+
+
+def belief_map(beliefs: Sequence[tuple[float, list[float]]]) -> Any:
+    """Return a map of the weights over P[w = +1] by epoch; parts without weights are not drawn."""
+    models = require("bokeh.models", "report")
+    last = len(beliefs) - 1
+    count = min(_COLUMNS, last)
+    shown = [beliefs[round(last * i / count)] for i in range(count + 1)]
+    ends = [epoch for epoch, _ in shown]
+    starts = [max(0.0, 2 * ends[0] - ends[1]), *ends[:-1]]
+    cells = [
+        (start, end, place / len(shares), (place + 1) / len(shares), share)
+        for start, end, (_, shares) in zip(starts, ends, shown, strict=True)
+        for place, share in enumerate(shares)
+        if share > 0
+    ]
+    names = ("left", "right", "bottom", "top", "share")
+    columns = {name: small(values) for name, values in zip(names, zip(*cells, strict=True), strict=True)}
+    palette = require("bokeh.palettes", "report").viridis(64)
+    mapper = models.LogColorMapper(palette=palette, low=0.1, high=100.0)
+    figure = base_figure(x="epoch", y="P[weight = +1]", log=False, y_range=(0, 1))
+    boxes = figure.quad("left", "right", "bottom", "top", source=models.ColumnDataSource(columns), line_color=None)
+    boxes.glyph.fill_color = {"field": "share", "transform": mapper}
+    figure.grid.visible = False
+    tips = [("after epoch", "@right"), ("P[weight = +1]", "@bottom{0.00} to @top{0.00}"), ("percent", "@share{0.000}")]
+    return _explained(figure, [boxes], tips, mapper)
+
+
+def _tips(x: str, y: str) -> list[tuple[str, str]]:
+    return [("", "@run"), (x, "$snap_x{0.[00]}"), (y, "$snap_y{0.[0000]}")]
+
+
+def _explained(figure: Any, renderers: Sequence[Any], tips: list[tuple[str, str]], mapper: Any = None) -> Any:
+    """Return the figure with the numbers under the pointer, and the scale of its colours if they stand for numbers."""
+    models = require("bokeh.models", "report")
+    if mapper is not None:
+        figure.add_layout(models.ColorBar(color_mapper=mapper, width=8, background_fill_alpha=0), "right")
+    figure.add_tools(models.HoverTool(renderers=list(renderers), tooltips=tips, visible=False))
+    return figure
 
 
 def small(values: Sequence[float]) -> Any:
-    """Numbers that take 5 characters each in the page, in place of 18.
-
-    Args:
-        values: Any.
-
-    Returns:
-        The same in float32.
-    """
+    """Return numbers as float32, which take 5 characters each in the page, in place of 18."""
     return np.asarray(values, dtype=np.float32)
 
 
 def base_figure(*, x: str, y: str, log: bool, **ranges: Any) -> Any:
-    """An empty chart.
-
-    Args:
-        x: Name of the horizontal axis.
-        y: Name of the vertical axis.
-        log: Whether the vertical axis is logarithmic.
-        **ranges: Of the axes, as bokeh takes them.
-
-    Returns:
-        A bokeh figure.
-    """
+    """Return an empty chart with names of its axes; `ranges` are those of the axes, as bokeh takes them."""
     plotting, models = require("bokeh.plotting", "report"), require("bokeh.models", "report")
     figure = plotting.figure(
         height=300,
@@ -236,22 +221,8 @@ def base_figure(*, x: str, y: str, log: bool, **ranges: Any) -> Any:
     return figure
 
 
-def _hover(figure: Any, renderers: Sequence[Any], x: str, y: str) -> Any:
-    models = require("bokeh.models", "report")
-    tips = [("", "@run"), (x, "$snap_x{0.[00]}"), (y, "$snap_y{0.[0000]}")]
-    figure.add_tools(models.HoverTool(renderers=list(renderers), tooltips=tips, visible=False))
-    return figure
-
-
 def embedded(figures: Mapping[str, Any]) -> tuple[str, dict[str, str], str]:
-    """What a page needs to show figures.
-
-    Args:
-        figures: By name.
-
-    Returns:
-        The script that makes them, the place of each, and bokeh's own scripts, whole.
-    """
+    """Return the script that makes all figures, the place of each by its name, and bokeh's own scripts, whole."""
     embed, resources = require("bokeh.embed", "report"), require("bokeh.resources", "report")
     document = require("bokeh.document", "report").Document()
     with document.models.freeze():  # counts all models once, not once for every figure

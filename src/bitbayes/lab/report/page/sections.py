@@ -3,47 +3,117 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bitbayes.lab.recipes import RECIPES
-from bitbayes.lab.report.figures import published_curves
-from bitbayes.lab.report.page import charts, heat, tables
-from bitbayes.lab.report.page.calibration import calibration_table, reliability_bins, trust_table
-from bitbayes.lab.report.page.groups import Group, curves, grouped
-from bitbayes.lab.report.page.parts import Chart, Section, Sign, Table
-from bitbayes.lab.report.page.records import Folders, Run, Stream
-from bitbayes.lab.report.page.streams import streams_section
+from bitbayes.lab.report import results, tables
+from bitbayes.lab.report.folders import Folders, RunRecord, StreamRecord
+from bitbayes.lab.report.groups import Group, grouped
+from bitbayes.lab.report.page import charts
+from bitbayes.lab.report.series import (
+    Curve,
+    NoCurvesError,
+    PublishedCurves,
+    group_curves,
+    published_curves,
+    reliability_points,
+    task_curves,
+)
+from bitbayes.table import Table
 
-__all__ = ["make_sections"]
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, as a figure of bokeh with a title above and a sentence below, and the same in numbers."""
+
+    title: str
+    about: str
+    figure: Any
+    table: Table
 
 
-# Metric, title, axis, factor, whether more is better, logarithmic axis, digits, sentence.
+@dataclass(frozen=True)
+class Sign:
+    """One entry of a legend.
+
+    Args:
+        label: What it stands for.
+        tag: Tag of the lines that the entry shows and hides; empty for lines that stay.
+        colour: Colour of the lines.
+        marker: Marker of their points; empty for a dashed line without.
+    """
+
+    label: str
+    tag: str
+    colour: str
+    marker: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Args:
+        title: Its heading.
+        about: A sentence or two.
+        legend: The legend of all its charts.
+        charts: Charts, side by side where there is room.
+        tables: Tables below the charts.
+        folded: Tables that open on demand, by their title.
+    """
+
+    title: str
+    about: str = ""
+    legend: list[Sign] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    folded: list[Table] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """A metric that has a chart; `scale` is a factor of the values, `higher` says whether more is better."""
+
+    key: str
+    title: str
+    y: str
+    about: str
+    digits: int = 4
+    scale: float = 1.0
+    higher: bool = False
+    log: bool = False
+    published: str = ""
+
+
 _METRICS = (
-    ("test_accuracy", "Test accuracy", "percent", 1.0, True, False, 2, "Of the mode."),
-    ("val_accuracy", "Validation accuracy", "percent", 1.0, True, False, 2, "Of the mode."),
-    ("train_accuracy", "Training accuracy", "percent", 1.0, True, False, 2, "Of the draws that were trained on."),
-    ("train_loss", "Training loss", "loss", 1.0, False, False, 4, "Mean over the epoch, of the draws."),
-    ("test_nll", "Test negative log-likelihood", "nats", 1.0, False, False, 4, "Of the mode."),
-    ("test_error", "Test squared error", "squared error", 1.0, False, False, 4, "Of the mode."),
-    (
+    _Metric("test_accuracy", "Test accuracy", "percent", "Of the mode.", 2, higher=True, published="test"),
+    _Metric("val_accuracy", "Validation accuracy", "percent", "Of the mode.", 2, higher=True, published="val"),
+    _Metric(
+        *("train_accuracy", "Training accuracy", "percent", "Of the draws that were trained on.", 2),
+        higher=True,
+        published="train",
+    ),
+    _Metric("train_loss", "Training loss", "loss", "Mean over the epoch, of the draws."),
+    _Metric("test_nll", "Test negative log-likelihood", "nats", "Of the mode."),
+    _Metric("test_error", "Test squared error", "squared error", "Of the mode."),
+    _Metric(
         "flips",
         "Flips",
         "percent of weights",
-        100.0,
-        False,
-        True,
-        3,
         "Weights of the mode whose sign differs from the evaluation before, on a logarithmic axis; zero is not drawn.",
+        digits=3,
+        scale=100.0,
+        log=True,
     ),
-    (
+    _Metric(
         "step_flips",
         "Flips in one step",
         "percent of weights",
-        100.0,
-        False,
-        True,
-        4,
         "Weights of the mode that the last step before the evaluation has turned; logarithmic axis, zero is not drawn.",
+        scale=100.0,
+        log=True,
     ),
 )
 _BINS = {
@@ -53,18 +123,14 @@ _BINS = {
 _FEW = 8  # runs that are listed at once
 _MAPS = 6  # groups whose beliefs are shown over time
 _POINTS = 200_000  # of all curves of the page together; each takes 11 bytes
-_PUBLISHED = {"test_accuracy": "test", "val_accuracy": "val", "train_accuracy": "train"}
 
 
 def make_sections(folders: Folders, published: str | Path | None = None) -> list[Section]:
-    """The parts of the page.
+    """Return the overview, a part for each recipe, a part for each recipe of streams, and the configuration.
 
     Args:
         folders: What was read.
-        published: JSON file of published curves, see `bitbayes.lab.report.figures.published_curves`.
-
-    Returns:
-        The overview, a part for each recipe, a part for each recipe of streams, and the configuration.
+        published: JSON file of published curves, see `bitbayes.lab.report.series.published_curves`.
 
     Raises:
         ValueError: If the file has no curves of any recipe here.
@@ -72,18 +138,16 @@ def make_sections(folders: Folders, published: str | Path | None = None) -> list
     recipes = grouped(folders.runs)
     known = _published(published, list(recipes)) if published is not None and recipes else {}
     points = _POINTS // max(1, len(_METRICS) * len(recipes) + 2 * len(folders.streams))
-    sections = []
-    if folders.runs:
-        sections.append(_overview(folders.runs))
+    sections = [_overview(folders.runs)] if folders.runs else []
     for index, (recipe, groups) in enumerate(recipes.items()):
-        sections.append(_recipe(recipe, groups, known.get(recipe), f"r{index}-", points))
-    streams: dict[str, list[Stream]] = {}
+        sections.append(_recipe(recipe, groups, known.get(recipe, {}), f"r{index}-", points))
+    streams: dict[str, list[StreamRecord]] = {}
     for stream in folders.streams:
         streams.setdefault(str(stream.config.recipe), []).append(stream)
     for index, (recipe, found) in enumerate(streams.items()):
-        sections.append(streams_section(recipe, found, f"s{index}-", points))
+        sections.append(_streams(recipe, found, f"s{index}-", points))
     if folders.trust:
-        sections.append(Section("Trust", tables=[trust_table(trust) for trust in folders.trust]))
+        sections.append(Section("Trust", tables=[tables.all_trust_table(t.name, t.rows) for t in folders.trust]))
     folded = [
         tables.configuration_table(f"{recipe}: {group.label}", [run.config for run in group.runs])
         for recipe, groups in recipes.items()
@@ -99,7 +163,21 @@ def make_sections(folders: Folders, published: str | Path | None = None) -> list
     return sections
 
 
-def _overview(runs: Sequence[Run]) -> Section:
+def _published(path: str | Path, recipes: Sequence[str]) -> dict[str, dict[str, PublishedCurves]]:
+    """By recipe and column; a file that has none of the recipes is an error."""
+    found: dict[str, dict[str, PublishedCurves]] = {}
+    failure: NoCurvesError | None = None
+    for recipe in recipes:
+        try:
+            found[recipe] = published_curves(path, recipe)
+        except NoCurvesError as error:
+            failure = error
+    if not found and failure is not None:
+        raise failure
+    return found
+
+
+def _overview(runs: Sequence[RunRecord]) -> Section:
     """A few runs, or those that are not finished; the many on demand."""
     if len(runs) <= _FEW:
         return Section("Runs", tables=[tables.runs_table("All runs", runs)])
@@ -108,64 +186,37 @@ def _overview(runs: Sequence[Run]) -> Section:
     return Section("Runs", tables=shown, folded=[tables.runs_table(f"All {len(runs)} runs", runs)])
 
 
-def _published(path: str | Path, recipes: Sequence[str]) -> dict[str, dict[str, charts.Published]]:
-    """By recipe and column; a file that has none of the recipes is an error."""
-    found: dict[str, dict[str, charts.Published]] = {}
-    failure: ValueError | None = None
-    for recipe in recipes:
-        try:
-            runs = published_curves(path, recipe)
-        except ValueError as error:
-            failure = error
-            continue
-        try:
-            found[recipe] = {column: _range([run[column] for run in runs]) for column in ("train", "val", "test")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} has damaged curves of {recipe}: {error}") from error
-    if not found and failure is not None:
-        raise failure
-    return found
-
-
-def _range(runs: Sequence[Sequence[float]]) -> charts.Published:
-    epochs = [[float(value) for value in values] for values in zip(*runs, strict=True)]
-    means = [sum(values) / len(values) for values in epochs]
-    return charts.Published([min(values) for values in epochs], means, [max(values) for values in epochs], len(runs))
-
-
-def _recipe(
-    name: str, groups: Sequence[Group], published: dict[str, charts.Published] | None, of: str, points: int
-) -> Section:
+def _recipe(name: str, groups: Sequence[Group], published: dict[str, PublishedCurves], of: str, points: int) -> Section:
     labels = [group.label for group in groups]
     recipe = RECIPES.get(name)
     shown = []
-    for key, title, y, scale, higher, log, digits, about in _METRICS:
-        if not (found := curves(groups, key, scale)):
+    for metric in _METRICS:
+        if not (found := group_curves(groups, metric.key, metric.scale)):
             continue
-        theirs = (published or {}).get(_PUBLISHED.get(key, ""))
+        theirs, about = published.get(metric.published), metric.about
         if theirs is not None:
             about += f" Grey: {theirs.runs} published runs, their mean and range."
-        figure = charts.curve_chart(found, y=y, log=log, published=theirs, of=of, points=points)
-        shown.append(Chart(title, about, figure, tables.curve_table(title, found, labels, higher, digits)))
-    shown += _beliefs(groups, of)
+        figure = charts.curve_chart(found, y=metric.y, log=metric.log, published=theirs, of=of, points=points)
+        table = tables.curve_table(metric.title, found, labels, metric.higher, metric.digits)
+        shown.append(Chart(metric.title, about, figure, table))
     legend = [
         Sign(f"{group.label} ({len(group.runs)})", f"{of}{index}", *charts.mark(index))
         for index, group in enumerate(groups)
     ]
     if published:
         legend.append(Sign("published", "", charts.GREY, ""))
-    below = [tables.results_table(name, groups), calibration_table(groups), tables.speed_table(groups)]
+    below = (results.group_results_table(name, groups), tables.calibration_table(groups), tables.speed_table(groups))
     return Section(
         f"Recipe {name}",
         f"{recipe.title}. Thin lines are runs, a thick one with markers is their mean." if recipe else "",
         legend,
-        shown,
+        [*shown, *_beliefs(groups, of), *_reliability(groups, of)],
         [table for table in below if table.rows],
     )
 
 
 def _beliefs(groups: Sequence[Group], of: str) -> list[Chart]:
-    """How sure the posteriors are, and whether rightly."""
+    """How sure the posteriors are."""
     found = []
     weights = [(run.name, i, run.weights) for i, group in enumerate(groups) for run in group.runs if run.weights]
     if weights:
@@ -173,9 +224,7 @@ def _beliefs(groups: Sequence[Group], of: str) -> list[Chart]:
             "How the posterior of the best epoch is spread over P[weight = +1]; logarithmic axis. "
             "A weight at 0 or 1 is decided, one at ½ is not."
         )
-        figure = charts.histogram_chart(weights, of)
-        table = tables.weights_table("Weight probabilities", [(name, percent) for name, _, percent in weights])
-        found.append(Chart("Weight probabilities", about, figure, table))
+        found.append(_weights("Weight probabilities", about, weights, of))
     way = [next((run for run in group.runs if len(run.beliefs) > 1), None) for group in groups]
     for run in [run for run in way if run is not None][:_MAPS]:
         title = f"Weight probabilities over time: {run.name}"
@@ -185,17 +234,61 @@ def _beliefs(groups: Sequence[Group], of: str) -> list[Chart]:
         )
         few = [run.beliefs[i] for i in sorted({0, len(run.beliefs) // 4, len(run.beliefs) // 2, len(run.beliefs) - 1})]
         table = tables.weights_table(title, [(f"after epoch {epoch:g}", shares) for epoch, shares in few])
-        found.append(Chart(title, about, heat.belief_map(run.beliefs), table))
-    points = reliability_bins(groups)
+        found.append(Chart(title, about, charts.belief_map(run.beliefs), table))
+    return found
+
+
+def _weights(title: str, about: str, weights: Sequence[tuple[str, int, list[float]]], of: str = "") -> Chart:
+    table = tables.weights_table(title, [(name, percent) for name, _, percent in weights])
+    return Chart(title, about, charts.histogram_chart(weights, of), table)
+
+
+def _reliability(groups: Sequence[Group], of: str) -> list[Chart]:
+    """Whether the probabilities can be trusted."""
+    points, found = reliability_points(groups), []
     for name, sentence in _BINS.items():
         if bins := [one for one in points if one.bins == name]:
             title = f"Reliability, bins of equal {name}"
-            rows = [
-                [one.run, one.kind, *(f"{value:.3f}" for value in values)]
-                for one in bins
-                for values in zip(one.confidence, one.accuracy, one.share, strict=True)
-            ]
-            heads = ["run", "prediction", "confidence", "accuracy", "share of examples"]
             about = f"{sentence} On the diagonal, confidence is accuracy. Solid: mean of samples; dotted: mode."
-            found.append(Chart(title, about, charts.bins_chart(bins, of), Table(title, heads, rows)))
+            found.append(Chart(title, about, charts.bins_chart(bins, of), tables.reliability_table(title, bins)))
+    return found
+
+
+def _streams(recipe: str, streams: Sequence[StreamRecord], of: str, points: int) -> Section:
+    """The streams of one recipe, finished or not."""
+    shown: list[Chart] = []
+    means = [
+        Curve.through(stream.name, index, [(float(i), mean) for i, mean in enumerate(stream.matrix.average, 1)])
+        for index, stream in enumerate(streams)
+        if len(stream.matrix)
+    ]
+    if means:
+        title = "Mean accuracy over the tasks so far"
+        figure = charts.curve_chart(means, x="tasks learned", y="percent", of=of, points=points)
+        table = tables.curve_table(title, means, [stream.name for stream in streams], True, 2)
+        shown.append(Chart(title, "One line a stream.", figure, table))
+    for stream in streams:
+        shown += _stream(stream, points)
+    legend = [Sign(stream.name, f"{of}{index}", *charts.mark(index)) for index, stream in enumerate(streams)]
+    about = "One task after another: what is left of the old ones."
+    return Section(f"Streams of {recipe}", about, legend, shown, [tables.streams_table(streams)])
+
+
+def _stream(stream: StreamRecord, points: int) -> list[Chart]:
+    """The charts of one stream; their lines are tasks."""
+    found = []
+    if len(stream.matrix):
+        about = "Accuracy in percent on each task (across) after each task (down)."
+        figure = charts.matrix_map(stream.matrix.rows)
+        found.append(Chart(f"Accuracy matrix: {stream.name}", about, figure, tables.matrix_table(stream)))
+    if stream.curves:
+        title = f"On the way: {stream.name}"
+        curves = task_curves(stream.curves)
+        figure = charts.curve_chart(curves, x="epochs of all tasks", y="percent", points=points)
+        table = tables.curve_table(title, curves, [curve.run for curve in curves], True, 2)
+        found.append(Chart(title, "Accuracy on every task, from where it began. One colour a task.", figure, table))
+    if stream.weights:
+        about = "P[weight = +1] after every task, one colour a task; logarithmic axis."
+        weights = [(f"after task {i + 1}", i, percent) for i, percent in enumerate(stream.weights)]
+        found.append(_weights(f"Weight probabilities: {stream.name}", about, weights))
     return found

@@ -1,0 +1,388 @@
+"""What the folders of runs hold, as records. Whatever is missing or damaged becomes one line and is left out."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeGuard
+
+from bitbayes.lab.continual import AccuracyMatrix
+from bitbayes.lab.studies.trust import TrustRow
+from bitbayes.lab.train import RunConfig
+from bitbayes.lab.train.folder import one_line
+from bitbayes.lab.train.measure import histogram
+from bitbayes.lab.train.records import Spread
+from bitbayes.posterior import load_posterior
+
+BINS = 50
+"""Equal parts of [0, 1] in the histogram of a posterior."""
+
+State = Literal["finished", "going", "stopped"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run, finished or not.
+
+    The contents of files are numbers and texts as they were found: entries may be missing.
+
+    Args:
+        name: The folder's name, with as many parents as tell it from the others.
+        config: Its record.
+        state: "finished" (summary.json is there); "stopped", if there is a failure.json, or nothing was written for
+            long; else "going".
+        status: The state in a few words.
+        history: Lines of metrics.jsonl, numbers only.
+        summary: Content of summary.json; empty for a run that is not finished.
+        evaluation: Content of evaluation.json.
+        environment: Content of environment.json.
+        weights: Percent of the weights in `BINS` equal parts of P[w = +1]; empty without a posterior.
+        beliefs: The same after some of the epochs, in fewer parts.
+    """
+
+    name: str
+    config: RunConfig
+    state: State
+    status: str
+    history: list[dict[str, float]]
+    summary: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    weights: list[float] = field(default_factory=list)
+    beliefs: list[tuple[float, list[float]]] = field(default_factory=list)
+
+    def last(self, key: str) -> float | None:
+        """Return the newest value of a metric, or None."""
+        return next((row[key] for row in reversed(self.history) if key in row), None)
+
+
+@dataclass(frozen=True)
+class CurveLine:
+    """A line of curves.jsonl: the accuracy on every task so far after an epoch of the newest of them."""
+
+    task: int
+    accuracies: list[float]
+
+
+@dataclass(frozen=True)
+class StreamRecord:
+    """One stream of tasks, finished or not.
+
+    Args:
+        name: As for a run.
+        config: Record of the first task.
+        status: How far the stream is.
+        matrix: Accuracy on every task after every task, in percent.
+        summary: Content of summary.json; empty before the first task has ended.
+        curves: Content of curves.jsonl.
+        environment: As for a run, of the first task.
+        weights: As for a run, after each task.
+    """
+
+    name: str
+    config: RunConfig
+    status: str
+    matrix: AccuracyMatrix
+    summary: dict[str, Any]
+    curves: list[CurveLine]
+    environment: dict[str, Any]
+    weights: list[list[float]]
+
+
+@dataclass(frozen=True)
+class TrustRecord:
+    """What `bitbayes reproduce trust` has measured in a folder."""
+
+    name: str
+    rows: list[TrustRow]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """All that was found, in the order in which the folders were named, and a line for everything that was left out."""
+
+    runs: list[RunRecord]
+    streams: list[StreamRecord]
+    trust: list[TrustRecord]
+    notes: list[str]
+
+
+def read_folders(paths: Sequence[str | Path], now: float | None = None) -> Folders:
+    """Read runs and streams of tasks; a folder of runs stands for all runs in it.
+
+    Args:
+        paths: Folders of runs, of streams of tasks, or of several of them.
+        now: Seconds since 1970, to tell a run that is going from one that has stopped; None for the clock.
+
+    Raises:
+        ValueError: If a folder does not exist, or there is nothing to show.
+
+    Example:
+        >>> import tempfile
+        >>> read_folders([tempfile.mkdtemp(prefix="none-")])
+        Traceback (most recent call last):
+        ...
+        ValueError: nothing to show: ...none-... is empty
+    """
+    reader = _Reader(time.time() if now is None else now)
+    runs: dict[Path, Path] = {}  # the folder itself, so that none is shown twice, and as it was named
+    streams: dict[Path, Path] = {}
+    trust: dict[Path, Path] = {}
+    for named in map(Path, paths):
+        if not named.exists():
+            raise ValueError(f"{named} does not exist")
+        found = [named] if _is_run(named) or _is_stream(named) else reader.inside(named)
+        for folder in found:
+            (streams if _is_stream(folder) else runs).setdefault(folder.resolve(), folder)
+        if (named / "trust.json").is_file():
+            trust.setdefault(named.resolve(), named)
+    names = _names([*runs, *streams, *trust])
+    folders = Folders(
+        [run for path, folder in runs.items() if (run := reader.run(names[path], folder))],
+        [stream for path, folder in streams.items() if (stream := reader.stream(names[path], folder))],
+        [TrustRecord(names[path], rows) for path, folder in trust.items() if (rows := reader.trust(folder))],
+        reader.notes,
+    )
+    if not folders.runs and not folders.streams:
+        raise ValueError(f"nothing to show: {'; '.join(reader.notes) or 'no folder was named'}")
+    return folders
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value of a JSON file is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def _is_stream(folder: Path) -> bool:
+    return not _is_run(folder) and _is_run(folder / "task1")
+
+
+def _names(folders: Sequence[Path]) -> dict[Path, str]:
+    """The shortest ends of the paths that differ."""
+    names: dict[Path, str] = {}
+    for folder in folders:
+        length = 1
+        while length < len(folder.parts) and any(
+            other != folder and other.parts[-length:] == folder.parts[-length:] for other in folders
+        ):
+            length += 1
+        names[folder] = "/".join(folder.parts[-length:])
+    return names
+
+
+def _trust_row(row: Mapping[str, Any]) -> TrustRow | None:
+    """A row of trust.json without the figures that are damaged; None if it is none."""
+    raw, size = row.get("figures"), row.get("bytes")
+    if not {"rule", "kind", "networks"} <= row.keys() or not isinstance(raw, Mapping) or not is_number(size):
+        return None
+    lists = {name: found.get("values") for name, found in raw.items() if isinstance(found, Mapping)}
+    values = {name: list(filter(is_number, found)) for name, found in lists.items() if isinstance(found, list)}
+    figures = {name: Spread.of(found) for name, found in values.items() if found}
+    return TrustRow(str(row["rule"]), str(row["kind"]), row["networks"], int(size), figures)
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+@dataclass
+class _Reader:
+    """Reads folders, some of which are being written or damaged, and notes what it could not read."""
+
+    now: float
+    notes: list[str] = field(default_factory=list)
+
+    def _note(self, line: str) -> None:
+        if line not in self.notes:
+            self.notes.append(line)
+
+    def _refuse(self, path: Path, what: str, error: Exception) -> None:
+        """Note an error with the path, which some errors name themselves."""
+        line = " ".join(str(error).split())
+        self._note(line if str(path) in line else f"{path} {what}: {one_line(error)}")
+
+    def inside(self, folder: Path) -> list[Path]:
+        """Return the runs and streams in a folder that is neither."""
+        if not folder.is_dir():
+            self._note(f"{folder} is a file, not the folder of a run")
+            return []
+        try:
+            children = sorted(folder.iterdir())
+        except OSError as error:
+            self._note(f"{folder} cannot be read: {error.strerror}")
+            return []
+        found = [child for child in children if _is_run(child) or _is_stream(child)]
+        if not found:
+            self._note(f"{folder} is no run: it has no config.json" if children else f"{folder} is empty")
+        return found
+
+    def run(self, name: str, folder: Path) -> RunRecord | None:
+        """Read a run; without a record of its settings there is nothing to show."""
+        config = self._config(folder)
+        if config is None:
+            return None
+        lines = self._lines(folder / "metrics.jsonl")
+        history = self._history(lines)
+        summary = self._scalars(folder / "summary.json")
+        state, status = self._state(folder, config, history, summary)
+        return RunRecord(
+            name,
+            config,
+            state,
+            status,
+            history,
+            summary if state == "finished" else {},  # else of an earlier, shorter part of the run
+            self._object(folder / "evaluation.json"),
+            self._scalars(folder / "environment.json"),
+            self._weights(folder / "posterior.safetensors"),
+            self._beliefs(lines),
+        )
+
+    def stream(self, name: str, folder: Path) -> StreamRecord | None:
+        """Read a stream of tasks, which may be going."""
+        config = self._config(folder / "task1")
+        if config is None:
+            return None
+        summary = self._object(folder / "summary.json")
+        try:
+            matrix = AccuracyMatrix(summary.get("matrix", []))
+        except (TypeError, ValueError) as error:
+            self._note(f"{folder / 'summary.json'} has no matrix of accuracies: {error}")
+            matrix = AccuracyMatrix()
+        done = len(matrix)
+        status = f"{done} {'task' if done == 1 else 'tasks'} learned"
+        task = folder / f"task{done + 1}"
+        if _is_run(task) and (its := self._config(task)):
+            found = self._scalars(task / "summary.json")
+            state = self._state(task, its, self._history(self._lines(task / "metrics.jsonl")), found)[1]
+            status += f"; task {done + 1} {state}"
+        weights: list[list[float]] = []
+        while len(weights) < done and (
+            percent := self._weights(folder / f"task{len(weights) + 1}/posterior.safetensors")
+        ):
+            weights.append(percent)
+        environment = self._scalars(folder / "task1/environment.json")
+        curves = curve_lines(self._lines(folder / "curves.jsonl"))
+        return StreamRecord(name, config, status, matrix, summary, curves, environment, weights)
+
+    def trust(self, folder: Path) -> list[TrustRow]:
+        """Read trust.json; rows that are damaged are left out."""
+        rows = self._object(folder / "trust.json").get("rows")
+        every = (_trust_row(row) for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()
+        return [row for row in every if row is not None]
+
+    def _state(
+        self, folder: Path, config: RunConfig, history: list[dict[str, float]], summary: dict[str, Any]
+    ) -> tuple[State, str]:
+        """A run that fails leaves a line; one that is killed cannot, and is told by how long it has been silent."""
+        epoch = int(history[-1]["epoch"]) if history else 0
+        if summary.get("epochs_done") == config.last_epoch:
+            return "finished", f"finished, {config.last_epoch} epochs"
+        so_far = f"{epoch} of {config.last_epoch} epochs" if epoch else "no epoch yet"
+        stopped = f"stopped after {so_far}" if epoch else "stopped before the end of the first epoch"
+        if why := self._scalars(folder / "failure.json").get("error"):
+            return "stopped", f"{stopped}: {why}"
+        files = (folder / "config.json", folder / "metrics.jsonl")
+        silent = self.now - max((path.stat().st_mtime for path in files if path.is_file()), default=0.0)
+        slowest = max((row.get("seconds", 0.0) for row in history), default=600.0)
+        if silent < 60 + 3 * config.evaluate_every * slowest:
+            return "going", f"going, {so_far}"
+        return "stopped", f"{stopped}, silent for {_duration(silent)}; continue it with --resume"
+
+    def _config(self, folder: Path) -> RunConfig | None:
+        try:
+            return RunConfig.load(folder)
+        except (ValueError, TypeError, AttributeError, OSError) as error:
+            self._refuse(folder / "config.json", "is not a record of a run", error)
+            return None
+
+    def _object(self, path: Path) -> dict[str, Any]:
+        """A JSON object; empty if there is no file, or after a note."""
+        if not path.is_file():
+            return {}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            self._refuse(path, "is damaged", error)
+            return {}
+        if not isinstance(found, dict):
+            self._note(f"{path} is damaged: it holds no JSON object")
+            return {}
+        return found
+
+    def _scalars(self, path: Path) -> dict[str, Any]:
+        """The numbers and texts of a JSON object."""
+        return {key: value for key, value in self._object(path).items() if isinstance(value, str) or is_number(value)}
+
+    def _lines(self, path: Path) -> list[dict[str, Any]]:
+        """The JSON objects of a file of lines; a last line that is still being written is left out without a note."""
+        if not path.is_file():
+            return []
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            self._note(f"{path} cannot be read: {error.strerror}")
+            return []
+        found, damaged = [], []
+        for number, line in enumerate(text.splitlines(keepends=True), 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if isinstance(row, dict):
+                found.append(row)
+            elif line.endswith("\n"):
+                damaged.append(str(number))
+        if damaged:
+            shown = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
+            self._note(f"{path}: left out {'line' if len(damaged) == 1 else 'lines'} {shown}, which cannot be read")
+        return found
+
+    @staticmethod
+    def _history(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+        """The numbers of the lines of metrics.jsonl that have an epoch."""
+        rows = [{key: value for key, value in line.items() if is_number(value)} for line in lines]
+        return [row for row in rows if "epoch" in row]
+
+    @staticmethod
+    def _beliefs(lines: Sequence[Mapping[str, Any]]) -> list[tuple[float, list[float]]]:
+        """The histograms in metrics.jsonl by epoch: percent of the weights in 10 or more equal parts of P[w = +1]."""
+        found: list[tuple[float, list[float]]] = []
+        for line in lines:
+            epoch, shares = line.get("epoch"), line.get("probabilities")
+            if isinstance(epoch, int) and isinstance(shares, list) and len(shares) >= 10:
+                if all(map(is_number, shares)) and sum(shares) > 0:
+                    found.append((float(epoch), shares))
+        return found
+
+    def _weights(self, path: Path) -> list[float]:
+        """The histogram of a posterior; empty if there is no such file, or after a note."""
+        if not path.is_file():
+            return []
+        try:
+            percent = histogram(load_posterior(path), BINS)
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
+            self._refuse(path, "is damaged", error)
+            return []
+        if not all(map(math.isfinite, percent)):  # of none
+            self._note(f"{path} holds no weights")
+            return []
+        return percent
+
+
+def curve_lines(lines: Sequence[Mapping[str, Any]]) -> list[CurveLine]:
+    """Return the sound lines of curves.jsonl: those with an accuracy for each of their tasks."""
+    pairs = [(line.get("task"), line.get("accuracies")) for line in lines]
+    sound = [(task, values) for task, values in pairs if isinstance(task, int) and isinstance(values, list)]
+    return [CurveLine(task, values) for task, values in sound if len(values) == task and all(map(is_number, values))]

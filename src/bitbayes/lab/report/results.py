@@ -1,0 +1,120 @@
+"""Results of several seeds: published tables as reproduced, and the groups of runs on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bitbayes.lab.recipes import RECIPES, Published, Recipe
+from bitbayes.lab.report.groups import Group
+from bitbayes.lab.studies.tables import TABLES, TableRow
+from bitbayes.lab.train import RunFolder
+from bitbayes.table import Table, number, spread
+
+_ACCURACIES = ("train", "validation", "test")
+_MEASURED = {
+    "train": ("train_accuracy", 2),
+    "validation": ("val_accuracy", 2),
+    "test": ("test_accuracy", 2),
+    "one sample": ("sample_test_accuracy", 2),
+    "mean of samples": ("mean_test_accuracy", 2),
+    "NLL": ("test_nll", 3),
+    "NLL of the mean": ("mean_test_nll", 3),
+    "error": ("test_error", 3),
+    "error of the mean": ("mean_test_error", 3),
+    "bits a weight": ("posterior_entropy_bits", 3),
+    "s/epoch": ("seconds_per_epoch", 1),
+}  # by heading: entry of summary.json, and digits after the point
+
+
+def measured(runs: Group | TableRow, *heads: str) -> list[str]:
+    """Return mean and standard deviation over runs of the entries of summary.json that have these headings."""
+    return [spread(runs.values(key), digits) for key, digits in map(_MEASURED.__getitem__, heads)]
+
+
+def _published(published: Published | None, column: str) -> str:
+    """Test accuracy is published with its standard deviation."""
+    return str(published) if published and column == "test" else number(getattr(published, column, None))
+
+
+def results_table(name: str, recipe: Recipe, rows: Sequence[TableRow]) -> Table:
+    """Return a published table as reproduced: a row for each rule, ours beside published."""
+    return _results_table(f"{name}: test data of {recipe.title}", TABLES[name].columns, recipe, rows)
+
+
+def seeds_table(recipe: Recipe, row: TableRow) -> Table:
+    """Return one rule over several seeds."""
+    return _results_table(recipe.title, _ACCURACIES, recipe, [row])
+
+
+def _results_table(title: str, columns: Sequence[str], recipe: Recipe, rows: Sequence[TableRow]) -> Table:
+    summary = rows[0].summaries[0]
+    best = {
+        "validation": "the best validation epoch",
+        "test": "the best test epoch of the mean of samples (VISPA's paper), trained on all of the training data",
+    }
+    # Data without a validation part are trained on to the end.
+    to_the_end = summary.protocol == "validation" and summary.val_accuracy is None
+    caption = (
+        f"Ours: {len(rows[0].summaries)} runs of {summary.epochs} epochs, mean and sample standard deviation, mode at "
+        f"{'the last epoch' if to_the_end else best[summary.protocol]}."
+    )
+    if recipe.published:
+        caption += f" Published: {recipe.source}, {recipe.epochs} epochs."
+    if not recipe.loss.classifies:
+        keys = {"test_error": 4, "mean_test_error": 4, "posterior_entropy_bits": 3}
+        cells = [[row.rule, *(spread(row.values(key), digits) for key, digits in keys.items())] for row in rows]
+        return Table(title, ["rule", "squared error", "mean of samples", "bits a weight"], cells, caption)
+    rest = ("one sample", "mean of samples", "bits a weight", "NLL", "s/epoch")
+    cells = []
+    shown = 2 if recipe.published else 1
+    heads = [head for column in columns for head in (column, "published")[:shown]]
+    for row in rows:
+        published = recipe.published.get(row.rule)
+        pairs = [(*measured(row, column), _published(published, column))[:shown] for column in columns]
+        cells.append([row.rule, *(cell for pair in pairs for cell in pair), *measured(row, *rest)])
+    return Table(title, ["rule", *heads, *rest], cells, caption)
+
+
+def write_results(name: str, recipe: Recipe, rows: Sequence[TableRow], folder: Path) -> tuple[Path, Path]:
+    """Write results.json and the same table as NAME.md, and return both paths."""
+    table = results_table(name, recipe, rows)
+    text = f"# {name}: {recipe.title}\n\n{table.markdown()}\n\n{table.caption}\n"
+    files = RunFolder(folder)
+    figures = [row.figures() for row in rows]
+    for entry in figures:
+        published = recipe.published.get(entry["rule"])
+        entry["published"] = None if published is None else vars(published)
+    files.write_json("results.json", {"table": name, "recipe": recipe.name, "rows": figures})
+    files.write_text(f"{name}.md", text)
+    return folder / "results.json", folder / f"{name}.md"
+
+
+def group_results_table(recipe: str, groups: Sequence[Group]) -> Table:
+    """Return ours beside published for the groups of runs on a page; runs that are not finished are left out."""
+    chosen = {"validation": "validation", "test": "test (VISPA's paper)"}
+    rest = ("one sample", "mean of samples", "NLL", "NLL of the mean", "error", "error of the mean", "bits a weight")
+    heads = ["rule", "test", "published", "runs", "epochs", "best epoch by"]
+    heads += ["validation", "published validation", "train", "published train", *rest]
+    rows = []
+    for group in groups:
+        config, finished = group.runs[0].config, sum(run.state == "finished" for run in group.runs)
+        if not finished:
+            continue
+        epochs = str(config.epochs) if config.last_epoch == config.epochs else f"{config.last_epoch} of {config.epochs}"
+        test, validation, train = (
+            (*measured(group, column), _published(group.published, column))
+            for column in ("test", "validation", "train")
+        )
+        how = (str(finished), epochs, chosen[config.protocol])
+        rows.append([group.label, *test, *how, *validation, *train, *measured(group, *rest)])
+    about = (
+        "Ours: mean ± sample standard deviation over runs, accuracies in percent, of the mode at the best epoch; the "
+        "column says which data chose that epoch. Runs that are not finished are left out."
+    )
+    known = RECIPES.get(recipe)
+    title = "Results"
+    if known is not None and any(group.published for group in groups):
+        title = "Ours beside published"
+        about += f" Published: {known.source}, {known.epochs} epochs, mean ± std as printed."
+    return Table(title, heads, rows, about).without_empty_columns()

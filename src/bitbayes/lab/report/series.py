@@ -1,0 +1,194 @@
+"""The numbers that charts draw, on a page and in a picture alike: curves, published ranges, points of reliability."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitbayes.lab.report.folders import CurveLine, is_number
+from bitbayes.lab.report.groups import Group
+
+_COLUMNS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity of one run by epoch, or by task.
+
+    Args:
+        run: Name of the run, or of what else the curve is of.
+        group: Number of its group, which has a colour.
+        epochs: Where the points are.
+        values: How high they are.
+    """
+
+    run: str
+    group: int
+    epochs: list[float]
+    values: list[float]
+
+    @classmethod
+    def through(cls, run: str, group: int, points: Sequence[tuple[float, float]]) -> Curve:
+        """Return the curve through some points."""
+        return cls(run, group, [epoch for epoch, _ in points], [value for _, value in points])
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """The points, from left to right."""
+        return list(zip(self.epochs, self.values, strict=True))
+
+    def thinned(self, count: int) -> Curve:
+        """Return about `count` points at most, evenly chosen, the first and the last among them.
+
+        Example:
+            >>> curve = Curve("run", 0, [1.0, 2.0, 3.0, 4.0, 5.0], [5.0, 4.0, 3.0, 2.0, 1.0])
+            >>> curve.thinned(3).values
+            [5.0, 3.0, 1.0]
+        """
+        last = len(self.epochs) - 1
+        if last < count:
+            return self
+        return Curve.through(self.run, self.group, [self.points[round(last * i / (count - 1))] for i in range(count)])
+
+
+def metric_curve(run: str, group: int, history: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0) -> Curve:
+    """Return one metric of a run, at the epochs that have it; `history` is the content of metrics.jsonl."""
+    return Curve.through(run, group, [(row["epoch"], scale * row[key]) for row in history if row.get(key) is not None])
+
+
+def group_curves(groups: Sequence[Group], key: str, scale: float = 1.0) -> list[Curve]:
+    """Return one metric of all runs that have it."""
+    found = (metric_curve(run.name, i, run.history, key, scale) for i, group in enumerate(groups) for run in group.runs)
+    return [curve for curve in found if curve.epochs]
+
+
+def mean_curve(runs: Sequence[Curve]) -> Curve:
+    """Return the mean of several runs of a group, at the epochs that all have; the first run if they share no epoch.
+
+    Example:
+        >>> mean_curve([Curve("a", 0, [1.0, 2.0], [4.0, 6.0]), Curve("b", 0, [1.0], [8.0])]).values
+        [6.0]
+    """
+    every = [dict(run.points) for run in runs]
+    shared = [epoch for epoch in runs[0].epochs if all(epoch in values for values in every)]
+    points = [(epoch, sum(values[epoch] for values in every) / len(every)) for epoch in shared]
+    return Curve.through(f"mean of {len(runs)}", runs[0].group, points) if points else runs[0]
+
+
+def task_curves(lines: Sequence[CurveLine]) -> list[Curve]:
+    """Return the accuracy on every task of a stream by epoch of all tasks, from where the task began."""
+    last = max(line.task for line in lines)
+    return [
+        Curve.through(
+            f"task {task}",
+            task - 1,
+            [(float(at), line.accuracies[task - 1]) for at, line in enumerate(lines, 1) if line.task >= task],
+        )
+        for task in range(1, last + 1)
+    ]
+
+
+def matrix_curves(rows: Sequence[Sequence[float]]) -> list[Curve]:
+    """Return the accuracy on every task of a stream by the number of tasks learned, from the task itself on."""
+    return [
+        Curve.through(f"task {task + 1}", task, [(float(at), row[task]) for at, row in enumerate(rows, 1) if at > task])
+        for task in range(len(rows))
+    ]
+
+
+@dataclass(frozen=True)
+class PublishedCurves:
+    """Lowest, mean and highest value of several published runs, by epoch from 1."""
+
+    low: list[float]
+    mean: list[float]
+    high: list[float]
+    runs: int
+
+    def until(self, longest: float) -> PublishedCurves:
+        """Return the part that is shown beside our curves: as long as the longest of them, or 10 epochs."""
+        stop = max(int(longest), 10)
+        return dataclasses.replace(self, low=self.low[:stop], mean=self.mean[:stop], high=self.high[:stop])
+
+
+class NoCurvesError(ValueError):
+    """A file has no published curves of a data set."""
+
+
+def published_curves(path: str | Path, dataset: str) -> dict[str, PublishedCurves]:
+    """Read the published curves of one data set.
+
+    Args:
+        path: JSON file {"curves": {dataset: [{"train": [...], "val": [...], "test": [...]}, ...]}}.
+        dataset: Name of the data set.
+
+    Returns:
+        The ranges by column: "train", "val" and "test".
+
+    Raises:
+        NoCurvesError: If the file cannot be read, or has no curves of that name.
+        ValueError: If they are no lists of numbers of one length.
+    """
+    try:
+        runs = json.loads(Path(path).read_text(encoding="utf-8"))["curves"][dataset]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NoCurvesError(f"{path} has no published curves of {dataset}: {error}") from error
+    try:
+        return {column: _range([run[column] for run in runs]) for column in _COLUMNS if column in runs[0]}
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path} has damaged curves of {dataset}: {error}") from error
+
+
+def _range(runs: Sequence[Sequence[float]]) -> PublishedCurves:
+    epochs = [[float(value) for value in values] for values in zip(*runs, strict=True)]
+    means = [sum(values) / len(values) for values in epochs]
+    return PublishedCurves([min(values) for values in epochs], means, [max(values) for values in epochs], len(runs))
+
+
+@dataclass(frozen=True)
+class ReliabilityPoints:
+    """The points of a reliability diagram.
+
+    Args:
+        run: Name of the run.
+        group: Number of its group.
+        bins: "mass" (equally many examples each) or "width" (equal parts of [0, 1]).
+        kind: "mode" or "mean".
+        confidence: Mean probability of the predicted class, bin by bin.
+        accuracy: Share that is right, bin by bin.
+        share: Share of all examples, bin by bin.
+    """
+
+    run: str
+    group: int
+    bins: str
+    kind: str
+    confidence: list[float]
+    accuracy: list[float]
+    share: list[float]
+
+
+def reliability_points(groups: Sequence[Group]) -> list[ReliabilityPoints]:
+    """Return what evaluation.json has for every run, prediction and kind of bins; older evaluations have none."""
+    found = []
+    for index, group in enumerate(groups):
+        for run in group.runs:
+            for kind, bins in itertools.product(("mode", "mean"), ("width", "mass")):
+                points = _inside(run.evaluation, "reliability", kind, bins)
+                lists: list[Any] = [_inside(points, key) for key in ("confidence", "accuracy", "share")]
+                numbers = all(isinstance(one, list) and all(map(is_number, one)) for one in lists)
+                if numbers and len({len(one) for one in lists}) == 1:
+                    found.append(ReliabilityPoints(run.name, index, bins, kind, *lists))
+    return found
+
+
+def _inside(found: Any, *keys: str) -> Any:
+    """An entry of nested objects; None where there is no such thing."""
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found

@@ -1,0 +1,162 @@
+"""A table of text, which a terminal, a Markdown file and an HTML page show in their own way."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bitbayes.errors import require
+
+__all__ = ["Table", "number", "spread"]
+
+_LETTER = re.compile(r"[^\W\d_]")
+_HTML = """\
+{%- macro cell(tag, index, text) -%}
+<{{ tag }}{% if sides[index] == "r" %} class="n"{% endif %}>{{ text }}</{{ tag.split()[0] }}>
+{%- endmacro -%}
+<div class="wide" role="region" tabindex="0" aria-label="{{ table.title }}, a table">
+<table><caption>{{ table.title }}</caption>
+<thead><tr>
+{%- for head in table.heads %}{{ cell("th scope=col", loop.index0, head) }}{% endfor -%}
+</tr></thead>
+<tbody>
+{%- for row in table.rows %}
+<tr>{% for text in row %}{{ cell("th scope=row" if loop.first else "td", loop.index0, text) }}{% endfor %}</tr>
+{%- endfor %}
+</tbody></table></div>
+{%- if table.caption %}
+<p class="quiet">{{ table.caption }}</p>
+{%- endif %}
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under column headings; the first column names the rows.
+
+    Args:
+        title: Text above the table.
+        heads: Heading of each column; empty for a table without headings, which only `text` can show.
+        rows: One text for each column.
+        caption: Text below the table.
+        align: One letter for each column, "l" or "r". By default the first column is aligned to the left, and of the
+            others those without any letter, which are columns of numbers, to the right.
+
+    Example:
+        >>> print(Table("Digits", ["rule", "test", "kind"], [["ste", "98.4", "mode"]]).text())
+        Digits
+        rule  test  kind
+        ste   98.4  mode
+    """
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    align: str = ""
+
+    def without_empty_columns(self) -> Table:
+        """Return the table without the columns, after the first, whose cells are all "-" or empty.
+
+        Example:
+            >>> Table("", ["rule", "test", "bits"], [["ste", "98", "-"]]).without_empty_columns().heads
+            ['rule', 'test']
+        """
+        kept = [i for i in range(len(self.heads)) if i == 0 or any(row[i] not in ("-", "") for row in self.rows)]
+        heads, *rows = ([row[i] for i in kept] for row in (self.heads, *self.rows))
+        return dataclasses.replace(self, heads=heads, rows=rows, align="".join(self.align[i : i + 1] for i in kept))
+
+    def text(self) -> str:
+        """Return the table as plain text, with two spaces between columns."""
+        lines = [self.heads, *self.rows] if self.heads else self.rows
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        sides = self._sides(len(widths))
+        aligned = [
+            "  ".join(
+                cell.rjust(width) if side == "r" else cell.ljust(width)
+                for cell, width, side in zip(line, widths, sides, strict=True)
+            ).rstrip()
+            for line in lines
+        ]
+        return "\n".join([*filter(None, [self.title]), *aligned, *filter(None, [self.caption])])
+
+    def markdown(self) -> str:
+        """Return headings and rows as a Markdown table, without title and caption.
+
+        Example:
+            >>> print(Table("", ["rule", "test"], [["ste", "98.4"]]).markdown())
+            | rule | test |
+            | --- | ---: |
+            | ste | 98.4 |
+        """
+        marks = ["---:" if side == "r" else "---" for side in self._sides(len(self.heads))]
+        lines = [[cell.replace("|", r"\|") for cell in line] for line in (self.heads, *self.rows)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], marks, *lines[1:]))
+
+    def rich(self) -> Any:
+        """Return a `rich.table.Table` for the terminal; lines separate rows that are several lines high."""
+        rich, escape = require("rich.table", "train"), require("rich.markup", "train").escape
+        table = rich.Table(
+            title=escape(self.title) or None,
+            caption=escape(self.caption) or None,
+            title_justify="left",
+            caption_justify="left",
+            show_lines=any("\n" in cell for row in self.rows for cell in row),
+        )
+        for head, side in zip(self.heads, self._sides(len(self.heads)), strict=True):
+            table.add_column(escape(head), justify="right" if side == "r" else "left")
+        for row in self.rows:
+            table.add_row(*map(escape, row))
+        return table
+
+    def html(self) -> str:
+        """Return the table as HTML in which every text is escaped, for a page that defines the classes.
+
+        The table scrolls sideways by itself, also with the keyboard (class "wide"). Columns that are aligned to the
+        right have the class "n", and the caption "quiet". The result is marked as safe for jinja2 templates.
+        """
+        text = _template().render(table=self, sides=self._sides(len(self.heads)))
+        return require("markupsafe", "report").Markup(text)
+
+    def _sides(self, columns: int) -> str:
+        """The alignment of every column."""
+        if self.align:
+            return self.align
+        cells = [[row[i] for row in self.rows] for i in range(columns)]
+        return "".join(
+            "l" if index == 0 or any(map(_LETTER.search, column)) else "r" for index, column in enumerate(cells)
+        )
+
+
+@functools.cache
+def _template() -> Any:
+    return require("jinja2", "report").Environment(autoescape=True).from_string(_HTML)
+
+
+def number(value: float | None, digits: int = 2, missing: str = "-") -> str:
+    """Return a number with a fixed count of decimals and commas between thousands, or `missing` for None.
+
+    Example:
+        >>> number(98.856), number(None), number(10014720, 0)
+        ('98.86', '-', '10,014,720')
+    """
+    return missing if value is None else f"{value:,.{digits}f}"
+
+
+def spread(values: Iterable[float | None], digits: int = 2, missing: str = "-") -> str:
+    """Return mean and sample standard deviation of the values that are not None, or `missing` if there is none.
+
+    Example:
+        >>> spread([98.0, 99.0, None]), spread([98.0]), spread([])
+        ('98.50 ± 0.71', '98.00', '-')
+    """
+    known = [value for value in values if value is not None]
+    if not known:
+        return missing
+    mean = f"{statistics.mean(known):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean
