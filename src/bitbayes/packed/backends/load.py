@@ -43,7 +43,7 @@ def load(network: PackedNetwork | str | Path, backend: str = "reference", **opti
         >>> model = torch.nn.Linear(3, 2)
         >>> _ = bb.STE([model.weight], seed=0)
         >>> bb.pack(model, torch.zeros(1, 3)).save(path)
-        >>> load(path).predict(np.ones((5, 3))).probs.shape
+        >>> load(path).predict(torch.ones(5, 3).numpy()).probs.shape
         (5, 2)
     """
     if not isinstance(network, PackedNetwork):
