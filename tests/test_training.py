@@ -452,7 +452,7 @@ def test_a_batch_in_parts_is_the_batch(rule, tmp_path):
     for parts in (1, 5):
         blobs(str(tmp_path / str(parts)), rule, parts)
     one, five = (RunFolder(tmp_path / str(parts)).read_checkpoint()["parts"] for parts in (1, 5))
-    assert equal(one, five, tolerance=1e-5)
+    assert equal(one, five, tolerance=1e-3)  # Adam divides a bias's gradient near zero by its own size
     assert not equal(one, five)  # sums in another order: it was done in parts
 
 

@@ -147,6 +147,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
     @torch.no_grad()
     def named_mode(self) -> Iterator[tuple[str, Tensor]]:
         """Iterate over (name, mode), exactly ±scale each, without touching the parameters."""
+        self._report()
         for place in self._places():
             state, parameter = self.state[place.parameter], place.parameter
             unit = self.mode(self._belief(parameter), self._options(place, state["step"])).view(parameter.shape)
