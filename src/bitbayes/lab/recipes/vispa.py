@@ -16,10 +16,8 @@ import torch
 
 from bitbayes import nn
 from bitbayes.lab.data import load_cifar10, load_cifar100, load_imagenet, load_tiny_imagenet
-from bitbayes.lab.recipes.base import DEFAULT, Published, Recipe, RuleSpec, loading
-from bitbayes.lab.train import CROSS_ENTROPY, Schedule
-
-__all__ = ["VISPA_RECIPES"]
+from bitbayes.lab.recipes.base import DEFAULT, Published, Recipe, loading
+from bitbayes.lab.train import CROSS_ENTROPY, RuleSpec, Schedule
 
 _SOURCE = "Orecchia et al., NeurIPS 2024"
 _WARMUP = Schedule("warmup-cosine", warmup=5)

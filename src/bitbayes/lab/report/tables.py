@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bitbayes.errors import require
-from bitbayes.lab.recipes import Recipe
-from bitbayes.lab.recipes.base import DEFAULTS
+from bitbayes.lab.recipes import DEFAULTS, Recipe
 
 __all__ = ["evaluation_table", "recipes_table", "show", "spread", "summary_table", "tuned_table"]
 

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitbayes.lab.recipes.configure import make_config, run_recipe
-from bitbayes.lab.recipes.registry import find_recipe
+from bitbayes.lab.recipes import make_config, run_recipe
 from bitbayes.lab.studies.load import LoadedRun, load_run
 from bitbayes.lab.studies.several import finished
 from bitbayes.lab.train import Progress, RunFolder
@@ -84,7 +83,7 @@ def moons_study(
     test = bayes.experiment.data.test
     assert test is not None
     x, y = whole(test)
-    with tuned_for("moons"):
+    with tuned_for(wide=False):
         on_data = bayes.predict(x, _SAMPLES)
         far = bayes.predict(ring(4.0).to(x.device), _SAMPLES)
         modes = {rule: run.predict(x) for rule, run in runs.items()}
@@ -164,7 +163,7 @@ def snelson_study(
         ]
         ste.append(pair[0])
         bayes.append(pair[1])
-        with tuned_for("snelson"):
+        with tuned_for(wide=False):
             rows.append(_held_out(*pair))
     names = rows[0].keys()
     figures = {
@@ -222,7 +221,7 @@ def _trained(
     **choices: Any,
 ) -> LoadedRun:
     """The run in a folder, trained now unless it is finished."""
-    config = make_config(find_recipe(recipe), rule, out=out, **choices)
+    config = make_config(recipe, rule, out=out, **choices)
     if finished(config) is None:
         note(f"{recipe}: training {rule}, in {Path(out)}")
         run_recipe(config, resume=True, progress=progress)

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluation_inputs
 from bitbayes.lab.studies.load import LoadedRun, load_run
-from bitbayes.lab.studies.tables import TABLES, run_table
-from bitbayes.lab.train import RunFolder
+from bitbayes.lab.studies.tables import TABLES, run_folder, run_table
+from bitbayes.lab.train import RuleName, RunFolder
 from bitbayes.predict import Prediction
 
 __all__ = ["TrustStudy", "trust_study"]
@@ -38,15 +39,13 @@ class TrustStudy:
 
 
 def trust_study(
+    choice: TableChoice,
+    given: Overrides,
     *,
-    data: str | None = None,
     unlike: str | None = "fashion-mnist",
     unlike_data: str | None = None,
     samples: int = 32,
-    rules: Sequence[str] = (),
-    device: str = "cpu",
     note: Callable[[str], None] = print,
-    **choices: Any,
 ) -> TrustStudy:
     """Trains the runs of the table "trust" that are missing, evaluates all of them, and writes trust.json.
 
@@ -55,14 +54,12 @@ def trust_study(
     float has bits take the bytes of one float network.
 
     Args:
-        data: Folder or hub id.
+        choice: Runs of the table, see `run_table`.
+        given: Choices for every run.
         unlike: Recipe of data that the networks should be unsure of; None leaves it out.
-        unlike_data: Where it is.
+        unlike_data: Folder or hub id of these data.
         samples: Networks that a mean averages over.
-        rules: Rules to compare; empty for all of the recipe.
-        device: Torch device.
         note: Told of each step.
-        **choices: Further arguments of `run_table`.
 
     Returns:
         The study.
@@ -70,7 +67,7 @@ def trust_study(
     Raises:
         ValueError: For names that do not exist, or data that is not as expected.
     """
-    table, folder = run_table("trust", data=data, rules=rules, device=device, note=note, **choices)
+    table, folder = run_table("trust", choice, given, note=note)
     inputs: Inputs | None = None
     rows: list[dict[str, Any]] = []
     examples: dict[str, Predictions] = {}
@@ -78,7 +75,8 @@ def trust_study(
         found: dict[str, list[Predictions]] = {}
         sizes: dict[str, tuple[int, int]] = {}
         for summary in row.summaries:
-            run = load_run(folder / f"{row.rule.replace(':', '-')}-seed{summary['seed']}", data=data, device=device)
+            place = run_folder(folder, RuleName.parse(row.rule), summary["seed"])
+            run = load_run(place, data=given.data, device=given.device)
             inputs = inputs or evaluation_inputs(run, unlike, unlike_data)
             for kind, count in {"network": 0, "mean": samples}.items():
                 if kind == "mean" and run.posterior is None:
@@ -98,7 +96,7 @@ def trust_study(
             rows.append(record | ({"entropy_bits": statistics.mean(bits)} if kind == "mean" else {}))
             examples[f"{row.rule} {kind}"] = predictions[0]
     assert inputs is not None
-    recipe = choices.get("dataset") or TABLES["trust"].recipe
+    recipe = choice.dataset or TABLES["trust"].recipe
     RunFolder(folder).write_json("trust.json", {"recipe": recipe, "unlike": unlike, "rows": rows})
     return TrustStudy(rows, examples, inputs, folder)
 

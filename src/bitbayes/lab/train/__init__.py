@@ -3,7 +3,7 @@
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.distributed import Ranks, joined
 from bitbayes.lab.train.events import EventProgress
-from bitbayes.lab.train.experiment import RULES, Experiment, build_experiment, learning_rate
+from bitbayes.lab.train.experiment import Experiment, build_experiment
 from bitbayes.lab.train.folder import RunError, RunFolder
 from bitbayes.lab.train.hooks import StepHooks
 from bitbayes.lab.train.loop import Interrupted, RunResult, train
@@ -16,6 +16,7 @@ from bitbayes.lab.train.progress import (
     SilentProgress,
     default_progress,
 )
+from bitbayes.lab.train.rules import RULES, RuleName, RuleSpec
 from bitbayes.lab.train.schedule import COSINE_BY_STEPS, Schedule
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "Loss",
     "Progress",
     "Ranks",
+    "RuleName",
+    "RuleSpec",
     "RunConfig",
     "RunError",
     "RunFolder",
@@ -46,6 +49,5 @@ __all__ = [
     "choose_precision",
     "default_progress",
     "joined",
-    "learning_rate",
     "train",
 ]

@@ -210,7 +210,7 @@ def _epoch(run: _Run, epoch: int, steps: int, progress: Progress, evaluated: boo
     """One pass over the training data; returns the first half of its line of metrics."""
     signs: list[Tensor] | None = None  # of the mode before the last step
     config, experiment = run.config, run.experiment
-    per_step = config.schedule.per_step
+    per_step = config.spec.schedule.per_step
     if not per_step:
         advance(experiment.schedulers)
     ranks = experiment.ranks

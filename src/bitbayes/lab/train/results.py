@@ -121,8 +121,9 @@ def best_row(config: RunConfig, history: list[dict[str, Any]]) -> dict[str, Any]
         One of them, the first of equals.
 
     Example:
+        >>> from bitbayes.lab.train import RuleSpec
         >>> rows = [{"epoch": 1, "val_accuracy": 90.0}, {"epoch": 2, "val_accuracy": 90.0}]
-        >>> best_row(RunConfig("digits", "ste", "runs/x", lr=0.1, epochs=2), rows)["epoch"]
+        >>> best_row(RunConfig("digits", "ste", "runs/x", RuleSpec(0.1), epochs=2), rows)["epoch"]
         1
     """
     if _criterion(config, history[-1]) is None:

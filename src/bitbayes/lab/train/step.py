@@ -36,7 +36,7 @@ def training_step(
     optimizer, real = experiment.optimizer, experiment.real_optimizer
     right = torch.zeros((), device=x.device)
 
-    sums = _Sums(real) if real is not None and optimizer is not None and config.samples > 1 else None
+    sums = _Sums(real) if real is not None and optimizer is not None and config.spec.samples > 1 else None
 
     def closure() -> Tensor:
         nonlocal right
@@ -46,10 +46,10 @@ def training_step(
         loss, right = _passes(config, experiment, x, y, share)
         if experiment.hooks is not None:
             experiment.hooks.before_update()
-        if config.clip_gradient is not None:
-            torch.nn.utils.clip_grad_norm_(experiment.model.parameters(), config.clip_gradient)
+        if config.spec.clip_gradient is not None:
+            torch.nn.utils.clip_grad_norm_(experiment.model.parameters(), config.spec.clip_gradient)
         if sums is not None:
-            sums.add(1 / config.samples)
+            sums.add(1 / config.spec.samples)
         return loss
 
     loss = closure() if optimizer is None else optimizer.step(closure)

@@ -9,7 +9,7 @@ from typing import Any
 
 from bitbayes.lab.recipes import RECIPES, Published
 from bitbayes.lab.report.page.records import Run
-from bitbayes.lab.train import RunConfig
+from bitbayes.lab.train import RuleName, RunConfig, Schedule
 
 __all__ = ["Curve", "Group", "curves", "flat", "grouped", "mean_curve"]
 
@@ -157,9 +157,10 @@ def flat(config: RunConfig) -> dict[str, Any]:
         Its entries; those of options and schedule are named options.NAME and schedule.NAME.
     """
     entries: dict[str, Any] = {}
-    for key, value in dataclasses.asdict(config).items():
-        if isinstance(value, Mapping):
-            entries |= {f"{key}.{name}": inner for name, inner in value.items()}
+    for key, value in config.flat().items():
+        inner = dataclasses.asdict(value) if isinstance(value, Schedule) else value
+        if isinstance(inner, Mapping):
+            entries |= {f"{key}.{name}": each for name, each in inner.items()}
         else:
             entries[key] = value
     return entries
@@ -186,8 +187,12 @@ def _labelled(recipe: str, found: Sequence[list[Run]]) -> list[Group]:
 def _rule(config: RunConfig) -> str:
     """As tables name it: with the estimator of BayesBiNN, or the variant whose options the recipe has."""
     if config.estimator:
-        return f"{config.rule}:{config.estimator}"
+        return str(config.rule_name)
     recipe = RECIPES.get(config.recipe)
     known = {**recipe.rules, **recipe.quick} if recipe else {}
-    same = [key for key, spec in known.items() if key.split(":")[0] == config.rule and spec.options == config.options]
+    same = [
+        key
+        for key, spec in known.items()
+        if RuleName.parse(key).rule == config.rule and spec.options == config.spec.options
+    ]
     return str(config.rule) if not same or config.rule in same else same[0]
