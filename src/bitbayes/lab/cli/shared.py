@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, get_type_hints
 
@@ -43,7 +44,8 @@ def options_of(kind: type, *names: str, defaults: Mapping[str, Any] | None = Non
     def made(**values: Any) -> Any:
         return kind(**values)
 
-    made.__doc__ = kind.__doc__
+    # In one line each, for tyro keeps the lines of a function's texts.
+    made.__doc__ = re.sub(r"\n {8}", " ", inspect.cleandoc(kind.__doc__ or ""))
     made.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     made.__annotations__ = {each.name: each.annotation for each in parameters}
     return tyro.conf.arg(name="", constructor=made)

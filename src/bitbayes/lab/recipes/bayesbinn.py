@@ -66,7 +66,8 @@ def _load_snelson(where: str | None, device: torch.device, seed: int) -> DataBun
     return load_snelson(where, device=device, split=seed)
 
 
-SNELSON = Recipe(
+SNELSON = dataclasses.replace(
+    MOONS,
     name="snelson",
     title="Snelson's regression data, MLP 1-64-64-1 (tanh), binary biases",
     source=f"{_PAPER}, Table 3 and Figure 2",
@@ -75,11 +76,7 @@ SNELSON = Recipe(
     loss=SQUARED,
     epochs=5000,
     quick_epochs=5000,
-    batch_size=0,
     rules=_SNELSON,
-    all_binary=True,
-    evaluate_every=50,
-    checkpoint_every=500,
 )
 
 # MNIST: Tables 2, 4, 9 and 10.

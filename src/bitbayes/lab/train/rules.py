@@ -85,6 +85,10 @@ class RuleSpec:
 
     Raises:
         ValueError: If a value is out of range.
+
+    Example:
+        >>> RuleSpec(1e-2, {"clip": 0.5}, Schedule("constant")).options
+        {'clip': 0.5}
     """
 
     lr: float | None
