@@ -9,18 +9,8 @@ import torch
 from bitbayes.errors import nearest
 from bitbayes.lab.choices import Budget, Overrides
 from bitbayes.lab.data import DataBundle
+from bitbayes.lab.recipes import bayesbinn, ours, vispa
 from bitbayes.lab.recipes.base import DEFAULTS, Recipe
-from bitbayes.lab.recipes.bayesbinn import CIFAR10, CIFAR100, MNIST, MOONS, PERMUTED_MNIST, SNELSON, SPLIT_MNIST
-from bitbayes.lab.recipes.ours import (
-    CIFAR10_SMALL,
-    CIFAR10_SMALL_W1A1,
-    DIGITS,
-    FASHION_MNIST,
-    MNIST_FEW_OUTLIERS,
-    MNIST_OUTLIERS,
-    MNIST_TRUST,
-)
-from bitbayes.lab.recipes.vispa import VISPA_RECIPES
 from bitbayes.lab.train import (
     RULES,
     Experiment,
@@ -34,13 +24,17 @@ from bitbayes.lab.train import (
 )
 from bitbayes.lab.train.machine import tuned_for
 
-_BAYESBINN = (MOONS, SNELSON, DIGITS, MNIST, FASHION_MNIST, CIFAR10, CIFAR100)
-_OURS = (MNIST_TRUST, MNIST_OUTLIERS, MNIST_FEW_OUTLIERS, CIFAR10_SMALL, CIFAR10_SMALL_W1A1)
+_SYNTHETIC = (bayesbinn.MOONS, bayesbinn.SNELSON)
+_IMAGES = (ours.DIGITS, bayesbinn.MNIST, ours.FASHION_MNIST, bayesbinn.CIFAR10, bayesbinn.CIFAR100)
+_TRUST = (ours.MNIST_TRUST, ours.MNIST_OUTLIERS, ours.MNIST_FEW_OUTLIERS)
+_SMALL = (ours.CIFAR10_SMALL, ours.CIFAR10_SMALL_W1A1)
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_BAYESBINN, *_OURS, *VISPA_RECIPES)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (*_SYNTHETIC, *_IMAGES, *_TRUST, *_SMALL, *vispa.VISPA_RECIPES)
+}
 """Every experiment by its name."""
 
-STREAMS: dict[str, Recipe] = {recipe.name: recipe for recipe in (PERMUTED_MNIST, SPLIT_MNIST)}
+STREAMS: dict[str, Recipe] = {recipe.name: recipe for recipe in (bayesbinn.PERMUTED_MNIST, bayesbinn.SPLIT_MNIST)}
 """Every stream of tasks by its name."""
 
 _ESTIMATORS = ("straight-through", "concrete", "released")
