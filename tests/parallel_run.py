@@ -12,7 +12,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from bitbayes.lab.data import DataBundle, TensorData
-from bitbayes.lab.train import CROSS_ENTROPY, RunConfig, SilentProgress, Summary, build_experiment, train
+from bitbayes.lab.train import CROSS_ENTROPY, RuleSpec, RunConfig, SilentProgress, Summary, build_experiment, train
 from bitbayes.lab.train.distributed import joined
 
 
@@ -27,8 +27,9 @@ def bundle() -> DataBundle:
 
 def run(out: str, rule: str, accumulate: int = 1, epochs: int = 3) -> Summary | None:
     """Trains; all numbers are a function of the arguments."""
-    config = RunConfig(recipe="blobs", rule=rule, out=out, lr=0.05, epochs=epochs, batch_size=31, seed=1,
-                       accumulate=accumulate, precision="fp32", options={"ess": 200.0} if rule == "bayesbinn" else {},
+    spec = RuleSpec(0.05, {"ess": 200.0} if rule == "bayesbinn" else {})
+    config = RunConfig(recipe="blobs", rule=rule, out=out, spec=spec, epochs=epochs, batch_size=31, seed=1,
+                       accumulate=accumulate, precision="fp32",
                        estimator="straight-through" if rule == "bayesbinn" else None)  # fmt: skip
 
     def network() -> nn.Module:

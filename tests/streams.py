@@ -11,7 +11,7 @@ from torch import nn
 import bitbayes as bb
 from bitbayes.lab.continual import StreamResult, StreamSettings, permuted_tasks, run_stream
 from bitbayes.lab.data import DataBundle, TensorData
-from bitbayes.lab.train import RunConfig, SilentProgress
+from bitbayes.lab.train import RuleSpec, RunConfig, SilentProgress
 
 
 def bundle(classes: int = 4, count: int = 240) -> DataBundle[TensorData]:
@@ -29,8 +29,8 @@ def bundle(classes: int = 4, count: int = 240) -> DataBundle[TensorData]:
 
 def config(out: Path, rule: str = "bayesbinn", **changes) -> RunConfig:
     options = {"options": {"ess_scale": 1.0}, "estimator": "straight-through"} if rule == "bayesbinn" else {}
-    choices = {"lr": 0.03, "epochs": 4, "batch_size": 20, "precision": "fp32", "predict_samples": 8, "seed": 1}
-    return RunConfig(recipe="bright", rule=rule, out=str(out), **{**choices, **options, **changes})
+    choices = {"batch_size": 20, "precision": "fp32", "predict_samples": 8, "seed": 1}
+    return RunConfig("bright", rule, str(out), RuleSpec(0.03), epochs=4, **choices).changed(**options, **changes)
 
 
 def network() -> nn.Module:

@@ -12,7 +12,16 @@ from torch import nn
 
 import bitbayes as bb
 from bitbayes.continual import advance_prior
-from bitbayes.lab.continual import AccuracyMatrix, StreamSettings, permuted_tasks, run, run_stream, split_tasks
+from bitbayes.lab.choices import Overrides, StreamChoice
+from bitbayes.lab.continual import (
+    AccuracyMatrix,
+    StreamResult,
+    StreamSettings,
+    permuted_tasks,
+    run,
+    run_stream,
+    split_tasks,
+)
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.report.figures import matrix_figure
 from bitbayes.lab.report.tables import show, stream_table
@@ -174,7 +183,7 @@ def test_later_tasks_may_count_less(tmp_path: Path) -> None:
     stream(tmp_path / "less", ess_decay=0.5)
     for task, share in ((1, 1.0), (2, 0.5), (3, 0.25)):
         folder = tmp_path / "less" / f"task{task}"
-        assert RunConfig.load(folder).options["ess_scale"] == share
+        assert RunConfig.load(folder).spec.options["ess_scale"] == share
         group = torch.load(folder / "checkpoint.pt", weights_only=True)["parts"]["optimizer"]["param_groups"][0]
         assert group["ess"] == share * 240
     with pytest.raises(ValueError, match="ess_decay must be positive, got 0"):
@@ -216,31 +225,37 @@ def test_later_tasks_of_a_long_stream_are_still_learned() -> None:
 
 def test_scenarios_in_which_the_task_is_unknown_share_their_statistics(tmp_path: Path) -> None:
     data = write(tmp_path / "data", "mnist", train=60, test=20)
-    how = {"epochs": 1, "samples": 1, "curve_examples": 0, "data": str(data), "note": lambda line: None}
+    how = {"samples": 1, "progress": SilentProgress(), "note": lambda line: None}
+
+    def learned(scenario: str, out: Path) -> StreamResult:
+        choice = StreamChoice(scenario=scenario, curve_examples=0)
+        return run_continual("split-mnist", "ste", choice, Overrides(epochs=1, data=str(data), out=str(out)), **how)
+
     for scenario, statistics in (("task", "task"), ("domain", "shared"), ("class", "shared")):
-        out = str(tmp_path / scenario)
-        found = run_continual("split-mnist", scenario=scenario, rule="ste", out=out, progress=SilentProgress(), **how)
+        found = learned(scenario, tmp_path / scenario)
         assert found.summary["statistics"] == statistics and found.summary["scenario"] == scenario
     with pytest.raises(ValueError, match="scenario domain, not class"):
-        run_continual("split-mnist", scenario="class", rule="ste", out=str(tmp_path / "domain"), **how)
+        learned("class", tmp_path / "domain")
 
 
 @pytest.mark.parametrize(
-    ("stream", "how", "ending"),
+    ("stream", "rule", "choice", "given", "ending"),
     [
-        ("permuted-mnist", {}, "permuted-mnist-bayesbinn-straight-through-seed1"),
-        ("permuted-mnist", {"prior": False, "tasks": 50}, "seed1-no-prior-50-tasks"),
-        ("permuted-mnist", {"prior_decay": 0.9, "method": "coreset"}, "seed1-coreset-decay0.9"),
-        ("permuted-mnist", {"rule": "ste", "prior": False}, "permuted-mnist-ste-seed1"),
-        ("split-mnist", {"scenario": "class", "tasks": 9, "seed": 2}, "seed2-class"),
-        ("split-mnist", {"prior": False, "out": "mine"}, "mine"),
+        ("permuted-mnist", "bayesbinn", {}, {}, "permuted-mnist-bayesbinn-straight-through-seed1"),
+        ("permuted-mnist", "bayesbinn", {"prior": False, "tasks": 50}, {}, "seed1-no-prior-50-tasks"),
+        ("permuted-mnist", "bayesbinn", {"prior_decay": 0.9, "method": "coreset"}, {}, "seed1-coreset-decay0.9"),
+        ("permuted-mnist", "ste", {"prior": False}, {}, "permuted-mnist-ste-seed1"),
+        ("split-mnist", "bayesbinn", {"scenario": "class", "tasks": 9}, {"seed": 2}, "seed2-class"),
+        ("split-mnist", "bayesbinn", {"prior": False}, {"out": "mine"}, "mine"),
     ],
 )
-def test_streams_that_differ_have_folders_of_their_own(tmp_path, monkeypatch, stream, how, ending) -> None:
+def test_streams_that_differ_have_folders_of_their_own(
+    tmp_path, monkeypatch, stream, rule, choice, given, ending
+) -> None:
     data = write(tmp_path / "data", "mnist", train=60, test=20)
     seen = []
     monkeypatch.setattr("bitbayes.lab.studies.streams.run_stream", lambda config, *rest, **options: seen.append(config))
-    run_continual(stream, data=str(data), **how)
+    run_continual(stream, rule, StreamChoice(**choice), Overrides(data=str(data), **given))
     assert seen[0].out.endswith(ending)
 
 

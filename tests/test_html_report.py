@@ -24,7 +24,7 @@ from bitbayes.lab.report.page.charts import COLOURS, mark
 from bitbayes.lab.report.page.sections import make_sections
 from bitbayes.lab.studies.evaluate import evaluate_run
 from bitbayes.lab.studies.load import load_run
-from bitbayes.lab.train import RunConfig, SilentProgress
+from bitbayes.lab.train import RuleSpec, RunConfig, SilentProgress
 from bitbayes.lab.train.measure import whole
 
 VOID = {"meta", "input", "path", "circle", "br"}
@@ -69,8 +69,8 @@ def runs(tmp_path_factory):
     for rule, seed in (("bayesbinn", 0), ("bayesbinn", 1), ("ste", 0)):
         config = make_config("digits", rule, seed=seed, epochs=2, out=str(folder / f"{rule}-{seed}"))
         run_recipe(config, progress=SilentProgress())
-    choices = {"estimator": "straight-through", "options": {"ess": 14000.0}, "precision": "fp32"}
-    config = RunConfig("permuted-digits", "bayesbinn", str(folder / "stream"), lr=1e-2, epochs=1, **choices)
+    spec, choices = RuleSpec(1e-2, {"ess": 14000.0}), {"estimator": "straight-through", "precision": "fp32"}
+    config = RunConfig("permuted-digits", "bayesbinn", str(folder / "stream"), spec, epochs=1, **choices)
     quiet = {"progress": SilentProgress(), "note": lambda line: None}
     tasks, settings = permuted_tasks(load_digits(), 2), StreamSettings(curve_examples=50)
     run_stream(config, tasks, lambda: bb.nn.mlp(64, [16], 10), settings, **quiet)
@@ -95,10 +95,10 @@ def titles(folders, **choices):
 
 def synthetic(name, rows=3, state="finished", **choices):
     """A record as the reader makes it."""
-    fields = {"recipe": "mnist", "rule": "ste", "out": name, "lr": 0.1, "epochs": rows} | choices
+    config = RunConfig("mnist", "ste", name, RuleSpec(0.1), epochs=rows).changed(**choices)
     history = [{"epoch": i + 1, "test_accuracy": 90 + i / rows, "train_loss": 1 / (i + 1)} for i in range(rows)]
-    summary = {"test_accuracy": 98.0 + fields.get("seed", 0), "seconds_per_epoch": 1.0} if state == "finished" else {}
-    return RunRecord(name, RunConfig(**fields), state, state, history, summary)
+    summary = {"test_accuracy": 98.0 + config.seed, "seconds_per_epoch": 1.0} if state == "finished" else {}
+    return RunRecord(name, config, state, state, history, summary)
 
 
 def test_page_asks_nobody_for_anything(page):

@@ -63,9 +63,9 @@ def _raise(error: Exception):
 def test_wide_networks_alone_keep_memory(monkeypatch: pytest.MonkeyPatch):
     asked = []
     monkeypatch.setattr(machine, "kept_memory", lambda: asked.append("kept") or contextlib.nullcontext())
-    with tuned_for("digits"):
+    with tuned_for(wide=False):
         assert asked == []
-    with tuned_for("mnist"):
+    with tuned_for(wide=True):
         assert asked == ["kept"]
 
 
@@ -73,9 +73,9 @@ def test_small_networks_train_on_one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with tuned_for("digits"):
+        with tuned_for(wide=False):
             assert torch.get_num_threads() == 1
-        with tuned_for("mnist"):
+        with tuned_for(wide=True):
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

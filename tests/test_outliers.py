@@ -12,8 +12,7 @@ from torch.nn import functional as F
 import bitbayes as bb
 from bitbayes.calibration import separation
 from bitbayes.lab.data import OUTLIER, batches, load_digits, shuffled_tiles, with_outliers
-from bitbayes.lab.recipes import mnist
-from bitbayes.lab.recipes.registry import find_recipe
+from bitbayes.lab.recipes import find_recipe, ours
 from bitbayes.lab.train.losses import OUTLIER_EXPOSURE
 
 
@@ -99,7 +98,7 @@ def test_a_network_learns_to_doubt_new_shuffled_tiles() -> None:
 @pytest.mark.parametrize(("name", "share"), [("mnist-outliers", 0.1), ("mnist-few-outliers", 0.01)])
 def test_the_recipes(name: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, digits = find_recipe(name), load_digits()
-    monkeypatch.setattr(mnist, "MNIST", dataclasses.replace(recipe, load=lambda *_: digits))
+    monkeypatch.setattr(ours, "MNIST", dataclasses.replace(recipe, load=lambda *_: digits))
     train = recipe.load(None, torch.device("cpu"), 0).train
     assert int((train.y == OUTLIER).sum()) == round(share * len(digits.train))
     assert recipe.loss is OUTLIER_EXPOSURE and set(recipe.rules) == set(find_recipe("mnist-trust").rules)

@@ -13,7 +13,7 @@ from bitbayes.lab.recipes.configure import find_rule
 from bitbayes.lab.studies.several import finished
 from bitbayes.lab.studies.tables import TableRow, table_rules
 from bitbayes.lab.studies.toys import ring
-from bitbayes.lab.train import CROSS_ENTROPY, RULES, build_experiment
+from bitbayes.lab.train import CROSS_ENTROPY, RULES, RuleName, build_experiment
 from bitbayes.lab.train.measure import observation_noise, regression_figures
 from bitbayes.parameters import split_parameters
 from bitbayes.prediction import Prediction
@@ -32,9 +32,9 @@ def toy(recipe):
 
 def test_every_rule_has_a_place():
     for name in ("digits", "mnist"):
-        named = {rule.partition(":")[0] for rule in RECIPES[name].rules}
+        named = {RuleName.parse(rule).rule for rule in RECIPES[name].rules}
         assert named == set(RULES)
-    assert {rule.partition(":")[0] for rule in RECIPES["mnist"].quick} == set(RULES)
+    assert {RuleName.parse(rule).rule for rule in RECIPES["mnist"].quick} == set(RULES)
 
 
 @pytest.mark.parametrize("budget", ["paper", "quick"])
@@ -46,7 +46,7 @@ def test_the_settings_of_every_rule_are_accepted(name, budget):
     def small():
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(data.train.x[0].numel(), 10))
 
-    for rule in table_rules(recipe, budget):
+    for rule in map(str, table_rules(recipe)):
         missing = budget == "quick" and recipe.quick_epochs is None
         config = make_config(recipe, rule, budget=budget, epochs=2 if missing else None)
         network = small if recipe.wide else recipe.network
@@ -58,14 +58,14 @@ def test_the_settings_of_every_rule_are_accepted(name, budget):
 def test_published_settings_of_mnist():
     """Tables 4 and 9 of the paper."""
     config = make_config("mnist", "bayesbinn")
-    assert (config.estimator, config.lr, config.options["tau"]) == ("released", 1e-4, 1e-10)
+    assert (config.estimator, config.spec.lr, config.spec.options["tau"]) == ("released", 1e-4, 1e-10)
     assert (config.epochs, config.batch_size, config.seed) == (500, 100, 1)
-    assert (config.schedule.kind, config.schedule.end) == ("cosine", 1e-16)
-    assert make_config("mnist", "ste").lr == 1e-2
-    assert make_config("mnist", "full-precision").lr == 3e-4
+    assert (config.spec.schedule.kind, config.spec.schedule.end) == ("cosine", 1e-16)
+    assert make_config("mnist", "ste").spec.lr == 1e-2
+    assert make_config("mnist", "full-precision").spec.lr == 3e-4
     bop = make_config("mnist", "bop")
-    assert (bop.lr, bop.options["threshold"]) == (1e-5, 1e-8)
-    assert make_config("mnist", "pmf").options["growth"] == 1.2
+    assert (bop.spec.lr, bop.spec.options["threshold"]) == (1e-5, 1e-8)
+    assert make_config("mnist", "pmf").spec.options["growth"] == 1.2
 
 
 def test_published_networks():
@@ -105,7 +105,7 @@ def test_wrong_rules(rule, estimator, words):
 
 def test_a_rule_without_settings():
     with pytest.raises(ValueError, match="recipe moons has no settings for pmf; it has: "):
-        find_rule(RECIPES["moons"], "pmf", "paper")
+        find_rule(RECIPES["moons"], RuleName("pmf"), "paper")
 
 
 def test_unknown_settings_are_refused():
@@ -190,9 +190,9 @@ def test_only_the_run_in_question_counts_as_finished(tmp_path):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_has_the_default_settings(name):
     config = make_config(name, "bayesbinn:default")
-    assert (config.rule, config.estimator, config.schedule.per_step) == ("bayesbinn", "straight-through", True)
-    assert config.options == {"ess_scale": 300.0, "init_lambda": 15.0}
-    assert config.lr is None  # the run's length decides
+    assert (config.rule, config.estimator, config.spec.schedule.per_step) == ("bayesbinn", "straight-through", True)
+    assert config.spec.options == {"ess_scale": 300.0, "init_lambda": 15.0}
+    assert config.spec.lr is None  # the run's length decides
     assert config.out.endswith(f"{name}-bayesbinn-default-seed{config.seed}")
 
 

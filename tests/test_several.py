@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bitbayes.lab import cli
+from bitbayes.lab.choices import Overrides
 from bitbayes.lab.recipes import make_config
 from bitbayes.lab.studies.several import make_configs, run_several
 from bitbayes.posterior import load_posterior
@@ -17,7 +18,7 @@ EPOCHS = 3
 
 
 def configs(folder: Path, seeds: int = 3) -> list:
-    return make_configs("digits", "bayesbinn", seeds, out=str(folder), epochs=EPOCHS)
+    return make_configs("digits", "bayesbinn", seeds, Overrides(out=str(folder), epochs=EPOCHS))
 
 
 def belief(folder: str) -> dict[str, torch.Tensor]:

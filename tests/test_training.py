@@ -9,9 +9,8 @@ import torch
 
 from bitbayes import nn
 from bitbayes.lab.data import DataBundle, TensorData, batches
-from bitbayes.lab.recipes import make_config, make_experiment, run_recipe
+from bitbayes.lab.recipes import RECIPES, make_config, make_experiment, run_recipe
 from bitbayes.lab.recipes.configure import load_data
-from bitbayes.lab.recipes.registry import RECIPES
 from bitbayes.lab.studies.several import finished
 from bitbayes.lab.train import (
     BINARY,
@@ -19,6 +18,7 @@ from bitbayes.lab.train import (
     RULES,
     SQUARED,
     EpochRow,
+    RuleSpec,
     RunConfig,
     RunFolder,
     Schedule,
@@ -26,10 +26,9 @@ from bitbayes.lab.train import (
     Summary,
     build_experiment,
     choose_precision,
-    learning_rate,
     train,
 )
-from bitbayes.lab.train.experiment import steps_per_epoch
+from bitbayes.lab.train.experiment import resolved, steps_per_epoch
 from bitbayes.lab.train.loop import training_step
 from bitbayes.lab.train.measure import mode_signs
 from bitbayes.lab.train.schedule import advance
@@ -144,12 +143,12 @@ class TestConfig:
     def test_values_out_of_range_are_refused(self, change, words):
         config = make_config("digits", "ste", epochs=3)
         with pytest.raises(ValueError, match=words):
-            dataclasses.replace(config, **change)
+            config.changed(**change)
 
 
 def test_a_rule_that_does_not_exist(digits):
     config = dataclasses.replace(make_config("digits", "ste"), rule="nope")
-    with pytest.raises(ValueError, match="no rule is called 'nope'; there are: full-precision"):
+    with pytest.raises(ValueError, match=r"no rule is called 'nope'; .*There are: full-precision"):
         build_experiment(config, lambda: torch.nn.Linear(64, 10), digits, CROSS_ENTROPY)
 
 
@@ -307,12 +306,12 @@ def test_a_rate_that_the_length_of_the_run_decides(tmp_path, digits):
         result = run(tmp_path / str(choices), digits, "bayesbinn:default", **choices)
         config = RunConfig.load(result.folder)
         steps = config.epochs * steps_per_epoch(config, len(digits.train))
-        assert config.lr is None and learning_rate(config, len(digits.train)) == 6 / steps
+        assert config.spec.lr is None and resolved(config, len(digits.train)).lr == 6 / steps
         total = sum(row.lr for row in result.history) * steps / config.epochs  # of the last step of each epoch
         assert total == pytest.approx(3, rel=1 / config.epochs)
     config = make_config("digits", "bayesbinn:default", epochs=1, batch_size=0)
-    assert learning_rate(config, 1000) == 0.1
-    assert run(tmp_path / "own", digits, "bayesbinn:default", epochs=1, lr=1e-2).config.lr == 1e-2
+    assert resolved(config, 1000).lr == 0.1
+    assert run(tmp_path / "own", digits, "bayesbinn:default", epochs=1, lr=1e-2).config.spec.lr == 1e-2
 
 
 def test_the_probe_answers():
@@ -339,8 +338,8 @@ def test_other_losses(tmp_path, loss, outputs):
     y = (x.sum(1, keepdim=True) > 0).float() if loss is BINARY else x.sum(1, keepdim=True)
     part = TensorData(x, y)
     data = DataBundle("toy", part, None, part, 2 if loss is BINARY else 0, "generated")
-    config = RunConfig("moons", "ste", str(tmp_path / "run"), lr=1e-2, epochs=40, batch_size=32)
-    config = dataclasses.replace(config, precision="fp32", real_lr=3e-2)
+    spec = RuleSpec(lr=1e-2, real_lr=3e-2)
+    config = RunConfig("moons", "ste", str(tmp_path / "run"), spec, epochs=40, batch_size=32, precision="fp32")
 
     def network():
         return nn.mlp(3, [16], outputs, norm=True, logit_scale=True)

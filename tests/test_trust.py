@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import bitbayes as bb
+from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.recipes import RECIPES, make_config, run_recipe
 from bitbayes.lab.report.figures import trust_figure
 from bitbayes.lab.report.tables import trust_table
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluate_run
 from bitbayes.lab.studies.trust import trust_study
-from bitbayes.lab.train import SilentProgress
+from bitbayes.lab.train import RuleName, SilentProgress
 from bitbayes.prediction import Prediction
 from generated import write
 
@@ -35,8 +36,11 @@ def small(monkeypatch, tmp_path):
 
 def test_study(small, tmp_path):
     notes = []
-    study = trust_study(**small, rules=RULES, seeds=2, epochs=1, samples=4, precision="fp32", note=notes.append)
-    rows = {(row.rule.partition(":")[0], row.kind): row for row in study.rows}
+    choice = TableChoice(rules=RULES, seeds=2)
+    given = Overrides(data=small["data"], out=small["out"], epochs=1, precision="fp32", budget="quick")
+    how = {"unlike_data": small["unlike_data"], "samples": 4, "note": notes.append}
+    study = trust_study(choice, given, **how)
+    rows = {(RuleName.parse(row.rule).rule, row.kind): row for row in study.rows}
     assert set(rows) == {
         *[("full-precision", kind) for kind in ("network", "ensemble")],
         *[("bayesbinn", kind) for kind in ("network", "mean", "ensemble")],
@@ -55,7 +59,7 @@ def test_study(small, tmp_path):
     assert (written["recipe"], written["rows"]) == ("mnist-trust", [row.to_dict() for row in study.rows])
     assert len(trust_table(study).rows) == 5
     assert trust_figure(study, tmp_path / "trust.png").stat().st_size > 10_000
-    again = trust_study(**small, rules=RULES, seeds=2, epochs=1, samples=4, precision="fp32", note=notes.append)
+    again = trust_study(choice, given, **how)
     assert again.rows == study.rows and sum(" of 4, in " in note for note in notes) == 4  # nothing is trained twice
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -10,15 +11,19 @@ from typing import Any
 import pytest
 
 from bitbayes.lab import cli
+from bitbayes.lab.choices import Overrides
 from bitbayes.lab.studies.tune import parse_ranges, tune
 from bitbayes.lab.train import RunConfig, RunError, SilentProgress
 
 pytest.importorskip("optuna", reason="needs the extra tune")
 
 
-def search(out: Path | str, trials: int, **how: Any) -> list[dict[str, Any]]:
+def search(
+    out: Path | str, trials: int, given: Overrides | None = None, rule: str = "bayesbinn", **how: Any
+) -> list[dict[str, Any]]:
     quiet = {"progress": SilentProgress(), "note": lambda line: None}
-    return tune("digits", trials=trials, out=str(out), **{"epochs": 2, **quiet, **how})
+    given = dataclasses.replace(given or Overrides(epochs=2), out=str(out))
+    return tune("digits", rule, given, trials=trials, **{**quiet, **how})
 
 
 def test_a_search_begins_with_the_recipe_and_goes_on(tmp_path: Path) -> None:
@@ -34,22 +39,23 @@ def test_a_search_begins_with_the_recipe_and_goes_on(tmp_path: Path) -> None:
     for row in more:
         folder, settings = tmp_path / row["folder"], row["settings"]
         config = RunConfig.load(folder)
-        assert (config.lr, config.options["ess_scale"]) == (settings["lr"], settings["ess_scale"])
-        assert config.lr is not None and 3e-4 <= config.lr <= 3e-2 and 10 <= config.options["ess_scale"] <= 1000
+        assert (config.spec.lr, config.spec.options["ess_scale"]) == (settings["lr"], settings["ess_scale"])
+        assert config.spec.lr is not None and 3e-4 <= config.spec.lr <= 3e-2
+        assert 10 <= config.spec.options["ess_scale"] <= 1000
         assert json.loads((folder / "summary.json").read_text())["val_accuracy"] == row["accuracy"]
         assert not (folder / "checkpoint.pt").exists() and (folder / "model.safetensors").exists()
     with pytest.raises(ValueError, match=r"holds a search with another lr, options, ranges; choose another --out"):
-        search(tmp_path, 5, rule="bayesbinn", lr=1e-3, options={"momentum": 0.5})
+        search(tmp_path, 5, Overrides(epochs=2, lr=1e-3, options={"momentum": 0.5}))
 
 
 def test_the_first_trial_has_the_defaults_of_what_the_recipe_leaves_open(tmp_path: Path) -> None:
-    (row,) = search(tmp_path, 1, ranges={"init_lambda": (0.1, 100.0)}, epochs=1)
+    (row,) = search(tmp_path, 1, Overrides(epochs=1), ranges={"init_lambda": (0.1, 100.0)})
     assert row["settings"] == {"init_lambda": pytest.approx(1.0)}
 
 
 def test_the_files_of_a_search_name_its_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (row,) = search("", 1, rule="bayesbinn:default", epochs=3)
+    (row,) = search("", 1, Overrides(epochs=3), rule="bayesbinn:default")
     steps = 3 * 24  # 1,197 digits in batches of 50
     assert row["settings"] == {"lr": pytest.approx(6 / steps), "ess_scale": pytest.approx(300.0)}
     found = json.loads(Path("runs/tune-digits-bayesbinn-default/tune.json").read_text())
@@ -69,13 +75,13 @@ def test_an_interrupted_trial_goes_on_in_its_folder(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path, 3, progress=Stops())
-    assert RunConfig.load(tmp_path / "trial1").lr != pytest.approx(3e-3)
+    assert RunConfig.load(tmp_path / "trial1").spec.lr != pytest.approx(3e-3)
     config, lines = RunConfig.load(tmp_path / "trial1"), (tmp_path / "trial1/metrics.jsonl").read_text().splitlines()
     assert len(lines) == 1
     rows = search(tmp_path, 3)
     assert len(rows) == 3
     assert (tmp_path / "trial1/metrics.jsonl").read_text().splitlines()[:1] == lines  # its first epoch is not repeated
-    assert next(row["settings"]["lr"] for row in rows if row["folder"] == "trial1") == config.lr
+    assert next(row["settings"]["lr"] for row in rows if row["folder"] == "trial1") == config.spec.lr
 
 
 def test_a_run_that_fails_is_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +117,6 @@ def test_ranges_that_make_no_sense(word: str) -> None:
 
 def test_what_cannot_be_tuned(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="snelson cannot be tuned"):
-        tune("snelson", "ste", trials=1, out=str(tmp_path), epochs=1, budget="quick")
+        tune("snelson", "ste", Overrides(out=str(tmp_path), epochs=1, budget="quick"), trials=1)
     with pytest.raises(ValueError, match="trials must be at least 1"):
         search(tmp_path, 0)

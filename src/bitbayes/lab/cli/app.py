@@ -1,4 +1,4 @@
-"""The command line: parsing, errors in one line, exit codes. The commands are in `commands`."""
+"""The command line: parsing, errors in one line, exit codes. Each group of commands has its own file."""
 
 from __future__ import annotations
 
@@ -11,21 +11,31 @@ from collections.abc import Sequence
 from typing import Any
 
 try:
-    from bitbayes.lab.cli.continual import ContinualCommand
-    from bitbayes.lab.cli.packed import PackedCommand
-    from bitbayes.lab.cli.report import ReportCommand
-    from bitbayes.lab.cli.train import Command, tyro
-    from bitbayes.lab.cli.tune import TuneCommand
+    from bitbayes.lab.cli import packed, report, reproduce, studies, train
+    from bitbayes.lab.cli.shared import tyro
 except ImportError as missing:
     raise SystemExit(f"bitbayes: {missing}") from None
 
-__all__ = ["main"]
-
 _ABOUT = "Trains, evaluates and reproduces experiments with binary neural networks."
+_COMMANDS = {
+    "recipes": train.Recipes,
+    "train": train.Train,
+    "evaluate": train.Evaluate,
+    "reproduce": reproduce.Reproduce,
+    "demo": studies.Demo,
+    "continual": studies.Continual,
+    "pack": packed.Pack,
+    "run": packed.Run,
+    "bench": packed.Bench,
+    "summary": packed.Summary,
+    "export": packed.Export,
+    "report": report.Report,
+    "tune": studies.Tune,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Run one command.
 
     Args:
         arguments: Words of the command line; None for those of this process. `--debug` anywhere shows tracebacks.
@@ -60,12 +70,11 @@ def _fail(line: str, code: int) -> int:
 
 
 def _parse(words: list[str]) -> Any:
-    """The command, or the exit code after help or a wrong word, which becomes one line."""
+    """Return the command, or the exit code after help or a wrong word, which becomes one line."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            commands = Command | ContinualCommand | PackedCommand | ReportCommand | TuneCommand
-            return tyro.cli(commands, prog="bitbayes", args=words, description=_ABOUT)
+            return tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog="bitbayes", args=words, description=_ABOUT)
     except SystemExit as stop:
         if stop.code in (None, 0):
             return 0
@@ -73,7 +82,7 @@ def _parse(words: list[str]) -> Any:
 
 
 def _unboxed(box: str) -> str:
-    """The message inside the box that tyro draws."""
+    """Return the message inside the box that tyro draws."""
     lines = [line.strip("│ ").strip() for line in box.splitlines()]
     words: list[str] = []
     for line in lines:

@@ -12,17 +12,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.errors import require
+from bitbayes.lab.cli.shared import Flag, Name, Output, tyro
 from bitbayes.packed import PackedNetwork, Runtime, c_header, load, onnx_model
 from bitbayes.prediction import Prediction
-
-tyro = require("tyro", "train")
-
-__all__ = ["Bench", "Export", "Pack", "PackedCommand", "Run", "Summary"]
-
-Name = tyro.conf.Positional[str]
-Flag = tyro.conf.FlagCreatePairsOff[bool]
-Output = Annotated[str, tyro.conf.arg(aliases=["-o"])]
 
 _CHUNK = 500  # inputs at a time
 
@@ -167,15 +159,6 @@ class Export:
             print(f"written: {path}, {len(content):,} bytes")
 
 
-PackedCommand = (
-    Annotated[Pack, tyro.conf.subcommand("pack")]
-    | Annotated[Run, tyro.conf.subcommand("run")]
-    | Annotated[Bench, tyro.conf.subcommand("bench")]
-    | Annotated[Summary, tyro.conf.subcommand("summary")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-)
-
-
 def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, bool]:
     """Inputs, targets if there are any, and whether they are of a regression."""
     if data is not None and data.endswith(".npy"):
@@ -190,7 +173,7 @@ def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any],
     import torch
 
     from bitbayes.lab.data import TensorData
-    from bitbayes.lab.recipes.registry import find_recipe
+    from bitbayes.lab.recipes import find_recipe
     from bitbayes.lab.train.measure import whole
 
     if "recipe" not in network.program.about:

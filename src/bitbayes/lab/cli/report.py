@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from bitbayes.errors import require
-
-tyro = require("tyro", "train")
-
-__all__ = ["Report", "ReportCommand"]
+from bitbayes.lab.cli.shared import Output, tyro
 
 Names = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN...")]
-Output = Annotated[str, tyro.conf.arg(aliases=["-o"])]
 
 
 @dataclass
@@ -33,7 +29,7 @@ class Report:
     title: str = "bitbayes report"
 
     def run(self) -> None:
-        """Writes the page, says where, and names on stderr what was left out."""
+        """Write the page, say where, and name on stderr what was left out."""
         from bitbayes.lab.report.page import read_folders, write_page
 
         require("bokeh", "report")
@@ -43,6 +39,3 @@ class Report:
         for note in found.notes:
             print(f"bitbayes: left out: {note}", file=sys.stderr)
         print(f"written: {path}")
-
-
-ReportCommand = Annotated[Report, tyro.conf.subcommand("report")]

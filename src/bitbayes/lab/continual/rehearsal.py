@@ -150,11 +150,10 @@ class Coreset(Memory):
 
     def _config(self, config: RunConfig, kept: int) -> RunConfig:
         """Epochs of one step, and an `ess` of the kept examples."""
-        options = {name: value for name, value in config.options.items() if name not in ("ess", "ess_scale")}
+        options = {name: value for name, value in config.spec.options.items() if name not in ("ess", "ess_scale")}
         if config.rule == "bayesbinn":
             options["ess"] = self.options["weight"] * kept
-        return dataclasses.replace(
-            config,
+        return config.changed(
             options=options,
             schedule=COSINE_BY_STEPS,
             epochs=self.options["steps"],

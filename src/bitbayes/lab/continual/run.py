@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,8 +141,8 @@ def run_stream(
         >>> import tempfile
         >>> from bitbayes.lab.continual import Replay, permuted_tasks
         >>> from bitbayes.lab.data import load_digits
-        >>> from bitbayes.lab.train import SilentProgress
-        >>> config = RunConfig("digits", "ste", tempfile.mkdtemp(), lr=1e-2, epochs=1, precision="fp32")
+        >>> from bitbayes.lab.train import RuleSpec, SilentProgress
+        >>> config = RunConfig("digits", "ste", tempfile.mkdtemp(), RuleSpec(1e-2), epochs=1, precision="fp32")
         >>> quiet = {"progress": SilentProgress(), "note": lambda line: None}
         >>> tasks, settings = permuted_tasks(load_digits(), 2), StreamSettings(prior=False)
         >>> stream = run_stream(config, tasks, lambda: bb.nn.mlp(64, [32], 10), settings, memory=Replay(50), **quiet)
@@ -158,8 +157,8 @@ def run_stream(
     seen: list[Seen] = []
     curves: list[dict[str, Any]] = []
     for index, task in enumerate(tasks):
-        options = _less_sure(config.options, settings.ess_decay**index)
-        mine = dataclasses.replace(config, out=str(Path(config.out, f"task{index + 1}")), options=options)
+        options = _less_sure(config.spec.options, settings.ess_decay**index)
+        mine = config.changed(out=str(Path(config.out, f"task{index + 1}")), options=options)
         data = memory.training_data(task, mine)
         if experiment is None:
             experiment = build_experiment(mine, network, data, loss)
@@ -195,7 +194,7 @@ def run_stream(
     return StreamResult(folder.path, matrix, _summary(config, about, matrix, memory))
 
 
-def _less_sure(options: dict[str, Any], factor: float) -> dict[str, Any]:
+def _less_sure(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
     """Options with another effective sample size."""
     return {name: value * factor if name in ("ess", "ess_scale") else value for name, value in options.items()}
 
@@ -216,7 +215,8 @@ def _recorded(folder: RunFolder, about: dict[str, Any]) -> AccuracyMatrix:
 def _summary(config: RunConfig, about: dict[str, Any], matrix: AccuracyMatrix, memory: Memory) -> dict[str, Any]:
     names = ("recipe", "rule", "estimator", "options", "seed", "epochs", "predict_samples")
     kept = {"tasks": len(matrix), "method_bytes": memory.bytes()}
-    return {name: getattr(config, name) for name in names} | about | kept | matrix.figures()
+    settings = config.flat()
+    return {name: settings[name] for name in names} | about | kept | matrix.figures()
 
 
 def _shown(row: list[float]) -> str:

@@ -1,14 +1,22 @@
 """Every published experiment as a dataclass, with the published figure beside it."""
 
-from bitbayes.lab.recipes.base import Published, Recipe, RuleSpec
-from bitbayes.lab.recipes.configure import full_name, make_config, make_experiment, run_recipe
-from bitbayes.lab.recipes.registry import RECIPES, find_recipe
+from bitbayes.lab.recipes.base import DEFAULTS, Published, Recipe
+from bitbayes.lab.recipes.configure import (
+    RECIPES,
+    STREAMS,
+    find_recipe,
+    full_name,
+    make_config,
+    make_experiment,
+    run_recipe,
+)
 
 __all__ = [
+    "DEFAULTS",
     "RECIPES",
+    "STREAMS",
     "Published",
     "Recipe",
-    "RuleSpec",
     "find_recipe",
     "full_name",
     "make_config",

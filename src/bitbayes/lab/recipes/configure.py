@@ -1,20 +1,22 @@
-"""From a recipe and a few choices to a run."""
+"""From the name of a recipe and a few choices to a run."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from bitbayes.errors import nearest
+from bitbayes.lab.choices import Budget, Overrides
 from bitbayes.lab.data import DataBundle
-from bitbayes.lab.recipes.base import DEFAULTS, Recipe, RuleSpec
-from bitbayes.lab.recipes.registry import find_recipe
+from bitbayes.lab.recipes import bayesbinn, ours, vispa
+from bitbayes.lab.recipes.base import DEFAULTS, Recipe
 from bitbayes.lab.train import (
     RULES,
     Experiment,
     Progress,
+    RuleName,
+    RuleSpec,
     RunConfig,
     RunResult,
     build_experiment,
@@ -22,96 +24,91 @@ from bitbayes.lab.train import (
 )
 from bitbayes.lab.train.machine import tuned_for
 
-__all__ = ["Budget", "find_rule", "full_name", "make_config", "make_experiment", "run_recipe"]
+_SYNTHETIC = (bayesbinn.MOONS, bayesbinn.SNELSON)
+_IMAGES = (ours.DIGITS, bayesbinn.MNIST, ours.FASHION_MNIST, bayesbinn.CIFAR10, bayesbinn.CIFAR100)
+_TRUST = (ours.MNIST_TRUST, ours.MNIST_OUTLIERS, ours.MNIST_FEW_OUTLIERS)
+_SMALL = (ours.CIFAR10_SMALL, ours.CIFAR10_SMALL_W1A1)
 
-Budget = Literal["paper", "quick"]
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (*_SYNTHETIC, *_IMAGES, *_TRUST, *_SMALL, *vispa.VISPA_RECIPES)
+}
+"""Every experiment by its name."""
+
+STREAMS: dict[str, Recipe] = {recipe.name: recipe for recipe in (bayesbinn.PERMUTED_MNIST, bayesbinn.SPLIT_MNIST)}
+"""Every stream of tasks by its name."""
+
 _ESTIMATORS = ("straight-through", "concrete", "released")
 
 
-def full_name(recipe: Recipe, rule: str, estimator: str | None = None) -> str:
-    """The name of a rule with its estimator or variant, as recipes and tables have it.
+def find_recipe(name: str) -> Recipe:
+    """Return the recipe of a name.
+
+    Raises:
+        ValueError: If there is none.
+
+    Example:
+        >>> find_recipe("mnist").epochs
+        500
+    """
+    if name not in RECIPES:
+        raise nearest("recipe", name, RECIPES)
+    return RECIPES[name]
+
+
+def full_name(recipe: Recipe, rule: str, estimator: str | None = None) -> RuleName:
+    """Return the name of a rule with its estimator or variant, as recipes and tables have it.
 
     Args:
-        recipe: Whose default estimator is used if none is given.
+        recipe: Recipe whose default estimator is used if none is given.
         rule: "ste", "bayesbinn", "bayesbinn:released", "bayesbinn:default", "vispa:rank1", ...
-        estimator: Of BayesBiNN, from `--estimator`.
-
-    Returns:
-        The name.
+        estimator: Estimator of BayesBiNN, from `--estimator`.
 
     Raises:
         ValueError: If one does not exist, or they contradict each other.
 
     Example:
-        >>> full_name(find_recipe("mnist"), "bayesbinn"), full_name(find_recipe("mnist"), "ste")
+        >>> str(full_name(find_recipe("mnist"), "bayesbinn")), str(full_name(find_recipe("mnist"), "ste"))
         ('bayesbinn:released', 'ste')
     """
-    name, _, suffix = rule.partition(":")
-    if name not in RULES:
+    name = RuleName.parse(rule)
+    if name.rule not in RULES:
         raise nearest("rule", rule, RULES)
-    if name != "bayesbinn":
+    if name.rule != "bayesbinn":
         if estimator:
-            raise ValueError(f"only bayesbinn has estimators; got {estimator!r} for {name}")
-        if suffix and rule not in {**recipe.rules, **recipe.quick}:
+            raise ValueError(f"only bayesbinn has estimators; got {estimator!r} for {name.rule}")
+        if name.variant and rule not in {**recipe.rules, **recipe.quick}:
             raise nearest("rule", rule, recipe.rules)
-        return rule
-    if suffix and estimator and suffix != estimator:
-        raise ValueError(f"two estimators were given: {suffix!r} and {estimator!r}")
-    chosen = suffix or estimator or recipe.estimator
+        return name
+    if name.variant and estimator and name.variant != estimator:
+        raise ValueError(f"two estimators were given: {name.variant!r} and {estimator!r}")
+    chosen = name.variant or estimator or recipe.estimator
     if chosen not in _ESTIMATORS and rule not in DEFAULTS:
         raise nearest("estimator", chosen, _ESTIMATORS)
-    return f"{name}:{chosen}"
+    return RuleName(name.rule, chosen)
 
 
-def find_rule(recipe: Recipe, name: str, budget: Budget) -> RuleSpec:
-    """Looks the hyper-parameters of a rule up.
-
-    Args:
-        recipe: The recipe.
-        name: Of the rule, from `full_name`.
-        budget: "paper", or "quick" for the shortened schedule.
-
-    Returns:
-        The hyper-parameters.
+def find_rule(recipe: Recipe, name: RuleName, budget: Budget) -> RuleSpec:
+    """Return the hyper-parameters of a rule, from `full_name`, for a budget.
 
     Raises:
-        ValueError: If the recipe has none for it.
+        ValueError: If the recipe has none for the rule.
     """
     known = {**recipe.rules, **(recipe.quick if budget == "quick" else {}), **DEFAULTS}
-    if name not in known:
+    if str(name) not in known:
         raise ValueError(f"recipe {recipe.name} has no settings for {name}; it has: {', '.join(known)}")
-    return known[name]
+    return known[str(name)]
 
 
 def make_config(
-    recipe: Recipe | str,
-    rule: str = "bayesbinn",
-    *,
-    estimator: str | None = None,
-    budget: Budget = "paper",
-    seed: int | None = None,
-    out: str | None = None,
-    lr: float | None = None,
-    options: dict[str, Any] | None = None,
-    epochs: int | None = None,
-    **choices: Any,
+    recipe: Recipe | str, rule: str = "bayesbinn", given: Overrides | None = None, **settings: Any
 ) -> RunConfig:
-    """Fills a record from a recipe and what the user chose.
+    """Return the record of a run from a recipe and what the user chose.
 
     Args:
         recipe: The recipe, or its name.
         rule: Name of the rule.
-        estimator: Of BayesBiNN; None for the recipe's.
-        budget: Which hyper-parameters and schedule.
-        seed: Of the run; None for the recipe's.
-        out: Folder; None for runs/RECIPE-RULE[-ESTIMATOR]-seedS.
-        lr: Learning rate, if not the recipe's.
-        options: Options of the rule, on top of the recipe's.
-        epochs: Length of the schedule, if not the recipe's.
-        **choices: Other fields of `RunConfig`; None means the default.
-
-    Returns:
-        The record.
+        given: Choices that go before those of the recipe.
+        **settings: The same by keyword, and any other field of `RunConfig` or `RuleSpec`; None means the recipe's.
 
     Raises:
         ValueError: For names that do not exist and values out of range.
@@ -121,92 +118,57 @@ def make_config(
         'runs/mnist-ste-seed3'
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    full = full_name(recipe, rule, estimator)
-    spec = find_rule(recipe, full, budget)
-    seed = recipe.seed if seed is None else seed
-    if epochs is None and budget == "quick":
-        if recipe.quick_epochs is None:
-            raise ValueError(
-                f"{recipe.name} has no quick schedule; take --budget paper ({recipe.epochs} epochs), or say --epochs"
-            )
-        epochs = recipe.quick_epochs
-    fields: dict[str, Any] = {
-        "recipe": recipe.name,
-        "rule": full.partition(":")[0],
-        "estimator": _estimator(full),
-        "out": out or f"runs/{recipe.name}-{full.replace(':', '-')}-seed{seed}",
-        "lr": spec.lr if lr is None else lr,
-        "options": {**spec.options, **(options or {})},
-        "real_lr": spec.real_lr,
-        "real_optimizer": spec.real_optimizer,
-        "real_weight_decay": spec.real_weight_decay,
-        "schedule": spec.schedule,
-        "clip_gradient": spec.clip_gradient,
-        "samples": spec.samples,
-        "dropout": spec.dropout,
-        "epochs": recipe.epochs if epochs is None else epochs,
-        "batch_size": recipe.batch_size,
-        "seed": seed,
-        "evaluate_every": recipe.evaluate_every,
-        "checkpoint_every": recipe.checkpoint_every,
-        "predict_samples": recipe.predict_samples,
-    }
-    known = {item.name for item in dataclasses.fields(RunConfig)}
-    for key, value in choices.items():
-        if key not in known:
-            raise nearest("setting", key, known)
-        if value is not None:
-            fields[key] = value
-    if fields.get("precision", "auto") == "auto" and not recipe.wide:
-        fields["precision"] = "fp32"
-    return RunConfig(**fields)
+    chosen: dict[str, Any] = {}
+    for source in (vars(given or Overrides()), settings):
+        chosen |= {name: value for name, value in source.items() if value is not None}
+    budget: Budget = chosen.pop("budget")
+    name = full_name(recipe, rule, chosen.pop("estimator", None))
+    spec = find_rule(recipe, name, budget)
+    if "epochs" not in chosen and budget == "quick" and recipe.quick_epochs is None:
+        raise ValueError(
+            f"{recipe.name} has no quick schedule; take --budget paper ({recipe.epochs} epochs), or say --epochs"
+        )
+    seed = chosen.setdefault("seed", recipe.seed)
+    if chosen["precision"] == "auto" and not recipe.wide:
+        chosen["precision"] = "fp32"
+    chosen["out"] = chosen.get("out") or f"runs/{recipe.name}-{name.slug}-seed{seed}"
+    chosen["options"] = {**spec.options, **chosen["options"]}
+    config = RunConfig(
+        recipe=recipe.name,
+        rule=name.rule,
+        out=chosen["out"],
+        spec=spec,
+        epochs=(recipe.quick_epochs if budget == "quick" else None) or recipe.epochs,
+        estimator=_estimator(name),
+        batch_size=recipe.batch_size,
+        evaluate_every=recipe.evaluate_every,
+        checkpoint_every=recipe.checkpoint_every,
+        predict_samples=recipe.predict_samples,
+    )
+    return config.changed(**chosen)
 
 
-def _estimator(full: str) -> str | None:
-    """What a run records of a variant."""
-    rule, _, variant = full.partition(":")
-    if rule != "bayesbinn":
+def _estimator(name: RuleName) -> str | None:
+    """Return what a run records of a variant."""
+    if name.rule != "bayesbinn":
         return None
-    return variant if variant in _ESTIMATORS else "straight-through"
+    return name.variant if name.variant in _ESTIMATORS else "straight-through"
 
 
 def make_experiment(config: RunConfig, data: DataBundle | None = None) -> Experiment:
-    """Builds the objects of a run.
-
-    Args:
-        config: The record.
-        data: Data that is loaded already; None to load it.
-
-    Returns:
-        The objects.
-    """
+    """Build the objects of a run; `data` may be loaded already."""
     recipe = find_recipe(config.recipe)
-    data = data_of(config, data)
-    return build_experiment(config, recipe.network, data, recipe.loss, all_binary=recipe.all_binary)
+    return build_experiment(config, recipe.network, data_of(config, data), recipe.loss, all_binary=recipe.all_binary)
 
 
 def data_of(config: RunConfig, data: DataBundle | None = None) -> DataBundle:
-    """The data of a run as its protocol divides them.
-
-    Args:
-        config: The record.
-        data: Data that is loaded already; None to load it.
-
-    Returns:
-        The data, on the device of the run.
-    """
+    """Return the data of a run as its protocol divides them; `data` may be loaded already."""
     data = load_data(config) if data is None else data
     return data.without_validation() if config.protocol == "test" else data
 
 
 def load_data(config: RunConfig) -> DataBundle:
-    """Loads the data of a run.
-
-    Args:
-        config: The record.
-
-    Returns:
-        The data, on the device of the run.
+    """Load the data of a run onto its device.
 
     Raises:
         ValueError: If the device or the data does not exist.
@@ -227,17 +189,13 @@ def run_recipe(
     data: DataBundle | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
-    """Trains what a record says.
+    """Train what a record says.
 
     Args:
         config: The record.
         resume: Continue the run in `config.out`, if there is one.
-        data: Data that is loaded already.
+        data: Data that are loaded already.
         progress: Display.
-
-    Returns:
-        The metrics.
     """
-    with tuned_for(config.recipe):
-        experiment = make_experiment(config, data)
-        return train(config, experiment, resume=resume, progress=progress)
+    with tuned_for(wide=find_recipe(config.recipe).wide):
+        return train(config, make_experiment(config, data), resume=resume, progress=progress)

@@ -9,7 +9,7 @@ from typing import Any
 
 from bitbayes.lab.recipes import RECIPES, Published
 from bitbayes.lab.report.folders import RunRecord
-from bitbayes.lab.train import RunConfig
+from bitbayes.lab.train import RuleName, RunConfig, Schedule
 
 # What runs of one group may differ in: the seed, and what does not change what is learned (of the data, the place).
 _FREE = ("seed", "out", "data", "device")
@@ -53,9 +53,10 @@ def grouped(runs: Sequence[RunRecord]) -> dict[str, list[Group]]:
 def flat(config: RunConfig) -> dict[str, Any]:
     """Return the entries of a record without nesting: an option of the rule is named options.NAME."""
     entries: dict[str, Any] = {}
-    for key, value in dataclasses.asdict(config).items():
-        if isinstance(value, Mapping):
-            entries |= {f"{key}.{name}": inner for name, inner in value.items()}
+    for key, value in config.flat().items():
+        inner = dataclasses.asdict(value) if isinstance(value, Schedule) else value
+        if isinstance(inner, Mapping):
+            entries |= {f"{key}.{name}": each for name, each in inner.items()}
         else:
             entries[key] = value
     return entries
@@ -79,16 +80,15 @@ def _labelled(recipe: str, found: Sequence[list[RunRecord]]) -> list[Group]:
     return groups
 
 
-def rule_name(config: RunConfig) -> str:
-    """Return the rule, with the estimator of BayesBiNN."""
-    return f"{config.rule}:{config.estimator}" if config.estimator else str(config.rule)
-
-
 def _rule(config: RunConfig) -> str:
     """As tables name it: with the estimator, or the variant whose options the recipe has."""
     if config.estimator:
-        return rule_name(config)
+        return str(config.rule_name)
     recipe = RECIPES.get(config.recipe)
     known = {**recipe.rules, **recipe.quick} if recipe else {}
-    same = [key for key, spec in known.items() if key.split(":")[0] == config.rule and spec.options == config.options]
+    same = [
+        key
+        for key, spec in known.items()
+        if RuleName.parse(key).rule == config.rule and spec.options == config.spec.options
+    ]
     return str(config.rule) if not same or config.rule in same else same[0]

@@ -12,10 +12,9 @@ from typing import Any
 
 from bitbayes.errors import require
 from bitbayes.lab.continual import AccuracyMatrix
-from bitbayes.lab.recipes import Recipe
-from bitbayes.lab.recipes.base import DEFAULTS
+from bitbayes.lab.recipes import DEFAULTS, Recipe
 from bitbayes.lab.report.folders import RunRecord, StreamRecord, is_number
-from bitbayes.lab.report.groups import Group, flat, rule_name
+from bitbayes.lab.report.groups import Group, flat
 from bitbayes.lab.report.series import Curve, ReliabilityPoints
 from bitbayes.lab.studies.trust import TrustRow, TrustStudy
 from bitbayes.lab.train import Evaluation, RunConfig, Summary
@@ -168,7 +167,7 @@ def streams_table(streams: Sequence[StreamRecord]) -> Table:
         prior = "-" if not summary else "yes" if summary.get("prior") else "no"
         prior += f", decay {decay}" if prior == "yes" and decay != 1 else ""
         figures = (matrix.average[-1], matrix.backward_transfer, matrix.forgetting) if len(matrix) else (None,) * 3
-        how = (rule_name(stream.config), prior, str(summary.get("method", "-")), stream.status)
+        how = (str(stream.config.rule_name), prior, str(summary.get("method", "-")), stream.status)
         rows.append([stream.name, *how, *map(number, figures)])
     return Table("Streams", heads, rows).without_empty_columns()
 
@@ -253,7 +252,7 @@ def runs_table(title: str, runs: Sequence[RunRecord]) -> Table:
     heads = ["run", "recipe", "rule", "seed", "state", "newest test accuracy, %", "newest training loss"]
     rows = [
         [
-            *(run.name, str(run.config.recipe), rule_name(run.config), str(run.config.seed), run.status),
+            *(run.name, str(run.config.recipe), str(run.config.rule_name), str(run.config.seed), run.status),
             *(number(run.last("test_accuracy")), number(run.last("train_loss"), 4)),
         ]
         for run in runs

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bitbayes.calibration import fit_temperature, probability_figures, reliability, separation
 from bitbayes.lab.data import TensorData
-from bitbayes.lab.recipes.registry import find_recipe
+from bitbayes.lab.recipes import find_recipe
 from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.train.measure import measure_regression, whole
 from bitbayes.lab.train.records import Evaluation, Figures

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from bitbayes.lab.recipes.configure import make_experiment
+from bitbayes.lab.recipes import make_experiment
 from bitbayes.lab.train import Experiment, RunConfig, RunFolder
 from bitbayes.lab.train.mean import MeanPredictor
 from bitbayes.lab.train.precision import autocast

@@ -2,60 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bitbayes.lab.recipes.configure import data_of, load_data, make_config, run_recipe
-from bitbayes.lab.recipes.registry import find_recipe
-from bitbayes.lab.train import RunConfig, RunError, RunFolder, SilentProgress, Summary
+from bitbayes.lab.choices import Overrides
+from bitbayes.lab.recipes import find_recipe, make_config, run_recipe
+from bitbayes.lab.recipes.configure import data_of, load_data
+from bitbayes.lab.train import Progress, RunConfig, RunError, RunFolder, SilentProgress, Summary
 
-__all__ = ["finished", "make_configs", "run_several"]
 
-
-def make_configs(
-    recipe: str, rule: str, seeds: int, *, seed: int | None = None, out: str | None = None, **choices: Any
-) -> list[RunConfig]:
-    """Records of one run with several seeds.
+def make_configs(recipe: str, rule: str, seeds: int, given: Overrides) -> list[RunConfig]:
+    """Return the records of one run with several seeds.
 
     Args:
         recipe: Name of the recipe.
         rule: Name of the rule.
-        seeds: How many.
-        seed: The first; None for the recipe's. The others follow it.
-        out: Folder of their folders seed1, seed2, ...; None for runs/RECIPE-RULE[-ESTIMATOR]-seedS.
-        **choices: Further arguments of `make_config`.
-
-    Returns:
-        The records.
+        seeds: Number of seeds.
+        given: Choices for all runs. The first seed is its `seed`, and the others follow; the folders are seed1, seed2,
+            ... in its `out`, or else runs/RECIPE-RULE[-ESTIMATOR]-seedS.
 
     Raises:
         ValueError: If `seeds` is not positive, and as `make_config`.
 
     Example:
-        >>> [config.out for config in make_configs("mnist", "ste", 2, out="runs/ste")]
+        >>> [config.out for config in make_configs("mnist", "ste", 2, Overrides(out="runs/ste"))]
         ['runs/ste/seed1', 'runs/ste/seed2']
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
-    first = find_recipe(recipe).seed if seed is None else seed
-    every = range(first, first + seeds)
-    return [make_config(recipe, rule, seed=s, out=out and f"{out}/seed{s}", **choices) for s in every]
+    first = find_recipe(recipe).seed if given.seed is None else given.seed
+    each = [
+        dataclasses.replace(given, seed=seed, out=given.out and f"{given.out}/seed{seed}")
+        for seed in range(first, first + seeds)
+    ]
+    return [make_config(recipe, rule, one) for one in each]
 
 
 def finished(config: RunConfig) -> Summary | None:
-    """The summary of a run that has ended, if it is the run in question.
-
-    Args:
-        config: What would be run.
-
-    Returns:
-        Its summary, or None if it is still to be run.
-    """
+    """Return the summary of a run that has ended, if it is the run in question; None if it is still to be run."""
     if not Path(config.out, "summary.json").is_file():
         return None
     try:
@@ -69,13 +58,19 @@ def finished(config: RunConfig) -> Summary | None:
 
 
 def _same_data(config: RunConfig) -> bool:
-    """Whether a run was on the data that are asked for, which may have moved."""
+    """Return whether a run was on the data that are asked for, which may have moved."""
     known = RunFolder(config.out).read_json("environment.json").get("data")
     return known in (None, data_of(config).fingerprint())
 
 
-def run_several(configs: Sequence[RunConfig], *, jobs: int = 1, note: Callable[[str], None] = print) -> list[Summary]:
-    """Trains what records say; runs that are finished are not repeated, those that were interrupted continue.
+def run_several(
+    configs: Sequence[RunConfig],
+    *,
+    jobs: int = 1,
+    progress: Progress | None = None,
+    note: Callable[[str], None] = print,
+) -> list[Summary]:
+    """Train what records say; runs that are finished are not repeated, those that were interrupted continue.
 
     Each run computes what it would compute alone: the noise of a run is a function of its seed, and nothing is shared
     but the data. Bit for bit so with the same number of threads; with `jobs` they are divided among the processes.
@@ -84,6 +79,7 @@ def run_several(configs: Sequence[RunConfig], *, jobs: int = 1, note: Callable[[
         configs: One for each run; those that share a recipe and data are best, for they are loaded once with one job.
         jobs: Runs at a time. More than one are processes, which pays where one run does not fill the machine:
             small networks, many cores, a large GPU.
+        progress: Display of each run; several jobs have none.
         note: Told of each run: as it begins, or with several jobs as it ends.
 
     Returns:
@@ -102,18 +98,18 @@ def run_several(configs: Sequence[RunConfig], *, jobs: int = 1, note: Callable[[
     if jobs > 1 and len(left) > 1:
         _side_by_side(left, min(jobs, len(left)), note)
     else:
-        _in_turn(left, note)
+        _in_turn(left, progress, note)
     return [Summary.from_dict(RunFolder(config.out).read_json("summary.json")) for config in configs]
 
 
-def _in_turn(configs: Sequence[RunConfig], note: Callable[[str], None]) -> None:
+def _in_turn(configs: Sequence[RunConfig], progress: Progress | None, note: Callable[[str], None]) -> None:
     loaded = None
     for index, config in enumerate(configs, 1):
         note(f"run {index} of {len(configs)}, in {config.out}")
         place = config.recipe, config.data, config.device, config.data_seed
         if loaded is None or loaded[0] != place:
             loaded = place, load_data(config)
-        run_recipe(config, resume=True, data=loaded[1])
+        run_recipe(config, resume=True, data=loaded[1], progress=progress)
 
 
 def _side_by_side(configs: Sequence[RunConfig], jobs: int, note: Callable[[str], None]) -> None:

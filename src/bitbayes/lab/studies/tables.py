@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,21 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from bitbayes.errors import nearest
-from bitbayes.lab.recipes.base import Recipe
-from bitbayes.lab.recipes.configure import Budget, full_name, make_config
-from bitbayes.lab.recipes.registry import find_recipe
+from bitbayes.lab.choices import Overrides, TableChoice
+from bitbayes.lab.recipes import Recipe, find_recipe, full_name, make_config
 from bitbayes.lab.studies.several import run_several
-from bitbayes.lab.train import Summary
-
-__all__ = ["TABLES", "Table", "TableRow", "run_table", "table_rules"]
+from bitbayes.lab.train import RuleName, Summary
 
 
 @dataclass(frozen=True)
-class Table:
+class PublishedTable:
     """A published table.
 
     Args:
-        columns: Accuracies that it has.
+        columns: Accuracies in the table.
         recipe: Its first recipe; others are asked for by name.
         rules: Its rows; empty for all that the recipe has settings for.
     """
@@ -39,17 +37,17 @@ _VISPA = ("full-precision", "vispa:no-z", "vispa")
 
 # Tables of one recipe are over the same runs.
 TABLES = {
-    "table2": Table(("test",), "mnist"),
-    "table10": Table(_ALL, "mnist"),
-    "small": Table(_ALL, "cifar10-small", _SMALL),
-    "trust": Table(_ALL, "mnist-trust"),
-    "default": Table(_ALL, "cifar10-small", ("ste", "bayesbinn:straight-through", "bayesbinn:default")),
-    "vispa-table1": Table(("test",), "cifar10-vgg-small-w1a1", _VISPA),
-    "vispa-table2": Table(("test",), "cifar10-vgg16"),
-    "vispa-table3": Table(("test",), "imagenet-alexnet", _VISPA),
-    "vispa-table4": Table(("test",), "imagenet-resnet18", _VISPA),
-    "vispa-table5": Table(("test",), "tiny-imagenet-resnet18", ("vispa:no-z", "vispa")),
-    "vispa-figure1": Table(
+    "table2": PublishedTable(("test",), "mnist"),
+    "table10": PublishedTable(_ALL, "mnist"),
+    "small": PublishedTable(_ALL, "cifar10-small", _SMALL),
+    "trust": PublishedTable(_ALL, "mnist-trust"),
+    "default": PublishedTable(_ALL, "cifar10-small", ("ste", "bayesbinn:straight-through", "bayesbinn:default")),
+    "vispa-table1": PublishedTable(("test",), "cifar10-vgg-small-w1a1", _VISPA),
+    "vispa-table2": PublishedTable(("test",), "cifar10-vgg16"),
+    "vispa-table3": PublishedTable(("test",), "imagenet-alexnet", _VISPA),
+    "vispa-table4": PublishedTable(("test",), "imagenet-resnet18", _VISPA),
+    "vispa-table5": PublishedTable(("test",), "tiny-imagenet-resnet18", ("vispa:no-z", "vispa")),
+    "vispa-figure1": PublishedTable(
         ("test",), "cifar10-resnet18-w1a1", ("vispa:rank1", "vispa:rank2", "vispa", "vispa:rank8", "vispa:rank10")
     ),
 }
@@ -62,7 +60,7 @@ class TableRow:
     """One rule of a table.
 
     Args:
-        rule: Name, with the estimator of BayesBiNN.
+        rule: Text of its `RuleName`, with the estimator of BayesBiNN.
         summaries: summary.json of every run.
     """
 
@@ -70,18 +68,11 @@ class TableRow:
     summaries: list[Summary]
 
     def values(self, key: str) -> list[float]:
-        """One entry of all summaries, where it exists.
-
-        Args:
-            key: Name in summary.json.
-
-        Returns:
-            Its values, one a run.
-        """
+        """Return one entry of all summaries that have it."""
         return [value for summary in self.summaries if (value := getattr(summary, key)) is not None]
 
     def figures(self) -> dict[str, Any]:
-        """Means and sample standard deviations, for results.json."""
+        """Return means and sample standard deviations, for results.json."""
         found: dict[str, Any] = {"rule": self.rule, "runs": len(self.summaries)}
         wanted = {
             **_KEYS,
@@ -102,60 +93,28 @@ class TableRow:
         return found
 
 
-def table_rules(recipe: Recipe, budget: Budget, wanted: Sequence[str] = ()) -> list[str]:
-    """The rows of a table.
-
-    Args:
-        recipe: The recipe.
-        budget: Whose hyper-parameters.
-        wanted: Rules that were asked for; empty means all that the quick budget has settings for.
-
-    Returns:
-        Names of rules with estimators.
+def table_rules(recipe: Recipe, wanted: Sequence[str] = ()) -> list[RuleName]:
+    """Return the rows of a table: the rules that were asked for, or all that the quick budget has settings for.
 
     Raises:
         ValueError: If a rule does not exist.
 
     Example:
-        >>> table_rules(find_recipe("mnist"), "quick", ["bayesbinn", "ste"])
+        >>> [str(rule) for rule in table_rules(find_recipe("mnist"), ["bayesbinn", "ste"])]
         ['bayesbinn:released', 'ste']
     """
     return [full_name(recipe, name) for name in wanted or recipe.quick or recipe.rules]
 
 
 def run_table(
-    name: str,
-    *,
-    dataset: str | None = None,
-    budget: Budget = "quick",
-    seeds: int | None = None,
-    rules: Sequence[str] = (),
-    epochs: int | None = None,
-    data: str | None = None,
-    out: str | None = None,
-    device: str = "cpu",
-    precision: str = "auto",
-    capture: bool = False,
-    protocol: str = "validation",
-    jobs: int = 1,
-    note: Callable[[str], None] = print,
+    name: str, choice: TableChoice, given: Overrides, *, note: Callable[[str], None] = print
 ) -> tuple[list[TableRow], Path]:
-    """Trains every rule with every seed; runs that are finished in `out` are not repeated.
+    """Train every rule with every seed; runs that are finished in the folder are not repeated.
 
     Args:
-        name: Of the table.
-        dataset: Name of the recipe; None for the table's first.
-        budget: "quick" or "paper".
-        seeds: Runs of a rule; None for 3 (quick) or 5 (paper).
-        rules: Rules to run; empty for all.
-        epochs: Length of the schedule, if not the budget's.
-        data: Folder or hub id.
-        out: Folder of the runs.
-        device: Torch device.
-        precision: "auto", "fp32" or "bf16".
-        capture: Whole steps as a CUDA graph.
-        protocol: "validation" or "test", see `RunConfig`.
-        jobs: Runs at a time, see `run_several`.
+        name: Name of the table.
+        choice: Which runs; by default 3 seeds (quick) or 5 (paper) of every rule.
+        given: Choices for every run; `out` is the folder of the runs.
         note: Told of each run as it begins.
 
     Returns:
@@ -166,30 +125,22 @@ def run_table(
     """
     if name not in TABLES:
         raise nearest("table", name, TABLES)
-    if seeds is not None and seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {seeds}")
-    recipe = find_recipe(dataset or TABLES[name].recipe)
-    rows = table_rules(recipe, budget, rules or TABLES[name].rules)
+    if choice.seeds is not None and choice.seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {choice.seeds}")
+    recipe = find_recipe(choice.dataset or TABLES[name].recipe)
+    rules = table_rules(recipe, choice.rules or TABLES[name].rules)
     # Tables of one recipe are over the same runs, so they share a folder.
-    folder = Path(out or f"runs/{recipe.name}-{budget}{'-test' if protocol == 'test' else ''}")
-    configs = {
-        rule: [
-            make_config(
-                recipe,
-                rule,
-                budget=budget,
-                seed=recipe.seed + index,
-                out=str(folder / f"{rule.replace(':', '-')}-seed{recipe.seed + index}"),
-                epochs=epochs,
-                data=data,
-                device=device,
-                precision=precision,
-                capture=capture,
-                protocol=protocol,
-            )
-            for index in range(seeds or _SEEDS[budget])
-        ]
-        for rule in rows
-    }
-    summaries = iter(run_several([each for runs in configs.values() for each in runs], jobs=jobs, note=note))
-    return [TableRow(rule, [next(summaries) for _ in runs]) for rule, runs in configs.items()], folder
+    folder = Path(given.out or f"runs/{recipe.name}-{given.budget}{'-test' if given.protocol == 'test' else ''}")
+    seeds = [recipe.seed + index for index in range(choice.seeds or _SEEDS[given.budget])]
+    configs = [
+        make_config(recipe, str(rule), dataclasses.replace(given, seed=seed, out=str(run_folder(folder, rule, seed))))
+        for rule in rules
+        for seed in seeds
+    ]
+    summaries = iter(run_several(configs, jobs=choice.jobs, note=note))
+    return [TableRow(str(rule), [next(summaries) for _ in seeds]) for rule in rules], folder
+
+
+def run_folder(folder: Path, rule: RuleName, seed: int) -> Path:
+    """Return the folder of one run of a table."""
+    return folder / f"{rule.slug}-seed{seed}"

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitbayes.lab.recipes.configure import make_config, run_recipe
-from bitbayes.lab.recipes.registry import find_recipe
+from bitbayes.lab.recipes import make_config, run_recipe
 from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.studies.several import finished
 from bitbayes.lab.train import Progress, RunFolder
@@ -102,7 +101,7 @@ def moons_study(
         for rule in ("ste", "bayesbinn")
     )
     x, y = _test(bayes)
-    with tuned_for("moons"):
+    with tuned_for(wide=False):
         on_data = bayes.predict(x, _SAMPLES)
         far = bayes.predict(ring(4.0).to(x.device), _SAMPLES)
         ste_mode, bayes_mode = ste.predict(x), bayes.predict(x)
@@ -160,7 +159,7 @@ def snelson_study(
         how = {"epochs": epochs, "data": data, "data_seed": split}
         for rule, runs in (("ste", ste), ("bayesbinn", bayes)):
             runs.append(_trained("snelson", rule, f"{out}/{rule}-split{split}", note, progress, **how))
-        with tuned_for("snelson"):
+        with tuned_for(wide=False):
             found.append(_held_out(ste[-1], bayes[-1]))
     means = {name: statistics.mean(getattr(split, name) for split in found) for name in found[0].to_dict()}
     figures = SnelsonFigures(
@@ -215,7 +214,7 @@ def _trained(
     **choices: Any,
 ) -> FinishedRun:
     """Return the run in a folder, trained now unless it is finished."""
-    config = make_config(find_recipe(recipe), rule, out=out, **choices)
+    config = make_config(recipe, rule, out=out, **choices)
     if finished(config) is None:
         note(f"{recipe}: training {rule}, in {Path(out)}")
         run_recipe(config, resume=True, progress=progress)

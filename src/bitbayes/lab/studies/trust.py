@@ -6,14 +6,14 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluation_inputs
 from bitbayes.lab.studies.load import FinishedRun, load_run
-from bitbayes.lab.studies.tables import TABLES, run_table
-from bitbayes.lab.train import RunFolder
+from bitbayes.lab.studies.tables import TABLES, run_folder, run_table
+from bitbayes.lab.train import RuleName, RunFolder
 from bitbayes.lab.train.records import Record, Spread
 from bitbayes.prediction import Prediction
 
@@ -57,15 +57,13 @@ class TrustStudy:
 
 
 def trust_study(
+    choice: TableChoice,
+    given: Overrides,
     *,
-    data: str | None = None,
     unlike: str | None = "fashion-mnist",
     unlike_data: str | None = None,
     samples: int = 32,
-    rules: Sequence[str] = (),
-    device: str = "cpu",
     note: Callable[[str], None] = print,
-    **choices: Any,
 ) -> TrustStudy:
     """Train the runs of the table "trust" that are missing, evaluate all of them, and write trust.json.
 
@@ -74,19 +72,17 @@ def trust_study(
     float has bits take the bytes of one float network.
 
     Args:
-        data: Folder or hub id.
+        choice: Runs of the table, see `run_table`.
+        given: Choices for every run.
         unlike: Recipe of data that the networks should be unsure of; None leaves it out.
-        unlike_data: Where it is.
+        unlike_data: Folder or hub id of these data.
         samples: Networks that a mean averages over.
-        rules: Rules to compare; empty for all of the recipe.
-        device: Torch device.
         note: Told of each step.
-        **choices: Further arguments of `run_table`.
 
     Raises:
         ValueError: For names that do not exist, or data that is not as expected.
     """
-    table, folder = run_table("trust", data=data, rules=rules, device=device, note=note, **choices)
+    table, folder = run_table("trust", choice, given, note=note)
     inputs: Inputs | None = None
     rows: list[TrustRow] = []
     examples: dict[str, Predictions] = {}
@@ -94,7 +90,8 @@ def trust_study(
         found: dict[str, list[Predictions]] = {}
         sizes: dict[str, tuple[int, int]] = {}
         for summary in row.summaries:
-            run = load_run(folder / f"{row.rule.replace(':', '-')}-seed{summary.seed}", data=data, device=device)
+            place = run_folder(folder, RuleName.parse(row.rule), summary.seed)
+            run = load_run(place, data=given.data, device=given.device)
             inputs = inputs or evaluation_inputs(run, unlike, unlike_data)
             for kind, count in {"network": 0, "mean": samples}.items():
                 if kind == "mean" and run.posterior is None:
@@ -113,7 +110,7 @@ def trust_study(
             rows.append(TrustRow(row.rule, kind, count, size, figures, bits))
             examples[f"{row.rule} {kind}"] = predictions[0]
     assert inputs is not None
-    recipe = choices.get("dataset") or TABLES["trust"].recipe
+    recipe = choice.dataset or TABLES["trust"].recipe
     written = {"recipe": recipe, "unlike": unlike, "rows": [row.to_dict() for row in rows]}
     RunFolder(folder).write_json("trust.json", written)
     return TrustStudy(rows, examples, inputs, folder)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bitbayes.errors import require
+from bitbayes.lab.choices import Overrides
 from bitbayes.lab.data import DataBundle
-from bitbayes.lab.recipes.configure import full_name, load_data, make_config, make_experiment, run_recipe
-from bitbayes.lab.recipes.registry import find_recipe
+from bitbayes.lab.recipes import find_recipe, full_name, make_config, make_experiment, run_recipe
+from bitbayes.lab.recipes.configure import load_data
 from bitbayes.lab.studies.several import finished
-from bitbayes.lab.train import Progress, RunConfig, RunError, RunFolder, learning_rate
-
-__all__ = ["parse_ranges", "tune"]
+from bitbayes.lab.train import Progress, RunConfig, RunError, RunFolder
+from bitbayes.lab.train.experiment import resolved
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -25,16 +25,10 @@ _RANGE = re.compile(r"(\w+)=([^:=]+):([^:=]+)")
 
 
 def parse_ranges(words: Sequence[str]) -> Ranges:
-    """Ranges to search, as they stand on the command line.
-
-    Args:
-        words: NAME=LOW:HIGH each.
-
-    Returns:
-        (low, high) by name.
+    """Return (low, high) by name from NAME=LOW:HIGH words.
 
     Raises:
-        ValueError: If one is not of that form, or not 0 < low < high.
+        ValueError: If a word is not of that form, or not 0 < low < high.
 
     Example:
         >>> parse_ranges(["lr=1e-3:1e-1"])
@@ -56,17 +50,14 @@ def parse_ranges(words: Sequence[str]) -> Ranges:
 def tune(
     recipe: str,
     rule: str = "bayesbinn",
+    given: Overrides | None = None,
     *,
     trials: int,
-    estimator: str | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
-    seed: int | None = None,
-    out: str | None = None,
     progress: Progress | None = None,
     note: Callable[[str], None] = print,
-    **choices: Any,
 ) -> list[dict[str, Any]]:
-    """Trains with the recipe's settings, then with others that Optuna proposes (TPE: Bergstra et al., NeurIPS 2011).
+    """Train with the recipe's settings, then with others that Optuna proposes (TPE: Bergstra et al., NeurIPS 2011).
 
     Numbers are searched on a logarithmic scale. The same call continues a search that was interrupted, also within a
     trial, until there are as many trials as it asks for.
@@ -74,15 +65,13 @@ def tune(
     Args:
         recipe: Name of the recipe; its data must have classes and a validation part.
         rule: Name of the rule.
-        trials: How many, those that are there included.
-        estimator: Of BayesBiNN.
+        given: Choices for every run. Its `seed` is also that of the search; its `out` is the folder of the trials,
+            runs/tune-RECIPE-RULE[-ESTIMATOR] by default.
+        trials: Number of trials, with those that are there already.
         ranges: (low, high) of `lr` and of options of the rule; None for a factor of ten both ways around the recipe's
             `lr` and, where it has one, `ess_scale`.
-        seed: Of the runs and of the search; None for the recipe's.
-        out: Folder of the trials; None for runs/tune-RECIPE-RULE[-ESTIMATOR].
         progress: Display of each run.
         note: Told of each trial.
-        **choices: Further arguments of `make_config`.
 
     Returns:
         The trials, best first: folder within `out`, settings, and accuracy (validation, percent; None if the run
@@ -95,24 +84,23 @@ def tune(
         raise ValueError(f"trials must be at least 1, got {trials}")
     optuna = require("optuna", "tune")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    seed = find_recipe(recipe).seed if seed is None else seed
-    how = {"estimator": estimator, "seed": seed, **choices}
-    base = make_config(recipe, rule, **how)
-    full = full_name(find_recipe(recipe), rule, estimator)
-    folder = Path(out or f"runs/tune-{recipe}-{full.replace(':', '-')}")
+    given = given or Overrides()
+    base = make_config(recipe, rule, given)
+    full = full_name(find_recipe(recipe), rule, given.estimator)
+    folder = Path(given.out or f"runs/tune-{recipe}-{full.slug}")
     data = load_data(base)
     if data.validation is None or not find_recipe(recipe).loss.classifies:
         raise ValueError(f"{recipe} cannot be tuned: that takes classes and validation data")
     own = _own(base, data)
     searched = dict(ranges or _around(base, own))
-    study = _study(optuna, folder, seed, searched, base, own)
+    study = _study(optuna, folder, searched, base, own)
     while len(done := _ended(optuna, study)) < trials:
         trial = study.ask()
         values = {name: trial.suggest_float(name, *limits, log=True) for name, limits in searched.items()}
         place = trial.user_attrs.get("place", f"trial{trial.number}")
         trial.set_user_attr("place", place)
         note(f"trial {len(done) + 1} of {trials}, in {folder / place}: {_text(values)}")
-        config = _with(recipe, rule, values, out=str(folder / place), **how)
+        config = _with(base, values, folder / place)
         try:
             study.tell(trial, _accuracy(config, data, progress))
         except RunError as error:  # such as a loss that is not finite
@@ -123,7 +111,7 @@ def tune(
         for trial in _ended(optuna, study)
     ]
     rows.sort(key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0)))
-    RunFolder(folder).write_json("tune.json", {"recipe": recipe, "rule": full, "trials": rows})
+    RunFolder(folder).write_json("tune.json", {"recipe": recipe, "rule": str(full), "trials": rows})
     return rows
 
 
@@ -135,20 +123,20 @@ def _around(base: RunConfig, own: Mapping[str, Any]) -> Ranges:
 
 
 def _own(base: RunConfig, data: DataBundle) -> dict[str, Any]:
-    """What a run has that is not searched: the recipe's settings, and of the rest the rule's defaults."""
+    """Return the settings of the run without a search: those of the recipe, and for the rest the rule's defaults."""
     optimizer = make_experiment(base, data).optimizer
     group = {} if optimizer is None else optimizer.param_groups[0]
     numbers = {name: value for name, value in group.items() if isinstance(value, (int, float))}
-    return {**numbers, "lr": learning_rate(base, len(data.train)), **base.options}
+    return {**numbers, "lr": resolved(base, len(data.train)).lr, **base.spec.options}
 
 
-def _study(optuna: Any, folder: Path, seed: int, searched: Ranges, base: RunConfig, own: Mapping[str, Any]) -> Any:
+def _study(optuna: Any, folder: Path, searched: Ranges, base: RunConfig, own: Mapping[str, Any]) -> Any:
     """The study in a folder; a new one begins with its own settings, an old one with what was interrupted."""
     folder.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "study.log")))
     study = optuna.create_study(study_name="tune", storage=storage, direction="maximize", load_if_exists=True)
     trials = study.trials
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(trials))  # which a later start must not repeat
+    study.sampler = optuna.samplers.TPESampler(seed=base.seed + len(trials))  # which a later start must not repeat
     about = {name: value for name, value in json.loads(base.to_json()).items() if name not in _FREE}
     about["ranges"] = {name: list(limits) for name, limits in searched.items()}
     before = study.user_attrs.get("about", about)
@@ -173,10 +161,10 @@ def _ended(optuna: Any, study: Any) -> list[Any]:
     return [trial for trial in last.values() if trial.state in states]
 
 
-def _with(recipe: str, rule: str, values: Mapping[str, float], **how: Any) -> RunConfig:
-    options = {**(how.pop("options", None) or {}), **{name: value for name, value in values.items() if name != "lr"}}
-    settings: dict[str, Any] = {"lr": values.get("lr"), **how, "options": options}
-    return make_config(recipe, rule, **settings)
+def _with(base: RunConfig, values: Mapping[str, float], folder: Path) -> RunConfig:
+    """Return the record of a trial."""
+    options = {**base.spec.options, **{name: value for name, value in values.items() if name != "lr"}}
+    return base.changed(lr=values.get("lr", base.spec.lr), options=options, out=str(folder))
 
 
 def _accuracy(config: RunConfig, data: DataBundle, progress: Progress | None) -> float:

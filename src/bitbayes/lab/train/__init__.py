@@ -2,7 +2,7 @@
 
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.distributed import Ranks, joined
-from bitbayes.lab.train.experiment import RULES, Experiment, StepHooks, build_experiment, learning_rate
+from bitbayes.lab.train.experiment import Experiment, StepHooks, build_experiment
 from bitbayes.lab.train.folder import RunError, RunFolder
 from bitbayes.lab.train.loop import Interrupted, RunResult, train
 from bitbayes.lab.train.losses import BINARY, CROSS_ENTROPY, LOSSES, OUTLIER_EXPOSURE, PAIRED, SQUARED, Loss
@@ -16,6 +16,7 @@ from bitbayes.lab.train.progress import (
     default_progress,
 )
 from bitbayes.lab.train.records import EpochRow, Evaluation, Summary
+from bitbayes.lab.train.rules import RULES, RuleName, RuleSpec
 from bitbayes.lab.train.schedule import COSINE_BY_STEPS, Schedule
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "Loss",
     "Progress",
     "Ranks",
+    "RuleName",
+    "RuleSpec",
     "RunConfig",
     "RunError",
     "RunFolder",
@@ -49,6 +52,5 @@ __all__ = [
     "choose_precision",
     "default_progress",
     "joined",
-    "learning_rate",
     "train",
 ]

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bitbayes.errors import nearest
+from bitbayes.lab.train.rules import RuleName, RuleSpec
 from bitbayes.lab.train.schedule import Schedule
 
-__all__ = ["PRECISIONS", "RunConfig"]
-
-PRECISIONS = ("auto", "fp32", "bf16")
-_COUNTS = (
-    "epochs",
-    "samples",
-    "accumulate",
-    "evaluate_every",
-    "checkpoint_every",
-    "refresh_batches",
-    "predict_samples",
-)
+_PRECISIONS = ("auto", "fp32", "bf16")
+_COUNTS = ("epochs", "accumulate", "evaluate_every", "checkpoint_every", "refresh_batches", "predict_samples")
 
 # What may differ between a run and its continuation: none of it changes what is learned, as long as the data are the
 # same wherever they lie, which their fingerprint says.
 _FREE = ("stop_after", "out", "data", "device")
+
+# The first entries of config.json; the others follow in the order of the fields.
+_FIRST = (
+    *("recipe", "rule", "out", "lr", "epochs", "estimator", "options", "real_lr", "real_optimizer"),
+    *("real_weight_decay", "schedule", "stop_after", "batch_size", "accumulate", "samples", "clip_gradient", "dropout"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,28 +33,19 @@ class RunConfig:
     Args:
         recipe: Name of the recipe that builds the network and the data.
         rule: Name of the learning rule.
-        out: Folder that the run writes to.
-        estimator: Gradient estimator of BayesBiNN; None for other rules.
-        options: Keywords of the rule, beside the learning rate.
-        lr: Learning rate of the binary weights (of all weights for full precision). None, for bayesbinn: 6 over the
-            number of steps, at most 0.1.
-        real_lr: Learning rate of the real parameters.
-        real_optimizer: "adam", or "sgd" (momentum 0.9), of the real parameters, or of all for full precision.
-        real_weight_decay: L2 penalty on them.
-        schedule: How both learning rates change over the epochs.
+        out: Folder where the run is written.
+        spec: Settings of the rule.
         epochs: Length of the schedule.
+        estimator: Gradient estimator of BayesBiNN; None for other rules.
         stop_after: Last epoch of this run, on that schedule; None means `epochs`.
-        batch_size: Examples a step; 0 means all of them.
-        accumulate: Parts that a batch is taken in, one after the other: less memory for the same batch. BatchNorm
+        batch_size: Examples per step; 0 means all of them.
+        accumulate: Parts that a batch is processed in, one after the other: less memory for the same batch. BatchNorm
             sees each part alone.
-        samples: Draws a step.
-        clip_gradient: Largest norm of the gradient over all weights; None to leave it alone.
-        dropout: Probability of every dropout layer; None for those of the recipe's network.
         seed: Seed of the network, the batches, dropout and the draws.
         data_seed: Seed of the split into training and validation data.
         device: Torch device.
         precision: "fp32", "bf16" (autocast around the forward pass) or "auto" (measured).
-        capture: Whole steps as a CUDA graph.
+        capture: Record whole steps as a CUDA graph.
         data: Folder or hub id of the data; None for the default of the recipe.
         refresh_batches: Training batches of 500 that BatchNorm statistics of the mode are estimated from.
         evaluate_every: Epochs between two evaluations (and lines of metrics.jsonl).
@@ -69,7 +58,7 @@ class RunConfig:
         ValueError: If a value is out of range.
 
     Example:
-        >>> config = RunConfig(recipe="digits", rule="ste", out="runs/digits", lr=1e-2, epochs=3)
+        >>> config = RunConfig("digits", "ste", "runs/digits", RuleSpec(lr=1e-2), epochs=3)
         >>> RunConfig.from_json(config.to_json()) == config
         True
         >>> config.last_epoch
@@ -79,20 +68,12 @@ class RunConfig:
     recipe: str
     rule: str
     out: str
-    lr: float | None
+    spec: RuleSpec
     epochs: int
     estimator: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    real_lr: float = 1e-3
-    real_optimizer: Literal["adam", "sgd"] = "adam"
-    real_weight_decay: float = 0.0
-    schedule: Schedule = field(default_factory=Schedule)
     stop_after: int | None = None
     batch_size: int = 100
     accumulate: int = 1
-    samples: int = 1
-    clip_gradient: float | None = None
-    dropout: float | None = None
     seed: int = 0
     data_seed: int = 0
     device: str = "cpu"
@@ -106,8 +87,6 @@ class RunConfig:
     protocol: Literal["validation", "test"] = "validation"
 
     def __post_init__(self) -> None:
-        # As JSON will give them back, so that a record equals its own copy.
-        object.__setattr__(self, "options", json.loads(json.dumps(self.options)))
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -120,18 +99,12 @@ class RunConfig:
             raise ValueError(f"batch_size must be positive, or 0 for all data, got {self.batch_size}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must be in [0, 2**31), got {self.seed}")
-        if not (self.lr is None or self.lr > 0) or not self.real_lr > 0:
-            raise ValueError(f"learning rates must be positive, got {self.lr} and {self.real_lr}")
-        if self.lr is None and self.rule != "bayesbinn":
+        if self.spec.lr is None and self.rule != "bayesbinn":
             raise ValueError(f"lr of rule {self.rule} must be a number, got None, which is for bayesbinn alone")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.epochs:
             raise ValueError(f"stop_after must lie between 1 and epochs ({self.epochs}), got {self.stop_after}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
-        if self.real_optimizer not in ("adam", "sgd"):
-            raise ValueError(f"real_optimizer must be adam or sgd, got {self.real_optimizer!r}")
+        if self.precision not in _PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}; got {self.precision!r}")
         if self.protocol not in ("validation", "test"):
             raise ValueError(f"protocol must be validation or test, got {self.protocol!r}")
 
@@ -140,35 +113,44 @@ class RunConfig:
         """The epoch after which this run ends."""
         return self.stop_after or self.epochs
 
+    @property
+    def rule_name(self) -> RuleName:
+        """The rule with its estimator."""
+        return RuleName(self.rule, self.estimator)
+
+    def flat(self) -> dict[str, Any]:
+        """Return all settings by name, those of the rule among them, in the order of config.json."""
+        values = {**vars(self), **vars(self.spec)}
+        del values["spec"]
+        return {name: values.pop(name) for name in _FIRST} | values
+
+    def changed(self, **settings: Any) -> RunConfig:
+        """Return a copy with other settings, of the run or of its rule.
+
+        Raises:
+            ValueError: If there is no such setting, or a value is out of range.
+
+        Example:
+            >>> config = RunConfig("digits", "ste", "runs/digits", RuleSpec(lr=1e-2), epochs=3)
+            >>> config.changed(lr=0.5, seed=7).spec.lr
+            0.5
+        """
+        return _from_flat({**self.flat(), **settings})
+
     def to_json(self) -> str:
-        """The record as indented JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        """Return the record as indented JSON."""
+        return json.dumps(self.flat(), indent=2, default=dataclasses.asdict) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> RunConfig:
-        """Reads what `to_json` wrote; unknown entries are ignored, so that newer files can be read.
-
-        Args:
-            text: A JSON object.
-
-        Returns:
-            The record.
-        """
+        """Read what `to_json` wrote; unknown entries are ignored, so that newer files can be read."""
         raw = json.loads(text)
-        known = {f.name for f in dataclasses.fields(cls)}
-        values = {key: value for key, value in raw.items() if key in known}
-        values["schedule"] = Schedule.from_dict(values.get("schedule", {}))
-        return cls(**values)
+        raw["schedule"] = Schedule.from_dict(raw.get("schedule", {}))
+        return _from_flat({name: value for name, value in raw.items() if name in _SPEC | _OWN})
 
     @classmethod
     def load(cls, folder: str | Path) -> RunConfig:
-        """Reads config.json of a run.
-
-        Args:
-            folder: The folder of the run.
-
-        Returns:
-            The record.
+        """Read config.json of a run.
 
         Raises:
             ValueError: If there is no readable config.json.
@@ -182,22 +164,27 @@ class RunConfig:
             raise ValueError(f"{path} is not a record of a run: {error}") from error
 
     def differences(self, other: RunConfig) -> list[str]:
-        """What another record would train differently, as short texts for a message.
-
-        Args:
-            other: The record to compare with.
-
-        Returns:
-            One text for every entry that differs; empty if `other` may continue this run.
-        """
-        found = []
-        for item in dataclasses.fields(self):
-            ours, theirs = getattr(self, item.name), getattr(other, item.name)
-            if item.name == "precision" and "auto" in (ours, theirs):
+        """Return a short text for each setting that another record would train differently."""
+        found, theirs = [], other.flat()
+        for name, ours in self.flat().items():
+            if name == "precision" and "auto" in (ours, theirs[name]):
                 continue
-            if item.name not in _FREE and ours != theirs:
-                found.append(f"{item.name} {_short(ours)}, not {_short(theirs)}")
+            if name not in _FREE and ours != theirs[name]:
+                found.append(f"{name} {_short(ours)}, not {_short(theirs[name])}")
         return found
+
+
+_SPEC = {item.name for item in dataclasses.fields(RuleSpec)}
+_OWN = {item.name for item in dataclasses.fields(RunConfig)} - {"spec"}
+
+
+def _from_flat(values: dict[str, Any]) -> RunConfig:
+    """Return the record of settings by name."""
+    for name in values:
+        if name not in _SPEC | _OWN:
+            raise nearest("setting", name, sorted(_SPEC | _OWN))
+    spec = RuleSpec(**{name: value for name, value in values.items() if name in _SPEC})
+    return RunConfig(spec=spec, **{name: value for name, value in values.items() if name in _OWN})
 
 
 def _short(value: object) -> str:

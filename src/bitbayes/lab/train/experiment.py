@@ -13,42 +13,14 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from bitbayes.errors import nearest
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.distributed import Ranks
 from bitbayes.lab.train.losses import Loss
+from bitbayes.lab.train.rules import RULES, RuleSpec
 from bitbayes.parameters import split_parameters
-from bitbayes.rules import (
-    PMF,
-    STE,
-    VISPA,
-    AdaSTE,
-    BayesBiNN,
-    Bop,
-    Bop2ndOrder,
-    MirrorDescent,
-    ProxQuant,
-)
-from bitbayes.rules.optimizer import BinaryOptimizer
-
-__all__ = ["RULES", "Experiment", "build_experiment", "learning_rate", "steps_per_epoch"]
-
-RULES: dict[str, type[BinaryOptimizer] | None] = {
-    "full-precision": None,  # plain Adam under the same trainer
-    "ste": STE,
-    "bop": Bop,
-    "bop2": Bop2ndOrder,
-    "pmf": PMF,
-    "md": MirrorDescent,
-    "proxquant": ProxQuant,
-    "adaste": AdaSTE,
-    "bayesbinn": BayesBiNN,
-    "vispa": VISPA,
-}
-"""Learning rules by the names of the command line; None is plain Adam."""
-
-
-_RATE_STEPS, _LARGEST = 6.0, 0.1  # of a rate that the run's length decides: its product with the steps, and a limit
+from bitbayes.rules import BinaryOptimizer
 
 
 class StepHooks(Protocol):
@@ -78,12 +50,12 @@ class Experiment:
     Args:
         model: The network, on the device of the run.
         data: Training data, and validation and test data if there are any.
-        loss: What it is trained on.
+        loss: Training loss.
         optimizer: The learning rule; None for full precision.
         real_optimizer: Adam or SGD on the real parameters; None if there are none.
-        schedulers: Stepped at the start of every epoch, or step.
-        device: Where the data goes.
-        ranks: The processes that train it together.
+        schedulers: Learning-rate schedules, stepped at the start of every epoch, or step.
+        device: Device of the batches.
+        ranks: The processes that train the network together.
         hooks: Called at every step, and kept in the checkpoint.
     """
 
@@ -101,7 +73,7 @@ class Experiment:
         self.parallel = self.ranks.wrapped(self.model)
 
     def modules(self) -> dict[str, Any]:
-        """What a checkpoint keeps, by name; all have `state_dict` and `load_state_dict`."""
+        """Return what a checkpoint keeps, by name; all have `state_dict` and `load_state_dict`."""
         parts: dict[str, Any] = {"model": self.model}
         if self.optimizer is not None:
             parts["optimizer"] = self.optimizer
@@ -112,13 +84,13 @@ class Experiment:
         return parts | {f"scheduler_{i}": s for i, s in enumerate(self.schedulers)}
 
     def binary_weights(self) -> int:
-        """Number of weights of one bit."""
+        """Return the number of binary weights."""
         if self.optimizer is None:
             return 0
         return sum(parameter.numel() for _, parameter in self.optimizer.named_binary())
 
     def bytes(self) -> tuple[int, int]:
-        """Bytes of all parameters at 32 bits, and with one bit for each that is or could be binary."""
+        """Return the bytes of all parameters at 32 bits, and with one bit for each that is or could be binary."""
         total = sum(parameter.numel() for parameter in self.model.parameters())
         if self.optimizer is not None:
             binary = self.binary_weights()
@@ -135,62 +107,48 @@ def build_experiment(
     *,
     all_binary: bool = False,
 ) -> Experiment:
-    """Builds the network, the learning rule and the schedules of a run.
+    """Build the network, the learning rule and the schedules of a run.
 
     Args:
-        config: The run. Its `options` are keywords of the rule, but for three that depend on the data: `ess_scale`
-            (times the number of training examples gives `ess`), `interval_epochs` (gives `interval` in steps) and
-            `harden_at` (a fraction of the run; gives `harden_after` in steps).
+        config: The run.
         network: Makes the network; called under the seed of the run.
         data: The data, on the device of the run.
-        loss: See `Experiment`.
-        all_binary: Biases are binary too, as in the synthetic experiments of the BayesBiNN paper.
-
-    Returns:
-        Everything that `train` needs.
+        loss: Training loss.
+        all_binary: Make biases binary too, as in the synthetic experiments of the BayesBiNN paper.
 
     Raises:
         ValueError: For an unknown rule, an option that the rule does not know, or a dropout that no layer takes.
     """
     if config.rule not in RULES:
-        raise ValueError(f"no rule is called {config.rule!r}; there are: {', '.join(RULES)}")
-    device = torch.device(config.device)
+        raise nearest("rule", config.rule, RULES)
+    device, spec = torch.device(config.device), resolved(config, len(data.train))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         model = network().to(device)
-    if config.dropout is not None:
-        _set_dropout(model, config.dropout)
-    options = _resolve(config, len(data.train))
+    if spec.dropout is not None:
+        _set_dropout(model, spec.dropout)
     rule = RULES[config.rule]
     if rule is None:
-        _refuse_unknown(config.rule, options)
-        if config.samples > 1:
-            raise ValueError(f"samples {config.samples} needs a rule that draws; {config.rule} has no draws")
+        if spec.options:
+            raise ValueError(f"rule {config.rule} has no options, got {', '.join(spec.options)}")
+        if spec.samples > 1:
+            raise ValueError(f"samples {spec.samples} needs a rule that draws; {config.rule} has no draws")
         optimizer, real = None, list(model.parameters())
-        real_rate = learning_rate(config, len(data.train))
     else:
         if all_binary:
             binary, real = list(model.named_parameters()), []
         else:
             binary, real_named = split_parameters(model)
             real = [parameter for _, parameter in real_named]
-        fused = _worth_compiling(binary)
-        for name in ("lr", "samples", "seed", "estimator"):
-            if name in options:
-                raise ValueError(f"{name} is no option of the rule here but a setting of the run: --{name}, not --set")
-        keywords = {"samples": config.samples, "seed": config.seed, "compile": fused, "capturable": config.capture}
-        keywords |= options
-        if config.estimator is not None:
-            keywords["estimator"] = config.estimator
-        try:
-            optimizer = rule(binary, lr=learning_rate(config, len(data.train)), **keywords)  # type: ignore[arg-type]
-        except TypeError as error:
-            what = str(error).partition("() ")[2] or str(error)
-            raise ValueError(f"rule {config.rule} {what}") from error
-        real_rate = config.real_lr
-    real_optimizer = _real_optimizer(config, real, real_rate) if real else None
+        optimizer = _binary_optimizer(rule, binary, config, spec)
+    real_optimizer = _real_optimizer(spec, real, _real_rate(spec, optimizer)) if real else None
     schedulers = _schedulers(config, data, optimizer, real_optimizer)
     return Experiment(model, data, loss, optimizer, real_optimizer, schedulers, device)
+
+
+def resolved(config: RunConfig, examples: int) -> RuleSpec:
+    """Return the settings of a run's rule for a number of training examples, see `RuleSpec.resolve`."""
+    return config.spec.resolve(examples, steps_per_epoch(config, examples, Ranks.here().count), config.epochs)
 
 
 def _set_dropout(model: nn.Module, probability: float) -> None:
@@ -201,101 +159,72 @@ def _set_dropout(model: nn.Module, probability: float) -> None:
         layer.p = probability
 
 
-def continue_experiment(experiment: Experiment, config: RunConfig, data: DataBundle) -> Experiment:
-    """The same network and beliefs on other data, with learning rates and schedules from their start.
-
-    Args:
-        experiment: What was trained so far; shares its network and optimizers with the result.
-        config: Of the new run.
-        data: Of the new run.
-
-    Returns:
-        A new experiment.
-    """
-    options = _resolve(config, len(data.train))
-    optimizer, real = experiment.optimizer, experiment.real_optimizer
-    own = learning_rate(config, len(data.train))
-    for part, first in ((optimizer, own), (real, own if optimizer is None else config.real_lr)):
-        for group in () if part is None else part.param_groups:
-            group.pop("initial_lr", None)  # of the last schedule
-            group["lr"] = first
-    if optimizer is not None and "ess" in options:
-        for group in optimizer.param_groups:
-            group["ess"] = options["ess"]
-    return dataclasses.replace(experiment, data=data, schedulers=_schedulers(config, data, optimizer, real))
+def _binary_optimizer(
+    rule: type[BinaryOptimizer], binary: Sequence[tuple[str, Tensor]], config: RunConfig, spec: RuleSpec
+) -> BinaryOptimizer:
+    for name in ("lr", "samples", "seed", "estimator"):
+        if name in spec.options:
+            raise ValueError(f"{name} is no option of the rule here but a setting of the run: --{name}, not --set")
+    # Compiling takes seconds and saves some ten milliseconds a step from a million weights on.
+    compiled = sum(parameter.numel() for _, parameter in binary) >= 1_000_000
+    keywords = {"samples": spec.samples, "seed": config.seed, "compile": compiled, "capturable": config.capture}
+    keywords |= spec.options
+    if config.estimator is not None:
+        keywords["estimator"] = config.estimator
+    try:
+        return rule(binary, lr=spec.lr, **keywords)  # type: ignore[arg-type]
+    except TypeError as error:
+        what = str(error).partition("() ")[2] or str(error)
+        raise ValueError(f"rule {config.rule} {what}") from error
 
 
-def _schedulers(config: RunConfig, data: DataBundle, *parts: Optimizer | None) -> list[LRScheduler]:
-    """The schedule of the run for every optimizer that there is."""
-    steps = steps_per_epoch(config, len(data.train), Ranks.here().count)
-    return [config.schedule.build(part, config.epochs, steps) for part in parts if part is not None]
+def _real_rate(spec: RuleSpec, optimizer: BinaryOptimizer | None) -> float:
+    """Return the learning rate of the real parameters, which for full precision are all."""
+    assert spec.lr is not None, "of resolved settings"
+    return spec.lr if optimizer is None else spec.real_lr
 
 
-def _real_optimizer(config: RunConfig, parameters: list[nn.Parameter], rate: float) -> Optimizer:
-    """One fused kernel instead of a dozen operations a tensor."""
-    decay = config.real_weight_decay
-    if config.real_optimizer == "sgd":
+def _real_optimizer(spec: RuleSpec, parameters: list[nn.Parameter], rate: float) -> Optimizer:
+    """One fused kernel instead of a dozen operations per tensor."""
+    decay = spec.real_weight_decay
+    if spec.real_optimizer == "sgd":
         return SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay, fused=True)
     return Adam(parameters, lr=rate, weight_decay=decay, fused=True)
 
 
-def _worth_compiling(binary: Sequence[tuple[str, Tensor]]) -> bool:
-    """Compiling takes seconds and saves some ten milliseconds a step from a million weights on.
+def continue_experiment(experiment: Experiment, config: RunConfig, data: DataBundle) -> Experiment:
+    """Return the same network and beliefs on other data, with learning rates and schedules from their start.
 
-    Without a compiler the rules run as they are, whatever this says.
+    Args:
+        experiment: What was trained so far; shares its network and optimizers with the result.
+        config: The new run.
+        data: Data of the new run.
     """
-    return sum(parameter.numel() for _, parameter in binary) >= 1_000_000
+    spec, optimizer, real = resolved(config, len(data.train)), experiment.optimizer, experiment.real_optimizer
+    for part, first in ((optimizer, spec.lr), (real, _real_rate(spec, optimizer))):
+        for group in () if part is None else part.param_groups:
+            group.pop("initial_lr", None)  # of the last schedule
+            group["lr"] = first
+    if optimizer is not None and "ess" in spec.options:
+        for group in optimizer.param_groups:
+            group["ess"] = spec.options["ess"]
+    return dataclasses.replace(experiment, data=data, schedulers=_schedulers(config, data, optimizer, real))
+
+
+def _schedulers(config: RunConfig, data: DataBundle, *parts: Optimizer | None) -> list[LRScheduler]:
+    """Return the schedule of the run for every optimizer that there is."""
+    steps = steps_per_epoch(config, len(data.train), Ranks.here().count)
+    return [config.spec.schedule.build(part, config.epochs, steps) for part in parts if part is not None]
 
 
 def steps_per_epoch(config: RunConfig, examples: int, ranks: int = 1) -> int:
-    """Steps of an epoch; a last batch with a single example for a rank is left out, as BatchNorm cannot use it.
+    """Return the steps of an epoch; a last batch with one example per rank is left out, as BatchNorm cannot use it.
 
     Args:
         config: The run.
         examples: Number of training examples.
         ranks: Processes that share each batch.
-
-    Returns:
-        The number of batches.
     """
     size = config.batch_size or examples
     full, rest = divmod(examples, size)
     return full + (1 if rest >= (2 * ranks if full else 1) else 0)
-
-
-def learning_rate(config: RunConfig, examples: int) -> float:
-    """The learning rate that a run begins with.
-
-    Args:
-        config: The run.
-        examples: Number of training examples.
-
-    Returns:
-        `config.lr`; if that is None, 6 over the number of steps, at most 0.1: on a cosine to 0 λ then forgets its start
-        to e^-3.
-    """
-    if config.lr is not None:
-        return config.lr
-    steps = steps_per_epoch(config, examples, Ranks.here().count) * config.epochs
-    return min(_RATE_STEPS / steps, _LARGEST)
-
-
-def _resolve(config: RunConfig, examples: int) -> dict[str, Any]:
-    options = dict(config.options)
-    for name in ("ess_scale", "interval_epochs", "harden_at"):
-        value = options.get(name, 1)
-        if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be a positive number, got {value!r}")
-    steps = steps_per_epoch(config, examples, Ranks.here().count)
-    if "ess_scale" in options:
-        options["ess"] = options.pop("ess_scale") * examples
-    if "interval_epochs" in options:
-        options["interval"] = max(1, round(options.pop("interval_epochs") * steps))
-    if "harden_at" in options:
-        options["harden_after"] = round(options.pop("harden_at") * steps * config.epochs)
-    return options
-
-
-def _refuse_unknown(rule: str, options: dict[str, Any]) -> None:
-    if options:
-        raise ValueError(f"rule {rule} has no options, got {', '.join(options)}")

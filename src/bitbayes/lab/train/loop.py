@@ -229,7 +229,7 @@ def _epoch(
     config, experiment, ranks = run.config, run.experiment, run.experiment.ranks
     epoch, data = run.epoch + 1, experiment.data.train
     steps, size = steps_per_epoch(config, len(data), ranks.count), config.batch_size or len(data)
-    per_step = config.schedule.per_step
+    per_step = config.spec.schedule.per_step
     if not per_step:
         advance(experiment.schedulers)
     torch.manual_seed(stream_key(config.seed, _EPOCH_STREAM, epoch) + ranks.rank)  # of dropout
@@ -333,7 +333,7 @@ def training_step(
     """
     optimizer, real = experiment.optimizer, experiment.real_optimizer
     right = torch.zeros((), device=x.device)
-    sums = _Sums(real) if real is not None and optimizer is not None and config.samples > 1 else None
+    sums = _Sums(real) if real is not None and optimizer is not None and config.spec.samples > 1 else None
 
     def closure() -> Tensor:
         nonlocal right
@@ -343,10 +343,10 @@ def training_step(
         loss, right = _passes(config, experiment, x, y, share)
         if experiment.hooks is not None:
             experiment.hooks.before_update()
-        if config.clip_gradient is not None:
-            torch.nn.utils.clip_grad_norm_(experiment.model.parameters(), config.clip_gradient)
+        if config.spec.clip_gradient is not None:
+            torch.nn.utils.clip_grad_norm_(experiment.model.parameters(), config.spec.clip_gradient)
         if sums is not None:
-            sums.add(1 / config.samples)
+            sums.add(1 / config.spec.samples)
         return loss
 
     loss = closure() if optimizer is None else optimizer.step(closure)

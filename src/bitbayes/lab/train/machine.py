@@ -1,4 +1,4 @@
-"""How a process uses the machine while a recipe trains: its threads and its memory."""
+"""How a process uses the machine while a network trains: its threads and its memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ from collections.abc import Iterator
 
 import torch
 
-from bitbayes.lab.recipes.base import Recipe
-from bitbayes.lab.recipes.registry import find_recipe
-
-__all__ = ["kept_memory", "tuned_for"]
-
 # Parameters of glibc's mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _KEEP = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}
@@ -21,22 +16,13 @@ _KEEP = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}
 _AFTERWARDS = {_TRIM_THRESHOLD: 64 << 20, _MMAP_THRESHOLD: 32 << 20, _MMAP_MAX: 65536}
 
 
-@contextlib.contextmanager
-def tuned_for(recipe: Recipe | str) -> Iterator[None]:
-    """What suits the size of a network while it trains.
+def tuned_for(*, wide: bool) -> contextlib.AbstractContextManager[object]:
+    """Return a context that suits the size of a network while it trains.
 
-    Small networks get one thread: more cost time on small tensors, most of all on a busy machine. Wide ones keep the
-    memory that a step frees for the next.
-
-    Args:
-        recipe: The recipe, or its name.
-
-    Yields:
-        Nothing.
+    Small networks get one thread: more threads cost time on small tensors, most of all on a busy machine. Wide networks
+    keep the memory that a step frees for the next step.
     """
-    recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    with kept_memory() if recipe.wide else _one_thread():
-        yield
+    return kept_memory() if wide else _one_thread()
 
 
 @contextlib.contextmanager
@@ -51,14 +37,11 @@ def _one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_memory() -> Iterator[bool]:
-    """Keeps freed memory in the process, where its C library is glibc.
+    """Keep freed memory in the process, where its C library is glibc; yield whether memory is kept.
 
-    Else the memory of large tensors goes back to the system as they are freed, and the next step gets it anew: page by
-    page, each cleared first. `benchmarks/memory.py` measures what that costs. Afterwards large tensors go back again,
-    and at once what is free by then. Settings of the user's own, in variables of the environment, are left alone.
-
-    Yields:
-        Whether memory is kept.
+    Otherwise the memory of large tensors goes back to the system when they are freed, and the next step gets it anew:
+    page by page, each cleared first. `benchmarks/memory.py` measures the cost. Afterwards large tensors go back to the
+    system again, at once if they are free by then. Settings of the user in environment variables are left alone.
     """
     libc = _glibc()
     if libc is None:
@@ -75,7 +58,7 @@ def kept_memory() -> Iterator[bool]:
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """This process's, unless it is another C library or the user has settings already."""
+    """Return glibc of this process, or None for another C library or if the user has settings already."""
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return None
     try:

@@ -58,7 +58,7 @@ def bfloat16_weights(config: RunConfig, experiment: Experiment) -> Iterator[None
 def _exact(config: RunConfig, experiment: Experiment) -> list[nn.Parameter]:
     """Return the weights that bfloat16 holds exactly; none where their gradients are added to or divided."""
     optimizer = experiment.optimizer
-    changed = config.accumulate > 1 or config.clip_gradient is not None or experiment.hooks is not None
+    changed = config.accumulate > 1 or config.spec.clip_gradient is not None or experiment.hooks is not None
     if optimizer is None or config.precision != "bf16" or changed or experiment.ranks.count > 1:
         return []
     groups = [group for group in optimizer.param_groups if optimizer.hard(group) and group["scale"] == "one"]

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR, LRScheduler
-
-__all__ = ["COSINE_BY_STEPS", "Schedule", "advance"]
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, ExponentialLR, LambdaLR, LRScheduler
 
 _KINDS = ("constant", "cosine", "exponential", "milestones", "staircase", "warmup-cosine")
 
@@ -23,7 +21,7 @@ class Schedule:
         kind: "constant"; "cosine" (down to `end`); "exponential" (by `factor` over the whole run); "milestones"
             (times `factor` from the epoch of each of `milestones` on); "staircase" (times `factor` after every `every`
             epochs); "warmup-cosine" (step by step, up from 0 over `warmup` epochs, then down to 0).
-        factor: See `kind`.
+        factor: Factor of the learning rate, see `kind`.
         milestones: Fractions of the run, so that a shorter run keeps its shape.
         every: Epochs of one stair.
         end: Last value of "cosine"; 1e-16 in the BayesBiNN paper.
@@ -57,17 +55,8 @@ class Schedule:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Schedule:
-        """Reads what `dataclasses.asdict` and JSON made of a schedule.
-
-        Args:
-            raw: Fields by name.
-
-        Returns:
-            The schedule.
-        """
-        values = dict(raw)
-        values["milestones"] = tuple(values.get("milestones", ()))
-        return cls(**values)
+        """Read what `dataclasses.asdict` and JSON made of a schedule."""
+        return cls(**{**raw, "milestones": tuple(raw.get("milestones", ()))})
 
     @property
     def per_step(self) -> bool:
@@ -75,15 +64,12 @@ class Schedule:
         return self.kind == "warmup-cosine"
 
     def build(self, optimizer: Optimizer, epochs: int, steps: int = 1) -> LRScheduler:
-        """Makes the torch scheduler.
+        """Return the torch scheduler, to be stepped at the start of every epoch, or step if `per_step` (see `advance`).
 
         Args:
-            optimizer: Whose learning rate it sets.
+            optimizer: Optimizer whose learning rate the scheduler sets.
             epochs: Length of the run.
-            steps: Of an epoch.
-
-        Returns:
-            A scheduler to be stepped at the start of every epoch, or step if `per_step` (see `advance`).
+            steps: Steps of an epoch.
         """
         if self.kind == "warmup-cosine":
             return LambdaLR(optimizer, _WarmupCosine(self.warmup * steps, epochs * steps))
@@ -96,17 +82,14 @@ class Schedule:
             return LambdaLR(optimizer, _Stairs(self.factor, tuple(round(f * epochs) - 1 for f in self.milestones)))
         if self.kind == "staircase":
             return LambdaLR(optimizer, _Stairs(self.factor, tuple(range(self.every, epochs, self.every))))
-        return LambdaLR(optimizer, _one)
+        return ConstantLR(optimizer, factor=1.0, total_iters=0)
 
 
 COSINE_BY_STEPS = Schedule("warmup-cosine", warmup=0)
-"""Down to 0 step by step, for short runs: the published cosine moves by epochs, and spends the last at a rate of 0."""
+"""A cosine to 0 step by step, for short runs: the published one moves by epochs, and its last epoch has a rate of 0."""
 
 
-def _one(epoch: int) -> float:
-    return 1.0
-
-
+# MultiStepLR and SequentialLR multiply the rate again and again, and so differ from these two in the last bits.
 @dataclass(frozen=True)
 class _Stairs:
     """Factor of the learning rate in an epoch: one factor more after each of some whole epochs."""
@@ -133,12 +116,9 @@ class _WarmupCosine:
 
 
 def advance(schedulers: list[LRScheduler]) -> None:
-    """Steps schedulers at the start of an epoch (or step), as the released BayesBiNN code does.
+    """Step schedulers at the start of an epoch (or step), as the released BayesBiNN code does.
 
-    So epoch 1 of a cosine already runs at its second value, and the last epoch at `end`, where nothing is learned.
-
-    Args:
-        schedulers: From `Schedule.build`.
+    Epoch 1 of a cosine therefore runs at its second value, and the last epoch at `end`, where nothing is learned.
     """
     with warnings.catch_warnings():
         # torch would have schedulers step after the first optimizer step; here the order is meant.

@@ -1,0 +1,154 @@
+"""The commands that train several runs, as dataclasses for tyro: demo, continual, tune."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from bitbayes.lab.choices import Overrides, StreamChoice
+from bitbayes.lab.cli.shared import Name, options_of, parsed_options, placed
+
+
+@dataclass
+class Demo:
+    """Trains three rules on the 8x8 digits and draws the two synthetic figures, in under two minutes.
+
+    Args:
+        out: Folder of the pictures.
+        seeds: Runs of every rule.
+    """
+
+    out: str = "runs/demo"
+    seeds: int = 3
+
+    def run(self) -> None:
+        """Train, print the tables, and draw."""
+        from bitbayes.lab.recipes.configure import load_data, make_config
+        from bitbayes.lab.report.figures import moons_figure, snelson_figure
+        from bitbayes.lab.report.tables import show
+        from bitbayes.lab.report.toys import digits_table, moons_table, snelson_table
+        from bitbayes.lab.studies.demo import DEMO_EPOCHS, digits_study
+        from bitbayes.lab.studies.toys import moons_study, snelson_study
+        from bitbayes.lab.train import BarProgress, SilentProgress
+
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        out, progress = self.out, BarProgress() if sys.stdout.isatty() else SilentProgress()
+        examples = len(load_data(make_config("digits")).train)
+        show(f"8x8 digits: three rules, {self.seeds} seeds each, {DEMO_EPOCHS} epochs ...")
+        show(digits_table(digits_study(f"{out}/digits", self.seeds, progress=progress), examples))
+        show("two moons: STE and BayesBiNN ...")
+        moons = moons_study(f"{out}/moons", note=_quiet, progress=progress)
+        pictures = [moons_figure(moons, Path(out, "moons.png"))]
+        show(moons_table(moons.figures), "regression with a gap: STE and BayesBiNN ...")
+        snelson = snelson_study(f"{out}/snelson", splits=1, note=_quiet, progress=progress)
+        pictures.append(snelson_figure(snelson, Path(out, "snelson.png")))
+        show(snelson_table(snelson.figures))
+        show("pictures: " + ", ".join(str(picture) for picture in pictures))
+
+
+def _quiet(text: str) -> None:
+    """Print nothing: the demo says what it does by itself."""
+
+
+_STREAM = ("tasks", "scenario", "prior", "prior_decay", "ess_decay", "method", "statistics", "curve_examples")
+
+
+@dataclass(kw_only=True)
+class Continual:
+    """Learns one task after another; continues where it was interrupted.
+
+    Args:
+        stream: permuted-mnist or split-mnist.
+        rule: Learning rule: bayesbinn can take yesterday's posterior as today's prior, ste:metaplastic damps steps of
+            large latent weights towards zero.
+        method_set: Options of the method, as NAME=VALUE.
+        samples: Networks that the mean averages over at test time.
+        seed: Seed of the run and of the permutations.
+        set: Options of the rule, as NAME=VALUE.
+    """
+
+    stream: Name
+    rule: str = "bayesbinn"
+    choice: Annotated[StreamChoice, options_of(StreamChoice, *_STREAM)]
+    method_set: tuple[str, ...] = ()
+    samples: int | None = None
+    seed: int = 1
+    set: tuple[str, ...] = ()
+    given: Annotated[
+        Overrides,
+        options_of(
+            Overrides,
+            *("estimator", "lr", "device"),
+            epochs="Of each task; the recipe's by default.",
+            data="Folder or hub id of MNIST.",
+            out="Folder of the stream; runs/STREAM-RULE[-ESTIMATOR]-seedS, and what is unusual, by default.",
+        ),
+    ]
+
+    def run(self) -> None:
+        """Train, print the matrix and draw it."""
+        from bitbayes.lab.report.figures import stream_figures
+        from bitbayes.lab.report.tables import show, stream_table
+        from bitbayes.lab.studies.streams import run_continual
+
+        given = placed(self.given, seed=self.seed, options=parsed_options(self.set))
+        choice = dataclasses.replace(self.choice, method_options=parsed_options(self.method_set, "--method-set"))
+        result = run_continual(self.stream, self.rule, choice, given, samples=self.samples)
+        written = ", ".join(map(str, stream_figures(result.folder)))
+        show(stream_table(result.summary), f"written: {result.folder}/summary.json, {written}")
+
+
+@dataclass(kw_only=True)
+class Tune:
+    """Searches for the settings of a rule, by validation accuracy; can be interrupted and continued.
+
+    Args:
+        recipe: The experiment; `bitbayes recipes` lists them.
+        trials: Runs, the first of them with the recipe's settings.
+        rule: Learning rule.
+        search: What to search, as NAME=LOW:HIGH; lr and ess_scale within a factor of ten by default.
+        set: Options of the rule that are the same in every run, as NAME=VALUE.
+    """
+
+    recipe: Name
+    trials: int
+    rule: str = "bayesbinn"
+    search: tuple[str, ...] = ()
+    set: tuple[str, ...] = ()
+    given: Annotated[
+        Overrides,
+        options_of(
+            Overrides,
+            *("data", "device", "precision"),
+            defaults={"budget": "quick"},
+            estimator="Of bayesbinn; the recipe's by default.",
+            budget="Schedule of every run: the recipe's short one (quick), or the published one (paper).",
+            epochs="Length of the schedule, if not the budget's.",
+            seed="Of the runs and of the search.",
+            out="Folder of the runs; runs/tune-RECIPE-RULE[-ESTIMATOR] by default.",
+        ),
+    ]
+
+    def run(self) -> None:
+        """Search, and print the trials and the command that trains with the best."""
+        from bitbayes.lab.report.tables import show, tuned_table
+        from bitbayes.lab.studies.tune import parse_ranges, tune
+
+        ranges, given = parse_ranges(self.search), placed(self.given, options=parsed_options(self.set))
+        rows = tune(self.recipe, self.rule, given, trials=self.trials, ranges=ranges)
+        show(tuned_table(self.recipe, rows))
+        if rows[0]["accuracy"] is not None:
+            print(f"the best again: {self._command(rows[0]['settings'])}")
+
+    def _command(self, settings: dict[str, float]) -> str:
+        words = ["bitbayes train", self.recipe, "--rule", self.rule]
+        for flag in ("estimator", "data", "budget", "epochs", "seed"):
+            value = getattr(self.given, flag)
+            words += [f"--{flag}", str(value)] if value is not None else []
+        words += [f"--lr {settings['lr']}"] if "lr" in settings else []
+        options = [*self.set, *(f"{name}={value}" for name, value in settings.items() if name != "lr")]
+        return " ".join(words + (["--set", *options] if options else []))

@@ -1,0 +1,248 @@
+"""The experiments of the BayesBiNN paper: two synthetic ones, MNIST, CIFAR-10, CIFAR-100, and streams of tasks.
+
+Settings: Meng, Bachmann & Khan, ICML 2020, Tables 3, 4, 9, 10 and 13, and the released code. Rules that are not in the
+paper take the settings of their own papers, for which see `docs`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import torch
+
+from bitbayes import nn
+from bitbayes.lab.data import DataBundle, load_cifar10, load_cifar100, load_mnist, load_moons, load_snelson
+from bitbayes.lab.recipes.base import DEFAULT, Published, Recipe, loading, loading_own
+from bitbayes.lab.train import BINARY, COSINE_BY_STEPS, CROSS_ENTROPY, SQUARED, RuleSpec, Schedule
+
+_PAPER = "Meng, Bachmann & Khan, ICML 2020"
+
+# Two moons: Figure 1 and Table 3.
+_STEPS = Schedule("milestones", factor=0.1, milestones=(1500 / 3000, 2500 / 3000))
+_SMOOTH = {"ess_scale": 1.0, "tau": 1.0, "momentum": 0.99}
+_MOONS = {
+    "full-precision": RuleSpec(1e-2, schedule=_STEPS),
+    # The released STE keeps the biases real; here they are binary for every rule.
+    "ste": RuleSpec(1e-1, schedule=_STEPS),
+    # The published settings. Its code adds 1e-10 to both parts of the scale, which at |λ| = 15 makes it 1.
+    "bayesbinn:released": RuleSpec(1e-3, {**_SMOOTH, "init_lambda": 15.0}, _STEPS, samples=5),
+    "bayesbinn:concrete": RuleSpec(1e-3, {**_SMOOTH, "init_lambda": 1.0}, _STEPS, samples=5),
+    # Ours: found by a search over ess and lr, see docs/log.md.
+    "bayesbinn:straight-through": RuleSpec(3e-2, {"ess_scale": 1000.0}, _STEPS),
+}
+
+MOONS = Recipe(
+    name="moons",
+    title="two moons, MLP 2-64-64-1 (tanh), binary biases",
+    source=f"{_PAPER}, Table 3 and Figure 1",
+    network=partial(nn.synthetic_mlp, 2, norm_output=False),
+    load=loading_own(load_moons, "two moons are generated"),
+    loss=BINARY,
+    epochs=3000,
+    quick_epochs=3000,
+    batch_size=0,
+    rules=_MOONS,
+    all_binary=True,
+    evaluate_every=50,
+    checkpoint_every=500,
+)
+
+# Snelson's data: Figure 2 and Table 3.
+_DOWN = Schedule("exponential", factor=0.1)  # 1e-4 to 1e-5 over the run
+_SNELSON = {
+    "full-precision": RuleSpec(1e-2, schedule=_DOWN),
+    "ste": RuleSpec(1e-1, schedule=Schedule("constant")),
+    # The published settings. Its code adds 1e-10 to both parts of the scale, which at |λ| = 10 makes it 1.
+    "bayesbinn:released": RuleSpec(1e-4, {**_SMOOTH, "init_lambda": 10.0}, _DOWN),
+    "bayesbinn:concrete": RuleSpec(1e-4, {**_SMOOTH, "init_lambda": 1.0}, _DOWN),
+    # Ours: found by a search over ess, lr and momentum, see docs/log.md.
+    "bayesbinn:straight-through": RuleSpec(3e-4, {"ess_scale": 300.0, "momentum": 0.99}, _DOWN),
+}
+
+
+def _load_snelson(where: str | None, device: torch.device, seed: int) -> DataBundle:
+    return load_snelson(where, device=device, split=seed)
+
+
+SNELSON = dataclasses.replace(
+    MOONS,
+    name="snelson",
+    title="Snelson's regression data, MLP 1-64-64-1 (tanh), binary biases",
+    source=f"{_PAPER}, Table 3 and Figure 2",
+    network=partial(nn.synthetic_mlp, 1, norm_output=True),
+    load=_load_snelson,
+    loss=SQUARED,
+    epochs=5000,
+    quick_epochs=5000,
+    rules=_SNELSON,
+)
+
+# MNIST: Tables 2, 4, 9 and 10.
+_MNIST = {
+    "full-precision": RuleSpec(3e-4),
+    "ste": RuleSpec(1e-2, clip_gradient=1.0),
+    "bop": RuleSpec(1e-5, {"threshold": 1e-8}, Schedule("exponential", factor=1e-3)),
+    "bop2": RuleSpec(1e-7, {"threshold": 1e-6, "sigma": 1e-3}),
+    # 7,000 iterations are 13 epochs of 540.
+    "pmf": RuleSpec(1e-3, {"growth": 1.2, "interval": 2000}, Schedule("staircase", factor=0.2, every=13)),
+    "md": RuleSpec(1e-3, {"growth": 1.2, "interval": 2000}, Schedule("staircase", factor=0.2, every=55)),
+    "proxquant": RuleSpec(1e-2, {"rate": 1e-4 / 540, "harden_at": 2 / 3, "init": "weights"}, Schedule("constant")),
+    "adaste": RuleSpec(3e-4, {"ess_scale": 1.0, "growth": 1.05, "interval_epochs": 1.0}),
+    "bayesbinn:released": RuleSpec(1e-4, {"ess_scale": 1.0, "tau": 1e-10}),
+    "bayesbinn:concrete": RuleSpec(1e-4, {"ess_scale": 1.0, "tau": 1e-2}),
+    "bayesbinn:straight-through": RuleSpec(3e-4, {"ess_scale": 1000.0}),
+    "vispa": RuleSpec(0.1, {"rank": 8, "weight_decay": 5e-4}),
+}
+
+# Ten epochs in the paper's batches. Its schedules are too slow for that: rates are higher, and annealing is compressed
+# so that it ends with the run. What was searched for these numbers is in docs/results.md.
+_MNIST_QUICK = {
+    "full-precision": RuleSpec(1e-3, schedule=COSINE_BY_STEPS),
+    "ste": RuleSpec(1e-2, schedule=COSINE_BY_STEPS),
+    "bop": RuleSpec(5e-4, {"threshold": 1e-8}, COSINE_BY_STEPS),
+    "bop2": RuleSpec(5e-4, {"threshold": 5e-3, "sigma": 5e-4}, COSINE_BY_STEPS),
+    "pmf": RuleSpec(3e-3, {"growth": 1000**0.01, "interval_epochs": 0.1}, COSINE_BY_STEPS),
+    "md": RuleSpec(1e-3, {"growth": 100**0.01, "interval_epochs": 0.1}, COSINE_BY_STEPS),
+    "proxquant": RuleSpec(1e-2, {"rate": 1e-6, "harden_at": 0.8}, COSINE_BY_STEPS),
+    "adaste": RuleSpec(5e-6, {"ess_scale": 1.0, "growth": 2000 ** (1 / 200), "interval_epochs": 0.05}, COSINE_BY_STEPS),
+    "bayesbinn:released": RuleSpec(5e-4, {"ess_scale": 1.0, "tau": 1e-10}, COSINE_BY_STEPS),
+    "bayesbinn:straight-through": RuleSpec(1e-3, {"ess_scale": 30000.0}, COSINE_BY_STEPS),
+    "vispa": RuleSpec(2.0, {"rank": 4, "weight_decay": 5e-5}, COSINE_BY_STEPS),
+}
+_IMAGES = f"{_PAPER}, Tables 4, 9 and 10"
+
+MNIST = Recipe(
+    name="mnist",
+    title="MNIST, MLP 784-2048-2048-2048-10",
+    source=_IMAGES,
+    network=partial(nn.mnist_mlp, logit_scale=False),
+    load=loading(load_mnist),
+    loss=CROSS_ENTROPY,
+    epochs=500,
+    batch_size=100,
+    rules=_MNIST,
+    estimator="released",
+    published={
+        "full-precision": Published(99.01, 0.06, 99.96, 99.15),
+        "ste": Published(98.85, 0.09, 99.78, 99.02),
+        "bop": Published(98.47, 0.02, 99.23, 98.55),
+        "pmf": Published(98.80, 0.06, None, 99.06),
+        "bayesbinn:released": Published(98.86, 0.05, 99.85, 99.02),
+    },
+    quick_epochs=10,
+    quick=_MNIST_QUICK,
+    seed=1,
+    wide=True,
+)
+
+# CIFAR-10 and CIFAR-100: Tables 4, 9 and 10. VISPA takes the settings of its own paper.
+_WARMUP = Schedule("warmup-cosine", warmup=5)
+# 45,000 training images, enlarged by the crops (5) and flips (2) as the paper counts them.
+_ENLARGED = 10.0
+
+
+def _cifar(*, float_lr: float, bop_threshold: float, tau: float) -> dict[str, RuleSpec]:
+    tenth, fifth = Schedule("staircase", factor=0.1, every=100), Schedule("staircase", factor=0.2, every=33)
+    sgd: dict[str, Any] = {"real_lr": 0.1, "real_optimizer": "sgd", "real_weight_decay": 5e-4}
+    return {
+        "full-precision": RuleSpec(float_lr),
+        "ste": RuleSpec(1e-2, clip_gradient=1.0),
+        "bop": RuleSpec(1e-4, {"threshold": bop_threshold}, tenth),
+        # 30,000 iterations are 33 epochs of 900.
+        "pmf": RuleSpec(1e-2, {"growth": 1.05, "interval": 500, "weight_decay": 1e-4}, fifth),
+        "bayesbinn:released": RuleSpec(3e-4, {"ess_scale": _ENLARGED, "tau": tau}),
+        "bayesbinn:straight-through": DEFAULT,
+        "vispa": RuleSpec(0.1, {"rank": 8, "weight_decay": 5e-4}, _WARMUP, **sgd),
+    }
+
+
+# For a few epochs, searched on the narrow network in batches of 200; see docs/results.md. The large one, in batches of
+# 50, has these too, but for STE, whose rate is too much there. PMF is not among them: on the large network's short
+# schedule it keeps the published annealing, which has then hardly begun.
+CIFAR_SHORT = {
+    "full-precision": RuleSpec(3e-3, schedule=COSINE_BY_STEPS),
+    "ste": RuleSpec(3e-3, schedule=COSINE_BY_STEPS),
+    "bop": RuleSpec(3e-3, {"threshold": 1e-8}, COSINE_BY_STEPS),
+    "bayesbinn:released": RuleSpec(3e-3, {"ess_scale": 1.0, "tau": 1e-10}, COSINE_BY_STEPS),
+    "bayesbinn:straight-through": RuleSpec(5e-3, {**DEFAULT.options, "ess_scale": 100.0}, COSINE_BY_STEPS),
+    "vispa": RuleSpec(10.0, {"rank": 4, "weight_decay": 5e-5}, COSINE_BY_STEPS),
+}
+
+CIFAR10 = Recipe(
+    name="cifar10",
+    title="CIFAR-10, BinaryConnect's VGG of 14 million weights",
+    source=_IMAGES,
+    network=partial(nn.binaryconnect_vgg, 10),
+    load=loading(load_cifar10),
+    loss=CROSS_ENTROPY,
+    epochs=500,
+    quick_epochs=3,
+    batch_size=50,
+    rules=_cifar(float_lr=1e-2, bop_threshold=1e-8, tau=1e-10),
+    quick=CIFAR_SHORT | {"ste": RuleSpec(1e-3, schedule=COSINE_BY_STEPS)},
+    estimator="released",
+    published={
+        "full-precision": Published(93.90, 0.17, 100.00, 94.54),
+        "ste": Published(93.55, 0.15, 99.99, 94.25),
+        "bop": Published(93.00, 0.11, 99.79, 93.49),
+        "pmf": Published(91.43, 0.14, None, 91.87),
+        "bayesbinn:released": Published(93.72, 0.16, 99.96, 94.23),
+    },
+    seed=10,
+    wide=True,
+)
+
+CIFAR100 = dataclasses.replace(
+    CIFAR10,
+    name="cifar100",
+    title="CIFAR-100, BinaryConnect's VGG of 14 million weights",
+    network=partial(nn.binaryconnect_vgg, 100),
+    load=loading(load_cifar100),
+    rules=_cifar(float_lr=3e-3, bop_threshold=1e-9, tau=1e-8),
+    quick_epochs=None,
+    quick={},
+    published={
+        "full-precision": Published(74.83, 0.26, 99.89, 75.89),
+        "ste": Published(72.89, 0.21, 99.06, 74.09),
+        "bop": Published(69.58, 0.15, 90.09, 69.97),
+        "pmf": Published(70.45, 0.25, None, 69.86),
+        "bayesbinn:released": Published(73.68, 0.31, 98.02, 74.76),
+    },
+)
+
+# Streams of tasks: Table 13 and Figure 5. Found on five tasks of permuted MNIST; see docs/log.md.
+_STREAMS = {
+    "full-precision": RuleSpec(1e-3),
+    "ste": RuleSpec(1e-2),
+    # Laborieux et al. 2021; latent weights must be free to grow for metaplasticity to hold them.
+    "ste:metaplastic": RuleSpec(5e-3, {"metaplasticity": 1.35, "clip": None}),
+    "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 1.0, "init_lambda": 0.1}, COSINE_BY_STEPS),
+    # The published rule and τ. The published run also had 100 epochs a task, 100 networks at test time, BatchNorm
+    # statistics that all tasks share, no logit scale, and the same `ess` for all tasks.
+    "bayesbinn:released": RuleSpec(1e-3, {"ess_scale": 1.0, "tau": 1e-2}),
+}
+
+
+def stream_network(outputs: int) -> torch.nn.Module:
+    """The paper's 784-100-100-10; with a logit scale, which its last BatchNorm needs to be sure of anything."""
+    return nn.mlp(784, [100, 100], outputs, logit_scale=False).append(nn.LogitScale(6.0))
+
+
+PERMUTED_MNIST = Recipe(
+    name="permuted-mnist",
+    title="permuted MNIST, MLP 784-100-100-10",
+    source=f"{_PAPER}, Table 13 and Figure 5",
+    network=partial(stream_network, 10),
+    load=loading(load_mnist, validation=0.0),
+    loss=CROSS_ENTROPY,
+    epochs=20,
+    batch_size=100,
+    rules=_STREAMS,
+    predict_samples=50,
+    seed=1,
+)
+SPLIT_MNIST = dataclasses.replace(
+    PERMUTED_MNIST, name="split-mnist", title="split MNIST, two classes a task, MLP 784-100-100-10"
+)
