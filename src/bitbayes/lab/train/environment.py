@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import bitbayes
+from bitbayes import __version__
 
 
 def environment(device: torch.device) -> dict[str, str | int]:
@@ -23,7 +23,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
         >>> sorted(environment(torch.device("cpu")).keys() - {"commit"})
         ['bitbayes', 'cpu', 'numpy', 'python', 'system', 'threads', 'torch']
     """
-    found: dict[str, str | int] = {"bitbayes": bitbayes.__version__}
+    found: dict[str, str | int] = {"bitbayes": __version__}
     if commit := _commit():
         found["commit"] = commit
     found |= {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}

@@ -19,7 +19,7 @@ from bitbayes.lab.train.losses import Loss
 from bitbayes.lab.train.precision import autocast
 from bitbayes.lab.train.records import Figures
 from bitbayes.posterior import Posterior
-from bitbayes.predict import Prediction
+from bitbayes.prediction import Prediction
 
 _REFRESH_SIZE = 500
 _TEST_SIZE = 1000
