@@ -24,7 +24,7 @@ def options_of(kind: type, *names: str, defaults: Mapping[str, Any] | None = Non
 
     Args:
         kind: The dataclass; a command takes each of its fields as one option without a prefix.
-        *names: Fields that the command takes; others keep their defaults.
+        *names: Fields that the command takes; others keep their defaults. Without names it takes all but mappings.
         defaults: Defaults of this command, if not those of the dataclass.
         **texts: Further fields that the command takes, with help texts of its own.
 
@@ -32,8 +32,11 @@ def options_of(kind: type, *names: str, defaults: Mapping[str, Any] | None = Non
         What stands behind the dataclass in `Annotated`.
     """
     hints, changed, parameters = get_type_hints(kind), {"device": "auto", **(defaults or {})}, []
+    wanted = {*names, *texts} or {
+        item.name for item in dataclasses.fields(kind) if item.default is not dataclasses.MISSING
+    }
     for item in dataclasses.fields(kind):
-        if item.name not in (*names, *texts):
+        if item.name not in wanted:
             continue
         hint = Flag if hints[item.name] is bool and not item.default else hints[item.name]
         if item.name in texts:

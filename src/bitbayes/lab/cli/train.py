@@ -8,12 +8,6 @@ from typing import Annotated
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.cli.shared import Flag, Name, chosen_device, options_of, parsed_options, placed, tyro
 
-_OVERRIDES = options_of(
-    Overrides,
-    *("estimator", "data", "epochs", "stop_after", "seed", "device", "precision", "capture", "protocol", "out"),
-    *("budget", "lr", "real_lr", "batch_size", "accumulate", "samples", "dropout"),
-)
-
 
 @dataclass
 class Recipes:
@@ -49,7 +43,7 @@ class Train:
     resume: Flag = False
     set: tuple[str, ...] = ()
     tensorboard: Flag = False
-    given: Annotated[Overrides, _OVERRIDES]
+    given: Annotated[Overrides, options_of(Overrides)]
 
     def run(self) -> None:
         """Train, on all processes that torchrun has started, and print the summary."""
