@@ -16,7 +16,7 @@ Figures = dict[str, float]
 
 
 class Record:
-    """A dataclass that goes into a JSON file and comes back from it; entries that are None or `{}` are left out."""
+    """A dataclass that goes into a JSON file and comes back from it; most entries that are None or `{}` are left out."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entries that are present, by name; records inside become dictionaries too."""
@@ -36,8 +36,13 @@ class Record:
             raise ValueError(f"not the record of a run: {error}") from error
 
 
+# Entries that every file has, null where they mean nothing, so that programs which read the files find them.
+_ALWAYS = {"estimator", "train_accuracy", "val_accuracy", "test_accuracy", "test_nll", "flips", "step_flips", "std"}
+_ALWAYS |= {"last_test_accuracy", "last_test_nll"}
+
+
 def _present(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: value for name, value in items if value is not None and value != {}}
+    return {name: value for name, value in items if name in _ALWAYS or value not in (None, {})}
 
 
 @dataclass(frozen=True, kw_only=True)
