@@ -16,7 +16,7 @@ Figures = dict[str, float]
 
 
 class Record:
-    """A dataclass that goes into a JSON file and comes back from it; most entries that are None or `{}` are left out."""
+    """A dataclass that goes into a JSON file and comes back from it; None and `{}` are mostly left out."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entries that are present, by name; records inside become dictionaries too."""
