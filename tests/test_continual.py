@@ -254,7 +254,7 @@ def test_streams_that_differ_have_folders_of_their_own(
 ) -> None:
     data = write(tmp_path / "data", "mnist", train=60, test=20)
     seen = []
-    monkeypatch.setattr("bitbayes.lab.studies.streams.run_stream", lambda config, *rest, **options: seen.append(config))
+    monkeypatch.setattr("bitbayes.lab.continual.run_stream", lambda config, *rest, **options: seen.append(config))
     run_continual(stream, rule, StreamChoice(**choice), Overrides(data=str(data), **given))
     assert seen[0].out.endswith(ending)
 

@@ -96,14 +96,14 @@ class AccuracyMatrix:
 
     def figures(self) -> dict[str, object]:
         """Return the entries of summary.json."""
-        ends = self.first_and_last
+        first, last = self.first_and_last or (None, None)
         return {
             "matrix": self.rows,
             "average_accuracy": self.average,
             "backward_transfer": self.backward_transfer,
             "forgetting": self.forgetting,
-            "first_five": None if ends is None else ends[0],
-            "last_five": None if ends is None else ends[1],
+            "first_five": first,
+            "last_five": last,
         }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -19,38 +19,23 @@ from bitbayes.rules import checks
 _ENTRIES = 1 << 24  # of all per-example gradients at once: 64 MiB in float32
 
 
-class Pull:
-    """The penalty ½ Σ importance · (θ − anchor)², of which training needs the gradient alone.
+class Penalty(Memory):
+    """Method that adds the penalty ½ Σ importance · (θ − anchor)², of which training needs the gradient alone."""
 
-    Example:
-        >>> weight = torch.nn.Parameter(torch.ones(2))
-        >>> pull = Pull({"weight": weight})
-        >>> pull.importance["weight"] += torch.tensor([0.0, 3.0])
-        >>> weight.data += 1
-        >>> weight.grad = torch.zeros(2)
-        >>> pull.add_gradient(10.0)
-        >>> weight.grad
-        tensor([ 0., 30.])
-    """
-
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        self.parameters = dict(parameters)
-        self.importance = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
-        self.anchor = {name: p.detach().clone() for name, p in parameters.items()}
-
-    @classmethod
-    def of(cls, experiment: Experiment, method: str) -> Pull:
-        """Return a pull on the parameters of an experiment, or raise ValueError if a rule trains binary weights.
+    def begin(self, experiment: Experiment) -> None:
+        """Start with weights of no importance, or raise ValueError if a rule trains binary weights.
 
         Binary weights hold draws, which are never near anything.
         """
         if experiment.optimizer is not None:
             raise ValueError(
-                f"{method} holds real weights in place, but {type(experiment.optimizer).__name__} trains binary ones; "
-                "take rule full-precision, or for binary ones method replay, rule ste:metaplastic or the prior of "
-                "bayesbinn"
+                f"{self.name} holds real weights in place, but {type(experiment.optimizer).__name__} trains binary "
+                "ones; take rule full-precision, or for binary ones method replay, rule ste:metaplastic or the prior "
+                "of bayesbinn"
             )
-        return cls({name: value for name, value in experiment.model.named_parameters() if value.requires_grad})
+        self.parameters = {name: p for name, p in experiment.model.named_parameters() if p.requires_grad}
+        self.anchor = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.importance = {name: torch.zeros_like(anchor) for name, anchor in self.anchor.items()}
 
     @torch.no_grad()
     def add_gradient(self, strength: float) -> None:
@@ -67,14 +52,14 @@ class Pull:
         """Return importance and anchor."""
         return {"importance": self.importance, "anchor": self.anchor}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore importance and anchor of the same parameters."""
         for name in self.parameters:
             self.importance[name].copy_(state_dict["importance"][name])
             self.anchor[name].copy_(state_dict["anchor"][name])
 
 
-class EWC(Memory):
+class EWC(Penalty):
     """Elastic weight consolidation (Kirkpatrick et al., PNAS 2017), for networks of real weights.
 
     Old weights are held where the Fisher information is large. With θ*ₛ the weights after task s and Fₛ the diagonal
@@ -106,13 +91,9 @@ class EWC(Memory):
         checks.number(strength, "strength of ewc", "a number of at least 0", open_low=False)
         checks.whole(examples, "examples of ewc", 1)
 
-    def begin(self, experiment: Experiment) -> None:
-        """Start with weights of no importance."""
-        self.pull = Pull.of(experiment, self.name)
-
     def before_update(self) -> None:
         """Add the gradient of the penalty."""
-        self.pull.add_gradient(self.options["strength"])
+        self.add_gradient(self.options["strength"])
 
     @torch.no_grad()
     def end_task(self, task: Task, experiment: Experiment, config: RunConfig) -> None:
@@ -120,23 +101,11 @@ class EWC(Memory):
         with mode_weights(experiment, config.refresh_batches, config.precision) as model:
             x, _ = next(batches(task.data.train, self.options["examples"], seed=config.seed, shuffle=True))
             found = fisher_diagonal(model, x, task.classes)
-        for name, parameter in self.pull.parameters.items():
-            importance, anchor = self.pull.importance[name], self.pull.anchor[name]
+        for name, parameter in self.parameters.items():
+            importance, anchor = self.importance[name], self.anchor[name]
             importance += found[name]
             share = torch.where(importance > 0, found[name] / importance, 1.0)
             anchor += share * (parameter - anchor)
-
-    def bytes(self) -> int:
-        """Return the number of bytes of the quadratic."""
-        return self.pull.bytes()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the quadratic."""
-        return self.pull.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the quadratic."""
-        self.pull.load_state_dict(state_dict)
 
 
 def fisher_diagonal(model: nn.Module, x: Tensor, classes: Sequence[int] | None = None) -> dict[str, Tensor]:
@@ -176,20 +145,15 @@ def fisher_diagonal(model: nn.Module, x: Tensor, classes: Sequence[int] | None =
         return {name: torch.einsum("c,c...->...", logs.exp(), slope.square()) for name, slope in slopes.items()}
 
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    for piece in _pieces(model, x, sum(p.numel() for p in parameters.values())):
+    with torch.no_grad():
+        entries = model(x[:1]).shape[1] * sum(p.numel() for p in parameters.values())
+    for piece in x.split(max(1, _ENTRIES // entries)):  # as many examples as have room for all their gradients
         for name, found in vmap(squares)(piece).items():
             total[name] += found.sum(0)
     return {name: found / len(x) for name, found in total.items()}
 
 
-def _pieces(model: nn.Module, x: Tensor, weights: int) -> Iterator[Tensor]:
-    """As many examples at a time as have room for all their gradients."""
-    with torch.no_grad():
-        classes = model(x[:1]).shape[1]
-    yield from x.split(max(1, _ENTRIES // (classes * weights)))
-
-
-class SI(Memory):
+class SI(Penalty):
     """Synaptic intelligence (Zenke, Poole & Ganguli, ICML 2017), for networks of real weights.
 
     A weight is important if its moves lowered the loss. While a task is learned, every weight adds up by how much it
@@ -223,27 +187,27 @@ class SI(Memory):
 
     def begin(self, experiment: Experiment) -> None:
         """Start with weights of no importance."""
-        self.pull = Pull.of(experiment, self.name)
-        self.path = {name: torch.zeros_like(anchor) for name, anchor in self.pull.anchor.items()}
+        super().begin(experiment)
+        self.path = {name: torch.zeros_like(anchor) for name, anchor in self.anchor.items()}
 
     @torch.no_grad()
     def before_update(self) -> None:
         """Remember gradients and weights, then add the gradient of the penalty."""
-        parameters = self.pull.parameters
-        self._before = {n: (p.grad.clone(), p.clone()) for n, p in parameters.items() if p.grad is not None}
-        self.pull.add_gradient(2 * self.options["strength"])
+        parameters = self.parameters.items()
+        self._before = {name: (p.grad.clone(), p.clone()) for name, p in parameters if p.grad is not None}
+        self.add_gradient(2 * self.options["strength"])
 
     @torch.no_grad()
     def after_update(self) -> None:
         """Add a step to the path integrals."""
         for name, (gradient, old) in self._before.items():
-            self.path[name] -= gradient * (self.pull.parameters[name] - old)
+            self.path[name] -= gradient * (self.parameters[name] - old)
 
     @torch.no_grad()
     def end_task(self, task: Task, experiment: Experiment, config: RunConfig) -> None:
         """Turn path integrals into importance."""
-        for name, parameter in self.pull.parameters.items():
-            importance, anchor, path = self.pull.importance[name], self.pull.anchor[name], self.path[name]
+        for name, parameter in self.parameters.items():
+            importance, anchor, path = self.importance[name], self.anchor[name], self.path[name]
             importance += path / ((parameter - anchor).square() + self.options["damping"])
             importance.clamp_(min=0)
             anchor.copy_(parameter)
@@ -251,14 +215,14 @@ class SI(Memory):
 
     def bytes(self) -> int:
         """Return the number of bytes of the quadratic and of the path integrals."""
-        return self.pull.bytes() + sum(path.nbytes for path in self.path.values())
+        return super().bytes() + sum(path.nbytes for path in self.path.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the quadratic, and the path integrals of the task so far."""
-        return {"pull": self.pull.state_dict(), "path": self.path}
+        return {"pull": super().state_dict(), "path": self.path}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the quadratic and the path integrals."""
-        self.pull.load_state_dict(state_dict["pull"])
+        super().load_state_dict(state_dict["pull"])
         for name, path in self.path.items():
             path.copy_(state_dict["path"][name])

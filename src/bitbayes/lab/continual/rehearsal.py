@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import ClassVar, Literal
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +25,19 @@ from bitbayes.rules import BayesBiNN, checks
 _CHOICE_STREAM, _FIT_STREAM = 32, 33
 
 
-class Replay(Memory):
+class Rehearsal(Memory):
+    """Method that keeps examples of every task."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.kept: list[TensorData] = []
+
+    def bytes(self) -> int:
+        """Return the number of bytes of the kept examples."""
+        return sum(part.x.nbytes + part.y.nbytes for part in self.kept)
+
+
+class Replay(Rehearsal):
     """Experience replay: examples of every old task are kept and learned again with every new one.
 
     An epoch of a later task goes through the task's examples once, and through as many old ones: the kept examples,
@@ -47,27 +60,21 @@ class Replay(Memory):
     def __init__(self, examples: int = 200) -> None:
         super().__init__(examples=examples)
         checks.whole(examples, "examples of replay", 1)
-        self.kept: list[TensorData] = []
 
     def training_data(self, task: Task, config: RunConfig) -> DataBundle[TensorData]:
         """Return the task's own examples, and as many old ones."""
         if not self.kept:
             return task.data
         new, old = task.data.train, joined(self.kept)
-        again = _chosen(old, torch.arange(len(new)) % len(old))
-        return dataclasses.replace(task.data, train=new.joined(again))
+        return dataclasses.replace(task.data, train=new.joined(old.chosen(torch.arange(len(new)) % len(old))))
 
     def end_task(self, task: Task, experiment: Experiment, config: RunConfig) -> None:
         """Keep some examples, which the seed of the run and the number of the task choose."""
         order = _shuffled(len(task.data.train), config.seed, len(self.kept))
-        self.kept.append(_chosen(task.data.train, order[: self.options["examples"]]))
-
-    def bytes(self) -> int:
-        """Return the number of bytes of the kept examples."""
-        return _bytes_of(self.kept)
+        self.kept.append(task.data.train.chosen(order[: self.options["examples"]]))
 
 
-class Coreset(Memory):
+class Coreset(Rehearsal):
     """Coresets (Nguyen et al., ICLR 2018, Algorithm 1): examples of every task that only a copy of the belief sees.
 
     The examples are set aside before a task is learned, so the belief q̃ that goes from task to task has not seen them.
@@ -108,7 +115,6 @@ class Coreset(Memory):
         checks.option(choice in ("random", "k-center"), "choice of a coreset", "random or k-center", choice)
         checks.whole(steps, "steps of a coreset", 0)
         checks.number(weight, "weight of a coreset", "a positive number")
-        self.kept: list[TensorData] = []
 
     def training_data(self, task: Task, config: RunConfig) -> DataBundle[TensorData]:
         """Return the task without its coreset, which the seed of the run and the number of the task choose."""
@@ -118,10 +124,10 @@ class Coreset(Memory):
         if count < 2:
             raise ValueError(f"{task.name} has {len(own)} training examples, too few to set two of them aside")
         index = order[:count] if self.options["choice"] == "random" else k_center(own, count, int(order[0]))
-        self.kept.append(_chosen(own, index))
+        self.kept.append(own.chosen(index))
         left = torch.ones(len(own), dtype=torch.bool)
         left[index] = False
-        return dataclasses.replace(task.data, train=_chosen(own, left.nonzero()[:, 0]))
+        return dataclasses.replace(task.data, train=own.chosen(left))
 
     def corrected(self, experiment: Experiment, config: RunConfig, *, mixed: bool) -> Experiment:
         """Return a copy of the network and of its belief, fitted to all coresets."""
@@ -154,28 +160,17 @@ class Coreset(Memory):
         if config.rule == "bayesbinn":
             options["ess"] = self.options["weight"] * kept
         return config.changed(
-            options=options,
-            schedule=COSINE_BY_STEPS,
-            epochs=self.options["steps"],
-            stop_after=None,
-            batch_size=0,
+            options=options, schedule=COSINE_BY_STEPS, epochs=self.options["steps"], stop_after=None, batch_size=0
         )
 
     def examples_seen(self) -> list[TensorData]:
         """Return the coresets."""
         return self.kept
 
-    def bytes(self) -> int:
-        """Return the number of bytes of the coresets."""
-        return _bytes_of(self.kept)
-
 
 def joined(parts: Sequence[TensorData]) -> TensorData:
     """Return several sets of examples, at least one, as one set."""
-    first, *others = parts
-    for other in others:
-        first = first.joined(other)
-    return first
+    return functools.reduce(TensorData.joined, parts)
 
 
 def k_center(data: TensorData, count: int, first: int) -> Tensor:
@@ -199,16 +194,6 @@ def k_center(data: TensorData, count: int, first: int) -> Tensor:
         nearest[found[-1]] = -1.0  # never again, even where inputs are equal
         found.append(int(nearest.argmax()))
     return torch.tensor(found)
-
-
-def _bytes_of(parts: Iterable[TensorData]) -> int:
-    return sum(part.x.nbytes + part.y.nbytes for part in parts)
-
-
-def _chosen(data: TensorData, index: Tensor) -> TensorData:
-    """A copy of the examples at some positions, which may be on any device."""
-    index = index.to(data.x.device)
-    return dataclasses.replace(data, x=data.x[index], y=data.y[index])
 
 
 def _shuffled(count: int, seed: int, *path: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from bitbayes.lab.continual.memory import Memory, NoMemory
 from bitbayes.lab.continual.tasks import Scenario, Task
 from bitbayes.lab.train import CROSS_ENTROPY, Experiment, Loss, Progress, RunConfig, RunFolder, build_experiment, train
 from bitbayes.lab.train.experiment import continue_experiment
-from bitbayes.rules import BayesBiNN
+from bitbayes.rules import BayesBiNN, checks
 
 _SHOWN = 8  # accuracies that fit into a line
 
@@ -50,14 +49,10 @@ class StreamSettings:
     curve_examples: int = 1000
 
     def __post_init__(self) -> None:
-        if self.curve_examples < 0:
-            raise ValueError(f"curve_examples must be at least 0, got {self.curve_examples}")
-        if not self.ess_decay > 0:
-            raise ValueError(f"ess_decay must be positive, got {self.ess_decay}")
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"decay of the prior must be in [0, 1], got {self.decay}")
-        if self.statistics not in ("task", "shared"):
-            raise ValueError(f'statistics must be "task" or "shared", got {self.statistics!r}')
+        checks.option(self.curve_examples >= 0, "curve_examples", "at least 0", self.curve_examples)
+        checks.option(self.ess_decay > 0, "ess_decay", "positive", self.ess_decay)
+        checks.option(0 <= self.decay <= 1, "decay of the prior", "in [0, 1]", self.decay)
+        checks.option(self.statistics in ("task", "shared"), "statistics", '"task" or "shared"', self.statistics)
 
     def record(self, memory: Memory) -> dict[str, Any]:
         """Return the entries of summary.json that a stream is continued with: all settings that change its results."""
@@ -82,20 +77,20 @@ class _Watch:
     task: Task
     before: list[Seen]
     memory: Memory
-    statistics: Statistics
+    settings: StreamSettings
     seconds: float = 0.0
 
     def __call__(self, config: RunConfig, examples: int | None = None) -> list[float]:
         started = time.perf_counter()
-        found = self.memory.corrected(self.experiment, config, mixed=self.statistics == "shared")
+        found = self.memory.corrected(self.experiment, config, mixed=self.settings.statistics == "shared")
         seen = [*self.before, Seen.of(self.task, batch_statistics(found, config))]
-        row = accuracies(found, config, seen, self.memory.examples_seen(), self.statistics, examples)
+        row = accuracies(found, config, seen, self.memory.examples_seen(), self.settings.statistics, examples)
         self.seconds += time.perf_counter() - started
         return row
 
-    def line(self, examples: int, config: RunConfig) -> dict[str, Any]:
+    def line(self, config: RunConfig) -> dict[str, Any]:
         """Return the entry of a line of metrics."""
-        return {"accuracies": self(config, examples)}
+        return {"accuracies": self(config, self.settings.curve_examples)}
 
 
 def run_stream(
@@ -171,8 +166,8 @@ def run_stream(
             if settings.prior:
                 assert experiment.optimizer is not None
                 advance_prior(experiment.optimizer, decay=settings.decay)
-        watch = _Watch(experiment, task, seen, memory, settings.statistics)
-        curve = functools.partial(watch.line, settings.curve_examples) if settings.curve_examples else None
+        watch = _Watch(experiment, task, seen, memory, settings)
+        curve = watch.line if settings.curve_examples else None
         started = time.perf_counter()
         result = train(mine, experiment, resume=True, progress=progress, figures=curve)
         mine = result.config

@@ -60,10 +60,9 @@ def permuted_tasks(bundle: DataBundle[TensorData], count: int, *, seed: int = 0)
     plain = bundle.without_validation()
     if plain.train.x.dim() != 2:
         raise ValueError(f"permuted tasks need flat inputs (N, pixels), got {tuple(plain.train.x.shape)}")
-    pixels = plain.train.x.shape[1]
     for index in range(count):
         generator = torch.Generator().manual_seed(stream_key(seed, _PERMUTATION_STREAM, index))
-        order = torch.randperm(pixels, generator=generator).to(plain.train.x.device)
+        order = torch.randperm(plain.train.x.shape[1], generator=generator).to(plain.train.x.device)
         test = None if plain.test is None else functools.partial(_permuted, plain.test, order)
         data = dataclasses.replace(plain, train=_permuted(plain.train, order), test=None if test is None else test())
         yield Task(f"permutation {index + 1}", data, test_again=test)
@@ -107,6 +106,5 @@ def _permuted(part: TensorData, order: Tensor) -> TensorData:
 
 
 def _of_classes(part: TensorData, start: int, each: int, scenario: Scenario) -> TensorData:
-    mine = (part.y >= start) & (part.y < start + each)
-    y = part.y[mine]
-    return dataclasses.replace(part, x=part.x[mine], y=y - start if scenario == "domain" else y)
+    mine = part.chosen((part.y >= start) & (part.y < start + each))
+    return dataclasses.replace(mine, y=mine.y - start) if scenario == "domain" else mine

@@ -48,11 +48,6 @@ class Layout:
     grey: bool = False
     idx: bool = False
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a decoded image."""
-        return (self.size, self.size) if self.channels == 1 else (self.size, self.size, self.channels)
-
 
 def read_split(where: str | Path, split: str, layout: Layout) -> tuple[Tensor, Tensor]:
     """Decode every image of a split.
@@ -72,9 +67,9 @@ def read_split(where: str | Path, split: str, layout: Layout) -> tuple[Tensor, T
     if layout.idx and all((folder / file).is_file() for file in _IDX_FILES[split]):
         return _read_idx(folder, split)
     images, labels = _decode(table_of(where, split, layout), where, layout)
-    if images.shape[1:] != layout.shape:
-        size, found = layout.size, " by ".join(map(str, images.shape[1:3]))
-        raise ValueError(f"{where}: the {split} images are {found} pixels, not {size} by {size}")
+    high, wide = images.shape[1:3]
+    if (high, wide) != (layout.size, layout.size):
+        raise ValueError(f"{where}: the {split} images are {high} by {wide} pixels, not {layout.size} by {layout.size}")
     if int(labels.min()) < 0 or int(labels.max()) >= layout.classes:
         raise ValueError(f"{where}: the {split} labels are not classes from 0 to {layout.classes - 1}")
     return images, labels

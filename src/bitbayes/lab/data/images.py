@@ -30,12 +30,9 @@ def load_digits(*, device: torch.device | str = "cpu", seed: int = 0) -> DataBun
     train, validation = split(rest, test_size=200, stratify=raw.target[rest], random_state=seed)
     pixels = images[torch.as_tensor(train)].float() / 255
     mean, std = float(pixels.mean()), float(pixels.std())
-
-    def part(index: np.ndarray) -> TensorData:
-        chosen = torch.as_tensor(index)
-        return TensorData(images[chosen].to(device), labels[chosen].to(device), mean, std)
-
-    return DataBundle("digits", part(train), part(validation), part(test), 10, "scikit-learn")
+    everything = TensorData(images.to(device), labels.to(device), mean, std)
+    fitted, held, fresh = (everything.chosen(torch.as_tensor(index)) for index in (train, validation, test))
+    return DataBundle("digits", fitted, held, fresh, 10, "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -61,10 +58,10 @@ class ImageLoader:
     def __call__(
         self,
         where: str | Path | None = None,
-        *,
         device: torch.device | str = "cpu",
-        validation: float = 0.1,
         seed: int = 0,
+        *,
+        validation: float = 0.1,
         augment: Augmentation | Literal["usual"] | None = "usual",
     ) -> DataBundle[TensorData]:
         """Load the data set.
@@ -74,8 +71,8 @@ class ImageLoader:
                 that the hub has, or a hub id; None for the data set's own id. MNIST and Fashion-MNIST can also be a
                 folder of the original idx files (*.gz).
             device: Device of the tensors.
-            validation: Share of the training images that is kept for validation.
             seed: Seed of the split.
+            validation: Share of the training images that is kept for validation.
             augment: Augmentation of training images that `batches(augment=True)` applies; None for none.
 
         Returns:
@@ -106,9 +103,7 @@ class ImageLoader:
 load_mnist = ImageLoader("mnist", Layout("ylecun/mnist", idx=True), 0.1307, 0.3081)
 """Loader of MNIST: 60,000 grey images of 28×28 pixels for training and validation, and 10,000 for testing."""
 
-load_fashion_mnist = ImageLoader(
-    "fashion-mnist", Layout("zalando-datasets/fashion_mnist", idx=True), mean=0.2860, std=0.3530
-)
+load_fashion_mnist = ImageLoader("fashion-mnist", Layout("zalando-datasets/fashion_mnist", idx=True), 0.2860, 0.3530)
 """Loader of Fashion-MNIST, which has the sizes and layouts of MNIST."""
 
 load_cifar10 = ImageLoader(

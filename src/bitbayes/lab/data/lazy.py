@@ -135,11 +135,11 @@ def _cut(picture: Any, size: int, crop: ResizedCrop | None, uniform: Tensor | No
 
 
 def load_imagenet(
-    where: str | Path = "ILSVRC/imagenet-1k",
-    *,
+    where: str | Path | None = None,
     device: torch.device | str = "cpu",
-    validation: float = 0.02,
     seed: int = 0,
+    *,
+    validation: float = 0.02,
     augment: bool = True,
     workers: int | None = None,
 ) -> DataBundle[LazyImages]:
@@ -150,10 +150,10 @@ def load_imagenet(
 
     Args:
         where: Folder of parquet files (train-*.parquet, validation-*.parquet with columns image and label), folder
-            with train/CLASS/*.JPEG and val/CLASS/*.JPEG, or a hub id.
+            with train/CLASS/*.JPEG and val/CLASS/*.JPEG, or a hub id; None for ILSVRC/imagenet-1k.
         device: Device of the batches.
-        validation: Share of the training images that is kept for validation.
         seed: Seed of the split.
+        validation: Share of the training images that is kept for validation.
         augment: Whether training images are cropped at random and flipped.
         workers: Number of processes that decode; None for one per core, at most 8.
 
@@ -162,6 +162,7 @@ def load_imagenet(
     """
     check_share(validation)
     count = min(8, _cores()) if workers is None else workers
+    where = _LAYOUT.hub if where is None else where
     folder = Path(where)
     if (folder / "train").is_dir() and not parquet_files(folder, "train"):
         rows = _folders(folder)

@@ -22,22 +22,17 @@ def load_moons(
     Inputs have shape (N, 2) and are standardised with the statistics of the training points, as in the paper's code.
     Targets are 0.0 or 1.0, shape (N, 1). The paper's seed of the training points is 0.
     """
-    datasets = require("sklearn.datasets", "train")
-    x, y = _moons(datasets, 200, train_seed)
-    fresh, labels = _moons(datasets, 1000, test_seed)
+    generate = require("sklearn.datasets", "train").make_moons
+    raw = [generate(count, noise=0.1, random_state=seed) for count, seed in ((200, train_seed), (1000, test_seed))]
+    (x, y), (fresh, labels) = [[torch.tensor(array, dtype=torch.float32) for array in part] for part in raw]
     mean, std = x.mean(0), x.std(0)
-    train = TensorData(((x - mean) / std).to(device), y.to(device))
-    test = TensorData(((fresh - mean) / std).to(device), labels.to(device))
+    train = TensorData(((x - mean) / std).to(device), y[:, None].to(device))
+    test = TensorData(((fresh - mean) / std).to(device), labels[:, None].to(device))
     return DataBundle("moons", train, None, test, 2, "generated")
 
 
-def _moons(datasets: object, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    x, y = datasets.make_moons(count, noise=0.1, random_state=seed)  # type: ignore[attr-defined]
-    return torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)[:, None]
-
-
 def load_snelson(
-    folder: str | Path | None = None, *, device: torch.device | str = "cpu", split: int | None = 0
+    folder: str | Path | None = None, device: torch.device | str = "cpu", split: int | None = 0
 ) -> DataBundle[TensorData]:
     """Load Snelson's one-dimensional regression data: 150 points for training and 50 for testing.
 
@@ -53,19 +48,15 @@ def load_snelson(
         ValueError: If the folder lacks the files, or they do not hold 200 pairs of numbers.
     """
     x, y = _generated() if folder is None else _read(Path(folder))
-    chosen = torch.arange(len(x))
+    order = torch.arange(len(x))
     if split is not None:
-        chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(split))
-    held = 0 if split is None else _HELD_OUT
-    train, test = chosen[: len(x) - held], chosen[len(x) - held :]
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(split))
+    train, test = order.tensor_split([len(x) if split is None else len(x) - _HELD_OUT])
     x = (x - x[train].mean()) / x[train].std()
     y = (y - y[train].mean()) / y[train].std()
-
-    def part(index: Tensor) -> TensorData:
-        return TensorData(x[index, None].to(device), y[index, None].to(device))
-
-    source = "generated" if folder is None else str(folder)
-    return DataBundle("snelson", part(train), None, part(test) if held else None, 0, source)
+    points = TensorData(x[:, None].to(device), y[:, None].to(device))
+    held = points.chosen(test) if len(test) else None
+    return DataBundle("snelson", points.chosen(train), None, held, 0, "generated" if folder is None else str(folder))
 
 
 def _generated() -> tuple[Tensor, Tensor]:

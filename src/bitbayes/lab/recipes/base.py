@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 
 from bitbayes.lab.data import DataBundle
-from bitbayes.lab.train import COSINE_BY_STEPS, Loss, RuleSpec
+from bitbayes.lab.train import COSINE_BY_STEPS, CROSS_ENTROPY, Loss, RuleSpec
 
 Load = Callable[[str | None, torch.device, int], DataBundle]
 """From a folder or hub id or None, the device, and the seed of the split to the data."""
@@ -43,22 +42,7 @@ DEFAULTS: Mapping[str, RuleSpec] = {"bayesbinn:default": DEFAULT}
 """What every recipe has beside its own rules."""
 
 
-def loading(load: Callable[..., DataBundle], **fixed: Any) -> Load:
-    """Return `Recipe.load` for a loader of `bitbayes.lab.data` that knows the hub id of its data.
-
-    Args:
-        load: Called with (where,) if a folder or id was given, and with device and seed.
-        **fixed: Further arguments of the loader.
-    """
-
-    def recipe_load(where: str | None, device: torch.device, seed: int) -> DataBundle:
-        place = () if where is None else (where,)
-        return load(*place, device=device, seed=seed, **fixed)
-
-    return recipe_load
-
-
-def loading_own(load: Callable[..., DataBundle], why: str) -> Load:
+def generated(load: Callable[..., DataBundle], why: str) -> Load:
     """Return `Recipe.load` for data that are not read from a place; `why` begins the error for `--data`."""
 
     def recipe_load(where: str | None, device: torch.device, seed: int) -> DataBundle:
@@ -82,10 +66,10 @@ class Recipe:
         source: Where the settings and the published figures are from.
         network: Makes the network.
         load: Loads the data.
-        loss: Training loss.
         epochs: Length of the published schedule.
         batch_size: Examples per step; 0 for all.
         rules: Hyper-parameters by rule.
+        loss: Training loss.
         estimator: Estimator of BayesBiNN, unless another is asked for.
         published: Published figures by rule.
         quick_epochs: Length of the quick budget; None if there is none.
@@ -103,10 +87,10 @@ class Recipe:
     source: str
     network: Callable[[], nn.Module]
     load: Load
-    loss: Loss
     epochs: int
     batch_size: int
     rules: Mapping[str, RuleSpec]
+    loss: Loss = CROSS_ENTROPY
     estimator: str = "straight-through"
     published: Mapping[str, Published] = field(default_factory=dict)
     quick_epochs: int | None = None

@@ -13,37 +13,36 @@ from typing import Any
 import torch
 
 from bitbayes import nn
-from bitbayes.lab.data import DataBundle, load_cifar10, load_cifar100, load_mnist, load_moons, load_snelson
-from bitbayes.lab.recipes.base import DEFAULT, Published, Recipe, loading, loading_own
-from bitbayes.lab.train import BINARY, COSINE_BY_STEPS, CROSS_ENTROPY, SQUARED, RuleSpec, Schedule
+from bitbayes.lab.data import load_cifar10, load_cifar100, load_mnist, load_moons, load_snelson
+from bitbayes.lab.recipes.base import DEFAULT, Published, Recipe, generated
+from bitbayes.lab.train import BINARY, COSINE_BY_STEPS, SQUARED, RuleSpec, Schedule
 
 _PAPER = "Meng, Bachmann & Khan, ICML 2020"
 
 # Two moons: Figure 1 and Table 3.
 _STEPS = Schedule("milestones", factor=0.1, milestones=(1500 / 3000, 2500 / 3000))
 _SMOOTH = {"ess_scale": 1.0, "tau": 1.0, "momentum": 0.99}
-_MOONS = {
-    "full-precision": RuleSpec(1e-2, schedule=_STEPS),
-    # The released STE keeps the biases real; here they are binary for every rule.
-    "ste": RuleSpec(1e-1, schedule=_STEPS),
-    # The published settings. Its code adds 1e-10 to both parts of the scale, which at |λ| = 15 makes it 1.
-    "bayesbinn:released": RuleSpec(1e-3, {**_SMOOTH, "init_lambda": 15.0}, _STEPS, samples=5),
-    "bayesbinn:concrete": RuleSpec(1e-3, {**_SMOOTH, "init_lambda": 1.0}, _STEPS, samples=5),
-    # Ours: found by a search over ess and lr, see docs/log.md.
-    "bayesbinn:straight-through": RuleSpec(3e-2, {"ess_scale": 1000.0}, _STEPS),
-}
 
 MOONS = Recipe(
     name="moons",
     title="two moons, MLP 2-64-64-1 (tanh), binary biases",
     source=f"{_PAPER}, Table 3 and Figure 1",
     network=partial(nn.synthetic_mlp, 2, norm_output=False),
-    load=loading_own(load_moons, "two moons are generated"),
+    load=generated(load_moons, "two moons are generated"),
     loss=BINARY,
     epochs=3000,
     quick_epochs=3000,
     batch_size=0,
-    rules=_MOONS,
+    rules={
+        "full-precision": RuleSpec(1e-2, schedule=_STEPS),
+        # The released STE keeps the biases real; here they are binary for every rule.
+        "ste": RuleSpec(1e-1, schedule=_STEPS),
+        # The published settings. Its code adds 1e-10 to both parts of the scale, which at |λ| = 15 makes it 1.
+        "bayesbinn:released": RuleSpec(1e-3, {**_SMOOTH, "init_lambda": 15.0}, _STEPS, samples=5),
+        "bayesbinn:concrete": RuleSpec(1e-3, {**_SMOOTH, "init_lambda": 1.0}, _STEPS, samples=5),
+        # Ours: found by a search over ess and lr, see docs/log.md.
+        "bayesbinn:straight-through": RuleSpec(3e-2, {"ess_scale": 1000.0}, _STEPS),
+    },
     all_binary=True,
     evaluate_every=50,
     checkpoint_every=500,
@@ -51,20 +50,6 @@ MOONS = Recipe(
 
 # Snelson's data: Figure 2 and Table 3.
 _DOWN = Schedule("exponential", factor=0.1)  # 1e-4 to 1e-5 over the run
-_SNELSON = {
-    "full-precision": RuleSpec(1e-2, schedule=_DOWN),
-    "ste": RuleSpec(1e-1, schedule=Schedule("constant")),
-    # The published settings. Its code adds 1e-10 to both parts of the scale, which at |λ| = 10 makes it 1.
-    "bayesbinn:released": RuleSpec(1e-4, {**_SMOOTH, "init_lambda": 10.0}, _DOWN),
-    "bayesbinn:concrete": RuleSpec(1e-4, {**_SMOOTH, "init_lambda": 1.0}, _DOWN),
-    # Ours: found by a search over ess, lr and momentum, see docs/log.md.
-    "bayesbinn:straight-through": RuleSpec(3e-4, {"ess_scale": 300.0, "momentum": 0.99}, _DOWN),
-}
-
-
-def _load_snelson(where: str | None, device: torch.device, seed: int) -> DataBundle:
-    return load_snelson(where, device=device, split=seed)
-
 
 SNELSON = dataclasses.replace(
     MOONS,
@@ -72,45 +57,22 @@ SNELSON = dataclasses.replace(
     title="Snelson's regression data, MLP 1-64-64-1 (tanh), binary biases",
     source=f"{_PAPER}, Table 3 and Figure 2",
     network=partial(nn.synthetic_mlp, 1, norm_output=True),
-    load=_load_snelson,
+    load=load_snelson,
     loss=SQUARED,
     epochs=5000,
     quick_epochs=5000,
-    rules=_SNELSON,
+    rules={
+        "full-precision": RuleSpec(1e-2, schedule=_DOWN),
+        "ste": RuleSpec(1e-1, schedule=Schedule("constant")),
+        # The published settings. Its code adds 1e-10 to both parts of the scale, which at |λ| = 10 makes it 1.
+        "bayesbinn:released": RuleSpec(1e-4, {**_SMOOTH, "init_lambda": 10.0}, _DOWN),
+        "bayesbinn:concrete": RuleSpec(1e-4, {**_SMOOTH, "init_lambda": 1.0}, _DOWN),
+        # Ours: found by a search over ess, lr and momentum, see docs/log.md.
+        "bayesbinn:straight-through": RuleSpec(3e-4, {"ess_scale": 300.0, "momentum": 0.99}, _DOWN),
+    },
 )
 
 # MNIST: Tables 2, 4, 9 and 10.
-_MNIST = {
-    "full-precision": RuleSpec(3e-4),
-    "ste": RuleSpec(1e-2, clip_gradient=1.0),
-    "bop": RuleSpec(1e-5, {"threshold": 1e-8}, Schedule("exponential", factor=1e-3)),
-    "bop2": RuleSpec(1e-7, {"threshold": 1e-6, "sigma": 1e-3}),
-    # 7,000 iterations are 13 epochs of 540.
-    "pmf": RuleSpec(1e-3, {"growth": 1.2, "interval": 2000}, Schedule("staircase", factor=0.2, every=13)),
-    "md": RuleSpec(1e-3, {"growth": 1.2, "interval": 2000}, Schedule("staircase", factor=0.2, every=55)),
-    "proxquant": RuleSpec(1e-2, {"rate": 1e-4 / 540, "harden_at": 2 / 3, "init": "weights"}, Schedule("constant")),
-    "adaste": RuleSpec(3e-4, {"ess_scale": 1.0, "growth": 1.05, "interval_epochs": 1.0}),
-    "bayesbinn:released": RuleSpec(1e-4, {"ess_scale": 1.0, "tau": 1e-10}),
-    "bayesbinn:concrete": RuleSpec(1e-4, {"ess_scale": 1.0, "tau": 1e-2}),
-    "bayesbinn:straight-through": RuleSpec(3e-4, {"ess_scale": 1000.0}),
-    "vispa": RuleSpec(0.1, {"rank": 8, "weight_decay": 5e-4}),
-}
-
-# Ten epochs in the paper's batches. Its schedules are too slow for that: rates are higher, and annealing is compressed
-# so that it ends with the run. What was searched for these numbers is in docs/results.md.
-_MNIST_QUICK = {
-    "full-precision": RuleSpec(1e-3, schedule=COSINE_BY_STEPS),
-    "ste": RuleSpec(1e-2, schedule=COSINE_BY_STEPS),
-    "bop": RuleSpec(5e-4, {"threshold": 1e-8}, COSINE_BY_STEPS),
-    "bop2": RuleSpec(5e-4, {"threshold": 5e-3, "sigma": 5e-4}, COSINE_BY_STEPS),
-    "pmf": RuleSpec(3e-3, {"growth": 1000**0.01, "interval_epochs": 0.1}, COSINE_BY_STEPS),
-    "md": RuleSpec(1e-3, {"growth": 100**0.01, "interval_epochs": 0.1}, COSINE_BY_STEPS),
-    "proxquant": RuleSpec(1e-2, {"rate": 1e-6, "harden_at": 0.8}, COSINE_BY_STEPS),
-    "adaste": RuleSpec(5e-6, {"ess_scale": 1.0, "growth": 2000 ** (1 / 200), "interval_epochs": 0.05}, COSINE_BY_STEPS),
-    "bayesbinn:released": RuleSpec(5e-4, {"ess_scale": 1.0, "tau": 1e-10}, COSINE_BY_STEPS),
-    "bayesbinn:straight-through": RuleSpec(1e-3, {"ess_scale": 30000.0}, COSINE_BY_STEPS),
-    "vispa": RuleSpec(2.0, {"rank": 4, "weight_decay": 5e-5}, COSINE_BY_STEPS),
-}
 _IMAGES = f"{_PAPER}, Tables 4, 9 and 10"
 
 MNIST = Recipe(
@@ -118,11 +80,24 @@ MNIST = Recipe(
     title="MNIST, MLP 784-2048-2048-2048-10",
     source=_IMAGES,
     network=partial(nn.mnist_mlp, logit_scale=False),
-    load=loading(load_mnist),
-    loss=CROSS_ENTROPY,
+    load=load_mnist,
     epochs=500,
     batch_size=100,
-    rules=_MNIST,
+    rules={
+        "full-precision": RuleSpec(3e-4),
+        "ste": RuleSpec(1e-2, clip_gradient=1.0),
+        "bop": RuleSpec(1e-5, {"threshold": 1e-8}, Schedule("exponential", factor=1e-3)),
+        "bop2": RuleSpec(1e-7, {"threshold": 1e-6, "sigma": 1e-3}),
+        # 7,000 iterations are 13 epochs of 540.
+        "pmf": RuleSpec(1e-3, {"growth": 1.2, "interval": 2000}, Schedule("staircase", factor=0.2, every=13)),
+        "md": RuleSpec(1e-3, {"growth": 1.2, "interval": 2000}, Schedule("staircase", factor=0.2, every=55)),
+        "proxquant": RuleSpec(1e-2, {"rate": 1e-4 / 540, "harden_at": 2 / 3, "init": "weights"}, Schedule("constant")),
+        "adaste": RuleSpec(3e-4, {"ess_scale": 1.0, "growth": 1.05, "interval_epochs": 1.0}),
+        "bayesbinn:released": RuleSpec(1e-4, {"ess_scale": 1.0, "tau": 1e-10}),
+        "bayesbinn:concrete": RuleSpec(1e-4, {"ess_scale": 1.0, "tau": 1e-2}),
+        "bayesbinn:straight-through": RuleSpec(3e-4, {"ess_scale": 1000.0}),
+        "vispa": RuleSpec(0.1, {"rank": 8, "weight_decay": 5e-4}),
+    },
     estimator="released",
     published={
         "full-precision": Published(99.01, 0.06, 99.96, 99.15),
@@ -132,15 +107,26 @@ MNIST = Recipe(
         "bayesbinn:released": Published(98.86, 0.05, 99.85, 99.02),
     },
     quick_epochs=10,
-    quick=_MNIST_QUICK,
+    # Ten epochs in the paper's batches. Its schedules are too slow for that: rates are higher, and annealing is
+    # compressed so that it ends with the run. What was searched for these numbers is in docs/results.md.
+    quick={
+        "full-precision": RuleSpec(1e-3, schedule=COSINE_BY_STEPS),
+        "ste": RuleSpec(1e-2, schedule=COSINE_BY_STEPS),
+        "bop": RuleSpec(5e-4, {"threshold": 1e-8}, COSINE_BY_STEPS),
+        "bop2": RuleSpec(5e-4, {"threshold": 5e-3, "sigma": 5e-4}, COSINE_BY_STEPS),
+        "pmf": RuleSpec(3e-3, {"growth": 1000**0.01, "interval_epochs": 0.1}, COSINE_BY_STEPS),
+        "md": RuleSpec(1e-3, {"growth": 100**0.01, "interval_epochs": 0.1}, COSINE_BY_STEPS),
+        "proxquant": RuleSpec(1e-2, {"rate": 1e-6, "harden_at": 0.8}, COSINE_BY_STEPS),
+        "adaste": RuleSpec(5e-6, {"ess_scale": 1.0, "growth": 2000**0.005, "interval_epochs": 0.05}, COSINE_BY_STEPS),
+        "bayesbinn:released": RuleSpec(5e-4, {"ess_scale": 1.0, "tau": 1e-10}, COSINE_BY_STEPS),
+        "bayesbinn:straight-through": RuleSpec(1e-3, {"ess_scale": 30000.0}, COSINE_BY_STEPS),
+        "vispa": RuleSpec(2.0, {"rank": 4, "weight_decay": 5e-5}, COSINE_BY_STEPS),
+    },
     seed=1,
     wide=True,
 )
 
 # CIFAR-10 and CIFAR-100: Tables 4, 9 and 10. VISPA takes the settings of its own paper.
-_WARMUP = Schedule("warmup-cosine", warmup=5)
-# 45,000 training images, enlarged by the crops (5) and flips (2) as the paper counts them.
-_ENLARGED = 10.0
 
 
 def _cifar(*, float_lr: float, bop_threshold: float, tau: float) -> dict[str, RuleSpec]:
@@ -152,9 +138,10 @@ def _cifar(*, float_lr: float, bop_threshold: float, tau: float) -> dict[str, Ru
         "bop": RuleSpec(1e-4, {"threshold": bop_threshold}, tenth),
         # 30,000 iterations are 33 epochs of 900.
         "pmf": RuleSpec(1e-2, {"growth": 1.05, "interval": 500, "weight_decay": 1e-4}, fifth),
-        "bayesbinn:released": RuleSpec(3e-4, {"ess_scale": _ENLARGED, "tau": tau}),
+        # 45,000 training images, enlarged by the crops (5) and flips (2) as the paper counts them.
+        "bayesbinn:released": RuleSpec(3e-4, {"ess_scale": 10.0, "tau": tau}),
         "bayesbinn:straight-through": DEFAULT,
-        "vispa": RuleSpec(0.1, {"rank": 8, "weight_decay": 5e-4}, _WARMUP, **sgd),
+        "vispa": RuleSpec(0.1, {"rank": 8, "weight_decay": 5e-4}, Schedule("warmup-cosine", warmup=5), **sgd),
     }
 
 
@@ -175,8 +162,7 @@ CIFAR10 = Recipe(
     title="CIFAR-10, BinaryConnect's VGG of 14 million weights",
     source=_IMAGES,
     network=partial(nn.binaryconnect_vgg, 10),
-    load=loading(load_cifar10),
-    loss=CROSS_ENTROPY,
+    load=load_cifar10,
     epochs=500,
     quick_epochs=3,
     batch_size=50,
@@ -199,7 +185,7 @@ CIFAR100 = dataclasses.replace(
     name="cifar100",
     title="CIFAR-100, BinaryConnect's VGG of 14 million weights",
     network=partial(nn.binaryconnect_vgg, 100),
-    load=loading(load_cifar100),
+    load=load_cifar100,
     rules=_cifar(float_lr=3e-3, bop_threshold=1e-9, tau=1e-8),
     quick_epochs=None,
     quick={},
@@ -213,16 +199,6 @@ CIFAR100 = dataclasses.replace(
 )
 
 # Streams of tasks: Table 13 and Figure 5. Found on five tasks of permuted MNIST; see docs/log.md.
-_STREAMS = {
-    "full-precision": RuleSpec(1e-3),
-    "ste": RuleSpec(1e-2),
-    # Laborieux et al. 2021; latent weights must be free to grow for metaplasticity to hold them.
-    "ste:metaplastic": RuleSpec(5e-3, {"metaplasticity": 1.35, "clip": None}),
-    "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 1.0, "init_lambda": 0.1}, COSINE_BY_STEPS),
-    # The published rule and τ. The published run also had 100 epochs a task, 100 networks at test time, BatchNorm
-    # statistics that all tasks share, no logit scale, and the same `ess` for all tasks.
-    "bayesbinn:released": RuleSpec(1e-3, {"ess_scale": 1.0, "tau": 1e-2}),
-}
 
 
 def stream_network(outputs: int) -> torch.nn.Module:
@@ -235,11 +211,19 @@ PERMUTED_MNIST = Recipe(
     title="permuted MNIST, MLP 784-100-100-10",
     source=f"{_PAPER}, Table 13 and Figure 5",
     network=partial(stream_network, 10),
-    load=loading(load_mnist, validation=0.0),
-    loss=CROSS_ENTROPY,
+    load=partial(load_mnist, validation=0.0),
     epochs=20,
     batch_size=100,
-    rules=_STREAMS,
+    rules={
+        "full-precision": RuleSpec(1e-3),
+        "ste": RuleSpec(1e-2),
+        # Laborieux et al. 2021; latent weights must be free to grow for metaplasticity to hold them.
+        "ste:metaplastic": RuleSpec(5e-3, {"metaplasticity": 1.35, "clip": None}),
+        "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 1.0, "init_lambda": 0.1}, COSINE_BY_STEPS),
+        # The published rule and τ. The published run also had 100 epochs a task, 100 networks at test time, BatchNorm
+        # statistics that all tasks share, no logit scale, and the same `ess` for all tasks.
+        "bayesbinn:released": RuleSpec(1e-3, {"ess_scale": 1.0, "tau": 1e-2}),
+    },
     predict_samples=50,
     seed=1,
 )

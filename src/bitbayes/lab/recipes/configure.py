@@ -11,30 +11,18 @@ from bitbayes.lab.choices import Budget, Overrides
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import bayesbinn, ours, vispa
 from bitbayes.lab.recipes.base import DEFAULTS, Recipe
-from bitbayes.lab.train import (
-    RULES,
-    Experiment,
-    Progress,
-    RuleName,
-    RuleSpec,
-    RunConfig,
-    RunResult,
-    build_experiment,
-    train,
-)
+from bitbayes.lab.train import RULES, Progress, RuleName, RuleSpec, RunConfig, RunResult, train
+from bitbayes.lab.train.experiment import Experiment, build_experiment
 from bitbayes.lab.train.machine import tuned_for
 
 _SYNTHETIC = (bayesbinn.MOONS, bayesbinn.SNELSON)
 _IMAGES = (ours.DIGITS, bayesbinn.MNIST, ours.FASHION_MNIST, bayesbinn.CIFAR10, bayesbinn.CIFAR100)
-_TRUST = (ours.MNIST_TRUST, ours.MNIST_OUTLIERS, ours.MNIST_FEW_OUTLIERS)
-_SMALL = (ours.CIFAR10_SMALL, ours.CIFAR10_SMALL_W1A1)
+_OURS = (ours.MNIST_TRUST, ours.MNIST_OUTLIERS, ours.MNIST_FEW_OUTLIERS, ours.CIFAR10_SMALL, ours.CIFAR10_SMALL_W1A1)
 
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (*_SYNTHETIC, *_IMAGES, *_TRUST, *_SMALL, *vispa.VISPA_RECIPES)
-}
+RECIPES = {recipe.name: recipe for recipe in (*_SYNTHETIC, *_IMAGES, *_OURS, *vispa.VISPA_RECIPES)}
 """Every experiment by its name."""
 
-STREAMS: dict[str, Recipe] = {recipe.name: recipe for recipe in (bayesbinn.PERMUTED_MNIST, bayesbinn.SPLIT_MNIST)}
+STREAMS = {recipe.name: recipe for recipe in (bayesbinn.PERMUTED_MNIST, bayesbinn.SPLIT_MNIST)}
 """Every stream of tasks by its name."""
 
 _ESTIMATORS = ("straight-through", "concrete", "released")
@@ -131,28 +119,21 @@ def make_config(
     seed = chosen.setdefault("seed", recipe.seed)
     if chosen["precision"] == "auto" and not recipe.wide:
         chosen["precision"] = "fp32"
-    chosen["out"] = chosen.get("out") or f"runs/{recipe.name}-{name.slug}-seed{seed}"
+    estimator = name.variant if name.variant in _ESTIMATORS else "straight-through"
     chosen["options"] = {**spec.options, **chosen["options"]}
     config = RunConfig(
         recipe=recipe.name,
         rule=name.rule,
-        out=chosen["out"],
+        out=chosen.pop("out", None) or f"runs/{recipe.name}-{name.slug}-seed{seed}",
         spec=spec,
         epochs=(recipe.quick_epochs if budget == "quick" else None) or recipe.epochs,
-        estimator=_estimator(name),
+        estimator=estimator if name.rule == "bayesbinn" else None,
         batch_size=recipe.batch_size,
         evaluate_every=recipe.evaluate_every,
         checkpoint_every=recipe.checkpoint_every,
         predict_samples=recipe.predict_samples,
     )
     return config.changed(**chosen)
-
-
-def _estimator(name: RuleName) -> str | None:
-    """Return what a run records of a variant."""
-    if name.rule != "bayesbinn":
-        return None
-    return name.variant if name.variant in _ESTIMATORS else "straight-through"
 
 
 def make_experiment(config: RunConfig, data: DataBundle | None = None) -> Experiment:
@@ -183,11 +164,7 @@ def load_data(config: RunConfig) -> DataBundle:
 
 
 def run_recipe(
-    config: RunConfig,
-    *,
-    resume: bool = False,
-    data: DataBundle | None = None,
-    progress: Progress | None = None,
+    config: RunConfig, *, resume: bool = False, data: DataBundle | None = None, progress: Progress | None = None
 ) -> RunResult:
     """Train what a record says.
 

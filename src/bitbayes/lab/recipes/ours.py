@@ -5,41 +5,36 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
-import torch
-
 from bitbayes import nn
-from bitbayes.lab.data import CropFlip, DataBundle, load_cifar10, load_digits, load_fashion_mnist, with_outliers
-from bitbayes.lab.recipes.base import DEFAULT, Recipe, loading, loading_own
+from bitbayes.lab.data import CropFlip, load_cifar10, load_digits, load_fashion_mnist, with_outliers
+from bitbayes.lab.recipes.base import DEFAULT, Recipe, generated
 from bitbayes.lab.recipes.bayesbinn import CIFAR_SHORT, MNIST
-from bitbayes.lab.train import COSINE_BY_STEPS, CROSS_ENTROPY, OUTLIER_EXPOSURE, RuleSpec
+from bitbayes.lab.train import COSINE_BY_STEPS, OUTLIER_EXPOSURE, RuleSpec
 
 # The 8×8 digits that come with scikit-learn: a real data set with no download, for `make demo` and for tests.
-_DIGITS = {
-    "full-precision": RuleSpec(3e-3),
-    "ste": RuleSpec(1e-2),
-    "bop": RuleSpec(1e-3, {"threshold": 1e-8}),
-    "bop2": RuleSpec(1e-3, {"threshold": 1e-6, "sigma": 1e-2}),
-    "pmf": RuleSpec(1e-2, {"growth": 1.2, "interval_epochs": 1.0}),
-    "md": RuleSpec(1e-2, {"growth": 1.2, "interval_epochs": 1.0}),
-    "proxquant": RuleSpec(1e-2, {"rate": 1e-3, "harden_at": 0.8, "init": "weights"}),
-    "adaste": RuleSpec(1e-3, {"ess_scale": 1.0, "growth": 1.2, "interval_epochs": 1.0}),
-    "bayesbinn:released": RuleSpec(1e-3, {"ess_scale": 1.0, "tau": 1e-10}),
-    "bayesbinn:concrete": RuleSpec(1e-3, {"ess_scale": 1.0, "tau": 1.0}),
-    "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 100.0}),
-    "vispa": RuleSpec(1.0),
-}
-
 DIGITS = Recipe(
     name="digits",
     title="8x8 digits, MLP 64-128-128-10",
     source="ours; scans from scikit-learn",
     network=partial(nn.mlp, 64, [128, 128], 10, dropout=0.2),
-    load=loading_own(load_digits, "the digits come with scikit-learn"),
-    loss=CROSS_ENTROPY,
+    load=generated(load_digits, "the digits come with scikit-learn"),
     epochs=60,
     quick_epochs=60,
     batch_size=50,
-    rules=_DIGITS,
+    rules={
+        "full-precision": RuleSpec(3e-3),
+        "ste": RuleSpec(1e-2),
+        "bop": RuleSpec(1e-3, {"threshold": 1e-8}),
+        "bop2": RuleSpec(1e-3, {"threshold": 1e-6, "sigma": 1e-2}),
+        "pmf": RuleSpec(1e-2, {"growth": 1.2, "interval_epochs": 1.0}),
+        "md": RuleSpec(1e-2, {"growth": 1.2, "interval_epochs": 1.0}),
+        "proxquant": RuleSpec(1e-2, {"rate": 1e-3, "harden_at": 0.8, "init": "weights"}),
+        "adaste": RuleSpec(1e-3, {"ess_scale": 1.0, "growth": 1.2, "interval_epochs": 1.0}),
+        "bayesbinn:released": RuleSpec(1e-3, {"ess_scale": 1.0, "tau": 1e-10}),
+        "bayesbinn:concrete": RuleSpec(1e-3, {"ess_scale": 1.0, "tau": 1.0}),
+        "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 100.0}),
+        "vispa": RuleSpec(1.0),
+    },
 )
 
 FASHION_MNIST = dataclasses.replace(
@@ -47,39 +42,32 @@ FASHION_MNIST = dataclasses.replace(
     name="fashion-mnist",
     title="Fashion-MNIST, the same MLP",
     source="settings of MNIST; no published figure",
-    load=loading(load_fashion_mnist),
+    load=load_fashion_mnist,
     published={},
 )
-
-# On the network with a logit scale, in batches of 500, which are faster. BayesBiNN's draws differ so much there that
-# two a step are worth their time, which is double. STE has the same time for comparison, and the float network goes
-# without dropout, whose noise a drawn network might replace.
-_TRUST = {
-    **{name: MNIST.quick[name] for name in ("full-precision", "ste")},
-    "bayesbinn:released": RuleSpec(1e-2, {"ess_scale": 1.0, "tau": 1e-10}, COSINE_BY_STEPS),
-    "vispa": RuleSpec(10.0, {"rank": 4, "weight_decay": 5e-5}, COSINE_BY_STEPS),
-    "full-precision:no-dropout": dataclasses.replace(MNIST.quick["full-precision"], dropout=0.0),
-    "ste:two-passes": dataclasses.replace(MNIST.quick["ste"], samples=2),
-    "bayesbinn:straight-through": dataclasses.replace(DEFAULT, lr=5e-3, samples=2),
-}
-
-
-def _scaled_network() -> torch.nn.Module:
-    """With a learnable logit scale, without which the last BatchNorm caps all confidence at 0.76."""
-    return nn.mnist_mlp(logit_scale=False).append(nn.LogitScale(5.0))
 
 
 MNIST_TRUST = Recipe(
     name="mnist-trust",
     title="MNIST, the same MLP with a learnable logit scale, ten epochs",
     source="ours",
-    network=_scaled_network,
+    # Without the logit scale, the last BatchNorm caps all confidence at 0.76.
+    network=lambda: nn.mnist_mlp(logit_scale=False).append(nn.LogitScale(5.0)),
     load=MNIST.load,
-    loss=CROSS_ENTROPY,
     epochs=10,
     quick_epochs=10,
     batch_size=500,
-    rules=_TRUST,
+    # In batches of 500, which are faster. BayesBiNN's draws differ so much on this network that two a step are worth
+    # their time, which is double. STE has the same time for comparison, and the float network goes without dropout,
+    # whose noise a drawn network might replace.
+    rules={
+        **{name: MNIST.quick[name] for name in ("full-precision", "ste")},
+        "bayesbinn:released": RuleSpec(1e-2, {"ess_scale": 1.0, "tau": 1e-10}, COSINE_BY_STEPS),
+        "vispa": RuleSpec(10.0, {"rank": 4, "weight_decay": 5e-5}, COSINE_BY_STEPS),
+        "full-precision:no-dropout": dataclasses.replace(MNIST.quick["full-precision"], dropout=0.0),
+        "ste:two-passes": dataclasses.replace(MNIST.quick["ste"], samples=2),
+        "bayesbinn:straight-through": dataclasses.replace(DEFAULT, lr=5e-3, samples=2),
+    },
     predict_samples=32,
     seed=1,
     wide=True,
@@ -88,16 +76,12 @@ MNIST_TRUST = Recipe(
 
 def _outliers(name: str, share: float, how_many: str) -> Recipe:
     """The same with images of no class, so many for each training image."""
-
-    def load(where: str | None, device: torch.device, seed: int) -> DataBundle:
-        return with_outliers(MNIST.load(where, device, seed), share)
-
     return dataclasses.replace(
         MNIST_TRUST,
         name=name,
         title=f"MNIST, the same MLP and data, and {how_many} made-up images of no class",
         source="ours; outlier exposure: Hendrycks et al., ICLR 2019",
-        load=load,
+        load=lambda where, device, seed: with_outliers(MNIST.load(where, device, seed), share),
         loss=OUTLIER_EXPOSURE,
     )
 
@@ -111,8 +95,7 @@ CIFAR10_SMALL = Recipe(
     title="CIFAR-10, a narrow VGG for a laptop, real activations",
     source="ours",
     network=partial(nn.narrow_vgg, 10, activation="relu"),
-    load=loading(load_cifar10, augment=CropFlip(pad=0)),  # six epochs are too short for crops to pay
-    loss=CROSS_ENTROPY,
+    load=partial(load_cifar10, augment=CropFlip(pad=0)),  # six epochs are too short for crops to pay
     epochs=6,
     quick_epochs=6,
     batch_size=200,

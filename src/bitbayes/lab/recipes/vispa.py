@@ -16,8 +16,8 @@ import torch
 
 from bitbayes import nn
 from bitbayes.lab.data import load_cifar10, load_cifar100, load_imagenet, load_tiny_imagenet
-from bitbayes.lab.recipes.base import DEFAULT, Published, Recipe, loading
-from bitbayes.lab.train import CROSS_ENTROPY, RuleSpec, Schedule
+from bitbayes.lab.recipes.base import DEFAULT, Published, Recipe
+from bitbayes.lab.train import RuleSpec, Schedule
 
 _WARMUP = Schedule("warmup-cosine", warmup=5)
 _DATA = {
@@ -43,13 +43,14 @@ def _annealed(
     They trained 100,000 steps with batches of 128, the rate falling every 30,000: 153 epochs of 50,000 images in
     batches of 256, which is what `--protocol test` has on CIFAR.
     """
-    specs = {}
-    for rule, (lr, factor, grow, interval) in (("pmf", pmf), ("md", md)):
+
+    def spec(lr: float, factor: float, grow: float, interval: int) -> RuleSpec:
         options = {"growth": grow, "interval": interval}
-        specs[rule] = RuleSpec(lr, options, Schedule("staircase", factor=factor, every=153))
+        return RuleSpec(lr, options, Schedule("staircase", factor=factor, every=153))
+
     # The factor N of AdaSTE is that of the training data with its augmentation.
     adaste = {"ess_scale": 10.0, "growth": growth, "interval_epochs": 1.0}
-    return {**specs, "adaste": RuleSpec(3e-4, adaste)}
+    return {"pmf": spec(*pmf), "md": spec(*md), "adaste": RuleSpec(3e-4, adaste)}
 
 
 def _rules(lr: float, decay: float, rank: int, *, ranks: tuple[int, ...] = ()) -> dict[str, RuleSpec]:
@@ -104,8 +105,7 @@ def _recipe(
         title=f"{_DATA[data][0]}, {title} activations",
         source="Orecchia et al., NeurIPS 2024",
         network=build,
-        load=loading(_DATA[data][1]),
-        loss=CROSS_ENTROPY,
+        load=_DATA[data][1],
         epochs=epochs,
         batch_size=batch_size,
         rules=rules,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bitbayes.lab.choices import Overrides
 from bitbayes.lab.recipes import make_config
 from bitbayes.lab.studies.several import run_several
 from bitbayes.lab.studies.tables import TableRow
@@ -15,7 +14,9 @@ def digits_study(out: str, seeds: int, *, progress: Progress | None = None) -> l
     """Train three rules on the digits with several seeds, in folders of `out`; each row is a rule."""
     rows = []
     for rule in ("bayesbinn", "ste", "full-precision"):
-        given = [Overrides(seed=s, epochs=DEMO_EPOCHS, out=f"{out}/{rule}-seed{s}") for s in range(seeds)]
-        configs = [make_config("digits", rule, each) for each in given]
+        configs = [
+            make_config("digits", rule, seed=seed, epochs=DEMO_EPOCHS, out=f"{out}/{rule}-seed{seed}")
+            for seed in range(seeds)
+        ]
         rows.append(TableRow(rule, run_several(configs, progress=progress, note=lambda line: None)))
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -36,11 +35,10 @@ def make_configs(recipe: str, rule: str, seeds: int, given: Overrides) -> list[R
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     first = find_recipe(recipe).seed if given.seed is None else given.seed
-    each = [
-        dataclasses.replace(given, seed=seed, out=given.out and f"{given.out}/seed{seed}")
+    return [
+        make_config(recipe, rule, given, seed=seed, out=given.out and f"{given.out}/seed{seed}")
         for seed in range(first, first + seeds)
     ]
-    return [make_config(recipe, rule, one) for one in each]
 
 
 def finished(config: RunConfig) -> Summary | None:

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from bitbayes.errors import nearest
+from bitbayes.lab import continual
 from bitbayes.lab.choices import Overrides, StreamChoice
-from bitbayes.lab.continual import (
-    EWC,
-    SI,
-    Coreset,
-    Memory,
-    NoMemory,
-    Replay,
-    StreamResult,
-    StreamSettings,
-    Task,
-    permuted_tasks,
-    run_stream,
-    split_tasks,
-)
 from bitbayes.lab.recipes import STREAMS, make_config
 from bitbayes.lab.recipes.bayesbinn import stream_network
 from bitbayes.lab.train import CROSS_ENTROPY, PAIRED, Progress
@@ -40,11 +27,14 @@ def _default_ess_decay(tasks: int, prior: bool, prior_decay: float) -> float:
     return _ESS_DECAY ** ((_TASKS - 1) / max(tasks - 1, _TASKS - 1))
 
 
-METHODS: dict[str, type[Memory]] = {method.name: method for method in (NoMemory, Coreset, Replay, EWC, SI)}
+METHODS: dict[str, type[continual.Memory]] = {
+    method.name: method
+    for method in (continual.NoMemory, continual.Coreset, continual.Replay, continual.EWC, continual.SI)
+}
 """What is kept of old tasks beside the beliefs, by the names of the command line."""
 
 
-def find_method(method: str, options: Mapping[str, Any]) -> Memory:
+def find_method(method: str, options: Mapping[str, Any]) -> continual.Memory:
     """Make a method against forgetting, by its name in `METHODS`, with these keywords.
 
     Raises:
@@ -72,7 +62,7 @@ def run_continual(
     samples: int | None = None,
     progress: Progress | None = None,
     note: Callable[[str], None] = print,
-) -> StreamResult:
+) -> continual.StreamResult:
     """Train on a stream, or continue one.
 
     Args:
@@ -107,19 +97,18 @@ def run_continual(
     prior, tasks, ess_decay = choice.prior and has_prior, choice.tasks, choice.ess_decay
     statistics = choice.statistics or ("shared" if choice.method == "replay" or not known else "task")
     bundle = recipe.load(config.data, torch.device(config.device), config.seed)
-    made: Iterator[Task]
     if split:
-        tasks, made = bundle.classes // 2, split_tasks(bundle, choice.scenario)
+        tasks, made = bundle.classes // 2, continual.split_tasks(bundle, choice.scenario)
     else:
-        made = permuted_tasks(bundle, tasks, seed=config.seed)
+        made = continual.permuted_tasks(bundle, tasks, seed=config.seed)
     if ess_decay is None:
         ess_decay = _default_ess_decay(tasks, prior, choice.prior_decay)
-    settings = StreamSettings(
+    settings = continual.StreamSettings(
         choice.scenario if split else None, prior, choice.prior_decay, ess_decay, statistics, choice.curve_examples
     )
     outputs = 2 if split and choice.scenario == "domain" else 10
     with tuned_for(wide=recipe.wide):
-        return run_stream(
+        return continual.run_stream(
             config,
             made,
             lambda: stream_network(outputs),

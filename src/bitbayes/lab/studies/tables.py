@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.recipes import Recipe, find_recipe, full_name, make_config
 from bitbayes.lab.studies.several import run_several
 from bitbayes.lab.train import RuleName, Summary
+from bitbayes.lab.train.records import Spread
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,8 @@ class TableRow:
             "seconds_per_epoch": "seconds_per_epoch",
         }
         for name, key in wanted.items():
-            values = self.values(key)
-            if values:
-                spread = statistics.stdev(values) if len(values) > 1 else None
-                found[name] = {"mean": statistics.mean(values), "std": spread, "values": values}
+            if values := self.values(key):
+                found[name] = vars(Spread.of(values))
         return found
 
 
@@ -133,7 +130,7 @@ def run_table(
     folder = Path(given.out or f"runs/{recipe.name}-{given.budget}{'-test' if given.protocol == 'test' else ''}")
     seeds = [recipe.seed + index for index in range(choice.seeds or _SEEDS[given.budget])]
     configs = [
-        make_config(recipe, str(rule), dataclasses.replace(given, seed=seed, out=str(run_folder(folder, rule, seed))))
+        make_config(recipe, str(rule), given, seed=seed, out=str(run_folder(folder, rule, seed)))
         for rule in rules
         for seed in seeds
     ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.lab.recipes import make_config, run_recipe
+from bitbayes.lab.studies.evaluate import evaluation_inputs
 from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.studies.several import finished
 from bitbayes.lab.train import Progress, RunFolder
@@ -100,7 +101,7 @@ def moons_study(
         _trained("moons", rule, f"{out}/{rule}-seed{seed}", note, progress, epochs=epochs, seed=seed)
         for rule in ("ste", "bayesbinn")
     )
-    x, y = _test(bayes)
+    x, y = evaluation_inputs(bayes).test
     with tuned_for(wide=False):
         on_data = bayes.predict(x, _SAMPLES)
         far = bayes.predict(ring(4.0).to(x.device), _SAMPLES)
@@ -174,15 +175,10 @@ def snelson_study(
 
 
 def _held_out(ste: FinishedRun, bayes: FinishedRun) -> SplitFigures:
-    x, y = _test(bayes)
-    mean = regression_figures(bayes.predict(x, _SAMPLES), y, training_noise(bayes))
-    return SplitFigures(
-        ste_error=_error(ste.predict(x).mean, y),
-        mode_error=_error(bayes.predict(x).mean, y),
-        mean_error=mean["error"],
-        inside_two_std=mean["inside"],
-        observation_noise=mean["noise"],
-    )
+    x, y = evaluation_inputs(bayes).test
+    predictions, noise = (ste.predict(x), bayes.predict(x), bayes.predict(x, _SAMPLES)), training_noise(bayes)
+    single, mode, mean = (regression_figures(prediction, y, noise) for prediction in predictions)
+    return SplitFigures(single["error"], mode["error"], mean["error"], mean["inside"], noise)
 
 
 def training_noise(run: FinishedRun) -> float:
@@ -191,27 +187,12 @@ def training_noise(run: FinishedRun) -> float:
     return observation_noise(run.predict(x, _SAMPLES), y)
 
 
-def _test(run: FinishedRun) -> tuple[Tensor, Tensor]:
-    test = run.experiment.data.test
-    assert test is not None
-    return whole(test)
-
-
-def _error(output: Tensor, y: Tensor) -> float:
-    return float((output.reshape(-1) - y.reshape(-1)).square().mean())
-
-
 def _accuracy(probs: Tensor, y: Tensor) -> float:
     return float(((probs.reshape(-1) > 0.5) == (y.reshape(-1) > 0.5)).float().mean())
 
 
 def _trained(
-    recipe: str,
-    rule: str,
-    out: str,
-    note: Callable[[str], None],
-    progress: Progress | None,
-    **choices: Any,
+    recipe: str, rule: str, out: str, note: Callable[[str], None], progress: Progress | None, **choices: Any
 ) -> FinishedRun:
     """Return the run in a folder, trained now unless it is finished."""
     config = make_config(recipe, rule, out=out, **choices)

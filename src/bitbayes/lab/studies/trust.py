@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -93,9 +94,8 @@ def trust_study(
             place = run_folder(folder, RuleName.parse(row.rule), summary.seed)
             run = load_run(place, data=given.data, device=given.device)
             inputs = inputs or evaluation_inputs(run, unlike, unlike_data)
-            for kind, count in {"network": 0, "mean": samples}.items():
-                if kind == "mean" and run.posterior is None:
-                    continue
+            kinds = {"network": 0} if run.posterior is None else {"network": 0, "mean": samples}
+            for kind, count in kinds.items():
                 note(f"{row.rule}: {kind}, seed {summary.seed}")
                 found.setdefault(kind, []).append(Predictions.of(run.predictor(count), inputs))
                 sizes[kind] = (max(count, 1), _bytes(run, max(count, 1)))
@@ -105,7 +105,8 @@ def trust_study(
             count, size = len(found["network"]), sizes["network"][1]
             ways["ensemble"] = ([_ensemble(found["network"])], count, count * size)
         for kind, (predictions, count, size) in ways.items():
-            figures = _over([prediction.figures(inputs) for prediction in predictions])
+            each = [prediction.figures(inputs) for prediction in predictions]
+            figures = {name: Spread.of([one[name] for one in each if name in one]) for name in each[0]}
             bits = statistics.mean(row.values("posterior_entropy_bits")) if kind == "mean" else None
             rows.append(TrustRow(row.rule, kind, count, size, figures, bits))
             examples[f"{row.rule} {kind}"] = predictions[0]
@@ -126,15 +127,7 @@ def _bytes(run: FinishedRun, networks: int) -> int:
 def _ensemble(members: Sequence[Predictions]) -> Predictions:
     """Return the networks of all members as one prediction."""
 
-    def joined(parts: list[Prediction | None]) -> Prediction | None:
-        present = [part for part in parts if part is not None]
-        return Prediction(torch.cat([part.outputs for part in present])) if present else None
+    def joined(parts: Sequence[Any]) -> Any:
+        return None if parts[0] is None else Prediction(torch.cat([part.outputs for part in parts]))
 
-    test = joined([member.test for member in members])
-    assert test is not None
-    return Predictions(test, joined([m.held for m in members]), joined([m.unlike for m in members]))
-
-
-def _over(each: Sequence[dict[str, float]]) -> dict[str, Spread]:
-    """Return every figure of the first seed over all seeds that have it."""
-    return {name: Spread.of([figures[name] for figures in each if name in figures]) for name in each[0]}
+    return Predictions(*map(joined, zip(*(vars(member).values() for member in members), strict=True)))

@@ -94,13 +94,15 @@ def tune(
     own = _own(base, data)
     searched = dict(ranges or _around(base, own))
     study = _study(optuna, folder, searched, base, own)
-    while len(done := _ended(optuna, study)) < trials:
+    while len(done := _ended(study)) < trials:
         trial = study.ask()
         values = {name: trial.suggest_float(name, *limits, log=True) for name, limits in searched.items()}
         place = trial.user_attrs.get("place", f"trial{trial.number}")
         trial.set_user_attr("place", place)
-        note(f"trial {len(done) + 1} of {trials}, in {folder / place}: {_text(values)}")
-        config = _with(base, values, folder / place)
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        note(f"trial {len(done) + 1} of {trials}, in {folder / place}: {shown}")
+        lr = values.pop("lr", base.spec.lr)
+        config = base.changed(lr=lr, options={**base.spec.options, **values}, out=str(folder / place))
         try:
             study.tell(trial, _accuracy(config, data, progress))
         except RunError as error:  # such as a loss that is not finite
@@ -108,7 +110,7 @@ def tune(
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
     rows = [
         {"folder": trial.user_attrs["place"], "settings": trial.params, "accuracy": trial.value}
-        for trial in _ended(optuna, study)
+        for trial in _ended(study)
     ]
     rows.sort(key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0)))
     RunFolder(folder).write_json("tune.json", {"recipe": recipe, "rule": str(full), "trials": rows})
@@ -154,27 +156,14 @@ def _study(optuna: Any, folder: Path, searched: Ranges, base: RunConfig, own: Ma
     return study
 
 
-def _ended(optuna: Any, study: Any) -> list[Any]:
+def _ended(study: Any) -> list[Any]:
     """Trials that have ended by themselves: those that were interrupted have a successor in the same folder."""
     last = {trial.user_attrs["place"]: trial for trial in study.trials if "place" in trial.user_attrs}
-    states = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL
-    return [trial for trial in last.values() if trial.state in states]
-
-
-def _with(base: RunConfig, values: Mapping[str, float], folder: Path) -> RunConfig:
-    """Return the record of a trial."""
-    options = {**base.spec.options, **{name: value for name, value in values.items() if name != "lr"}}
-    return base.changed(lr=values.get("lr", base.spec.lr), options=options, out=str(folder))
+    return [trial for trial in last.values() if trial.state.is_finished()]
 
 
 def _accuracy(config: RunConfig, data: DataBundle, progress: Progress | None) -> float:
-    summary = finished(config)
-    if summary is None:
-        summary = run_recipe(config, resume=True, data=data, progress=progress).summary
+    summary = finished(config) or run_recipe(config, resume=True, data=data, progress=progress).summary
     Path(config.out, "checkpoint.pt").unlink(missing_ok=True)  # the belief is kept, what a further epoch needs is not
     assert summary is not None and summary.val_accuracy is not None
     return summary.val_accuracy
-
-
-def _text(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
