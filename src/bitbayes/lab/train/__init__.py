@@ -5,16 +5,9 @@ from bitbayes.lab.train.distributed import Ranks, joined
 from bitbayes.lab.train.experiment import Experiment, StepHooks, build_experiment
 from bitbayes.lab.train.folder import RunError, RunFolder
 from bitbayes.lab.train.loop import Interrupted, RunResult, train
-from bitbayes.lab.train.losses import BINARY, CROSS_ENTROPY, LOSSES, OUTLIER_EXPOSURE, PAIRED, SQUARED, Loss
+from bitbayes.lab.train.losses import BINARY, CROSS_ENTROPY, OUTLIER_EXPOSURE, PAIRED, SQUARED, Loss
 from bitbayes.lab.train.precision import choose_precision
-from bitbayes.lab.train.progress import (
-    BarProgress,
-    EventProgress,
-    LineProgress,
-    Progress,
-    SilentProgress,
-    default_progress,
-)
+from bitbayes.lab.train.progress import BarProgress, EventProgress, Progress, SilentProgress, default_progress
 from bitbayes.lab.train.records import EpochRow, Evaluation, Summary
 from bitbayes.lab.train.rules import RULES, RuleName, RuleSpec
 from bitbayes.lab.train.schedule import COSINE_BY_STEPS, Schedule
@@ -23,7 +16,6 @@ __all__ = [
     "BINARY",
     "COSINE_BY_STEPS",
     "CROSS_ENTROPY",
-    "LOSSES",
     "OUTLIER_EXPOSURE",
     "PAIRED",
     "RULES",
@@ -34,7 +26,6 @@ __all__ = [
     "EventProgress",
     "Experiment",
     "Interrupted",
-    "LineProgress",
     "Loss",
     "Progress",
     "Ranks",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,46 +24,30 @@ TrainingStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """From inputs and targets to the loss and the number of right predictions, all on the device."""
 
 
-class Graph(Protocol):
-    """What records operations on a device and repeats them."""
-
-    def aside(self, action: Callable[[], None]) -> None:
-        """Run an action where it could be recorded, without recording it."""
-        ...
-
-    def record(self, action: Callable[[], None]) -> None:
-        """Record an action without effect: afterwards all tensors are as they were."""
-        ...
-
-    def replay(self) -> None:
-        """Carry out what was recorded."""
-        ...
-
-
 class CudaGraph:
-    """`Graph` by `torch.cuda.CUDAGraph`, on a stream of its own."""
+    """Records operations on a device and repeats them: `torch.cuda.CUDAGraph`, on a stream of its own."""
 
     def __init__(self) -> None:
         self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
 
     def aside(self, action: Callable[[], None]) -> None:
-        """Run an action on the stream of the graph, between what comes before and after."""
+        """Run an action on the stream of the graph, between what comes before and after, without recording it."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             action()
         torch.cuda.current_stream().wait_stream(self._stream)
 
     def record(self, action: Callable[[], None]) -> None:
-        """Record an action; nothing is carried out."""
+        """Record an action without effect: afterwards all tensors are as they were."""
         with torch.cuda.graph(self._graph, stream=self._stream):
             action()
 
     def replay(self) -> None:
-        """Carry it out."""
+        """Carry out what was recorded."""
         self._graph.replay()
 
 
-GRAPHS: dict[str, Callable[[], Graph]] = {"cuda": CudaGraph}
+GRAPHS: dict[str, type[CudaGraph]] = {"cuda": CudaGraph}
 """What records a step, by the type of the device."""
 
 
@@ -79,14 +63,14 @@ class Captured:
         device: Where it runs.
     """
 
-    def __init__(self, step: TrainingStep, optimizers: list[Optimizer], graph: Graph, device: torch.device) -> None:
+    def __init__(self, step: TrainingStep, optimizers: list[Optimizer], graph: CudaGraph, device: torch.device) -> None:
         self._step, self._graph, self._optimizers = step, graph, optimizers
         self._rates: list[tuple[dict[str, Any], Tensor]] = []
         for optimizer in optimizers:
             # A rule computes with rates in double precision, as with Python's; torch's kernels read single.
             dtype = torch.float64 if isinstance(optimizer, BinaryOptimizer) else torch.float32
             self._rates += [(group, torch.zeros((), dtype=dtype, device=device)) for group in optimizer.param_groups]
-        self._warm, self._recorded = 0, False
+        self._taken = 0
         self._batch: tuple[Tensor, ...] = ()
         self._results: tuple[Tensor, ...] = ()
 
@@ -102,18 +86,17 @@ class Captured:
                 return self._step(x, y)
         for kept, new in zip(self._batch, (x, y), strict=True):
             kept.copy_(new)
-        if self._warm < _WARM_UP:
-            self._warm += 1
+        if self._taken < _WARM_UP:
             with self._tensor_rates():
                 self._graph.aside(self._run)
         else:
-            if not self._recorded:
+            if self._taken == _WARM_UP:
                 for optimizer in self._optimizers:
                     optimizer.zero_grad()  # memory of gradients is the graph's own
                 with self._tensor_rates(capturing=True):
                     self._graph.record(self._run)
-                self._recorded = True
             self._graph.replay()
+        self._taken += 1
         loss, right = self._results
         return loss, right
 
@@ -150,9 +133,3 @@ def check(experiment: Experiment) -> None:
         raise ValueError(f"capture would not call {type(experiment.hooks).__name__} at every step; leave it out")
     if optimizer is not None and not optimizer.param_groups[0]["capturable"]:
         raise ValueError(f"capture needs {type(optimizer).__name__} to be made with capturable=True")
-
-
-def captured(step: TrainingStep, experiment: Experiment) -> Captured:
-    """Return the step of a run that records and repeats itself."""
-    optimizers = [part for part in (experiment.optimizer, experiment.real_optimizer) if part is not None]
-    return Captured(step, optimizers, GRAPHS[experiment.device.type](), experiment.device)

@@ -91,10 +91,8 @@ class RunConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.checkpoint_every % self.evaluate_every:
-            raise ValueError(
-                f"checkpoint_every ({self.checkpoint_every}) must be a multiple of "
-                f"evaluate_every ({self.evaluate_every})"
-            )
+            factor = f"evaluate_every ({self.evaluate_every})"
+            raise ValueError(f"checkpoint_every ({self.checkpoint_every}) must be a multiple of {factor}")
         if self.batch_size < 0:
             raise ValueError(f"batch_size must be positive, or 0 for all data, got {self.batch_size}")
         if not 0 <= self.seed < 2**31:
@@ -165,13 +163,10 @@ class RunConfig:
 
     def differences(self, other: RunConfig) -> list[str]:
         """Return a short text for each setting that another record would train differently."""
-        found, theirs = [], other.flat()
-        for name, ours in self.flat().items():
-            if name == "precision" and "auto" in (ours, theirs[name]):
-                continue
-            if name not in _FREE and ours != theirs[name]:
-                found.append(f"{name} {_short(ours)}, not {_short(theirs[name])}")
-        return found
+        ours, theirs = self.flat(), other.flat()
+        free = (*_FREE, "precision") if "auto" in (self.precision, other.precision) else _FREE
+        names = [name for name in ours if name not in free and ours[name] != theirs[name]]
+        return [f"{name} {_short(ours[name])}, not {_short(theirs[name])}" for name in names]
 
 
 _SPEC = {item.name for item in dataclasses.fields(RuleSpec)}

@@ -12,15 +12,12 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
-    def agreed(self, value: T) -> T:
+    def agreed(self, value: str) -> str:
         """Return the value of rank 0, for choices that ranks could make differently."""
         if self.count == 1:
             return value

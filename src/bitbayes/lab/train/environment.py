@@ -27,8 +27,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
     if commit := _commit():
         found["commit"] = commit
     found |= {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
-    found["system"] = f"{platform.system()} {platform.machine()}"
-    found["cpu"] = torch.backends.cpu.get_cpu_capability()
+    found |= {"system": f"{platform.system()} {platform.machine()}", "cpu": torch.backends.cpu.get_cpu_capability()}
     found["threads"] = torch.get_num_threads()
     if device.type == "cuda":
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -28,11 +29,9 @@ class StepHooks(Protocol):
 
     def before_update(self) -> None:
         """The gradients of the loss are there, not yet clipped; they may be changed."""
-        ...
 
     def after_update(self) -> None:
         """The weights have moved."""
-        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values that a step depends on, for the checkpoint."""
@@ -40,7 +39,6 @@ class StepHooks(Protocol):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Put them back."""
-        ...
 
 
 @dataclass
@@ -72,40 +70,34 @@ class Experiment:
     def __post_init__(self) -> None:
         self.parallel = self.ranks.wrapped(self.model)
 
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """That of the binary weights and that of the real ones, as far as there are any."""
+        return [part for part in (self.optimizer, self.real_optimizer) if part is not None]
+
     def modules(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, by name; all have `state_dict` and `load_state_dict`."""
-        parts: dict[str, Any] = {"model": self.model}
-        if self.optimizer is not None:
-            parts["optimizer"] = self.optimizer
-        if self.real_optimizer is not None:
-            parts["real_optimizer"] = self.real_optimizer
-        if self.hooks is not None:
-            parts["hooks"] = self.hooks
-        return parts | {f"scheduler_{i}": s for i, s in enumerate(self.schedulers)}
+        parts = {name: getattr(self, name) for name in ("model", "optimizer", "real_optimizer", "hooks")}
+        parts |= {f"scheduler_{index}": scheduler for index, scheduler in enumerate(self.schedulers)}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def binary_weights(self) -> int:
         """Return the number of binary weights."""
-        if self.optimizer is None:
-            return 0
-        return sum(parameter.numel() for _, parameter in self.optimizer.named_binary())
+        return 0 if self.optimizer is None else _numbers(self.optimizer.named_binary())
 
     def bytes(self) -> tuple[int, int]:
         """Return the bytes of all parameters at 32 bits, and with one bit for each that is or could be binary."""
-        total = sum(parameter.numel() for parameter in self.model.parameters())
-        if self.optimizer is not None:
-            binary = self.binary_weights()
-        else:
-            binary = sum(parameter.numel() for _, parameter in split_parameters(self.model)[0])
+        total = _numbers(self.model.named_parameters())
+        binary = self.binary_weights() if self.optimizer is not None else _numbers(split_parameters(self.model)[0])
         return 4 * total, 4 * (total - binary) + (binary + 7) // 8
 
 
+def _numbers(named: Iterable[tuple[str, Tensor]]) -> int:
+    return sum(tensor.numel() for _, tensor in named)
+
+
 def build_experiment(
-    config: RunConfig,
-    network: Callable[[], nn.Module],
-    data: DataBundle,
-    loss: Loss,
-    *,
-    all_binary: bool = False,
+    config: RunConfig, network: Callable[[], nn.Module], data: DataBundle, loss: Loss, *, all_binary: bool = False
 ) -> Experiment:
     """Build the network, the learning rule and the schedules of a run.
 
@@ -135,12 +127,8 @@ def build_experiment(
             raise ValueError(f"samples {spec.samples} needs a rule that draws; {config.rule} has no draws")
         optimizer, real = None, list(model.parameters())
     else:
-        if all_binary:
-            binary, real = list(model.named_parameters()), []
-        else:
-            binary, real_named = split_parameters(model)
-            real = [parameter for _, parameter in real_named]
-        optimizer = _binary_optimizer(rule, binary, config, spec)
+        binary, others = (list(model.named_parameters()), []) if all_binary else split_parameters(model)
+        optimizer, real = _binary_optimizer(rule, binary, config, spec), [parameter for _, parameter in others]
     real_optimizer = _real_optimizer(spec, real, _real_rate(spec, optimizer)) if real else None
     schedulers = _schedulers(config, data, optimizer, real_optimizer)
     return Experiment(model, data, loss, optimizer, real_optimizer, schedulers, device)
@@ -148,7 +136,7 @@ def build_experiment(
 
 def resolved(config: RunConfig, examples: int) -> RuleSpec:
     """Return the settings of a run's rule for a number of training examples, see `RuleSpec.resolve`."""
-    return config.spec.resolve(examples, steps_per_epoch(config, examples, Ranks.here().count), config.epochs)
+    return config.spec.resolve(examples, steps_per_epoch(config, examples), config.epochs)
 
 
 def _set_dropout(model: nn.Module, probability: float) -> None:
@@ -166,11 +154,9 @@ def _binary_optimizer(
         if name in spec.options:
             raise ValueError(f"{name} is no option of the rule here but a setting of the run: --{name}, not --set")
     # Compiling takes seconds and saves some ten milliseconds a step from a million weights on.
-    compiled = sum(parameter.numel() for _, parameter in binary) >= 1_000_000
+    compiled = _numbers(binary) >= 1_000_000
     keywords = {"samples": spec.samples, "seed": config.seed, "compile": compiled, "capturable": config.capture}
-    keywords |= spec.options
-    if config.estimator is not None:
-        keywords["estimator"] = config.estimator
+    keywords |= {**spec.options} | ({} if config.estimator is None else {"estimator": config.estimator})
     try:
         return rule(binary, lr=spec.lr, **keywords)  # type: ignore[arg-type]
     except TypeError as error:
@@ -186,10 +172,8 @@ def _real_rate(spec: RuleSpec, optimizer: BinaryOptimizer | None) -> float:
 
 def _real_optimizer(spec: RuleSpec, parameters: list[nn.Parameter], rate: float) -> Optimizer:
     """One fused kernel instead of a dozen operations per tensor."""
-    decay = spec.real_weight_decay
-    if spec.real_optimizer == "sgd":
-        return SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay, fused=True)
-    return Adam(parameters, lr=rate, weight_decay=decay, fused=True)
+    kind = partial(SGD, momentum=0.9) if spec.real_optimizer == "sgd" else Adam
+    return kind(parameters, lr=rate, weight_decay=spec.real_weight_decay, fused=True)
 
 
 def continue_experiment(experiment: Experiment, config: RunConfig, data: DataBundle) -> Experiment:
@@ -205,26 +189,18 @@ def continue_experiment(experiment: Experiment, config: RunConfig, data: DataBun
         for group in () if part is None else part.param_groups:
             group.pop("initial_lr", None)  # of the last schedule
             group["lr"] = first
-    if optimizer is not None and "ess" in spec.options:
-        for group in optimizer.param_groups:
-            group["ess"] = spec.options["ess"]
+            if part is optimizer and "ess" in spec.options:
+                group["ess"] = spec.options["ess"]
     return dataclasses.replace(experiment, data=data, schedulers=_schedulers(config, data, optimizer, real))
 
 
 def _schedulers(config: RunConfig, data: DataBundle, *parts: Optimizer | None) -> list[LRScheduler]:
     """Return the schedule of the run for every optimizer that there is."""
-    steps = steps_per_epoch(config, len(data.train), Ranks.here().count)
+    steps = steps_per_epoch(config, len(data.train))
     return [config.spec.schedule.build(part, config.epochs, steps) for part in parts if part is not None]
 
 
-def steps_per_epoch(config: RunConfig, examples: int, ranks: int = 1) -> int:
-    """Return the steps of an epoch; a last batch with one example per rank is left out, as BatchNorm cannot use it.
-
-    Args:
-        config: The run.
-        examples: Number of training examples.
-        ranks: Processes that share each batch.
-    """
-    size = config.batch_size or examples
-    full, rest = divmod(examples, size)
-    return full + (1 if rest >= (2 * ranks if full else 1) else 0)
+def steps_per_epoch(config: RunConfig, examples: int) -> int:
+    """Return the steps of an epoch; a last batch with one example per rank is left out, as BatchNorm cannot use it."""
+    full, rest = divmod(examples, config.batch_size or examples)
+    return full + (rest >= (2 * Ranks.here().count if full else 1))

@@ -97,9 +97,8 @@ class RunFolder:
             raise
 
     def _failure(self, target: Path, cause: OSError) -> RunError:
-        state = "there is no checkpoint yet"
-        if self.saved_epoch is not None:
-            state = f"the last good state is {_CHECKPOINT} of epoch {self.saved_epoch}"
+        saved = f"the last good state is {_CHECKPOINT} of epoch {self.saved_epoch}"
+        state = "there is no checkpoint yet" if self.saved_epoch is None else saved
         return RunError(f"cannot write {target}: {cause.strerror or cause}; {state}")
 
     def write(self, name: str, fill: Callable[[_Guard], object]) -> None:
@@ -197,12 +196,10 @@ class RunFolder:
             with zipfile.ZipFile(path) as archive:
                 broken = archive.testzip()
             if broken is not None:
-                raise RunError(f"{path} is damaged (in {broken}); {advice}")
+                raise ValueError(f"in {broken}")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 state = torch.load(path, map_location=device, weights_only=True)
-        except RunError:
-            raise
         except Exception as error:  # one of a dozen types, depending on the byte that is wrong
             raise RunError(f"{path} is damaged ({one_line(error)}); {advice}") from error
         if not isinstance(state, dict) or "epoch" not in state:

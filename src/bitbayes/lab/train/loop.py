@@ -67,18 +67,6 @@ class _Training:
     epoch: int = 0  # epochs that are whole
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """What one pass over the training data says, by the names of `EpochRow`."""
-
-    epoch: int
-    lr: float
-    train_loss: float
-    train_accuracy: float | None
-    step_flips: float | None
-    seconds: float
-
-
 def train(
     config: RunConfig,
     experiment: Experiment,
@@ -111,8 +99,9 @@ def train(
     config = run.config
     step = functools.partial(training_step, config, experiment)
     if config.capture:
-        step = capture.captured(step, experiment)
-    steps = steps_per_epoch(config, len(experiment.data.train), experiment.ranks.count)
+        graph = capture.GRAPHS[experiment.device.type]()
+        step = capture.Captured(step, experiment.optimizers, graph, experiment.device)
+    steps = steps_per_epoch(config, len(experiment.data.train))
     progress.start(f"{config.recipe} {config.rule}", config.last_epoch, run.epoch, steps)
     try:
         signs = mode_signs(experiment)
@@ -121,9 +110,9 @@ def train(
                 epoch = run.epoch + 1
                 last = epoch == config.last_epoch
                 evaluated = last or epoch % config.evaluate_every == 0
-                trained = _epoch(run, step, progress, evaluated)
+                row = _epoch(run, step, progress, evaluated)
                 if evaluated:
-                    row, signs = _evaluate(run, trained, signs, last)
+                    row, signs = _evaluate(run, row, signs, last)
                     row = dataclasses.replace(row, **(figures(config) if figures is not None else {}))
                     run.history.append(row)
                     run.folder.append_line("metrics.jsonl", row.to_dict())
@@ -175,10 +164,8 @@ def _load(config: RunConfig, experiment: Experiment, folder: RunFolder) -> _Trai
     recorded = RunConfig.load(folder.path)
     differences = recorded.differences(config)
     if differences:
-        raise ValueError(
-            f"{folder.path} was started with {'; '.join(differences)}; "
-            "resume with the same settings, or choose another --out"
-        )
+        advice = "resume with the same settings, or choose another --out"
+        raise ValueError(f"{folder.path} was started with {'; '.join(differences)}; {advice}")
     known = folder.read_json("environment.json").get("data") if folder.has("environment.json") else None
     if known not in (None, experiment.data.fingerprint()):
         raise ValueError(f"{folder.path} was trained on other data; give --data as before, or choose another --out")
@@ -209,26 +196,21 @@ def _leave(run: _Training, why: str) -> None:
 
 
 def _interrupted(run: _Training) -> str:
-    saved = run.folder.saved_epoch
+    path, saved, advice = run.folder.path, run.folder.saved_epoch, "give the same command with --resume to continue"
     if saved is None:
-        return f"interrupted before the first checkpoint of {run.folder.path}"
-    return (
-        f"interrupted in epoch {run.epoch + 1}; {run.folder.path} holds epoch {saved} "
-        "whole: give the same command with --resume to continue"
-    )
+        return f"interrupted before the first checkpoint of {path}"
+    return f"interrupted in epoch {run.epoch + 1}; {path} holds epoch {saved} whole: {advice}"
 
 
 # An epoch. ----------------------------------------------------------------------------------------------------------
 
 
-def _epoch(
-    run: _Training, step: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]], progress: Progress, evaluated: bool
-) -> _Trained:
-    """Take one pass over the training data."""
+def _epoch(run: _Training, step: Callable[..., tuple[Tensor, Tensor]], progress: Progress, evaluated: bool) -> EpochRow:
+    """Take one pass over the training data; return what it says of its epoch, before any evaluation."""
     signs: list[Tensor] | None = None  # of the mode before the last step
     config, experiment, ranks = run.config, run.experiment, run.experiment.ranks
     epoch, data = run.epoch + 1, experiment.data.train
-    steps, size = steps_per_epoch(config, len(data), ranks.count), config.batch_size or len(data)
+    steps, size = steps_per_epoch(config, len(data)), config.batch_size or len(data)
     per_step = config.spec.schedule.per_step
     if not per_step:
         advance(experiment.schedulers)
@@ -256,12 +238,10 @@ def _epoch(
     recorded = ranks.total(losses).cpu() / ranks.count  # the one wait for the device in an epoch
     seconds = time.perf_counter() - started
     _refuse(run, epoch, recorded)
-    optimizer = experiment.optimizer or experiment.real_optimizer
-    assert optimizer is not None
     whole = float(counts.sum())
-    return _Trained(
+    return EpochRow(
         epoch=epoch,
-        lr=optimizer.param_groups[0]["lr"],
+        lr=experiment.optimizers[0].param_groups[0]["lr"],
         train_loss=float((recorded * counts).sum()) / whole,  # the last batch may be smaller
         train_accuracy=100 * float(ranks.total(hits)) / whole if experiment.loss.classifies else None,
         step_flips=None if signs is None else flipped(signs, mode_signs(experiment)),
@@ -273,33 +253,31 @@ def _refuse(run: _Training, epoch: int, losses: Tensor, what: str = "the loss is
     """End a run whose losses are not all finite."""
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
-        raise RunError(
-            f"epoch {epoch}, step {int(bad[0]) + 1}: {what}; look for NaN in the data or lower the learning rate; "
-            f"the last good state is checkpoint.pt of epoch {run.folder.saved_epoch}"
-        )
+        advice = "look for NaN in the data or lower the learning rate"
+        state = f"the last good state is checkpoint.pt of epoch {run.folder.saved_epoch}"
+        raise RunError(f"epoch {epoch}, step {int(bad[0]) + 1}: {what}; {advice}; {state}")
 
 
-def _evaluate(run: _Training, trained: _Trained, before: list[Tensor], last: bool) -> tuple[EpochRow, list[Tensor]]:
+def _evaluate(run: _Training, row: EpochRow, before: list[Tensor], last: bool) -> tuple[EpochRow, list[Tensor]]:
     """Measure the mode, and keep its weights if they are the best so far; return its row of metrics and its signs."""
     config, experiment, optimizer = run.config, run.experiment, run.experiment.optimizer
     data, loss, precision = experiment.data, experiment.loss, config.precision
     with mode_weights(experiment, config.refresh_batches, precision) as model:
-        validation = measure(model, data.validation, loss, precision)
-        test = measure(model, data.test, loss, precision)
-        test_nll = test.loss
-        if test.error is not None:
-            noise = math.sqrt(measure(model, data.train, loss, precision).error or 0.0)
-            test_nll = gaussian_nll(torch.tensor([test.error]), torch.zeros(1), noise)
+        _, val_accuracy, val_error = measure(model, data.validation, loss, precision)
+        test_nll, test_accuracy, test_error = measure(model, data.test, loss, precision)
+        if test_error is not None:
+            noise = math.sqrt(measure(model, data.train, loss, precision)[2] or 0.0)
+            test_nll = gaussian_nll(torch.tensor([test_error]), torch.zeros(1), noise)
         probabilities = None
         if optimizer is not None and optimizer.has_posterior:
             probabilities = [round(share, 3) for share in histogram(silent_posterior(optimizer), _BINS)]
         signs = mode_signs(experiment)
-        row = EpochRow(
-            **vars(trained),
-            val_accuracy=validation.accuracy,
-            val_error=validation.error,
-            test_accuracy=test.accuracy,
-            test_error=test.error,
+        row = dataclasses.replace(
+            row,
+            val_accuracy=val_accuracy,
+            val_error=val_error,
+            test_accuracy=test_accuracy,
+            test_error=test_error,
             test_nll=test_nll,
             flips=flipped(before, signs),
             probabilities=probabilities,
@@ -333,27 +311,30 @@ def training_step(
     """
     optimizer, real = experiment.optimizer, experiment.real_optimizer
     right = torch.zeros((), device=x.device)
-    sums = _Sums(real) if real is not None and optimizer is not None and config.spec.samples > 1 else None
+    groups = real.param_groups if real is not None and optimizer is not None and config.spec.samples > 1 else []
+    averaged = [parameter for group in groups for parameter in group["params"]]
+    sums: dict[Tensor, Tensor] = {}  # of the gradients of the real parameters over several draws, each clipped alone
 
     def closure() -> Tensor:
         nonlocal right
-        for part in (optimizer, real):
-            if part is not None:
-                part.zero_grad()
+        for part in experiment.optimizers:
+            part.zero_grad()
         loss, right = _passes(config, experiment, x, y, share)
         if experiment.hooks is not None:
             experiment.hooks.before_update()
         if config.spec.clip_gradient is not None:
             torch.nn.utils.clip_grad_norm_(experiment.model.parameters(), config.spec.clip_gradient)
-        if sums is not None:
-            sums.add(1 / config.spec.samples)
+        for parameter in averaged:
+            if parameter.grad is not None:
+                before, mine = sums.get(parameter), parameter.grad * (1 / config.spec.samples)
+                sums[parameter] = mine if before is None else before.add_(mine)
         return loss
 
     loss = closure() if optimizer is None else optimizer.step(closure)
     assert loss is not None  # there is a closure
     if real is not None:
-        if sums is not None:
-            sums.put()
+        for parameter, total in sums.items():
+            parameter.grad = total
         real.step()
     if experiment.hooks is not None:
         experiment.hooks.after_update()
@@ -375,24 +356,3 @@ def _passes(config: RunConfig, experiment: Experiment, x: Tensor, y: Tensor, sha
         losses.append(loss.detach())
         hits.append(experiment.loss.hit_count(output.detach(), targets))
     return torch.stack(losses).sum(), torch.stack(hits).sum()
-
-
-class _Sums:
-    """Gradients of the real parameters over several draws, each of which is clipped on its own."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._sums: dict[Tensor, Tensor] = {}
-
-    def add(self, share: float) -> None:
-        """Add the gradients at hand, times a share."""
-        for parameter in self._parameters:
-            if parameter.grad is not None:
-                before = self._sums.get(parameter)
-                mine = parameter.grad * share
-                self._sums[parameter] = mine if before is None else before.add_(mine)
-
-    def put(self) -> None:
-        """Leave the sums where the optimizer looks for gradients."""
-        for parameter, total in self._sums.items():
-            parameter.grad = total

@@ -80,6 +80,3 @@ BINARY = Loss("binary", _binary, lambda output, y: ((output.reshape(-1) > 0) == 
 """One logit, for two classes."""
 SQUARED = Loss("squared", lambda output, y: F.mse_loss(output.reshape(-1), y.reshape(-1).to(output.dtype)))
 """Regression."""
-
-LOSSES = {loss.name: loss for loss in (CROSS_ENTROPY, OUTLIER_EXPOSURE, PAIRED, BINARY, SQUARED)}
-"""Losses by name."""

@@ -37,18 +37,13 @@ class MeanPredictor:
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        experiment: Experiment,
-        model: nn.Module,
-        posterior: Posterior,
-        samples: int | None = None,
+        self, config: RunConfig, experiment: Experiment, model: nn.Module, posterior: Posterior, samples: int | None
     ) -> None:
         self.device, self.precision, self.posterior = experiment.device, config.precision, posterior
         self._model = copy.deepcopy(model).eval()
         with torch.no_grad(), autocast(self.device, self.precision):
-            count, inputs = samples or config.predict_samples, kept_inputs(config, experiment)
-            networks = drawn_networks(self._model, posterior, count, batches=inputs)
+            count = samples or config.predict_samples
+            networks = drawn_networks(self._model, posterior, count, batches=kept_inputs(config, experiment))
             self._statistics = [batch_buffers(self._model) for _ in networks]
 
     @torch.no_grad()
@@ -56,10 +51,8 @@ class MeanPredictor:
         """Predict with every network."""
         with autocast(self.device, self.precision):
             networks = drawn_networks(self._model, self.posterior, len(self._statistics))
-            outputs = [
-                network_outputs(self._model, weights | statistics, x, _CHUNK)
-                for weights, statistics in zip(networks, self._statistics, strict=True)
-            ]
+            pairs = zip(networks, self._statistics, strict=True)
+            outputs = [network_outputs(self._model, weights | buffers, x, _CHUNK) for weights, buffers in pairs]
         return Prediction(torch.stack(outputs))
 
 

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,44 +24,28 @@ _REFRESH_SIZE = 500
 _TEST_SIZE = 1000
 
 
-@dataclass(frozen=True)
-class Score:
-    """Figures of one pass over some data; all None where there is no data.
-
-    Args:
-        loss: Mean loss: the negative log-likelihood for classes.
-        accuracy: Percent; None for a regression.
-        error: Squared error of a regression; None for classes.
-    """
-
-    loss: float | None = None
-    accuracy: float | None = None
-    error: float | None = None
-
-
 @torch.no_grad()
-def measure(model: nn.Module, data: TensorData | None, loss: Loss, precision: str = "fp32") -> Score:
-    """Return the score of what the parameters hold now, with BatchNorm and dropout in eval mode."""
+def measure(model: nn.Module, data: TensorData | None, loss: Loss, precision: str) -> tuple[float | None, ...]:
+    """Score what the parameters of a network in eval mode hold now.
+
+    Returns:
+        Mean loss (the negative log-likelihood for classes), accuracy in percent (None for a regression), and squared
+        error (None for classes); all None where there is no data.
+    """
     if data is None:
-        return Score()
+        return None, None, None
     ranks = Ranks.here()
     pieces = torch.arange(len(data)).split(_TEST_SIZE)
-    was_training = model.training
-    model.eval()
     found = torch.zeros(3, dtype=torch.float64)  # loss, hits, examples
-    try:
-        for x, y in data.batches(pieces[ranks.rank :: ranks.count]):
-            with autocast(x.device, precision):
-                output = model(x)
-            output = output.float()
-            right = loss.hit_count(output, y)
-            parts = loss.mean(output, y) * len(x), right, torch.full_like(right, len(x))
-            found = found.to(x.device) + torch.stack([part.double() for part in parts])
-    finally:
-        model.train(was_training)
+    for x, y in data.batches(pieces[ranks.rank :: ranks.count]):
+        with autocast(x.device, precision):
+            output = model(x).float()
+        right = loss.hit_count(output, y)
+        parts = loss.mean(output, y) * len(x), right, torch.full_like(right, len(x))
+        found = found.to(x.device) + torch.stack([part.double() for part in parts])
     total, hits, count = ranks.total(found).tolist()
     mean = total / count
-    return Score(mean, accuracy=100 * hits / count) if loss.classifies else Score(mean, error=mean)
+    return (mean, 100 * hits / count, None) if loss.classifies else (mean, None, mean)
 
 
 def whole(data: TensorData) -> tuple[Tensor, Tensor]:
@@ -75,21 +58,13 @@ def whole(data: TensorData) -> tuple[Tensor, Tensor]:
 
 
 def refresh_inputs(experiment: Experiment, count: int) -> Iterator[Tensor]:
-    """Yield inputs of the first `count` batches of 500 of a fixed shuffle of the training data.
+    """Return inputs of the first `count` batches of 500 of a fixed shuffle of the training data.
 
     A last batch that is not full is only there if it is the only one.
     """
     data = experiment.data.train
-    full = max(1, len(data) // _REFRESH_SIZE)
     stream = batches(data, _REFRESH_SIZE, seed=0, epoch=0, shuffle=True)
-    for x, _ in itertools.islice(stream, min(count, full)):
-        yield x
-
-
-def refresh_with(model: nn.Module, inputs: Iterator[Tensor], precision: str, device: torch.device) -> None:
-    """Run `refresh_batchnorm` in the precision of the run."""
-    with autocast(device, precision):
-        refresh_batchnorm(model, inputs)
+    return (x for x, _ in itertools.islice(stream, min(count, max(1, len(data) // _REFRESH_SIZE))))
 
 
 @contextlib.contextmanager
@@ -99,22 +74,18 @@ def mode_weights(experiment: Experiment, count: int, precision: str) -> Iterator
     Afterwards training goes on as if nothing had happened.
     """
     model, optimizer = experiment.model, experiment.optimizer
-    with as_found(model):
+    with as_found(model), contextlib.ExitStack() as afterwards:
         if optimizer is not None:
             optimizer.eval()
-        try:
-            refresh_with(model, refresh_inputs(experiment, count), precision, experiment.device)
-            yield model
-        finally:
-            if optimizer is not None:
-                optimizer.train()
+            afterwards.callback(optimizer.train)
+        with autocast(experiment.device, precision):
+            refresh_batchnorm(model, refresh_inputs(experiment, count))
+        yield model
 
 
 def mode_signs(experiment: Experiment) -> list[Tensor]:
     """Return whether the weights of the mode are +1, one tensor for every binary one; empty for full precision."""
-    if experiment.optimizer is None:
-        return []
-    return [mode > 0 for _, mode in experiment.optimizer.named_mode()]
+    return [] if experiment.optimizer is None else [mode > 0 for _, mode in experiment.optimizer.named_mode()]
 
 
 def flipped(before: list[Tensor], after: list[Tensor]) -> float | None:
@@ -168,13 +139,9 @@ def regression_figures(test: Prediction, y: Tensor, noise: float) -> Figures:
         0.0
     """
     residuals, variances = _residuals(test, y)
-    inside = residuals <= 4 * (variances + noise * noise)
-    return {
-        "error": float(residuals.mean()),
-        "noise": noise,
-        "nll": gaussian_nll(residuals, variances, noise),
-        "inside": 100 * float(inside.float().mean()),
-    }
+    inside = 100 * float((residuals <= 4 * (variances + noise * noise)).float().mean())
+    nll = gaussian_nll(residuals, variances, noise)
+    return {"error": float(residuals.mean()), "noise": noise, "nll": nll, "inside": inside}
 
 
 def observation_noise(train: Prediction, target: Tensor) -> float:

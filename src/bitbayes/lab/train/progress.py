@@ -34,9 +34,6 @@ class SilentProgress(Progress):
 class LineProgress(Progress):
     """One line an epoch, or about twenty lines for a run of very many epochs."""
 
-    def __init__(self) -> None:
-        self._every, self._last, self._title = 1, 0, ""
-
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
         """Remember how long the run is."""
         self._title, self._last = title, epochs
@@ -47,8 +44,8 @@ class LineProgress(Progress):
     def epoch(self, row: EpochRow) -> None:
         """Print the line."""
         if row.epoch % self._every == 0 or row.epoch == self._last:
-            text = f"{self._title}: epoch {row.epoch}/{self._last}  {describe(row)}"
-            print(f"{text}  {row.seconds:.1f} s", flush=True)
+            parts = f"{self._title}: epoch {row.epoch}/{self._last}", f"loss {row.train_loss:.4f}"
+            print(*parts, *_accuracies(row, "train", "val", "test"), f"{row.seconds:.1f} s", sep="  ", flush=True)
 
 
 class BarProgress(Progress):
@@ -64,8 +61,7 @@ class BarProgress(Progress):
             progress.TextColumn("left"),
             transient=True,
         )
-        self._task: Any = None
-        self._title, self._epochs, self._steps, self._shown = "", 0, 1, 0.0
+        self._shown = 0.0
 
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
         """Show the bar."""
@@ -84,9 +80,7 @@ class BarProgress(Progress):
 
     def epoch(self, row: EpochRow) -> None:
         """Show the loss and one accuracy: a terminal of 80 columns has room for no more."""
-        accuracies = {"val": row.val_accuracy, "test": row.test_accuracy, "train": row.train_accuracy}
-        shown = [f" {name} {value:.2f}" for name, value in accuracies.items() if value is not None]
-        metrics = f"loss {row.train_loss:.3f}{shown[0] if shown else ''}"
+        metrics = " ".join([f"loss {row.train_loss:.3f}", *_accuracies(row, "val", "test", "train")[:1]])
         self._bar.update(self._task, metrics=metrics, completed=row.epoch * self._steps)
 
     def close(self) -> None:
@@ -149,16 +143,10 @@ class EventProgress(Progress):
             self._writer.close()
 
 
-def describe(row: EpochRow) -> str:
-    """Return the loss and the accuracies of a row of metrics as a short text.
-
-    Example:
-        >>> describe(EpochRow(epoch=1, lr=0.1, train_loss=0.5, train_accuracy=91.0, test_accuracy=90.0, seconds=1.0))
-        'loss 0.5000  train 91.00  test 90.00'
-    """
-    accuracies = {"train": row.train_accuracy, "val": row.val_accuracy, "test": row.test_accuracy}
-    shown = [f"{name} {value:.2f}" for name, value in accuracies.items() if value is not None]
-    return "  ".join([f"loss {row.train_loss:.4f}", *shown])
+def _accuracies(row: EpochRow, *parts: str) -> list[str]:
+    """Return a short text for the accuracy on each of some parts of the data, where the row has it."""
+    found = {part: getattr(row, f"{part}_accuracy") for part in parts}
+    return [f"{part} {accuracy:.2f}" for part, accuracy in found.items() if accuracy is not None]
 
 
 def default_progress() -> Progress:

@@ -40,8 +40,9 @@ def best_row(config: RunConfig, history: Sequence[EpochRow]) -> EpochRow:
     """Return the row that the protocol selects, the first of equals; the last row if it has nothing to go by.
 
     Example:
+        >>> from bitbayes.lab.train.rules import RuleSpec
         >>> rows = [EpochRow(epoch=e, lr=0.1, train_loss=1.0, seconds=1.0, val_accuracy=90.0) for e in (1, 2)]
-        >>> best_row(RunConfig("digits", "ste", "runs/x", lr=0.1, epochs=2), rows).epoch
+        >>> best_row(RunConfig("digits", "ste", "runs/x", RuleSpec(0.1), epochs=2), rows).epoch
         1
     """
     if _criterion(config, history[-1]) is None:
@@ -73,8 +74,7 @@ def save_best(folder: RunFolder, experiment: Experiment, config: RunConfig, epoc
     folder.write_tensors("model.safetensors", tensors, about)
     optimizer = experiment.optimizer
     if optimizer is not None and optimizer.has_posterior:
-        posterior = silent_posterior(optimizer)
-        folder.write_path("posterior.safetensors", posterior.save)
+        folder.write_path("posterior.safetensors", silent_posterior(optimizer).save)
 
 
 def load_mode(folder: RunFolder, model: nn.Module) -> None:
@@ -93,9 +93,8 @@ def load_mode(folder: RunFolder, model: nn.Module) -> None:
 
 def load_posterior(folder: RunFolder, device: torch.device) -> Posterior | None:
     """Return the posterior of posterior.safetensors, or None if the rule keeps none."""
-    if not folder.has("posterior.safetensors"):
-        return None
-    return read_posterior(folder.path / "posterior.safetensors").to(device)
+    path = folder.path / "posterior.safetensors"
+    return read_posterior(path).to(device) if path.is_file() else None
 
 
 def summarize(config: RunConfig, experiment: Experiment, folder: RunFolder, history: Sequence[EpochRow]) -> Summary:
@@ -109,31 +108,20 @@ def summarize(config: RunConfig, experiment: Experiment, folder: RunFolder, hist
         load_mode(folder, model)
         mean = {"posterior_entropy_bits": float(posterior.entropy())}
         mean |= mean_figures(config, experiment, model, posterior)
-    summary = Summary(
-        recipe=config.recipe,
-        rule=config.rule,
-        estimator=config.estimator,
-        seed=config.seed,
-        precision=config.precision,
-        protocol=config.protocol,
-        epochs=config.epochs,
-        epochs_done=last.epoch,
-        best_epoch=best.epoch,
-        train_accuracy=best.train_accuracy,
-        val_accuracy=best.val_accuracy,
-        test_accuracy=best.test_accuracy,
-        test_nll=best.test_nll,
-        test_error=best.test_error,
-        last_test_accuracy=last.test_accuracy,
-        last_test_nll=last.test_nll,
-        seconds_per_epoch=sum(row.seconds for row in history) / len(history),
-        peak_memory_mib=_peak_memory(experiment.device),
-        weights=sum(parameter.numel() for parameter in experiment.model.parameters()),
-        binary_weights=experiment.binary_weights(),
-        bytes_32_bit=full,
-        bytes_1_bit=packed,
-        **mean,
-    )
+    found = {
+        "epochs_done": last.epoch,
+        "best_epoch": best.epoch,
+        "last_test_accuracy": last.test_accuracy,
+        "last_test_nll": last.test_nll,
+        "seconds_per_epoch": sum(row.seconds for row in history) / len(history),
+        "peak_memory_mib": _peak_memory(experiment.device),
+        "weights": sum(parameter.numel() for parameter in experiment.model.parameters()),
+        "binary_weights": experiment.binary_weights(),
+        "bytes_32_bit": full,
+        "bytes_1_bit": packed,
+    }
+    # Settings of the run and figures of the best epoch have the same names there.
+    summary = Summary.from_dict(vars(config) | vars(best) | found | mean)
     folder.write_json("summary.json", summary.to_dict())
     return summary
 
@@ -157,15 +145,12 @@ def mean_figures(
         posterior = silent_posterior(optimizer)
     if data.test is None or posterior is None:
         return {}
-    predictor = MeanPredictor(config, experiment, model, posterior)
+    figures: dict[str, Any] = {"mean_samples": config.predict_samples}
+    predictor = MeanPredictor(config, experiment, model, posterior, config.predict_samples)
     if not experiment.loss.classifies:
         found = measure_regression(predictor, data.train, data.test)
-        return {
-            "mean_samples": config.predict_samples,
-            "mean_test_error": found["error"],
-            "mean_test_nll": found["nll"],
-            "observation_noise": found["noise"],
-        }
+        figures |= {"mean_test_error": found["error"], "mean_test_nll": found["nll"]}
+        return figures | {"observation_noise": found["noise"]}
     probs, drawn, targets = [], [], []
     for x, y in batches(data.test, _PIECE):
         prediction = predictor(x)
@@ -173,12 +158,8 @@ def mean_figures(
         drawn.append(prediction.sample_probs[0])
         targets.append(y)
     mean, one = (probability_figures(torch.cat(part), torch.cat(targets)) for part in (probs, drawn))
-    return {
-        "mean_samples": config.predict_samples,
-        "mean_test_accuracy": mean["accuracy"],
-        "mean_test_nll": mean["nll"],
-        "sample_test_accuracy": one["accuracy"],
-    }
+    figures |= {"mean_test_accuracy": mean["accuracy"], "mean_test_nll": mean["nll"]}
+    return figures | {"sample_test_accuracy": one["accuracy"]}
 
 
 def _peak_memory(device: torch.device) -> float | None:

@@ -7,31 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from bitbayes import rules
 from bitbayes.lab.train.schedule import Schedule
-from bitbayes.rules import (
-    PMF,
-    STE,
-    VISPA,
-    AdaSTE,
-    BayesBiNN,
-    BinaryOptimizer,
-    Bop,
-    Bop2ndOrder,
-    MirrorDescent,
-    ProxQuant,
-)
+from bitbayes.rules import BinaryOptimizer
 
 RULES: dict[str, type[BinaryOptimizer] | None] = {
     "full-precision": None,  # plain Adam under the same trainer
-    "ste": STE,
-    "bop": Bop,
-    "bop2": Bop2ndOrder,
-    "pmf": PMF,
-    "md": MirrorDescent,
-    "proxquant": ProxQuant,
-    "adaste": AdaSTE,
-    "bayesbinn": BayesBiNN,
-    "vispa": VISPA,
+    "ste": rules.STE,
+    "bop": rules.Bop,
+    "bop2": rules.Bop2ndOrder,
+    "pmf": rules.PMF,
+    "md": rules.MirrorDescent,
+    "proxquant": rules.ProxQuant,
+    "adaste": rules.AdaSTE,
+    "bayesbinn": rules.BayesBiNN,
+    "vispa": rules.VISPA,
 }
 """Learning rules by the names of the command line; None is plain Adam."""
 
