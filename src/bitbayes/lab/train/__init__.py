@@ -7,7 +7,14 @@ from bitbayes.lab.train.folder import RunError, RunFolder
 from bitbayes.lab.train.loop import Interrupted, RunResult, train
 from bitbayes.lab.train.losses import BINARY, CROSS_ENTROPY, OUTLIER_EXPOSURE, PAIRED, SQUARED, Loss
 from bitbayes.lab.train.precision import choose_precision
-from bitbayes.lab.train.progress import BarProgress, EventProgress, Progress, SilentProgress, default_progress
+from bitbayes.lab.train.progress import (
+    BarProgress,
+    EventProgress,
+    LineProgress,
+    Progress,
+    SilentProgress,
+    default_progress,
+)
 from bitbayes.lab.train.records import EpochRow, Evaluation, Summary
 from bitbayes.lab.train.rules import RULES, RuleName, RuleSpec
 from bitbayes.lab.train.schedule import COSINE_BY_STEPS, Schedule
@@ -26,6 +33,7 @@ __all__ = [
     "EventProgress",
     "Experiment",
     "Interrupted",
+    "LineProgress",
     "Loss",
     "Progress",
     "Ranks",
