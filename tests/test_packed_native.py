@@ -73,10 +73,10 @@ def test_signs_with_signs(path, threads):
         assert product._weights.ctypes.data % 64 == 0  # a line of the cache
         assert got.dtype == np.float32 and np.array_equal(got, wanted), (length, rows, outputs)
         scale, shift = rng.normal(size=(2, 1, outputs)).astype(np.float32)
-        got = SignProduct(bits, length, affine={"scale": scale, "shift": shift})(words, threads)
+        got = SignProduct(bits, length, tensors={"scale": scale, "shift": shift})(words, threads)
         assert np.array_equal(got, (wanted * scale.astype(np.float64) + shift).astype(np.float32))  # rounded once
         threshold, direction = rng.integers(-length - 2, length + 3, (1, outputs)), some_signs(rng, 1, outputs)
-        got = SignProduct(bits, length, threshold=threshold, direction=direction)(words, threads)
+        got = SignProduct(bits, length, tensors={"threshold": threshold, "direction": direction})(words, threads)
         assert np.array_equal(got, pack_places(wanted * direction >= threshold)), (length, rows, outputs)
 
 
@@ -111,7 +111,7 @@ def test_convolutions(path):
         bits, words = pack_signs(weight.reshape(1, outputs, -1)), pack_places(np.moveaxis(x, 2, -1) > 0)
         assert np.array_equal(SignProduct(bits, channels, sizes, sliding)(words)[0], wanted)
         threshold = rng.integers(-9, 10, (1, outputs))
-        product = SignProduct(bits, channels, sizes, sliding, threshold=threshold)
+        product = SignProduct(bits, channels, sizes, sliding, {"threshold": threshold})
         above = np.moveaxis(wanted.numpy(), 1, -1) >= threshold
         assert np.array_equal(product(words)[0], pack_places(above))
 
@@ -142,7 +142,7 @@ def test_several_networks_at_once(path):
         assert np.array_equal(SignProduct(pack_signs(weight), 70)(pack_places(x > 0)), wanted)
         assert np.array_equal(NumberProduct(pack_signs(weight), 70)(x.astype(np.float32)), wanted)
         each = rng.integers(-9, 10, (3, 40))
-        got = SignProduct(pack_signs(weight), 70, threshold=each)(pack_places(x > 0))
+        got = SignProduct(pack_signs(weight), 70, tensors={"threshold": each})(pack_places(x > 0))
         assert np.array_equal(got, pack_places(wanted >= each[:, None]))
 
 

@@ -43,7 +43,7 @@ def onnx_model(network: PackedNetwork) -> Any:
         raise ValueError(f"an ONNX model is of one network, got {network.program.samples}; pack the mode")
     graph = _Graph(network)
     for index, step in enumerate(network.program.steps):
-        graph.begin(index)
+        graph.index = index
         _STEPS[step.op](graph, step)
     make, number = onnx.helper, onnx.TensorProto.FLOAT
     ends = [
@@ -67,11 +67,7 @@ class _Graph:
         self.network = network
         self.nodes: list[tuple[str, list[str], list[str], str, dict[str, Any]]] = []
         self.tensors: dict[str, Array] = {}
-        self._index = 0
-
-    def begin(self, index: int) -> None:
-        """Turn to a step."""
-        self._index = index
+        self.index = 0  # of the step that is written
 
     def source(self, step: Step, which: int = 0) -> str:
         """Return the name of a value that a step takes."""
@@ -80,9 +76,9 @@ class _Graph:
     def add(self, op: str, *inputs: str, last: bool = True, **attributes: Any) -> str:
         """Add a node; the last one of a step makes the step's value."""
         steps = self.network.program.steps
-        name = f"value{self._index + 1}" if self._index + 1 < len(steps) else "output"
+        name = f"value{self.index + 1}" if self.index + 1 < len(steps) else "output"
         name = name if last else f"node{len(self.nodes)}"
-        self.nodes.append((op, list(inputs), [name], f"{steps[self._index].name}:{name}", attributes))
+        self.nodes.append((op, list(inputs), [name], f"{steps[self.index].name}:{name}", attributes))
         return name
 
     def constant(self, name: str, tensor: Array) -> str:
@@ -96,7 +92,7 @@ class _Graph:
 
     def own(self, name: str, values: Any, dtype: npt.DTypeLike = np.int64) -> str:
         """Add sizes, pads and the like of the step."""
-        return self.constant(f"step{self._index}:{name}", np.array(values, dtype))
+        return self.constant(f"step{self.index}:{name}", np.array(values, dtype))
 
     def vector(self, step: Step, role: str) -> str:
         """Add a tensor of channels, shaped to broadcast over (N, C, ...)."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Program
 from bitbayes.prediction import Prediction
@@ -113,6 +114,8 @@ def checked(network: PackedNetwork, x: Any) -> npt.NDArray[np.float32]:
     return x
 
 
-def no_outputs(network: PackedNetwork) -> npt.NDArray[np.float32]:
-    """Return what comes out where nothing goes in."""
-    return np.empty((network.program.samples, 0, *network.values[-1].shape), np.float32)
+def in_pieces(network: PackedNetwork, x: Array, most: int, run: Callable[[Array], Array]) -> Array:
+    """Return what comes out of inputs, so many at a time; the array is new and writable."""
+    pieces = [run(x[start : start + most]) for start in range(0, len(x), most)]
+    nothing = np.empty((network.program.samples, 0, *network.values[-1].shape), np.float32)
+    return np.concatenate(pieces or [nothing], axis=1)

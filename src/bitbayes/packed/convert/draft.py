@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,29 +29,18 @@ _MANY = 1 << 16  # weights that are worth the second that the first use of a ker
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A `Step` in the making.
+class Draft(Step):
+    """A step in the making, which has its tensors, not their names.
 
-    Its tensors, by role, have the shape (C or 1, ...). Bits are uint8, real weights float32.
+    They have the shape (C or 1, ...); bits are uint8, real weights float32. While a network is traced they are what
+    the tensors are computed from: a `Constant` each.
 
     Example:
         >>> Draft("affine", (0,), "scale", tensors={"scale": np.ones((1, 3))}).tensors["scale"].shape
         (1, 3)
     """
 
-    op: str
-    sources: tuple[int, ...]
-    name: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    tensors: Mapping[str, Array] = field(default_factory=dict)
-
-    def moved(self, places: Mapping[int, int]) -> Draft:
-        """Return the same step with other numbers for its values."""
-        return replace(self, sources=tuple(places[source] for source in self.sources))
-
-    def step(self, names: Mapping[str, str]) -> Step:
-        """Return the step of a program, with the names of its tensors."""
-        return Step(self.op, self.sources, self.name, self.settings, names)
+    tensors: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Refusal(Exception):
@@ -64,7 +53,6 @@ class Builder:
     def __init__(self) -> None:
         self.layer = ""  # name of the layer that the next steps come from
         self.drafts: list[Draft] = []
-        self.constants_of: list[Mapping[str, Constant]] = []
         self.values: dict[Node, int] = {}
         self.constants: set[Node] = set()  # nodes that depend on no input
 
@@ -80,8 +68,7 @@ class Builder:
 
     def add(self, op: str, sources: Sequence[int], constants: Mapping[str, Constant] = {}, **settings: Any) -> int:
         """Append a step, and return the number of its value."""
-        self.drafts.append(Draft(op, tuple(sources), self.layer, settings))
-        self.constants_of.append(constants)
+        self.drafts.append(Draft(op, tuple(sources), self.layer, settings, constants))
         return len(self.drafts)
 
 
@@ -97,11 +84,9 @@ def split_scale(weight: Array) -> tuple[Array, Array]:
     """
     rows = np.ascontiguousarray(weight.reshape(len(weight), -1))
     scale = np.abs(rows[:, 0])
-    bits = _signs_of(rows, scale)
-    if bits is None:
+    if (bits := _signs_of(rows, scale)) is None:
         return weight.copy(), np.ones(1)
-    one = scale[:1] if (scale == scale[0]).all() else scale
-    return bits, one.astype(np.float64)
+    return bits, (scale[:1] if (scale == scale[0]).all() else scale).astype(np.float64)
 
 
 def _signs_of(rows: Array, scale: Array) -> npt.NDArray[np.uint8] | None:
@@ -143,9 +128,7 @@ def finished(
     Raises:
         PackedFileError: If a number is not finite.
     """
-    names: dict[int, str] = {}
-    tensors: dict[str, Array] = {}
-    steps = []
+    names, tensors, steps = dict[int, str](), dict[str, Array](), list[Step]()
     for index, draft in enumerate(drafts):
         roles = {}
         for role, tensor in draft.tensors.items():
@@ -154,5 +137,5 @@ def finished(
                 stored = tensor.astype(real) if tensor.dtype.kind == "f" else tensor
             tensors.setdefault(name, stored if samples > 1 and len(stored) > 1 else stored[0])
             roles[role] = name
-        steps.append(draft.step(roles))
+        steps.append(Step(draft.op, draft.sources, draft.name, draft.settings, roles))
     return PackedNetwork(Program(shape, samples, tuple(steps), about or {}), tensors)

@@ -45,15 +45,6 @@ def _scale_shift(draft: Draft) -> tuple[Array, Array]:
     return draft.tensors.get("scale", np.ones((1, 1))), draft.tensors.get("shift", np.zeros((1, 1)))
 
 
-def _affine(draft: Draft, scale: Array, shift: Array) -> Draft:
-    tensors = {}
-    if (scale != 1).any():
-        tensors["scale"] = scale
-    if (shift != 0).any():
-        tensors["shift"] = shift
-    return replace(draft, tensors=tensors)
-
-
 def _inner(drafts: list[Draft], index: int, users: Counter[int]) -> Draft | None:
     """Return the step before, if nobody else needs what it makes."""
     source = drafts[index].sources[0]
@@ -68,7 +59,9 @@ def _fold(drafts: list[Draft], index: int, users: Counter[int]) -> None:
         first, begin = _scale_shift(inner)
         outer = replace(outer, sources=inner.sources)
         scale, shift = scale * first, scale * begin + shift
-    drafts[index] = _affine(outer, scale, shift)
+    both = {"scale": (scale, 1), "shift": (shift, 0)}
+    tensors = {role: tensor for role, (tensor, nothing) in both.items() if (tensor != nothing).any()}
+    drafts[index] = replace(outer, tensors=tensors)
 
 
 def _swap(drafts: list[Draft], index: int, users: Counter[int]) -> None:
@@ -82,14 +75,10 @@ def _swap(drafts: list[Draft], index: int, users: Counter[int]) -> None:
 
 def _fuse(drafts: list[Draft], index: int, users: Counter[int], shapes: Shapes) -> None:
     """Turn the sign of a monotone function of an integer into a comparison with an integer."""
-    chain: list[Draft] = []
-    at = index
-    while True:
-        before = drafts[at].sources[0]
-        if before == 0 or users[before] != 1 or drafts[before - 1].op not in _RISING:
-            break
-        at = before - 1
-        chain.insert(0, drafts[at])
+    chain, before = list[Draft](), drafts[index].sources[0]
+    while before and users[before] == 1 and drafts[before - 1].op in _RISING:
+        chain.insert(0, drafts[before - 1])
+        before = chain[0].sources[0]
     limit = _count_limit(drafts, before, shapes)
     if not chain or limit is None or any((d.tensors.get("slope", np.zeros(1)) < 0).any() for d in chain):
         return
@@ -150,7 +139,7 @@ def _count_limit(drafts: list[Draft], value: int, shapes: Shapes) -> int | None:
     draft = drafts[value - 1] if value else None
     if draft is None or draft.op not in ("linear", "conv") or draft.tensors["weight"].dtype != np.uint8:
         return None
-    return draft.step({}).fan_in(shapes[draft.sources[0]]) if _signs(drafts, draft.sources[0]) else None
+    return draft.fan_in(shapes[draft.sources[0]]) if _signs(drafts, draft.sources[0]) else None
 
 
 def _signs(drafts: list[Draft], value: int) -> bool:
@@ -178,4 +167,5 @@ def _needed(drafts: list[Draft], shapes: Shapes) -> list[Draft]:
             todo.extend(stands[source] for source in drafts[value - 1].sources)
     order = {value: place for place, value in enumerate(sorted(alive | {0}))}
     places = {value: order[standing] for value, standing in stands.items() if standing in order}
-    return [drafts[value - 1].moved(places) for value in sorted(alive)]
+    kept = [drafts[value - 1] for value in sorted(alive)]
+    return [replace(draft, sources=tuple(places[source] for source in draft.sources)) for draft in kept]

@@ -15,7 +15,7 @@ from bitbayes.packed.convert.draft import Builder, Get, Refusal, Vector
 Layer = Callable[[Builder, Node, dict[str, Any]], int]
 
 
-def _shape_of(node: Any) -> tuple[Any, ...]:
+def shape_of(node: Any) -> tuple[Any, ...]:
     """Return the shape without the batch."""
     return tuple(node.meta["val"].shape[1:])
 
@@ -31,19 +31,18 @@ def _weighted(b: Builder, op: str, a: dict[str, Any], source: int, **settings: A
     """Add a step of weights, then its scale, then its bias."""
     if a["weight"] not in b.constants:
         raise Refusal("its weights depend on the input")
-    weight, bias = a["weight"], a["bias"]
-    result = b.add("affine", [b.add(op, [source], {"weight": weight}, **settings)])
+    bias, result = a["bias"], b.add("affine", [b.add(op, [source], {"weight": a["weight"]}, **settings)])
     return result if bias is None else b.add("affine", [result], {"shift": lambda get: get(bias)})
 
 
 def _linear(b: Builder, node: Node, a: dict[str, Any]) -> int:
-    if len(_shape_of(a["input"])) != 1:
-        raise Refusal(f"Linear takes inputs (N, K) here, got shape (N, {', '.join(map(str, _shape_of(a['input'])))})")
+    if len(shape_of(a["input"])) != 1:
+        raise Refusal(f"Linear takes inputs (N, K) here, got shape (N, {', '.join(map(str, shape_of(a['input'])))})")
     return _weighted(b, "linear", a, b.value(a["input"]))
 
 
 def _conv(b: Builder, node: Node, a: dict[str, Any]) -> int:
-    rank, source, padding = len(_shape_of(node)) - 1, b.value(a["input"]), a["padding"]
+    rank, source, padding = len(shape_of(node)) - 1, b.value(a["input"]), a["padding"]
     kernel, dilation = list(a["weight"].meta["val"].shape[2:]), _sizes(a["dilation"], rank)
     if padding == "same":
         both = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
@@ -77,7 +76,7 @@ def _batch_norm(b: Builder, node: Node, a: dict[str, Any]) -> int:
 def _vector(constant: Any, value: Node) -> Vector:
     """Return a constant that goes with a value: one number, or one for each of its channels."""
     shape = () if isinstance(constant, int | float) else tuple(constant.meta["val"].shape)
-    whole = (1, *_shape_of(value))
+    whole = (1, *shape_of(value))
     aligned = (1,) * (len(whole) - len(shape)) + shape
     channels = (1, whole[1], *[1] * (len(whole) - 2))
     if math.prod(shape) != 1 and aligned != channels:
@@ -88,8 +87,7 @@ def _vector(constant: Any, value: Node) -> Vector:
 def _affine(b: Builder, value: Node, *, times: Any = 1, plus: Any = 0, sign: float = 1) -> int:
     """Compute value · times + sign · plus."""
     scale, shift = _vector(times, value), _vector(plus, value)
-    constants = {"scale": scale, "shift": lambda get: sign * shift(get)}
-    return b.add("affine", [b.value(value)], constants)
+    return b.add("affine", [b.value(value)], {"scale": scale, "shift": lambda get: sign * shift(get)})
 
 
 def _sum(sign: float) -> Layer:
@@ -99,8 +97,8 @@ def _sum(sign: float) -> Layer:
             return _affine(b, left, plus=right, sign=factor)
         if b.constant(left):
             return _affine(b, right, times=factor, plus=left)
-        if _shape_of(left) != _shape_of(right):
-            raise Refusal(f"shapes (N, *{_shape_of(left)}) and (N, *{_shape_of(right)}) cannot be added here")
+        if shape_of(left) != shape_of(right):
+            raise Refusal(f"shapes (N, *{shape_of(left)}) and (N, *{shape_of(right)}) cannot be added here")
         other = b.value(right) if factor == 1 else _affine(b, right, times=factor)
         return b.add("add", [b.value(left), other])
 
@@ -128,8 +126,7 @@ def _step_function(flip: bool, negate: bool) -> Layer:
         if not b.constant(a["other"]):
             raise Refusal("it may only compare with a constant")
         side, half = (-1 if flip else 1), (-0.5 if negate else 0.5)
-        shifted = _affine(b, a["self"], times=side, plus=a["other"], sign=-side)
-        signs = b.add("sign", [shifted])
+        signs = b.add("sign", [_affine(b, a["self"], times=side, plus=a["other"], sign=-side)])
         return b.add("affine", [signs], {"scale": lambda get: get(half), "shift": lambda get: get(0.5)})
 
     return convert
@@ -139,12 +136,7 @@ def _where(b: Builder, node: Node, a: dict[str, Any]) -> int:
     if not b.constant(a["self"]) or not b.constant(a["other"]):
         raise Refusal("it may only choose between constants")
     one, zero = _vector(a["self"], node), _vector(a["other"], node)
-    constants = {"scale": lambda get: one(get) - zero(get), "shift": zero}
-    return b.add("affine", [b.value(a["condition"])], constants)
-
-
-def _sign(b: Builder, node: Node, a: dict[str, Any]) -> int:
-    raise Refusal("torch.sign is 0 at 0, which is no bit; use bitbayes.nn.BinaryActivation")
+    return b.add("affine", [b.value(a["condition"])], {"scale": lambda get: one(get) - zero(get), "shift": zero})
 
 
 def _clamp(low: Any, high: Any) -> Layer:
@@ -164,20 +156,13 @@ def _prelu(b: Builder, node: Node, a: dict[str, Any]) -> int:
     return b.add("prelu", [b.value(a["self"])], {"slope": lambda get: get(slope).reshape(-1)})
 
 
-def _plain(op: str) -> Layer:
-    return lambda b, node, a: b.add(op, [b.value(a["self"])])
-
-
 def _pool(op: str) -> Layer:
     def convert(b: Builder, node: Node, a: dict[str, Any]) -> int:
-        rank = len(_shape_of(node)) - 1
-        kernel = _sizes(a["kernel_size"], rank)
-        stride = _sizes(a["stride"], rank) if a["stride"] else kernel
-        sliding: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": _sizes(a["padding"], rank)}
-        source = b.value(a["self"])
+        rank, source = len(shape_of(node)) - 1, b.value(a["self"])
+        kernel, padding = _sizes(a["kernel_size"], rank), _sizes(a["padding"], rank)
+        sliding: dict[str, Any] = {"kernel": kernel, "stride": _sizes(a["stride"] or kernel, rank), "padding": padding}
         if op == "max_pool":
-            dilation = _sizes(a["dilation"], rank)
-            return b.add(op, [source], **sliding, dilation=dilation, ceil=a["ceil_mode"])
+            return b.add(op, [source], **sliding, dilation=_sizes(a["dilation"], rank), ceil=a["ceil_mode"])
         if a["ceil_mode"] or a.get("divisor_override") is not None:
             raise Refusal("average pooling has no ceil_mode or divisor here")
         return b.add(op, [source], **sliding, count_padding=a["count_include_pad"])
@@ -186,44 +171,40 @@ def _pool(op: str) -> Layer:
 
 
 def _adaptive(b: Builder, node: Node, a: dict[str, Any]) -> int:
-    size = list(_shape_of(node)[1:])
+    size = list(shape_of(node)[1:])
     if len(size) != len(a["output_size"]):
         raise Refusal("pooling needs a batch, channels, and as many axes as it pools")
     return b.add("adaptive_avg_pool", [b.value(a["self"])], size=size)
 
 
 def _mean(b: Builder, node: Node, a: dict[str, Any]) -> int:
-    shape = _shape_of(a["self"])
+    shape = shape_of(a["self"])
     axes = sorted(axis % (len(shape) + 1) for axis in a.get("dim") or [])
     if len(shape) not in (2, 3) or axes != list(range(2, len(shape) + 1)) or a.get("dtype") is not None:
         raise Refusal("a mean may only be over all places of an image or a sequence")
     pooled = b.add("adaptive_avg_pool", [b.value(a["self"])], size=[1] * len(axes))
-    return b.add("reshape", [pooled], shape=list(_shape_of(node)))
+    return b.add("reshape", [pooled], shape=list(shape_of(node)))
 
 
 def _reshape(b: Builder, node: Node, a: dict[str, Any]) -> int:
-    before, after = a["self"].meta["val"].shape, node.meta["val"].shape
-    whole = all(isinstance(size, int) for size in after[1:])
-    if len(after) < 2 or after[0] != before[0] or not whole:
+    before, (batch, *after) = a["self"].meta["val"].shape, node.meta["val"].shape
+    if not after or batch != before[0] or not all(isinstance(size, int) for size in after):
         raise Refusal("the batch must stay the first axis, and there must be another")
-    return b.add("reshape", [b.value(a["self"])], shape=list(after[1:]))
+    return b.add("reshape", [b.value(a["self"])], shape=after)
 
 
 def _permute(b: Builder, node: Node, a: dict[str, Any]) -> int:
-    rank = len(_shape_of(node)) + 1
-    axes = list(range(rank))
-    if "dims" in a:
-        axes = [axis % rank for axis in a["dims"]]
-    else:
-        one, two = a["dim0"] % rank, a["dim1"] % rank
-        axes[one], axes[two] = axes[two], axes[one]
+    rank = len(shape_of(node)) + 1
+    axes = [axis % rank for axis in a.get("dims", range(rank))]
+    if "dims" not in a:
+        axes[a["dim0"]], axes[a["dim1"]] = axes[a["dim1"]], axes[a["dim0"]]
     if axes[0] != 0:
         raise Refusal("the batch must stay the first axis")
     return b.add("permute", [b.value(a["self"])], axes=axes[1:])
 
 
 def _pad(b: Builder, node: Node, a: dict[str, Any]) -> int:
-    rank, pads = len(_shape_of(node)), list(a["pad"])
+    rank, pads = len(shape_of(node)), list(a["pad"])
     pads += [0] * (2 * rank - len(pads))
     if a.get("mode", "constant") != "constant" or a["value"] not in (None, 0) or min(pads) < 0 or any(pads[2 * rank :]):
         raise Refusal("padding must be with zeros")
@@ -232,18 +213,18 @@ def _pad(b: Builder, node: Node, a: dict[str, Any]) -> int:
 
 
 def _axis(node: Node, axis: int) -> int:
-    axis %= len(_shape_of(node)) + 1
+    axis %= len(shape_of(node)) + 1
     if axis == 0:
         raise Refusal("it must not work along the batch")
     return axis
 
 
-def _cat(b: Builder, node: Node, a: dict[str, Any]) -> int:
-    return b.add("concat", [b.value(each) for each in a["tensors"]], axis=_axis(node, a["dim"]))
-
-
 def _softmax(b: Builder, node: Node, a: dict[str, Any]) -> int:
     return b.add("softmax", [b.value(a["self"])], axis=_axis(node, a["dim"]))
+
+
+def _sign(b: Builder, node: Node, a: dict[str, Any]) -> int:
+    raise Refusal("torch.sign is 0 at 0, which is no bit; use bitbayes.nn.BinaryActivation")
 
 
 LAYERS: dict[str, Layer] = {
@@ -258,12 +239,15 @@ LAYERS: dict[str, Layer] = {
     **{"where": _where, "sign": _sign},
     **{"relu": _clamp(0, None), "relu6": _clamp(0, 6), "hardtanh": _clamp("min_val", "max_val")},
     **{"clamp": _clamp("min", "max"), "clamp_min": _clamp("min", None), "clamp_max": _clamp(None, "max")},
-    **{"prelu": _prelu, "leaky_relu": _prelu, "tanh": _plain("tanh"), "sigmoid": _plain("sigmoid")},
+    **dict.fromkeys(["prelu", "leaky_relu"], _prelu),
+    "tanh": lambda b, node, a: b.add("tanh", [b.value(a["self"])]),
+    "sigmoid": lambda b, node, a: b.add("sigmoid", [b.value(a["self"])]),
     **dict.fromkeys(["max_pool1d", "max_pool2d"], _pool("max_pool")),
     **dict.fromkeys(["avg_pool1d", "avg_pool2d"], _pool("avg_pool")),
     **dict.fromkeys(["adaptive_avg_pool1d", "adaptive_avg_pool2d"], _adaptive),
     **dict.fromkeys(["view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view"], _reshape),
     **{"mean": _mean, "permute": _permute, "transpose": _permute},
     **dict.fromkeys(["pad", "constant_pad_nd"], _pad),
-    **{"cat": _cat, "softmax": _softmax, "_softmax": _softmax},
+    "cat": lambda b, node, a: b.add("concat", list(map(b.value, a["tensors"])), axis=_axis(node, a["dim"])),
+    **dict.fromkeys(["softmax", "_softmax"], _softmax),
 }

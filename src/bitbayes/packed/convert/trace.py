@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram, export
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from bitbayes.packed.convert.draft import Builder, Draft, Refusal, split_scale, stacked
-from bitbayes.packed.convert.layers import LAYERS
+from bitbayes.packed.convert.layers import LAYERS, shape_of
 from bitbayes.packed.format.bits import Array
 
 State = Mapping[str, Tensor]
@@ -43,7 +44,8 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # torch's own, about torch
             program = export(model, (example,), dynamic_shapes=({0: Dim("batch")},))
-            if any(node.op == "call_function" and _mutates(node) for node in program.graph.nodes):
+            calls = [node.target for node in program.graph.nodes]
+            if any(isinstance(call, OpOverload) and call._schema.is_mutable for call in calls):
                 program = program.run_decompositions({})  # such as ReLU(inplace=True)
     except Exception as error:  # torch.export raises whatever the network's code raises
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -59,21 +61,22 @@ def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
     Raises:
         ValueError: If a layer has no packed form; names it.
     """
-    graph = _simplified(program.graph)
-    builder = Builder()
-    names = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
-    lifted = program.graph_signature.inputs_to_lifted_tensor_constants
+    graph, builder, s = _simplified(program.graph), Builder(), program.graph_signature
+    names = {**s.inputs_to_parameters, **s.inputs_to_buffers, **s.inputs_to_lifted_tensor_constants}
     leaves, folded, output = dict[Node, str](), list[Node](), None
     for node in graph.nodes:
-        if node.op == "placeholder" and (node.name in names or node.name in lifted):
-            leaves[node] = names.get(node.name) or lifted[node.name]
+        if node.op == "placeholder" and node.name in names:
+            leaves[node] = names[node.name]
             builder.constants.add(node)
         elif node.op == "placeholder":
             if 0 in builder.values.values():
                 raise ValueError("the network must take one tensor")
             builder.values[node] = 0
         elif node.op == "output":
-            output = _only_output(node)
+            outputs = node.args[0]
+            if not isinstance(outputs, Sequence) or len(outputs) != 1 or not isinstance(outputs[0], Node):
+                raise ValueError("the network must return one tensor")
+            output = outputs[0]
         elif all(source in builder.constants for source in node.all_input_nodes):
             folded.append(node)
             builder.constants.add(node)
@@ -87,7 +90,11 @@ def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
     networks = []
     with torch.no_grad():
         for state in states:
-            known = _evaluated(leaves, folded, {**program.constants, **state})
+            whole = {**program.constants, **state}
+            known: dict[Node, Any] = {node: whole[name] for node, name in leaves.items() if name in whole}
+            for node in folded:
+                args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+                known[node] = node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]
             networks.append(_tensors(builder, known, networks[0] if networks else None))
     return _with_tensors(builder, networks)
 
@@ -97,12 +104,10 @@ def _convert(builder: Builder, node: Node) -> None:
     try:
         if node.target is operator.getitem and node.args[1] == 0:
             builder.values[node] = builder.value(node.args[0])
-            return
-        if name == "sym_size" or name in _CHECKS:
-            return
-        if name not in LAYERS:
+        elif name in LAYERS:
+            builder.values[node] = LAYERS[name](builder, node, _arguments(node))
+        elif name != "sym_size" and name not in _CHECKS:
             raise Refusal(f"{name} has no packed form")
-        builder.values[node] = LAYERS[name](builder, node, _arguments(node))
     except Refusal as refusal:
         where = f"cannot pack layer {builder.layer!r}"
         raise ValueError(f"{where}: {refusal}; docs/packing.md lists what can be packed") from None
@@ -114,18 +119,17 @@ def _simplified(graph: Graph) -> Graph:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
-        name, inputs = _packet(node), node.args
-        same = None
+        name, inputs, same = _packet(node), node.args, None
         if name in _CHECKS:
             graph.erase_node(node)
         elif name in _DROPOUTS:
             same = None if inputs[2] else inputs[0]  # it may be on in eval mode too, and then it is refused
-        elif name in _ALIASES or (name == "slice" and _shape(node) == _shape(inputs[0])):
+        elif name in _ALIASES or (name == "slice" and shape_of(node) == shape_of(inputs[0])):
             _check_dtype(node)
             same = inputs[0]
         elif name == "sub" and inputs[0] is inputs[1] and not node.kwargs:
             zeros.add(node)
-        elif name == "mul" and any(each in zeros for each in inputs):
+        elif name == "mul" and not zeros.isdisjoint(inputs):
             zeros.add(node)
         elif name == "add" and inputs[1] in zeros:
             same = inputs[0]
@@ -136,30 +140,10 @@ def _simplified(graph: Graph) -> Graph:
     return graph
 
 
-def _shape(node: Any) -> tuple[Any, ...]:
-    return tuple(node.meta["val"].shape)
-
-
 def _check_dtype(node: Any) -> None:
     dtype, before = node.meta["val"].dtype, node.args[0].meta["val"].dtype
     if dtype != before and dtype != torch.float32:
         raise ValueError(f"cannot pack layer {_layer(node)!r}: it computes in {dtype}; call .float() on the network")
-
-
-def _only_output(node: Node) -> Node:
-    outputs = node.args[0]
-    if not isinstance(outputs, Sequence) or len(outputs) != 1 or not isinstance(outputs[0], Node):
-        raise ValueError("the network must return one tensor")
-    return outputs[0]
-
-
-def _evaluated(leaves: Mapping[Node, str], folded: Sequence[Node], state: Mapping[str, Any]) -> dict[Node, Any]:
-    """Compute what depends on parameters and buffers alone."""
-    known: dict[Node, Any] = {node: state[name] for node, name in leaves.items() if name in state}
-    for node in folded:
-        args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
-        known[node] = node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]
-    return known
 
 
 def _tensors(builder: Builder, known: Mapping[Node, Any], first: Tensors | None) -> Tensors:
@@ -171,8 +155,8 @@ def _tensors(builder: Builder, known: Mapping[Node, Any], first: Tensors | None)
 
     split: dict[Node, tuple[Array, Array]] = {}  # a tied weight is one tensor
     found: Tensors = {}
-    for place, constants in enumerate(builder.constants_of):
-        for role, constant in constants.items():
+    for place, draft in enumerate(builder.drafts):
+        for role, constant in draft.tensors.items():
             if isinstance(constant, Node):
                 if constant not in split:
                     split[constant] = split_scale(known[constant].detach().cpu().float().numpy())
@@ -186,31 +170,25 @@ def _tensors(builder: Builder, known: Mapping[Node, Any], first: Tensors | None)
 
 
 def _with_tensors(builder: Builder, networks: Sequence[Tensors]) -> list[Draft]:
-    joined: dict[tuple[int, ...], Array] = {}
-    tensors: list[dict[str, Array]] = [{} for _ in builder.drafts]
+    joined, tensors = dict[tuple[int, ...], Array](), [dict[str, Array]() for _ in builder.drafts]
     for place, role in networks[0]:
         parts = [network[place, role] for network in networks]
         if role == "weight" and len({part.dtype for part in parts}) > 1:
             raise ValueError(f"{builder.drafts[place].name!r} is binary in some samples and real in others")
-        key = tuple(map(id, parts))
-        tensors[place][role] = joined.setdefault(key, stacked(parts))
+        tensors[place][role] = joined.setdefault(tuple(map(id, parts)), stacked(parts))
     return [replace(draft, tensors=found) for draft, found in zip(builder.drafts, tensors, strict=True)]
-
-
-def _mutates(node: Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _packet(node: Node) -> str:
     """Return the operation without its overload: conv2d for aten.conv2d.padding."""
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, OpOverload):
         return node.target._schema.name.partition("::")[2]
     return getattr(node.target, "__name__", str(node.target))
 
 
 def _arguments(node: Node) -> dict[str, Any]:
     """Return all arguments by name, defaults too."""
-    assert isinstance(node.target, torch._ops.OpOverload)
+    assert isinstance(node.target, OpOverload)
     schema = node.target._schema.arguments
     given = {argument.name: value for argument, value in zip(schema, node.args, strict=False)}
     return {argument.name: argument.default_value for argument in schema} | given | dict(node.kwargs)

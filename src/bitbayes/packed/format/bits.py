@@ -66,8 +66,7 @@ def sign_products(rows: Array, weights: Array) -> npt.NDArray[np.int64]:
     step = max(1, _CHUNK // max(1, bits.size))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        differ = (signs[part, None] ^ bits) & inside[part, None]
-        result[part] -= 2 * _popcount(differ)
+        result[part] -= 2 * _popcount((signs[part, None] ^ bits) & inside[part, None])
     return result
 
 

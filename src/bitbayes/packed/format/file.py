@@ -15,13 +15,7 @@ from bitbayes.packed.format.program import NAME, PackedFileError, Program, parse
 
 KEY = "bitbayes.packed"  # of the one entry of metadata: more would stand in any order
 MAX_HEADER = 1 << 20
-DTYPES: Mapping[str, type[np.generic]] = {
-    "U8": np.uint8,
-    "I8": np.int8,
-    "I32": np.int32,
-    "F16": np.float16,
-    "F32": np.float32,
-}
+DTYPES = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "F16": np.float16, "F32": np.float32}
 
 
 def write_file(path: str | Path, program: Program, tensors: Mapping[str, Array]) -> None:
@@ -61,11 +55,12 @@ def read_file(path: str | Path) -> tuple[Program, dict[str, Array]]:
     try:
         _check_header(path)
         with safe_open(str(path), framework="np") as file:
-            program = _program(file.metadata() or {})
-            names = list(file.keys())
+            about = file.metadata() or {}
+            if set(about) != {KEY}:
+                raise PackedFileError(f"not a packed network: its metadata must have one entry, {KEY!r}")
+            program, names = parse_program(about[KEY]), list(file.keys())
             for name in names:
-                dtype = file.get_slice(name).get_dtype()
-                if not NAME.fullmatch(name) or dtype not in DTYPES:
+                if not NAME.fullmatch(name) or file.get_slice(name).get_dtype() not in DTYPES:
                     raise PackedFileError(f"tensor {name!a:.60} has no allowed name, or not one of {', '.join(DTYPES)}")
             return program, {name: file.get_tensor(name) for name in names}
     except PackedFileError:
@@ -84,9 +79,3 @@ def _check_header(path: str | Path) -> None:
         raise PackedFileError("not a safetensors file: it is shorter than it says")
     if length > MAX_HEADER:
         raise PackedFileError(f"the header has {length} bytes; at most {MAX_HEADER} are read")
-
-
-def _program(about: Mapping[str, str]) -> Program:
-    if set(about) != {KEY}:
-        raise PackedFileError(f"not a packed network: its metadata must have one entry, {KEY!r}")
-    return parse_program(about[KEY])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,9 @@ import numpy.typing as npt
 
 from bitbayes.packed.format.bits import Array, unpack_signs
 from bitbayes.packed.format.check import check_program, check_tensors
-from bitbayes.packed.format.file import DTYPES, read_file, write_file
-from bitbayes.packed.format.ops import Layout
+from bitbayes.packed.format.file import read_file, write_file
 from bitbayes.packed.format.program import PackedFileError, Program, Step
-from bitbayes.packed.format.summary import PackedSummary, summary_rows
+from bitbayes.packed.format.summary import PackedRow, PackedSummary
 
 
 class PackedNetwork:
@@ -40,15 +40,12 @@ class PackedNetwork:
     """
 
     def __init__(self, program: Program, tensors: Mapping[str, Array]) -> None:
-        names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
-        layouts = {key: Layout(names.get(value.dtype, str(value.dtype)), value.shape) for key, value in tensors.items()}
         self.program, self.tensors = program, dict(tensors)
-        self.values, self._differing = check_program(program, layouts)
+        self.values, self._differing = check_program(program, self.tensors)
         check_tensors(program, self.values, tensors)
 
     def __repr__(self) -> str:
-        count = self.program.samples
-        size = sum(tensor.nbytes for tensor in self.tensors.values())
+        count, size = self.program.samples, sum(tensor.nbytes for tensor in self.tensors.values())
         return (
             f"PackedNetwork(input {self.program.input}, output {self.values[-1].shape}, {count} "
             f"network{'s' if count > 1 else ''}, {len(self.program.steps)} steps, {size} bytes of tensors)"
@@ -96,11 +93,9 @@ class PackedNetwork:
         if not (temperature > 0 and np.finfo(np.float32).tiny <= inverse < np.inf):
             raise ValueError(f"temperature must be positive and of a usual size, got {temperature}")
         steps = self.program.steps
-        kept = [step for step in steps if step.op not in ("reshape", "permute")]
-        if kept and kept[-1].op in ("softmax", "sigmoid"):
-            raise ValueError(
-                f"the outputs are probabilities: the network ends in {kept[-1].op}; temper what is before it"
-            )
+        end = next((step.op for step in reversed(steps) if step.op not in ("reshape", "permute")), None)
+        if end in ("softmax", "sigmoid"):
+            raise ValueError(f"the outputs are probabilities: the network ends in {end}; temper what is before it")
         name = "temperature"
         while name in self.tensors:
             name += "_"
@@ -134,7 +129,19 @@ class PackedNetwork:
             linear  Linear  2            32    32      4           0        32
             1 network, 4 bytes of tensors; for one input 0 binary and 32 real operations
         """
-        return PackedSummary(self.program.samples, summary_rows(self.program, self.values, self.tensors))
+        rows, seen = [], set[str]()
+        for step, value in zip(self.program.steps, self.values[1:], strict=True):
+            weights = bits = size = 0
+            for name in step.tensors.values():
+                tensor = self.tensors[name]
+                count, width = tensor.size, 8 * tensor.itemsize
+                if tensor.dtype == np.uint8:
+                    count, width = math.prod(tensor.shape[:-1]) * step.fan_in(self.source_shape(step)), 1
+                weights, bits = weights + count, bits + width * count
+                size += 0 if name in seen else tensor.nbytes
+                seen.add(name)
+            rows.append(PackedRow(step.op, step.name, value.shape, weights, bits, size, value.binary, value.real))
+        return PackedSummary(self.program.samples, tuple(rows))
 
     def source_shape(self, step: Step) -> tuple[int, ...]:
         """Return the shape of the first value that a step takes, without the batch."""
@@ -160,8 +167,8 @@ class PackedNetwork:
 
     def weight_shape(self, step: Step) -> tuple[int, ...]:
         """Return the shape of a layer's weight: (outputs, inputs / groups, *kernel)."""
-        outputs, inputs = len(self.tensors_of(step)["weight"]), self.source_shape(step)[0]
-        return (outputs, inputs // step.groups, *step.kernel)
+        inputs = self.source_shape(step)[0] // step.groups
+        return (len(self.tensors_of(step)["weight"]), inputs, *step.kernel)
 
     def weight(self, step: Step, sample: int = 0) -> npt.NDArray[np.float32]:
         """Return a layer's weight as one of the C networks has it: −1 and +1, or real numbers.

@@ -5,22 +5,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from bitbayes.packed.format.bits import row_bytes
+import numpy as np
+
+from bitbayes.packed.format.bits import Array, row_bytes
 from bitbayes.packed.format.program import PackedFileError, Step, finite_number, whole_number, whole_numbers
 
 MAX_VALUE = 1 << 24  # numbers that a value may have for one input
-
-
-class Layout(NamedTuple):
-    """Type, as safetensors calls it, and shape of a tensor."""
-
-    dtype: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class Value:
         return math.prod(self.shape)
 
 
-Tensors = Mapping[str, Layout]
+Tensors = Mapping[str, Array]
 Infer = Callable[[Sequence[Value], Step, Tensors], Value]
 Check = Callable[[Any, str], Any]  # of a setting: returns it, or refuses it by its name
 
@@ -71,10 +67,10 @@ def bounded(value: Value) -> Value:
     return value
 
 
-def _expect(what: str, layout: Layout, *shapes: tuple[int, ...]) -> None:
-    if layout.shape not in shapes:
+def _expect(what: str, tensor: Array, *shapes: tuple[int, ...]) -> None:
+    if tensor.shape not in shapes:
         wanted = " or ".join(str(list(shape)) for shape in shapes)
-        raise PackedFileError(f"{what} has shape {list(layout.shape)}, expected {wanted}")
+        raise PackedFileError(f"{what} has shape {list(tensor.shape)}, expected {wanted}")
 
 
 def _spatial(value: Value, *lists: Sequence[int]) -> tuple[int, ...]:
@@ -84,20 +80,21 @@ def _spatial(value: Value, *lists: Sequence[int]) -> tuple[int, ...]:
     return value.shape[1:]
 
 
-def _product(value: Value, shape: tuple[int, ...], fan: int, weight: Layout) -> Value:
-    products = math.prod(shape) * fan
-    if weight.dtype == "U8" and value.signs:
+def _product(value: Value, places: tuple[int, ...], step: Step, weight: Array) -> Value:
+    outputs, fan, bits = sum(weight.shape[:1]), step.fan_in(value.shape), weight.dtype == np.uint8
+    inputs = (row_bytes(fan),) if bits else (value.shape[0] // step.groups, *step.kernel)
+    _expect("weight", weight, (outputs, *inputs))
+    shape, products = (outputs, *places), outputs * math.prod(places) * fan
+    if bits and value.signs:
         return Value(shape, binary=2 * products)
-    return Value(shape, real=products if weight.dtype == "U8" else 2 * products)
+    return Value(shape, real=products if bits else 2 * products)
 
 
 def _linear(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     (value,), weight = values, tensors["weight"]
     if len(value.shape) != 1:
         raise PackedFileError(f"takes one axis, got shape {list(value.shape)}")
-    inputs, outputs = value.shape[0], weight.shape[0] if weight.shape else 0
-    _expect("weight", weight, (outputs, row_bytes(inputs) if weight.dtype == "U8" else inputs))
-    return _product(value, (outputs,), inputs, weight)
+    return _product(value, (), step, weight)
 
 
 def _places(value: Value, step: Step) -> tuple[int, ...]:
@@ -114,14 +111,10 @@ def _places(value: Value, step: Step) -> tuple[int, ...]:
 
 def _conv(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     (value,), weight, groups = values, tensors["weight"], step.groups
-    places = _places(value, step)
-    outputs = weight.shape[0] if weight.shape else 0
+    places, outputs = _places(value, step), sum(weight.shape[:1])
     if value.shape[0] % groups or outputs % groups:
         raise PackedFileError(f"{value.shape[0]} and {outputs} channels cannot be in {groups} groups")
-    fan = step.fan_in(value.shape)
-    inside = (outputs, value.shape[0] // groups, *step.kernel)
-    _expect("weight", weight, (outputs, row_bytes(fan)) if weight.dtype == "U8" else inside)
-    return _product(value, (outputs, *places), fan, weight)
+    return _product(value, places, step, weight)
 
 
 def _channels(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
@@ -145,8 +138,8 @@ def _pool(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     places = _places(value, step)
     if any(2 * p > k for p, k in zip(sliding.padding, sliding.kernel, strict=True)):
         raise PackedFileError(f"padding {list(sliding.padding)} is more than half of kernel {list(sliding.kernel)}")
-    result = Value((value.shape[0], *places))
-    return Value(result.shape, real=result.size * math.prod(sliding.kernel))
+    shape = (value.shape[0], *places)
+    return Value(shape, real=math.prod((*shape, *sliding.kernel)))
 
 
 def _max_pool(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
@@ -211,12 +204,8 @@ def _softmax(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     return Value(values[0].shape, real=3 * values[0].size)
 
 
-def _sizes(value: Any, what: str) -> tuple[int, ...]:
-    return whole_numbers(value, what, least=1)
-
-
-def _size(value: Any, what: str) -> int:
-    return whole_number(value, what, least=1)
+_sizes = functools.partial(whole_numbers, least=1)
+_size = functools.partial(whole_number, least=1)
 
 
 def _bound(value: Any, what: str) -> float | None:

@@ -102,17 +102,10 @@ def program_text(program: Program) -> str:
     """
     steps = []
     for step in program.steps:
-        row: dict[str, Any] = {"op": step.op, "from": list(step.sources)}
         optional = {"name": step.name, "settings": dict(step.settings), "tensors": dict(step.tensors)}
-        steps.append(row | {key: value for key, value in optional.items() if value})
-    whole: dict[str, Any] = {
-        "version": VERSION,
-        "input": list(program.input),
-        "samples": program.samples,
-        "steps": steps,
-    }
-    if program.about:
-        whole["about"] = dict(program.about)
+        steps.append({"op": step.op, "from": step.sources} | {key: value for key, value in optional.items() if value})
+    whole: dict[str, Any] = {"version": VERSION, "input": program.input, "samples": program.samples, "steps": steps}
+    whole |= {"about": dict(program.about)} if program.about else {}
     return json.dumps(whole, separators=(",", ":"), allow_nan=False)
 
 

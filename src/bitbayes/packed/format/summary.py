@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
-from bitbayes.packed.format.ops import Value
-from bitbayes.packed.format.program import Program
 from bitbayes.table import Table
 
 
@@ -80,26 +73,8 @@ class PackedSummary:
         for row in self.rows:
             counts = (row.weights, row.bits, row.bytes, row.binary_ops, row.real_ops)
             rows.append((row.op, row.layer, "x".join(map(str, row.output)), *(f"{count:,}" for count in counts)))
-        networks = "1 network" if self.samples == 1 else f"{self.samples} networks"
-        each = "for one input" if self.samples == 1 else "for one input and network"
+        one = self.samples == 1
+        networks, each = ("1 network", "") if one else (f"{self.samples} networks", " and network")
         total = f"{self.binary_ops:,} binary and {self.real_ops:,} real operations"
-        caption = f"{networks}, {self.bytes:,} bytes of tensors; {each} {total}"
+        caption = f"{networks}, {self.bytes:,} bytes of tensors; for one input{each} {total}"
         return Table("", heads, rows, caption, align="lllrrrrr").text()
-
-
-def summary_rows(program: Program, values: Sequence[Value], tensors: Mapping[str, Any]) -> tuple[PackedRow, ...]:
-    """Return one row for each step of a sound program."""
-    rows, seen = [], set[str]()
-    for step, value in zip(program.steps, values[1:], strict=True):
-        weights = bits = size = 0
-        for name in step.tensors.values():
-            tensor = tensors[name]
-            if tensor.dtype == np.uint8:
-                count = math.prod(tensor.shape[:-1]) * step.fan_in(values[step.sources[0]].shape)
-                weights, bits = weights + count, bits + count
-            else:
-                weights, bits = weights + tensor.size, bits + 8 * tensor.nbytes
-            size += 0 if name in seen else tensor.nbytes
-            seen.add(name)
-        rows.append(PackedRow(step.op, step.name, value.shape, weights, bits, size, value.binary, value.real))
-    return tuple(rows)

@@ -26,8 +26,8 @@ _HEAD = """\
 
    int @predict(const float *input, float *logits)
 
-   input    float[{inputs}: scaled and normalised as in training, and finite
-   logits   float[{outputs}; returned is the index of the largest, or
+   input    float[{inputs.size}], of shape {inputs.shape}: scaled and normalised as in training, and finite
+   logits   float[{outputs.size}], of shape {outputs.shape}; returned is the index of the largest, or
             for a single one whether it is above 0
    tables   {tables} bytes, constant
    scratch  {scratch} bytes, static: one call at a time; nothing is allocated
@@ -120,15 +120,10 @@ def c_header(network: PackedNetwork, name: str = "net") -> str:
         blocks.append(f"/* {ops} of {group.step.name!r}: {shape} */\n{_group(code, group)}")
     inputs, outputs = network.values[0], network.values[-1]
     function = "\n".join([_OPEN, *blocks, _SEVERAL.format(outputs.size) if outputs.size > 1 else _SINGLE])
-    head = _HEAD.format(
-        inputs=f"{inputs.size}], of shape {inputs.shape}",
-        outputs=f"{outputs.size}], of shape {outputs.shape}",
-        tables=sum(table.nbytes for table in code.tables.values()),
-        scratch=4 * plan.words,
-    )
+    tables, scratch = sum(table.nbytes for table in code.tables.values()), 4 * plan.words
     # Only what is used, so that no compiler warns.
     parts = [
-        head,
+        _HEAD.format(inputs=inputs, outputs=outputs, tables=tables, scratch=scratch),
         f"#ifndef {name.upper()}_H\n#define {name.upper()}_H\n",
         *(text for used, text in _NEEDS.items() if used in function),
         *(_table(index, *key, table) for index, (key, table) in enumerate(code.tables.items())),
@@ -223,11 +218,9 @@ class _Writer:
             bounds = [(sign, step.settings[key]) for sign, key in (("<", "min"), (">", "max"))]
             given = [(sign, _literal(np.float32(bound))) for sign, bound in bounds if bound is not None]
             return [f"if (y {sign} {bound}) y = {bound};" for sign, bound in given]
-        scale, shift = (
-            f" {sign} {self._vector(step, role, channel, 'float')}" if role in step.tensors else ""
-            for sign, role in (("*", "scale"), ("+", "shift"))
-        )
-        return [f"y = (float)((@sum)y{scale}{shift});"]
+        given = [(sign, role) for sign, role in (("*", "scale"), ("+", "shift")) if role in step.tensors]
+        terms = [f" {sign} {self._vector(step, role, channel, 'float')}" for sign, role in given]
+        return [f"y = (float)((@sum)y{''.join(terms)});"]
 
     def _above(self, step: Step, subject: str, channel: str, kind: str) -> str:
         if "direction" in step.tensors:
@@ -342,15 +335,9 @@ def _conv(code: _Writer, group: Group) -> str:
     # The window of a place is laid out in words once, with a mask of what is not padding, for all outputs.
     signs, seen = code.plan.windows[group.value], code.plan.windows[group.value] + words(fan)
     at = f"const int32_t at = {_flat('c' if groups == 1 else f'g * {inside} + c', window.source)};"
-    layout = _nest(
-        visited,
-        *window.lines,
-        order,
-        at,
-        f"@memory[{signs} + (j >> 5)].w |= {code.bit(source, 'at')} << (j & 31);",
-        f"@memory[{seen} + (j >> 5)].w |= (uint32_t)1 << (j & 31);",
-        "++inside;",
-    )
+    sign = f"@memory[{signs} + (j >> 5)].w |= {code.bit(source, 'at')} << (j & 31);"
+    mask = f"@memory[{seen} + (j >> 5)].w |= (uint32_t)1 << (j & 31);"
+    layout = _nest(visited, *window.lines, order, at, sign, mask, "++inside;")
     weight = f"{code.table(step, 'weight', 'uint32_t')}[o * {words(fan)} + k]"
     differ = f"s -= 2 * @ones((@memory[{signs} + k].w ^ {weight}) & @memory[{seen} + k].w);"
     counted = ["int32_t s = inside;", _nest([_loop("k", words(fan))], differ), target]
@@ -372,12 +359,8 @@ def _pool(code: _Writer, group: Group) -> str:
         size = math.prod(step.kernel)
         body = ["@sum s = 0;", _nest(window.inner, *lines, "s += x;"), f"s /= {size};"]
     else:
-        body = [
-            "@sum s = 0;",
-            "int32_t seen = 0;",
-            _nest(window.inner, *lines, "s += x;", "++seen;"),
-            "s /= (@sum)seen;",
-        ]
+        sums = _nest(window.inner, *lines, "s += x;", "++seen;")
+        body = ["@sum s = 0;", "int32_t seen = 0;", sums, "s /= (@sum)seen;"]
     return _nest([_loop("o", output[0]), *window.outer], *body, code.store(group, _flat("o", window.output), "o"))
 
 
@@ -387,15 +370,11 @@ def _softmax(code: _Writer, group: Group) -> str:
     entry = code.entry(group.step.sources[0], "at")
     at = f"const int32_t at = {_flat('u', [(count, 'k'), (stride, 'v')])};"
     grown = f"(@sum)exp((double){entry} - (double)top)"
-    every = [_loop("k", count)]
-    return _nest(
-        [_loop("u", math.prod(shape[:axis])), _loop("v", stride)],
-        "float top = -INFINITY;",
-        "@sum all = 0;",
-        _nest(every, at, f"if ({entry} > top) top = {entry};"),
-        _nest(every, at, f"all += {grown};"),
-        _nest(every, at, f"const @sum s = {grown} / all;", code.store(group, "at", _channel("at", shape))),
-    )
+    target = code.store(group, "at", _channel("at", shape))
+    each = [[f"if ({entry} > top) top = {entry};"], [f"all += {grown};"], [f"const @sum s = {grown} / all;", target]]
+    passes = [_nest([_loop("k", count)], at, *lines) for lines in each]
+    heads = [_loop("u", math.prod(shape[:axis])), _loop("v", stride)]
+    return _nest(heads, "float top = -INFINITY;", "@sum all = 0;", *passes)
 
 
 def _each(code: _Writer, group: Group) -> str:

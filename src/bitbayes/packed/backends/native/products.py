@@ -39,9 +39,8 @@ def library(name: str) -> ctypes.CDLL:
     """
     loaded = build.library(name)
     if loaded is None:
-        raise RuntimeError(
-            f'the backend "native" has no kernels here ({build.status(name)}); take "torch" or "reference"'
-        )
+        why = build.status(name)
+        raise RuntimeError(f'the backend "native" has no kernels here ({why}); take "torch" or "reference"')
     for function, arguments in _ARGUMENTS[name].items():
         getattr(loaded, function).argtypes = arguments
     if name == "inference":
@@ -59,8 +58,7 @@ def _address(array: Any) -> int:
 def _blocks(rows: Array) -> Array:
     """Return words (networks, outputs, K) as (networks, blocks, K, outputs of a block)."""
     networks, outputs, words = rows.shape
-    whole = np.zeros((networks, -(-outputs // _BLOCK) * _BLOCK, words), rows.dtype)
-    whole[:, :outputs] = rows
+    whole = np.pad(rows, ((0, 0), (0, -outputs % _BLOCK), (0, 0)))
     whole = whole.reshape(networks, -1, _BLOCK, words).transpose(0, 1, 3, 2)
     room = np.empty(whole.nbytes + _LINE, np.uint8)  # a vector that crosses lines of the cache costs two reads
     begin = -_address(room) % _LINE
@@ -71,24 +69,18 @@ def _blocks(rows: Array) -> Array:
 
 def _padded(rows: Array, dtype: npt.DTypeLike, fill: float = 0) -> Array:
     """Return numbers (..., outputs), as many as the blocks have."""
-    whole = np.full((*rows.shape[:-1], -(-rows.shape[-1] // _BLOCK) * _BLOCK), fill, dtype)
-    whole[..., : rows.shape[-1]] = rows
-    return whole
+    more = [(0, 0)] * (rows.ndim - 1) + [(0, -rows.shape[-1] % _BLOCK)]
+    return np.pad(rows.astype(dtype, "C"), more, constant_values=fill)
 
 
-def _scale_shift(networks: int, outputs: int, affine: Mapping[str, Array] | None) -> list[Array]:
-    """Return scale and shift of all networks, (networks, outputs of the blocks)."""
-    found = []
-    for role, nothing in (("scale", 1.0), ("shift", 0.0)):
-        tensor = (affine or {}).get(role, np.full((1, 1), nothing))
-        found.append(_padded(np.broadcast_to(tensor, (networks, outputs)), np.float32))
-    return found
+class _Product:
+    """What all products have: how many networks differ in some tensor, and scale and shift of all their outputs."""
 
-
-def _networks(weight: Array, affine: Mapping[str, Array] | None, *others: Array | None) -> int:
-    """Return how many networks differ in some tensor."""
-    tensors = (weight, *(affine or {}).values(), *others)
-    return max(1, *(len(tensor) for tensor in tensors if tensor is not None))
+    def __init__(self, weight: Array, tensors: Mapping[str, Array]) -> None:
+        self._networks, self.outputs = max(len(tensor) for tensor in (weight, *tensors.values())), weight.shape[1]
+        given = [tensors.get(role, np.full((1, 1), nothing)) for role, nothing in (("scale", 1.0), ("shift", 0.0))]
+        shape = (self._networks, self.outputs)
+        self._scale, self._shift = (_padded(np.broadcast_to(tensor, shape), np.float32) for tensor in given)
 
 
 def _done(failed: int) -> None:
@@ -125,7 +117,7 @@ def pack_places(ones: Array) -> npt.NDArray[np.uint64]:
     return as_words(np.packbits(ones, axis=-1, bitorder="little"))
 
 
-class SignProduct:
+class SignProduct(_Product):
     """A linear layer or convolution of binary weights on signs.
 
     Args:
@@ -133,9 +125,8 @@ class SignProduct:
         channels: Channels of an input.
         sizes: Sizes of an input: (), (width,) or (height, width).
         sliding: How the layer's windows slide over `sizes`; None for one that sees everything.
-        threshold: Integers (networks or 1, outputs): bits come out, 1 where the sum reaches it; None: sums.
-        direction: ±1 (networks or 1, outputs): factor of the sum before it is compared.
-        affine: `scale` and `shift` of sums, (networks or 1, outputs or 1).
+        tensors: `scale` and `shift` of sums, (networks or 1, outputs or 1). Or `threshold`, integers (networks or 1,
+            outputs): bits come out, 1 where the sum reaches it; `direction`, ±1, is a factor of the sum before that.
     """
 
     def __init__(
@@ -144,13 +135,11 @@ class SignProduct:
         channels: int,
         sizes: Sequence[int] = (),
         sliding: Sliding | None = None,
-        *,
-        threshold: Array | None = None,
-        direction: Array | None = None,
-        affine: Mapping[str, Array] | None = None,
+        tensors: Mapping[str, Array] = {},
     ) -> None:
-        self._networks = _networks(bits, affine, threshold, direction)
-        self.outputs, self.bits, self._rank = bits.shape[1], threshold is not None, len(sizes)
+        super().__init__(bits, tensors)
+        threshold, direction = tensors.get("threshold"), tensors.get("direction")
+        self.bits, self._rank = threshold is not None, len(sizes)
         sliding = (Sliding.covering(sizes) if sliding is None else sliding).in_two_axes()
         sizes = [*[1] * (2 - len(sizes)), *sizes]
         self.places = sliding.places(sizes)
@@ -172,12 +161,11 @@ class SignProduct:
         else:
             reached = (whole - threshold.astype(np.int64)[:, None]) // 2  # as many may differ
             self._table = _padded(np.maximum(reached, _NEVER), np.int64, _NEVER)
-        self._scale, self._shift = _scale_shift(self._networks, self.outputs, affine)
         self._shape = [*sizes, -(-channels // 64), *self.places, *sliding.kernel]
         self._shape += [*sliding.stride, *sliding.padding, *sliding.dilation]
         self._shape += [self.outputs, self._weights.shape[1], self._table.shape[1], int(self.bits)]
-        tensors = (self._weights, self._table, self._classes, self._scale, self._shift)
-        self._constants = [_address(tensor) for tensor in tensors]
+        constants = (self._weights, self._table, self._classes, self._scale, self._shift)
+        self._constants = [_address(tensor) for tensor in constants]
         self._called: tuple[tuple[int, int, int], int, Array] | None = None  # the shape as it was last passed
         self._function = library("inference").bitbayes_signs
 
@@ -192,12 +180,10 @@ class SignProduct:
         every = max(sources, self._networks)
         if self._networks == 1:  # one network on more inputs
             sources, inputs = 1, sources * inputs
-        places = self.places[2 - rank :]
-        out = np.zeros((every, x.shape[1], *places, -(-self.outputs // 64)), np.uint64) if self.bits else None
-        if out is None:
-            out = np.empty((every, x.shape[1], *places, self.outputs), np.float32)
-        key = (sources, inputs, threads)
-        called = self._called
+        bits = (np.zeros, -(-self.outputs // 64), np.uint64)  # the kernel sets those that are 1
+        make, words, kind = bits if self.bits else (np.empty, self.outputs, np.float32)
+        out = make((every, x.shape[1], *self.places[2 - rank :], words), kind)
+        key, called = (sources, inputs, threads), self._called
         if called is None or called[0] != key:
             first = (sources, self._networks // sources, inputs)
             numbers = np.array([*first, *self._shape, threads, *self._constants], np.int64)
@@ -215,7 +201,7 @@ def _seen_taps(sliding: Sliding, sizes: Sequence[int]) -> tuple[npt.NDArray[np.i
     return np.ascontiguousarray(classes.reshape(-1).astype(np.int32)), seen.astype(np.int64)
 
 
-class NumberProduct:
+class NumberProduct(_Product):
     """A linear layer of binary weights on float32 numbers; sums are in float32.
 
     A sum of K products is within K 2^-24 of the exact one, relative to the sum of the inputs' magnitudes.
@@ -226,12 +212,12 @@ class NumberProduct:
         affine: `scale` and `shift` of sums, (networks or 1, outputs or 1).
     """
 
-    def __init__(self, bits: npt.NDArray[np.uint8], inputs: int, affine: Mapping[str, Array] | None = None) -> None:
-        self._networks, self.outputs, self.inputs = _networks(bits, affine), bits.shape[1], inputs
+    def __init__(self, bits: npt.NDArray[np.uint8], inputs: int, affine: Mapping[str, Array] = {}) -> None:
+        super().__init__(bits, affine)
+        self.inputs = inputs
         rows = np.zeros((self._networks, self.outputs, 4 * -(-inputs // 32)), np.uint8)
         rows[..., : bits.shape[-1]] = bits
         self._weights = _blocks(rows.view(np.uint32))
-        self._scale, self._shift = _scale_shift(self._networks, self.outputs, affine)
 
     def __call__(self, x: npt.NDArray[np.float32], threads: int = 1) -> npt.NDArray[np.float32]:
         """Return sums (S, N, outputs) of inputs (S, N, K)."""
@@ -251,7 +237,7 @@ class NumberProduct:
         return out
 
 
-class RealProduct:
+class RealProduct(_Product):
     """A convolution of real weights on float32 numbers, whose sums are rounded as `kernels/real.c` says.
 
     Args:
@@ -259,11 +245,10 @@ class RealProduct:
         affine: `scale` and `shift` of sums, (networks or 1, outputs or 1).
     """
 
-    def __init__(self, weight: npt.NDArray[np.float32], affine: Mapping[str, Array] | None = None) -> None:
-        self._networks, self.outputs = _networks(weight, affine), weight.shape[1]
+    def __init__(self, weight: npt.NDArray[np.float32], affine: Mapping[str, Array] = {}) -> None:
+        super().__init__(weight, affine)
         rows = np.moveaxis(weight, 2, -1).reshape(len(weight), self.outputs, -1)
         self._weights, self.inputs = _blocks(rows), rows.shape[-1]
-        self._scale, self._shift = _scale_shift(self._networks, self.outputs, affine)
 
     def __call__(self, x: npt.NDArray[np.float32], threads: int = 1) -> npt.NDArray[np.float32]:
         """Return sums (S, N, outputs) of what is seen, (S, N, K), channels last: K = (*kernel, channels)."""

@@ -13,7 +13,7 @@ from bitbayes.packed.backends import reference
 from bitbayes.packed.backends.native import steps
 from bitbayes.packed.backends.native.products import NumberProduct, RealProduct, SignProduct, library
 from bitbayes.packed.backends.native.steps import FAST, Held, Run, along, floats
-from bitbayes.packed.backends.runtime import Runtime, Schedule, checked, no_outputs
+from bitbayes.packed.backends.runtime import Runtime, Schedule, checked, in_pieces
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
@@ -74,19 +74,12 @@ class NativeRuntime(Runtime):
     def outputs(self, x: Array) -> Array:
         """Return the raw outputs of all C networks, shape (C, N, ...), float32, for inputs of shape (N, ...)."""
         x = checked(self.network, x)
-        if not len(x):
-            return no_outputs(self.network)
         largest = max(value.size for value in self.network.values) * self.network.program.samples
-        several = max(1, _PIECE // largest)
-        if len(x) <= several:
-            return self._whole(x)
-        pieces = [self._whole(x[start : start + several]) for start in range(0, len(x), several)]
-        return np.concatenate(pieces, axis=1)
+        return in_pieces(self.network, x, max(1, _PIECE // largest), self._whole)
 
     def _whole(self, x: Array) -> Array:
         result = floats(self._schedule.run(x[None], lambda place, sources: self._jobs[place].run(sources)))
-        count = self.network.program.samples
-        return np.array(np.broadcast_to(result, (count, *result.shape[1:])))  # of its own, and writable
+        return np.broadcast_to(result, (self.network.program.samples, *result.shape[1:]))
 
     # Planning: which steps run as one, beginning with a given one.
 
@@ -129,10 +122,7 @@ class NativeRuntime(Runtime):
             source, value = flat, self.network.values[flat]  # the weights are put in order, not the bits
         channels, *sizes = value.shape
         windows = step.sliding if step.op == "conv" else None
-        threshold, direction = tensors.pop("threshold", None), tensors.pop("direction", None)
-        product = SignProduct(
-            weight, channels, sizes, windows, threshold=threshold, direction=direction, affine=tensors
-        )
+        product, direction = SignProduct(weight, channels, sizes, windows, tensors), tensors.get("direction")
         run = steps.sign_layer(product, step.op == "linear", self.threads)
         if pool is None:
             return _Job(run, (source,), last + 1)

@@ -31,30 +31,31 @@ class _Sign(NamedTuple):
     least: npt.NDArray[np.float32]
 
 
-def graph(
-    network: PackedNetwork, inputs: int, ranges: Mapping[int, float] | None = None, keep: list[Any] | None = None
-) -> Any:
+def graph(network: PackedNetwork, inputs: int, ranges: Mapping[int, float]) -> tuple[Any, list[Any]]:
     """Build a model with one output for each of the C networks.
 
     Args:
         network: Packed network.
         inputs: Batch size, because OpenVINO's binary convolution has no dynamic one.
         ranges: int8 for layers of real weights and real inputs, by index: the largest magnitude of the inputs.
-        keep: Receives what must live until the model is compiled: constants share the memory of arrays.
+
+    Returns:
+        The model, and what must live until it is compiled: constants share the memory of arrays.
     """
-    keep = [] if keep is None else keep
+    keep: list[Any] = []
     x = ops.parameter([inputs, *network.program.input], ov.Type.f32)
-    outputs = [_Graph(network, inputs, sample, ranges or {}, keep).run(x) for sample in range(network.program.samples)]
-    return ov.Model([ops.result(output) for output in outputs], [x], "bitbayes")
+    outputs = [_Graph(network, inputs, sample, ranges, keep).run(x) for sample in range(network.program.samples)]
+    return ov.Model([ops.result(output) for output in outputs], [x], "bitbayes"), keep
 
 
-class _Graph:
+class _Graph(NamedTuple):
     """One of the C networks."""
 
-    def __init__(
-        self, network: PackedNetwork, inputs: int, sample: int, ranges: Mapping[int, float], keep: list[Any]
-    ) -> None:
-        self.network, self.inputs, self.sample, self.ranges, self.keep = network, inputs, sample, ranges, keep
+    network: PackedNetwork
+    inputs: int
+    sample: int
+    ranges: Mapping[int, float]
+    keep: list[Any]
 
     def run(self, x: Node) -> Node:
         values: list[Any] = [x]
@@ -98,12 +99,10 @@ class _Graph:
         x = number(values[place])
         if not conv:
             return ops.matmul(*self.quantised(index, x, weight), False, True)
-        sliding, groups = step.sliding, step.groups
-        places = [sliding.stride, sliding.padding, sliding.padding, sliding.dilation]
-        if groups > 1:
-            weight = weight.reshape(groups, len(weight) // groups, *weight.shape[1:])
-            return ops.group_convolution(x, ops.constant(weight), *places)
-        return ops.convolution(*self.quantised(index, x, weight), *places)
+        if step.groups > 1:
+            weight = weight.reshape(step.groups, -1, *weight.shape[1:])
+            return ops.group_convolution(x, ops.constant(weight), *_places(step.sliding))
+        return ops.convolution(*self.quantised(index, x, weight), *_places(step.sliding))
 
     def quantised(self, index: int, x: Node, weight: Array) -> tuple[Node, Node]:
         """Round both to eight bits, if that is wanted; OpenVINO then computes with int8."""
@@ -142,10 +141,8 @@ class _Graph:
         x = ops.fake_quantize(x, limit, limit, np.float32(0), np.float32(1), 2)
         packed = np.packbits(ones.reshape(-1), bitorder="little")  # an ordinary constant would turn bits round
         tensor = ov.Tensor(packed, ov.Shape(ones.shape), ov.Type.u1)
-        self.keep += [packed, tensor]
-        filters = ops.constant(tensor)
-        places = (sliding.stride, sliding.padding, sliding.padding, sliding.dilation)
-        y = ops.binary_convolution(x, filters, *places, "xnor-popcount", 0.0)
+        self.keep.extend([packed, tensor])
+        y = ops.binary_convolution(x, ops.constant(tensor), *_places(sliding), "xnor-popcount", 0.0)
         if more:  # of every tap inside the input
             rows, columns = (inside.sum(1) for inside in sliding.inside(sizes))
             y = ops.add(y, more * np.outer(rows, columns).astype(np.float32)[None, None])
@@ -154,9 +151,7 @@ class _Graph:
 
 def _crossing(affine: Mapping[str, Array]) -> dict[str, Array]:
     """Return where x · scale + shift reaches zero: the `threshold` and `direction` of the same signs."""
-    scale, shift = (
-        np.atleast_1d(affine.get(r, np.full(1, n))).astype(np.float64) for r, n in (("scale", 1), ("shift", 0))
-    )
+    scale, shift = (affine.get(*each).astype(np.float64) for each in (("scale", np.ones(1)), ("shift", np.zeros(1))))
     size, largest = np.abs(scale), np.finfo(np.float32).max
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         exact = np.where(size > 0, -shift / size, np.where(shift >= 0, -np.inf, np.inf))
@@ -165,6 +160,10 @@ def _crossing(affine: Mapping[str, Array]) -> dict[str, Array]:
         least = np.where(below * size + shift >= 0, below, least)
         least = np.where(least * size + shift >= 0, least, np.nextafter(least, np.float32(np.inf)))
     return {"threshold": least.clip(-largest, largest), "direction": np.where(scale < 0, -1, 1).astype(np.int8)}
+
+
+def _places(s: Sliding) -> tuple[Sequence[int], ...]:
+    return s.stride, s.padding, s.padding, s.dilation
 
 
 def number(value: Any) -> Node:
@@ -199,10 +198,6 @@ def _avg_pool(x: Node, step: Step) -> Node:
     return ops.avg_pool(x, s.stride, s.padding, s.padding, s.kernel, not step.settings["count_padding"])
 
 
-def _adaptive(x: Node, step: Step) -> Node:
-    return ops.adaptive_avg_pool(x, ops.constant(np.array(step.settings["size"], np.int64)))
-
-
 def _pad(x: Node, step: Step) -> Node:
     before, after = ([0, *step.settings[key]] for key in ("before", "after"))
     return ops.pad(x, before, after, "constant", np.float32(0))
@@ -216,7 +211,7 @@ _STEPS: Mapping[str, Callable[[list[Node], Step, Mapping[str, Array], int], Node
     "sigmoid": lambda xs, step, t, n: ops.sigmoid(xs[0]),
     "max_pool": lambda xs, step, t, n: _max_pool(xs[0], step.sliding),
     "avg_pool": lambda xs, step, t, n: _avg_pool(xs[0], step),
-    "adaptive_avg_pool": lambda xs, step, t, n: _adaptive(xs[0], step),
+    "adaptive_avg_pool": lambda xs, step, t, n: ops.adaptive_avg_pool(xs[0], np.array(step.settings["size"], np.int64)),
     "reshape": lambda xs, step, t, n: ops.reshape(xs[0], [n, *step.settings["shape"]], False),
     "permute": lambda xs, step, t, n: ops.transpose(xs[0], [0, *step.settings["axes"]]),
     "pad": lambda xs, step, t, n: _pad(xs[0], step),

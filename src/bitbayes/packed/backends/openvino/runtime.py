@@ -13,7 +13,7 @@ import numpy as np
 from bitbayes.errors import require
 from bitbayes.packed.backends.openvino.graph import graph
 from bitbayes.packed.backends.reference import ReferenceRuntime, input_ranges
-from bitbayes.packed.backends.runtime import Runtime, check_inputs, checked, no_outputs
+from bitbayes.packed.backends.runtime import Runtime, check_inputs, checked, in_pieces
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import PackedNetwork
 
@@ -42,8 +42,7 @@ def compiled(network: PackedNetwork, inputs: int, threads: int, precision: str =
     With `threads=0` OpenVINO chooses their number. The precision is "f32" or "bf16"; OpenVINO's own choice would be
     bf16 where the processor has it. `ranges` are those of `graph`.
     """
-    keep: list[Any] = []  # until it is compiled
-    model = graph(network, inputs, ranges, keep)
+    model, _kept = graph(network, inputs, ranges or {})
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
     if threads:
         options["INFERENCE_NUM_THREADS"] = str(threads)
@@ -95,8 +94,7 @@ class OpenVinoRuntime(Runtime):
     def outputs(self, x: Array) -> Array:
         """Return the raw outputs of all C networks, shape (C, N, ...), float32, for inputs of shape (N, ...)."""
         x = np.ascontiguousarray(checked(self.network, x))
-        pieces = [self._piece(x[start : start + _MOST]) for start in range(0, len(x), _MOST)]
-        return np.concatenate(pieces, axis=1) if pieces else no_outputs(self.network)
+        return in_pieces(self.network, x, _MOST, self._piece)
 
     def _piece(self, x: Array) -> Array:
         count = 1 << (len(x) - 1).bit_length()
