@@ -36,12 +36,7 @@ def unwrapped(model: nn.Module, names: Collection[str] | None = None) -> nn.Modu
 
 @torch.no_grad()
 def drawn_networks(
-    model: nn.Module,
-    posterior: Posterior | None,
-    samples: int,
-    *,
-    seed: int = 0,
-    batches: Batches | None = None,
+    model: nn.Module, posterior: Posterior | None, samples: int, *, seed: int = 0, batches: Batches | None = None
 ) -> Iterator[Weights]:
     """Yield the weights of each network, by the names of the parameters that they replace.
 

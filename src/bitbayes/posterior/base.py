@@ -30,8 +30,7 @@ class Posterior(ABC):
     `of_parts`.
 
     Args:
-        shapes: Shape of the weights by name.
-        device: Where each tensor's parameters are.
+        like: Tensors of the weights' shapes and devices by name.
         scale: Positive scale s by name, broadcastable to the weights; missing names have s = 1.
 
     Raises:
@@ -46,19 +45,15 @@ class Posterior(ABC):
         super().__init_subclass__()
         Posterior._kinds[cls.FORMAT] = cls
 
-    def __init__(
-        self, shapes: Mapping[str, torch.Size], device: Mapping[str, torch.device], scale: Mapping[str, Tensor] | None
-    ) -> None:
-        if not shapes:
+    def __init__(self, like: Mapping[str, Tensor], scale: Mapping[str, Tensor] | None) -> None:
+        if not like:
             raise ValueError("a posterior needs at least one tensor of weights; got none")
-        unknown = set(scale or {}) - set(shapes)
+        scale, one = scale or {}, torch.ones(())
+        unknown = set(scale) - set(like)
         if unknown:
-            raise ValueError(f"scales for unknown tensors {sorted(unknown)}; known: {sorted(shapes)}")
-        one = torch.ones(())
-        self.shapes = dict(shapes)
-        self.scale = {
-            name: (scale or {}).get(name, one).detach().to(device[name], torch.float32).clone() for name in shapes
-        }
+            raise ValueError(f"scales for unknown tensors {sorted(unknown)}; known: {sorted(like)}")
+        self.shapes = {name: tensor.shape for name, tensor in like.items()}
+        self.scale = {n: scale.get(n, one).detach().to(t.device, torch.float32).clone() for n, t in like.items()}
         for name, value in self.scale.items():
             if not (value > 0).all():
                 raise ValueError(f"the scale of {name!r} must be positive, got a minimum of {value.min():g}")

@@ -48,11 +48,7 @@ class BernoulliPosterior(Posterior):
                     f"natural parameters of {name!r} contain NaN or infinity; a weight is certain from |λ| = 20 on"
                 )
         self._natural = {name: tensor.detach().float().clone() for name, tensor in natural.items()}
-        super().__init__(
-            {name: tensor.shape for name, tensor in natural.items()},
-            {name: tensor.device for name, tensor in natural.items()},
-            scale,
-        )
+        super().__init__(natural, scale)
 
     @property
     def natural(self) -> dict[str, Tensor]:
