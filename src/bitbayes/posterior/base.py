@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -243,9 +243,8 @@ class Posterior(ABC):
             )
         for name, shape in self.shapes.items():
             if shape != shapes[name]:
-                raise ValueError(
-                    f"{name!r} has shape {tuple(shape)} in the posterior and {tuple(shapes[name])} in {what}"
-                )
+                mine, theirs = tuple(shape), tuple(shapes[name])
+                raise ValueError(f"{name!r} has shape {mine} in the posterior and {theirs} in {what}")
 
 
 def load_posterior(path: str | Path) -> Posterior:
@@ -279,12 +278,10 @@ def _read(path: str | Path) -> tuple[Parts, dict[str, str]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             about = file.metadata() or {}
-            names: Iterable[str] = file.keys()
-            tensors = {key: file.get_tensor(key) for key in names}
+            parts: Parts = {}
+            for key in file.keys():
+                part, _, name = key.partition("/")
+                parts.setdefault(part, {})[name] = file.get_tensor(key)
+            return parts, about
     except SafetensorError as error:
         raise ValueError(f"{path} is not a saved posterior: {error}") from error
-    parts: Parts = {}
-    for key, tensor in tensors.items():
-        part, _, name = key.partition("/")
-        parts.setdefault(part, {})[name] = tensor
-    return parts, about

@@ -143,10 +143,9 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
     def schedule(group: Values, step: Count) -> Values:
         """The estimator in use, what λ is measured in, and the correction of its average."""
         point = _is_point(group)
-        unit = group["ess"] / group["tau"] if point else 1.0
         return {
             "estimator": "point" if point else group["estimator"],
-            "unit": unit,
+            "unit": group["ess"] / group["tau"] if point else 1.0,
             "averaged": group["momentum"] > 0,
             "correction": F.bias_correction(group["momentum"], step),
         }
@@ -230,9 +229,8 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
             ValueError: If names or shapes differ; nothing is changed then.
         """
         if not isinstance(prior, BernoulliPosterior):
-            raise TypeError(
-                f"prior must be a BernoulliPosterior, got {type(prior).__name__}; load one, or leave it out"
-            )
+            kind = type(prior).__name__
+            raise TypeError(f"prior must be a BernoulliPosterior, got {kind}; load one, or leave it out")
         prior.check_like({name: parameter.shape for name, parameter in self.named_binary()}, "the optimizer")
         for place in self._places():
             flat = prior.natural[place.name].reshape(-1).to(place.parameter.device)

@@ -209,9 +209,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """
         self._report()
         if not self.has_posterior:
-            raise RuntimeError(
-                f"{type(self).__name__} keeps no posterior, only a point; use bitbayes.BayesBiNN for one"
-            )
+            name = type(self).__name__
+            raise RuntimeError(f"{name} keeps no posterior, only a point; use bitbayes.BayesBiNN for one")
         natural, scale = {}, {}
         for place in self._places():
             state, parameter = self.state[place.parameter], place.parameter
@@ -253,12 +252,10 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
     # Internals. -------------------------------------------------------------------------------------------------
 
     def _places(self) -> Iterator[Place]:
-        index = 0
-        for group in self.param_groups:
-            for at, parameter in enumerate(group["params"]):
-                names: Sequence[str] | None = group.get("param_names")
-                yield Place(index, names[at] if names else str(index), parameter, group)
-                index += 1
+        members = [(group, at, member) for group in self.param_groups for at, member in enumerate(group["params"])]
+        for index, (group, at, parameter) in enumerate(members):
+            names: Sequence[str] | None = group.get("param_names")
+            yield Place(index, names[at] if names else str(index), parameter, group)
 
     def _options(self, place: Place, step: Count, **more: Any) -> Any:
         """Return what the rule's functions read at a step."""
@@ -444,12 +441,8 @@ def _relative_size(parameter: Tensor) -> Tensor:
     return flat / size
 
 
-def _copied(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def _copied(state: Any, device: torch.device) -> Any:
     """Return a deep copy of one parameter's state on a device, dtypes kept."""
-
-    def move(value: object) -> object:
-        if isinstance(value, Tensor):
-            return value.detach().to(device, copy=True)
-        return {key: move(entry) for key, entry in value.items()} if isinstance(value, dict) else value
-
-    return {key: move(value) for key, value in state.items()}
+    if isinstance(state, Tensor):
+        return state.detach().to(device, copy=True)
+    return {key: _copied(value, device) for key, value in state.items()} if isinstance(state, dict) else state

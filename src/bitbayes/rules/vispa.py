@@ -104,8 +104,7 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
     @staticmethod
     def check(group: Values) -> None:
         """Refuse options out of range."""
-        rank = group["rank"]
-        checks.whole(rank, "rank", 0)
+        checks.whole(group["rank"], "rank", 0)
         checks.number(group["divisor"], "divisor", "a positive number", low=0)
         checks.option(group["shared"] in ("tensor", "network"), "shared", '"tensor" or "network"', group["shared"])
         checks.decay(group["momentum"], "momentum")
