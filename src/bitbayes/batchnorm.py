@@ -47,11 +47,8 @@ def as_found(model: nn.Module) -> Iterator[None]:
         (tensor([0.]), True)
     """
     # Buffers are found by their places, because a forward pass may put another tensor there.
-    buffers = [
-        (module, name, buffer, None if buffer is None else buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-    ]
+    places = [(module, *place) for module in model.modules() for place in module._buffers.items()]
+    buffers = [(*place, None if place[-1] is None else place[-1].clone()) for place in places]
     with evaluating(model):
         try:
             yield
@@ -133,9 +130,5 @@ def refresh(model: nn.Module, batches: Batches, weights: Weights | Iterator[Weig
 
 def batch_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return copies of the buffers of all BatchNorm layers, by the names that they have in the network."""
-    return {
-        f"{name}.{key}" if name else key: buffer.clone()
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
-        for key, buffer in module.named_buffers()
-    }
+    norms = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    return {key: buffer.clone() for name, norm in norms for key, buffer in norm.named_buffers(name)}

@@ -36,12 +36,7 @@ def unwrapped(model: nn.Module, names: Collection[str] | None = None) -> nn.Modu
 
 @torch.no_grad()
 def drawn_networks(
-    model: nn.Module,
-    posterior: Posterior | None,
-    samples: int,
-    *,
-    seed: int = 0,
-    batches: Batches | None = None,
+    model: nn.Module, posterior: Posterior | None, samples: int, *, seed: int = 0, batches: Batches | None = None
 ) -> Iterator[Weights]:
     """Yield the weights of each network, by the names of the parameters that they replace.
 
@@ -71,12 +66,9 @@ def _draws(model: nn.Module, posterior: Posterior, samples: int, seed: int) -> I
     posterior.check_like({name: parameter.shape for name, parameter in named.items()}, "the model")
     dtypes = {name: _dtype(parameter, posterior.scale[name]) for name, parameter in named.items()}
     # The kernels write float32 and bfloat16; other types are converted.
-    room: Weights = {
-        name: posterior.scale[name].new_empty(
-            shape, dtype=torch.bfloat16 if dtypes[name] == torch.bfloat16 else torch.float32
-        )
-        for name, shape in posterior.shapes.items()
-    }
+    drawn = {name: dtype if dtype == torch.bfloat16 else torch.float32 for name, dtype in dtypes.items()}
+    scales = posterior.scale
+    room: Weights = {n: scales[n].new_empty(shape, dtype=drawn[n]) for n, shape in posterior.shapes.items()}
     for index in range(samples):
         room = posterior.sample_at(index, seed=seed, out=room)
         yield {name: weight.to(named[name].device, dtypes[name]) for name, weight in room.items()}

@@ -48,8 +48,7 @@ def closest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str | None:
         >>> closest("bayesbin", ["ste", "bayesbinn"])
         'bayesbinn'
     """
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return found[0] if found else None
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 
 
 def nearest(kind: str, name: str, known: Iterable[str]) -> ValueError:

@@ -6,7 +6,7 @@ Every function works elementwise on tensors of any shape and device, keeps the d
 from __future__ import annotations
 
 import math
-from typing import Protocol, overload
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -231,10 +231,6 @@ def adam(
     return first, second, first / o.correction1 / root
 
 
-@overload
-def annealed(first: float, growth: float, interval: int, step: int, highest: float) -> float: ...
-@overload
-def annealed(first: float, growth: float, interval: int, step: int | Tensor, highest: float) -> float | Tensor: ...
 def annealed(first: float, growth: float, interval: int, step: int | Tensor, highest: float) -> float | Tensor:
     """Return first · growth^⌊step / interval⌋, at most `highest`: the annealing of rules that harden soft weights.
 

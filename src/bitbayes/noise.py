@@ -205,9 +205,8 @@ class Noise:
             >>> Noise(7, 3).normal().shape
             torch.Size([3])
         """
-        first, second = (
-            Noise(self.key, 2 * self.count, self.device, start=2 * self.start).uniform().view(-1, 2).unbind(1)
-        )
+        pairs = Noise(self.key, 2 * self.count, self.device, start=2 * self.start).uniform().view(-1, 2)
+        first, second = pairs.unbind(1)
         return torch.sqrt(-2 * torch.log(first)) * torch.cos(2 * torch.pi * second)
 
     def shared_normal(self, count: int) -> Tensor:

@@ -56,14 +56,12 @@ def split_parameters(
     for module in model.modules():
         if isinstance(module, _TRANSPOSED) and isinstance(module.weight, Parameter):
             transposed(module.weight, module.groups)
-    found = {
-        id(parameter)
-        for module in model.modules()
-        for parameter in _weights(module)
-        if isinstance(parameter, Parameter)
-    }
+    found = {id(weight) for module in model.modules() for weight in _weights(module) if isinstance(weight, Parameter)}
+    # What `bitbayes.nn.keep_real` has marked, and all modules inside.
+    marked = [module for module in model.modules() if getattr(module, "stays_real", False)]
+    found -= {id(parameter) for module in marked for parameter in module.parameters()}
     names = dict(model.named_parameters())
-    found = found - _marked(model) | {id(names[name]) for name in _matched(model, "binary", binary)}
+    found |= {id(names[name]) for name in _matched(model, "binary", binary)}
     found -= {id(names[name]) for name in _matched(model, "real", real)}
     learnt = [(name, parameter) for name, parameter in names.items() if parameter.requires_grad]
     first = [pair for pair in learnt if id(pair[1]) in found]
@@ -82,12 +80,6 @@ def _weights(module: nn.Module) -> Iterable[object]:
         yield from (getattr(module, name) for name in _ATTENTION)
     elif isinstance(module, nn.RNNBase):
         yield from (weight for name, weight in module.named_parameters(recurse=False) if name.startswith("weight_"))
-
-
-def _marked(model: nn.Module) -> set[int]:
-    """Parameters of the modules that `bitbayes.nn.keep_real` has marked, and of all modules inside them."""
-    marked = [module for module in model.modules() if getattr(module, "stays_real", False)]
-    return {id(parameter) for module in marked for parameter in module.parameters()}
 
 
 def _matched(model: nn.Module, option: str, entries: Iterable[str | nn.Module]) -> set[str]:
@@ -164,18 +156,15 @@ def follow(model: nn.Module, optimizer: BinaryOptimizer) -> Follower:
         False
     """
     present = model.__dict__.get("train")
-    if isinstance(present, Follower) and present.optimizer is optimizer:
-        optimizer.train(model.training)
-        return present
-    if isinstance(present, Follower):
+    if not isinstance(present, Follower):
+        present = model.__dict__["train"] = Follower(model, optimizer)
+    elif present.optimizer is not optimizer:
         raise RuntimeError(
             f"a {type(present.optimizer).__name__} follows this {type(model).__name__} already; call "
             "model.train.remove() first, or give one optimizer all parameters, as groups"
         )
-    follower = Follower(model, optimizer)
-    model.__dict__["train"] = follower
     optimizer.train(model.training)
-    return follower
+    return present
 
 
 @dataclass(frozen=True)
@@ -242,10 +231,8 @@ class Summary:
             f"binary weights {self.binary_weights}, real {self.real_weights}; "
             f"{self.bytes_float} bytes as float32, {self.bytes_packed} bytes packed"
         )
-        rows = [
-            (row.name, str(row.shape), "binary" if row.binary else "real", str(row.weights), f"{row.bits} bits")
-            for row in self.rows
-        ]
+        kinds = {True: "binary", False: "real"}
+        rows = [(r.name, str(r.shape), kinds[r.binary], str(r.weights), f"{r.bits} bits") for r in self.rows]
         return Table("", (), rows, total, align="lllrr").text()
 
 
@@ -264,9 +251,6 @@ def summary(model: nn.Module, binary: Named | None = None) -> Summary:
         32
     """
     chosen = {id(parameter) for _, parameter in (split_parameters(model)[0] if binary is None else binary)}
-    rows = []
-    for name, parameter in model.named_parameters():
-        one_bit = id(parameter) in chosen
-        count = parameter.numel()
-        rows.append(SummaryRow(name, tuple(parameter.shape), one_bit, count, count * (1 if one_bit else 32)))
+    named = [(name, p, id(p) in chosen) for name, p in model.named_parameters()]
+    rows = (SummaryRow(n, tuple(p.shape), one, p.numel(), p.numel() * (1 if one else 32)) for n, p, one in named)
     return Summary(tuple(rows))

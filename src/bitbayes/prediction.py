@@ -117,5 +117,4 @@ def _entropy(probs: Any) -> Any:
         return -(probs * np.log(np.where(probs > 0, probs, 1))).sum(-1)
     import torch
 
-    probs = torch.cat([probs, 1 - probs], -1) if single else probs
-    return torch.special.entr(probs).sum(-1)
+    return torch.special.entr(torch.cat([probs, 1 - probs], -1) if single else probs).sum(-1)

@@ -76,13 +76,8 @@ class Table:
         lines = [self.heads, *self.rows] if self.heads else self.rows
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         sides = self._sides(len(widths))
-        aligned = [
-            "  ".join(
-                cell.rjust(width) if side == "r" else cell.ljust(width)
-                for cell, width, side in zip(line, widths, sides, strict=True)
-            ).rstrip()
-            for line in lines
-        ]
+        formats = [f"{'>' if side == 'r' else '<'}{width}" for side, width in zip(sides, widths, strict=bool(lines))]
+        aligned = ["  ".join(map(format, line, formats)).rstrip() for line in lines]
         return "\n".join([*filter(None, [self.title]), *aligned, *filter(None, [self.caption])])
 
     def markdown(self) -> str:
@@ -128,9 +123,7 @@ class Table:
         if self.align:
             return self.align
         cells = [[row[i] for row in self.rows] for i in range(columns)]
-        return "".join(
-            "l" if index == 0 or any(map(_LETTER.search, column)) else "r" for index, column in enumerate(cells)
-        )
+        return "".join("l" if i == 0 or any(map(_LETTER.search, column)) else "r" for i, column in enumerate(cells))
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from pathlib import Path
 
 # IEEE arithmetic as written, on every machine; the last two allow to vectorise roots and choices, and change no value.
 _FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+_PROCESS = os.getpid()  # that imported this module
 
 
 def _compiler() -> list[str]:
@@ -112,17 +113,7 @@ def _outcome(name: str = "kernels") -> tuple[ctypes.CDLL | None, str]:
 
 def threads(wanted: int) -> int:
     """Return how many threads a kernel may use: one in a forked process, where the threads of its parent are gone."""
-    return 1 if _forked else wanted
-
-
-def _note_fork() -> None:
-    global _forked
-    _forked = True
-
-
-_forked = False
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
+    return wanted if os.getpid() == _PROCESS else 1
 
 
 def library(name: str = "kernels") -> ctypes.CDLL | None:

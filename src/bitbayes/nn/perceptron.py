@@ -112,12 +112,5 @@ def synthetic_mlp(inputs: int, *, norm_output: bool) -> nn.Sequential:
         torch.Size([3, 1])
     """
     return mlp(
-        inputs,
-        [64, 64],
-        1,
-        activation="tanh",
-        bias=True,
-        norm=False,
-        norm_output=norm_output,
-        logit_scale=False,
+        inputs, [64, 64], 1, activation="tanh", bias=True, norm=False, norm_output=norm_output, logit_scale=False
     )

@@ -18,6 +18,7 @@ from bitbayes.nn.layers import BinaryActivation, ChannelScale, ImageInput, keep_
 
 _WIDTHS = (64, 128, 256, 512)
 _ACTIVATIONS = {"real": False, "sign": True}
+_Layers = OrderedDict[str, nn.Module]
 
 
 def resnet18(classes: int, *, activation: str = "real", input: str = "cifar") -> nn.Sequential:
@@ -53,7 +54,7 @@ def resnet18(classes: int, *, activation: str = "real", input: str = "cifar") ->
             shortcut = nn.Sequential(_real_convolution(inputs, outputs, 1, stride), norm)
         return _Block(inputs, outputs, stride, shortcut, sign=sign, two_skips=False)
 
-    front = OrderedDict[str, nn.Module](input=ImageInput(3, multiple=8 * stride if sign else 1))
+    front = _Layers(input=ImageInput(3, multiple=8 * stride if sign else 1))
     front["stem"] = _real_convolution(3, _WIDTHS[0], 3, stride)
     front["norm"] = nn.BatchNorm2d(_WIDTHS[0])
     if not sign:
@@ -78,9 +79,8 @@ def resnet18_imagenet(classes: int = 1000, *, activation: str = "real") -> nn.Se
         >>> resnet18_imagenet(10)(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-    if chosen("activation", activation, _ACTIVATIONS):
-        return birealnet18(classes)
-    return _imagenet(classes, sign=False)
+    sign = chosen("activation", activation, _ACTIVATIONS)
+    return birealnet18(classes) if sign else _imagenet(classes, sign=False)
 
 
 def birealnet18(classes: int = 1000) -> nn.Sequential:
@@ -113,7 +113,7 @@ def _imagenet(classes: int, *, sign: bool) -> nn.Sequential:
             shortcut = nn.Sequential(_real_convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
         return _Block(inputs, outputs, stride, shortcut, sign=sign, two_skips=sign)
 
-    front = OrderedDict[str, nn.Module](input=ImageInput(3))
+    front = _Layers(input=ImageInput(3))
     front["stem"] = _real_convolution(3, _WIDTHS[0], 7, 2)
     front["norm"] = nn.BatchNorm2d(_WIDTHS[0])
     front["activation"] = nn.Hardtanh() if sign else nn.ReLU()
@@ -121,10 +121,8 @@ def _imagenet(classes: int, *, sign: bool) -> nn.Sequential:
     return _network(front, block, classes)
 
 
-def _network(
-    front: OrderedDict[str, nn.Module], block: Callable[[int, int, int], nn.Module], classes: int
-) -> nn.Sequential:
-    layers = front.copy()
+def _network(layers: _Layers, block: Callable[[int, int, int], nn.Module], classes: int) -> nn.Sequential:
+    """The layers in front, then the stages and the head."""
     inputs = _WIDTHS[0]
     for index, width in enumerate(_WIDTHS, start=1):
         stride = 1 if index == 1 else 2
@@ -144,7 +142,7 @@ def _real_convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn
 
 
 def _branch(inputs: int, outputs: int, stride: int, *, sign: bool) -> nn.Sequential:
-    layers = OrderedDict[str, nn.Module]()
+    layers = _Layers()
     if sign:
         layers["sign"] = BinaryActivation("approx")
     layers["convolution"] = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)

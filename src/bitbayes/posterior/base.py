@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -30,8 +30,7 @@ class Posterior(ABC):
     `of_parts`.
 
     Args:
-        shapes: Shape of the weights by name.
-        device: Where each tensor's parameters are.
+        like: Tensors of the weights' shapes and devices by name.
         scale: Positive scale s by name, broadcastable to the weights; missing names have s = 1.
 
     Raises:
@@ -46,19 +45,15 @@ class Posterior(ABC):
         super().__init_subclass__()
         Posterior._kinds[cls.FORMAT] = cls
 
-    def __init__(
-        self, shapes: Mapping[str, torch.Size], device: Mapping[str, torch.device], scale: Mapping[str, Tensor] | None
-    ) -> None:
-        if not shapes:
+    def __init__(self, like: Mapping[str, Tensor], scale: Mapping[str, Tensor] | None) -> None:
+        if not like:
             raise ValueError("a posterior needs at least one tensor of weights; got none")
-        unknown = set(scale or {}) - set(shapes)
+        scale, one = scale or {}, torch.ones(())
+        unknown = set(scale) - set(like)
         if unknown:
-            raise ValueError(f"scales for unknown tensors {sorted(unknown)}; known: {sorted(shapes)}")
-        one = torch.ones(())
-        self.shapes = dict(shapes)
-        self.scale = {
-            name: (scale or {}).get(name, one).detach().to(device[name], torch.float32).clone() for name in shapes
-        }
+            raise ValueError(f"scales for unknown tensors {sorted(unknown)}; known: {sorted(like)}")
+        self.shapes = {name: tensor.shape for name, tensor in like.items()}
+        self.scale = {n: scale.get(n, one).detach().to(t.device, torch.float32).clone() for n, t in like.items()}
         for name, value in self.scale.items():
             if not (value > 0).all():
                 raise ValueError(f"the scale of {name!r} must be positive, got a minimum of {value.min():g}")
@@ -248,9 +243,8 @@ class Posterior(ABC):
             )
         for name, shape in self.shapes.items():
             if shape != shapes[name]:
-                raise ValueError(
-                    f"{name!r} has shape {tuple(shape)} in the posterior and {tuple(shapes[name])} in {what}"
-                )
+                mine, theirs = tuple(shape), tuple(shapes[name])
+                raise ValueError(f"{name!r} has shape {mine} in the posterior and {theirs} in {what}")
 
 
 def load_posterior(path: str | Path) -> Posterior:
@@ -284,12 +278,10 @@ def _read(path: str | Path) -> tuple[Parts, dict[str, str]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             about = file.metadata() or {}
-            names: Iterable[str] = file.keys()
-            tensors = {key: file.get_tensor(key) for key in names}
+            parts: Parts = {}
+            for key in file.keys():
+                part, _, name = key.partition("/")
+                parts.setdefault(part, {})[name] = file.get_tensor(key)
+            return parts, about
     except SafetensorError as error:
         raise ValueError(f"{path} is not a saved posterior: {error}") from error
-    parts: Parts = {}
-    for key, tensor in tensors.items():
-        part, _, name = key.partition("/")
-        parts.setdefault(part, {})[name] = tensor
-    return parts, about

@@ -48,11 +48,7 @@ class BernoulliPosterior(Posterior):
                     f"natural parameters of {name!r} contain NaN or infinity; a weight is certain from |λ| = 20 on"
                 )
         self._natural = {name: tensor.detach().float().clone() for name, tensor in natural.items()}
-        super().__init__(
-            {name: tensor.shape for name, tensor in natural.items()},
-            {name: tensor.device for name, tensor in natural.items()},
-            scale,
-        )
+        super().__init__(natural, scale)
 
     @property
     def natural(self) -> dict[str, Tensor]:
@@ -114,9 +110,8 @@ class BernoulliPosterior(Posterior):
         for name, natural in self.natural.items():
             shape = weights[name].shape
             if shape not in (natural.shape, (shape[:1] + natural.shape)):
-                raise ValueError(
-                    f"{name!r} has shape {tuple(shape)}; expected {tuple(natural.shape)}, or (samples, ...)"
-                )
+                expected = tuple(natural.shape)
+                raise ValueError(f"{name!r} has shape {tuple(shape)}; expected {expected}, or (samples, ...)")
             log_prob = F.bernoulli_log_prob(natural, weights[name])
             start = log_prob.dim() - natural.dim()
             total = total.to(log_prob.device) + log_prob.flatten(start).sum(-1)
@@ -141,9 +136,8 @@ class BernoulliPosterior(Posterior):
         """
         if other is not None:
             if not isinstance(other, BernoulliPosterior):
-                raise TypeError(
-                    f"kl() needs a BernoulliPosterior, got {type(other).__name__}; marginals() makes one of it"
-                )
+                kind = type(other).__name__
+                raise TypeError(f"kl() needs a BernoulliPosterior, got {kind}; marginals() makes one of it")
             self.check_like(other.shapes, "the other posterior")
         total = torch.zeros((), dtype=torch.float64)
         for name, natural in self.natural.items():

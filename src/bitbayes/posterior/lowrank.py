@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor
+from torch.special import log_ndtr
 
 from bitbayes import functional as F
 from bitbayes.noise import Noise, stream_key
@@ -73,16 +74,14 @@ class LowRankGaussianPosterior(Posterior):
         self.center = {name: tensor.detach().float().clone() for name, tensor in center.items()}
         self.factors = {name: factors[name].detach().float().clone() for name in center}
         self.shared = shared
-        super().__init__(
-            {name: tensor.shape for name, tensor in center.items()},
-            {name: tensor.device for name, tensor in center.items()},
-            scale,
-        )
+        super().__init__(center, scale)
 
     @property
     def natural(self) -> dict[str, Tensor]:
         """λ of every weight alone: ½·log(Φ(a) / Φ(−a)) by name."""
-        return {name: _log_odds(self._standardised(name)) / 2 for name in self.shapes}
+        standardised = {name: self._standardised(name) for name in self.shapes}
+        # Without the cancellation of 1 − Φ(a).
+        return {name: (log_ndtr(a) - log_ndtr(-a)) / 2 for name, a in standardised.items()}
 
     def mode(self) -> dict[str, Tensor]:
         """Return the most likely value of every weight, sign(m) times the scale.
@@ -201,11 +200,6 @@ class LowRankGaussianPosterior(Posterior):
         at = torch.as_tensor(index, device=self.center[name].device)
         a, z = self._standardised(name).reshape(-1)[at], self.factors[name].flatten(1)[:, at]
         return a.double(), z.double(), name
-
-
-def _log_odds(a: Tensor) -> Tensor:
-    """log(Φ(a) / Φ(−a)) without the cancellation of 1 − Φ(a)."""
-    return torch.special.log_ndtr(a) - torch.special.log_ndtr(-a)
 
 
 def _sign_covariance(a: Tensor, b: Tensor, rho: Tensor) -> Tensor:

@@ -1,12 +1,10 @@
-"""Learning rules for binary weights, one file each, all of the same parts; `optimizer` runs them."""
+"""Learning rules for binary weights, one file for each idea, all of the same parts; `optimizer` runs them."""
 
 from bitbayes.rules.adaste import AdaSTE
 from bitbayes.rules.bayesbinn import BayesBiNN
-from bitbayes.rules.bop import Bop
-from bitbayes.rules.bop2ndorder import Bop2ndOrder
-from bitbayes.rules.mirrordescent import MirrorDescent
+from bitbayes.rules.bop import Bop, Bop2ndOrder
 from bitbayes.rules.optimizer import BinaryOptimizer
-from bitbayes.rules.pmf import PMF
+from bitbayes.rules.pmf import PMF, MirrorDescent
 from bitbayes.rules.proxquant import ProxQuant
 from bitbayes.rules.ste import STE
 from bitbayes.rules.vispa import VISPA

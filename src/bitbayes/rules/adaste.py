@@ -13,8 +13,7 @@ optimizer's shell:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
-from bitbayes.rules.rule import Belief, Count, Number, Options
+from bitbayes.rules.rule import Belief, Count, Number, Options, Values
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -93,7 +92,7 @@ class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
         super().__init__(params, options, **common)
 
     @staticmethod
-    def check(group: Mapping[str, Any]) -> None:
+    def check(group: Values) -> None:
         """Refuse options out of range."""
         checks.number(group["ess"], "ess", "a positive number (examples times augmentation)", low=0)
         checks.number(group["a"], "a", "positive", low=0)
@@ -102,7 +101,7 @@ class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
         checks.decay(group["momentum"], "momentum")
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: Count) -> dict[str, Any]:
+    def schedule(group: Values, step: Count) -> Values:
         """β now, and β when the weights at hand were drawn."""
         at, highest = (group["beta"], group["growth"], group["interval"]), 1 / group["a"]
         return {

@@ -18,8 +18,7 @@ For a loss that is multilinear in the weights the exact natural gradient is E[(l
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ from bitbayes.noise import Noise
 from bitbayes.posterior import BernoulliPosterior
 from bitbayes.rules import checks
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
-from bitbayes.rules.rule import Belief, Count, Number, Options
+from bitbayes.rules.rule import Belief, Count, Number, Options, Values
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -40,7 +39,7 @@ _POINT_TAU = 1e-6  # below this τ every relaxed draw is ±1 to float32 and λ i
 _TINY = 1e-35  # keeps 0 / sech² at 0 where sech² underflows
 
 
-def _is_point(group: Mapping[str, Any]) -> bool:
+def _is_point(group: Values) -> bool:
     return group["estimator"] == "released" and group["tau"] <= _POINT_TAU
 
 
@@ -125,7 +124,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
             self.set_prior(prior)
 
     @staticmethod
-    def check(group: Mapping[str, Any]) -> None:
+    def check(group: Values) -> None:
         """Refuse options out of range."""
         checks.share(group["lr"], "lr")
         names = ("straight-through", "concrete", "released")
@@ -136,18 +135,17 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
         checks.decay(group["momentum"], "momentum")
 
     @staticmethod
-    def hard(group: Mapping[str, Any]) -> bool:
+    def hard(group: Values) -> bool:
         """Unless draws are relaxed."""
         return group["estimator"] == "straight-through" or _is_point(group)
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: Count) -> dict[str, Any]:
+    def schedule(group: Values, step: Count) -> Values:
         """The estimator in use, what λ is measured in, and the correction of its average."""
         point = _is_point(group)
-        unit = group["ess"] / group["tau"] if point else 1.0
         return {
             "estimator": "point" if point else group["estimator"],
-            "unit": unit,
+            "unit": group["ess"] / group["tau"] if point else 1.0,
             "averaged": group["momentum"] > 0,
             "correction": F.bias_correction(group["momentum"], step),
         }
@@ -231,9 +229,8 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
             ValueError: If names or shapes differ; nothing is changed then.
         """
         if not isinstance(prior, BernoulliPosterior):
-            raise TypeError(
-                f"prior must be a BernoulliPosterior, got {type(prior).__name__}; load one, or leave it out"
-            )
+            kind = type(prior).__name__
+            raise TypeError(f"prior must be a BernoulliPosterior, got {kind}; load one, or leave it out")
         prior.check_like({name: parameter.shape for name, parameter in self.named_binary()}, "the optimizer")
         for place in self._places():
             flat = prior.natural[place.name].reshape(-1).to(place.parameter.device)

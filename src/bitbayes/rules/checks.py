@@ -114,17 +114,12 @@ def saved_state(state_dict: dict[str, Any], current: list[dict[str, Any]], rule:
         raise ValueError(f"the saved state has {len(places)} binary tensors, this optimizer {len(current)}")
     saved = []
     for place, mine in zip(places, current, strict=True):
-        theirs = state_dict["state"].get(place, {})
+        theirs, what = state_dict["state"].get(place, {}), f"the saved state of tensor {place}"
         if not {"belief", "step"} <= set(theirs):
-            raise ValueError(
-                f"the saved state of tensor {place} has no belief and step; was it saved by a bitbayes rule?"
-            )
+            raise ValueError(f"{what} has no belief and step; was it saved by a bitbayes rule?")
         expected, got = _shapes(mine), _shapes(theirs)
-        optional = {"belief/prior"}
-        if set(expected) - optional != set(got) - optional:
-            raise ValueError(
-                f"the saved state of tensor {place} holds {sorted(got)}, expected {sorted(expected)}: another rule?"
-            )
+        if (set(expected) ^ set(got)) - {"belief/prior"}:
+            raise ValueError(f"{what} holds {sorted(got)}, expected {sorted(expected)}: another rule?")
         for name, tensor in theirs["belief"].items():
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"the saved belief {name!r} of tensor {place} holds NaN or infinity")

@@ -14,7 +14,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -95,18 +94,17 @@ def _spans(belief: Belief, weights: Tensor) -> Iterator[slice]:
     return spans(count, weights.device, max(rows, 1))
 
 
-@dataclass
-class Queue:
+class Queue(NamedTuple):
     """Updates of one step that are put off, to be run for all tensors in one call."""
 
-    jobs: list[kernels.Job] = field(default_factory=list)
-    compiled: list[Update] = field(default_factory=list)
+    jobs: list[kernels.Job]
+    compiled: list[Update]
 
 
 @contextmanager
 def together() -> Iterator[Queue]:
     """Queue the updates of one step and run them in a single call, so that Python's caches stay warm."""
-    queue = Queue()
+    queue = Queue([], [])
     try:
         yield queue
     finally:

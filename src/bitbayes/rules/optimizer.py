@@ -6,6 +6,7 @@ class runs them: draw the weights, take the gradient that `loss.backward()` left
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
@@ -40,6 +41,9 @@ class Common(TypedDict, total=False):
     capturable: bool
 
 
+# What the draws of a step say of one tensor: the mean of the rule's estimates, and of the slope of its scale.
+Mean = tuple[Tensor, Tensor | None]
+
 _NOT_OPTIONS = {"params", "param_names", "rule", "training", *Common.__annotations__}
 
 
@@ -57,22 +61,6 @@ class Place(NamedTuple):
     name: str
     parameter: Parameter
     group: dict[str, Any]
-
-
-class _Mean:
-    """What the draws of a step say of one tensor: the mean of the rule's estimates, and of the slope of its scale."""
-
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
-        self.estimate: Tensor | None = None
-        self.slope: Tensor | None = None
-
-    def add(self, update: engine.Update, slope: Tensor | None) -> None:
-        """Add one draw."""
-        self.estimate = engine.accumulate(update, self.samples, self.estimate)
-        if slope is not None:
-            share = slope / self.samples
-            self.slope = share if self.slope is None else self.slope + share
 
 
 class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
@@ -116,17 +104,9 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         kind = type(self)
         if self.has_posterior and kind.natural is Rule.natural and kind.posterior is BinaryOptimizer.posterior:
             raise TypeError(f"{kind.__name__} has a posterior, so it must define natural() or posterior()")
-        common = {
-            "rule": kind.__name__,
-            "samples": samples,
-            "scale": scale,
-            "scale_lr": scale_lr,
-            "init": init,
-            "seed": _shared_seed() if seed is None else seed,
-            "compile": compile,
-            "capturable": capturable,
-            "training": True,
-        }
+        seed = _shared_seed() if seed is None else seed
+        common: dict[str, Any] = dict(rule=kind.__name__, samples=samples, scale=scale, scale_lr=scale_lr, init=init)
+        common |= dict(seed=seed, compile=compile, capturable=capturable, training=True)
         self.refusals = engine.Refusals()
         super().__init__(checks.not_empty(params), defaults | common)
 
@@ -229,9 +209,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """
         self._report()
         if not self.has_posterior:
-            raise RuntimeError(
-                f"{type(self).__name__} keeps no posterior, only a point; use bitbayes.BayesBiNN for one"
-            )
+            name = type(self).__name__
+            raise RuntimeError(f"{name} keeps no posterior, only a point; use bitbayes.BayesBiNN for one")
         natural, scale = {}, {}
         for place in self._places():
             state, parameter = self.state[place.parameter], place.parameter
@@ -273,12 +252,10 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
     # Internals. -------------------------------------------------------------------------------------------------
 
     def _places(self) -> Iterator[Place]:
-        index = 0
-        for group in self.param_groups:
-            for at, parameter in enumerate(group["params"]):
-                names: Sequence[str] | None = group.get("param_names")
-                yield Place(index, names[at] if names else str(index), parameter, group)
-                index += 1
+        members = [(group, at, member) for group in self.param_groups for at, member in enumerate(group["params"])]
+        for index, (group, at, parameter) in enumerate(members):
+            names: Sequence[str] | None = group.get("param_names")
+            yield Place(index, names[at] if names else str(index), parameter, group)
 
     def _options(self, place: Place, step: Count, **more: Any) -> Any:
         """Return what the rule's functions read at a step."""
@@ -302,7 +279,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         if group["capturable"]:
             kinds = {"step": torch.int64, "refused": torch.bool}
             state = {name: torch.zeros((), dtype=kind, device=device) for name, kind in kinds.items()}
-        belief = self.begin(start, more, self._options(place, 0, bound=scales.glorot(fans), fan_in=fans[0]))
+        belief = self.begin(start, more, self._options(place, 0, bound=math.sqrt(1.5 / sum(fans)), fan_in=fans[0]))
         return state | {"belief": belief} | scales.begin(parameter, group["scale"])
 
     def _belief(self, parameter: Tensor) -> Belief:
@@ -334,7 +311,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         for place in self._places():
             self._show(place, sample)
 
-    def _advance(self, place: Place, mean: _Mean | None, accept: Tensor | None, queue: engine.Queue) -> None:
+    def _advance(self, place: Place, mean: Mean | None, accept: Tensor | None, queue: engine.Queue) -> None:
         """Update one tensor from the mean of several draws, or from the gradient at the only one."""
         _, _, parameter, group = place
         belief, state = self._belief(parameter), self.state[parameter]
@@ -344,8 +321,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 gradient = scales.unit_gradient(parameter.grad, state)
                 slope = scales.slope(parameter, state, weights, gradient)
             else:
-                assert mean.estimate is not None
-                gradient, slope = mean.estimate, mean.slope
+                gradient, slope = mean
             scales.learn(state, slope, group["scale_lr"], accept)
             drawn = self._noise(place)
             state["step"] += 1
@@ -358,7 +334,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     def _over_draws(
         self, closure: Callable[[], Tensor | None], samples: int
-    ) -> tuple[Tensor | None, dict[Tensor, _Mean], Tensor | None]:
+    ) -> tuple[Tensor | None, dict[Tensor, Mean], Tensor | None]:
         """Call the closure at each draw of a step; nothing is learned here.
 
         Returns:
@@ -368,7 +344,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             NotFiniteError: If a gradient is not finite. The weights are then those of before the call.
         """
         losses: list[Tensor] = []
-        means: dict[Tensor, _Mean] = {}
+        means: dict[Tensor, Mean] = {}
         accept: Tensor | None = None
         try:
             for sample in range(samples):
@@ -382,15 +358,16 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                     accept = fine if accept is None or fine is None else accept & fine
                     for place in self._places():
                         if place.parameter.grad is not None:
-                            self._add(place, sample, means.setdefault(place.parameter, _Mean(samples)))
+                            before = means.get(place.parameter)
+                            means[place.parameter] = self._added(place, sample, samples, before)
         except BaseException:
             with torch.no_grad():
                 self._show_all()
             raise
         return torch.stack(losses).mean() if losses else None, means, accept
 
-    def _add(self, place: Place, sample: int, mean: _Mean) -> None:
-        """Add what the current draw says of one tensor."""
+    def _added(self, place: Place, sample: int, samples: int, mean: Mean | None) -> Mean:
+        """Add what the current draw says of one tensor to what those before it said."""
         parameter = place.parameter
         belief, state = self._belief(parameter), self.state[parameter]
         assert parameter.grad is not None
@@ -398,7 +375,11 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             gradient = scales.unit_gradient(parameter.grad, state)
             slope = scales.slope(parameter, state, weights, gradient)
             o, noise = self._options(place, state["step"] + 1), self._noise(place, sample)
-            mean.add(engine.Update(type(self), belief, gradient, weights, o, noise, noise), slope)
+            update = engine.Update(type(self), belief, gradient, weights, o, noise, noise)
+            estimate, slopes = (None, None) if mean is None else mean
+            if slope is not None:
+                slope = slope / samples if slopes is None else slopes + slope / samples
+            return engine.accumulate(update, samples, estimate), slope
 
     def _accept(self) -> Tensor | None:
         """Refuse non-finite gradients: at once on a CPU; on a GPU by a flag on the device, reported later."""
@@ -460,12 +441,8 @@ def _relative_size(parameter: Tensor) -> Tensor:
     return flat / size
 
 
-def _copied(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def _copied(state: Any, device: torch.device) -> Any:
     """Return a deep copy of one parameter's state on a device, dtypes kept."""
-
-    def move(value: object) -> object:
-        if isinstance(value, Tensor):
-            return value.detach().to(device, copy=True)
-        return {key: move(entry) for key, entry in value.items()} if isinstance(value, dict) else value
-
-    return {key: move(value) for key, value in state.items()}
+    if isinstance(state, Tensor):
+        return state.detach().to(device, copy=True)
+    return {key: _copied(value, device) for key, value in state.items()} if isinstance(state, dict) else state

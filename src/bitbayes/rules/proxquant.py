@@ -12,8 +12,7 @@ After `harden_after` steps θ is its sign and stays so, while the real parameter
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
-from bitbayes.rules.rule import AdamStep, Belief, Count, Number
+from bitbayes.rules.rule import AdamStep, Belief, Count, Number, Values
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -74,7 +73,7 @@ class ProxQuant(BinaryOptimizer[ProxQuantOptions]):
         super().__init__(params, {"lr": lr, "rate": rate, "harden_after": harden_after, "betas": betas}, **common)
 
     @staticmethod
-    def check(group: Mapping[str, Any]) -> None:
+    def check(group: Values) -> None:
         """Refuse options out of range."""
         checks.number(group["rate"], "rate", "at least 0", open_low=False)
         checks.betas(group["betas"])
@@ -82,7 +81,7 @@ class ProxQuant(BinaryOptimizer[ProxQuantOptions]):
         checks.option(after is None or after >= 1, "harden_after", "a step of at least 1, or None", after)
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: Count) -> dict[str, Any]:
+    def schedule(group: Values, step: Count) -> Values:
         """Whether the weights are hard by now."""
         after = group["harden_after"]
         hard = 0.0 if after is None else 1.0 * (step > after)

@@ -8,15 +8,16 @@ place. Inside a compiled update the numbers of the options are 0-d tensors.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
+from bitbayes.functional import AdamOptions
 from bitbayes.kernels.run import Call
 from bitbayes.noise import Noise
 
 Belief = dict[str, Tensor]
+Values = dict[str, Any]  # options by name
 Count = int | Tensor  # updates so far: a 0-d int64 tensor on the device where steps are capturable
 Number = float | Tensor
 
@@ -37,7 +38,7 @@ class Options:
 
     lr: Number
     step: Number  # of this update, from 1; 0 before the first; in double precision if it is a tensor
-    bound: float  # Glorot's √(1.5 / (fan_in + fan_out))
+    bound: float  # Glorot's √(1.5 / (fan_in + fan_out)), BinaryConnect's for uniform latent weights
     fan_in: int
 
     def __init__(self, **values: Any) -> None:
@@ -45,13 +46,8 @@ class Options:
             setattr(self, name, value)
 
 
-class AdamStep(Options):
+class AdamStep(Options, AdamOptions):
     """The same for rules whose inner optimizer is Adam; see `bitbayes.functional.adam_options`."""
-
-    beta1: Number
-    beta2: Number
-    correction1: Number
-    correction2: Number
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741 - the options are `o` in every equation
@@ -64,16 +60,16 @@ class Rule(ABC, Generic[O]):
     start: ClassVar[str] = "uniform"  # how init="random" begins: "uniform" on (-1, 1), or "signs"
 
     @staticmethod
-    def check(group: Mapping[str, Any]) -> None:
+    def check(group: Values) -> None:
         """Refuse options out of range, also when a group is added later."""
 
     @staticmethod
-    def hard(group: Mapping[str, Any]) -> bool:
+    def hard(group: Values) -> bool:
         """Return whether every draw is exactly ±1, which any floating-point type holds."""
         return False
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: Count) -> dict[str, Any]:
+    def schedule(group: Values, step: Count) -> Values:
         """Return options derived from the group's and the step, such as an annealed temperature.
 
         An update at step t follows a draw that was made at step t − 1. With `capturable` the step is a 0-d tensor,

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitbayes import functional as F
-from bitbayes.rules.rule import AdamStep
 
 
 def transposed(parameter: Tensor, groups: int) -> None:
@@ -30,11 +30,6 @@ def transposed(parameter: Tensor, groups: int) -> None:
     parameter.bitbayes_transposed_groups = groups  # type: ignore[attr-defined]
 
 
-def _outputs_at(parameter: Tensor) -> int:
-    """Return the axis of the output channels (of a group, where a transposed convolution has groups)."""
-    return 1 if hasattr(parameter, "bitbayes_transposed_groups") else 0
-
-
 def fans(parameter: Tensor) -> tuple[int, int]:
     """Return inputs and outputs of a weight of shape (out, in, *kernel); a vector counts as one output."""
     if parameter.dim() < 2:
@@ -46,11 +41,6 @@ def fans(parameter: Tensor) -> tuple[int, int]:
     return max(inputs * kernel, 1), max(outputs * kernel, 1)
 
 
-def glorot(fans: tuple[int, int]) -> float:
-    """Return √(1.5 / (fan_in + fan_out)), BinaryConnect's bound for uniform latent weights."""
-    return math.sqrt(1.5 / sum(fans))
-
-
 def begin(parameter: Tensor, kind: str) -> dict[str, Tensor]:
     """Return the state of a scale: nothing for "one", s for "fan_in", s and Adam's moments of log s for "channel"."""
     if kind == "one":
@@ -58,7 +48,8 @@ def begin(parameter: Tensor, kind: str) -> dict[str, Tensor]:
     first = 1 / math.sqrt(fans(parameter)[0])
     if kind == "fan_in":
         return {"scale": torch.tensor(first, device=parameter.device)}
-    outputs = _outputs_at(parameter)
+    # The axis of the output channels (of a group, where a transposed convolution has groups).
+    outputs = 1 if hasattr(parameter, "bitbayes_transposed_groups") else 0
     shape = [size if axis == outputs else 1 for axis, size in enumerate(parameter.shape)]
     scale = torch.full(shape, first, device=parameter.device)
     return {"scale": scale, "scale_first": torch.zeros_like(scale), "scale_second": torch.zeros_like(scale)}
@@ -99,7 +90,7 @@ def learn(state: dict[str, Any], slope: Tensor | None, lr: float, accept: Tensor
     if slope is None:
         return
     moments = state["scale_first"], state["scale_second"]
-    o = AdamStep(**F.adam_options((0.9, 0.999), state["step"] + 1))
+    o: Any = SimpleNamespace(**F.adam_options((0.9, 0.999), state["step"] + 1))
     first, second, direction = F.adam(*moments, slope, o)
     new = {"scale": state["scale"] * torch.exp(-lr * direction), "scale_first": first, "scale_second": second}
     for name, tensor in new.items():

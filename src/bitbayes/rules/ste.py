@@ -13,8 +13,7 @@ With m, weights that training has made large resist a step towards zero, and so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from bitbayes.kernels.run import Call
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
-from bitbayes.rules.rule import AdamStep, Belief, Count, Number
+from bitbayes.rules.rule import AdamStep, Belief, Count, Number, Values
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -84,20 +83,12 @@ class STE(BinaryOptimizer[STEOptions]):
         metaplasticity: float | None = None,
         **common: Unpack[Common],
     ) -> None:
-        options = dict(
-            lr=lr,
-            inner=inner,
-            betas=betas,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            clip=clip,
-            window=window,
-            metaplasticity=metaplasticity,
-        )
+        options = dict(lr=lr, inner=inner, betas=betas, momentum=momentum, weight_decay=weight_decay, clip=clip)
+        options |= dict(window=window, metaplasticity=metaplasticity)
         super().__init__(params, options, **common)
 
     @staticmethod
-    def check(group: Mapping[str, Any]) -> None:
+    def check(group: Values) -> None:
         """Refuse options out of range."""
         checks.option(group["inner"] in ("adam", "sgd"), "inner", '"adam" or "sgd"', group["inner"])
         checks.betas(group["betas"])
@@ -108,12 +99,12 @@ class STE(BinaryOptimizer[STEOptions]):
                 checks.number(group[name], name, "positive, or None", low=0)
 
     @staticmethod
-    def hard(group: Mapping[str, Any]) -> bool:
+    def hard(group: Values) -> bool:
         """Always: a draw is the signs of the latent weights."""
         return True
 
     @staticmethod
-    def schedule(group: Mapping[str, Any], step: Count) -> dict[str, Any]:
+    def schedule(group: Values, step: Count) -> Values:
         """What Adam asks for."""
         return F.adam_options(group["betas"], step)
 

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ from bitbayes.noise import Noise
 from bitbayes.posterior import LowRankGaussianPosterior
 from bitbayes.rules import checks, scales
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
-from bitbayes.rules.rule import Belief, Number, Options
+from bitbayes.rules.rule import Belief, Number, Options, Values
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -103,10 +102,9 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
         super().__init__(params, options, **common)
 
     @staticmethod
-    def check(group: Mapping[str, Any]) -> None:
+    def check(group: Values) -> None:
         """Refuse options out of range."""
-        rank = group["rank"]
-        checks.whole(rank, "rank", 0)
+        checks.whole(group["rank"], "rank", 0)
         checks.number(group["divisor"], "divisor", "a positive number", low=0)
         checks.option(group["shared"] in ("tensor", "network"), "shared", '"tensor" or "network"', group["shared"])
         checks.decay(group["momentum"], "momentum")
@@ -115,7 +113,7 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
             checks.number(group["init_noise"], "init_noise", "at least 0, or None", open_low=False)
 
     @staticmethod
-    def hard(group: Mapping[str, Any]) -> bool:
+    def hard(group: Values) -> bool:
         """Always: a draw is the signs of a Gaussian one."""
         return True
 

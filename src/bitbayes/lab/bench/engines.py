@@ -119,9 +119,8 @@ def print_table(timings: Sequence[Sequence[Timing]], network: PackedNetwork) -> 
         "magnitudes; rectifiers in the place of signs. It tells a speed, not an accuracy."
     )
     if network.program.samples > 1:
-        notes.append(
-            f"backends run all {network.program.samples} networks of the file; what has no bits runs one of them."
-        )
+        count = network.program.samples
+        notes.append(f"backends run all {count} networks of the file; what has no bits runs one of them.")
     for note in notes:
         console.print(note, style="dim", soft_wrap=True, markup=False, highlight=False)
 
@@ -129,9 +128,6 @@ def print_table(timings: Sequence[Sequence[Timing]], network: PackedNetwork) -> 
 def _cells(row: Timing, base: float | None) -> list[str]:
     if row.seconds is None:
         return ["–", "–", "–"]
+    milliseconds = f"{1e3 * row.seconds:{'.3g' if row.seconds < 1 else '.0f'}}"
     ratio = f"{base / row.seconds:.1f}×" if base else "–"
-    return [
-        f"{1e3 * row.seconds:.3g}" if row.seconds < 1 else f"{1e3 * row.seconds:.0f}",
-        f"{row.batch / row.seconds:,.0f}",
-        ratio,
-    ]
+    return [milliseconds, f"{row.batch / row.seconds:,.0f}", ratio]
