@@ -14,7 +14,7 @@ import tyro
 
 import bitbayes as bb
 from bitbayes.calibration import reliability
-from bitbayes.lab.cli.report import Report
+from bitbayes.lab.cli.reproduce import Report
 from bitbayes.lab.continual import StreamSettings, permuted_tasks, run_stream
 from bitbayes.lab.data import load_digits
 from bitbayes.lab.recipes import make_config, run_recipe

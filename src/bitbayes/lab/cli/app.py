@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import sys
 import traceback
@@ -11,27 +12,17 @@ from collections.abc import Sequence
 from typing import Any
 
 try:
-    from bitbayes.lab.cli import packed, report, reproduce, studies, train
+    from bitbayes.lab.cli import packed, reproduce, studies, train
     from bitbayes.lab.cli.shared import tyro
 except ImportError as missing:
     raise SystemExit(f"bitbayes: {missing}") from None
 
 _ABOUT = "Trains, evaluates and reproduces experiments with binary neural networks."
-_COMMANDS = {
-    "recipes": train.Recipes,
-    "train": train.Train,
-    "evaluate": train.Evaluate,
-    "reproduce": reproduce.Reproduce,
-    "demo": studies.Demo,
-    "continual": studies.Continual,
-    "pack": packed.Pack,
-    "run": packed.Run,
-    "bench": packed.Bench,
-    "summary": packed.Summary,
-    "export": packed.Export,
-    "report": report.Report,
-    "tune": studies.Tune,
-}
+_KINDS = (
+    *(train.Recipes, train.Train, train.Evaluate, reproduce.Reproduce, studies.Demo, studies.Continual),
+    *(packed.Pack, packed.Run, packed.Bench, packed.Summary, packed.Export, reproduce.Report, studies.Tune),
+)
+_COMMANDS = {kind.__name__.lower(): kind for kind in _KINDS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        line = " ".join(str(error).split()) or type(error).__name__
-        return _fail(line, 2 if isinstance(error, ValueError) else 1)
+        return _fail(" ".join(str(error).split()) or type(error).__name__, 2 if isinstance(error, ValueError) else 1)
     return 0
 
 
@@ -83,13 +73,7 @@ def _parse(words: list[str]) -> Any:
 
 def _unboxed(box: str) -> str:
     """Return the message inside the box that tyro draws."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines()]
-    words: list[str] = []
-    for line in lines:
-        if not line or line.startswith(("╭", "╰")):
-            continue
-        if line.startswith("─"):
-            break
-        words.append(line)
+    lines = [line.strip("│ ").strip() for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    words = itertools.takewhile(lambda line: not line.startswith("─"), filter(None, lines))
     text = " ".join(words) or "the command is not understood"
     return f"{text.rstrip('.')}; see bitbayes --help"

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbayes.lab.cli.shared import Flag, Name, Output, tyro
-from bitbayes.packed import PackedNetwork, Runtime, c_header, load, onnx_model
+from bitbayes.packed import PackedNetwork, c_header, load, onnx_model
 from bitbayes.prediction import Prediction
 
 _CHUNK = 500  # inputs at a time
@@ -72,7 +72,9 @@ class Run:
         """Predicts, and prints accuracy and uncertainty."""
         runtime = load(self.network, self.backend)
         inputs, targets, regression = _inputs(runtime.network, self.data)
-        prediction = _predicted(runtime, inputs)
+        starts = range(0, len(inputs) or 1, _CHUNK)  # of no inputs one empty piece
+        pieces = [np.asarray(runtime.predict(inputs[i : i + _CHUNK]).outputs) for i in starts]
+        prediction = Prediction(np.concatenate(pieces, axis=1))
         rows = list(_regression_rows(prediction) if regression else _class_rows(prediction))
         count = runtime.network.program.samples
         print(f"{len(rows)} inputs, {count} network{'s' if count > 1 else ''}")
@@ -149,7 +151,7 @@ class Export:
         """Writes what was asked for."""
         if self.c is None and self.onnx is None:
             raise ValueError("nothing to write; give --c, --onnx or both")
-        network, files = PackedNetwork.read(self.network), dict[str, bytes]()
+        network, files = PackedNetwork.read(self.network), {}
         if self.c is not None:
             files[self.c] = c_header(network, Path(self.c).stem).encode()
         if self.onnx is not None:
@@ -166,9 +168,9 @@ def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any],
             inputs = np.load(data, allow_pickle=False)
         except (EOFError, OSError, ValueError) as error:
             raise ValueError(f"{data} is no file of inputs: {error}") from None
-        wanted = ("N", *network.program.input)
         if inputs.shape[1:] != network.program.input or not inputs.ndim:
-            raise ValueError(f"{data} has shape {inputs.shape}, expected ({', '.join(map(str, wanted))})")
+            wanted = ", ".join(map(str, ("N", *network.program.input)))
+            raise ValueError(f"{data} has shape {inputs.shape}, expected ({wanted})")
         return inputs, None, network.program.about.get("loss") == "squared"
     import torch
 
@@ -186,19 +188,13 @@ def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any],
     return inputs.numpy(), targets.numpy(), not recipe.loss.classifies
 
 
-def _predicted(runtime: Runtime, inputs: npt.NDArray[Any]) -> Prediction[npt.NDArray[Any]]:
-    pieces = [np.asarray(runtime.predict(inputs[i : i + _CHUNK]).outputs) for i in range(0, len(inputs), _CHUNK)]
-    return Prediction(np.concatenate(pieces or [np.asarray(runtime.predict(inputs).outputs)], axis=1))
-
-
 def _class_rows(prediction: Prediction[npt.NDArray[Any]]) -> Iterator[dict[str, Any]]:
     probs, single = prediction.probs, prediction.outputs.shape[-1] == 1
     probs = np.concatenate([1 - probs, probs], -1) if single else probs
     unsure = zip(prediction.entropy.tolist(), prediction.mutual_information.tolist(), strict=True)
     for row, (entropy, information) in zip(probs, unsure, strict=True):
-        best = int(row.argmax())
-        known = {"class": best, "probabilities": [round(p, 6) for p in row.tolist()]}
-        yield known | {"entropy": entropy, "mutual_information": information}
+        found = {"class": int(row.argmax()), "probabilities": [round(p, 6) for p in row.tolist()]}
+        yield found | {"entropy": entropy, "mutual_information": information}
 
 
 def _regression_rows(prediction: Prediction[npt.NDArray[Any]]) -> Iterator[dict[str, Any]]:

@@ -1,16 +1,17 @@
-"""The command for published tables and figures, as a dataclass for tyro: reproduce."""
+"""The commands that show what runs have reached, as dataclasses for tyro: reproduce, report."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from bitbayes.errors import nearest
+from bitbayes.errors import nearest, require
 from bitbayes.lab.choices import Overrides, TableChoice
-from bitbayes.lab.cli.shared import Name, options_of, placed
+from bitbayes.lab.cli.shared import Name, Names, Output, options_of, placed
 
 _RUNS = ("epochs", "data", "out", "device", "precision", "jobs", "seeds", "rules", "dataset")
 _DEFAULTS = {"budget": "quick"}
@@ -50,30 +51,50 @@ class Reproduce:
         """Train what is missing, print a table and write the files."""
         from bitbayes.lab.studies.tables import TABLES
 
-        targets = dict.fromkeys(TABLES, Target(_table, ("budget", "protocol", "capture", *_RUNS))) | _OTHERS
+        targets = dict.fromkeys(TABLES, (_table, ("budget", "protocol", "capture", *_RUNS))) | _OTHERS
         if self.target not in targets:
             raise nearest("table or figure", self.target, targets)
-        target = targets[self.target]
-        for name in self._set():
-            if name not in target.options:
-                takes = ", ".join(map(_flag, target.options))
-                raise ValueError(f"{self.target} takes no {_flag(name)}; it takes: {takes}")
-        target.make(self)
-
-    def _set(self) -> list[str]:
-        """Return the options that the user has set."""
+        make, options = targets[self.target]
         usual = {"unlike_data": None, "runs": (), "published": None}
         usual |= vars(TableChoice()) | vars(Overrides()) | _DEFAULTS | {"device": "auto"}
         values = {**vars(self), **vars(self.choice), **vars(self.given)}
-        return [name for name, value in usual.items() if values[name] != value]
+        for name, value in usual.items():
+            if values[name] != value and name not in options:
+                takes = ", ".join(map(_flag, options))
+                raise ValueError(f"{self.target} takes no {_flag(name)}; it takes: {takes}")
+        make(self)
 
 
-@dataclass(frozen=True)
-class Target:
-    """A table or a figure: the function that makes it, and the options that it takes of the command."""
+@dataclass
+class Report:
+    """Writes one page of charts and tables about runs; it works offline.
 
-    make: Callable[[Reproduce], None]
-    options: tuple[str, ...]
+    Args:
+        runs: Folders of runs or of streams of tasks, finished or not; a folder of runs stands for all of them.
+        output: The HTML file to write.
+        published: JSON file with the published curves.
+        title: Of the page.
+    """
+
+    runs: Names
+    output: Output = "report.html"
+    published: str | None = None
+    title: str = "bitbayes report"
+
+    def run(self) -> None:
+        """Write the page, say where, and name on stderr what was left out."""
+        from bitbayes.lab.report.page import read_folders, write_page
+
+        require("bokeh", "report")
+        require("jinja2", "report")  # before reading gigabytes of posteriors
+        found = read_folders(self.runs)
+        path = write_page(found, self.output, published=self.published, title=self.title)
+        for note in found.notes:
+            print(f"bitbayes: left out: {note}", file=sys.stderr)
+        print(f"written: {path}")
+
+
+# The makers of the tables and figures.
 
 
 def _flag(option: str) -> str:
@@ -82,55 +103,48 @@ def _flag(option: str) -> str:
 
 def _table(command: Reproduce) -> None:
     from bitbayes.lab.recipes import find_recipe
-    from bitbayes.lab.report.results import results_table, write_results
-    from bitbayes.lab.report.tables import show
+    from bitbayes.lab.report import results, tables
     from bitbayes.lab.studies.tables import TABLES, run_table
 
     name, choice = command.target, command.choice
     rows, folder = run_table(name, choice, placed(command.given))
     recipe = find_recipe(choice.dataset or TABLES[name].recipe)
-    results, text = write_results(name, recipe, rows, folder)
-    show(results_table(name, recipe, rows), f"written: {results}, {text}")
+    written, text = results.write_results(name, recipe, rows, folder)
+    tables.show(results.results_table(name, recipe, rows), f"written: {written}, {text}")
 
 
 def _trust(command: Reproduce) -> None:
-    from bitbayes.lab.report.figures import trust_figure
-    from bitbayes.lab.report.tables import show, trust_table
+    from bitbayes.lab.report import figures, tables
     from bitbayes.lab.studies.trust import trust_study
 
     study = trust_study(command.choice, placed(command.given), unlike_data=command.unlike_data)
-    picture = trust_figure(study, study.folder / "trust.png")
-    show(trust_table(study), f"written: {study.folder / 'trust.json'}, {picture}")
+    picture = figures.trust_figure(study, study.folder / "trust.png")
+    tables.show(tables.trust_table(study), f"written: {study.folder / 'trust.json'}, {picture}")
 
 
 def _moons(command: Reproduce) -> None:
-    from bitbayes.lab.report.figures import moons_figure
-    from bitbayes.lab.report.tables import show
-    from bitbayes.lab.report.toys import moons_table
+    from bitbayes.lab.report import figures, results, tables
     from bitbayes.lab.studies.toys import moons_study
 
     out = command.given.out or "runs/moons"
     study = moons_study(out, epochs=command.given.epochs)
-    picture = moons_figure(study, Path(out, "moons.png"))
-    show(moons_table(study.figures), f"written: {out}/results.json, {picture}")
+    picture = figures.moons_figure(study, Path(out, "moons.png"))
+    tables.show(results.moons_table(study.figures), f"written: {out}/results.json, {picture}")
 
 
 def _snelson(command: Reproduce) -> None:
-    from bitbayes.lab.report.figures import snelson_figure
-    from bitbayes.lab.report.tables import show
-    from bitbayes.lab.report.toys import snelson_table
+    from bitbayes.lab.report import figures, results, tables
     from bitbayes.lab.studies.toys import snelson_study
 
     given, splits = command.given, command.choice.seeds
     out = given.out or "runs/snelson"
     study = snelson_study(out, data=given.data, splits=5 if splits is None else splits, epochs=given.epochs)
-    picture = snelson_figure(study, Path(out, "snelson.png"))
-    show(snelson_table(study.figures), f"written: {out}/results.json, {picture}")
+    picture = figures.snelson_figure(study, Path(out, "snelson.png"))
+    tables.show(results.snelson_table(study.figures), f"written: {out}/results.json, {picture}")
 
 
 def _curves(command: Reproduce) -> None:
-    from bitbayes.lab.report.figures import curves_figure
-    from bitbayes.lab.report.tables import show
+    from bitbayes.lab.report import figures, tables
     from bitbayes.lab.train import EpochRow, RunError
 
     runs = {}
@@ -142,18 +156,18 @@ def _curves(command: Reproduce) -> None:
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read {path}: {error}") from error
     out = Path(command.given.out or "runs", "curves.png")
-    picture = curves_figure(runs, out, published=command.published, dataset=command.choice.dataset or "mnist")
-    show(f"written: {picture}")
+    dataset = command.choice.dataset or "mnist"
+    tables.show(f"written: {figures.curves_figure(runs, out, published=command.published, dataset=dataset)}")
 
 
 def _histogram(command: Reproduce) -> None:
-    from bitbayes.lab.report.figures import histogram_figure
-    from bitbayes.lab.report.tables import show
+    from bitbayes.lab.report import figures, tables
     from bitbayes.posterior import load_posterior
 
     folders = _run_folders(command.runs)
     posteriors = {folder.name: load_posterior(folder / "posterior.safetensors") for folder in folders}
-    show(f"written: {histogram_figure(posteriors, Path(command.given.out or 'runs', 'histogram.png'))}")
+    out = Path(command.given.out or "runs", "histogram.png")
+    tables.show(f"written: {figures.histogram_figure(posteriors, out)}")
 
 
 def _run_folders(names: Sequence[str]) -> list[Path]:
@@ -166,10 +180,10 @@ def _run_folders(names: Sequence[str]) -> list[Path]:
     return [Path(name) for name in names]
 
 
-_OTHERS = {
-    "trust": Target(_trust, ("unlike_data", *_RUNS)),
-    "moons": Target(_moons, ("epochs", "out")),
-    "snelson": Target(_snelson, ("data", "epochs", "out", "seeds")),
-    "curves": Target(_curves, ("runs", "published", "dataset", "out")),
-    "histogram": Target(_histogram, ("runs", "out")),
+_OTHERS: dict[str, tuple[Callable[[Reproduce], None], tuple[str, ...]]] = {
+    "trust": (_trust, ("unlike_data", *_RUNS)),
+    "moons": (_moons, ("epochs", "out")),
+    "snelson": (_snelson, ("data", "epochs", "out", "seeds")),
+    "curves": (_curves, ("runs", "published", "dataset", "out")),
+    "histogram": (_histogram, ("runs", "out")),
 }

@@ -15,6 +15,7 @@ from bitbayes.lab.choices import Overrides
 tyro = require("tyro", "train")
 
 Name = tyro.conf.Positional[str]
+Names = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN...")]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 Output = Annotated[str, tyro.conf.arg(aliases=["-o"])]
 

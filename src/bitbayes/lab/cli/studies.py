@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from bitbayes.lab.choices import Overrides, StreamChoice
 from bitbayes.lab.cli.shared import Name, options_of, parsed_options, placed
@@ -27,9 +27,8 @@ class Demo:
     def run(self) -> None:
         """Train, print the tables, and draw."""
         from bitbayes.lab.recipes.configure import load_data, make_config
-        from bitbayes.lab.report.figures import moons_figure, snelson_figure
+        from bitbayes.lab.report import figures, results
         from bitbayes.lab.report.tables import show
-        from bitbayes.lab.report.toys import digits_table, moons_table, snelson_table
         from bitbayes.lab.studies.demo import DEMO_EPOCHS, digits_study
         from bitbayes.lab.studies.toys import moons_study, snelson_study
         from bitbayes.lab.train import BarProgress, SilentProgress
@@ -37,21 +36,17 @@ class Demo:
         if self.seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
         out, progress = self.out, BarProgress() if sys.stdout.isatty() else SilentProgress()
+        how: dict[str, Any] = {"note": lambda text: None, "progress": progress}  # the demo says by itself what it does
         examples = len(load_data(make_config("digits")).train)
         show(f"8x8 digits: three rules, {self.seeds} seeds each, {DEMO_EPOCHS} epochs ...")
-        show(digits_table(digits_study(f"{out}/digits", self.seeds, progress=progress), examples))
+        show(results.digits_table(digits_study(f"{out}/digits", self.seeds, progress=progress), examples))
         show("two moons: STE and BayesBiNN ...")
-        moons = moons_study(f"{out}/moons", note=_quiet, progress=progress)
-        pictures = [moons_figure(moons, Path(out, "moons.png"))]
-        show(moons_table(moons.figures), "regression with a gap: STE and BayesBiNN ...")
-        snelson = snelson_study(f"{out}/snelson", splits=1, note=_quiet, progress=progress)
-        pictures.append(snelson_figure(snelson, Path(out, "snelson.png")))
-        show(snelson_table(snelson.figures))
-        show("pictures: " + ", ".join(str(picture) for picture in pictures))
-
-
-def _quiet(text: str) -> None:
-    """Print nothing: the demo says what it does by itself."""
+        moons = moons_study(f"{out}/moons", **how)
+        moons_picture = figures.moons_figure(moons, Path(out, "moons.png"))
+        show(results.moons_table(moons.figures), "regression with a gap: STE and BayesBiNN ...")
+        snelson = snelson_study(f"{out}/snelson", splits=1, **how)
+        snelson_picture = figures.snelson_figure(snelson, Path(out, "snelson.png"))
+        show(results.snelson_table(snelson.figures), f"pictures: {moons_picture}, {snelson_picture}")
 
 
 _STREAM = ("tasks", "scenario", "prior", "prior_decay", "ess_decay", "method", "statistics", "curve_examples")

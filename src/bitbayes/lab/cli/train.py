@@ -65,8 +65,7 @@ class Train:
 
     def _several(self, given: Overrides) -> None:
         from bitbayes.lab.recipes import find_recipe, full_name
-        from bitbayes.lab.report.results import seeds_table
-        from bitbayes.lab.report.tables import show
+        from bitbayes.lab.report import results, tables
         from bitbayes.lab.studies.several import make_configs, run_several
         from bitbayes.lab.studies.tables import TableRow
         from bitbayes.lab.train.distributed import under_torchrun
@@ -80,7 +79,7 @@ class Train:
         recipe = find_recipe(self.recipe)
         configs = make_configs(self.recipe, self.rule, self.seeds, given)
         rule = full_name(recipe, self.rule, given.estimator)
-        show(seeds_table(recipe, TableRow(str(rule), run_several(configs, jobs=self.jobs))))
+        tables.show(results.results_table(None, recipe, [TableRow(str(rule), run_several(configs, jobs=self.jobs))]))
 
 
 @dataclass
@@ -108,12 +107,5 @@ class Evaluate:
         from bitbayes.lab.report.tables import evaluation_table, show
         from bitbayes.lab.studies.evaluate import evaluate_run
 
-        found = evaluate_run(
-            self.folder,
-            samples=self.samples,
-            data=self.data,
-            unlike=self.unlike,
-            unlike_data=self.unlike_data,
-            device=chosen_device(self.device),
-        )
-        show(evaluation_table(found))
+        options = {**vars(self), "device": chosen_device(self.device)}
+        show(evaluation_table(evaluate_run(**options)))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from bitbayes.calibration import reliability
 from bitbayes.errors import require
 from bitbayes.lab.continual import AccuracyMatrix
-from bitbayes.lab.report.folders import BINS, CurveLine, curve_lines
-from bitbayes.lab.report.series import matrix_curves, metric_curve, published_curves, task_curves
+from bitbayes.lab.report.folders import BINS, curve_rows
+from bitbayes.lab.report.series import metric_curve, published_curves, task_curves
 from bitbayes.lab.report.tables import stream_title
 from bitbayes.lab.studies.toys import MoonsStudy, SnelsonStudy, training_noise
 from bitbayes.lab.studies.trust import TrustStudy
@@ -27,8 +27,6 @@ _TASKS = 10  # that a legend names
 _TELLING = 30  # examples of a bin whose accuracy says something
 _BLUE, _ORANGE, _GREEN, _GREY = "#20639b", "#d1622b", "#2a7f62", "#555555"
 _STYLE = {
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.spines.top": False,
@@ -39,13 +37,9 @@ _STYLE = {
 
 def new_figure(columns: int = 1, width: float = 5.0, height: float = 4.0) -> tuple[Any, list[Any]]:
     """Return a figure of panels in a row, `width` by `height` inches each, and its axes."""
-    matplotlib = require("matplotlib", "train")
-    backend = require("matplotlib.backends.backend_agg", "train")
-    with matplotlib.rc_context(_STYLE):
-        figure = require("matplotlib.figure", "train").Figure(
-            figsize=(width * columns, height), dpi=150, layout="constrained"
-        )
-        backend.FigureCanvasAgg(figure)  # no window, no global state
+    with require("matplotlib", "train").rc_context(_STYLE):
+        kind = require("matplotlib.figure", "train").Figure  # no window, no global state
+        figure = kind(figsize=(width * columns, height), dpi=150, layout="constrained")
         axes = figure.subplots(1, columns, squeeze=False)[0]
     return figure, list(axes)
 
@@ -62,23 +56,21 @@ def moons_figure(study: MoonsStudy, path: str | Path, samples: int = 10) -> Path
     """Draw the predicted probability over the plane: STE, BayesBiNN's mode, and its mean of some samples."""
     steps, reach = 150, 3.2
     line = torch.linspace(-reach, reach, steps)
-    plane = torch.cartesian_prod(line, line)
+    plane, grid = torch.cartesian_prod(line, line), line.numpy()
     panels = [
         ("STE (Adam)", study.ste.predict(plane)),
         ("BayesBiNN, mode", study.bayes.predict(plane)),
         (f"BayesBiNN, mean of {samples} samples", study.bayes.predict(plane, samples)),
     ]
     x, y = whole(study.bayes.experiment.data.train)
-    y = y.reshape(-1)
     figure, axes = new_figure(3, 4.2, 4.0)
     shown = None
     for axis, (title, prediction) in zip(axes, panels, strict=True):
         probs = prediction.probs.reshape(steps, steps).T.numpy()
-        grid = line.numpy()
         shown = axis.contourf(grid, grid, probs, levels=torch.linspace(0, 1, 21).tolist(), cmap="RdBu_r", alpha=0.85)
         axis.contour(grid, grid, probs, levels=[0.5], colors="black", linewidths=1)
         for value, colour in ((0, _BLUE), (1, _ORANGE)):
-            points = x[y == value]
+            points = x[y.reshape(-1) == value]
             ring: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.4}
             axis.scatter(points[:, 0], points[:, 1], s=12, c=colour, label=f"class {value}", **ring)
         axis.set(title=title, xlabel="first input (standardised)", aspect="equal")
@@ -97,17 +89,20 @@ def snelson_figure(study: SnelsonStudy, path: str | Path, samples: int = 100) ->
     grid = torch.linspace(float(x.min()) - margin, float(x.max()) + margin, 400)[:, None]
     prediction = bayes.predict(grid, samples)
     mean, std = prediction.mean.reshape(-1), prediction.std.reshape(-1)
-    noise = training_noise(bayes)
     figure, axes = new_figure(2, 5.4, 4.0)
     line = grid.reshape(-1).numpy()
-    _points(axes[0], bayes, x, y)
-    axes[0].plot(line, ste.predict(grid).mean.reshape(-1).numpy(), c=_ORANGE, label="STE (Adam)")
-    mode = bayes.predict(grid).mean.reshape(-1).numpy()
+    for axis in axes:
+        axis.scatter(x.numpy(), y.numpy(), s=9, c=_GREY, label="training data", zorder=3)
+        if bayes.experiment.data.test is not None:
+            held_x, held_y = whole(bayes.experiment.data.test)
+            ring: dict[str, Any] = {"facecolors": "none", "edgecolors": _GREY, "linewidths": 0.8}
+            axis.scatter(held_x.numpy(), held_y.numpy(), s=12, label="held out", zorder=3, **ring)
+    single, mode = (run.predict(grid).mean.reshape(-1).numpy() for run in (ste, bayes))
+    axes[0].plot(line, single, c=_ORANGE, label="STE (Adam)")
     axes[0].plot(line, mode, c=_GREEN, lw=1, ls="--", label="BayesBiNN, mode")
     axes[0].set_title("single networks")
-    _points(axes[1], bayes, x, y)
     axes[1].plot(line, mean.numpy(), c=_BLUE, label=f"BayesBiNN, mean of {samples}")
-    band = (std.square() + noise**2).sqrt()
+    band = (std.square() + training_noise(bayes) ** 2).sqrt()
     for count, alpha in ((1, 0.35), (2, 0.18)):
         low, high = (mean - count * band).numpy(), (mean + count * band).numpy()
         axes[1].fill_between(line, low, high, color=_BLUE, alpha=alpha, lw=0, label=f"{count} std, with noise")
@@ -117,20 +112,9 @@ def snelson_figure(study: SnelsonStudy, path: str | Path, samples: int = 100) ->
         axis.set(xlabel="input (standardised)", ylim=(low - 1.2, high + 1.2))
         axis.legend(loc="lower left", fontsize=8, ncols=2)
     axes[0].set_ylabel("target (standardised)")
-    generated = bayes.experiment.data.source == "generated"
-    figure.suptitle(
-        "generated data with a gap, in place of Snelson's (no --data given)" if generated else "Snelson's data"
-    )
+    generated = "generated data with a gap, in place of Snelson's (no --data given)"
+    figure.suptitle(generated if bayes.experiment.data.source == "generated" else "Snelson's data")
     return save(figure, path)
-
-
-def _points(axis: Any, run: Any, x: Tensor, y: Tensor) -> None:
-    axis.scatter(x.numpy(), y.numpy(), s=9, c=_GREY, label="training data", zorder=3)
-    test = run.experiment.data.test
-    if test is not None:
-        held_x, held_y = whole(test)
-        ring: dict[str, Any] = {"facecolors": "none", "edgecolors": _GREY, "linewidths": 0.8}
-        axis.scatter(held_x.numpy(), held_y.numpy(), s=12, label="held out", zorder=3, **ring)
 
 
 def curves_figure(
@@ -215,7 +199,7 @@ def matrix_figure(summary: Mapping[str, Any], path: str | Path) -> Path:
     matrix = AccuracyMatrix(summary["matrix"])
     figure, (axis,) = new_figure(1, 5.6, 3.9)
     last, colours = len(matrix) - 1, require("matplotlib", "train").colormaps["viridis"]
-    for curve in matrix_curves(matrix.rows):
+    for curve in task_curves(matrix.rows):
         style: dict[str, Any] = {"marker": "o", "ms": 4, "lw": 1.2, "label": curve.run}
         if last >= _TASKS:  # early tasks dark, late ones bright
             style = {"lw": 0.8, "c": colours(curve.group / last)}
@@ -232,11 +216,11 @@ def task_curves_figure(folder: str | Path, path: str | Path) -> Path:
     Raises:
         ValueError: If the folder of the stream has no curves.
     """
-    lines = _curve_lines(folder)
-    if not lines:
+    rows = _curve_rows(folder)
+    if not rows:
         raise ValueError(f"{folder} has no curves; run the stream with --curve-examples above 0")
     figure, (axis,) = new_figure(1, 7.2, 3.9)
-    curves = task_curves(lines)
+    curves = task_curves(rows)
     for curve in curves:
         axis.plot(curve.epochs, curve.values, lw=1.2, marker=".", ms=3, label=curve.run)
     for curve in curves[1:]:  # where a task begins
@@ -273,21 +257,19 @@ def stream_figures(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     pictures = [matrix_figure(summary, folder / "accuracy.png")]
-    if _curve_lines(folder):
+    if _curve_rows(folder):
         pictures.append(task_curves_figure(folder, folder / "curves.png"))
     if _posteriors(folder):
         pictures.append(weights_figure(folder, folder / "weights.png"))
     return pictures
 
 
-def _curve_lines(folder: str | Path) -> list[CurveLine]:
+def _curve_rows(folder: str | Path) -> list[list[float]]:
     path = Path(folder, "curves.jsonl")
-    return curve_lines(list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))) if path.is_file() else []
+    return curve_rows(list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))) if path.is_file() else []
 
 
 def _posteriors(folder: str | Path) -> list[Path]:
     """Of the tasks in their order."""
-    files: list[Path] = []
-    while (path := Path(folder, f"task{len(files) + 1}", "posterior.safetensors")).is_file():
-        files.append(path)
-    return files
+    paths = (Path(folder, f"task{task}", "posterior.safetensors") for task in itertools.count(1))
+    return list(itertools.takewhile(Path.is_file, paths))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, TypeGuard, TypeVar
 
 from bitbayes.lab.continual import AccuracyMatrix
 from bitbayes.lab.studies.trust import TrustRow
@@ -22,6 +23,7 @@ BINS = 50
 """Equal parts of [0, 1] in the histogram of a posterior."""
 
 State = Literal["finished", "going", "stopped"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,6 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
-class CurveLine:
-    """A line of curves.jsonl: the accuracy on every task so far after an epoch of the newest of them."""
-
-    task: int
-    accuracies: list[float]
-
-
-@dataclass(frozen=True)
 class StreamRecord:
     """One stream of tasks, finished or not.
 
@@ -78,7 +72,7 @@ class StreamRecord:
         status: How far the stream is.
         matrix: Accuracy on every task after every task, in percent.
         summary: Content of summary.json; empty before the first task has ended.
-        curves: Content of curves.jsonl.
+        curves: Content of curves.jsonl: accuracy on every task so far after every epoch of the newest of them.
         environment: As for a run, of the first task.
         weights: As for a run, after each task.
     """
@@ -88,7 +82,7 @@ class StreamRecord:
     status: str
     matrix: AccuracyMatrix
     summary: dict[str, Any]
-    curves: list[CurveLine]
+    curves: list[list[float]]
     environment: dict[str, Any]
     weights: list[list[float]]
 
@@ -169,12 +163,9 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
     """The shortest ends of the paths that differ."""
     names: dict[Path, str] = {}
     for folder in folders:
-        length = 1
-        while length < len(folder.parts) and any(
-            other != folder and other.parts[-length:] == folder.parts[-length:] for other in folders
-        ):
-            length += 1
-        names[folder] = "/".join(folder.parts[-length:])
+        ends, others = (folder.parts[-i:] for i in range(1, len(folder.parts))), {*folders} - {folder}
+        alone = (end for end in ends if all(other.parts[-len(end) :] != end for other in others))
+        names[folder] = "/".join(next(alone, folder.parts))
     return names
 
 
@@ -187,6 +178,13 @@ def _trust_row(row: Mapping[str, Any]) -> TrustRow | None:
     values = {name: list(filter(is_number, found)) for name, found in lists.items() if isinstance(found, list)}
     figures = {name: Spread.of(found) for name, found in values.items() if found}
     return TrustRow(str(row["rule"]), str(row["kind"]), row["networks"], int(size), figures)
+
+
+def _object_in(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("it holds no JSON object")
+    return found
 
 
 def _duration(seconds: float) -> str:
@@ -207,10 +205,14 @@ class _Reader:
         if line not in self.notes:
             self.notes.append(line)
 
-    def _refuse(self, path: Path, what: str, error: Exception) -> None:
-        """Note an error with the path, which some errors name themselves."""
-        line = " ".join(str(error).split())
-        self._note(line if str(path) in line else f"{path} {what}: {one_line(error)}")
+    def _tried(self, path: Path, what: str, read: Callable[[], T]) -> T | None:
+        """Return what was read; of a damaged file None, after a note with its path, which some errors name."""
+        try:
+            return read()
+        except (ValueError, TypeError, AttributeError, KeyError, OSError, RuntimeError) as error:
+            line = " ".join(str(error).split())
+            self._note(line if str(path) in line else f"{path} {what}: {one_line(error)}")
+            return None
 
     def inside(self, folder: Path) -> list[Path]:
         """Return the runs and streams in a folder that is neither."""
@@ -229,30 +231,20 @@ class _Reader:
 
     def run(self, name: str, folder: Path) -> RunRecord | None:
         """Read a run; without a record of its settings there is nothing to show."""
-        config = self._config(folder)
-        if config is None:
+        if (config := self._config(folder)) is None:
             return None
         lines = self._lines(folder / "metrics.jsonl")
-        history = self._history(lines)
+        history = _history(lines)
         summary = self._scalars(folder / "summary.json")
         state, status = self._state(folder, config, history, summary)
-        return RunRecord(
-            name,
-            config,
-            state,
-            status,
-            history,
-            summary if state == "finished" else {},  # else of an earlier, shorter part of the run
-            self._object(folder / "evaluation.json"),
-            self._scalars(folder / "environment.json"),
-            self._weights(folder / "posterior.safetensors"),
-            self._beliefs(lines),
-        )
+        summary = summary if state == "finished" else {}  # else of an earlier, shorter part of the run
+        evaluation, environment = self._object(folder / "evaluation.json"), self._scalars(folder / "environment.json")
+        weights, beliefs = self._weights(folder / "posterior.safetensors"), _beliefs(lines)
+        return RunRecord(name, config, state, status, history, summary, evaluation, environment, weights, beliefs)
 
     def stream(self, name: str, folder: Path) -> StreamRecord | None:
         """Read a stream of tasks, which may be going."""
-        config = self._config(folder / "task1")
-        if config is None:
+        if (config := self._config(folder / "task1")) is None:
             return None
         summary = self._object(folder / "summary.json")
         try:
@@ -261,19 +253,15 @@ class _Reader:
             self._note(f"{folder / 'summary.json'} has no matrix of accuracies: {error}")
             matrix = AccuracyMatrix()
         done = len(matrix)
-        status = f"{done} {'task' if done == 1 else 'tasks'} learned"
+        status = f"{done} task{'' if done == 1 else 's'} learned"
         task = folder / f"task{done + 1}"
         if _is_run(task) and (its := self._config(task)):
-            found = self._scalars(task / "summary.json")
-            state = self._state(task, its, self._history(self._lines(task / "metrics.jsonl")), found)[1]
-            status += f"; task {done + 1} {state}"
-        weights: list[list[float]] = []
-        while len(weights) < done and (
-            percent := self._weights(folder / f"task{len(weights) + 1}/posterior.safetensors")
-        ):
-            weights.append(percent)
+            history = _history(self._lines(task / "metrics.jsonl"))
+            status += f"; task {done + 1} {self._state(task, its, history, self._scalars(task / 'summary.json'))[1]}"
+        each = (self._weights(folder / f"task{i + 1}/posterior.safetensors") for i in range(done))
+        weights = list(itertools.takewhile(bool, each))
         environment = self._scalars(folder / "task1/environment.json")
-        curves = curve_lines(self._lines(folder / "curves.jsonl"))
+        curves = curve_rows(self._lines(folder / "curves.jsonl"))
         return StreamRecord(name, config, status, matrix, summary, curves, environment, weights)
 
     def trust(self, folder: Path) -> list[TrustRow]:
@@ -301,25 +289,11 @@ class _Reader:
         return "stopped", f"{stopped}, silent for {_duration(silent)}; continue it with --resume"
 
     def _config(self, folder: Path) -> RunConfig | None:
-        try:
-            return RunConfig.load(folder)
-        except (ValueError, TypeError, AttributeError, OSError) as error:
-            self._refuse(folder / "config.json", "is not a record of a run", error)
-            return None
+        return self._tried(folder / "config.json", "is not a record of a run", lambda: RunConfig.load(folder))
 
     def _object(self, path: Path) -> dict[str, Any]:
         """A JSON object; empty if there is no file, or after a note."""
-        if not path.is_file():
-            return {}
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            self._refuse(path, "is damaged", error)
-            return {}
-        if not isinstance(found, dict):
-            self._note(f"{path} is damaged: it holds no JSON object")
-            return {}
-        return found
+        return (self._tried(path, "is damaged", lambda: _object_in(path)) if path.is_file() else None) or {}
 
     def _scalars(self, path: Path) -> dict[str, Any]:
         """The numbers and texts of a JSON object."""
@@ -346,43 +320,34 @@ class _Reader:
                 damaged.append(str(number))
         if damaged:
             shown = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
-            self._note(f"{path}: left out {'line' if len(damaged) == 1 else 'lines'} {shown}, which cannot be read")
-        return found
-
-    @staticmethod
-    def _history(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-        """The numbers of the lines of metrics.jsonl that have an epoch."""
-        rows = [{key: value for key, value in line.items() if is_number(value)} for line in lines]
-        return [row for row in rows if "epoch" in row]
-
-    @staticmethod
-    def _beliefs(lines: Sequence[Mapping[str, Any]]) -> list[tuple[float, list[float]]]:
-        """The histograms in metrics.jsonl by epoch: percent of the weights in 10 or more equal parts of P[w = +1]."""
-        found: list[tuple[float, list[float]]] = []
-        for line in lines:
-            epoch, shares = line.get("epoch"), line.get("probabilities")
-            if isinstance(epoch, int) and isinstance(shares, list) and len(shares) >= 10:
-                if all(map(is_number, shares)) and sum(shares) > 0:
-                    found.append((float(epoch), shares))
+            self._note(f"{path}: left out line{'s' if len(damaged) > 1 else ''} {shown}, which cannot be read")
         return found
 
     def _weights(self, path: Path) -> list[float]:
         """The histogram of a posterior; empty if there is no such file, or after a note."""
         if not path.is_file():
             return []
-        try:
-            percent = histogram(load_posterior(path), BINS)
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
-            self._refuse(path, "is damaged", error)
-            return []
+        percent = self._tried(path, "is damaged", lambda: histogram(load_posterior(path), BINS)) or []
         if not all(map(math.isfinite, percent)):  # of none
             self._note(f"{path} holds no weights")
             return []
         return percent
 
 
-def curve_lines(lines: Sequence[Mapping[str, Any]]) -> list[CurveLine]:
-    """Return the sound lines of curves.jsonl: those with an accuracy for each of their tasks."""
+def curve_rows(lines: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """Return the accuracies of the sound lines of curves.jsonl: those with one for each of their tasks."""
     pairs = [(line.get("task"), line.get("accuracies")) for line in lines]
-    sound = [(task, values) for task, values in pairs if isinstance(task, int) and isinstance(values, list)]
-    return [CurveLine(task, values) for task, values in sound if len(values) == task and all(map(is_number, values))]
+    return [row for task, row in pairs if isinstance(row, list) and len(row) == task and all(map(is_number, row))]
+
+
+def _history(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """The numbers of the lines of metrics.jsonl that have an epoch."""
+    rows = [{key: value for key, value in line.items() if is_number(value)} for line in lines]
+    return [row for row in rows if "epoch" in row]
+
+
+def _beliefs(lines: Sequence[Mapping[str, Any]]) -> list[tuple[float, list[float]]]:
+    """The histograms in metrics.jsonl by epoch: percent of the weights in 10 or more equal parts of P[w = +1]."""
+    pairs = [(line.get("epoch"), line.get("probabilities")) for line in lines]
+    sound = [(float(at), x) for at, x in pairs if isinstance(at, int) and isinstance(x, list) and len(x) >= 10]
+    return [(epoch, shares) for epoch, shares in sound if all(map(is_number, shares)) and sum(shares) > 0]

@@ -31,8 +31,7 @@ class Group:
 
     def values(self, key: str) -> list[float]:
         """Return one number of the summaries of the finished runs, where it exists."""
-        found = [run.summary.get(key) for run in self.runs]
-        return [value for value in found if isinstance(value, int | float)]
+        return [run.summary[key] for run in self.runs if isinstance(run.summary.get(key), int | float)]
 
 
 def grouped(runs: Sequence[RunRecord]) -> dict[str, list[Group]]:
@@ -42,11 +41,10 @@ def grouped(runs: Sequence[RunRecord]) -> dict[str, list[Group]]:
         mine = {key: value for key, value in flat(run.config).items() if key not in _FREE}
         mine["data"] = run.environment.get("data")  # the fingerprint, not the place
         found = recipes.setdefault(str(run.config.recipe), [])
-        same = next((others for settings, others in found if settings == mine), None)
-        if same is None:
-            found.append((mine, [run]))
-        else:
-            same.append(run)
+        same = next((others for settings, others in found if settings == mine), [])
+        if not same:
+            found.append((mine, same))
+        same.append(run)
     return {recipe: _labelled(recipe, [runs for _, runs in found]) for recipe, found in recipes.items()}
 
 
@@ -86,9 +84,6 @@ def _rule(config: RunConfig) -> str:
         return str(config.rule_name)
     recipe = RECIPES.get(config.recipe)
     known = {**recipe.rules, **recipe.quick} if recipe else {}
-    same = [
-        key
-        for key, spec in known.items()
-        if RuleName.parse(key).rule == config.rule and spec.options == config.spec.options
-    ]
+    named = [key for key in known if RuleName.parse(key).rule == config.rule]
+    same = [key for key in named if known[key].options == config.spec.options]
     return str(config.rule) if not same or config.rule in same else same[0]

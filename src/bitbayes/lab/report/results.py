@@ -1,17 +1,19 @@
-"""Results of several seeds: published tables as reproduced, and the groups of runs on a page."""
+"""Results of several runs: published tables as reproduced, groups of runs on a page, and the small experiments."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from bitbayes.lab.recipes import RECIPES, Published, Recipe
 from bitbayes.lab.report.groups import Group
 from bitbayes.lab.studies.tables import TABLES, TableRow
+from bitbayes.lab.studies.toys import MoonsFigures, SnelsonFigures
 from bitbayes.lab.train import RunFolder
 from bitbayes.table import Table, number, spread
 
-_ACCURACIES = ("train", "validation", "test")
+_RULES = {"bayesbinn": "BayesBiNN", "ste": "STE (Adam)", "full-precision": "full precision (Adam)"}
 _MEASURED = {
     "train": ("train_accuracy", 2),
     "validation": ("val_accuracy", 2),
@@ -37,17 +39,10 @@ def _published(published: Published | None, column: str) -> str:
     return str(published) if published and column == "test" else number(getattr(published, column, None))
 
 
-def results_table(name: str, recipe: Recipe, rows: Sequence[TableRow]) -> Table:
-    """Return a published table as reproduced: a row for each rule, ours beside published."""
-    return _results_table(f"{name}: test data of {recipe.title}", TABLES[name].columns, recipe, rows)
-
-
-def seeds_table(recipe: Recipe, row: TableRow) -> Table:
-    """Return one rule over several seeds."""
-    return _results_table(recipe.title, _ACCURACIES, recipe, [row])
-
-
-def _results_table(title: str, columns: Sequence[str], recipe: Recipe, rows: Sequence[TableRow]) -> Table:
+def results_table(name: str | None, recipe: Recipe, rows: Sequence[TableRow]) -> Table:
+    """Return a published table as reproduced, ours beside published, or with None any rules over several seeds."""
+    title = recipe.title if name is None else f"{name}: test data of {recipe.title}"
+    columns = ("train", "validation", "test") if name is None else TABLES[name].columns
     summary = rows[0].summaries[0]
     best = {
         "validation": "the best validation epoch",
@@ -102,12 +97,10 @@ def group_results_table(recipe: str, groups: Sequence[Group]) -> Table:
         if not finished:
             continue
         epochs = str(config.epochs) if config.last_epoch == config.epochs else f"{config.last_epoch} of {config.epochs}"
-        test, validation, train = (
-            (*measured(group, column), _published(group.published, column))
-            for column in ("test", "validation", "train")
-        )
+        columns = ("test", "validation", "train")
+        test, *others = ((*measured(group, column), _published(group.published, column)) for column in columns)
         how = (str(finished), epochs, chosen[config.protocol])
-        rows.append([group.label, *test, *how, *validation, *train, *measured(group, *rest)])
+        rows.append([group.label, *test, *how, *itertools.chain(*others), *measured(group, *rest)])
     about = (
         "Ours: mean ± sample standard deviation over runs, accuracies in percent, of the mode at the best epoch; the "
         "column says which data chose that epoch. Runs that are not finished are left out."
@@ -118,3 +111,41 @@ def group_results_table(recipe: str, groups: Sequence[Group]) -> Table:
         title = "Ours beside published"
         about += f" Published: {known.source}, {known.epochs} epochs, mean ± std as printed."
     return Table(title, heads, rows, about).without_empty_columns()
+
+
+def moons_table(figures: MoonsFigures) -> Table:
+    """Return what was measured on two moons."""
+    accuracies = (figures.ste_accuracy, figures.mode_accuracy, figures.mean_accuracy)
+    rows = [
+        ["accuracy", *(number(accuracy, 3) for accuracy in accuracies)],
+        ["entropy on the data", "", "", number(figures.entropy_on_data, 3)],
+        ["entropy on a ring of radius 4", "", "", number(figures.entropy_on_ring, 3)],
+        ["ratio of the entropies", "", "", number(figures.entropy_ratio, 1)],
+    ]
+    return Table("Two moons, 1,000 fresh points", ["", "STE", "mode", "mean"], rows)
+
+
+def snelson_table(figures: SnelsonFigures) -> Table:
+    """Return what was measured on Snelson's data."""
+    splits = [(str(index), split) for index, split in enumerate(figures.splits)]
+    splits += [("mean", figures.mean_of_splits)] if len(splits) > 1 else []
+    rows = []
+    for label, split in splits:
+        errors = (split.ste_error, split.mode_error, split.mean_error)
+        rows.append([label, *(number(error, 4) for error in errors), number(split.inside_two_std, 1)])
+    data = "Generated data with a gap" if figures.source == "generated" else "Snelson data"
+    heads = ["split", "STE", "mode", "mean", "inside 2 std, %"]
+    return Table(f"{data}, squared error on held-out points", heads, rows, f"data: {figures.source}")
+
+
+def digits_table(rows: Sequence[TableRow], examples: int) -> Table:
+    """Return what the demo has reached on the 8x8 digits, with so many training examples."""
+    cells = []
+    for row in rows:
+        first = row.summaries[0]
+        packed = number(first.bytes_1_bit, 0) if first.binary_weights else "-"
+        figures = measured(row, "test", "NLL", "mean of samples", "NLL of the mean")
+        cells.append([_RULES[row.rule], *figures, number(first.bytes_32_bit, 0), packed])
+    heads = ["rule", "test accuracy", "NLL", "mean of 10", "NLL of the mean", "32 bits", "1 bit"]
+    caption = "percent at the best validation epoch, mean and standard deviation over seeds; sizes in bytes"
+    return Table(f"8x8 digits ({examples:,} scans to train on)", heads, cells, caption)

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitbayes.lab.report.folders import CurveLine, is_number
+from bitbayes.lab.report.folders import is_number
 from bitbayes.lab.report.groups import Group
-
-_COLUMNS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -80,24 +78,15 @@ def mean_curve(runs: Sequence[Curve]) -> Curve:
     return Curve.through(f"mean of {len(runs)}", runs[0].group, points) if points else runs[0]
 
 
-def task_curves(lines: Sequence[CurveLine]) -> list[Curve]:
-    """Return the accuracy on every task of a stream by epoch of all tasks, from where the task began."""
-    last = max(line.task for line in lines)
-    return [
-        Curve.through(
-            f"task {task}",
-            task - 1,
-            [(float(at), line.accuracies[task - 1]) for at, line in enumerate(lines, 1) if line.task >= task],
-        )
-        for task in range(1, last + 1)
-    ]
+def task_curves(rows: Sequence[Sequence[float]]) -> list[Curve]:
+    """Return the accuracy on every task of a stream from where the task began, by epoch of all tasks or by task.
 
-
-def matrix_curves(rows: Sequence[Sequence[float]]) -> list[Curve]:
-    """Return the accuracy on every task of a stream by the number of tasks learned, from the task itself on."""
+    Args:
+        rows: Accuracies on the tasks so far, after every epoch or after every task.
+    """
     return [
-        Curve.through(f"task {task + 1}", task, [(float(at), row[task]) for at, row in enumerate(rows, 1) if at > task])
-        for task in range(len(rows))
+        Curve.through(f"task {i + 1}", i, [(float(at), row[i]) for at, row in enumerate(rows, 1) if len(row) > i])
+        for i in range(max(map(len, rows), default=0))
     ]
 
 
@@ -138,8 +127,9 @@ def published_curves(path: str | Path, dataset: str) -> dict[str, PublishedCurve
         runs = json.loads(Path(path).read_text(encoding="utf-8"))["curves"][dataset]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NoCurvesError(f"{path} has no published curves of {dataset}: {error}") from error
+    columns = ("train", "val", "test")
     try:
-        return {column: _range([run[column] for run in runs]) for column in _COLUMNS if column in runs[0]}
+        return {column: _range([run[column] for run in runs]) for column in columns if column in runs[0]}
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path} has damaged curves of {dataset}: {error}") from error
 
@@ -179,16 +169,12 @@ def reliability_points(groups: Sequence[Group]) -> list[ReliabilityPoints]:
     for index, group in enumerate(groups):
         for run in group.runs:
             for kind, bins in itertools.product(("mode", "mean"), ("width", "mass")):
-                points = _inside(run.evaluation, "reliability", kind, bins)
-                lists: list[Any] = [_inside(points, key) for key in ("confidence", "accuracy", "share")]
+                try:
+                    points = run.evaluation["reliability"][kind][bins]
+                    lists = [points[key] for key in ("confidence", "accuracy", "share")]
+                except (KeyError, TypeError):
+                    continue
                 numbers = all(isinstance(one, list) and all(map(is_number, one)) for one in lists)
                 if numbers and len({len(one) for one in lists}) == 1:
                     found.append(ReliabilityPoints(run.name, index, bins, kind, *lists))
-    return found
-
-
-def _inside(found: Any, *keys: str) -> Any:
-    """An entry of nested objects; None where there is no such thing."""
-    for key in keys:
-        found = found.get(key) if isinstance(found, Mapping) else None
     return found

@@ -75,10 +75,10 @@ def summary_table(summary: Summary, folder: Path) -> Table:
         rows.append(["test squared error", number(s.test_error, 4), "", number(s.mean_test_error, 4)])
     if s.test_nll is not None:
         rows.append(["test negative log-likelihood", number(s.test_nll, 4), "", number(s.mean_test_nll, 4)])
-    if s.last_test_accuracy is not None:
-        rows.append([f"test accuracy at epoch {s.epochs_done}", number(s.last_test_accuracy), "", ""])
-    if s.val_accuracy is not None:
-        rows.append([f"validation accuracy {best}", number(s.val_accuracy), "", ""])
+    last = (f"test accuracy at epoch {s.epochs_done}", s.last_test_accuracy)
+    for head, accuracy in (last, (f"validation accuracy {best}", s.val_accuracy)):
+        if accuracy is not None:
+            rows.append([head, number(accuracy), "", ""])
     if s.posterior_entropy_bits is not None:
         rows.append(["entropy of a weight, bits", "", "", number(s.posterior_entropy_bits, 4)])
     rows += [
@@ -106,10 +106,10 @@ def evaluation_table(found: Evaluation) -> Table:
 def tuned_table(recipe: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the trials of a search, best first; `rows` is the content of tune.json."""
     names = list(rows[0]["settings"])
-    cells = [
-        [row["folder"], *(f"{row['settings'][name]:.4g}" for name in names), number(row["accuracy"], missing="failed")]
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        settings = (f"{row['settings'][name]:.4g}" for name in names)
+        cells.append([row["folder"], *settings, number(row["accuracy"], missing="failed")])
     heads, align = ["trial", *names, "validation, %"], "l" + "r" * (len(names) + 1)
     return Table(f"{recipe}: {len(rows)} trials", heads, cells, "trial0 has the recipe's settings", align)
 
@@ -178,14 +178,10 @@ def streams_table(streams: Sequence[StreamRecord]) -> Table:
 def trust_table(study: TrustStudy) -> Table:
     """Return a row for each way to predict, as `bitbayes reproduce trust` prints it."""
     heads = ["rule", "prediction", "networks", "MB", "bits a weight", *(FIGURES[name][0] for name in TRUST_FIGURES)]
-    cells = [
-        [
-            *(row.rule, row.kind, str(row.networks), f"{row.bytes / 1e6:.2f}"),
-            number(row.entropy_bits, 3, missing=""),
-            *_trust_cells(row, TRUST_FIGURES),
-        ]
-        for row in study.rows
-    ]
+    cells = []
+    for row in study.rows:
+        how = (row.rule, row.kind, str(row.networks), f"{row.bytes / 1e6:.2f}")
+        cells.append([*how, number(row.entropy_bits, 3, missing=""), *_trust_cells(row, TRUST_FIGURES)])
     title, align = "How far probabilities can be trusted, test data", "l" + "r" * (len(heads) - 1)
     return Table(title, heads, cells, align=align)
 
@@ -193,16 +189,7 @@ def trust_table(study: TrustStudy) -> Table:
 def all_trust_table(name: str, rows: Sequence[TrustRow]) -> Table:
     """Return a row for each way to predict, with every figure that was measured."""
     heads = ["rule", "prediction", "networks", "bytes", *(head for _, head, _ in FIGURES.values())]
-    cells = [
-        [
-            row.rule,
-            row.kind,
-            str(row.networks),
-            number(row.bytes, 0),
-            *_trust_cells(row),
-        ]
-        for row in rows
-    ]
+    cells = [[row.rule, row.kind, str(row.networks), number(row.bytes, 0), *_trust_cells(row)] for row in rows]
     title = f"How far probabilities can be trusted: {name}"
     return Table(title, heads, cells, "Mean ± std over seeds.").without_empty_columns()
 
@@ -250,13 +237,10 @@ def reliability_table(title: str, points: Sequence[ReliabilityPoints]) -> Table:
 def runs_table(title: str, runs: Sequence[RunRecord]) -> Table:
     """Return runs and how far they are."""
     heads = ["run", "recipe", "rule", "seed", "state", "newest test accuracy, %", "newest training loss"]
-    rows = [
-        [
-            *(run.name, str(run.config.recipe), str(run.config.rule_name), str(run.config.seed), run.status),
-            *(number(run.last("test_accuracy")), number(run.last("train_loss"), 4)),
-        ]
-        for run in runs
-    ]
+    rows = []
+    for run in runs:
+        how = (run.name, str(run.config.recipe), str(run.config.rule_name), str(run.config.seed), run.status)
+        rows.append([*how, number(run.last("test_accuracy")), number(run.last("train_loss"), 4)])
     return Table(title, heads, rows).without_empty_columns()
 
 
@@ -266,23 +250,16 @@ def speed_table(groups: Sequence[Group]) -> Table:
     heads += ["bytes at 32 bits", "bytes at 1 bit", "ratio"]
     rows = []
     for group in groups:
-        seconds = [row["seconds"] for run in group.runs for row in run.history if "seconds" in row]
-        per_epoch = group.values("seconds_per_epoch") or ([sum(seconds) / len(seconds)] if seconds else [])
-        weights, binary, full, packed = (
-            statistics.mean(values) if (values := group.values(key)) else None
-            for key in ("weights", "binary_weights", "bytes_32_bit", "bytes_1_bit")
-        )
-        rows.append(
-            [
-                group.label,
-                listed(run.config.device for run in group.runs),
-                listed(run.config.precision for run in group.runs),
-                spread(per_epoch, 2 if per_epoch and per_epoch[0] >= 0.1 else 4),
-                number(max(group.values("peak_memory_mib"), default=None), 0),
-                *(number(weights, 0), number(binary, 0), number(full, 0), number(packed, 0) if binary else "-"),
-                f"{full / packed:.1f}" if full and packed and binary else "-",
-            ]
-        )
+        lasted = [row["seconds"] for run in group.runs for row in run.history if "seconds" in row]
+        per_epoch = group.values("seconds_per_epoch") or ([sum(lasted) / len(lasted)] if lasted else [])
+        found = map(group.values, ("weights", "binary_weights", "bytes_32_bit", "bytes_1_bit"))
+        weights, binary, full, packed = (statistics.mean(values) if values else None for values in found)
+        where = [listed(getattr(run.config, name) for run in group.runs) for name in ("device", "precision")]
+        seconds = spread(per_epoch, 2 if per_epoch and per_epoch[0] >= 0.1 else 4)
+        memory = number(max(group.values("peak_memory_mib"), default=None), 0)
+        sizes = (number(weights, 0), number(binary, 0), number(full, 0), number(packed, 0) if binary else "-")
+        ratio = f"{full / packed:.1f}" if full and packed and binary else "-"
+        rows.append([group.label, *where, seconds, memory, *sizes, ratio])
     about = (
         "Seconds are of training alone, without evaluation; memory is the peak of the device on a GPU, else of the "
         "process. A real network has no bits to pack."

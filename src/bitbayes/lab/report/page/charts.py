@@ -55,18 +55,17 @@ def curve_chart(
         of: Prefix of the tags by which the page shows and hides groups.
         points: About how many points there may be in all; longer curves are thinned, none below 20.
     """
-    figure = base_figure(x=x, y=y, log=log)
+    figure = _figure(x, y, log=log)
     if published is not None:
         shown = published.until(max(curve.epochs[-1] for curve in curves))
         epochs = list(range(1, len(shown.mean) + 1))
         figure.varea(epochs, shown.low, shown.high, fill_color=GREY, fill_alpha=0.3)
         figure.line(epochs, shown.mean, color=GREY, line_width=2, line_dash="dashed")
     count = max(20, min(500, points // max(len(curves), 1)))
+    seen = [visible for curve in curves if (visible := _visible(curve, log)).epochs]
     hovered = []
-    for group in sorted({curve.group for curve in curves}):
-        runs = [visible for curve in curves if curve.group == group and (visible := _visible(curve, log)) is not None]
-        if not runs:
-            continue
+    for group in sorted({curve.group for curve in seen}):
+        runs = [curve for curve in seen if curve.group == group]
         main = runs[0] if len(runs) == 1 else mean_curve(runs)
         kept = [run.thinned(count) for run in runs]
         lines = [*kept, main.thinned(count)] if len(runs) > 1 else kept
@@ -77,16 +76,15 @@ def curve_chart(
     return _explained(figure, hovered, _tips(x, y))
 
 
-def _visible(curve: Curve, log: bool) -> Curve | None:
+def _visible(curve: Curve, log: bool) -> Curve:
     """Without what a logarithmic axis cannot show."""
-    shown = Curve.through(curve.run, curve.group, [point for point in curve.points if point[1] > 0 or not log])
-    return shown if shown.epochs else None
+    return Curve.through(curve.run, curve.group, [point for point in curve.points if point[1] > 0 or not log])
 
 
 def histogram_chart(weights: Sequence[tuple[str, int, list[float]]], of: str = "") -> Any:
     """Return a chart of the weights over P[w = +1]; `weights` has names, numbers of groups, and percent in each bin."""
     x, y = "P[weight = +1]", "percent of weights"
-    figure = base_figure(x=x, y=y, log=True, x_range=(0, 1))
+    figure = _figure(x, y, log=True, x_range=(0, 1))
     stairs = [i / BINS for i in range(BINS + 1) for _ in (0, 1)][1:-1]
     curves = [
         Curve(name, group, stairs, [value or float("nan") for value in percent for _ in (0, 1)])
@@ -99,7 +97,7 @@ def histogram_chart(weights: Sequence[tuple[str, int, list[float]]], of: str = "
 
 def bins_chart(found: Sequence[ReliabilityPoints], of: str = "") -> Any:
     """Return a reliability diagram."""
-    figure = base_figure(x="confidence", y="accuracy", log=False, x_range=(0, 1.02), y_range=(0, 1.02))
+    figure = _figure("confidence", "accuracy", x_range=(0, 1.02), y_range=(0, 1.02))
     figure.line([0, 1], [0, 1], color=GREY, line_dash="dashed")
     hovered = []
     for bins in found:
@@ -116,10 +114,9 @@ def _lines(
     """Draw curves of one group, which are shown and hidden together."""
     data = {"x": [small(curve.epochs) for curve in curves], "y": [small(curve.values) for curve in curves]}
     data |= {"run": [curve.run for curve in curves], **(columns or {})}
-    group = curves[0].group
     source = require("bokeh.models", "report").ColumnDataSource(data)
-    lines = figure.multi_line("x", "y", source=source, color=mark(group)[0], **style)
-    lines.tags = [f"{of}{group}"]
+    lines = figure.multi_line("x", "y", source=source, color=mark(curves[0].group)[0], **style)
+    lines.tags = [f"{of}{curves[0].group}"]
     return lines
 
 
@@ -134,13 +131,12 @@ def matrix_map(rows: Sequence[Sequence[float]]) -> Any:
     names = [str(i + 1) for i in range(len(rows))]
     cells = [(str(i + 1), str(t + 1), value) for t, row in enumerate(rows) for i, value in enumerate(row)]
     lowest = min(value for *_, value in cells)
-    palette = _STEPS[::-1]
-    mapper = models.LinearColorMapper(palette=palette, low=lowest, high=max(100.0, lowest + 1.0))
-    figure = base_figure(x="task", y="after task", log=False, x_range=names, y_range=names[::-1])
+    mapper = models.LinearColorMapper(palette=_STEPS[::-1], low=lowest, high=max(100.0, lowest + 1.0))
+    figure = _figure("task", "after task", x_range=names, y_range=names[::-1])
     tasks, after, values = (list(column) for column in zip(*cells, strict=True))
-    dark = (value < lowest + 0.5 * (mapper.high - lowest) for value in values)
-    columns = {"task": tasks, "after": after, "value": values, "text": [f"{value:.1f}" for value in values]}
-    columns["ink"] = ["#ffffff" if one else "#000000" for one in dark]
+    ink = ["#ffffff" if value < lowest + 0.5 * (mapper.high - lowest) else "#000000" for value in values]
+    texts = [f"{value:.1f}" for value in values]
+    columns = {"task": tasks, "after": after, "value": values, "text": texts, "ink": ink}
     source = models.ColumnDataSource(columns)
     boxes = figure.rect("task", "after", 1, 1, source=source, line_color=None)
     boxes.glyph.fill_color = {"field": "value", "transform": mapper}
@@ -168,9 +164,8 @@ def belief_map(beliefs: Sequence[tuple[float, list[float]]]) -> Any:
     ]
     names = ("left", "right", "bottom", "top", "share")
     columns = {name: small(values) for name, values in zip(names, zip(*cells, strict=True), strict=True)}
-    palette = require("bokeh.palettes", "report").viridis(64)
-    mapper = models.LogColorMapper(palette=palette, low=0.1, high=100.0)
-    figure = base_figure(x="epoch", y="P[weight = +1]", log=False, y_range=(0, 1))
+    mapper = models.LogColorMapper(palette=require("bokeh.palettes", "report").viridis(64), low=0.1, high=100.0)
+    figure = _figure("epoch", "P[weight = +1]", y_range=(0, 1))
     boxes = figure.quad("left", "right", "bottom", "top", source=models.ColumnDataSource(columns), line_color=None)
     boxes.glyph.fill_color = {"field": "share", "transform": mapper}
     figure.grid.visible = False
@@ -196,7 +191,7 @@ def small(values: Sequence[float]) -> Any:
     return np.asarray(values, dtype=np.float32)
 
 
-def base_figure(*, x: str, y: str, log: bool, **ranges: Any) -> Any:
+def _figure(x: str, y: str, *, log: bool = False, **ranges: Any) -> Any:
     """Return an empty chart with names of its axes; `ranges` are those of the axes, as bokeh takes them."""
     plotting, models = require("bokeh.plotting", "report"), require("bokeh.models", "report")
     figure = plotting.figure(

@@ -8,19 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from bitbayes.lab.recipes import RECIPES
-from bitbayes.lab.report import results, tables
+from bitbayes.lab.report import results, series, tables
 from bitbayes.lab.report.folders import Folders, RunRecord, StreamRecord
 from bitbayes.lab.report.groups import Group, grouped
 from bitbayes.lab.report.page import charts
-from bitbayes.lab.report.series import (
-    Curve,
-    NoCurvesError,
-    PublishedCurves,
-    group_curves,
-    published_curves,
-    reliability_points,
-    task_curves,
-)
+from bitbayes.lab.report.series import Curve, NoCurvesError, PublishedCurves
 from bitbayes.table import Table
 
 
@@ -74,46 +66,38 @@ class Section:
 
 @dataclass(frozen=True)
 class _Metric:
-    """A metric that has a chart; `scale` is a factor of the values, `higher` says whether more is better."""
+    """A metric that has a chart.
+
+    An accuracy names its column of published curves; more is better. A `share` is shown in percent, on a logarithmic
+    axis.
+    """
 
     key: str
     title: str
     y: str
     about: str
     digits: int = 4
-    scale: float = 1.0
-    higher: bool = False
-    log: bool = False
     published: str = ""
+    share: bool = False
 
 
 _METRICS = (
-    _Metric("test_accuracy", "Test accuracy", "percent", "Of the mode.", 2, higher=True, published="test"),
-    _Metric("val_accuracy", "Validation accuracy", "percent", "Of the mode.", 2, higher=True, published="val"),
-    _Metric(
-        *("train_accuracy", "Training accuracy", "percent", "Of the draws that were trained on.", 2),
-        higher=True,
-        published="train",
-    ),
+    _Metric("test_accuracy", "Test accuracy", "percent", "Of the mode.", 2, "test"),
+    _Metric("val_accuracy", "Validation accuracy", "percent", "Of the mode.", 2, "val"),
+    _Metric("train_accuracy", "Training accuracy", "percent", "Of the draws that were trained on.", 2, "train"),
     _Metric("train_loss", "Training loss", "loss", "Mean over the epoch, of the draws."),
     _Metric("test_nll", "Test negative log-likelihood", "nats", "Of the mode."),
     _Metric("test_error", "Test squared error", "squared error", "Of the mode."),
     _Metric(
-        "flips",
-        "Flips",
-        "percent of weights",
+        *("flips", "Flips", "percent of weights"),
         "Weights of the mode whose sign differs from the evaluation before, on a logarithmic axis; zero is not drawn.",
         digits=3,
-        scale=100.0,
-        log=True,
+        share=True,
     ),
     _Metric(
-        "step_flips",
-        "Flips in one step",
-        "percent of weights",
+        *("step_flips", "Flips in one step", "percent of weights"),
         "Weights of the mode that the last step before the evaluation has turned; logarithmic axis, zero is not drawn.",
-        scale=100.0,
-        log=True,
+        share=True,
     ),
 )
 _BINS = {
@@ -166,14 +150,12 @@ def make_sections(folders: Folders, published: str | Path | None = None) -> list
 def _published(path: str | Path, recipes: Sequence[str]) -> dict[str, dict[str, PublishedCurves]]:
     """By recipe and column; a file that has none of the recipes is an error."""
     found: dict[str, dict[str, PublishedCurves]] = {}
-    failure: NoCurvesError | None = None
     for recipe in recipes:
         try:
-            found[recipe] = published_curves(path, recipe)
-        except NoCurvesError as error:
-            failure = error
-    if not found and failure is not None:
-        raise failure
+            found[recipe] = series.published_curves(path, recipe)
+        except NoCurvesError:
+            if recipe == recipes[-1] and not found:
+                raise
     return found
 
 
@@ -191,13 +173,13 @@ def _recipe(name: str, groups: Sequence[Group], published: dict[str, PublishedCu
     recipe = RECIPES.get(name)
     shown = []
     for metric in _METRICS:
-        if not (found := group_curves(groups, metric.key, metric.scale)):
+        if not (found := series.group_curves(groups, metric.key, 100.0 if metric.share else 1.0)):
             continue
         theirs, about = published.get(metric.published), metric.about
         if theirs is not None:
             about += f" Grey: {theirs.runs} published runs, their mean and range."
-        figure = charts.curve_chart(found, y=metric.y, log=metric.log, published=theirs, of=of, points=points)
-        table = tables.curve_table(metric.title, found, labels, metric.higher, metric.digits)
+        figure = charts.curve_chart(found, y=metric.y, log=metric.share, published=theirs, of=of, points=points)
+        table = tables.curve_table(metric.title, found, labels, bool(metric.published), metric.digits)
         shown.append(Chart(metric.title, about, figure, table))
     legend = [
         Sign(f"{group.label} ({len(group.runs)})", f"{of}{index}", *charts.mark(index))
@@ -245,7 +227,7 @@ def _weights(title: str, about: str, weights: Sequence[tuple[str, int, list[floa
 
 def _reliability(groups: Sequence[Group], of: str) -> list[Chart]:
     """Whether the probabilities can be trusted."""
-    points, found = reliability_points(groups), []
+    points, found = series.reliability_points(groups), []
     for name, sentence in _BINS.items():
         if bins := [one for one in points if one.bins == name]:
             title = f"Reliability, bins of equal {name}"
@@ -283,7 +265,7 @@ def _stream(stream: StreamRecord, points: int) -> list[Chart]:
         found.append(Chart(f"Accuracy matrix: {stream.name}", about, figure, tables.matrix_table(stream)))
     if stream.curves:
         title = f"On the way: {stream.name}"
-        curves = task_curves(stream.curves)
+        curves = series.task_curves(stream.curves)
         figure = charts.curve_chart(curves, x="epochs of all tasks", y="percent", points=points)
         table = tables.curve_table(title, curves, [curve.run for curve in curves], True, 2)
         found.append(Chart(title, "Accuracy on every task, from where it began. One colour a task.", figure, table))

@@ -72,10 +72,9 @@ def _template() -> Any:
 
 def _counts(folders: Folders) -> str:
     """How many runs and streams there are, and how many runs are not finished."""
-    going = sum(run.state == "going" for run in folders.runs)
-    stopped = sum(run.state == "stopped" for run in folders.runs)
     counts = [(len(folders.runs), "run"), (len(folders.streams), "stream")]
     parts = [f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts if count]
-    parts += [f"{going} still going"] if going else []
-    parts += [f"{stopped} stopped before the end"] if stopped else []
+    for state, text in (("going", "still going"), ("stopped", "stopped before the end")):
+        if count := sum(run.state == state for run in folders.runs):
+            parts.append(f"{count} {text}")
     return ", ".join(parts)
