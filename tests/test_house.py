@@ -21,7 +21,7 @@ LIBRARY = [
 ]
 LABORATORY = [{"choices", "data"}, {"train"}, {"continual"}, {"recipes"}, {"studies", "bench"}, {"report"}, {"cli"}]
 # `import bitbayes` works with these and the standard library alone.
-CORE = {"bitbayes", "torch", "numpy", "safetensors"} | set(sys.stdlib_module_names)
+CORE = {"bitbayes", "torch", "numpy", "safetensors", "typing_extensions"} | set(sys.stdlib_module_names)
 MOST_LINES = 500
 
 FILES = {

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["Batches", "Weights", "as_found", "batch_buffers", "evaluating", "refresh", "refresh_batchnorm"]
-
 Batches = Iterable[Any]
 Weights = dict[str, Tensor]
 

@@ -6,8 +6,6 @@ from bitbayes.posterior import BernoulliPosterior
 from bitbayes.rules.bayesbinn import BayesBiNN
 from bitbayes.rules.optimizer import BinaryOptimizer
 
-__all__ = ["advance_prior"]
-
 
 def advance_prior(optimizer: BinaryOptimizer, *, decay: float = 1.0) -> BernoulliPosterior:
     """Makes the posterior the prior of the steps to come: λ₀ ← decay · λ (BayesBiNN, eq. 21, for decay = 1).

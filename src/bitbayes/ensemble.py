@@ -12,8 +12,6 @@ from torch.func import functional_call
 from bitbayes.batchnorm import Batches, Weights, refresh
 from bitbayes.posterior import Posterior
 
-__all__ = ["complete_states", "drawn_networks", "network_outputs", "unwrapped"]
-
 
 def unwrapped(model: nn.Module, names: Collection[str] | None = None) -> nn.Module:
     """Return the network inside torch.compile or DistributedDataParallel.

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import TypeVar
 
-__all__ = ["chosen", "closest", "nearest", "require"]
-
 T = TypeVar("T")
 
 

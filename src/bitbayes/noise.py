@@ -19,8 +19,6 @@ from torch import Tensor
 
 from bitbayes.functional import sign
 
-__all__ = ["CHUNK", "Noise", "spans", "stream_key"]
-
 # Values a piece: 1 MiB a float32 tensor, small enough for a second-level cache and large enough to hide dispatch.
 CHUNK = 1 << 18
 

@@ -14,8 +14,6 @@ from bitbayes.rules.optimizer import BinaryOptimizer
 from bitbayes.rules.scales import transposed
 from bitbayes.table import Table
 
-__all__ = ["Follower", "Summary", "SummaryRow", "follow", "split_parameters", "summary"]
-
 Named = list[tuple[str, Parameter]]
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -15,8 +15,6 @@ from bitbayes.packed import PackedNetwork, load, pack
 from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
 
-__all__ = ["predict"]
-
 # Small networks (by weights times inputs) are computed so many at a time, because a pass of one of them is mostly
 # dispatch. Larger ones are faster one by one; see benchmarks/predict.py.
 _TOGETHER, _SMALL = 32, 10_000_000

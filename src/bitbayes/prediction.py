@@ -7,8 +7,6 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-__all__ = ["Prediction", "softmax"]
-
 A = TypeVar("A")
 
 

@@ -12,8 +12,6 @@ from typing import Any
 
 from bitbayes.errors import require
 
-__all__ = ["Table", "number", "spread"]
-
 _LETTER = re.compile(r"[^\W\d_]")
 _HTML = """\
 {%- macro cell(tag, index, text) -%}

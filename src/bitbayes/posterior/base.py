@@ -5,17 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import Self
 
 from bitbayes import functional as F
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 Parts = dict[str, dict[str, Tensor]]
 """What a posterior consists of: tensors by part, such as "natural", and by parameter name."""

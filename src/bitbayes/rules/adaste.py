@@ -13,19 +13,15 @@ optimizer's shell:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
 from bitbayes.rules.rule import Belief, Count, Number, Options, Values
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class AdaSTEOptions(Options):

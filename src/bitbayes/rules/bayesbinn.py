@@ -18,10 +18,10 @@ For a loss that is multilinear in the weights the exact natural gradient is E[(l
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from bitbayes import functional as F
 from bitbayes.kernels.run import Call, hard_draw
@@ -30,9 +30,6 @@ from bitbayes.posterior import BernoulliPosterior
 from bitbayes.rules import checks
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
 from bitbayes.rules.rule import Belief, Count, Number, Options, Values
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 _EPS = 1e-10  # the released code's guard, which at small τ is the whole gradient
 _POINT_TAU = 1e-6  # below this τ every relaxed draw is ±1 to float32 and λ is far beyond float32's tanh

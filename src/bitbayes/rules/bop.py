@@ -13,10 +13,9 @@ The unbiased variant divides m and v by 1 − (1 − γ)ᵗ and 1 − (1 − σ)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from bitbayes import functional as F
 from bitbayes.kernels.run import Call
@@ -24,9 +23,6 @@ from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
 from bitbayes.rules.rule import Belief, Count, Number, O, Options, Values
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class _Flips(BinaryOptimizer[O]):

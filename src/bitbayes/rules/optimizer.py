@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from typing_extensions import Self
 
 from bitbayes import functional as F
 from bitbayes.noise import Noise, stream_key
 from bitbayes.posterior import BernoulliPosterior, Posterior
 from bitbayes.rules import checks, engine, scales
 from bitbayes.rules.rule import Belief, Count, O, Options, Rule
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 

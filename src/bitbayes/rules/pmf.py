@@ -14,19 +14,17 @@ primal point w moves the dual one v without the factor tanh′, so v ← v − �
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
 from bitbayes.rules.rule import AdamStep, Belief, Count, Number, Values
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class MirrorDescentOptions(AdamStep):

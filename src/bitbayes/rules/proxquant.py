@@ -12,19 +12,15 @@ After `harden_after` steps θ is its sign and stays so, while the real parameter
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
 from bitbayes.rules.rule import AdamStep, Belief, Count, Number, Values
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class ProxQuantOptions(AdamStep):

@@ -13,10 +13,9 @@ With m, weights that training has made large resist a step towards zero, and so 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from bitbayes import functional as F
 from bitbayes.kernels.run import Call
@@ -24,9 +23,6 @@ from bitbayes.noise import Noise
 from bitbayes.rules import checks
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
 from bitbayes.rules.rule import AdamStep, Belief, Count, Number, Values
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class STEOptions(AdamStep):

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from bitbayes import functional as F
 from bitbayes.kernels.run import Call
@@ -28,9 +28,6 @@ from bitbayes.posterior import LowRankGaussianPosterior
 from bitbayes.rules import checks, scales
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
 from bitbayes.rules.rule import Belief, Number, Options, Values
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 _MOST_ROWS = 64  # half of MOST_ARRAYS in kernels.c
 

@@ -6,10 +6,9 @@ import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from typing_extensions import Self
 
 Figures = dict[str, float]
 """Measured quantities by name: accuracy in percent, NLL and entropies in nats."""

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bitbayes.packed.backends.runtime import Runtime
 from bitbayes.packed.format.network import PackedNetwork
 
-# Modules and classes; imported when they are asked for, because torch and OpenVINO may not be installed.
-BACKENDS = {
-    "reference": ("reference", "ReferenceRuntime"),
-    "torch": ("torch", "TorchRuntime"),
-    "native": ("native.runtime", "NativeRuntime"),
-    "openvino": ("openvino.runtime", "OpenVinoRuntime"),
-}
+BACKENDS = ("reference", "torch", "native", "openvino")
 
 
 def load(network: PackedNetwork | str | Path, backend: str = "reference", **options: Any) -> Runtime:
@@ -50,9 +44,21 @@ def load(network: PackedNetwork | str | Path, backend: str = "reference", **opti
         network = PackedNetwork.read(network)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
-    module, name = BACKENDS[backend]
     try:
-        loaded = importlib.import_module(f"bitbayes.packed.backends.{module}")
+        return _runtime(backend)(network, **options)
     except ImportError as error:
         raise ImportError(f'{error}; or take the backend "native" or "reference"') from error
-    return getattr(loaded, name)(network, **options)
+
+
+def _runtime(backend: str) -> Callable[..., Runtime]:
+    """Import a backend when it is asked for, because torch and OpenVINO may not be installed."""
+    match backend:
+        case "torch":
+            from bitbayes.packed.backends.torch import TorchRuntime as runtime
+        case "native":
+            from bitbayes.packed.backends.native.runtime import NativeRuntime as runtime
+        case "openvino":
+            from bitbayes.packed.backends.openvino.runtime import OpenVinoRuntime as runtime
+        case _:
+            from bitbayes.packed.backends.reference import ReferenceRuntime as runtime
+    return runtime
