@@ -218,6 +218,7 @@ class _Writer:
             bounds = [(sign, step.settings[key]) for sign, key in (("<", "min"), (">", "max"))]
             given = [(sign, _literal(np.float32(bound))) for sign, bound in bounds if bound is not None]
             return [f"if (y {sign} {bound}) y = {bound};" for sign, bound in given]
+        assert step.op == "affine", step.op
         given = [(sign, role) for sign, role in (("*", "scale"), ("+", "shift")) if role in step.tensors]
         terms = [f" {sign} {self._vector(step, role, channel, 'float')}" for sign, role in given]
         return [f"y = (float)((@sum)y{''.join(terms)});"]
