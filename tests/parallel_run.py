@@ -12,7 +12,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from bitbayes.lab.data import DataBundle, TensorData
-from bitbayes.lab.train import RunConfig, SilentProgress, build_experiment, train
+from bitbayes.lab.train import CROSS_ENTROPY, RunConfig, SilentProgress, build_experiment, train
 from bitbayes.lab.train.distributed import joined
 
 
@@ -34,7 +34,7 @@ def run(out: str, rule: str, accumulate: int = 1, epochs: int = 3) -> dict:
     def network() -> nn.Module:
         return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
 
-    experiment = build_experiment(config, network, bundle(), "cross_entropy")
+    experiment = build_experiment(config, network, bundle(), CROSS_ENTROPY)
     averaged: list[int] = []
     if isinstance(experiment.parallel, DistributedDataParallel):
         experiment.parallel.register_comm_hook(

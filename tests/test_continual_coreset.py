@@ -13,7 +13,7 @@ import bitbayes as bb
 from bitbayes.lab.continual import Coreset, evaluate, permuted_tasks
 from bitbayes.lab.continual.buffer import k_center
 from bitbayes.lab.data import TensorData
-from bitbayes.lab.train import Experiment, build_experiment
+from bitbayes.lab.train import CROSS_ENTROPY, Experiment, build_experiment
 from bitbayes.predict import predict
 from nested import equal
 from streams import bundle, config, network, stream
@@ -24,7 +24,7 @@ def began(memory: Coreset, rule: str = "bayesbinn") -> tuple[Experiment, list]:
     tasks = list(permuted_tasks(bundle(), 2))
     run = config(Path("unused"), rule)
     left = [memory.training_data(task, run) for task in tasks]
-    return build_experiment(run, network, left[0], "cross_entropy"), tasks
+    return build_experiment(run, network, left[0], CROSS_ENTROPY), tasks
 
 
 @pytest.mark.parametrize("choice", ["random", "k-center"])

@@ -14,7 +14,7 @@ from bitbayes.lab.continual import EWC, SI, Coreset, Memory, Replay, StreamResul
 from bitbayes.lab.data import batches
 from bitbayes.lab.report.continual import curves_figure, stream_figures, weights_figure
 from bitbayes.lab.studies.streams import find_method
-from bitbayes.lab.train import Experiment, SilentProgress, build_experiment
+from bitbayes.lab.train import CROSS_ENTROPY, Experiment, SilentProgress, build_experiment
 from bitbayes.lab.train.measure import mode_weights
 from bitbayes.lab.train.step import training_step
 from generated import write
@@ -35,7 +35,7 @@ every_teacher = pytest.mark.parametrize("memory", MEMORIES[:3], ids=lambda memor
 def begun(memory: Memory, build=network) -> tuple[Experiment, list]:
     """The experiment of a stream that begins, and its tasks."""
     tasks = list(permuted_tasks(bundle(), 2))
-    experiment = build_experiment(config(Path("unused"), "full-precision"), build, tasks[0].data, "cross_entropy")
+    experiment = build_experiment(config(Path("unused"), "full-precision"), build, tasks[0].data, CROSS_ENTROPY)
     experiment.hooks = memory
     memory.begin(experiment)
     return experiment, tasks
@@ -149,7 +149,7 @@ class TestReplay:
     def learned(self, count: int, examples: int) -> tuple[Replay, list]:
         """The memory after all tasks but the last."""
         memory, tasks = Replay(examples), list(permuted_tasks(bundle(), count))
-        experiment = build_experiment(config(Path("unused"), "ste"), network, tasks[0].data, "cross_entropy")
+        experiment = build_experiment(config(Path("unused"), "ste"), network, tasks[0].data, CROSS_ENTROPY)
         for task in tasks[:-1]:
             memory.training_data(task, RUN)
             memory.end_task(task, experiment, config(Path("unused"), "ste"))

@@ -15,6 +15,7 @@ from bitbayes.lab.recipes.registry import RECIPES
 from bitbayes.lab.studies.several import finished
 from bitbayes.lab.train import (
     BINARY,
+    CROSS_ENTROPY,
     RULES,
     SQUARED,
     RunConfig,
@@ -62,7 +63,7 @@ def same_checkpoint(a, b):
 @pytest.mark.parametrize(("width", "fused"), [(64, False), (15_625, True)])
 def test_a_million_weights_are_updated_in_one_pass(digits, tmp_path, width, fused):
     config = make_config("digits", "ste", out=str(tmp_path))
-    experiment = build_experiment(config, lambda: torch.nn.Linear(64, width, bias=False), digits, "cross_entropy")
+    experiment = build_experiment(config, lambda: torch.nn.Linear(64, width, bias=False), digits, CROSS_ENTROPY)
     assert experiment.binary_weights() == 64 * width
     assert experiment.optimizer.param_groups[0]["compile"] is fused
 
@@ -147,7 +148,7 @@ class TestConfig:
 def test_a_rule_that_does_not_exist(digits):
     config = dataclasses.replace(make_config("digits", "ste"), rule="nope")
     with pytest.raises(ValueError, match="no rule is called 'nope'; there are: full-precision"):
-        build_experiment(config, lambda: torch.nn.Linear(64, 10), digits, "cross_entropy")
+        build_experiment(config, lambda: torch.nn.Linear(64, 10), digits, CROSS_ENTROPY)
 
 
 def test_dropout_of_every_layer(digits):
@@ -158,7 +159,7 @@ def test_dropout_of_every_layer(digits):
     assert layers() == [0.2] * 3 and layers(dropout=0.0) == [0.0] * 3
     config = make_config("digits", "ste", dropout=0.0)
     with pytest.raises(ValueError, match="no dropout layer"):
-        build_experiment(config, lambda: torch.nn.Linear(64, 10), digits, "cross_entropy")
+        build_experiment(config, lambda: torch.nn.Linear(64, 10), digits, CROSS_ENTROPY)
 
 
 def test_flips_of_a_step_and_the_spread_of_the_weights(tmp_path, digits):
