@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -146,6 +145,8 @@ def spread(values: Iterable[float | None], digits: int = 2, missing: str = "-") 
         >>> spread([98.0, 99.0, None]), spread([98.0]), spread([])
         ('98.50 ± 0.71', '98.00', '-')
     """
+    import statistics  # here, because it takes a while to load, and `import bitbayes` needs none of it
+
     known = [value for value in values if value is not None]
     if not known:
         return missing
