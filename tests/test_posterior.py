@@ -135,3 +135,15 @@ def test_a_file_without_a_part(tmp_path: Path) -> None:
     save_file({"center/w": torch.ones(1)}, str(path), metadata={"format": bb.LowRankGaussianPosterior.FORMAT})
     with pytest.raises(ValueError, match="it has no factors, scale, shared"):
         bb.load_posterior(path)
+
+
+def test_a_subclass_does_not_take_over_a_format(tmp_path: Path) -> None:
+    class Mine(bb.BernoulliPosterior):
+        pass
+
+    class Unsaved(bb.Posterior):
+        pass
+
+    Mine({"w": torch.zeros(2)}).save(tmp_path / "q.safetensors")
+    assert type(bb.load_posterior(tmp_path / "q.safetensors")) is bb.BernoulliPosterior
+    assert issubclass(Unsaved, bb.Posterior)

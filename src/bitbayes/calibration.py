@@ -159,7 +159,7 @@ def fit_temperature(prediction: Prediction[Tensor], y: Tensor) -> float:
 
     bounds = (math.log(0.05), math.log(20))
     minimize = require("scipy.optimize", "train").minimize_scalar
-    return math.exp(minimize(cost, bounds=bounds, method="bounded").x)
+    return math.exp(minimize(cost, bounds=bounds, method="bounded", options={"xatol": 1e-8}).x)
 
 
 def separation(usual: Tensor, unusual: Tensor) -> float:

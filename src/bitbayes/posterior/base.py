@@ -41,7 +41,8 @@ class Posterior(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        Posterior._kinds[cls.FORMAT] = cls
+        if "FORMAT" in vars(cls):  # a subclass of a kind is read as that kind
+            Posterior._kinds[cls.FORMAT] = cls
 
     def __init__(self, like: Mapping[str, Tensor], scale: Mapping[str, Tensor] | None) -> None:
         if not like:

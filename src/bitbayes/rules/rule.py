@@ -25,8 +25,8 @@ Number = float | Tensor
 class Options:
     """What the functions of a rule read: options of the parameter group, and what `schedule` derives from them.
 
-    Subclasses annotate the options of their rule, so that an editor knows them. `types.SimpleNamespace` does the same,
-    but torch.compile cannot make one inside a graph.
+    Subclasses annotate the options of their rule, so that an editor knows them. `bound` and `fan_in` are there for
+    `begin` alone. Not a `types.SimpleNamespace`, because torch.compile cannot make one inside a graph.
 
     Args:
         values: Options by name.

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitbayes import functional as F
+from bitbayes.rules.rule import Options
 
 
 def transposed(parameter: Tensor, groups: int) -> None:
@@ -90,7 +90,7 @@ def learn(state: dict[str, Any], slope: Tensor | None, lr: float, accept: Tensor
     if slope is None:
         return
     moments = state["scale_first"], state["scale_second"]
-    o: Any = SimpleNamespace(**F.adam_options((0.9, 0.999), state["step"] + 1))
+    o: Any = Options(**F.adam_options((0.9, 0.999), state["step"] + 1))
     first, second, direction = F.adam(*moments, slope, o)
     new = {"scale": state["scale"] * torch.exp(-lr * direction), "scale_first": first, "scale_second": second}
     for name, tensor in new.items():

@@ -9,7 +9,7 @@ import numpy as np
 
 from bitbayes.packed import PackedNetwork, Program, Step
 from bitbayes.packed.backends.reference import input_ranges
-from bitbayes.packed.backends.runtime import Schedule
+from bitbayes.packed.backends.runtime import Order
 from bitbayes.packed.format.bits import Array
 
 
@@ -79,7 +79,7 @@ def torch_bfloat16(network: PackedNetwork, x: Array) -> Callable[[], Any]:
     from bitbayes.packed.backends.torch import computed, stored, unpacked
 
     twin, images = without_bits(network), torch.from_numpy(x)
-    steps, schedule = twin.program.steps, Schedule.of(twin.program)
+    steps, order = twin.program.steps, Order.of(twin.program)
     tensors = [unpacked(twin, index, stored(twin, step), 0) for index, step in enumerate(steps)]
     for found in tensors:
         if "weight" in found:
@@ -88,6 +88,6 @@ def torch_bfloat16(network: PackedNetwork, x: Array) -> Callable[[], Any]:
     @torch.no_grad()
     def run() -> Any:
         with torch.autocast("cpu", torch.bfloat16):
-            return schedule.run(images, lambda index, sources: computed(steps[index], sources, tensors[index]))
+            return order.run(images, lambda index, sources: computed(steps[index], sources, tensors[index]))
 
     return run

@@ -171,7 +171,9 @@ def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any],
         if inputs.shape[1:] != network.program.input or not inputs.ndim:
             wanted = ", ".join(map(str, ("N", *network.program.input)))
             raise ValueError(f"{data} has shape {inputs.shape}, expected ({wanted})")
-        return inputs, None, network.program.about.get("loss") == "squared"
+        from bitbayes.lab.train import SQUARED
+
+        return inputs, None, network.program.about.get("loss") == SQUARED.name
     import torch
 
     from bitbayes.lab.data import TensorData

@@ -158,7 +158,7 @@ def run_stream(
         if experiment is None:
             experiment = build_experiment(mine, network, data, loss)
             if settings.prior and not isinstance(experiment.optimizer, BayesBiNN):
-                raise TypeError(f"only bayesbinn has a prior, got rule {config.rule}; call run_stream with prior=False")
+                raise TypeError(f"only bayesbinn has a prior, got rule {config.rule}; pass StreamSettings(prior=False)")
             memory.begin(experiment)
             experiment.hooks = None if isinstance(memory, NoMemory) else memory
         else:

@@ -143,6 +143,8 @@ class RunConfig:
     def from_json(cls, text: str) -> RunConfig:
         """Read what `to_json` wrote; unknown entries are ignored, so that newer files can be read."""
         raw = json.loads(text)
+        if not isinstance(raw, dict):
+            raise ValueError(f"expected settings by name, got {_short(raw)}")
         raw["schedule"] = Schedule.from_dict(raw.get("schedule", {}))
         return _from_flat({name: value for name, value in raw.items() if name in _SPEC | _OWN})
 

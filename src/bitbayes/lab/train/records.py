@@ -86,8 +86,8 @@ class EpochRow(Record):
     probabilities: list[float] | None = None
     mean_samples: int | None = None
     mean_test_accuracy: float | None = None
-    mean_test_nll: float | None = None
     mean_test_error: float | None = None
+    mean_test_nll: float | None = None
     sample_test_accuracy: float | None = None
     observation_noise: float | None = None
     accuracies: list[float] | None = None
@@ -125,8 +125,8 @@ class Summary(Record):
     posterior_entropy_bits: float | None = None
     mean_samples: int | None = None
     mean_test_accuracy: float | None = None
-    mean_test_nll: float | None = None
     mean_test_error: float | None = None
+    mean_test_nll: float | None = None
     sample_test_accuracy: float | None = None
     observation_noise: float | None = None
 
@@ -156,9 +156,9 @@ class Evaluation(Record):
     samples: int
     posterior_entropy_bits: float | None = None
     unlike: str | None = None
+    reliability: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     mode: Figures = field(default_factory=dict)
     mean: Figures | None = None
-    reliability: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

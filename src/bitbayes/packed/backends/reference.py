@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.packed.backends.runtime import Runtime, Schedule, checked
+from bitbayes.packed.backends.runtime import Order, Runtime, checked
 from bitbayes.packed.format.bits import Array, sign_products, unpack_signs
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
@@ -37,14 +37,14 @@ class ReferenceRuntime(Runtime):
     """
 
     def __init__(self, network: PackedNetwork) -> None:
-        self.network, self._schedule = network, Schedule.of(network.program)
+        self.network, self._order = network, Order.of(network.program)
 
     def outputs(self, x: Array) -> Array:
         """Return the raw outputs of all C networks, shape (C, N, ...), float32, for inputs of shape (N, ...)."""
         network, x = self.network, checked(self.network, x)
 
         def output(sample: int) -> Array:
-            return self._schedule.run(x, lambda index, sources: computed(network, index, sources, sample))
+            return self._order.run(x, lambda index, sources: computed(network, index, sources, sample))
 
         return np.stack([output(sample) for sample in range(network.program.samples)])
 
@@ -72,9 +72,9 @@ def input_ranges(network: PackedNetwork, x: Array) -> dict[int, float]:
             found[index] = max(found.get(index, 0.0), float(np.abs(sources[0]).max()) or 1.0)
         return computed(network, index, sources, sample)
 
-    schedule, x = Schedule.of(network.program), checked(network, x)
+    order, x = Order.of(network.program), checked(network, x)
     for sample in range(network.program.samples):
-        schedule.run(x, functools.partial(watched, sample=sample))
+        order.run(x, functools.partial(watched, sample=sample))
     return found
 
 

@@ -52,14 +52,14 @@ class Runtime(ABC):
         return Prediction(outputs[..., None] if outputs.ndim == 2 else outputs)
 
 
-class Schedule:
+class Order:
     """The order in which values are computed; each is dropped after its last use.
 
     Args:
         tasks: For each task the values that it takes and the value that it makes; value 0 is the input.
 
     Example:
-        >>> Schedule([((0,), 1), ((0, 1), 2)]).run(3, lambda task, values: 10 * sum(values))
+        >>> Order([((0,), 1), ((0, 1), 2)]).run(3, lambda task, values: 10 * sum(values))
         330
     """
 
@@ -70,8 +70,8 @@ class Schedule:
             self._tasks[place][2].append(value)
 
     @classmethod
-    def of(cls, program: Program) -> Schedule:
-        """Return the schedule that takes the steps of a program one by one."""
+    def of(cls, program: Program) -> Order:
+        """Return the order that takes the steps of a program one by one."""
         return cls((step.sources, index + 1) for index, step in enumerate(program.steps))
 
     def run(self, x: Any, compute: Callable[[int, list[Any]], Any]) -> Any:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitbayes.packed.backends.runtime import Runtime, Schedule, check_finite, check_inputs
+from bitbayes.packed.backends.runtime import Order, Runtime, check_finite, check_inputs
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
@@ -37,7 +37,7 @@ class TorchRuntime(Runtime):
     """
 
     def __init__(self, network: PackedNetwork, device: torch.device | str = "cpu") -> None:
-        self.network, self._schedule = network, Schedule.of(network.program)
+        self.network, self._order = network, Order.of(network.program)
         try:
             self.device = torch.device(device)
             self._stored = [stored(network, step, self.device) for step in network.program.steps]
@@ -65,7 +65,7 @@ class TorchRuntime(Runtime):
             tensors = self._once[index] if self._once else unpacked(network, index, self._stored[index], sample)
             return computed(network.program.steps[index], sources, tensors)
 
-        return self._schedule.run(x, compute)
+        return self._order.run(x, compute)
 
 
 def stored(network: PackedNetwork, step: Step, device: torch.device | str = "cpu") -> Tensors:

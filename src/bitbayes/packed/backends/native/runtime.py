@@ -12,8 +12,8 @@ import numpy as np
 from bitbayes.packed.backends import reference
 from bitbayes.packed.backends.native import steps
 from bitbayes.packed.backends.native.products import NumberProduct, RealProduct, SignProduct, library
-from bitbayes.packed.backends.native.steps import FAST, Held, Run, along, floats
-from bitbayes.packed.backends.runtime import Runtime, Schedule, checked, in_pieces
+from bitbayes.packed.backends.native.steps import FAST, Compute, Held, along, floats
+from bitbayes.packed.backends.runtime import Order, Runtime, checked, in_pieces
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
@@ -24,7 +24,7 @@ _PIECE = 1 << 19  # numbers of the largest value that are computed at a time, so
 class _Job(NamedTuple):
     """One or several steps that run as one, and the value that the last of them makes."""
 
-    run: Run
+    run: Compute
     sources: tuple[int, ...]
     target: int
 
@@ -69,7 +69,7 @@ class NativeRuntime(Runtime):
         for job in reversed(jobs):
             needed.update(job.sources if job.target in needed else ())
         self._jobs = [job for job in jobs if job.target in needed]
-        self._schedule = Schedule((job.sources, job.target) for job in self._jobs)
+        self._order = Order((job.sources, job.target) for job in self._jobs)
 
     def outputs(self, x: Array) -> Array:
         """Return the raw outputs of all C networks, shape (C, N, ...), float32, for inputs of shape (N, ...)."""
@@ -78,7 +78,7 @@ class NativeRuntime(Runtime):
         return in_pieces(self.network, x, max(1, _PIECE // largest), self._whole)
 
     def _whole(self, x: Array) -> Array:
-        result = floats(self._schedule.run(x[None], lambda place, sources: self._jobs[place].run(sources)))
+        result = floats(self._order.run(x[None], lambda place, sources: self._jobs[place].run(sources)))
         return np.broadcast_to(result, (self.network.program.samples, *result.shape[1:]))
 
     # Planning: which steps run as one, beginning with a given one.
@@ -143,7 +143,7 @@ class NativeRuntime(Runtime):
         only = index + 1 < len(every) and self._users[index + 1] == 1 and every[index + 1].sources == (index + 1,)
         return every[index + 1] if only else None
 
-    def _as_reference(self, index: int, tensors: dict[str, Array]) -> Run:
+    def _as_reference(self, index: int, tensors: dict[str, Array]) -> Compute:
         differ = max(map(len, tensors.values()), default=1)
 
         def run(sources: list[Held]) -> Held:

@@ -21,7 +21,7 @@ from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
 
 Held = Array | Signs
-Run = Callable[[list[Held]], Held]
+Compute = Callable[[list[Held]], Held]
 Tensors = Mapping[str, Array]
 
 
@@ -44,7 +44,7 @@ def along(tensor: Array, rank: int) -> npt.NDArray[np.float32]:
     return tensor.astype(np.float32).reshape(len(tensor), 1, -1, *[1] * (rank - 1))
 
 
-def sign_layer(product: SignProduct, linear: bool, threads: int) -> Run:
+def sign_layer(product: SignProduct, linear: bool, threads: int) -> Compute:
     """Multiply signs with signs; a linear layer is a convolution with one place."""
 
     def run(sources: list[Held]) -> Held:
@@ -56,7 +56,7 @@ def sign_layer(product: SignProduct, linear: bool, threads: int) -> Run:
     return run
 
 
-def number_layer(product: NumberProduct | RealProduct, step: Step, threads: int) -> Run:
+def number_layer(product: NumberProduct | RealProduct, step: Step, threads: int) -> Compute:
     """Multiply numbers with signs, weights in the file's order, or with numbers, channels last."""
     last = isinstance(product, RealProduct)
 
@@ -70,7 +70,7 @@ def number_layer(product: NumberProduct | RealProduct, step: Step, threads: int)
     return run
 
 
-def real_linear(weight: Array) -> Run:
+def real_linear(weight: Array) -> Compute:
     """Multiply numbers with numbers, rounded once: it is the last layer, as a rule, and small."""
     columns = weight.swapaxes(1, 2).astype(np.float64)
     return lambda sources: (floats(sources[0]) @ columns).astype(np.float32)
@@ -111,7 +111,7 @@ def _taps(sliding: Sliding, sizes: tuple[int, ...]) -> tuple[Any, tuple[slice, .
     return pads if any(map(any, pads)) else None, first, others
 
 
-def pooled_signs(sliding: Sliding, direction: Array | None = None) -> Run:
+def pooled_signs(sliding: Sliding, direction: Array | None = None) -> Compute:
     """Take the maximum of signs: +1 where one is; where sums are compared the other way round, where all are."""
     flip = None
     if direction is not None:
