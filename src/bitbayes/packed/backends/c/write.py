@@ -18,7 +18,7 @@ from bitbayes.packed.format.bits import Array, float_above
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,60}", re.ASCII)
+_NAME = r"[A-Za-z][A-Za-z0-9_]{0,60}"  # compiled when it is first used: `import bitbayes` loads this module
 _LINE = 8  # numbers
 
 _HEAD = """\
@@ -79,7 +79,7 @@ if (logits[k] > logits[best]) best = k;
 return (int)best;
 }}
 """
-_NOTHING = re.compile(r" \* 1(?=[ ;)\]])| - 0(?=;)|\b0 \+ ")  # what adds and multiplies nothing
+_NOTHING = r" \* 1(?=[ ;)\]])| - 0(?=;)|\b0 \+ "  # what adds and multiplies nothing
 
 
 def c_header(network: PackedNetwork, name: str = "net") -> str:
@@ -105,7 +105,7 @@ def c_header(network: PackedNetwork, name: str = "net") -> str:
         >>> [line for line in header.splitlines() if "(const float" in line][-1]
         'static int tiny_predict(const float *input, float *logits) {'
     """
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(_NAME, name):
         raise ValueError(f"name must be letters, digits and _ and begin with a letter, got {name!r}")
     if network.program.samples > 1:
         raise ValueError(f"a C header is of one network, got {network.program.samples}; pack the mode")
@@ -256,7 +256,7 @@ def _group(code: _Writer, group: Group) -> str:
     if code.bits(group.value):
         size = 4 * words(code.network.values[group.value].size)
         block = f"memset(&@memory[{code.plan.places[group.value]}], 0, {size});\n{block}"
-    return _NOTHING.sub("", block)
+    return re.sub(_NOTHING, "", block)
 
 
 class _Window(NamedTuple):
