@@ -53,7 +53,7 @@ def nearest(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """Return the error for a name that does not exist, with the closest name that does.
 
     Args:
-        kind: What the name stands for, such as "rule".
+        kind: Word for what has the name, such as "rule".
         name: Name that does not exist.
         known: Names that exist.
 

@@ -19,7 +19,7 @@ _SMALL = 1 << 15  # weights that one more thread must have to be worth waking
 
 
 class Call(NamedTuple):
-    """What a function of `kernels.c` reads beside the gradient and the weights.
+    """A call of one function of `kernels.c`: its tensors and numbers beside the gradient and the weights.
 
     Attributes:
         kernel: Name of the function.

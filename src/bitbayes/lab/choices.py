@@ -1,4 +1,4 @@
-"""What a user may choose, from Python or on the command line; needs nothing but the standard library."""
+"""Settings that users choose, from Python or on the command line. This module needs the standard library alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Overrides:
     """Choices that go before those of a recipe; None is the recipe's own.
 
     Args:
-        estimator: Of bayesbinn: straight-through, concrete or released; the recipe's by default.
+        estimator: Gradient estimator of bayesbinn: straight-through, concrete or released; the recipe's by default.
         data: Folder or hub id of the data; the recipe's hub id by default.
         epochs: Length of the schedule; the published one by default.
         stop_after: Ends the run after this epoch of the schedule.
@@ -78,12 +78,12 @@ class StreamChoice:
 
     Args:
         tasks: Number of tasks of permuted-mnist.
-        scenario: Of split-mnist: task, domain or class.
+        scenario: Scenario of split-mnist: task, domain or class.
         prior: Use each task's posterior as the prior of the next task.
         prior_decay: Relaxation of that prior: 1 keeps all of it, 0.9 about the last ten tasks.
         ess_decay: Factor of ess from task to task; by default 0.55 with a prior (nearer to 1 for more than five tasks),
             1 without a prior or with a relaxed one.
-        method: What is kept of old tasks beside the beliefs: none, coreset, replay, or for full-precision ewc or si.
+        method: Method against forgetting: none, coreset or replay; for full-precision also ewc or si.
         method_options: Options of the method by name.
         statistics: BatchNorm statistics at test time: task (kept from the end of each task) or shared (the
             newest); task by default, but shared for replay and for the scenarios domain and class.

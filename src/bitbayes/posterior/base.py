@@ -16,7 +16,7 @@ from typing_extensions import Self
 from bitbayes import functional as F
 
 Parts = dict[str, dict[str, Tensor]]
-"""What a posterior consists of: tensors by part, such as "natural", and by parameter name."""
+"""Tensors of a posterior, by part, such as "natural", and by parameter name."""
 
 SAMPLE_STREAM, SHARED_SAMPLE_STREAM = 2, 4  # keep samples of a posterior apart from the draws of training
 

@@ -25,7 +25,7 @@ from bitbayes.rules.rule import Belief, Count, Number, Options, Values
 
 
 class AdaSTEOptions(Options):
-    """What the functions of AdaSTE read."""
+    """Options that the functions of AdaSTE read."""
 
     ess: Number
     beta: Number

@@ -41,7 +41,7 @@ def _is_point(group: Values) -> bool:
 
 
 class BayesBiNNOptions(Options):
-    """What the functions of BayesBiNN read."""
+    """Options that the functions of BayesBiNN read."""
 
     ess: Number
     estimator: str  # "point" where the released estimator leaves one
@@ -200,7 +200,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
 
     @staticmethod
     def update_kernel(belief: Belief, o: BayesBiNNOptions, drawn: Noise, noise: Noise, estimated: bool) -> Call | None:
-        """Covers the estimators with hard draws."""
+        """Return the kernel, which covers the estimators with hard draws."""
         kernel = {"straight-through": "bayesbinn", "point": "bayesbinn_point"}.get(o.estimator)
         if kernel is None:
             return None
@@ -211,7 +211,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
 
     @staticmethod
     def draw_kernel(belief: Belief, o: BayesBiNNOptions, noise: Noise) -> Call | None:
-        """Covers the straight-through estimator."""
+        """Return the kernel, which covers the straight-through estimator."""
         return hard_draw(belief["natural"]) if o.estimator == "straight-through" else None
 
     @torch.no_grad()

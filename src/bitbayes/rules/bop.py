@@ -26,7 +26,7 @@ from bitbayes.rules.rule import Belief, Count, Number, O, Options, Values
 
 
 class _Flips(BinaryOptimizer[O]):
-    """What both have in common."""
+    """Base of both rules in this file."""
 
     start = "signs"
 
@@ -38,7 +38,7 @@ class _Flips(BinaryOptimizer[O]):
 
     @staticmethod
     def hard(group: Values) -> bool:
-        """Always: a belief has the signs themselves."""
+        """Return True, because a belief holds the signs themselves."""
         return True
 
     @staticmethod
@@ -53,7 +53,7 @@ class _Flips(BinaryOptimizer[O]):
 
 
 class BopOptions(Options):
-    """What the functions of Bop read."""
+    """Options that the functions of Bop read."""
 
     threshold: Number
 
@@ -96,12 +96,12 @@ class Bop(_Flips[BopOptions]):
 
     @staticmethod
     def update_kernel(belief: Belief, o: BopOptions, drawn: Noise, noise: Noise, estimated: bool) -> Call:
-        """Covers all options."""
+        """Return the kernel, which covers all options."""
         return Call("bop", [belief["average"], belief["sign"]], [o.lr, o.threshold])
 
 
 class Bop2ndOrderOptions(BopOptions):
-    """What the functions of Bop2ndOrder read."""
+    """Options that the functions of Bop2ndOrder read."""
 
     sigma: Number
     unbiased: bool
@@ -152,7 +152,7 @@ class Bop2ndOrder(_Flips[Bop2ndOrderOptions]):
 
     @staticmethod
     def schedule(group: Values, step: Count) -> Values:
-        """By what the unbiased variant divides."""
+        """Return the two numbers that the unbiased variant divides by."""
         return {
             "correction1": F.bias_correction(1 - group["lr"], step),
             "correction2": F.bias_correction(1 - group["sigma"], step),

@@ -28,7 +28,7 @@ from bitbayes.rules.rule import AdamStep, Belief, Count, Number, Values
 
 
 class MirrorDescentOptions(AdamStep):
-    """What the shared functions and those of MirrorDescent read."""
+    """Options that the functions of both rules read."""
 
     beta: Number
 
@@ -37,7 +37,7 @@ S = TypeVar("S", bound=MirrorDescentOptions)
 
 
 class _Soft(BinaryOptimizer[S]):
-    """What both have in common."""
+    """Base of both rules in this file."""
 
     @staticmethod
     def check(group: Values) -> None:
@@ -69,7 +69,7 @@ class _Soft(BinaryOptimizer[S]):
 
 
 class PMFOptions(MirrorDescentOptions):
-    """What the functions of PMF read."""
+    """Options that the functions of PMF read."""
 
     beta_drawn: Number
     jacobian: str

@@ -24,7 +24,7 @@ from bitbayes.rules.rule import AdamStep, Belief, Count, Number, Values
 
 
 class ProxQuantOptions(AdamStep):
-    """What the functions of ProxQuant read."""
+    """Options that the functions of ProxQuant read."""
 
     rate: Number
     hard: Number

@@ -23,7 +23,7 @@ Number = float | Tensor
 
 
 class Options:
-    """What the functions of a rule read: options of the parameter group, and what `schedule` derives from them.
+    """Options that the functions of a rule read: those of the parameter group, and those that `schedule` derives.
 
     Subclasses annotate the options of their rule, so that an editor knows them. `bound` and `fan_in` are there for
     `begin` alone. Not a `types.SimpleNamespace`, because torch.compile cannot make one inside a graph.
@@ -111,7 +111,7 @@ class Rule(ABC, Generic[O]):
     @staticmethod
     def natural(belief: Belief, o: O) -> Tensor:
         """Return λ of the mean-field posterior; for rules with `has_posterior`."""
-        raise NotImplementedError
+        raise NotImplementedError  # out of reach: `BinaryOptimizer` refuses a rule that has a posterior without it
 
     # The compiled kernels of `bitbayes.kernels` that do the same faster. They return None where they do not cover the
     # options; the functions above then run. A subclass does not inherit them: it may have changed the equations.

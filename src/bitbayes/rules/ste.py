@@ -26,7 +26,7 @@ from bitbayes.rules.rule import AdamStep, Belief, Count, Number, Values
 
 
 class STEOptions(AdamStep):
-    """What the functions of STE read."""
+    """Options that the functions of STE read."""
 
     inner: str
     momentum: Number
@@ -96,7 +96,7 @@ class STE(BinaryOptimizer[STEOptions]):
 
     @staticmethod
     def hard(group: Values) -> bool:
-        """Always: a draw is the signs of the latent weights."""
+        """Return True, because a draw is the signs of the latent weights."""
         return True
 
     @staticmethod
@@ -142,7 +142,7 @@ class STE(BinaryOptimizer[STEOptions]):
 
     @staticmethod
     def update_kernel(belief: Belief, o: STEOptions, drawn: Noise, noise: Noise, estimated: bool) -> Call | None:
-        """Covers all but metaplasticity."""
+        """Return the kernel, which covers all options but metaplasticity."""
         if o.metaplasticity is not None:
             return None
         window, clip = (float("inf") if limit is None else limit for limit in (o.window, o.clip))

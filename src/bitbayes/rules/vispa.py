@@ -33,7 +33,7 @@ _MOST_ROWS = 64  # half of MOST_ARRAYS in kernels.c
 
 
 class VISPAOptions(Options):
-    """What the functions of VISPA read."""
+    """Options that the functions of VISPA read."""
 
     rank: int
     divisor: float
@@ -111,7 +111,7 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
 
     @staticmethod
     def hard(group: Values) -> bool:
-        """Always: a draw is the signs of a Gaussian one."""
+        """Return True, because a draw is the signs of a Gaussian draw."""
         return True
 
     @staticmethod
@@ -151,7 +151,7 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
 
     @staticmethod
     def update_kernel(belief: Belief, o: VISPAOptions, drawn: Noise, noise: Noise, estimated: bool) -> Call | None:
-        """Covers single draws of up to 64 rows."""
+        """Return the kernel, which covers single draws of up to 64 rows."""
         draw = VISPA.draw_kernel(belief, o, noise)
         if draw is None or estimated:  # an averaged estimate has rows too
             return None
@@ -161,7 +161,7 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
 
     @staticmethod
     def draw_kernel(belief: Belief, o: VISPAOptions, noise: Noise) -> Call | None:
-        """Covers up to 64 rows."""
+        """Return the kernel, which covers up to 64 rows."""
         rows = len(belief["latent"])
         if rows > _MOST_ROWS:
             return None

@@ -1,1 +1,1 @@
-"""How fast packed networks run, beside the same networks without bits."""
+"""Times of packed networks, beside the same networks without bits."""

@@ -96,7 +96,7 @@ class Bench:
 
     Args:
         network: The file.
-        threads: Of the processor; one, and then all, by default.
+        threads: Numbers of threads; by default one, and then one for each core.
         batch: Inputs at a time.
         turns: How often each is measured, turn by turn; the median counts.
     """

@@ -73,7 +73,7 @@ class Report:
         runs: Folders of runs or of streams of tasks, finished or not; a folder of runs stands for all of them.
         output: The HTML file to write.
         published: JSON file with the published curves.
-        title: Of the page.
+        title: Title of the page.
     """
 
     runs: Names

@@ -1,4 +1,4 @@
-"""What the commands share: types for tyro, groups of options, and how their values are read."""
+"""Helpers of all commands: types for tyro, groups of options, and functions that read their values."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class AccuracyMatrix:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a stream keeps of a task that it has trained on: nothing large, if the task can make its test data again."""
+    """Record of a task that a stream has trained on. It is small where the task can make its test data again."""
 
     name: str
     test: Callable[[], TensorData | None]

@@ -27,7 +27,7 @@ class StreamSettings:
     """Settings of a stream beside those of the runs that learn its tasks.
 
     Args:
-        scenario: What is known of the task at test time, for summary.json: a stream is not continued as another.
+        scenario: Knowledge of the task at test time. A stream is continued only with the scenario in its summary.json.
         prior: Whether the posterior of a task is the prior of the next (`advance_prior`); only BayesBiNN has a prior.
         decay: Relaxation of that prior, in [0, 1].
         ess_decay: Factor of `ess` from task to task. Below 1, a later task moves the posterior less, so that earlier
@@ -220,6 +220,6 @@ def _shown(row: list[float]) -> str:
 
 
 def _to_go(done: int, count: int, learning: float, measuring: float) -> str:
-    """How long the rest takes: learning is the same for every task, but there is ever more to be measured."""
+    """Return how long the rest takes. Every task takes as long to learn, but the evaluations become longer."""
     seconds = learning * (count - done) + measuring / done * sum(range(done + 1, count + 1))
     return f"; about {seconds / 60:.0f} min to go" if done < count else ""

@@ -1,4 +1,4 @@
-"""What a recipe is: one published experiment, with its hyper-parameters and the figure to reach."""
+"""The class of a recipe: one published experiment, with its hyper-parameters and the figures to reach."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DEFAULT = RuleSpec(None, {"ess_scale": 300.0, "init_lambda": 15.0}, COSINE_BY_ST
 """One setting of BayesBiNN that works everywhere, see docs/results.md#one-setting-everywhere."""
 
 DEFAULTS: Mapping[str, RuleSpec] = {"bayesbinn:default": DEFAULT}
-"""What every recipe has beside its own rules."""
+"""Rules that every recipe has beside its own."""
 
 
 def generated(load: Callable[..., DataBundle], why: str) -> Load:

@@ -270,6 +270,6 @@ def _curve_rows(folder: str | Path) -> list[list[float]]:
 
 
 def _posteriors(folder: str | Path) -> list[Path]:
-    """Of the tasks in their order."""
+    """Return the files of the posteriors after each task, in the order of the tasks."""
     paths = (Path(folder, f"task{task}", "posterior.safetensors") for task in itertools.count(1))
     return list(itertools.takewhile(Path.is_file, paths))

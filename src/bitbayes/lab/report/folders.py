@@ -1,4 +1,4 @@
-"""What the folders of runs hold, as records. Whatever is missing or damaged becomes one line and is left out."""
+"""Records of what lies in the folders of runs. A missing or damaged file becomes one line of text and is left out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class RunRecord:
         evaluation: Content of evaluation.json.
         environment: Content of environment.json.
         weights: Percent of the weights in `BINS` equal parts of P[w = +1]; empty without a posterior.
-        beliefs: The same after some of the epochs, in fewer parts.
+        beliefs: Histograms after some of the epochs, in fewer parts.
     """
 
     name: str
@@ -89,7 +89,7 @@ class StreamRecord:
 
 @dataclass(frozen=True)
 class TrustRecord:
-    """What `bitbayes reproduce trust` has measured in a folder."""
+    """Measurements of `bitbayes reproduce trust` in a folder."""
 
     name: str
     rows: list[TrustRow]

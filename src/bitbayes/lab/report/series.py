@@ -21,8 +21,8 @@ class Curve:
     Args:
         run: Name of the run, or of what else the curve is of.
         group: Number of its group, which has a colour.
-        epochs: Where the points are.
-        values: How high they are.
+        epochs: Horizontal positions of the points.
+        values: Vertical positions of the points.
     """
 
     run: str

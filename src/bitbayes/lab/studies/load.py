@@ -27,7 +27,7 @@ class FinishedRun:
         config: Its record.
         files: Its folder.
         experiment: Its data and settings; `experiment.model` holds the mode of the best epoch.
-        posterior: Of the same epoch; None if the rule keeps none.
+        posterior: Posterior of the same epoch; None if the rule keeps none.
     """
 
     config: RunConfig

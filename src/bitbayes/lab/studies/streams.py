@@ -31,7 +31,7 @@ METHODS: dict[str, type[continual.Memory]] = {
     method.name: method
     for method in (continual.NoMemory, continual.Coreset, continual.Replay, continual.EWC, continual.SI)
 }
-"""What is kept of old tasks beside the beliefs, by the names of the command line."""
+"""Methods against forgetting, by their names on the command line."""
 
 
 def find_method(method: str, options: Mapping[str, Any]) -> continual.Memory:

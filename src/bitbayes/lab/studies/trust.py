@@ -26,8 +26,8 @@ class TrustRow(Record):
     Args:
         rule: Name, with the estimator of BayesBiNN.
         kind: "network" (of a posterior, the mode), "mean" of posterior samples, or "ensemble" of all seeds' networks.
-        networks: How many are averaged.
-        bytes: What they take together.
+        networks: Number of networks that are averaged.
+        bytes: Size of these networks together.
         figures: Figures over seeds by name, see `Predictions.figures`.
         entropy_bits: Mean entropy of a weight in bits, for "mean".
     """
@@ -42,13 +42,13 @@ class TrustRow(Record):
 
 @dataclass(frozen=True)
 class TrustStudy:
-    """What was measured.
+    """Result of a trust study.
 
     Args:
         rows: One for every way to predict.
         examples: Predictions of the first seed by rule and kind, for figures.
-        inputs: What they are of.
-        folder: Where trust.json is.
+        inputs: Inputs that were predicted.
+        folder: Folder of trust.json.
     """
 
     rows: list[TrustRow]

@@ -25,7 +25,7 @@ from bitbayes.rules import BinaryOptimizer
 
 
 class StepHooks(Protocol):
-    """What may look into every training step: four calls that training makes of `Experiment.hooks`."""
+    """Hooks of a training step: four methods of `Experiment.hooks` that training calls."""
 
     def before_update(self) -> None:
         """The gradients of the loss are there, not yet clipped; they may be changed."""

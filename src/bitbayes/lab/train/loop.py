@@ -41,11 +41,11 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run has left.
+    """Result of a run.
 
     Args:
         config: The record of the run, with the precision that was chosen.
-        folder: Where its files are.
+        folder: Folder of its files.
         history: The rows of metrics.jsonl.
         summary: The content of summary.json; None in all processes of a data-parallel run but the first.
     """

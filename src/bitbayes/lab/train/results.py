@@ -1,4 +1,4 @@
-"""What a run leaves behind: the best weights, the posterior, and the summary."""
+"""Results of a run: its best weights, its posterior, and its summary."""
 
 from __future__ import annotations
 

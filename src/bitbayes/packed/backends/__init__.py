@@ -1,1 +1,1 @@
-"""What runs or exports packed networks."""
+"""Backends, which run or export packed networks."""

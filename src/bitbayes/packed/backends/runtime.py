@@ -1,4 +1,4 @@
-"""What all backends share: their interface, the order of computation, and the checks of inputs."""
+"""Parts of all backends: their interface, the order of computation, and the checks of inputs."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ Check = Callable[[Any, str], Any]  # of a setting: returns it, or refuses it by 
 
 
 class Op(NamedTuple):
-    """How many values an operation takes (0: one or more), its rule of shapes, its settings and its tensors."""
+    """An operation: its number of sources (0: one or more), its rule of shapes, its settings and its tensors."""
 
     sources: int
     infer: Infer

@@ -1,4 +1,4 @@
-"""What a packed network weighs and what it computes, step by step."""
+"""Sizes and operation counts of a packed network, step by step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class PackedRow:
 
     Args:
         op: Name of the operation.
-        layer: Where it comes from.
+        layer: Layer that the step comes from.
         output: Shape of its output, without the batch.
         weights: Entries of its weights, thresholds, scales and shifts, in all C networks together.
         bits: Bits that they need.

@@ -14,11 +14,11 @@ from bitbayes.lab.report.series import Curve, PublishedCurves, ReliabilityPoints
 COLOURS = (
     "#d1622b", "#2a7fc1", "#2b9563", "#c0478f", "#8a63d2", "#a37a0c", "#17919f", "#d9484f", "#7c8492", "#6a931d",
 )  # fmt: skip
-"""Of groups: each stands out from white and from the dark page by 3 to 1 or more, so a chart need not change them."""
+"""Colours of groups. Each has a contrast of at least 3 to 1 with white and with the dark page."""
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex", "star")
-"""Of groups, for eyes that do not tell the colours apart."""
+"""Markers of groups, for readers who cannot tell the colours apart."""
 GREY = "#7c8492"
-"""Of published figures."""
+"""Colour of published figures."""
 _MARKS = 12  # a curve: enough to know it by
 _STEPS = ("#fde725", "#b5de2b", "#6ece58", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e4989", "#482878")  # viridis
 _COLUMNS = 60  # of a map of beliefs: more evaluations are thinned

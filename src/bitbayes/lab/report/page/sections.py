@@ -1,4 +1,4 @@
-"""What the page shows, and in which order."""
+"""The sections of the page, in the order in which it shows them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Sign:
     """One entry of a legend.
 
     Args:
-        label: What it stands for.
+        label: Name of the group in the legend.
         tag: Tag of the lines that the entry shows and hides; empty for lines that stay.
         colour: Colour of the lines.
         marker: Marker of their points; empty for a dashed line without.
@@ -113,7 +113,7 @@ def make_sections(folders: Folders, published: str | Path | None = None) -> list
     """Return the overview, a part for each recipe, a part for each recipe of streams, and the configuration.
 
     Args:
-        folders: What was read.
+        folders: Records of the folders.
         published: JSON file of published curves, see `bitbayes.lab.report.series.published_curves`.
 
     Raises:
@@ -198,7 +198,7 @@ def _recipe(name: str, groups: Sequence[Group], published: dict[str, PublishedCu
 
 
 def _beliefs(groups: Sequence[Group], of: str) -> list[Chart]:
-    """How sure the posteriors are."""
+    """Return charts of how sure the posteriors are."""
     found = []
     weights = [(run.name, i, run.weights) for i, group in enumerate(groups) for run in group.runs if run.weights]
     if weights:
@@ -226,7 +226,7 @@ def _weights(title: str, about: str, weights: Sequence[tuple[str, int, list[floa
 
 
 def _reliability(groups: Sequence[Group], of: str) -> list[Chart]:
-    """Whether the probabilities can be trusted."""
+    """Return charts of how far the probabilities can be trusted."""
     points, found = series.reliability_points(groups), []
     for name, sentence in _BINS.items():
         if bins := [one for one in points if one.bins == name]:

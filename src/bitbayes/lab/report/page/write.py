@@ -19,7 +19,7 @@ def write_page(
     """Write charts, tables and configuration as one page that works offline, and return its path.
 
     Args:
-        folders: What `read_folders` returned.
+        folders: Result of `read_folders`.
         out: Where to write the HTML.
         published: JSON file of published curves, see `bitbayes.lab.report.series.published_curves`.
         title: Title of the page.
@@ -71,7 +71,7 @@ def _template() -> Any:
 
 
 def _counts(folders: Folders) -> str:
-    """How many runs and streams there are, and how many runs are not finished."""
+    """Return the number of runs and streams, and of runs that are not finished."""
     counts = [(len(folders.runs), "run"), (len(folders.streams), "stream")]
     parts = [f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts if count]
     for state, text in (("going", "still going"), ("stopped", "stopped before the end")):
