@@ -214,7 +214,7 @@ def test_what_has_no_kernel_falls_through(rule: str) -> None:
     belief, noise = copy.deepcopy(optimizer.state[weights]["belief"]), Noise(1, 10, shared_key=2)
     o = optimizer._options(place, 1)
     update = engine.Update(type(optimizer), belief, torch.ones(10), weights.detach(), o, noise, noise)
-    assert not engine.run_kernel(update)
+    assert engine.implementation(update, "kernels") == "eager"
     assert all(torch.equal(value, optimizer.state[weights]["belief"][name]) for name, value in belief.items())
 
 
@@ -231,11 +231,11 @@ def test_a_subclass_and_other_tensors_have_no_kernel(done: list[bool]) -> None:
     belief, noise = optimizer.state[weights]["belief"], Noise(1, 10)
     o = optimizer._options(place, 1)
     update = engine.Update(Slower, belief, torch.ones(10), weights.detach(), o, noise, noise)
-    assert not engine.run_kernel(update)
+    assert engine.implementation(update, "kernels") == "eager"
     update = update._replace(rule=bb.BayesBiNN)
-    assert engine.run_kernel(update._replace(weights=torch.ones(10)))
-    assert not engine.run_kernel(update._replace(weights=torch.ones(10, dtype=torch.float64)))
-    assert not engine.run_kernel(update._replace(weights=torch.ones(20)[::2]))
+    assert engine.implementation(update._replace(weights=torch.ones(10)), "kernels") == "kernel"
+    assert engine.implementation(update._replace(weights=torch.ones(10, dtype=torch.float64)), "kernels") == "eager"
+    assert engine.implementation(update._replace(weights=torch.ones(20)[::2]), "kernels") == "eager"
 
 
 @needs_compiler

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import Parameter
 
 from bitbayes.errors import closest
+from bitbayes.rules.marks import mark_transposed
 from bitbayes.rules.optimizer import BinaryOptimizer
-from bitbayes.rules.scales import transposed
 from bitbayes.table import Table
 
 Named = list[tuple[str, Parameter]]
@@ -53,7 +53,7 @@ def split_parameters(
     """
     for module in model.modules():
         if isinstance(module, _TRANSPOSED) and isinstance(module.weight, Parameter):
-            transposed(module.weight, module.groups)
+            mark_transposed(module.weight, module.groups)
     found = {id(weight) for module in model.modules() for weight in _weights(module) if isinstance(weight, Parameter)}
     # What `bitbayes.nn.keep_real` has marked, and all modules inside.
     marked = [module for module in model.modules() if getattr(module, "stays_real", False)]

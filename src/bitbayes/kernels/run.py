@@ -83,20 +83,22 @@ def _threads(weights: int) -> int:
     return build.threads(min(torch.get_num_threads(), 1 + weights // _SMALL))
 
 
-def _job(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise) -> Job | None:
-    """Return the call as a job, or None if no kernel can take these tensors."""
+def takes(call: Call | None, weights: Tensor) -> bool:
+    """Return whether there is a kernel for a call, and it can take these tensors."""
+    if call is None or not (_fits(weights) and weights.dtype in _NARROW):
+        return False
+    return all(tensor is None or _fits(tensor) for tensor in call.arrays) and _address(call.kernel) is not None
+
+
+def _job(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise) -> Job:
+    """Return the call as a job."""
     belief = [tensor for tensor in call.arrays if tensor is not None]
-    if not (_fits(weights) and weights.dtype in _NARROW and all(map(_fits, belief))):
-        return None
-    function = _address(call.kernel)
-    if function is None:
-        return None
     if gradient is not None and not (_fits(gradient) and gradient.dtype in _NARROW):
         gradient = gradient.float().contiguous()
     count = weights.numel()
     assert noise.start == 0, "a kernel takes a whole tensor"
     assert all(tensor.numel() == count for tensor in belief), "a belief has the size of its weights"
-    header = [function, count, len(call.arrays), len(call.numbers), int(noise.key), call.noisy]
+    header = [_address(call.kernel), count, len(call.arrays), len(call.numbers), int(noise.key), call.noisy]
     tensors = (gradient, weights, *call.arrays)
     for tensor in tensors:
         header += (0, 0) if tensor is None else (tensor.data_ptr(), tensor.element_size())
@@ -116,15 +118,17 @@ def run(jobs: Iterable[Job]) -> None:
         _driver()(headers.buffer_info()[0], count, numbers.buffer_info()[0], _threads(largest))
 
 
-def submit(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise, jobs: list[Job] | None = None) -> bool:
+def submit(
+    call: Call | None, gradient: Tensor | None, weights: Tensor, noise: Noise, jobs: list[Job] | None = None
+) -> bool:
     """Run a call, or put it on the list `jobs` for `run`.
 
     Returns:
         Whether that was possible; if not, nothing has changed.
     """
-    job = _job(call, gradient, weights, noise)
-    if job is None:
+    if call is None or not takes(call, weights):
         return False
+    job = _job(call, gradient, weights, noise)
     if jobs is None:
         run([job])
     else:

@@ -18,10 +18,11 @@ For a loss that is multilinear in the weights the exact natural gradient is E[(l
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
+from typing_extensions import Self, Unpack
 
 from bitbayes import functional as F
 from bitbayes.kernels.run import Call, hard_draw
@@ -34,6 +35,15 @@ from bitbayes.rules.rule import Belief, Count, Number, Options, Values
 _EPS = 1e-10  # the released code's guard, which at small τ is the whole gradient
 _POINT_TAU = 1e-6  # below this τ every relaxed draw is ±1 to float32 and λ is far beyond float32's tanh
 _TINY = 1e-35  # keeps 0 / sech² at 0 where sech² underflows
+
+
+# The recommended setting: `ess` over the number of examples, and the first |λ|.
+ESS_SCALE, INIT_LAMBDA = 300.0, 15.0
+
+
+def recommended_lr(steps: int) -> float:
+    """Return the recommended learning rate for a cosine to 0: λ forgets its start to e^-3 over that many steps."""
+    return min(6 / steps, 0.1)
 
 
 def _is_point(group: Values) -> bool:
@@ -74,9 +84,8 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
     Raises:
         ValueError: For options out of range, or a prior whose names or shapes differ.
 
-    A setting to begin with, which was measured on small and large problems (`docs/results.md`): `ess` 300 times the
-    examples, `lr` 6 over the number of steps on a cosine to 0, step by step, `init_lambda=15`. For `ess` near the
-    number of examples take 1 and less: what is left of the start would pass for knowledge.
+    `BayesBiNN.recommended` makes the setting to begin with. When `ess` is close to the number of examples, use
+    `init_lambda <= 1`: what remains of a larger start would look like evidence for the first signs.
 
     At τ ≤ 1e-6 "released" is a deterministic rule: the scale is 1/τ, the noise never changes a sign, and the weights
     are the sign of a decaying average of −g (Bop with threshold 0). It is computed in that closed form, with λ in
@@ -119,6 +128,37 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
         super().__init__(params, options, **common)
         if prior is not None:
             self.set_prior(prior)
+
+    @classmethod
+    def recommended(cls, params: Params, *, steps: int, examples: int, **options: Any) -> Self:
+        """Construct the optimizer with the setting to begin with, measured on small and large classification problems.
+
+        The setting is lr = 6 / steps (at most 0.1), `ess` = 300 · examples, `init_lambda` = 15 and the
+        "straight-through" estimator. It is meant for a cosine schedule to 0 that is advanced after every step, such as
+        `torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)`.
+
+        Args:
+            params: Binary parameters; see `BinaryOptimizer`.
+            steps: Number of training steps of the run.
+            examples: Number of training examples.
+            **options: Options of `BayesBiNN` that replace those of the setting, or add to them.
+
+        Raises:
+            ValueError: If `steps` or `examples` is no whole number of at least 1, or an option is out of range.
+
+        Source:
+            Measured on six problems; see "One setting everywhere" in `docs/results.md`.
+
+        Example:
+            >>> layer = torch.nn.Linear(3, 1, bias=False)
+            >>> optimizer = BayesBiNN.recommended([("weight", layer.weight)], steps=600, examples=1000)
+            >>> [optimizer.param_groups[0][name] for name in ("lr", "ess", "init_lambda")]
+            [0.01, 300000.0, 15.0]
+        """
+        checks.whole(steps, "steps", 1)
+        checks.whole(examples, "examples", 1)
+        setting = dict(lr=recommended_lr(steps), ess=ESS_SCALE * examples, init_lambda=INIT_LAMBDA)
+        return cls(params, **setting | options)
 
     @staticmethod
     def check(group: Values) -> None:

@@ -67,7 +67,8 @@ def common(group: Mapping[str, Any]) -> None:
     samples, scale, init, seed = (group[name] for name in ("samples", "scale", "init", "seed"))
     whole(samples, "samples", 1)
     option(scale in ("one", "fan_in", "channel"), "scale", 'one of "one", "fan_in", "channel"', scale)
-    option(init in ("random", "weights"), "init", '"random" or "weights"', init)
+    option(init in ("random", "weights", None), "init", '"random", "weights", or None to choose', init)
+    option(group["compile"] in (True, False, "kernels"), "compile", 'True, False or "kernels"', group["compile"])
     option(isinstance(seed, int), "seed", "a whole number, or None for torch's own", seed)
     number(group["scale_lr"], "scale_lr", "a finite number of at least 0", open_low=False)
     if not isinstance(group["lr"], Tensor):

@@ -1,9 +1,10 @@
 """How an update runs: a rule's pure functions over the flat storage of one tensor.
 
 Rules are written as equations that return new tensors. Here they are applied chunk by chunk, so that every temporary
-stays in the processor's cache and none has the network's size. With `compile=True` they run as one pass over memory:
-by the kernel that the rule names, where `bitbayes.kernels` has a compiler, else by torch.compile, and without the
-compiler that these need, chunk by chunk after all. On a GPU torch.compile makes one call for all tensors of a step.
+stays in the processor's cache and none has the network's size. Faster is one pass over memory: the C kernel that the
+rule names, where `bitbayes.kernels` has a compiler, or else torch.compile. The option `compile` says which of these may
+run: neither (False), only the kernels ("kernels"), or both (True). Where the compiler that they need is missing, the
+rule runs chunk by chunk after all. On a GPU torch.compile makes one call for all tensors of a step.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import functools
 import itertools
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +33,13 @@ ALONE = {"cpu"}
 # it takes what is written in place for new; older torch has no such estimate.
 _JOINED = {"combo_kernels": True, "combo_kernel_peak_memory_pct_threshold": None}
 
+# An update by a kernel is faster at every size, for small networks by about half a millisecond a step. Below ten
+# thousand weights that is not worth the second in which a machine compiles the kernels for the first time.
+# torch.compile takes seconds in every process and saves tens of milliseconds a step from a million weights on.
+_KERNELS_FROM, _COMPILE_FROM = 10_000, 1_000_000
+
 Static = tuple[tuple[str, object], ...]
+Compile = bool | Literal["kernels"]  # which fast forms may run: none, the C kernels, or these and torch.compile
 
 
 class Update(NamedTuple):
@@ -112,37 +120,55 @@ def together() -> Iterator[Queue]:
         run_compiled(queue.compiled)
 
 
-def advance(update: Update, *, compile: bool = False, queue: Queue | None = None) -> None:
+def automatic(weights: int) -> Compile:
+    """Return which fast forms pay for a number of weights."""
+    return weights >= _COMPILE_FROM or ("kernels" if weights >= _KERNELS_FROM else False)
+
+
+def implementation(update: Update, compile: Compile) -> str:
+    """Return what `advance` runs for an update: "kernel", "torch.compile" or "eager"."""
+    device = update.weights.device.type
+    if compile and device == "cpu" and kernels.takes(_kernel(update), update.weights):
+        return "kernel"
+    return "torch.compile" if compile is True and has_compiler(device) else "eager"
+
+
+def advance(update: Update, *, compile: Compile = False, queue: Queue | None = None) -> None:
     """Update a belief in place and write the next draw.
 
     Args:
         update: Update of one tensor.
-        compile: One pass over memory instead of chunks.
+        compile: Which fast forms may run.
         queue: Queue of `together`, for updates in one pass; None runs them at once.
     """
     device = update.weights.device.type
     if compile and device == "cpu":
         if update.accept is not None and not update.accept:
-            redraw(update.rule, update.belief, update.weights, update.o, update.noise, compile=True)
+            redraw(update.rule, update.belief, update.weights, update.o, update.noise, compile)
             return
-        if run_kernel(update, queue):
+        jobs = None if queue is None else queue.jobs
+        if kernels.submit(_kernel(update), update.gradient, update.weights, update.noise, jobs):
             return
-    if compile and has_compiler(device):
+    if compile is True and has_compiler(device):
         if queue is None:
             run_compiled([update])
         else:
             queue.compiled.append(update)
         return
+    run_in_pieces(update)
+
+
+def run_in_pieces(update: Update) -> None:
+    """Run an update chunk by chunk, so that its temporaries stay in the processor's cache."""
     for span in _spans(update.belief, update.weights):
         update.part(span).run()
 
 
-def run_kernel(update: Update, queue: Queue | None = None) -> bool:
-    """Run an update by the kernel of its rule, or queue it; return whether the rule has one for it."""
-    kernel = vars(update.rule).get("update_kernel")  # a subclass may have changed the equations
-    call = kernel and kernel(update.belief, update.o, update.drawn, update.noise, update.estimated)
-    jobs = None if queue is None else queue.jobs
-    return bool(call) and kernels.submit(call, update.gradient, update.weights, update.noise, jobs)
+def _kernel(update: Update) -> kernels.Call | None:
+    """Return the kernel that the rule names for an update."""
+    # A subclass does not inherit it: it may have changed the equations.
+    kernel = vars(update.rule).get("update_kernel")
+    return kernel and kernel(update.belief, update.o, update.drawn, update.noise, update.estimated)
 
 
 def accumulate(update: Update, samples: int, total: Tensor | None) -> Tensor:
@@ -166,13 +192,12 @@ def accumulate(update: Update, samples: int, total: Tensor | None) -> Tensor:
 
 
 def redraw(
-    rule: type[Rule[Any]], belief: Belief, weights: Tensor, o: Options, noise: Noise, compile: bool = False
+    rule: type[Rule[Any]], belief: Belief, weights: Tensor, o: Options, noise: Noise, compile: Compile = False
 ) -> None:
-    """Write a draw of an unchanged belief into flat weights; with `compile`, the draw that `advance` would write."""
+    """Write a draw of an unchanged belief into flat weights: the draw that `advance` would write with `compile`."""
     if compile and weights.device.type == "cpu":
         kernel = vars(rule).get("draw_kernel")
-        call = kernel and kernel(belief, o, noise)
-        if call and kernels.submit(call, None, weights, noise):
+        if kernels.submit(kernel and kernel(belief, o, noise), None, weights, noise):
             return
     for span in _spans(belief, weights):
         weights[span].copy_(rule.draw(_part(belief, span), noise.part(span), o))
@@ -193,7 +218,25 @@ def run_compiled(updates: Iterable[Update]) -> None:
     for (rule, static, names, device), group in itertools.groupby(updates, _kind):
         alike, compiled = list(group), compiled_update(rule, static, names)
         for part in ([update] for update in alike) if device.type in ALONE else [alike]:
-            call_compiled(compiled, part)
+            try:
+                call_compiled(compiled, part)
+            except Exception as error:
+                if not _is_compile_error(error):
+                    raise
+                warnings.warn(
+                    f"torch.compile failed ({str(error).strip().splitlines()[0]}); {rule.__name__} runs without it, "
+                    "slower. Construct the optimizer with compile=False to silence this",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                for update in part:  # nothing has changed: the failure is of the compiler, not of the compiled code
+                    run_in_pieces(update)
+
+
+def _is_compile_error(error: Exception) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # torch.compile has loaded it
+
+    return isinstance(error, TorchDynamoException)
 
 
 def _numbers(update: Update) -> dict[str, Any]:
@@ -282,12 +325,12 @@ class Refusals:
         self.defer = defer
         self._waiting: list[tuple[list[str], Tensor, torch.cuda.Event | None]] = []
 
-    def accept(self, gradients: dict[str, Tensor], *, compile: bool) -> Tensor | None:
+    def accept(self, gradients: dict[str, Tensor], *, compile: Compile) -> Tensor | None:
         """Check the gradients of a step before a belief may change.
 
         Args:
             gradients: Gradients by name.
-            compile: Whether compiled kernels may read them.
+            compile: Which fast forms may run; the kernels can read gradients, too.
 
         Returns:
             A 0-d bool tensor that says whether to accept the step; None: yes.
@@ -330,7 +373,7 @@ def finite_flags(gradients: list[Tensor]) -> Tensor:
     return torch.stack([_is_finite(gradient) for gradient in gradients])
 
 
-def surely_finite(gradients: list[Tensor], *, compile: bool) -> bool:
+def surely_finite(gradients: list[Tensor], *, compile: Compile) -> bool:
     """Return whether a quick look on the CPU says that all gradients are finite; False may mean that it cannot tell."""
     if compile and kernels.finite(gradients):
         return True

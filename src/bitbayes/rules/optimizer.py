@@ -7,6 +7,7 @@ class runs them: draw the weights, take the gradient that `loss.backward()` left
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypedDict
 
@@ -18,7 +19,8 @@ from typing_extensions import Self
 from bitbayes import functional as F
 from bitbayes.noise import Noise, stream_key
 from bitbayes.posterior import BernoulliPosterior, Posterior
-from bitbayes.rules import checks, engine, scales
+from bitbayes.rules import checks, engine, pretrained, scales
+from bitbayes.rules.marks import mark_drawn
 from bitbayes.rules.rule import Belief, Count, O, Options, Rule
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
@@ -33,9 +35,9 @@ class Common(TypedDict, total=False):
     samples: int
     scale: str
     scale_lr: float
-    init: str
+    init: str | None
     seed: int | None
-    compile: bool
+    compile: engine.Compile | None
     capturable: bool
 
 
@@ -76,8 +78,12 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             XNOR-Net's and VISPA's factors).
         scale_lr: Learning rate of the logarithm of a "channel" scale.
         init: "random" as in the papers, or "weights": sign and relative size of the values that the tensors hold.
+            None takes "random", unless a tensor looks trained (`bitbayes.rules.pretrained`): then "weights", with a
+            warning.
         seed: Seed of the noise; None takes torch's own (`torch.initial_seed()`), of rank 0 in a distributed job.
-        compile: Update and draw in one pass, by `bitbayes.kernels` or torch.compile, where there is a compiler.
+        compile: Update and draw in one pass over memory where there is a compiler: "kernels" allows the C kernels of
+            `bitbayes.kernels`, True also torch.compile, False neither. None chooses for each parameter group by its
+            size. `optimizer.param_groups[0]["compile"]` has the choice, and `implementation` says what runs.
         capturable: Steps can be captured in a CUDA graph, and are counted on the device; `lr` is then best a tensor.
             Refused steps are reported by `eval`, `train`, `posterior` and `state_dict`, which wait for the device.
 
@@ -94,9 +100,9 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         samples: int = 1,
         scale: str = "one",
         scale_lr: float = 1e-3,
-        init: str = "random",
+        init: str | None = None,
         seed: int | None = None,
-        compile: bool = False,
+        compile: engine.Compile | None = None,
         capturable: bool = False,
     ) -> None:
         kind = type(self)
@@ -106,17 +112,35 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         common: dict[str, Any] = dict(rule=kind.__name__, samples=samples, scale=scale, scale_lr=scale_lr, init=init)
         common |= dict(seed=seed, compile=compile, capturable=capturable, training=True)
         self.refusals = engine.Refusals()
+        self._first_draws: dict[Parameter, int] = {}
         super().__init__(checks.not_empty(params), defaults | common)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if not hasattr(self, "refusals"):  # a copy, which has refused nothing yet
             self.refusals = engine.Refusals()
+            self._first_draws = {}
 
     @property
     def training(self) -> bool:
         """Whether the parameters hold a draw (True) or the mode (False)."""
         return self.param_groups[0]["training"]
+
+    @property
+    def implementation(self) -> str:
+        """What runs the updates: "kernel" (C), "torch.compile" or "eager"; several where tensors differ."""
+        found = set()
+        for place in self._places():
+            state, noise = self.state[place.parameter], self._noise(place)
+            # A scaled weight is lent as a contiguous copy.
+            weights = torch.empty_like(place.parameter) if "scale" in state else place.parameter.detach()
+            if not weights.is_contiguous():
+                weights = weights.contiguous()
+            o = self._options(place, state["step"])
+            flat = weights.view(-1)
+            update = engine.Update(type(self), self._belief(place.parameter), flat, flat, o, noise, noise)
+            found.add(engine.implementation(update, place.group["compile"]))
+        return ", ".join(sorted(found))
 
     def named_binary(self) -> Iterator[tuple[str, Parameter]]:
         """Iterate over (name, parameter); parameters given without names are called "0", "1", ..."""
@@ -139,6 +163,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group["training"] = self.training
+        if group["compile"] is None:
+            group["compile"] = engine.automatic(sum(parameter.numel() for parameter in group["params"]))
         try:
             checks.plain(group)
             checks.common(group)
@@ -146,9 +172,14 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         except Exception:
             self.param_groups.pop()  # refused whole
             raise
-        for place in list(self._places())[len(known) :]:
+        places = list(self._places())[len(known) :]
+        if group["init"] is None:
+            group["init"] = pretrained.choose(type(self).__name__, [(p.name, p.parameter) for p in places])
+        for place in places:
             self.state[place.parameter] = self._first_state(place)
             self._show(place)
+            if not place.parameter.is_inference():
+                self._first_draws[place.parameter] = place.parameter._version
 
     def step(self, closure: Callable[[], Tensor | None] | None = None) -> Tensor | None:  # type: ignore[override]
         """Update the beliefs from the gradients at the current draw, and draw the next weights.
@@ -166,6 +197,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             TypeError: If a gradient is sparse, or the closure returns something else than a loss.
         """
         self.refusals.report()
+        self._check_first_draws()
         if not self.training:
             raise RuntimeError(
                 "step() needs the weights of a draw, but they are the mode; call optimizer.train() first"
@@ -189,6 +221,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
     def train(self, mode: bool = True) -> Self:
         """Make the parameters hold the current draw (True) or the mode (False); return the optimizer itself."""
         self._report()
+        self._check_first_draws()
         if mode != self.training:
             for group in self.param_groups:
                 group["training"] = mode
@@ -245,6 +278,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         for parameter, state in zip(parameters, saved, strict=True):
             # torch has cast the beliefs to the dtype of the parameter; put the exact ones in their place.
             self.state[parameter] = _copied(state, parameter.device)
+        self._first_draws = {}
         self._show_all()
 
     # Internals. -------------------------------------------------------------------------------------------------
@@ -304,6 +338,26 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 engine.redraw(type(self), belief, weights, o, noise, place.group["compile"])
             else:
                 weights.copy_(self.mode(belief, o))
+        mark_drawn(place.parameter, type(self).__name__ if place.group["training"] else None)
+
+    @torch.no_grad()
+    def _check_first_draws(self) -> None:
+        """Warn, before the first step, about weights that were loaded over the first draw: no belief knows them."""
+        versions, self._first_draws = self._first_draws, {}
+        for place in self._places() if versions else ():
+            parameter = place.parameter
+            if parameter._version != versions.get(parameter, parameter._version):
+                found = parameter.detach().clone()
+                self._show(place)
+                if not torch.equal(found, parameter):
+                    warnings.warn(
+                        f"the values of {place.name!r} were changed after {type(self).__name__} was constructed, and "
+                        "its beliefs do not know them. Load pretrained weights first and construct the optimizer "
+                        'afterwards, with init="weights"; to resume a run, load its optimizer.state_dict(), too',
+                        UserWarning,
+                        stacklevel=4,
+                    )
+                    return
 
     def _show_all(self, sample: int = 0) -> None:
         for place in self._places():

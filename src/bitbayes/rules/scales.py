@@ -14,20 +14,8 @@ import torch
 from torch import Tensor
 
 from bitbayes import functional as F
+from bitbayes.rules.marks import transposed_groups
 from bitbayes.rules.rule import Options
-
-
-def transposed(parameter: Tensor, groups: int) -> None:
-    """Mark a weight as one of a ConvTranspose layer, of shape (in, out / groups, *kernel).
-
-    An optimizer reads the mark when it takes the parameter. A copy of the parameter has none, until
-    `bitbayes.split_parameters` runs on the copied network.
-
-    Args:
-        parameter: The weight.
-        groups: Groups of the layer.
-    """
-    parameter.bitbayes_transposed_groups = groups  # type: ignore[attr-defined]
 
 
 def fans(parameter: Tensor) -> tuple[int, int]:
@@ -36,7 +24,7 @@ def fans(parameter: Tensor) -> tuple[int, int]:
         return max(parameter.numel(), 1), 1
     kernel = math.prod(parameter.shape[2:])
     outputs, inputs = parameter.shape[:2]
-    if groups := getattr(parameter, "bitbayes_transposed_groups", 0):
+    if groups := transposed_groups(parameter):
         inputs, outputs = outputs // groups, inputs
     return max(inputs * kernel, 1), max(outputs * kernel, 1)
 
@@ -49,7 +37,7 @@ def begin(parameter: Tensor, kind: str) -> dict[str, Tensor]:
     if kind == "fan_in":
         return {"scale": torch.tensor(first, device=parameter.device)}
     # The axis of the output channels (of a group, where a transposed convolution has groups).
-    outputs = 1 if hasattr(parameter, "bitbayes_transposed_groups") else 0
+    outputs = 1 if transposed_groups(parameter) else 0
     shape = [size if axis == outputs else 1 for axis, size in enumerate(parameter.shape)]
     scale = torch.full(shape, first, device=parameter.device)
     return {"scale": scale, "scale_first": torch.zeros_like(scale), "scale_second": torch.zeros_like(scale)}

@@ -10,6 +10,7 @@ from torch import nn
 
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.train import COSINE_BY_STEPS, CROSS_ENTROPY, Loss, RuleSpec
+from bitbayes.rules.bayesbinn import ESS_SCALE, INIT_LAMBDA
 
 Load = Callable[[str | None, torch.device, int], DataBundle]
 """From a folder or hub id or None, the device, and the seed of the split to the data."""
@@ -35,8 +36,8 @@ class Published:
         return f"{self.test:.2f}" if self.spread is None else f"{self.test:.2f} ± {self.spread:.2f}"
 
 
-DEFAULT = RuleSpec(None, {"ess_scale": 300.0, "init_lambda": 15.0}, COSINE_BY_STEPS)
-"""One setting of BayesBiNN that works everywhere, see docs/results.md#one-setting-everywhere."""
+DEFAULT = RuleSpec(None, {"ess_scale": ESS_SCALE, "init_lambda": INIT_LAMBDA}, COSINE_BY_STEPS)
+"""The setting of `BayesBiNN.recommended`, see docs/results.md#one-setting-everywhere."""
 
 DEFAULTS: Mapping[str, RuleSpec] = {"bayesbinn:default": DEFAULT}
 """Rules that every recipe has beside its own."""

@@ -153,7 +153,8 @@ def _binary_optimizer(
     for name in ("lr", "samples", "seed", "estimator"):
         if name in spec.options:
             raise ValueError(f"{name} is no option of the rule here but a setting of the run: --{name}, not --set")
-    # Compiling takes seconds and saves some ten milliseconds a step from a million weights on.
+    # Small runs keep the eager form, in which the published tables were made. A kernel's draws differ from the eager
+    # ones in a few weights of a hundred million, and a run that differs in one weight ends in other numbers.
     compiled = _numbers(binary) >= 1_000_000
     keywords = {"samples": spec.samples, "seed": config.seed, "compile": compiled, "capturable": config.capture}
     keywords |= {**spec.options} | ({} if config.estimator is None else {"estimator": config.estimator})

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from bitbayes import rules
 from bitbayes.lab.train.schedule import Schedule
 from bitbayes.rules import BinaryOptimizer
+from bitbayes.rules.bayesbinn import recommended_lr
 
 RULES: dict[str, type[BinaryOptimizer] | None] = {
     "full-precision": None,  # plain Adam under the same trainer
@@ -24,8 +25,6 @@ RULES: dict[str, type[BinaryOptimizer] | None] = {
     "vispa": rules.VISPA,
 }
 """Learning rules by the names of the command line; None is plain Adam."""
-
-_RATE_STEPS, _LARGEST = 6.0, 0.1  # of a rate that the run's length decides: its product with the steps, and a limit
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ class RuleSpec:
     """The settings of a rule, and of the real parameters beside it.
 
     Args:
-        lr: Learning rate of the binary weights (of all weights for full precision). None, for bayesbinn: 6 over the
-            number of steps, at most 0.1.
+        lr: Learning rate of the binary weights (of all weights for full precision). None, for bayesbinn: that of
+            `BayesBiNN.recommended`.
         options: Keywords of the rule beside the learning rate. `ess_scale`, `interval_epochs` and `harden_at` are
             relative to the data and the run, see `resolve`.
         schedule: How both learning rates change over the epochs.
@@ -110,7 +109,7 @@ class RuleSpec:
             examples: Number of training examples; `ess` becomes `ess_scale` times this number.
             steps: Steps of an epoch; `interval` becomes `interval_epochs` times this number.
             epochs: Epochs of the schedule; `harden_after` becomes the fraction `harden_at` of all steps. If `lr` is
-                None, it becomes 6 over all steps, at most 0.1: λ then forgets its start to e^-3 on a cosine to 0.
+                None, it becomes that of `BayesBiNN.recommended` for all steps.
 
         Returns:
             Settings whose `options` are keywords of the rule, and whose `lr` is a number.
@@ -133,5 +132,5 @@ class RuleSpec:
             options["interval"] = max(1, round(options.pop("interval_epochs") * steps))
         if "harden_at" in options:
             options["harden_after"] = round(options.pop("harden_at") * steps * epochs)
-        lr = min(_RATE_STEPS / (steps * epochs), _LARGEST) if self.lr is None else self.lr
+        lr = recommended_lr(steps * epochs) if self.lr is None else self.lr
         return replace(self, lr=lr, options=options)

@@ -25,6 +25,7 @@ def pack(
     batches: Iterable[Any] | None = None,
     real: Literal["float32", "float16"] = "float32",
     about: Mapping[str, str] | None = None,
+    draw: bool = False,
 ) -> PackedNetwork:
     """Pack what a network's parameters hold, or networks drawn from a posterior: one bit for each binary weight.
 
@@ -44,11 +45,13 @@ def pack(
         real: Type of what is real in the file. float16 halves its bytes and rounds it to three digits; computation is
             in float32.
         about: Texts to keep in the file.
+        draw: Pack the weights of a training step where the parameters hold these, rather than refuse them.
 
     Returns:
         The packed network.
 
     Raises:
+        RuntimeError: If the parameters hold the weights of a training step, not the mode.
         ValueError: If a layer cannot be packed (it is named), if no weight is binary, if a number is not finite (or is
             too large for float16), or if the example is not float32.
 
@@ -68,6 +71,7 @@ def pack(
     from bitbayes.packed.convert.draft import finished
     from bitbayes.packed.convert.fold import shortened
     from bitbayes.packed.convert.trace import drafts_of, exported
+    from bitbayes.rules.marks import drawn_by
 
     if example.dtype != torch.float32 or example.dim() < 2 or not len(example):
         found = f"{example.dtype} of shape {tuple(example.shape)}"
@@ -77,6 +81,13 @@ def pack(
     if real not in ("float32", "float16"):
         raise ValueError(f"real must be 'float32' or 'float16', got {real!r}")
     model = unwrapped(model)
+    if posterior is None and not draw:
+        for name, parameter in model.named_parameters():
+            if rule := drawn_by(parameter):
+                raise RuntimeError(
+                    f"{name!r} holds the weights of a training step of {rule}, a random draw for many rules; call "
+                    "optimizer.eval() (or model.eval() after bitbayes.follow), or give draw=True to pack the draw"
+                )
     with as_found(model):
         program = exported(model, example)
         networks = drawn_networks(model, posterior, samples, seed=seed, batches=batches)

@@ -1,0 +1,33 @@
+"""What is written on a parameter for others to read; a copy of the parameter has no marks."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def mark_transposed(parameter: Tensor, groups: int) -> None:
+    """Mark a weight as one of a ConvTranspose layer, of shape (in, out / groups, *kernel).
+
+    An optimizer reads the mark when it takes the parameter. A copy of the parameter has none, until
+    `bitbayes.split_parameters` runs on the copied network.
+
+    Args:
+        parameter: The weight.
+        groups: Groups of the layer.
+    """
+    parameter.bitbayes_transposed_groups = groups  # type: ignore[attr-defined]
+
+
+def transposed_groups(parameter: Tensor) -> int:
+    """Return the groups of the ConvTranspose layer that a weight belongs to; 0 if it belongs to none."""
+    return getattr(parameter, "bitbayes_transposed_groups", 0)
+
+
+def mark_drawn(parameter: Tensor, rule: str | None) -> None:
+    """Mark a parameter as holding the weights of a training step of a rule, or as holding the mode (None)."""
+    parameter.bitbayes_drawn_by = rule  # type: ignore[attr-defined]
+
+
+def drawn_by(parameter: Tensor) -> str | None:
+    """Return the rule whose training weights a parameter holds; None if it holds a mode, or no rule has it."""
+    return getattr(parameter, "bitbayes_drawn_by", None)
