@@ -4,8 +4,9 @@
 
 One tensor of 10^4 to 10^8 weights. "over Adam" is the update of the belief with the next draw, `compile=True`, over
 fused Adam's step on a tensor of the same size; "per weight" is the time a weight over that at 10^6 weights, so 1 all
-the way down is linear. A second table has VISPA against its number K of directions, and the bytes that it must move.
-Every size is timed turn by turn with Adam; the ratio is that of the medians.
+the way down is linear. The second table has VISPA against its number K of directions and the bytes that it must move. The
+third, by which the default of `compile` was chosen, has the update by a kernel over the eager update of four tensors,
+from 100 weights on. Every size is timed turn by turn with Adam; the ratio is that of the medians.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import bitbayes as bb
 from bitbayes import kernels
 
 REFERENCE = 1_000_000
+FORMS = 100, 1_000, 10_000, 100_000, 1_000_000
 
 
 def tensor(count: int) -> torch.nn.Parameter:
@@ -30,21 +32,24 @@ def tensor(count: int) -> torch.nn.Parameter:
     return parameter
 
 
-def times(rule: Callable[..., bb.BinaryOptimizer], count: int, repeats: int) -> tuple[float, float]:
-    """Median seconds of the rule's update and of Adam's on one tensor."""
-    ours = rule([tensor(count)], compile=True)
-    adam = torch.optim.Adam([tensor(count)], fused=True)
+def in_turns(one: torch.optim.Optimizer, other: torch.optim.Optimizer, steps: int, repeats: int) -> tuple[float, float]:
+    """Median seconds of a step of two optimizers, several steps a turn."""
     for _ in range(3):
-        ours.step()
-        adam.step()
-    # Small tensors take microseconds: several steps a turn.
-    steps = max(1, REFERENCE // count)
+        one.step()
+        other.step()
 
     def turn(action: Callable[[], object]) -> float:
         return step.seconds(lambda: [action() for _ in range(steps)]) / steps
 
-    pairs = [(turn(ours.step), turn(adam.step)) for _ in range(repeats)]
+    pairs = [(turn(one.step), turn(other.step)) for _ in range(repeats)]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+
+
+def times(rule: Callable[..., bb.BinaryOptimizer], count: int, repeats: int) -> tuple[float, float]:
+    """Median seconds of the rule's update and of Adam's on one tensor."""
+    adam = torch.optim.Adam([tensor(count)], fused=True)
+    # Small tensors take microseconds: several steps a turn.
+    return in_turns(rule([tensor(count)], compile=True), adam, max(1, REFERENCE // count), repeats)
 
 
 def by_size(name: str, most: int, repeats: int) -> None:
@@ -63,6 +68,18 @@ def by_rank(count: int, repeats: int) -> None:
         # Latent and momentum are read and written, the gradient read, the weights written; Adam moves 28 bytes.
         floor = (16 * (rank + 1) + 12) / 28
         print(f"{rank:>4}{ours / adam:11.2f}{floor:16.2f}")
+
+
+def by_form(name: str, repeats: int) -> None:
+    """Prints one rule's row of the kernel over the eager form."""
+    rule, found = step.RULES[name], []
+    for count in FORMS:
+        kernel, eager = (rule([tensor(count // 4) for _ in range(4)], compile=form) for form in ("kernels", False))
+        if kernel.implementation != "kernel":
+            return
+        ours, plain = in_turns(kernel, eager, max(1, 20_000 // count), repeats)
+        found.append(f"{ours / plain:12.2f}")
+    print(f"{name:38}{''.join(found)}")
 
 
 def main() -> None:
@@ -84,6 +101,10 @@ def main() -> None:
             by_size(name, int(options.most), options.repeats)
     print(f"\n{'K':>4}{'over Adam':>11}{'bytes over':>16}  VISPA, ten million weights")
     by_rank(min(10_000_000, int(options.most)), options.repeats)
+    print(f"\n{'kernel over eager, weights:':38}{''.join(f'{count:12,}' for count in FORMS)}")
+    for name in step.RULES:
+        if options.only in name:
+            by_form(name, options.repeats)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ Network: the MNIST MLP of the BayesBiNN paper, 10.0 million binary weights. "upd
 of the belief with the next draw, over fused Adam's step on the same tensors; "step" is forward, backward and update
 over the same network with fused Adam; "memory" is the process's peak over that of STE with Adam. Every rule is timed
 turn by turn with Adam, so that a noisy neighbour disturbs both; the ratio is that of the medians. "compiled" is
-`compile=True`: the kernels of `bitbayes.kernels` where they have the rule, else torch.compile. The last rows are float
+`compile=True`, which is the default at this size: the kernels of `bitbayes.kernels` where they have the rule, else
+torch.compile. The last rows are float
 networks: plain SGD (fused), and IVON from its authors' package `ivon-opt`, whose update is that of its `step()` with
 the next sample of the weights. On a machine that others
 load too, `--threads 1 --clock cpu` counts the processor time of this thread alone.

@@ -28,9 +28,9 @@ def main() -> None:
     data = load_mnist(o.folder)
     model = bb.nn.mlp(784, [o.width, o.width], 10, logit_scale=True)
     binary, real = bb.split_parameters(model)
-    optimizer = bb.BayesBiNN(binary, lr=5e-3, ess=1000 * len(data.train), seed=0)
-    real_optimizer = torch.optim.Adam(real, lr=1e-3)
     steps = o.epochs * -(-len(data.train) // 100)
+    optimizer = bb.BayesBiNN.recommended(binary, steps=steps, examples=len(data.train), seed=0)
+    real_optimizer = torch.optim.Adam(real, lr=1e-3)
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, steps) for each in (optimizer, real_optimizer)]
     bb.follow(model, optimizer)  # model.eval() puts the mode into the weights, model.train() a draw
 

@@ -58,21 +58,25 @@ def main() -> None:
     model = network()
     binary, real = bb.split_parameters(model)
     print("binary:", ", ".join(name for name, _ in binary))
-    optimizer = bb.BayesBiNN(binary, lr=5e-3, ess=100 * len(data.train), seed=0)
+    steps = o.epochs * -(-len(data.train) // 50)
+    optimizer = bb.BayesBiNN.recommended(binary, steps=steps, examples=len(data.train), seed=0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     real_optimizer = torch.optim.Adam(real, lr=5e-3)
+    bb.follow(model, optimizer)  # model.eval() puts the mode into the weights, model.train() a draw
     for epoch in range(o.epochs):
         for x, y in batches(data.train, 50, epoch=epoch, shuffle=True):
             torch.nn.functional.cross_entropy(model(x), y).backward()
             for each in (optimizer, real_optimizer):
                 each.step()
                 each.zero_grad()
+            schedule.step()
 
     (x, y), *_ = batches(data.test, len(data.test))
     inputs = [x for x, _ in batches(data.train, 200)]
     with tempfile.TemporaryDirectory() as folder:
         optimizer.posterior().save(Path(folder, "posterior.safetensors"))
         posterior = bb.load_posterior(Path(folder, "posterior.safetensors"))
-    optimizer.eval()
+    model.eval()
     mode = bb.predict(model, x, batches=inputs)
     mean = bb.predict(model, x, posterior, samples=16, batches=inputs)
     for name, prediction in (("mode", mode), ("mean of 16", mean)):

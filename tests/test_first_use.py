@@ -67,7 +67,6 @@ def test_a_rule_without_a_kernel_is_compiled_from_a_million_weights_on(monkeypat
 
 
 def test_without_a_compiler_updates_are_eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "library", lambda name="kernels": None)
     monkeypatch.setattr(engine, "has_compiler", lambda device: False)
     monkeypatch.setattr(engine.kernels, "_address", lambda name: None)
     optimizer = bb.BayesBiNN([Parameter(torch.empty(10_000))], ess=1)
@@ -95,6 +94,11 @@ def test_a_saved_run_keeps_its_form() -> None:
     optimizer = bb.BayesBiNN([weights], ess=1, seed=0)
     optimizer.load_state_dict(saved)
     assert optimizer.implementation == "eager"
+
+
+@needs_compiler
+def test_a_rule_with_momentum_has_a_kernel() -> None:
+    assert bb.BayesBiNN([Parameter(torch.zeros(20_000))], ess=1, momentum=0.9).implementation == "kernel"
 
 
 @needs_compiler

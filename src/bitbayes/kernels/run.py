@@ -83,11 +83,10 @@ def _threads(weights: int) -> int:
     return build.threads(min(torch.get_num_threads(), 1 + weights // _SMALL))
 
 
-def takes(call: Call | None, weights: Tensor) -> bool:
-    """Return whether there is a kernel for a call, and it can take these tensors."""
-    if call is None or not (_fits(weights) and weights.dtype in _NARROW):
-        return False
-    return all(tensor is None or _fits(tensor) for tensor in call.arrays) and _address(call.kernel) is not None
+def takes(call: Call, weights: Tensor) -> bool:
+    """Return whether there are kernels here, and whether they can take the tensors of a call."""
+    fine = _fits(weights) and weights.dtype in _NARROW
+    return fine and all(t is None or _fits(t) for t in call.arrays) and _address(call.kernel) is not None
 
 
 def _job(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise) -> Job:
@@ -118,15 +117,13 @@ def run(jobs: Iterable[Job]) -> None:
         _driver()(headers.buffer_info()[0], count, numbers.buffer_info()[0], _threads(largest))
 
 
-def submit(
-    call: Call | None, gradient: Tensor | None, weights: Tensor, noise: Noise, jobs: list[Job] | None = None
-) -> bool:
+def submit(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise, jobs: list[Job] | None = None) -> bool:
     """Run a call, or put it on the list `jobs` for `run`.
 
     Returns:
         Whether that was possible; if not, nothing has changed.
     """
-    if call is None or not takes(call, weights):
+    if not takes(call, weights):
         return False
     job = _job(call, gradient, weights, noise)
     if jobs is None:

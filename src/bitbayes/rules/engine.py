@@ -128,7 +128,8 @@ def automatic(weights: int) -> Compile:
 def implementation(update: Update, compile: Compile) -> str:
     """Return what `advance` runs for an update: "kernel", "torch.compile" or "eager"."""
     device = update.weights.device.type
-    if compile and device == "cpu" and kernels.takes(_kernel(update), update.weights):
+    call = _kernel(update) if compile and device == "cpu" else None
+    if call and kernels.takes(call, update.weights):
         return "kernel"
     return "torch.compile" if compile is True and has_compiler(device) else "eager"
 
@@ -146,8 +147,8 @@ def advance(update: Update, *, compile: Compile = False, queue: Queue | None = N
         if update.accept is not None and not update.accept:
             redraw(update.rule, update.belief, update.weights, update.o, update.noise, compile)
             return
-        jobs = None if queue is None else queue.jobs
-        if kernels.submit(_kernel(update), update.gradient, update.weights, update.noise, jobs):
+        call, jobs = _kernel(update), None if queue is None else queue.jobs
+        if call and kernels.submit(call, update.gradient, update.weights, update.noise, jobs):
             return
     if compile is True and has_compiler(device):
         if queue is None:
@@ -197,7 +198,8 @@ def redraw(
     """Write a draw of an unchanged belief into flat weights: the draw that `advance` would write with `compile`."""
     if compile and weights.device.type == "cpu":
         kernel = vars(rule).get("draw_kernel")
-        if kernels.submit(kernel and kernel(belief, o, noise), None, weights, noise):
+        call = kernel and kernel(belief, o, noise)
+        if call and kernels.submit(call, None, weights, noise):
             return
     for span in _spans(belief, weights):
         weights[span].copy_(rule.draw(_part(belief, span), noise.part(span), o))

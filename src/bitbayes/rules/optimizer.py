@@ -131,14 +131,12 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """What runs the updates: "kernel" (C), "torch.compile" or "eager"; several where tensors differ."""
         found = set()
         for place in self._places():
-            state, noise = self.state[place.parameter], self._noise(place)
-            # A scaled weight is lent as a contiguous copy.
-            weights = torch.empty_like(place.parameter) if "scale" in state else place.parameter.detach()
-            if not weights.is_contiguous():
-                weights = weights.contiguous()
-            o = self._options(place, state["step"])
-            flat = weights.view(-1)
-            update = engine.Update(type(self), self._belief(place.parameter), flat, flat, o, noise, noise)
+            parameter, state, noise = place.parameter, self.state[place.parameter], self._noise(place)
+            # What `scales.unit` lends, without its values.
+            lent = "scale" in state or not parameter.is_contiguous()
+            flat = parameter.new_empty(parameter.numel()) if lent else parameter.detach().view(-1)
+            o = self._options(place, state["step"] + 1)
+            update = engine.Update(type(self), self._belief(parameter), flat, flat, o, noise, noise)
             found.add(engine.implementation(update, place.group["compile"]))
         return ", ".join(sorted(found))
 
