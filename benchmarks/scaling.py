@@ -4,9 +4,9 @@
 
 One tensor of 10^4 to 10^8 weights. "over Adam" is the update of the belief with the next draw, `compile=True`, over
 fused Adam's step on a tensor of the same size; "per weight" is the time a weight over that at 10^6 weights, so 1 all
-the way down is linear. The second table has VISPA against its number K of directions and the bytes that it must move. The
-third, by which the default of `compile` was chosen, has the update by a kernel over the eager update of four tensors,
-from 100 weights on. Every size is timed turn by turn with Adam; the ratio is that of the medians.
+the way down is linear. The second table has VISPA against its number K of directions and the bytes that it must move.
+The third table, by which the default of `compile` was chosen, has the update by a kernel over the eager update of four
+tensors, from 100 weights on. Every size is timed turn by turn with Adam; the ratio is that of the medians.
 """
 
 from __future__ import annotations
