@@ -388,6 +388,7 @@ def test_refusals_of_arguments():
     ]:
         with pytest.raises(ValueError, match=message):
             wrong()
+    optimizer.eval()
     with torch.no_grad():
         model[0].bias[0] = torch.nan
     with pytest.raises(ValueError, match="numbers that are not finite"):
@@ -400,7 +401,7 @@ def test_packing_leaves_the_optimizer_alone():
     model = nn.Sequential(nn.Linear(8, 4), nn.Dropout(0.5))
     optimizer = bb.BayesBiNN([("0.weight", model[0].weight)], ess=10, seed=0)
     bb.follow(model, optimizer)
-    bb.pack(model, torch.zeros(1, 8))
+    bb.pack(model, torch.zeros(1, 8), draw=True)
     assert model.training and model[1].training and optimizer.training
 
 

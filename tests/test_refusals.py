@@ -29,7 +29,7 @@ def weight() -> nn.Parameter:
         ({"estimator": "straight"}, "estimator must be one of straight-through, concrete, released, got 'straight'"),
         ({"samples": 0}, "samples must be a whole number of at least 1"),
         ({"scale": "layer"}, 'scale must be one of "one", "fan_in", "channel"'),
-        ({"init": "ones"}, 'init must be "random" or "weights"'),
+        ({"init": "ones"}, 'init must be "random", "weights", or None'),
         ({"init_lambda": -1.0}, "init_lambda must be at least 0"),
     ],
 )
@@ -179,7 +179,7 @@ def test_draws_agree_between_cpu_and_gpu() -> None:
     ("option", "words"),
     [
         ({"scale": "chanel"}, "scale must be one of"),
-        ({"init": "weight"}, 'init must be "random" or "weights"'),
+        ({"init": "weight"}, 'init must be "random", "weights", or None'),
         ({"scale_lr": -1.0}, "scale_lr must be a finite number of at least 0"),
         ({"samples": 0}, "samples must be"),
         ({"seed": 1.5}, "seed must be a whole number"),

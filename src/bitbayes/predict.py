@@ -70,7 +70,7 @@ def predict(
     if posterior is not None and samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
     if backend is not None:
-        network = pack(model, x[:1], posterior, samples, seed=seed, batches=batches)
+        network = pack(model, x[:1], posterior, samples, seed=seed, batches=batches, draw=True)
         return Prediction(_packed_outputs(network, backend, x, chunk))
     together = 1
     if posterior is not None:

@@ -157,8 +157,8 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
         """
         checks.whole(steps, "steps", 1)
         checks.whole(examples, "examples", 1)
-        setting = dict(lr=recommended_lr(steps), ess=ESS_SCALE * examples, init_lambda=INIT_LAMBDA)
-        return cls(params, **setting | options)
+        setting: dict[str, Any] = dict(lr=recommended_lr(steps), ess=ESS_SCALE * examples, init_lambda=INIT_LAMBDA)
+        return cls(params, **{**setting, **options})
 
     @staticmethod
     def check(group: Values) -> None:
