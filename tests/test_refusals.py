@@ -82,6 +82,35 @@ def test_a_tensor_twice() -> None:
     assert len(optimizer.param_groups) == 1
 
 
+@every_rule
+def test_all_parameters_of_a_model_are_refused(rule: str) -> None:
+    """Biases, normalisation and log_scale would silently become binary."""
+    model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.BatchNorm1d(3), bb.nn.LogitScale())
+    before = copy.deepcopy(model.state_dict())
+    message = r"parameter 1 has shape \(3,\), as a bias.*pass bitbayes.split_parameters\(model\)\[0\] instead"
+    with pytest.raises(ValueError, match=message):
+        RULES[rule](model.parameters())
+    with pytest.raises(ValueError, match=message):
+        RULES[rule]([{"params": list(model.parameters())}])
+    optimizer = RULES[rule]([model[0].weight], seed=0)
+    with pytest.raises(ValueError, match="parameter 1 has shape"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]})
+    assert len(optimizer.param_groups) == 1
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items() if name != "0.weight")
+
+
+def test_biases_are_binary_where_somebody_has_said_so() -> None:
+    """By their names, in a group of their own, or alone."""
+    for how in (
+        lambda m: bb.split_parameters(m, binary=["bias"])[0],
+        lambda m: [{"params": [m.weight]}, {"params": [m.bias]}],
+        lambda m: [m.bias],
+    ):
+        model = nn.Linear(4, 3)
+        bb.STE(how(model), seed=0)
+        assert torch.equal(model.bias.detach().abs(), torch.ones(3))
+
+
 def test_integer_tensors() -> None:
     with pytest.raises(ValueError, match=r"'w' must be a floating-point tensor, got torch.int64"):
         bb.STE([("w", torch.ones(3, dtype=torch.int64))])
@@ -126,7 +155,7 @@ def test_a_state_of_another_rule_or_shape() -> None:
     _, bop = pair("bop")
     with pytest.raises(ValueError, match="is of the rule Bop, this optimizer is STE"):
         optimizer.load_state_dict(bop.state_dict())
-    other = bb.STE([nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.ones(3))])
+    other = bb.STE([nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.ones(3, 1))])
     with pytest.raises(ValueError, match=r"has shape \(4,\), expected \(48,\)"):
         optimizer.load_state_dict(other.state_dict())
     with pytest.raises(ValueError, match="the saved state has 1 binary tensors, this optimizer 2"):

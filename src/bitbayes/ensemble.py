@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from torch.func import functional_call
 
 from bitbayes.batchnorm import Batches, Weights, refresh
 from bitbayes.posterior import Posterior
+
+Output = str | int | Callable[[Any], Tensor]
+"""What finds the logits among a network's outputs: a name, a place in a tuple, or a function."""
 
 
 def unwrapped(model: nn.Module, names: Collection[str] | None = None) -> nn.Module:
@@ -90,16 +94,79 @@ def complete_states(model: nn.Module, networks: Iterable[Weights]) -> Iterator[W
         yield {**parameters, **dict(model.named_buffers(remove_duplicate=False))}
 
 
-def network_outputs(model: nn.Module, weights: Weights, x: Tensor, chunk: int | None) -> Tensor:
-    """Return the outputs of one network, shape (N, K), in float32 or float64.
+def network_outputs(
+    model: nn.Module, weights: Weights, x: Tensor, chunk: int | None, output: Output | None = None
+) -> Tensor:
+    """Return the logits of one network, shape (N, ..., K), in float32 or float64.
 
     Args:
         model: Network in eval mode.
         weights: Parameters and buffers by name, in the place of the model's.
         x: Inputs, shape (N, ...).
         chunk: Number of inputs at a time; None for all at once.
+        output: What finds the logits; see `logits_of`.
+
+    Raises:
+        ValueError: If the logits are not found, or if a chunk of inputs has another number of outputs.
     """
-    pieces = [functional_call(model, weights, (piece,)) for piece in x.split(chunk or max(len(x), 1))]
+    inputs = x.split(chunk or max(len(x), 1))
+    pieces = [logits_of(functional_call(model, weights, (piece,)), output) for piece in inputs]
+    for given, found in zip(inputs, pieces, strict=True):
+        if len(inputs) > 1 and len(given) != len(found):
+            raise ValueError(
+                f"{len(given)} inputs of a chunk have {len(found)} outputs, so dimension 0 of x is not that of the "
+                "examples, or the network mixes them; leave chunk out"
+            )
     outputs = torch.cat(pieces)
     outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
     return outputs[:, None] if outputs.dim() == 1 else outputs
+
+
+def logits_of(outputs: Any, output: Output | None = None) -> Tensor:
+    """Return the logits among the outputs of a network.
+
+    Args:
+        outputs: What the network returned: a tensor, a dictionary, a dataclass, or a tuple.
+        output: Key or attribute, place in a tuple, or function of the outputs. None takes a tensor itself, and of
+            anything else the entry or attribute that is called "logits".
+
+    Raises:
+        ValueError: If there is no such entry, or it is not a tensor of one value or more for each input.
+
+    Example:
+        >>> logits_of({"loss": None, "logits": torch.ones(2, 3)}).shape
+        torch.Size([2, 3])
+        >>> logits_of((torch.ones(2, 3), torch.zeros(2)), output=0).shape
+        torch.Size([2, 3])
+    """
+    if callable(output):
+        found, what = output(outputs), "what output() returned"
+    elif output is None and isinstance(outputs, Tensor):
+        found, what = outputs, "the output"
+    else:
+        name = "logits" if output is None else output
+        known = _entries(outputs)
+        if name not in known:
+            expected = "a tensor or an entry called 'logits'" if output is None else f"an entry {name!r}"
+            names = f" with the entries {', '.join(map(repr, known))}" if known else ""
+            raise ValueError(
+                f"the network returned a {type(outputs).__name__}{names}, expected {expected}; pass output=, the name "
+                "or the place of the logits, or a function that finds them"
+            )
+        found, what = known[name], f"the output {name!r}"
+    if not isinstance(found, Tensor) or found.dim() == 0:
+        kind = "a tensor without dimensions" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise ValueError(f"{what} is {kind}, expected a tensor of logits, shape (N, K)")
+    return found
+
+
+def _entries(outputs: Any) -> dict[str | int, Any]:
+    """Return what outputs hold by key, by attribute and by place."""
+    if isinstance(outputs, Mapping):
+        return dict(outputs)
+    if dataclasses.is_dataclass(outputs):
+        return {field.name: getattr(outputs, field.name) for field in dataclasses.fields(outputs)}
+    if isinstance(outputs, (tuple, list)):
+        named = {name: getattr(outputs, name) for name in getattr(outputs, "_fields", ())}
+        return named | dict(enumerate(outputs))
+    return {"logits": outputs.logits} if hasattr(outputs, "logits") else {}

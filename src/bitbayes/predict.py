@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from bitbayes.batchnorm import Batches, Weights, as_found
-from bitbayes.ensemble import drawn_networks, network_outputs, unwrapped
+from bitbayes.ensemble import Output, drawn_networks, network_outputs, unwrapped
 from bitbayes.packed import PackedNetwork, load, pack
 from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
@@ -31,6 +32,7 @@ def predict(
     chunk: int | None = None,
     batches: Batches | None = None,
     backend: str | None = None,
+    output: Output | None = None,
 ) -> Prediction[Tensor]:
     """Predict with the weights that the parameters hold, or with networks drawn from a posterior.
 
@@ -40,7 +42,7 @@ def predict(
     Args:
         model: Network. If torch.compile or DistributedDataParallel wraps it and the posterior has the names of the
             inner network, the inner network is used.
-        x: Inputs, shape (N, ...).
+        x: Inputs, shape (N, ...). Without `chunk`, dimension 0 may also be time, as recurrent layers have it.
         posterior: Posterior over the binary parameters, with the model's names. None predicts with one network, the
             parameters' own.
         samples: Number of networks to draw.
@@ -51,13 +53,16 @@ def predict(
         backend: Backend of `bitbayes.packed.load` that runs the networks packed to one bit a weight. On a CPU,
             "native" is faster for hundreds of inputs and more; its outputs are the same up to rounding. None runs the
             model itself.
+        output: What finds the logits where the model returns more than one tensor: a key or an attribute, a place in a
+            tuple, or a function of the outputs. None takes a tensor itself, and the entry or attribute "logits" of a
+            dictionary, of a dataclass, or of an output of Hugging Face Transformers.
 
     Returns:
         Outputs of shape (C, N, K), with means and uncertainties as properties.
 
     Raises:
-        ValueError: If `samples` or `chunk` is less than 1, if the posterior's names are not the model's, or if the
-            backend does not exist or cannot run a layer.
+        ValueError: If `samples` or `chunk` is less than 1, if the posterior's names are not the model's, if the
+            backend does not exist or cannot run a layer, or if the logits are not found among the outputs.
 
     Example:
         >>> model = torch.nn.Linear(3, 2)
@@ -70,6 +75,8 @@ def predict(
     if posterior is not None and samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
     if backend is not None:
+        if output is not None:
+            raise ValueError(f"a packed network has one output, so output={output!r} is of no use; leave it out")
         network = pack(model, x[:1], posterior, samples, seed=seed, batches=batches, draw=True)
         return Prediction(_packed_outputs(network, backend, x, chunk))
     together = 1
@@ -83,29 +90,28 @@ def predict(
     outputs: list[Tensor] = []
     with as_found(model):
         for done in range(0, count, together):
-            outputs += _next_outputs(model, networks, min(together, count - done), x, chunk)
+            outputs += _next_outputs(model, networks, min(together, count - done), x, chunk, output)
     return Prediction(torch.stack(outputs))
 
 
 def _next_outputs(
-    model: nn.Module, networks: Iterator[Weights], count: int, x: Tensor, chunk: int | None
+    model: nn.Module, networks: Iterator[Weights], count: int, x: Tensor, chunk: int | None, output: Output | None
 ) -> list[Tensor]:
     """Outputs of the next networks, in one batched pass if there are several and the model can be batched."""
     if count == 1:
-        return [network_outputs(model, next(networks), x, chunk)]
+        return [network_outputs(model, next(networks), x, chunk, output)]
     stacked: Weights = {}
     for place, weights in enumerate(itertools.islice(networks, count)):
         for name, weight in weights.items():
             if name not in stacked:
                 stacked[name] = weight.new_empty((count, *weight.shape))
             stacked[name][place] = weight
-    try:
-        return list(vmap(lambda weights: network_outputs(model, weights, x, chunk))(stacked))
-    except RuntimeError as error:
-        if "vmap" not in str(error):  # otherwise an operation cannot be batched, such as a branch on values
-            raise
-    places = range(count)
-    return [network_outputs(model, {name: t[place] for name, t in stacked.items()}, x, chunk) for place in places]
+    # Recurrent layers, branches on values and much else cannot be batched, in words that nobody has promised. One by
+    # one the network computes as it was written, so that errors of its own are raised as they are.
+    with contextlib.suppress(Exception):
+        return list(vmap(lambda weights: network_outputs(model, weights, x, chunk, output))(stacked))
+    alone = ({name: tensor[place] for name, tensor in stacked.items()} for place in range(count))
+    return [network_outputs(model, weights, x, chunk, output) for weights in alone]
 
 
 def _packed_outputs(network: PackedNetwork, backend: str, x: Tensor, chunk: int | None) -> Tensor:

@@ -101,6 +101,22 @@ def parameters(group: dict[str, Any], known: set[int]) -> None:
         if id(tensor) in seen:
             raise ValueError(f"binary parameter {name!r} is given twice; each tensor belongs to one group, once")
         seen.add(id(tensor))
+    _few_dimensions(members)
+
+
+def _few_dimensions(members: list[Any]) -> None:
+    """Refuse what `model.parameters()` returns: biases and normalisation among weights, and no names to tell them by.
+
+    Names say that somebody has chosen, and so does a group that holds such tensors alone.
+    """
+    bare = {place: member for place, member in enumerate(members) if isinstance(member, Tensor)}
+    few = [place for place, member in bare.items() if member.dim() < 2]
+    if 0 < len(few) < len(bare):
+        raise ValueError(
+            f"parameter {few[0]} has shape {tuple(bare[few[0]].shape)}, as a bias, a normalisation or a scale has, "
+            "which stay real; pass bitbayes.split_parameters(model)[0] instead of model.parameters(), or give such "
+            "tensors a group of their own to make them binary"
+        )
 
 
 def saved_state(state_dict: dict[str, Any], current: list[dict[str, Any]], rule: str) -> list[dict[str, Any]]:
