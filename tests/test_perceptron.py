@@ -41,6 +41,24 @@ def test_logit_scale_lifts_the_cap_on_confidence() -> None:
         bb.nn.LogitScale(0.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logit_scale_has_a_dimension_and_computes_as_without(dtype: torch.dtype) -> None:
+    """`fully_shard` refuses a parameter without dimensions."""
+    scale, logits = bb.nn.LogitScale(3.0), torch.randn(7, 3).to(dtype)
+    assert scale.log_scale.shape == (1,)
+    old = torch.tensor(3.0).log()
+    assert torch.equal(scale(logits), logits * old.exp()) and scale(logits).dtype == dtype
+
+
+def test_logit_scale_loads_what_was_saved_without_a_dimension() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), bb.nn.LogitScale())
+    state = model.state_dict() | {"1.log_scale": torch.tensor(0.5)}
+    for assign in (False, True):
+        model.load_state_dict(state, assign=assign)
+        assert torch.equal(model[1].log_scale.detach(), torch.tensor([0.5]))
+    assert state["1.log_scale"].dim() == 0
+
+
 def test_unknown_activation() -> None:
     with pytest.raises(ValueError, match="activation must be one of"):
         bb.nn.mlp(2, [2], 2, activation="gelu")

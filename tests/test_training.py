@@ -354,6 +354,35 @@ def test_other_losses(tmp_path, loss, outputs):
         assert result.summary.test_error < 0.5
 
 
+def without_dimensions(state):
+    """A state as `LogitScale` left it when its parameter, and Adam's moments of it, had no dimensions."""
+    if isinstance(state, torch.Tensor):
+        return (state.reshape(()) if state.shape == (1,) else state).clone()
+    return {key: without_dimensions(value) for key, value in state.items()} if isinstance(state, dict) else state
+
+
+def test_a_checkpoint_from_before_log_scale_had_a_dimension_goes_on_bit_for_bit(tmp_path):
+    x, y = torch.randn(64, 5), torch.randint(3, (64,))
+    part = TensorData(x, y)
+    data, spec = DataBundle("toy", part, None, part, 3, "generated"), RuleSpec(lr=1e-2, real_lr=3e-2)
+    config = RunConfig("moons", "ste", str(tmp_path / "run"), spec, epochs=4, batch_size=32, precision="fp32")
+    first, second = (
+        build_experiment(config, lambda: nn.mlp(5, [16], 3, norm=True, logit_scale=True), data, CROSS_ENTROPY)
+        for _ in range(2)
+    )
+    for _ in range(3):
+        training_step(config, first, x, y)
+    states = {name: without_dimensions(module.state_dict()) for name, module in first.modules().items()}
+    old = [value for value in states["real_optimizer"]["state"].values() if value["exp_avg"].dim() == 0]
+    assert len(old) == 1 and any(n.endswith("log_scale") and t.dim() == 0 for n, t in states["model"].items())
+    for name, module in second.modules().items():
+        module.load_state_dict(states[name])
+    for experiment in (first, second):
+        for _ in range(3):
+            training_step(config, experiment, x, y)
+    assert equal(*({name: m.state_dict() for name, m in e.modules().items()} for e in (first, second)))
+
+
 def test_a_last_batch_of_one_example_is_left_out():
     config = make_config("digits", "ste", batch_size=50)
     assert steps_per_epoch(config, 101) == 2

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from bitbayes.batchnorm import Batches, Weights, refresh
 from bitbayes.posterior import Posterior
+from bitbayes.rules.shards import has_shards
 
 Output = str | int | Callable[[Any], Tensor]
 """What finds the logits among a network's outputs: a name, a place in a tuple, or a function."""
@@ -24,7 +25,16 @@ def unwrapped(model: nn.Module, names: Collection[str] | None = None) -> nn.Modu
         model: Any module.
         names: Names of parameters. If given, unwrapping stops at the first module that has them all, and the model
             itself is returned if no module has.
+
+    Raises:
+        ValueError: If `fully_shard` has been applied to the network.
     """
+    if has_shards(model):
+        raise ValueError(
+            "fully_shard has shared the parameters out, and drawn or packed networks need whole ones: load "
+            "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
+            "torch.distributed.checkpoint.state_dict into a network of its own"
+        )
     inside: Any = model
     while names is None or not set(names) <= {name for name, _ in inside.named_parameters(remove_duplicate=False)}:
         if isinstance(inside, nn.parallel.DistributedDataParallel):

@@ -104,13 +104,13 @@ def spans(count: int, device: torch.device, rows: int = 1) -> Iterator[slice]:
 
 
 class Noise:
-    """The noise of one tensor (or of an even-aligned chunk of it) at one draw.
+    """The noise of one tensor (or of a contiguous piece of it) at one draw.
 
     Args:
         key: From `stream_key`; an int, or a 0-d int64 tensor inside a compiled function.
         count: How many values to draw.
         device: Where.
-        start: Position of the first value in the stream; even.
+        start: Position of the first value in the stream; a 0-d tensor inside a compiled function.
         shared_key: Of the values that all weights share, see `shared_normal`; as `key`.
 
     Example:
@@ -125,7 +125,7 @@ class Noise:
         count: int,
         device: torch.device | str = "cpu",
         *,
-        start: int = 0,
+        start: int | Tensor = 0,
         shared_key: int | Tensor = 0,
     ) -> None:
         self.key, self.count, self.device, self.start, self.shared_key = key, count, device, start, shared_key
@@ -135,7 +135,7 @@ class Noise:
         """The noise of a piece of the tensor.
 
         Args:
-            span: Even-aligned positions.
+            span: Positions in the piece at hand.
 
         Returns:
             Noise of `span.stop - span.start` values; what the weights share is computed once for all pieces.
@@ -160,12 +160,27 @@ class Noise:
         """
         if torch.compiler.is_compiling():
             # Inductor cannot fuse a view to another dtype; hashing every word twice is cheaper than storing it.
-            index = torch.arange(self.start, self.start + self.count, device=self.device)
+            index = torch.arange(self.count, device=self.device) + self.start
             word = _scramble((index >> 1) * _signed(_GOLDEN) + self.key)
             return (word >> (32 * (index & 1))).to(torch.int32)
-        first = self.start // 2
-        word = torch.arange(first, first + (self.count + 1) // 2, device=self.device)
-        return _scramble(word.mul_(_signed(_GOLDEN)).add_(self.key)).view(torch.int32)[: self.count]
+        first, odd = divmod(int(self.start), 2)
+        word = torch.arange(first, first + (odd + self.count + 1) // 2, device=self.device)
+        return _scramble(word.mul_(_signed(_GOLDEN)).add_(self.key)).view(torch.int32)[odd : odd + self.count]
+
+    def moved_key(self) -> tuple[int, int]:
+        """Return where the values begin, for the kernels, which count from 0.
+
+        Returns:
+            The key of the stream that begins with the word of the first value, and that value's place in the word.
+
+        Example:
+            >>> piece = Noise(7, 8).part(slice(5, 8))
+            >>> key, place = piece.moved_key()
+            >>> torch.equal(Noise(key, 4).bits()[place:], piece.bits())
+            True
+        """
+        first, place = divmod(int(self.start), 2)
+        return _signed(int(self.key) + first * _GOLDEN), place
 
     def uniform(self) -> Tensor:
         """Uniform values in the open interval (0, 1), symmetric about ½, with 23 bits.

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from bitbayes.errors import closest
 from bitbayes.rules.marks import mark_transposed
 from bitbayes.rules.optimizer import BinaryOptimizer
+from bitbayes.rules.shards import reshard
 from bitbayes.table import Table
 
 Named = list[tuple[str, Parameter]]
@@ -124,6 +125,7 @@ class Follower:
         """Does what `model.train(mode)` does, for both."""
         type(self.model).train(self.model, mode)
         self.optimizer.train(mode)
+        reshard(self.model)
         return self.model
 
     def remove(self) -> None:

@@ -185,13 +185,14 @@ RULE(vispa) {
 /* The driver. ---------------------------------------------------------------------------------------------------- */
 
 /* SplitMix64's output at key + j * golden: each word serves two weights. See bitbayes/noise.py. */
-static inline void hash(uint64_t key, uint64_t first, uint64_t *words) {
-    uint64_t counter = key + first * 0x9E3779B97F4A7C15u;
-    for (int j = 0; j < BLOCK / 2; j++, counter += 0x9E3779B97F4A7C15u) {
-        uint64_t word = (counter ^ (counter >> 30)) * 0xBF58476D1CE4E5B9u;
-        word = (word ^ (word >> 27)) * 0x94D049BB133111EBu;
-        words[j] = word ^ (word >> 31);
-    }
+static inline uint64_t hash(uint64_t counter) {
+    uint64_t word = (counter ^ (counter >> 30)) * 0xBF58476D1CE4E5B9u;
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EBu;
+    return word ^ (word >> 31);
+}
+
+static inline void hash_block(uint64_t counter, uint64_t *words) {
+    for (int j = 0; j < BLOCK / 2; j++, counter += 0x9E3779B97F4A7C15u) words[j] = hash(counter);
 }
 
 static void widen(const uint16_t *from, float *to) {
@@ -212,16 +213,18 @@ typedef struct {
     array gradient, weights; /* float32 or bfloat16 */
     const float *o;
     uint64_t key;
-    int noisy;
+    int noisy; /* 2 where the first weight takes the second half of the first word, as a shard of a tensor may */
 } job;
 
 static void full_block(const job *a, void *const *belief, const void *gradient, void *weights, int64_t start) {
-    union { uint64_t words[BLOCK / 2]; int32_t bits[BLOCK]; } noise;
+    union { uint64_t words[BLOCK / 2 + 1]; int32_t bits[BLOCK + 2]; } noise;
     float g[BLOCK], w[BLOCK];
     int half = a->weights.size == 2;
-    if (a->noisy) hash(a->key, (uint64_t)start / 2, noise.words);
+    uint64_t counter = a->key + (uint64_t)start / 2 * 0x9E3779B97F4A7C15u;
+    if (a->noisy) hash_block(counter, noise.words);
+    if (a->noisy > 1) noise.words[BLOCK / 2] = hash(counter + BLOCK / 2 * 0x9E3779B97F4A7C15u);
     if (a->gradient.size == 2) widen(gradient, g), gradient = g;
-    a->rule(belief, gradient, noise.bits, a->o, a->arrays, half ? w : weights);
+    a->rule(belief, gradient, noise.bits + (a->noisy > 1), a->o, a->arrays, half ? w : weights);
     if (half) narrow(w, weights);
 }
 

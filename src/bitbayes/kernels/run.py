@@ -94,10 +94,9 @@ def _job(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise) -> 
     belief = [tensor for tensor in call.arrays if tensor is not None]
     if gradient is not None and not (_fits(gradient) and gradient.dtype in _NARROW):
         gradient = gradient.float().contiguous()
-    count = weights.numel()
-    assert noise.start == 0, "a kernel takes a whole tensor"
+    count, (key, place) = weights.numel(), noise.moved_key()
     assert all(tensor.numel() == count for tensor in belief), "a belief has the size of its weights"
-    header = [_address(call.kernel), count, len(call.arrays), len(call.numbers), int(noise.key), call.noisy]
+    header = [_address(call.kernel), count, len(call.arrays), len(call.numbers), key, call.noisy and 1 + place]
     tensors = (gradient, weights, *call.arrays)
     for tensor in tensors:
         header += (0, 0) if tensor is None else (tensor.data_ptr(), tensor.element_size())

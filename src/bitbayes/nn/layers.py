@@ -5,7 +5,7 @@ Channels are dimension 1 everywhere, as in torch: shapes (N, C), (N, C, L), (N, 
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -206,12 +206,20 @@ class LogitScale(nn.Module):
         super().__init__()
         if not initial > 0:
             raise ValueError(f"the initial scale must be positive, got {initial!r}")
-        # The parameter is the logarithm, so that the scale stays positive.
-        self.log_scale = nn.Parameter(torch.tensor(float(initial)).log())
+        # The parameter is the logarithm, so that the scale stays positive. It has one dimension, because `fully_shard`
+        # refuses parameters without.
+        self.log_scale = nn.Parameter(torch.tensor([float(initial)]).log())
 
     def forward(self, logits: Tensor) -> Tensor:
         """Scale logits of any shape."""
-        return logits * self.log_scale.exp()
+        return logits * self.log_scale.exp().squeeze()  # without dimensions it does not widen bfloat16 logits
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take log_scale without dimensions too, as networks had it before."""
+        name = f"{prefix}log_scale"
+        if name in state_dict and state_dict[name].dim() == 0:
+            state_dict[name] = state_dict[name].reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def keep_real(module: M) -> M:

@@ -28,7 +28,7 @@ from bitbayes import functional as F
 from bitbayes.kernels.run import Call, hard_draw
 from bitbayes.noise import Noise
 from bitbayes.posterior import BernoulliPosterior
-from bitbayes.rules import checks
+from bitbayes.rules import checks, shards
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
 from bitbayes.rules.rule import Belief, Count, Number, Options, Values
 
@@ -270,7 +270,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
             raise TypeError(f"prior must be a BernoulliPosterior, got {kind}; load one, or leave it out")
         prior.check_like({name: parameter.shape for name, parameter in self.named_binary()}, "the optimizer")
         for place in self._places():
-            flat = prior.natural[place.name].reshape(-1).to(place.parameter.device)
+            flat = prior.natural[place.name].reshape(-1)[shards.span(place.parameter)].to(place.parameter.device)
             self._belief(place.parameter)["prior"] = flat / self.schedule(place.group, 0)["unit"]
 
     def posterior(self) -> BernoulliPosterior:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bitbayes.rules import shards
+
 _FIND = "bitbayes.split_parameters(model) finds the weights of Linear and Conv layers"
 
 
@@ -100,6 +102,7 @@ def parameters(group: dict[str, Any], known: set[int]) -> None:
             raise ValueError(f"binary parameter {name!r} must be a floating-point tensor, got {kind}")
         if id(tensor) in seen:
             raise ValueError(f"binary parameter {name!r} is given twice; each tensor belongs to one group, once")
+        shards.check(name, tensor)
         seen.add(id(tensor))
     _few_dimensions(members)
 
@@ -119,7 +122,9 @@ def _few_dimensions(members: list[Any]) -> None:
         )
 
 
-def saved_state(state_dict: dict[str, Any], current: list[dict[str, Any]], rule: str) -> list[dict[str, Any]]:
+def saved_state(
+    state_dict: dict[str, Any], current: list[tuple[Tensor, dict[str, Any]]], rule: str
+) -> list[dict[str, Any]]:
     """Return the saved state of each parameter in order, checked against the current one before anything changes."""
     if not {"state", "param_groups"} <= set(state_dict):
         raise ValueError(f"this is no state of an optimizer: it has {sorted(state_dict)}, not state and param_groups")
@@ -130,10 +135,11 @@ def saved_state(state_dict: dict[str, Any], current: list[dict[str, Any]], rule:
     if len(places) != len(current):
         raise ValueError(f"the saved state has {len(places)} binary tensors, this optimizer {len(current)}")
     saved = []
-    for place, mine in zip(places, current, strict=True):
+    for place, (parameter, mine) in zip(places, current, strict=True):
         theirs, what = state_dict["state"].get(place, {}), f"the saved state of tensor {place}"
         if not {"belief", "step"} <= set(theirs):
             raise ValueError(f"{what} has no belief and step; was it saved by a bitbayes rule?")
+        theirs = shards.own(theirs, parameter, mine)
         expected, got = _shapes(mine), _shapes(theirs)
         if (set(expected) ^ set(got)) - {"belief/prior"}:
             raise ValueError(f"{what} holds {sorted(got)}, expected {sorted(expected)}: another rule?")

@@ -259,7 +259,8 @@ def call_compiled(compiled: Callable[..., None], updates: list[Update]) -> None:
     device, estimated, accept = updates[0].weights.device, updates[0].estimated, updates[0].accept
     numbers = on_device([[*_numbers(update).values()] for update in updates], torch.float32, device)
     noises = [(update.drawn, update.noise) for update in updates]
-    keys = on_device([[key for n in pair for key in (n.key, n.shared_key)] for pair in noises], torch.int64, device)
+    where = [[value for n in pair for value in (n.key, n.shared_key, n.start)] for pair in noises]
+    keys = on_device(where, torch.int64, device)
     tensors = ([getattr(update, role) for update in updates] for role in ("belief", "gradient", "weights"))
     compiled(*tensors, numbers, keys, estimated, accept)
 
@@ -281,8 +282,8 @@ def compiled_update(rule: type[Rule[Any]], static: Static, names: tuple[str, ...
         for place, flat in enumerate(weights):
             o = Options(**dict(static), **dict(zip(names, numbers[place].unbind(), strict=True)))
             drawn, noise = (
-                Noise(own, flat.numel(), flat.device, shared_key=shared)
-                for own, shared in keys[place].view(2, 2).unbind()
+                Noise(own, flat.numel(), flat.device, shared_key=shared, start=start)
+                for own, shared, start in keys[place].view(2, 3).unbind()
             )
             Update(rule, beliefs[place], gradients[place], flat, o, drawn, noise, estimated, accept).run()
 
@@ -327,12 +328,15 @@ class Refusals:
         self.defer = defer
         self._waiting: list[tuple[list[str], Tensor, torch.cuda.Event | None]] = []
 
-    def accept(self, gradients: dict[str, Tensor], *, compile: Compile) -> Tensor | None:
+    def accept(
+        self, gradients: dict[str, Tensor], *, compile: Compile, agree: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor | None:
         """Check the gradients of a step before a belief may change.
 
         Args:
             gradients: Gradients by name.
             compile: Which fast forms may run; the kernels can read gradients, too.
+            agree: Makes one flag of each gradient those of all processes that share the parameters out.
 
         Returns:
             A 0-d bool tensor that says whether to accept the step; None: yes.
@@ -341,9 +345,9 @@ class Refusals:
             NotFiniteError: If one is not finite and that is known at once.
         """
         tensors = list(gradients.values())
-        if not tensors or (not self.defer and surely_finite(tensors, compile=compile)):
+        if not tensors or (not self.defer and agree is None and surely_finite(tensors, compile=compile)):
             return None
-        flags = finite_flags(tensors)
+        flags = finite_flags(tensors) if agree is None else agree(finite_flags(tensors))
         event = torch.cuda.Event() if flags.is_cuda else None
         self._waiting.append((list(gradients), flags.to("cpu", non_blocking=True), event))
         if event is not None:

@@ -19,7 +19,7 @@ from typing_extensions import Self
 from bitbayes import functional as F
 from bitbayes.noise import Noise, stream_key
 from bitbayes.posterior import BernoulliPosterior, Posterior
-from bitbayes.rules import checks, engine, pretrained, scales
+from bitbayes.rules import checks, engine, pretrained, scales, shards
 from bitbayes.rules.marks import mark_drawn
 from bitbayes.rules.rule import Belief, Count, O, Options, Rule
 
@@ -61,6 +61,11 @@ class Place(NamedTuple):
     name: str
     parameter: Parameter
     group: dict[str, Any]
+
+    @property
+    def own(self) -> Tensor:
+        """The values that this process holds: all of them, unless `fully_shard` shares the parameter out."""
+        return shards.local(self.parameter)
 
 
 class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
@@ -150,8 +155,9 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         self._report()
         for place in self._places():
             state, parameter = self.state[place.parameter], place.parameter
-            unit = self.mode(self._belief(parameter), self._options(place, state["step"])).view(parameter.shape)
-            yield place.name, (unit * scales.value(state)).to(parameter.dtype)
+            unit = self.mode(self._belief(parameter), self._options(place, state["step"])).view(place.own.shape)
+            mode = (unit * scales.value(state)).to(parameter.dtype)
+            yield place.name, shards.like(parameter, mode.view(-1))
 
     @torch.no_grad()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -185,7 +191,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         Args:
             closure: Clears the gradients, computes the loss, calls backward and returns the loss (or None, as the
                 closures of some trainers do). With `samples > 1` it is called once for every draw, and the update is
-                averaged over them. Without a closure the gradients at hand and one draw are used.
+                averaged over them. Without a closure the gradients at hand and one draw are used, and likewise with one
+                that leaves all gradients as they are, which trainers pass where users call backward themselves.
 
         Returns:
             The mean loss over draws, or None if there is none.
@@ -233,6 +240,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
     def posterior(self) -> Posterior:
         """Return a copy of the posterior over the weights, keyed by parameter names.
 
+        Of sharded parameters it is whole in every process, and all processes have to ask for it together.
+
         Raises:
             RuntimeError: If the rule keeps no posterior.
         """
@@ -244,13 +253,20 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         for place in self._places():
             state, parameter = self.state[place.parameter], place.parameter
             flat = self.natural(self._belief(parameter), self._options(place, state["step"]))
-            natural[place.name], scale[place.name] = flat.view(parameter.shape), scales.value(state)
+            natural[place.name] = shards.whole(parameter, flat)
+            scale[place.name] = shards.whole_scale(parameter, scales.value(state))
         return BernoulliPosterior(natural, scale)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return beliefs, steps, options and seed: all that resuming needs beside the model's own state."""
+        """Return beliefs, steps, options and seed: all that resuming needs beside the model's own state.
+
+        The beliefs of sharded parameters are DTensors of the parameter's shape, for `torch.distributed.checkpoint`.
+        """
         self._report()
-        return super().state_dict()
+        found = super().state_dict()
+        for place in self._places():
+            found["state"][place.number] = shards.spread(found["state"][place.number], place.parameter)
+        return found
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -264,7 +280,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 is out of range; nothing is changed then.
         """
         parameters = [place.parameter for place in self._places()]
-        saved = checks.saved_state(state_dict, [self.state[p] for p in parameters], type(self).__name__)
+        saved = checks.saved_state(state_dict, [(p, self.state[p]) for p in parameters], type(self).__name__)
         for group, own in zip(state_dict["param_groups"], self.param_groups, strict=False):
             options = own | group
             checks.common(options)
@@ -310,7 +326,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             kinds = {"step": torch.int64, "refused": torch.bool}
             state = {name: torch.zeros((), dtype=kind, device=device) for name, kind in kinds.items()}
         belief = self.begin(start, more, self._options(place, 0, bound=math.sqrt(1.5 / sum(fans)), fan_in=fans[0]))
-        return state | {"belief": belief} | scales.begin(parameter, group["scale"])
+        state |= {"belief": belief} | scales.begin(parameter, group["scale"])
+        return shards.own(state, parameter) if shards.is_sharded(parameter) else state
 
     def _belief(self, parameter: Tensor) -> Belief:
         """Return the belief, on the device where the parameter is now."""
@@ -325,13 +342,14 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         key = stream_key(group["seed"], _DRAW, step, sample, place.number)
         own = [] if group.get("shared") == "network" else [place.number]
         shared = stream_key(group["seed"], _SHARED, step, sample, *own)
-        return Noise(key, place.parameter.numel(), place.parameter.device, shared_key=shared)
+        span = shards.span(place.parameter)
+        return Noise(key, span.stop - span.start, place.parameter.device, start=span.start, shared_key=shared)
 
     def _show(self, place: Place, sample: int = 0) -> None:
         """Write the current draw, or the mode, into one parameter."""
         belief, state = self._belief(place.parameter), self.state[place.parameter]
         o, noise = self._options(place, state["step"]), self._noise(place, sample)
-        with scales.unit(place.parameter, state) as weights:
+        with scales.unit(place.own, state) as weights:
             if place.group["training"]:
                 engine.redraw(type(self), belief, weights, o, noise, place.group["compile"])
             else:
@@ -364,12 +382,11 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
     def _advance(self, place: Place, mean: Mean | None, accept: Tensor | None, queue: engine.Queue) -> None:
         """Update one tensor from the mean of several draws, or from the gradient at the only one."""
         _, _, parameter, group = place
-        belief, state = self._belief(parameter), self.state[parameter]
-        with scales.unit(parameter, state) as weights:
+        belief, state, values = self._belief(parameter), self.state[parameter], place.own
+        with scales.unit(values, state) as weights:
             if mean is None:
-                assert parameter.grad is not None
-                gradient = scales.unit_gradient(parameter.grad, state)
-                slope = scales.slope(parameter, state, weights, gradient)
+                gradient = scales.unit_gradient(shards.local_gradient(parameter), state)
+                slope = scales.slope(values, state, weights, gradient)
             else:
                 gradient, slope = mean
             scales.learn(state, slope, group["scale_lr"], accept)
@@ -379,16 +396,17 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             noises = drawn, self._noise(place)
             update = engine.Update(type(self), belief, gradient, weights, o, *noises, mean is not None, accept)
             # A copy of the weights has to be written back at once.
-            own = weights.data_ptr() == parameter.data_ptr()
+            own = weights.data_ptr() == values.data_ptr()
             engine.advance(update, compile=group["compile"], queue=queue if own else None)
 
     def _over_draws(
         self, closure: Callable[[], Tensor | None], samples: int
-    ) -> tuple[Tensor | None, dict[Tensor, Mean], Tensor | None]:
+    ) -> tuple[Tensor | None, dict[Tensor, Mean] | None, Tensor | None]:
         """Call the closure at each draw of a step; nothing is learned here.
 
         Returns:
-            The mean loss, what the draws say of each tensor with a gradient, and whether to accept the step.
+            The mean loss, what the draws say of each tensor with a gradient (None if the closure computes no gradient),
+            and whether to accept the step.
 
         Raises:
             NotFiniteError: If a gradient is not finite. The weights are then those of before the call.
@@ -401,7 +419,10 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 if sample > 0:
                     with torch.no_grad():
                         self._show_all(sample)
+                gradients = self._gradients()
                 loss = _loss(closure)
+                if sample == 0 and loss is None and gradients == self._gradients():
+                    return None, None, None
                 losses += [] if loss is None else [loss.detach()]
                 with torch.no_grad():
                     fine = self._accept()
@@ -416,14 +437,18 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             raise
         return torch.stack(losses).mean() if losses else None, means, accept
 
+    def _gradients(self) -> list[tuple[int, int, Tensor | None]]:
+        """Return what tells whether a gradient has changed; the tensors are kept so that no other has their id."""
+        found = [place.parameter.grad for place in self._places()]
+        return [(id(gradient), 0 if gradient is None else gradient._version, gradient) for gradient in found]
+
     def _added(self, place: Place, sample: int, samples: int, mean: Mean | None) -> Mean:
         """Add what the current draw says of one tensor to what those before it said."""
-        parameter = place.parameter
+        parameter, values = place.parameter, place.own
         belief, state = self._belief(parameter), self.state[parameter]
-        assert parameter.grad is not None
-        with scales.unit(parameter, state) as weights:
-            gradient = scales.unit_gradient(parameter.grad, state)
-            slope = scales.slope(parameter, state, weights, gradient)
+        with scales.unit(values, state) as weights:
+            gradient = scales.unit_gradient(shards.local_gradient(parameter), state)
+            slope = scales.slope(values, state, weights, gradient)
             o, noise = self._options(place, state["step"] + 1), self._noise(place, sample)
             update = engine.Update(type(self), belief, gradient, weights, o, noise, noise)
             estimate, slopes = (None, None) if mean is None else mean
@@ -434,13 +459,14 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
     def _accept(self) -> Tensor | None:
         """Refuse non-finite gradients: at once on a CPU; on a GPU by a flag on the device, reported later."""
         given = {place.name: place.parameter for place in self._places() if place.parameter.grad is not None}
-        gradients = {name: p.grad.detach() for name, p in given.items() if p.grad is not None}
+        gradients = {name: shards.local_gradient(parameter) for name, parameter in given.items()}
         for name, gradient in gradients.items():
             if gradient.layout != torch.strided:
                 raise TypeError(f"the gradient of {name!r} is sparse; give the layer sparse=False, or keep it real")
         options = self.param_groups[0]
         if not options["capturable"]:
-            return self.refusals.accept(gradients, compile=options["compile"])
+            agree = shards.agreement(list(given.values()))
+            return self.refusals.accept(gradients, compile=options["compile"], agree=agree)
         if not gradients:
             return None
         # Inside a CUDA graph nothing can be sent or asked for: refusals are noted on the device.
@@ -481,7 +507,7 @@ def _shared_seed() -> int:
 
 def _relative_size(parameter: Tensor) -> Tensor:
     """Return sign and relative size of a float tensor: w / mean|w|, flat."""
-    flat = parameter.detach().float().reshape(-1)
+    flat = shards.whole(parameter, shards.local(parameter).float().reshape(-1)).reshape(-1)
     size = flat.abs().mean()
     if not (size > 0 and torch.isfinite(size)):
         raise ValueError(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bitbayes import functional as F
+from bitbayes.rules import shards
 from bitbayes.rules.marks import transposed_groups
 from bitbayes.rules.rule import Options
 
@@ -38,6 +39,11 @@ def begin(parameter: Tensor, kind: str) -> dict[str, Tensor]:
         return {"scale": torch.tensor(first, device=parameter.device)}
     # The axis of the output channels (of a group, where a transposed convolution has groups).
     outputs = 1 if transposed_groups(parameter) else 0
+    if outputs and shards.is_sharded(parameter):
+        raise ValueError(
+            'scale="channel" of a transposed convolution needs the rows of all processes, and fully_shard has shared '
+            'them out; take scale="fan_in", or leave this layer out of fully_shard'
+        )
     shape = [size if axis == outputs else 1 for axis, size in enumerate(parameter.shape)]
     scale = torch.full(shape, first, device=parameter.device)
     return {"scale": scale, "scale_first": torch.zeros_like(scale), "scale_second": torch.zeros_like(scale)}

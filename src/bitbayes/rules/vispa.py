@@ -25,7 +25,7 @@ from bitbayes import functional as F
 from bitbayes.kernels.run import Call
 from bitbayes.noise import Noise
 from bitbayes.posterior import LowRankGaussianPosterior
-from bitbayes.rules import checks, scales
+from bitbayes.rules import checks, scales, shards
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
 from bitbayes.rules.rule import Belief, Number, Options, Values
 
@@ -177,9 +177,9 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
         self._report()
         center, factors, scale = {}, {}, {}
         for _, name, parameter, group in self._places():
-            rows = self._belief(parameter)["latent"].view(-1, *parameter.shape)
+            rows = shards.whole(parameter, self._belief(parameter)["latent"])
             center[name], factors[name] = rows[0], rows[1:] * group["divisor"] ** -0.5
-            scale[name] = scales.value(self.state[parameter])
+            scale[name] = shards.whole_scale(parameter, scales.value(self.state[parameter]))
         shared = {group["shared"] for group in self.param_groups}
         return LowRankGaussianPosterior(center, factors, scale, shared="network" if shared == {"network"} else "tensor")
 

@@ -174,7 +174,24 @@ def _real_rate(spec: RuleSpec, optimizer: BinaryOptimizer | None) -> float:
 def _real_optimizer(spec: RuleSpec, parameters: list[nn.Parameter], rate: float) -> Optimizer:
     """One fused kernel instead of a dozen operations per tensor."""
     kind = partial(SGD, momentum=0.9) if spec.real_optimizer == "sgd" else Adam
-    return kind(parameters, lr=rate, weight_decay=spec.real_weight_decay, fused=True)
+    optimizer = kind(parameters, lr=rate, weight_decay=spec.real_weight_decay, fused=True)
+    optimizer.register_load_state_dict_pre_hook(_shaped_as_parameters)
+    return optimizer
+
+
+def _shaped_as_parameters(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Give moments without dimensions the shape of a parameter of one weight: `LogitScale` had none before."""
+    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+
+    def shaped(name: str, value: Any, shape: torch.Size) -> Any:
+        alike = isinstance(value, Tensor) and value.dim() == 0 and shape.numel() == 1 and name != "step"
+        return value.reshape(shape) if alike else value
+
+    state = {
+        place: {name: shaped(name, value, shapes[place]) for name, value in entries.items()}
+        for place, entries in state_dict["state"].items()
+    }
+    return state_dict | {"state": state}
 
 
 def continue_experiment(experiment: Experiment, config: RunConfig, data: DataBundle) -> Experiment:

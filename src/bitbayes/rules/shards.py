@@ -1,0 +1,183 @@
+"""Parameters that `torch.distributed.fsdp.fully_shard` shares out among processes.
+
+Each process holds some rows (dimension 0) of a sharded parameter, which are one span of the flat tensor. It keeps the
+belief of this span, and draws with the noise of the positions in the whole tensor, so that all weights together are
+those that one process would draw.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+State = dict[str, Any]
+
+
+def is_sharded(tensor: object) -> TypeGuard[DTensor]:
+    """Return whether a tensor is a DTensor; `import bitbayes` does not load their module."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def check(name: str, parameter: Tensor) -> None:
+    """Refuse a parameter that is shared out in another way than by rows."""
+    if not is_sharded(parameter):
+        return
+    from torch.distributed.tensor import Shard
+
+    split = [placement for placement in parameter.placements if not placement.is_replicate()]
+    if len(split) > 1 or any(type(placement) is not Shard or placement.dim != 0 for placement in split):
+        raise ValueError(
+            f"binary parameter {name!r} is a DTensor with placements {parameter.placements}; expected one Shard(0) "
+            "beside replicas, as torch.distributed.fsdp.fully_shard makes them without shard_placement_fn"
+        )
+
+
+def span(parameter: Tensor) -> slice:
+    """Return the positions of this process's values in the whole flat tensor."""
+    rows, width = _rows(parameter), parameter.numel() // max(len(parameter), 1) if parameter.dim() else 1
+    return slice(rows.start * width, rows.stop * width)
+
+
+def _rows(parameter: Tensor) -> slice:
+    count = len(parameter) if parameter.dim() else 1
+    axis = _axis(parameter)
+    if axis is None:
+        return slice(0, count)
+    assert is_sharded(parameter)
+    each = -(-count // parameter.device_mesh.size(axis))  # as torch.chunk has it: the last processes may have none
+    start = min(parameter.device_mesh.get_local_rank(axis) * each, count)
+    return slice(start, min(start + each, count))
+
+
+def _axis(parameter: Tensor) -> int | None:
+    """Return the dimension of the mesh over which the rows are shared out."""
+    if not is_sharded(parameter):
+        return None
+    return next((axis for axis, place in enumerate(parameter.placements) if not place.is_replicate()), None)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's rows, which share the memory of the parameter."""
+    return tensor.detach().to_local() if is_sharded(tensor) else tensor.detach()
+
+
+def local_gradient(parameter: Tensor) -> Tensor:
+    """Return this process's rows of the gradient."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if is_sharded(gradient) and is_sharded(parameter) and gradient.placements != parameter.placements:
+        gradient = gradient.redistribute(placements=parameter.placements)
+    return local(gradient)
+
+
+def like(parameter: Tensor, values: Tensor) -> Tensor:
+    """Return flat values of this process, or rows of them, with the shape of the parameter, sharded as it is."""
+    lead = values.shape[:-1]
+    return _sharded(parameter, values.view(*lead, *local(parameter).shape), (*lead, *parameter.shape), len(lead))
+
+
+def whole(parameter: Tensor, values: Tensor) -> Tensor:
+    """Return `like` with the rows of all processes, which have to call this together."""
+    found = like(parameter, values)
+    return found.full_tensor() if is_sharded(found) else found
+
+
+def whole_scale(parameter: Tensor, scale: Tensor) -> Tensor:
+    """Return a scale with the rows of all processes, which have to call this together."""
+    found = _sharded_scale(parameter, scale)
+    return found.full_tensor() if is_sharded(found) else found
+
+
+def _sharded_scale(parameter: Tensor, scale: Tensor) -> Tensor:
+    return _sharded(parameter, scale, (len(parameter), *scale.shape[1:]), 0) if scale.dim() else scale
+
+
+def _sharded(parameter: Tensor, values: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:
+    if not is_sharded(parameter):
+        return values
+    from torch.distributed.tensor import DTensor, Shard
+
+    placements = [place if place.is_replicate() else Shard(dim) for place in parameter.placements]
+    stride = torch.empty(shape, device="meta").stride()
+    mesh, whole_shape = parameter.device_mesh, torch.Size(shape)
+    return DTensor.from_local(values, mesh, placements, run_check=False, shape=whole_shape, stride=stride)
+
+
+def spread(state: State, parameter: Tensor) -> State:
+    """Return the state of a parameter for `torch.distributed.checkpoint`: with DTensors of the parameter's shape."""
+    if not is_sharded(parameter):
+        return state
+    scale = {name: _sharded_scale(parameter, value) for name, value in state.items() if name.startswith("scale")}
+    return state | scale | {"belief": {name: like(parameter, value) for name, value in state["belief"].items()}}
+
+
+def own(state: State, parameter: Tensor, mine: State | None = None) -> State:
+    """Return this process's part of the state of a whole parameter.
+
+    Args:
+        state: State of the whole parameter, as one process has it or as `spread` has left it.
+        parameter: The parameter.
+        mine: State that this process has at the moment, whose beliefs say how many rows there are; None if the
+            beliefs are flat.
+    """
+    beliefs = {}
+    for name, value in state["belief"].items():
+        flat = value.full_tensor() if is_sharded(value) else value
+        lead = 0 if mine is None or name not in mine["belief"] else mine["belief"][name].dim() - 1
+        if flat.shape[lead:] == parameter.shape:
+            flat = flat.reshape(*flat.shape[:lead], parameter.numel())
+        fits = is_sharded(parameter) and flat.shape[-1:] == (parameter.numel(),)
+        beliefs[name] = flat[..., span(parameter)].clone() if fits else flat
+    found = state | {"belief": beliefs}
+    for name, value in state.items():
+        if name.startswith("scale") and value.dim():
+            full = value.full_tensor() if is_sharded(value) else value
+            found[name] = full[_rows(parameter)].clone() if is_sharded(parameter) else full
+    return found
+
+
+def agreement(parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor] | None:
+    """Return what makes flags, one of each parameter, those of all processes; None if each holds whole parameters.
+
+    A flag is then true only where it is true in every process, so that all of them accept a step, or none.
+    """
+    sharded = [place for place, parameter in enumerate(parameters) if _axis(parameter) is not None]
+    if not sharded:
+        return None
+
+    def agreed(flags: Tensor) -> Tensor:
+        found = flags.to(torch.int32)
+        groups: dict[Any, list[int]] = {}
+        for place in sharded:
+            parameter, axis = parameters[place], _axis(parameters[place])
+            assert is_sharded(parameter)
+            groups.setdefault(parameter.device_mesh.get_group(axis), []).append(place)
+        for group, places in groups.items():
+            part = found[places]
+            torch.distributed.all_reduce(part, torch.distributed.ReduceOp.MIN, group=group)
+            found[places] = part
+        return found.bool()
+
+    return agreed
+
+
+def has_shards(model: nn.Module) -> bool:
+    """Return whether `fully_shard` has been applied to a network or a part of it."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules())
+
+
+def reshard(model: nn.Module) -> None:
+    """Drop whole parameters that a forward pass has left, which do not know what the optimizer has written since."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    for module in model.modules() if fsdp is not None else ():
+        if isinstance(module, fsdp.FSDPModule):
+            module.reshard()
