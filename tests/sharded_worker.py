@@ -20,6 +20,7 @@ OPTIONS: dict[str, dict[str, Any]] = {rule: {} for rule in RULES} | {
     "bayesbinn-straight-through fan_in": {"scale": "fan_in"},
     "bayesbinn-straight-through channel": {"scale": "channel", "scale_lr": 0.1},
     "bayesbinn-straight-through weights": {"init": "weights"},
+    "bayesbinn-straight-through capturable": {"capturable": True},
     "vispa noise": {"init_noise": 1.0},
     "vispa-projected channel": {"scale": "channel", "samples": 2},
     "bayesbinn-straight-through compile": {"compile": True},
@@ -125,7 +126,8 @@ def refusals(shard: Make) -> dict[str, str]:
     before = {name: gathered(p.detach()).clone() for name, p in optimizer.named_binary()}
     model(torch.ones(2, 3)).sum().backward()
     if dist.get_rank() == 1:
-        model[0].weight.grad.to_local()[0, 0] = float("nan")  # in the rows of one process alone
+        rows: Any = model[0].weight.grad
+        rows.to_local()[0, 0] = float("nan")  # in the rows of one process alone
     found = {"not finite": said(optimizer.step)}
     after = {name: gathered(p.detach()) for name, p in optimizer.named_binary()}
     alike = all(torch.equal(before[name], after[name]) for name in before)

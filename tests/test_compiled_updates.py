@@ -10,7 +10,7 @@ import bitbayes as bb
 from bitbayes.noise import Noise
 from bitbayes.rules import engine
 from bitbayes.rules.engine import Update
-from bitbayes.rules.rule import Options
+from bitbayes.rules.rule import Belief, Options
 from laws import ESS, network, same, snapshot, steps
 
 
@@ -68,3 +68,33 @@ def test_a_piece_of_an_update_has_its_piece_of_both_noises() -> None:
     assert piece.belief["latent"].shape == (2, 4) and piece.gradient.tolist() == piece.weights.tolist() == [4, 5, 6, 7]
     assert torch.equal(piece.drawn.uniform(), whole.drawn.uniform()[4:])
     assert torch.equal(piece.noise.uniform(), whole.noise.uniform()[4:])
+
+
+class Uniform(bb.STE):
+    """Weights that are the noise of the next draw, and a belief that is that of the last."""
+
+    @staticmethod
+    def draw(belief: Belief, noise: Noise, o: Options) -> torch.Tensor:
+        """Return the noise."""
+        return noise.uniform() + 0 * belief["seen"]
+
+    @staticmethod
+    def estimate(belief: Belief, gradient: torch.Tensor, draw: torch.Tensor, noise: Noise, o: Options) -> torch.Tensor:
+        """Return the noise."""
+        return noise.uniform() + 0 * gradient
+
+    @staticmethod
+    def update(belief: Belief, estimate: torch.Tensor, o: Options) -> Belief:
+        """Keep the estimate."""
+        return {"seen": estimate}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile imports what torch deprecates
+def test_pieces_of_a_tensor_have_their_own_noise_in_the_compiled_form() -> None:
+    """As the processes of `fully_shard` need it; pieces may begin within a word."""
+    for start in (8, 9):
+        tensors = {"seen": torch.zeros(7)}, torch.zeros(7), torch.zeros(7)
+        noises = Noise(3, 7, start=start), Noise(4, 7, start=start)
+        engine.run_compiled([Update(Uniform, *tensors, Options(lr=0.5), *noises)])
+        assert torch.equal(tensors[0]["seen"], Noise(3, 16).uniform()[start : start + 7])
+        assert torch.equal(tensors[2], Noise(4, 16).uniform()[start : start + 7])

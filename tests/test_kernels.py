@@ -272,6 +272,18 @@ def test_draws_are_those_of_the_noise() -> None:
     assert torch.equal(weights[:9], Noise(1, 9).signs(torch.sigmoid(nan)))
 
 
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("start", [1, 2, 129, 1000])
+def test_a_piece_of_a_tensor_is_drawn_as_in_the_whole(start: int, dtype: torch.dtype) -> None:
+    """As the processes of `fully_shard` draw; a piece may begin within a word."""
+    natural, noise = torch.randn(1303), Noise(stream_key(7), 1303)
+    whole, piece = torch.empty(1303, dtype=dtype), torch.empty(1303 - start, dtype=dtype)
+    assert run.submit(run.hard_draw(natural), None, whole, noise)
+    assert run.submit(run.hard_draw(natural[start:]), None, piece, noise.part(slice(start, 1303)))
+    assert torch.equal(piece, whole[start:])
+
+
 def test_samples_of_a_large_posterior_are_draws() -> None:
     natural = torch.randn(CHUNK, generator=torch.Generator().manual_seed(0))
     posterior = bb.BernoulliPosterior({"w": natural})

@@ -28,7 +28,7 @@ class LightningOptimizer:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
-        self.__class__ = type("Lightning" + type(optimizer).__name__, (type(self), type(optimizer)), {})
+        self.__class__: Any = type("Lightning" + type(optimizer).__name__, (type(self), type(optimizer)), {})
 
     def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
         """Pass the closure on as the strategy and the precision plugin do."""

@@ -46,13 +46,18 @@ def test_streams_differ_and_do_not_correlate() -> None:
     assert correlation.abs().max() < 6 / 256
 
 
-def test_pieces_are_the_whole() -> None:
-    whole = Noise(7, 1001).bits()
-    pieces = torch.cat([Noise(7, 400, start=0).bits(), Noise(7, 601, start=400).bits()])
-    assert torch.equal(whole, pieces)
+@pytest.mark.parametrize("cut", [1, 400, 401, 1000])
+def test_pieces_are_the_whole(cut: int) -> None:
+    for kind in (Noise.bits, Noise.uniform, Noise.normal):
+        whole, parts = Noise(7, 1001), (slice(0, cut), slice(cut, 1001))
+        assert torch.equal(kind(whole), torch.cat([kind(whole.part(span)) for span in parts]))
+    nested = Noise(7, 1001).part(slice(cut, 1001)).part(slice(1, 1001 - cut))
+    assert torch.equal(nested.bits(), Noise(7, 1001).bits()[cut + 1 :])
 
 
-def test_the_compiled_form_is_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    eager = Noise(stream_key(3), 1001, start=400).bits()
+@pytest.mark.parametrize("start", [400, 401])
+def test_the_compiled_form_is_the_eager_one(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    eager = Noise(stream_key(3), 1001, start=start).bits()
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert torch.equal(eager, Noise(stream_key(3), 1001, start=400).bits())
+    for where in (start, torch.tensor(start)):
+        assert torch.equal(eager, Noise(stream_key(3), 1001, start=where).bits())

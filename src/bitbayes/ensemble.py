@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from bitbayes.batchnorm import Batches, Weights, refresh
 from bitbayes.posterior import Posterior
-from bitbayes.rules.shards import has_shards
+from bitbayes.rules.shards import sharded_modules
 
 Output = str | int | Callable[[Any], Tensor]
 """What finds the logits among a network's outputs: a name, a place in a tuple, or a function."""
@@ -29,7 +29,7 @@ def unwrapped(model: nn.Module, names: Collection[str] | None = None) -> nn.Modu
     Raises:
         ValueError: If `fully_shard` has been applied to the network.
     """
-    if has_shards(model):
+    if next(sharded_modules(model), None) is not None:
         raise ValueError(
             "fully_shard has shared the parameters out, and drawn or packed networks need whole ones: load "
             "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "

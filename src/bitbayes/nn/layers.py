@@ -214,12 +214,12 @@ class LogitScale(nn.Module):
         """Scale logits of any shape."""
         return logits * self.log_scale.exp().squeeze()  # without dimensions it does not widen bfloat16 logits
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **keywords: Any) -> None:
         """Take log_scale without dimensions too, as networks had it before."""
         name = f"{prefix}log_scale"
         if name in state_dict and state_dict[name].dim() == 0:
             state_dict[name] = state_dict[name].reshape(1)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, *args, **keywords)
 
 
 def keep_real(module: M) -> M:

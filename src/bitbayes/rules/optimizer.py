@@ -463,14 +463,14 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         for name, gradient in gradients.items():
             if gradient.layout != torch.strided:
                 raise TypeError(f"the gradient of {name!r} is sparse; give the layer sparse=False, or keep it real")
-        options = self.param_groups[0]
+        options, agree = self.param_groups[0], shards.agreement(list(given.values()))
         if not options["capturable"]:
-            agree = shards.agreement(list(given.values()))
             return self.refusals.accept(gradients, compile=options["compile"], agree=agree)
         if not gradients:
             return None
         # Inside a CUDA graph nothing can be sent or asked for: refusals are noted on the device.
         flags = engine.finite_flags(list(gradients.values()))
+        flags = flags if agree is None else agree(flags)
         for parameter, fine in zip(given.values(), flags, strict=True):
             self._belief(parameter)  # so that the note is where the gradient is
             self.state[parameter]["refused"].logical_or_(~fine)

@@ -8,7 +8,7 @@ those that one process would draw.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -66,7 +66,7 @@ def _axis(parameter: Tensor) -> int | None:
 
 def local(tensor: Tensor) -> Tensor:
     """Return this process's rows, which share the memory of the parameter."""
-    return tensor.detach().to_local() if is_sharded(tensor) else tensor.detach()
+    return (tensor.to_local() if is_sharded(tensor) else tensor).detach()
 
 
 def local_gradient(parameter: Tensor) -> Tensor:
@@ -169,15 +169,13 @@ def agreement(parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor] | None
     return agreed
 
 
-def has_shards(model: nn.Module) -> bool:
-    """Return whether `fully_shard` has been applied to a network or a part of it."""
+def sharded_modules(model: nn.Module) -> Iterator[Any]:
+    """Iterate over the parts of a network to which `fully_shard` has been applied."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules())
+    return (module for module in model.modules() if fsdp is not None and isinstance(module, fsdp.FSDPModule))
 
 
 def reshard(model: nn.Module) -> None:
     """Drop whole parameters that a forward pass has left, which do not know what the optimizer has written since."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    for module in model.modules() if fsdp is not None else ():
-        if isinstance(module, fsdp.FSDPModule):
-            module.reshard()
+    for module in sharded_modules(model):
+        module.reshard()
