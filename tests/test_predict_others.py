@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -65,6 +66,43 @@ def test_chunks_of_time_are_refused() -> None:
     model = Reader(nn.GRU, batch_first=False)
     with pytest.raises(ValueError, match="2 inputs of a chunk have 5 outputs, so dimension 0 of x is not that of the"):
         bb.predict(model, torch.randn(7, 5, 4), posterior_of(model), samples=2, chunk=2)
+
+
+class Attention(nn.Module):
+    """Has an operation that torch can batch only one by one, of which it warns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.head = nn.Linear(4, 12), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.layer(x)[:, None].chunk(3, -1)
+        return self.head(nn.functional.scaled_dot_product_attention(query, key, value)[:, 0].mean(1))
+
+
+def test_attention_is_computed_without_a_warning() -> None:
+    model = Attention()
+    posterior, x = posterior_of(model), torch.randn(7, 5, 4)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        found = bb.predict(model, x, posterior, samples=3).outputs
+    assert not heard
+    torch.testing.assert_close(found, one_by_one(model, x, posterior, 3))
+
+
+class Talkative(nn.Linear):
+    """Warns at every forward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        warnings.warn("mind the scale", stacklevel=1)
+        return super().forward(x)
+
+
+def test_warnings_of_the_network_are_heard() -> None:
+    model = Talkative(4, 3)
+    with pytest.warns(UserWarning, match="mind the scale"):
+        bb.predict(model, torch.randn(7, 4), posterior_of(model), samples=3)
 
 
 @dataclasses.dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -108,7 +109,9 @@ def _next_outputs(
             stacked[name][place] = weight
     # Recurrent layers, branches on values and much else cannot be batched, in words that nobody has promised. One by
     # one the network computes as it was written, so that errors of its own are raised as they are.
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        # torch warns of operations that it does one by one after all. What the network warns of is heard below.
+        warnings.simplefilter("error", UserWarning)
         return list(vmap(lambda weights: network_outputs(model, weights, x, chunk, output))(stacked))
     alone = ({name: tensor[place] for name, tensor in stacked.items()} for place in range(count))
     return [network_outputs(model, weights, x, chunk, output) for weights in alone]
