@@ -93,7 +93,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             Refused steps are reported by `eval`, `train`, `posterior` and `state_dict`, which wait for the device.
 
     Raises:
-        ValueError: For options out of range, no parameters, or a parameter given twice.
+        ValueError: For options out of range, no parameters, a parameter given twice, or weights and parameters of
+            fewer than two dimensions in one group without names, as `model.parameters()` has them.
         TypeError: If a subclass leaves a function of a rule undefined.
     """
 
