@@ -7,7 +7,6 @@ class runs them: draw the weights, take the gradient that `loss.backward()` left
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypedDict
 
@@ -114,7 +113,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         kind = type(self)
         if self.has_posterior and kind.natural is Rule.natural and kind.posterior is BinaryOptimizer.posterior:
             raise TypeError(f"{kind.__name__} has a posterior, so it must define natural() or posterior()")
-        seed = _shared_seed() if seed is None else seed
+        seed = shards.shared_seed() if seed is None else seed
         common: dict[str, Any] = dict(rule=kind.__name__, samples=samples, scale=scale, scale_lr=scale_lr, init=init)
         common |= dict(seed=seed, compile=compile, capturable=capturable, training=True)
         self.refusals = engine.Refusals()
@@ -137,12 +136,12 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """What runs the updates: "kernel" (C), "torch.compile" or "eager"; several where tensors differ."""
         found = set()
         for place in self._places():
-            parameter, state, noise = place.parameter, self.state[place.parameter], self._noise(place)
+            state, noise, values = self.state[place.parameter], self._noise(place), place.own
             # What `scales.unit` lends, without its values.
-            lent = "scale" in state or not parameter.is_contiguous()
-            flat = parameter.new_empty(parameter.numel()) if lent else parameter.detach().view(-1)
+            lent = "scale" in state or not values.is_contiguous()
+            flat = values.new_empty(values.numel()) if lent else values.view(-1)
             o = self._options(place, state["step"] + 1)
-            update = engine.Update(type(self), self._belief(parameter), flat, flat, o, noise, noise)
+            update = engine.Update(type(self), self._belief(place.parameter), flat, flat, o, noise, noise)
             found.add(engine.implementation(update, place.group["compile"]))
         return ", ".join(sorted(found))
 
@@ -179,12 +178,13 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             raise
         places = list(self._places())[len(known) :]
         if group["init"] is None:
-            group["init"] = pretrained.choose(type(self).__name__, [(p.name, p.parameter) for p in places])
+            whole = ((place.name, shards.whole(place.parameter, place.own.reshape(-1))) for place in places)
+            group["init"] = pretrained.choose(type(self).__name__, whole)
         for place in places:
             self.state[place.parameter] = self._first_state(place)
             self._show(place)
             if not place.parameter.is_inference():
-                self._first_draws[place.parameter] = place.parameter._version
+                self._first_draws[place.parameter] = place.own._version
 
     def step(self, closure: Callable[[], Tensor | None] | None = None) -> Tensor | None:  # type: ignore[override]
         """Update the beliefs from the gradients at the current draw, and draw the next weights.
@@ -315,7 +315,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         _, _, parameter, group = place
         count, device, seed = parameter.numel(), parameter.device, group["seed"]
         if group["init"] == "weights":
-            start = _relative_size(parameter)
+            start = pretrained.relative_size(parameter)
         else:
             start = Noise(stream_key(seed, _START, place.number), count, device).uniform() * 2 - 1
             start = F.sign(start) if self.start == "signs" else start
@@ -359,21 +359,14 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     @torch.no_grad()
     def _check_first_draws(self) -> None:
-        """Warn, before the first step, about weights that were loaded over the first draw: no belief knows them."""
+        """Warn, before the first step, about weights that were loaded over the first draw."""
         versions, self._first_draws = self._first_draws, {}
         for place in self._places() if versions else ():
-            parameter = place.parameter
-            if parameter._version != versions.get(parameter, parameter._version):
-                found = parameter.detach().clone()
+            if place.own._version != versions.get(place.parameter, place.own._version):
+                found = place.own.clone()
                 self._show(place)
-                if not torch.equal(found, parameter):
-                    warnings.warn(
-                        f"the values of {place.name!r} were changed after {type(self).__name__} was constructed, and "
-                        "its beliefs do not know them. Load pretrained weights first and construct the optimizer "
-                        'afterwards, with init="weights"; to resume a run, load its optimizer.state_dict(), too',
-                        UserWarning,
-                        stacklevel=4,
-                    )
+                if not torch.equal(found, place.own):
+                    pretrained.warn_of_change(type(self).__name__, place.name)
                     return
 
     def _show_all(self, sample: int = 0) -> None:
@@ -494,28 +487,6 @@ def _loss(closure: Callable[[], Tensor | None]) -> Tensor | None:
     if not isinstance(loss, Tensor | None):
         raise TypeError(f"the closure must return the loss as a tensor, got {type(loss).__name__}; see step()")
     return loss
-
-
-def _shared_seed() -> int:
-    """Return torch's own seed; in a distributed job that of rank 0, so that all ranks draw the same weights."""
-    seed = torch.tensor(torch.initial_seed() & ((1 << 63) - 1))
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        on_gpu = torch.distributed.get_backend() == "nccl"
-        seed = seed.cuda() if on_gpu else seed
-        torch.distributed.broadcast(seed, 0)
-    return int(seed)
-
-
-def _relative_size(parameter: Tensor) -> Tensor:
-    """Return sign and relative size of a float tensor: w / mean|w|, flat."""
-    flat = shards.whole(parameter, shards.local(parameter).float().reshape(-1)).reshape(-1)
-    size = flat.abs().mean()
-    if not (size > 0 and torch.isfinite(size)):
-        raise ValueError(
-            f'init="weights" needs finite weights that are not all zero; the mean of |w| is {float(size):g}. '
-            'Load the pretrained weights first, or use init="random"'
-        )
-    return flat / size
 
 
 def _copied(state: Any, device: torch.device) -> Any:

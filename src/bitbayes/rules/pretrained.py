@@ -1,13 +1,15 @@
-"""Whether a tensor holds a trained network's weights, which a rule should not throw away without a word."""
+"""Beliefs that begin from the weights of a trained network, which no rule throws away without a word."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+from bitbayes.rules import shards
 
 _ITERATIONS = 20
 _MARGIN = 2.5  # random matrices of 15 to 260,000 entries of a dozen kinds exceed the bound by at most 1.2
@@ -48,7 +50,7 @@ def looks_trained(weights: Tensor) -> bool:
     return bool(image.norm() > spread * (math.sqrt(rows) + math.sqrt(columns) + _MARGIN))
 
 
-def choose(rule: str, named: Sequence[tuple[str, Tensor]]) -> str:
+def choose(rule: str, named: Iterable[tuple[str, Tensor]]) -> str:
     """Return how the beliefs of a parameter group begin: "random", or "weights" and a warning if one looks trained."""
     trained = next((name for name, weights in named if looks_trained(weights)), None)
     if trained is None:
@@ -60,3 +62,26 @@ def choose(rule: str, named: Sequence[tuple[str, Tensor]]) -> str:
         stacklevel=5,
     )
     return "weights"
+
+
+def relative_size(parameter: Tensor) -> Tensor:
+    """Return sign and relative size of a float tensor: w / mean|w|, flat."""
+    flat = shards.whole(parameter, shards.local(parameter).float().reshape(-1)).reshape(-1)
+    size = flat.abs().mean()
+    if not (size > 0 and torch.isfinite(size)):
+        raise ValueError(
+            f'init="weights" needs finite weights that are not all zero; the mean of |w| is {float(size):g}. '
+            'Load the pretrained weights first, or use init="random"'
+        )
+    return flat / size
+
+
+def warn_of_change(rule: str, name: str) -> None:
+    """Warn that weights were changed after the optimizer was constructed: no belief knows them."""
+    warnings.warn(
+        f"the values of {name!r} were changed after {rule} was constructed, and its beliefs do not know them. Load "
+        'pretrained weights first and construct the optimizer afterwards, with init="weights"; to resume a run, load '
+        "its optimizer.state_dict(), too",
+        UserWarning,
+        stacklevel=5,
+    )

@@ -179,3 +179,13 @@ def reshard(model: nn.Module) -> None:
     """Drop whole parameters that a forward pass has left, which do not know what the optimizer has written since."""
     for module in sharded_modules(model):
         module.reshard()
+
+
+def shared_seed() -> int:
+    """Return torch's own seed; in a distributed job that of rank 0, so that all ranks draw the same weights."""
+    seed = torch.tensor(torch.initial_seed() & ((1 << 63) - 1))
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        on_gpu = torch.distributed.get_backend() == "nccl"
+        seed = seed.cuda() if on_gpu else seed
+        torch.distributed.broadcast(seed, 0)
+    return int(seed)
