@@ -126,9 +126,9 @@ def other_text(data, rng):
     """No program at all, or one that would exhaust a reader."""
     header, body = parts(data)
     program = header["__metadata__"]["bitbayes.packed"]
-    texts = ["", "null", "[]", "{", "NaN", "[" * 100_000, "{}" + program, '{"version":2}', program[:-1], "1" * 5000]
+    texts = ["", "null", "[]", "{", "NaN", "[" * 100_000, "{}" + program, '{"version":3}', program[:-1], "1" * 5000]
     texts += ["[" + "[]," * 80_000 + "[]]", program.replace('"op":"clamp"', '"op":"__import__"'), "x" * (1 << 19)]
-    texts += [program.replace('"version":1', f'"version":{version}') for version in (0, 2, '"1"', 1e400)]
+    texts += [program.replace('"version":2', f'"version":{version}') for version in (0, 1, 3, '"1"', 1e400)]
     header["__metadata__"] = rng.choice([{"bitbayes.packed": rng.choice(texts)}, {"format": "pt"}, 3, None])
     return whole(header, body)
 

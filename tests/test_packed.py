@@ -371,6 +371,56 @@ def test_refusals_name_the_layer(odd, message):
     assert "\n" not in str(caught.value)
 
 
+class Tokens(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.words = nn.Embedding(11, 8) if kind == "tokens" else nn.Identity()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.mix = {"transformer": encoder, "gru": nn.GRU(8, 8, batch_first=True)}.get(kind, nn.Identity())
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mix(self.words(x))
+        return self.head((x[0] if isinstance(x, tuple) else x).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "example", "message"),
+    [
+        (
+            "tokens",
+            torch.zeros(2, 5, dtype=torch.int64),
+            r"example is torch.int64 of shape \(2, 5\), as token ids are; packed networks take float32 inputs, and "
+            r"layer 'words \(Embedding\)' cannot be packed: an embedding of token ids has no packed form; pack",
+        ),
+        ("tokens", torch.zeros(2, 5), r"cannot trace Tokens: .*; layer 'words \(Embedding\)' cannot be packed"),
+        (
+            "transformer",
+            torch.zeros(2, 5, 8),
+            r"layer 'mix.layers.0.self_attn \(MultiheadAttention\)': attention has no packed form; pack the part",
+        ),
+        (
+            "gru",
+            torch.zeros(2, 5, 8),
+            r"layer 'mix \(GRU\)': a recurrent layer has no packed form; pack the part",
+        ),
+    ],
+)
+def test_whole_layers_without_a_packed_form(kind, example, message):
+    model = Tokens(kind)
+    bb.STE([model.head.weight], seed=0)
+    with pytest.raises(ValueError, match=message) as caught:
+        bb.pack(model, example)
+    assert "\n" not in str(caught.value) and "run the network in torch" in str(caught.value)
+
+
+def test_an_average_of_networks_is_refused():
+    model = settled(nn.Sequential(nn.Linear(8, 4)))
+    with pytest.raises(ValueError, match=r"got an AveragedModel, whose weights are means .* optimizer\.eval\(\)"):
+        bb.pack(torch.optim.swa_utils.AveragedModel(model), torch.zeros(1, 8))
+
+
 def test_refusals_of_arguments():
     model = settled(nn.Sequential(nn.Linear(8, 4)))
     packed = bb.pack(model, torch.zeros(3, 8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 import bitbayes as bb
 from bitbayes.lab import cli
-from bitbayes.packed import PackedNetwork, Program, Step, c_header, load, onnx_model
+from bitbayes.packed import Inputs, PackedNetwork, Program, Step, c_header, load, onnx_model
 from bitbayes.packed.backends import reference
 from bitbayes.packed.format.bits import float_above, unpack_signs
 from test_packed import Narrow, grid, settled
@@ -300,6 +301,70 @@ def test_refusals():
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("my-net.v2.h", "my_net_v2"),
+        ("2bit.h", "net_2bit"),
+        ("größe.h", "gr_e"),
+        ("---.h", "net"),
+        (f"{'x' * 200}.h", "x" * 50),
+    ],
+)
+def test_a_header_is_named_after_any_file(tmp_path, monkeypatch, capsys, file, name):
+    monkeypatch.chdir(tmp_path)
+    packed, _ = made("bits")
+    packed.save("net.safetensors")
+    assert cli.main(["export", "net.safetensors", "--c", file]) == 0
+    assert f"it defines {name}_predict" in capsys.readouterr().out
+    assert (tmp_path / file).read_text() == c_header(packed, name)
+
+
+PREPARE = """
+#include <stdio.h>
+#include "net.h"
+int main(void) {
+  static SOURCE source[SIZE];
+  static float input[SIZE];
+  while (fread(source, sizeof source[0], SIZE, stdin) == SIZE) {
+    net_prepare(source, input);
+    fwrite(input, sizeof(float), SIZE, stdout);
+  }
+  for (int index = -1; index <= 3; ++index) puts(net_class(index));
+  return 0;
+}
+"""
+NAMES = ('a "b" \\n ??/ %s */ @', "Grüße 1", "{", "x" * 100)
+
+
+@needs_gcc
+@pytest.mark.parametrize("kind", ["grey", "rgb", "vector"])
+def test_c_makes_inputs_of_pixels_and_names_classes(tmp_path, kind):
+    """As `prepare` does, bit for bit; a header whose functions are not used brings no warnings either."""
+    generator = np.random.default_rng(0)
+    shape = {"grey": (24,), "rgb": (3, 4, 6), "vector": (5,)}[kind]
+    if kind == "vector":
+        inputs = Inputs("vector", mean=0.5, std=(1.0, 2.0, 4.0, 8.0, 3.0), classes=NAMES[:3])
+        given = generator.integers(-9, 9, (7, 5)).astype(np.float32)
+    else:
+        mean, std = (0.3, 0.7) if kind == "grey" else ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+        inputs = Inputs("image", colour=kind, height=4, width=6, mean=mean, std=std, classes=NAMES[:3])
+        given = generator.integers(0, 256, (7, 4, 6) if kind == "grey" else (7, 4, 6, 3), dtype=np.uint8)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 3))
+    bb.STE([model[1].weight], seed=0)
+    packed = bb.pack(model, torch.zeros(1, *shape), inputs=inputs)
+    run, x = compiled(packed, tmp_path), packed.prepare(given)
+    np.testing.assert_allclose(run(x)[0], load(packed).outputs(x)[0], rtol=1e-5, atol=1e-5)
+    (tmp_path / "main.c").write_text(PREPARE)
+    sizes = [f"-DSIZE={math.prod(shape)}", f"-DSOURCE={'float' if kind == 'vector' else 'uint8_t'}"]
+    subprocess.run(["gcc", *FLAGS, "-Wno-unused-function", *sizes, "main.c", "-o", "made"], cwd=tmp_path, check=True)
+    done = subprocess.run([tmp_path / "made"], input=given.tobytes(), capture_output=True, check=True)
+    made_inputs, text = done.stdout[: x.nbytes], done.stdout[x.nbytes :].decode()
+    got = np.frombuffer(made_inputs, "<f4").reshape(x.shape)
+    assert np.array_equal(got, x)
+    assert text == "\n".join(["", *NAMES[:3], "", ""])
+
+
 def test_onnx_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"onnx is not installed; run: pip install 'bitbayes\[onnx\]'"):
@@ -313,10 +378,9 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert cli.main(["export", "net.safetensors", "--c", "digits.h"]) == 0
     assert (tmp_path / "digits.h").read_text() == c_header(packed, "digits")
     assert "written: digits.h" in capsys.readouterr().out
-    for words, message in [([], "give --c, --onnx or both"), (["--c", "my-net.h"], "got 'my-net'")]:
-        assert cli.main(["export", "net.safetensors", *words]) == 2
-        error = capsys.readouterr().err
-        assert message in error and len(error.splitlines()) == 1
+    assert cli.main(["export", "net.safetensors"]) == 2
+    error = capsys.readouterr().err
+    assert "give --c, --onnx or both" in error and len(error.splitlines()) == 1
     onnx = pytest.importorskip("onnx", reason="it is not installed: pip install 'bitbayes[onnx]'")
     assert cli.main(["export", "net.safetensors", "--onnx", "net.onnx"]) == 0
     assert onnx.load("net.onnx") == onnx_model(packed)

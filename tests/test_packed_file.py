@@ -16,15 +16,16 @@ import safetensors
 from safetensors.numpy import save
 
 import bitbayes as bb
-from bitbayes.packed import PackedFileError, PackedNetwork, Program, Step, load
+from bitbayes.packed import Inputs, PackedFileError, PackedNetwork, Program, Step, load
 from bitbayes.packed.format.file import write_file
 from bitbayes.packed.format.program import parse_program, program_text
 
 ROOT = Path(__file__).resolve().parent.parent
 FUZZ = runpy.run_path(str(ROOT / "benchmarks" / "fuzz_packed.py"), run_name="fuzz_packed")
 
+# As version 1 of the format was written.
 # Nine inputs, two outputs: bits 1011 0000 1 and 0101 1111 0 (first to last), times 0.5 and -2, plus 1.
-GOLDEN = base64.b64decode(
+OLD = base64.b64decode(
     "8AEAAAAAAAB7Il9fbWV0YWRhdGFfXyI6eyJiaXRiYXllcy5wYWNrZWQiOiJ7XCJ2ZXJzaW9uXCI6MSxcImlucHV0XCI6WzldLFwic2FtcGxlc1wi"
     "OjEsXCJzdGVwc1wiOlt7XCJvcFwiOlwibGluZWFyXCIsXCJmcm9tXCI6WzBdLFwibmFtZVwiOlwiZmlyc3QgKExpbmVhcilcIixcInRlbnNvcnNc"
     "Ijp7XCJ3ZWlnaHRcIjpcIjAud2VpZ2h0XCJ9fSx7XCJvcFwiOlwiYWZmaW5lXCIsXCJmcm9tXCI6WzFdLFwibmFtZVwiOlwiZmlyc3QgKExpbmVh"
@@ -32,6 +33,17 @@ GOLDEN = base64.b64decode(
     "ZSI6IkYzMiIsInNoYXBlIjpbMl0sImRhdGFfb2Zmc2V0cyI6WzAsOF19LCIxLnNoaWZ0Ijp7ImR0eXBlIjoiRjMyIiwic2hhcGUiOlsxXSwiZGF0"
     "YV9vZmZzZXRzIjpbOCwxMl19LCIwLndlaWdodCI6eyJkdHlwZSI6IlU4Iiwic2hhcGUiOlsyLDJdLCJkYXRhX29mZnNldHMiOlsxMiwxNl19fSAg"
     "AAAAPwAAAMAAAIA/DQH6AA=="
+)
+# The same with its inputs, as version 2 is written.
+GOLDEN = base64.b64decode(
+    "UAIAAAAAAAB7Il9fbWV0YWRhdGFfXyI6eyJiaXRiYXllcy5wYWNrZWQiOiJ7XCJ2ZXJzaW9uXCI6MixcImlucHV0XCI6WzldLFwic2FtcGxlc1wi"
+    "OjEsXCJzdGVwc1wiOlt7XCJvcFwiOlwibGluZWFyXCIsXCJmcm9tXCI6WzBdLFwibmFtZVwiOlwiZmlyc3QgKExpbmVhcilcIixcInRlbnNvcnNc"
+    "Ijp7XCJ3ZWlnaHRcIjpcIjAud2VpZ2h0XCJ9fSx7XCJvcFwiOlwiYWZmaW5lXCIsXCJmcm9tXCI6WzFdLFwibmFtZVwiOlwiZmlyc3QgKExpbmVh"
+    "cilcIixcInRlbnNvcnNcIjp7XCJzY2FsZVwiOlwiMS5zY2FsZVwiLFwic2hpZnRcIjpcIjEuc2hpZnRcIn19XSxcImlucHV0c1wiOntcImtpbmRc"
+    "IjpcInZlY3RvclwiLFwibWVhblwiOlswLjVdLFwic3RkXCI6WzIuMF0sXCJjbGFzc2VzXCI6W1wibm9cIixcInllc1wiXX19In0sIjEuc2NhbGUi"
+    "OnsiZHR5cGUiOiJGMzIiLCJzaGFwZSI6WzJdLCJkYXRhX29mZnNldHMiOlswLDhdfSwiMS5zaGlmdCI6eyJkdHlwZSI6IkYzMiIsInNoYXBlIjpb"
+    "MV0sImRhdGFfb2Zmc2V0cyI6WzgsMTJdfSwiMC53ZWlnaHQiOnsiZHR5cGUiOiJVOCIsInNoYXBlIjpbMiwyXSwiZGF0YV9vZmZzZXRzIjpbMTIs"
+    "MTZdfX0gICAgICAgAAAAPwAAAMAAAIA/DQH6AA=="
 )
 TENSORS = {
     "0.weight": np.array([[0b1101, 1], [0b11111010, 0]], np.uint8),
@@ -41,6 +53,7 @@ TENSORS = {
 LINEAR = Step("linear", (0,), "first (Linear)", {}, {"weight": "0.weight"})
 AFFINE = Step("affine", (1,), "first (Linear)", {}, {"scale": "1.scale", "shift": "1.shift"})
 PROGRAM = Program((9,), 1, (LINEAR, AFFINE))
+INPUTS = Inputs("vector", mean=0.5, std=2.0, classes=("no", "yes"))
 
 
 @pytest.fixture
@@ -48,12 +61,14 @@ def path(tmp_path):
     return tmp_path / "net.safetensors"
 
 
-def test_golden_bytes(path):
-    PackedNetwork(PROGRAM, TENSORS).save(path)
+@pytest.mark.parametrize(("data", "inputs"), [(OLD, None), (GOLDEN, INPUTS)])
+def test_golden_bytes(path, data, inputs):
+    """Both versions of the format are read, and the newer one is written."""
+    PackedNetwork(replace(PROGRAM, inputs=INPUTS), TENSORS).save(path)
     assert path.read_bytes() == GOLDEN
-    path.write_bytes(GOLDEN)
+    path.write_bytes(data)
     read = PackedNetwork.read(path)
-    assert read.program == PROGRAM
+    assert read.program == replace(PROGRAM, inputs=inputs)
     # 1-2+3+4-5-6-7-8+9 = -11 and -1+2-3+4+5+6+7+8-9 = 19.
     for backend in ("reference", "torch"):
         outputs = np.asarray(load(path, backend).outputs(np.arange(1.0, 10.0)[None]))
@@ -124,19 +139,20 @@ def written(path, text, tensors=TENSORS, key="bitbayes.packed"):
 
 
 def test_unsound_files_are_refused(path):
-    good = json.loads(GOLDEN[8 : 8 + 0x1F0])["__metadata__"]["bitbayes.packed"]
+    good = json.loads(OLD[8 : 8 + 0x1F0])["__metadata__"]["bitbayes.packed"]
     cases = [
         (b"", "shorter than it says"),
         (GOLDEN[:-1], "not a safetensors file"),
         (GOLDEN[:300], "shorter than it says"),
         (b"\xff" * 8 + GOLDEN[8:], "shorter than it says"),
         ((1 << 21).to_bytes(8, "little") + b" " * (1 << 21), "the header has 2097152 bytes; at most 1048576 are read"),
-        (save(TENSORS, metadata={"format": "pt"}), "its metadata must have one entry, 'bitbayes.packed'"),
+        (save(TENSORS, metadata={"format": "pt"}), "its metadata must have the entry 'bitbayes.packed'"),
         (save(TENSORS | {"../evil": TENSORS["1.shift"]}, metadata={"bitbayes.packed": good}), "no allowed name"),
         (save(TENSORS | {"a": np.ones(1)}, metadata={"bitbayes.packed": good}), "or not one of U8, I8, I32, F16, F32"),
     ]
     for text, message in [
-        (good.replace('"version":1', '"version":2'), "version 2 of the format; this bitbayes reads version 1"),
+        (good.replace('"version":1', '"version":3'), "version 3 of the format; this bitbayes reads versions 1 to 2"),
+        (good[:-1] + ',"inputs":{}}', "the program must be an object of"),  # version 1 had none
         (good[:-1], "the program is not JSON"),
         ("[" * 50_000, "the program is not JSON"),
         (good.replace('"samples":1', '"samples":1,"samples":1'), "a name appears twice"),
@@ -170,6 +186,7 @@ def test_a_program_too_long_is_not_written(path):
 def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
     network = PackedNetwork(PROGRAM, TENSORS)
     network.save(path)
+    whole = path.read_bytes()
 
     def full(self, data):
         raise OSError(28, "No space left on device")
@@ -177,7 +194,7 @@ def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         network.save(path)
-    assert [file.read_bytes() for file in path.parent.iterdir()] == [GOLDEN]
+    assert [file.read_bytes() for file in path.parent.iterdir()] == [whole]
 
 
 def test_mutated_files(tmp_path):
@@ -302,8 +319,8 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path: Path, changes: dic
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("version", ["true", "1.0", "2"])
+@pytest.mark.parametrize("version", ["true", "1.0", "0", "3"])
 def test_other_versions(version: str) -> None:
-    text = program_text(Program((3,), 1, (Step("sign", (0,)),))).replace('"version":1', f'"version":{version}')
-    with pytest.raises(PackedFileError, match="this bitbayes reads version 1"):
+    text = program_text(Program((3,), 1, (Step("sign", (0,)),))).replace('"version":2', f'"version":{version}')
+    with pytest.raises(PackedFileError, match="this bitbayes reads versions 1 to 2"):
         parse_program(text)

@@ -5,11 +5,13 @@ from bitbayes.packed.backends.load import load
 from bitbayes.packed.backends.onnx import onnx_model
 from bitbayes.packed.backends.runtime import Runtime
 from bitbayes.packed.convert.pack import pack
+from bitbayes.packed.format.inputs import Inputs
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import PackedFileError, Program, Step
 from bitbayes.packed.format.summary import PackedRow, PackedSummary
 
 __all__ = [
+    "Inputs",
     "PackedFileError",
     "PackedNetwork",
     "PackedRow",

@@ -64,7 +64,8 @@ def permuted_tasks(bundle: DataBundle[TensorData], count: int, *, seed: int = 0)
         generator = torch.Generator().manual_seed(stream_key(seed, _PERMUTATION_STREAM, index))
         order = torch.randperm(plain.train.x.shape[1], generator=generator).to(plain.train.x.device)
         test = None if plain.test is None else functools.partial(_permuted, plain.test, order)
-        data = dataclasses.replace(plain, train=_permuted(plain.train, order), test=None if test is None else test())
+        parts = {"train": _permuted(plain.train, order), "test": None if test is None else test()}
+        data = dataclasses.replace(plain, **parts, inputs=None)  # permuted pixels are no image
         yield Task(f"permutation {index + 1}", data, test_again=test)
 
 
@@ -97,7 +98,7 @@ def split_tasks(bundle: DataBundle[TensorData], scenario: Scenario, *, each: int
         train = _of_classes(plain.train, start, each, scenario)
         test = None if plain.test is None else _of_classes(plain.test, start, each, scenario)
         outputs = each if scenario == "domain" else bundle.classes
-        data = dataclasses.replace(plain, train=train, test=test, classes=outputs)
+        data = dataclasses.replace(plain, train=train, test=test, classes=outputs, inputs=None)
         yield Task("classes " + ", ".join(map(str, chosen)), data, chosen if scenario == "task" else None)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bitbayes.lab.data.augment import Augmentation
 from bitbayes.noise import Noise, stream_key
+from bitbayes.packed import Inputs
 
 _SHUFFLE_STREAM, _AUGMENT_STREAM = 21, 22
 _FINGERPRINTED = 64  # examples of each part
@@ -143,6 +144,7 @@ class DataBundle(Generic[E]):
         test: Test examples, if the experiment has any.
         classes: Number of classes; 0 for regression.
         source: Where the examples come from: a folder, a hub id, "generated", ...
+        inputs: Size, colours, normalisation and names of the classes, for packed networks; None if they are not known.
 
     Example:
         >>> DataBundle("toy", TensorData(torch.zeros(2, 1), torch.zeros(2)), None, None, 2, "generated").classes
@@ -155,6 +157,7 @@ class DataBundle(Generic[E]):
     test: E | None
     classes: int
     source: str
+    inputs: Inputs | None = None
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that depend on the data, but not on where they lie.

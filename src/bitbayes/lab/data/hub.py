@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.errors import closest, require
+from bitbayes.packed.format.inputs import MAX_NAME
 
 _IDX_FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
@@ -37,6 +38,7 @@ class Layout:
         channels: 1 for 8-bit grey, 3 for RGB.
         grey: Whether grey images among colour ones are accepted.
         idx: Whether folders may also hold the original idx files of MNIST.
+        names: Names of the classes; () to take those that the data set itself has.
     """
 
     hub: str
@@ -47,6 +49,7 @@ class Layout:
     channels: int = 1
     grey: bool = False
     idx: bool = False
+    names: tuple[str, ...] = ()
 
 
 def read_split(where: str | Path, split: str, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -112,6 +115,17 @@ def table_of(where: str | Path, split: str, layout: Layout) -> Any:
     if missing:
         raise ValueError(f"{where} has columns {table.column_names}, expected {layout.image} and {layout.label}")
     return table.cast_column(layout.image, require("datasets", "train").Image(decode=False))
+
+
+def class_names(table: Any, layout: Layout) -> tuple[str, ...]:
+    """Return the names that a table gives to its classes, or () if it has none that can be shown."""
+    return shown_names(getattr(table.features[layout.label], "names", None) or (), layout)
+
+
+def shown_names(names: Sequence[str], layout: Layout) -> tuple[str, ...]:
+    """Return names of classes, cut if they are long, or () if they are not those of all classes or cannot be shown."""
+    sound = len(names) == layout.classes and all(name.isprintable() and not name.isspace() for name in names)
+    return tuple(name[:MAX_NAME] for name in names) if sound and all(names) else ()
 
 
 def _found(where: str | Path, split: str, layout: Layout) -> Any:

@@ -13,7 +13,27 @@ from torch import Tensor
 from bitbayes.errors import require
 from bitbayes.lab.data.augment import Augmentation, CropFlip, ResizedCrop
 from bitbayes.lab.data.bundle import DataBundle, TensorData, check_share, held_out
-from bitbayes.lab.data.hub import Layout, read_split
+from bitbayes.lab.data.hub import Layout, class_names, read_split, table_of
+from bitbayes.packed import Inputs
+
+_DIGITS = tuple(map(str, range(10)))
+_CLOTHES = (
+    *("T-shirt or top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+_CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+_CIFAR100 = tuple(
+    name.replace("_", " ")
+    for name in (
+        "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can "
+        "castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin "
+        "elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster "
+        "man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck "
+        "pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk "
+        "skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger "
+        "tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm"
+    ).split()
+)
 
 
 def load_digits(*, device: torch.device | str = "cpu", seed: int = 0) -> DataBundle[TensorData]:
@@ -32,7 +52,8 @@ def load_digits(*, device: torch.device | str = "cpu", seed: int = 0) -> DataBun
     mean, std = float(pixels.mean()), float(pixels.std())
     everything = TensorData(images.to(device), labels.to(device), mean, std)
     fitted, held, fresh = (everything.chosen(torch.as_tensor(index)) for index in (train, validation, test))
-    return DataBundle("digits", fitted, held, fresh, 10, "scikit-learn")
+    inputs = Inputs("image", colour="grey", height=8, width=8, mean=mean, std=std, classes=_DIGITS)
+    return DataBundle("digits", fitted, held, fresh, 10, "scikit-learn", inputs)
 
 
 @dataclass(frozen=True)
@@ -90,25 +111,38 @@ class ImageLoader:
             pixels = x.flatten(1) if self.layout.channels == 1 else x.permute(0, 3, 1, 2).contiguous()
             return TensorData(pixels.to(device), y.to(device), mean=self.mean, std=self.std, augment=change)
 
+        layout = self.layout
+        inputs = Inputs(
+            "image",
+            colour="grey" if layout.channels == 1 else "rgb",
+            height=layout.size,
+            width=layout.size,
+            mean=self.mean,
+            std=self.std,
+            classes=layout.names or class_names(table_of(where, self.splits[0], layout), layout),
+        )
         return DataBundle(
             self.name,
             part(images[kept], labels[kept], self.augment if augment == "usual" else augment),
             part(images[held], labels[held]) if len(held) else None,
             part(*test),
-            self.layout.classes,
+            layout.classes,
             str(where),
+            inputs,
         )
 
 
-load_mnist = ImageLoader("mnist", Layout("ylecun/mnist", idx=True), 0.1307, 0.3081)
+load_mnist = ImageLoader("mnist", Layout("ylecun/mnist", idx=True, names=_DIGITS), 0.1307, 0.3081)
 """Loader of MNIST: 60,000 grey images of 28×28 pixels for training and validation, and 10,000 for testing."""
 
-load_fashion_mnist = ImageLoader("fashion-mnist", Layout("zalando-datasets/fashion_mnist", idx=True), 0.2860, 0.3530)
+load_fashion_mnist = ImageLoader(
+    "fashion-mnist", Layout("zalando-datasets/fashion_mnist", idx=True, names=_CLOTHES), 0.2860, 0.3530
+)
 """Loader of Fashion-MNIST, which has the sizes and layouts of MNIST."""
 
 load_cifar10 = ImageLoader(
     "cifar10",
-    Layout("uoft-cs/cifar10", "img", "label", 10, 32, 3),
+    Layout("uoft-cs/cifar10", "img", "label", 10, 32, 3, names=_CIFAR10),
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2023, 0.1994, 0.2010),
     augment=CropFlip(),
@@ -120,7 +154,7 @@ Augmentation crops the image with 4 pixels of padding, and flips it.
 
 load_cifar100 = ImageLoader(
     "cifar100",
-    Layout("uoft-cs/cifar100", "img", "fine_label", 100, 32, 3),
+    Layout("uoft-cs/cifar100", "img", "fine_label", 100, 32, 3, names=_CIFAR100),
     mean=(0.507, 0.487, 0.441),
     std=(0.267, 0.256, 0.276),
     augment=CropFlip(),

@@ -18,10 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 from bitbayes.errors import require
 from bitbayes.lab.data.augment import ResizedCrop
 from bitbayes.lab.data.bundle import DataBundle, check_share, held_out
-from bitbayes.lab.data.hub import Layout, decoded, parquet_files, table_of
+from bitbayes.lab.data.hub import Layout, class_names, decoded, parquet_files, shown_names, table_of
+from bitbayes.packed import Inputs
 
 _LAYOUT = Layout("ILSVRC/imagenet-1k", "image", "label", 1000, 224, 3, grey=True)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CROP = 7 / 8  # of the shorter side, in the middle of a test image: 224 of 256 pixels
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def _cut(picture: Any, size: int, crop: ResizedCrop | None, uniform: Tensor | No
     """A random part of the image resized, or its middle: 224 of 256 pixels of the shorter side."""
     wide, high = picture.size
     if crop is None or uniform is None:
-        side = min(wide, high) * 7 / 8
+        side = min(wide, high) * _CROP
         box = ((wide - side) / 2, (high - side) / 2, (wide + side) / 2, (high + side) / 2)
         mirrored = False
     else:
@@ -165,9 +167,10 @@ def load_imagenet(
     where = _LAYOUT.hub if where is None else where
     folder = Path(where)
     if (folder / "train").is_dir() and not parquet_files(folder, "train"):
-        rows = _folders(folder)
+        rows, names = _folders(folder)
     else:
         rows = [table_of(where, split, _LAYOUT) for split in ("train", "validation")]
+        names = class_names(rows[0], _LAYOUT)
     parts = [LazyImages(r, torch.arange(len(r)), device=torch.device(device), workers=count) for r in rows]
     kept, held = held_out(len(parts[0]), validation, seed)
     crop = ResizedCrop((0.1, 1.0), (0.8, 1.25)) if augment else None
@@ -178,6 +181,7 @@ def load_imagenet(
         parts[1],
         _LAYOUT.classes,
         str(where),
+        Inputs("image", colour="rgb", height=224, width=224, crop=_CROP, mean=_MEAN, std=_STD, classes=names),
     )
 
 
@@ -187,8 +191,8 @@ def _cores() -> int:
     return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
-def _folders(folder: Path) -> list[list[tuple[str, int]]]:
-    """(path, class) of every image under train and val; classes are numbered by the names of their folders."""
+def _folders(folder: Path) -> tuple[list[list[tuple[str, int]]], tuple[str, ...]]:
+    """(path, class) of every image under train and val, and the names of the folders, by which classes are numbered."""
     val = next((folder / name for name in ("val", "validation") if (folder / name).is_dir()), None)
     if val is None:
         raise ValueError(f"{folder} has a folder train but neither val nor validation")
@@ -211,4 +215,4 @@ def _folders(folder: Path) -> list[list[tuple[str, int]]]:
         if empty:
             raise ValueError(f"{place} has no images of {len(empty)} classes, such as {names[0][empty[0]]}")
         found.append(rows)
-    return found
+    return found, shown_names(names[0], _LAYOUT)

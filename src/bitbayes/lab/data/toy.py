@@ -10,6 +10,7 @@ from torch import Tensor
 from bitbayes.errors import require
 from bitbayes.lab.data.bundle import DataBundle, TensorData
 from bitbayes.lab.data.hub import nearest_folder
+from bitbayes.packed import Inputs
 
 _SNELSON_COUNT, _HELD_OUT = 200, 50
 
@@ -28,7 +29,8 @@ def load_moons(
     mean, std = x.mean(0), x.std(0)
     train = TensorData(((x - mean) / std).to(device), y[:, None].to(device))
     test = TensorData(((fresh - mean) / std).to(device), labels[:, None].to(device))
-    return DataBundle("moons", train, None, test, 2, "generated")
+    inputs = Inputs("vector", mean=tuple(mean.tolist()), std=tuple(std.tolist()), classes=("outer moon", "inner moon"))
+    return DataBundle("moons", train, None, test, 2, "generated", inputs)
 
 
 def load_snelson(
@@ -52,11 +54,13 @@ def load_snelson(
     if split is not None:
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(split))
     train, test = order.tensor_split([len(x) if split is None else len(x) - _HELD_OUT])
+    inputs = Inputs("vector", mean=float(x[train].mean()), std=float(x[train].std()))
     x = (x - x[train].mean()) / x[train].std()
     y = (y - y[train].mean()) / y[train].std()
     points = TensorData(x[:, None].to(device), y[:, None].to(device))
     held = points.chosen(test) if len(test) else None
-    return DataBundle("snelson", points.chosen(train), None, held, 0, "generated" if folder is None else str(folder))
+    source = "generated" if folder is None else str(folder)
+    return DataBundle("snelson", points.chosen(train), None, held, 0, source, inputs)
 
 
 def _generated() -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ def pack_run(
     real: Literal["float32", "float16"] = "float32",
     data: str | None = None,
 ) -> PackedNetwork:
-    """Pack the mode of a finished run, or networks drawn from its posterior; the file remembers recipe and rule.
+    """Pack the mode of a finished run, or networks drawn from its posterior; the file names recipe, rule and inputs.
 
     Args:
         folder: Folder of the run.
@@ -38,11 +38,14 @@ def pack_run(
     run = load_run(folder, data=data)
     example = next(iter(batches(run.experiment.data.train, 1)))[0]
     about = {"recipe": run.config.recipe, "rule": run.config.rule, "loss": run.experiment.loss.name}
+    inputs = run.experiment.data.inputs
     if not samples:
-        network = pack(run.experiment.model, example, real=real, about=about)
+        network = pack(run.experiment.model, example, real=real, about=about, inputs=inputs)
     elif run.posterior is None:
         raise ValueError(f"{run.config.rule} keeps no posterior; leave --samples out for its mode")
     else:
         kept = kept_inputs(run.config, run.experiment)
-        network = pack(run.experiment.model, example, run.posterior, samples, batches=kept, real=real, about=about)
+        network = pack(
+            run.experiment.model, example, run.posterior, samples, batches=kept, real=real, about=about, inputs=inputs
+        )
     return network.tempered(fitted_temperature(run, samples)) if tempered else network

@@ -96,7 +96,8 @@ def check_inputs(network: PackedNetwork, shape: tuple[int, ...], floating: bool,
         expected = ", ".join(map(str, ("N", *wanted)))
         raise ValueError(f"expected inputs of shape ({expected}), got {tuple(shape)}")
     if not floating:
-        raise ValueError(f"expected floating-point inputs, got {dtype}; scale and normalise them as in training")
+        how = "scale and normalise them as in training" if network.inputs is None else "call network.prepare(x) before"
+        raise ValueError(f"expected floating-point inputs, got {dtype}; {how}")
 
 
 def check_finite(finite: bool) -> None:

@@ -17,6 +17,7 @@ from torch.fx import Node
 
 from bitbayes.kernels import build
 from bitbayes.packed.format.bits import Array, pack_signs, row_bytes
+from bitbayes.packed.format.inputs import Inputs
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Program, Step
 
@@ -122,6 +123,7 @@ def finished(
     samples: int,
     real: npt.DTypeLike = np.float32,
     about: Mapping[str, str] | None = None,
+    inputs: Inputs | None = None,
 ) -> PackedNetwork:
     """Return the packed network of C = `samples` networks that take inputs of a shape; `real` is the type of reals.
 
@@ -138,4 +140,4 @@ def finished(
             tensors.setdefault(name, stored if samples > 1 and len(stored) > 1 else stored[0])
             roles[role] = name
         steps.append(Step(draft.op, draft.sources, draft.name, draft.settings, roles))
-    return PackedNetwork(Program(shape, samples, tuple(steps), about or {}), tensors)
+    return PackedNetwork(Program(shape, samples, tuple(steps), about or {}, inputs), tensors)

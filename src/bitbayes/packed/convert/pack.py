@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from bitbayes.packed.format.inputs import Inputs
 from bitbayes.packed.format.network import PackedNetwork
 
 if TYPE_CHECKING:  # packed networks run where torch is not installed
@@ -25,6 +26,7 @@ def pack(
     batches: Iterable[Any] | None = None,
     real: Literal["float32", "float16"] = "float32",
     about: Mapping[str, str] | None = None,
+    inputs: Inputs | None = None,
     draw: bool = False,
 ) -> PackedNetwork:
     """Pack what a network's parameters hold, or networks drawn from a posterior: one bit for each binary weight.
@@ -45,6 +47,8 @@ def pack(
         real: Type of what is real in the file. float16 halves its bytes and rounds it to three digits; computation is
             in float32.
         about: Texts to keep in the file.
+        inputs: What the inputs are: size, colours, normalisation and names of the classes. With it the packed network
+            can be given pictures, see `PackedNetwork.prepare`.
         draw: Pack the weights of a training step where the parameters hold these, rather than refuse them.
 
     Returns:
@@ -64,23 +68,22 @@ def pack(
         >>> pack(model, torch.zeros(1, 64), optimizer.posterior(), samples=4)
         PackedNetwork(input (64,), output (2,), 4 networks, 4 steps, 1064 bytes of tensors)
     """
-    import torch
-
     from bitbayes.batchnorm import as_found
     from bitbayes.ensemble import complete_states, drawn_networks, unwrapped
     from bitbayes.packed.convert.draft import finished
     from bitbayes.packed.convert.fold import shortened
+    from bitbayes.packed.convert.refusals import check_packable
     from bitbayes.packed.convert.trace import drafts_of, exported
     from bitbayes.rules.marks import drawn_by
 
-    if example.dtype != torch.float32 or example.dim() < 2 or not len(example):
-        found = f"{example.dtype} of shape {tuple(example.shape)}"
-        raise ValueError(f"example must be float32 inputs of shape (N, ...), N at least 1, got {found}")
     if posterior is not None and samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
     if real not in ("float32", "float16"):
         raise ValueError(f"real must be 'float32' or 'float16', got {real!r}")
     model = unwrapped(model)
+    check_packable(model, example)
+    if inputs is not None:
+        inputs.check_shape(example.shape[1:])
     if posterior is None and not draw:
         for name, parameter in model.named_parameters():
             if rule := drawn_by(parameter):
@@ -94,7 +97,7 @@ def pack(
         drafts = drafts_of(program, complete_states(model, networks))
     count, shape = (1 if posterior is None else samples), tuple(example.shape[1:])
     shapes = [value.shape for value in finished(drafts, shape, count).values]
-    network = finished(shortened(drafts, shapes), shape, count, np.dtype(real), about)
+    network = finished(shortened(drafts, shapes), shape, count, np.dtype(real), about, inputs)
     if not any(tensor.dtype == np.uint8 for tensor in network.tensors.values()):
         raise ValueError(
             "no weight of a linear layer or convolution is binary, that is ±s with one s or one for each output "

@@ -22,6 +22,7 @@ from torch.fx.node import map_arg
 
 from bitbayes.packed.convert.draft import Builder, Draft, Refusal, split_scale, stacked
 from bitbayes.packed.convert.layers import LAYERS, shape_of
+from bitbayes.packed.convert.refusals import ADVICE, first_refused, whole_layer
 from bitbayes.packed.format.bits import Array
 
 State = Mapping[str, Tensor]
@@ -49,7 +50,9 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
                 program = program.run_decompositions({})  # such as ReLU(inplace=True)
     except Exception as error:  # torch.export raises whatever the network's code raises
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"torch.export cannot trace {type(model).__name__}: {lines[0][:200]}") from error
+        refused = first_refused(model)
+        about = f"; {refused}; {ADVICE}" if refused else ""
+        raise ValueError(f"torch.export cannot trace {type(model).__name__}: {lines[0][:200]}{about}") from error
     return program
 
 
@@ -109,8 +112,9 @@ def _convert(builder: Builder, node: Node) -> None:
         elif name != "sym_size" and name not in _CHECKS:
             raise Refusal(f"{name} has no packed form")
     except Refusal as refusal:
+        reason = whole_layer(kind for _, kind in _modules(node)) or refusal
         where = f"cannot pack layer {builder.layer!r}"
-        raise ValueError(f"{where}: {refusal}; docs/packing.md lists what can be packed") from None
+        raise ValueError(f"{where}: {reason}; {ADVICE} (docs/packing.md lists what can be packed)") from None
 
 
 def _simplified(graph: Graph) -> Graph:
@@ -196,6 +200,11 @@ def _arguments(node: Node) -> dict[str, Any]:
 
 def _layer(node: Node) -> str:
     """Return name and type of the innermost module."""
-    path, kind = list(node.meta.get("nn_module_stack", {"": ("", "network")}).values())[-1]
-    kind = (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
+    path, kind = _modules(node)[-1]
     return re.sub(r"[^A-Za-z0-9_.,:()\- ]", "_", f"{path} ({kind})" if path else kind)[:200]
+
+
+def _modules(node: Node) -> list[tuple[str, str]]:
+    """Return names and types of the modules around a node, the innermost last."""
+    stack = node.meta.get("nn_module_stack", {"": ("", "network")}).values()
+    return [(path, (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]) for path, kind in stack]

@@ -52,6 +52,7 @@ def check_program(program: Program, tensors: Tensors) -> tuple[list[Value], set[
         raise PackedFileError(f"{len(set(tensors) - used)} tensors belong to no step")
     if sum(value.size + value.binary + value.real for value in values) > MAX_WORK:
         raise PackedFileError(f"the program takes more than {MAX_WORK} operations for one input")
+    _check_inputs(program, values[-1])
     return values, {name for name, differs in differing.items() if differs}
 
 
@@ -72,6 +73,16 @@ def check_tensors(program: Program, values: Sequence[Value], tensors: Tensors) -
             over = step.fan_in(values[step.sources[0]].shape) % 8
             if over and (weight[..., -1] >> over).any():
                 raise PackedFileError(f"tensor {step.tensors['weight']!r} has ones in the bits that are left over")
+
+
+def _check_inputs(program: Program, output: Value) -> None:
+    """Refuse a program whose inputs or classes are not those that it describes."""
+    if program.inputs is not None:
+        try:
+            program.inputs.check_shape(program.input)
+            program.inputs.check_outputs(output.shape)
+        except ValueError as error:
+            raise PackedFileError(f"inputs: {error}") from None
 
 
 def _tensors(op: Op, step: Step, tensors: Tensors, samples: int, differing: dict[str, bool]) -> dict[str, Array]:

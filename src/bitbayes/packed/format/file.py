@@ -13,7 +13,8 @@ from safetensors.numpy import save
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.program import NAME, PackedFileError, Program, parse_program, program_text
 
-KEY = "bitbayes.packed"  # of the one entry of metadata: more would stand in any order
+KEY = "bitbayes.packed"  # of the program
+DIGEST = "digest"  # of a checksum, which a file may have
 MAX_HEADER = 1 << 20
 DTYPES = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "F16": np.float16, "F32": np.float32}
 
@@ -56,8 +57,8 @@ def read_file(path: str | Path) -> tuple[Program, dict[str, Array]]:
         _check_header(path)
         with safe_open(str(path), framework="np") as file:
             about = file.metadata() or {}
-            if set(about) != {KEY}:
-                raise PackedFileError(f"not a packed network: its metadata must have one entry, {KEY!r}")
+            if not {KEY} <= set(about) <= {KEY, DIGEST}:
+                raise PackedFileError(f"not a packed network: its metadata must have the entry {KEY!r} and no others")
             program, names = parse_program(about[KEY]), list(file.keys())
             for name in names:
                 if not NAME.fullmatch(name) or file.get_slice(name).get_dtype() not in DTYPES:

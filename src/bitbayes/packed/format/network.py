@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ import numpy.typing as npt
 from bitbayes.packed.format.bits import Array, unpack_signs
 from bitbayes.packed.format.check import check_program, check_tensors
 from bitbayes.packed.format.file import read_file, write_file
+from bitbayes.packed.format.images import images_of, vectors_of
+from bitbayes.packed.format.inputs import Inputs
 from bitbayes.packed.format.program import PackedFileError, Program, Step
 from bitbayes.packed.format.summary import PackedRow, PackedSummary
 
@@ -69,6 +72,57 @@ class PackedNetwork:
             return cls(*read_file(path))
         except PackedFileError as error:
             raise PackedFileError(f"{path}: {error}") from error.__cause__
+
+    @property
+    def inputs(self) -> Inputs | None:
+        """What the inputs are, if the file says so."""
+        return self.program.inputs
+
+    def prepare(self, given: Any) -> npt.NDArray[np.float32]:
+        """Make the network's inputs from pictures or raw numbers, as `inputs` says: no normalisation to remember.
+
+        Args:
+            given: For a network of images: the path of a PNG or JPEG file, an image of Pillow, or a list of them, which
+                are resized and converted; or an array of one image or several in the size of the network, of type uint8
+                or of floating-point numbers from 0 to 1, shape (N, C, H, W), (N, H, W, C), (N, C·H·W) or, if grey,
+                (N, H, W). For a network of vectors: an array (N, n) or (n,) of numbers that are not normalised yet.
+
+        Returns:
+            Shape (N, ...), float32, for `outputs` and `predict` of a runtime.
+
+        Raises:
+            FileNotFoundError: If there is no such picture.
+            ValueError: If the network does not say what its inputs are, a file is no picture, or an array has another
+                type or shape.
+
+        Example:
+            >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2, bias=False))
+            >>> _ = bb.STE([model[1].weight], seed=0)
+            >>> about = bb.packed.Inputs("image", colour="grey", height=8, width=8, mean=0.5, std=0.25)
+            >>> network = bb.pack(model, torch.zeros(1, 1, 8, 8), inputs=about)
+            >>> x = network.prepare(torch.full((3, 8, 8), 255, dtype=torch.uint8))
+            >>> x.shape, float(x.max())
+            ((3, 1, 8, 8), 2.0)
+            >>> bb.packed.load(network).predict(x).probs.shape
+            (3, 2)
+        """
+        inputs, shape = self.described(), self.program.input
+        if inputs.kind == "vector":
+            return inputs.normalised(vectors_of(given, shape[0]))
+        return inputs.normalised(images_of(given, inputs)).reshape(-1, *shape)
+
+    def described(self) -> Inputs:
+        """Return what the inputs are.
+
+        Raises:
+            ValueError: If the network does not say so.
+        """
+        if self.inputs is None:
+            raise ValueError(
+                "the network does not say what its inputs are; pack it again with bitbayes pack, or with "
+                "bb.pack(..., inputs=bb.packed.Inputs(...))"
+            )
+        return self.inputs
 
     def tempered(self, temperature: float) -> PackedNetwork:
         """Return the network with all outputs divided by a temperature, see `bitbayes.calibration.fit_temperature`.

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bitbayes.packed.format.inputs import Inputs, short
 from bitbayes.packed.format.sliding import Sliding
 
 MAX_TEXT, MAX_STEPS, MAX_SOURCES, MAX_SAMPLES, MAX_NUMBER = 1 << 18, 4096, 256, 4096, (1 << 31) - 1
-VERSION = 1
+VERSION = 2  # that is written; version 1 had no `inputs`, and is still read
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}", re.ASCII)  # of a tensor; never used as a path
 LABEL = re.compile(r"[A-Za-z0-9_.,:()\- ]{0,200}", re.ASCII)  # what is shown on a terminal
 
@@ -81,6 +82,7 @@ class Program:
         samples: Number of networks, C.
         steps: Steps in the order in which they are computed.
         about: Other texts to keep in the file.
+        inputs: What the inputs are, if the file says so.
 
     Example:
         >>> Program((3,), 1, (Step("sign", (0,)),)).steps[0].op
@@ -91,6 +93,7 @@ class Program:
     samples: int
     steps: tuple[Step, ...]
     about: Mapping[str, str] = field(default_factory=dict)
+    inputs: Inputs | None = None
 
 
 def program_text(program: Program) -> str:
@@ -98,7 +101,7 @@ def program_text(program: Program) -> str:
 
     Example:
         >>> program_text(Program((3,), 1, (Step("sign", (0,)),)))
-        '{"version":1,"input":[3],"samples":1,"steps":[{"op":"sign","from":[0]}]}'
+        '{"version":2,"input":[3],"samples":1,"steps":[{"op":"sign","from":[0]}]}'
     """
     steps = []
     for step in program.steps:
@@ -106,6 +109,7 @@ def program_text(program: Program) -> str:
         steps.append({"op": step.op, "from": step.sources} | {key: value for key, value in optional.items() if value})
     whole: dict[str, Any] = {"version": VERSION, "input": program.input, "samples": program.samples, "steps": steps}
     whole |= {"about": dict(program.about)} if program.about else {}
+    whole |= {"inputs": _entry(program.inputs)} if program.inputs else {}
     return json.dumps(whole, separators=(",", ":"), allow_nan=False)
 
 
@@ -118,7 +122,7 @@ def parse_program(text: str) -> Program:
         PackedFileError: If it is not JSON, too long, or of another shape.
 
     Example:
-        >>> parse_program('{"version":1,"input":[3],"samples":1,"steps":[]}')
+        >>> parse_program('{"version":2,"input":[3],"samples":1,"steps":[]}')
         Traceback (most recent call last):
         ...
         bitbayes.packed.format.program.PackedFileError: steps must be a list of 1 to 4096 entries
@@ -129,10 +133,11 @@ def parse_program(text: str) -> Program:
         whole = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise PackedFileError(f"the program is not JSON: {str(error)[:100]}") from None
-    if isinstance(whole, dict) and (type(whole.get("version")) is not int or whole["version"] != VERSION):
-        found = _short(whole.get("version"))
-        raise PackedFileError(f"version {found} of the format; this bitbayes reads version {VERSION}")
-    row = _fields(whole, "the program", {"version", "input", "samples", "steps"}, {"about"})
+    version = whole.get("version") if isinstance(whole, dict) else VERSION
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise PackedFileError(f"version {short(version)} of the format; this bitbayes reads versions 1 to {VERSION}")
+    optional = {"about"} if version == 1 else {"about", "inputs"}
+    row = _fields(whole, "the program", {"version", "input", "samples", "steps"}, optional)
     if not isinstance(row["steps"], list) or not 1 <= len(row["steps"]) <= MAX_STEPS:
         raise PackedFileError(f"steps must be a list of 1 to {MAX_STEPS} entries")
     shape = whole_numbers(row["input"], "input", least=1)
@@ -144,28 +149,48 @@ def parse_program(text: str) -> Program:
         raise PackedFileError("about must map texts to texts")
     if any("\ud800" <= letter <= "\udfff" for text in (*about, *about.values()) for letter in text):
         raise PackedFileError("about holds half a character (a lone surrogate)")
-    return Program(shape, samples, tuple(_step(index, entry) for index, entry in enumerate(row["steps"])), about)
+    inputs = _inputs(row["inputs"]) if "inputs" in row else None
+    return Program(
+        shape, samples, tuple(_step(index, entry) for index, entry in enumerate(row["steps"])), about, inputs
+    )
 
 
 def whole_number(value: Any, what: str, least: int = 0, most: int = MAX_NUMBER) -> int:
     """Return an integer in a range, or refuse the value; True is no integer."""
     if type(value) is not int or not least <= value <= most:
-        raise PackedFileError(f"{what} must be an integer from {least} to {most}, got {_short(value)}")
+        raise PackedFileError(f"{what} must be an integer from {least} to {most}, got {short(value)}")
     return value
 
 
 def whole_numbers(value: Any, what: str, least: int = 0, longest: int = 8) -> tuple[int, ...]:
     """Return a short list of integers as a tuple, or refuse the value."""
     if not isinstance(value, list) or len(value) > longest:
-        raise PackedFileError(f"{what} must be a list of at most {longest} integers, got {_short(value)}")
+        raise PackedFileError(f"{what} must be a list of at most {longest} integers, got {short(value)}")
     return tuple(whole_number(number, what, least) for number in value)
 
 
 def finite_number(value: Any, what: str) -> float:
     """Return a number that float32 can hold, or refuse the value."""
     if type(value) not in (int, float) or not abs(value) <= 3.4e38 or not math.isfinite(value):
-        raise PackedFileError(f"{what} must be a finite number, got {_short(value)}")
+        raise PackedFileError(f"{what} must be a finite number, got {short(value)}")
     return float(value)
+
+
+def _entry(inputs: Inputs) -> dict[str, Any]:
+    """Return what inputs are as an object of JSON, without the fields that have no value."""
+    row = {"kind": inputs.kind, "colour": inputs.colour, "height": inputs.height, "width": inputs.width}
+    row |= {"crop": inputs.crop, "mean": inputs.means, "std": inputs.stds, "classes": inputs.classes or None}
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _inputs(entry: Any) -> Inputs:
+    row = _fields(entry, "inputs", {"kind", "mean", "std"}, {"colour", "height", "width", "crop", "classes"})
+    if not isinstance(row["mean"], list) or not isinstance(row["std"], list):
+        raise PackedFileError("inputs: mean and std must be lists of numbers")
+    try:
+        return Inputs(**row)
+    except ValueError as error:
+        raise PackedFileError(f"inputs: {error}") from None
 
 
 def _step(index: int, entry: Any) -> Step:
@@ -181,7 +206,7 @@ def _step(index: int, entry: Any) -> Step:
         raise PackedFileError(f"step {index}: settings and tensors must be objects")
     for tensor in tensors.values():
         if not isinstance(tensor, str) or not NAME.fullmatch(tensor):
-            raise PackedFileError(f"step {index}: {_short(tensor)} is no name of a tensor")
+            raise PackedFileError(f"step {index}: {short(tensor)} is no name of a tensor")
     return Step(op, sources, name, settings, tensors)
 
 
@@ -200,7 +225,3 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("a name appears twice")
     return found
-
-
-def _short(value: Any) -> str:
-    return ascii(value)[:60] if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bitbayes.packed.backends.c.inputs import inputs_comment, inputs_functions
 from bitbayes.packed.backends.c.plan import EACH, Group, Plan, make_plan, words
 from bitbayes.packed.format.bits import Array, float_above
 from bitbayes.packed.format.network import PackedNetwork
@@ -26,10 +27,10 @@ _HEAD = """\
 
    int @predict(const float *input, float *logits)
 
-   input    float[{inputs.size}], of shape {inputs.shape}: scaled and normalised as in training, and finite
+   input    float[{inputs.size}], of shape {inputs.shape}: {how}, and finite
    logits   float[{outputs.size}], of shape {outputs.shape}; returned is the index of the largest, or
             for a single one whether it is above 0
-   tables   {tables} bytes, constant
+{about}   tables   {tables} bytes, constant
    scratch  {scratch} bytes, static: one call at a time; nothing is allocated
 
    Sums of signs are counted in integers. Other sums have the type @sum and are taken one term after the other:
@@ -85,6 +86,9 @@ _NOTHING = r" \* 1(?=[ ;)\]])| - 0(?=;)|\b0 \+ "  # what adds and multiplies not
 def c_header(network: PackedNetwork, name: str = "net") -> str:
     """Write a network as one C99 header: constant tables, and one function that allocates nothing.
 
+    If the network says what its inputs are, the header has a function that makes them of pixels (`name_prepare`), and,
+    if the classes have names, one that returns them (`name_class`).
+
     Signs are bits, and their products are computed by xnor and popcount. Steps that work entry by entry are computed
     before anything is stored, and values that are not needed at the same time share their memory.
 
@@ -120,13 +124,16 @@ def c_header(network: PackedNetwork, name: str = "net") -> str:
         blocks.append(f"/* {ops} of {group.step.name!r}: {shape} */\n{_group(code, group)}")
     inputs, outputs = network.values[0], network.values[-1]
     function = "\n".join([_OPEN, *blocks, _SEVERAL.format(outputs.size) if outputs.size > 1 else _SINGLE])
+    about, prepare = inputs_comment(network.inputs, inputs.size), inputs_functions(network.inputs, inputs.size)
+    how = "as @prepare makes it" if prepare else "scaled and normalised as in training"
     tables, scratch = sum(table.nbytes for table in code.tables.values()), 4 * plan.words
     # Only what is used, so that no compiler warns.
     parts = [
-        _HEAD.format(inputs=inputs, outputs=outputs, tables=tables, scratch=scratch),
+        _HEAD.format(inputs=inputs, outputs=outputs, tables=tables, scratch=scratch, how=how, about=about),
         f"#ifndef {name.upper()}_H\n#define {name.upper()}_H\n",
         *(text for used, text in _NEEDS.items() if used in function),
         *(_table(index, *key, table) for index, (key, table) in enumerate(code.tables.items())),
+        *prepare,
         function,
         "#endif\n",
     ]

@@ -1,0 +1,72 @@
+"""Whole layers that have no packed form, and what to do instead: their single operations would be named otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+ADVICE = "pack the part of the network before or after it, or run the network in torch"
+_EMBEDDING = dict.fromkeys(("Embedding", "EmbeddingBag"), "an embedding of token ids has no packed form")
+_RECURRENT = dict.fromkeys(
+    ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"), "a recurrent layer has no packed form"
+)
+_ATTENTION = dict.fromkeys(
+    (
+        *("MultiheadAttention", "Transformer", "TransformerEncoder", "TransformerEncoderLayer"),
+        *("TransformerDecoder", "TransformerDecoderLayer"),
+    ),
+    "attention has no packed form",
+)
+_REASONS = {**_EMBEDDING, **_RECURRENT, **_ATTENTION}
+
+
+def whole_layer(kinds: Iterable[str]) -> str | None:
+    """Return why a layer has no packed form, from the names of its class and of the classes around it.
+
+    Example:
+        >>> whole_layer(["Classifier", "GRU"]), whole_layer(["Linear"])
+        ('a recurrent layer has no packed form', None)
+    """
+    return next((_REASONS[kind] for kind in kinds if kind in _REASONS), None)
+
+
+def first_refused(model: nn.Module) -> str | None:
+    """Return a sentence about the first layer of a network that has no packed form, or None if all may have one.
+
+    Example:
+        >>> first_refused(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Embedding(3, 2)))
+        "layer '1 (Embedding)' cannot be packed: an embedding of token ids has no packed form"
+    """
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if reason := whole_layer([kind]):
+            return f"layer {f'{name} ({kind})' if name else kind!r} cannot be packed: {reason}"
+    return None
+
+
+def check_packable(model: nn.Module, example: Tensor) -> None:
+    """Refuse an average of networks, and examples that no packed network takes.
+
+    Raises:
+        ValueError: With what came, what was expected and what to do.
+    """
+    if isinstance(model, AveragedModel):
+        raise ValueError(
+            "got an AveragedModel, whose weights are means of binary weights and so not binary; pack the network that "
+            "it averages, after optimizer.eval(), or several draws, by bb.pack(model, x, optimizer.posterior())"
+        )
+    if example.dtype == torch.float32 and example.dim() >= 2 and len(example):
+        return
+    found = f"{example.dtype} of shape {tuple(example.shape)}"
+    refused = None if example.is_floating_point() else first_refused(model)
+    if refused is not None:
+        raise ValueError(
+            f"example is {found}, as token ids are; packed networks take float32 inputs, and {refused}; {ADVICE}"
+        )
+    raise ValueError(
+        f"example must be float32 inputs of shape (N, ...), N at least 1, got {found}; give inputs as the network "
+        "computes with them, scaled and normalised as in training"
+    )
