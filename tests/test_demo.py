@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import runpy
 import shutil
 import statistics
 import sys
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,12 +21,14 @@ import torch
 
 import bitbayes as bb
 from bitbayes.lab.data import TensorData, load_mnist
+from bitbayes.packed.format.program import program_text
 from generated import write
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "docs" / "demo"
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+INPUTS = bb.packed.Inputs("image", colour="grey", height=28, width=28, classes=tuple("0123456789"))
 SHIPPED = bb.packed.load(DEMO / "digits.safetensors").network
 
 # Ten digits, three letters and three scribbles as somebody could draw them: places in hundredths of the canvas.
@@ -230,20 +234,17 @@ def in_the_page(page, images, file="digits.safetensors"):
     """Probabilities of every network for uint8 images (N, 784), computed in the browser."""
     code = """async ([file, text]) => {
         const { readPacked } = await import("./packed.js");
-        const { normalised } = await import("./ink.js");
         const network = readPacked(await (await fetch(file)).arrayBuffer());
         const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-        const { mean, std } = network.about;
         return Array.from({ length: bytes.length / 784 }, (_, i) =>
-            network.predict(normalised(bytes.subarray(784 * i, 784 * i + 784), mean, std)).each.map((p) => [...p]));
+            network.predict(network.inputs.prepare(bytes.subarray(784 * i, 784 * i + 784))).each.map((p) => [...p]));
     }"""
     text = base64.b64encode(images.numpy().tobytes()).decode()
     return np.array(page.evaluate(code, [file, text])).transpose(1, 0, 2)
 
 
 def agrees(page, network, images, file="digits.safetensors"):
-    about = network.program.about
-    data = TensorData(images, torch.zeros(len(images)), float(about["mean"]), float(about["std"]))
+    data = TensorData(images, torch.zeros(len(images)), network.inputs.mean, network.inputs.std)
     wanted = bb.packed.load(network).predict(data.inputs(torch.arange(len(images))).numpy())
     each = in_the_page(page, images, file)
     np.testing.assert_allclose(each, wanted.sample_probs, rtol=0, atol=1e-6)
@@ -287,11 +288,11 @@ def test_other_perceptrons_of_the_format(page, folder):
     names = {f"{i}.weight": model[i].weight for i in (0, 3, 5, 8)}
     optimizer = bb.BayesBiNN(list(names.items()), ess=10, seed=0)
     optimizer.eval()
-    about = {"mean": "0.5", "std": "0.25", "doubt": "1"}
+    inputs = bb.packed.Inputs("image", colour="grey", height=28, width=28, mean=0.5, std=0.25)
     images = torch.randint(256, (20, 784), dtype=torch.uint8)
     several = {"posterior": optimizer.posterior(), "samples": 3, "batches": [x]}
     for index, (real, options) in enumerate([("float32", {}), ("float16", several), ("float32", several)]):
-        network = bb.pack(model, x, real=real, about=about, **options)
+        network = bb.pack(model, x, real=real, inputs=inputs, **options)
         assert {"threshold", "prelu", "tanh", "affine"} <= {step.op for step in network.program.steps}
         file = f"other-{index}.safetensors"  # a browser keeps a name's first file
         network.save(folder / file)
@@ -302,11 +303,18 @@ BAD = {
     "empty": (lambda data: b"", "shorter than it says"),
     "cut": (lambda data: data[:-100], "do not fill it"),
     "text": (lambda data: b"<!doctype html><p>nothing here", "shorter than it says"),
-    "version": (lambda data: data.replace(rb"\"version\":1", rb"\"version\":7"), "version 7 of the format"),
+    "version": (lambda data: data.replace(rb"\"version\":2", rb"\"version\":7"), "version 7 of the format"),
     "operation": (lambda data: data.replace(rb"\"op\":\"clamp\"", rb"\"op\":\"crash\""), 'no operation "crash"'),
     "type": (lambda data: data.replace(b'"dtype":"U8"', b'"dtype":"U9"', 1), "no allowed name or type"),
     "shape": (lambda data: data.replace(rb"\"input\":[784]", rb"\"input\":[783]"), "step 0"),
-    "program": (lambda data: data.replace(b"bitbayes.packed", b"bitbayes.parked"), "must have one entry"),
+    "program": (lambda data: data.replace(b"bitbayes.packed", b"bitbayes.parked"), "must have the entry"),
+    "deviation": (lambda data: data.replace(b"[0.3081]", b"[0.0]   "), "inputs: std must be at least 0.000001"),
+    "mean": (lambda data: data.replace(b"[0.1307]", b"[1e999] "), "inputs: mean and std must be lists of numbers"),
+    "size": (lambda data: data.replace(rb"\"height\":28", rb"\"height\":29"), "do not fit inputs of [784]"),
+    "colour": (lambda data: data.replace(rb"\"grey\"", rb"\"gray\""), "inputs: colour must be grey or rgb"),
+    "names": (lambda data: data.replace(rb",\"9\"]", rb"]      "), "9 names for 10 outputs"),
+    "blank": (lambda data: data.replace(rb"\"9\"]", rb"\" \"]"), "a class's name must be 1 to 100 printable"),
+    "record": (lambda data: data.replace(rb"\"kind\"", rb"\"sort\""), "inputs must be an object"),
     "missing": (None, "404"),
 }
 
@@ -326,6 +334,59 @@ def test_a_malformed_file_is_one_clear_line(browser, site, folder, name):
     assert message in line and line.startswith(f"{name}.safetensors cannot be used: ") and "\n" not in line
     assert state(page) == ("error", "No network")
     page.close()
+
+
+def test_a_file_without_inputs_is_read_but_not_shown(browser, site, folder):
+    """One of version 1, as `bb.pack` wrote it before."""
+    shutil.copy(DEMO / "digits.safetensors", folder / "new.safetensors")
+    data = (folder / "new.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    program = json.loads(header["__metadata__"]["bitbayes.packed"])
+    del program["inputs"]
+    program["version"] = 1
+    header["__metadata__"]["bitbayes.packed"] = json.dumps(program)
+    text = json.dumps(header).encode()
+    (folder / "one.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    assert bb.packed.PackedNetwork.read(folder / "one.safetensors").inputs is None
+    page = browser.new_page()
+    page.goto(f"{site}?network=one.safetensors")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "it does not say what its inputs are; pack it again" in page.locator("#problem").inner_text()
+    code = """async () => {
+        const { readPacked } = await import("./packed.js");
+        const network = readPacked(await (await fetch("one.safetensors")).arrayBuffer());
+        return [network.inputs, network.samples];
+    }"""
+    assert page.evaluate(code) == [None, SHIPPED.program.samples]
+    page.close()
+
+
+def test_classes_have_the_names_of_the_file(browser, site, folder):
+    names = tuple(f"number {digit} <b>" for digit in range(10))
+    program = replace(SHIPPED.program, inputs=replace(SHIPPED.inputs, classes=names))
+    bb.packed.PackedNetwork(program, SHIPPED.tensors).save(folder / "named.safetensors")
+    page = browser.new_page()
+    page.goto(f"{site}?network=named.safetensors")
+    page.wait_for_selector('#answer[data-state="empty"]')
+    assert drawn(page, DIGITS[1]) == ("digit", "number 1 <b>")
+    assert "networks say number 1 <b>; on average" in page.locator("#reason").inner_text()
+    assert page.locator("#classes .digit").all_inner_texts() == list(names)
+    page.close()
+
+
+def test_colour_is_normalised_by_channels(page):
+    """As `prepare` does in Python, from pixels whose channels lie side by side."""
+    inputs = bb.packed.Inputs("image", colour="rgb", height=2, width=3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    program = bb.packed.Program((3, 2, 3), 1, (bb.packed.Step("sign", (0,)),), inputs=inputs)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8)
+    code = """async ([entry, pixels]) => {
+        const { readInputs } = await import("./inputs.js");
+        return [...readInputs(entry, [3, 2, 3], 18).prepare(Uint8Array.from(pixels))];
+    }"""
+    entry = json.loads(program_text(program))["inputs"]
+    got = np.array(page.evaluate(code, [entry, pixels.reshape(-1).tolist()]), np.float32)
+    assert np.array_equal(got, bb.packed.PackedNetwork(program, {}).prepare(pixels).reshape(-1))
 
 
 def test_keyboard_and_phone(browser, site):
@@ -361,7 +422,8 @@ def test_every_example_is_what_it_says(page):
 def test_the_file_is_small_and_says_what_it_is():
     assert (DEMO / "digits.safetensors").stat().st_size <= 1_300_000
     assert SHIPPED.program.samples >= 8
-    assert {"network", "figures", "rule", "mean", "std", "doubt"} <= set(SHIPPED.program.about)
+    assert {"network", "figures", "rule", "doubt"} <= set(SHIPPED.program.about)
+    assert SHIPPED.inputs == replace(INPUTS, mean=0.1307, std=0.3081)
 
 
 def test_training_makes_such_a_file(tmp_path, monkeypatch, capsys):

@@ -1,7 +1,7 @@
 // The page: strokes in, answer out. The network and the rule of doubt are in digits.safetensors.
 
 import { EXAMPLES } from "./examples.js";
-import { ink, normalised } from "./ink.js";
+import { ink } from "./ink.js";
 import { readPacked } from "./packed.js";
 
 const PEN = 0.07; // of the canvas; the networks see a pen of their own
@@ -39,10 +39,9 @@ function answer(aloud) {
   if (!network) return;
   const start = performance.now();
   const pixels = strokes.length ? ink(strokes) : new Uint8Array(784);
-  const { mean, std, doubt } = network.about;
-  const found = strokes.length ? network.predict(normalised(pixels, mean, std)) : null;
+  const found = strokes.length ? network.predict(network.inputs.prepare(pixels)) : null;
   if (found) times.push(performance.measure("answer", { start }).duration);
-  show(found, Number(doubt));
+  show(found, Number(network.about.doubt));
   see(pixels);
   if (aloud) find("spoken").textContent = found ? `${find("answer").textContent}. ${find("reason").textContent}` : "";
 }
@@ -51,7 +50,7 @@ function show(found, limit) {
   const unsure = found !== null && found.entropy > limit;
   const best = found ? found.probs.indexOf(Math.max(...found.probs)) : -1;
   find("answer").dataset.state = found ? (unsure ? "doubt" : "digit") : "empty";
-  find("answer").textContent = found ? (unsure ? "I don’t know" : best) : "Your turn";
+  find("answer").textContent = found ? (unsure ? "I don’t know" : network.inputs.name(best)) : "Your turn";
   find("reason").textContent = found ? reasonFor(found, best) : "Large or small, anywhere on the square";
   classes.classList.toggle("in-doubt", unsure);
   [...classes.children].forEach((row, k) => {
@@ -75,7 +74,7 @@ function show(found, limit) {
 
 function reasonFor({ probs, each }, best) {
   const agree = each.filter((p) => p[best] === Math.max(...p)).length;
-  return `${agree} of ${each.length} networks say ${best}; on average ${percent(probs[best])}`;
+  return `${agree} of ${each.length} networks say ${network.inputs.name(best)}; on average ${percent(probs[best])}`;
 }
 
 function see(pixels) {
@@ -145,6 +144,8 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 new ResizeObserver(draw).observe(pad);
 
 function makeRows() {
+  const longest = Math.max(...Array.from({ length: 10 }, (_, k) => network.inputs.name(k).length));
+  classes.style.setProperty("--name", `${Math.min(0.6 + 0.6 * longest, 9)}rem`);
   for (let k = 0; k < 10; k++) {
     const row = document.createElement("li");
     for (const [name, parent] of [["digit"], ["track"], ["share"], ["bar", "track"]]) {
@@ -152,7 +153,7 @@ function makeRows() {
       part.className = name;
       (parent ? row.querySelector(`.${parent}`) : row).append(part);
     }
-    row.querySelector(".digit").textContent = k;
+    row.querySelector(".digit").textContent = network.inputs.name(k);
     for (let c = 0; c < network.samples; c++) {
       const dot = document.createElement("span");
       dot.className = "dot";
@@ -169,10 +170,12 @@ async function start() {
     if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
     const buffer = await response.arrayBuffer();
     const read = readPacked(buffer);
-    const { about, samples } = read;
-    for (const name of ["mean", "std", "doubt"]) {
-      if (!Number.isFinite(Number.parseFloat(about[name]))) throw new Error(`its "about" has no number "${name}"`);
+    const { about, samples, inputs } = read;
+    if (inputs === null) throw new Error("it does not say what its inputs are; pack it again with bb.pack(..., inputs=...)");
+    if (inputs.colour !== "grey" || inputs.height !== 28 || inputs.width !== 28) {
+      throw new Error("its inputs are not grey images of 28 by 28 pixels");
     }
+    if (!Number.isFinite(Number.parseFloat(about.doubt))) throw new Error('its "about" has no number "doubt"');
     if (read.outputs(new Float32Array(784))[0].length !== 10) throw new Error("it does not give ten classes");
     network = read;
     find("legend").textContent = `Bars: the mean. Dots: the ${samples} networks, one by one.`;

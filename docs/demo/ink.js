@@ -57,9 +57,3 @@ function centreOfMass(pixels) {
   });
   return [x / mass, y / mass];
 }
-
-/** What the network takes: float32, rounded where torch rounds. */
-export function normalised(pixels, mean, std) {
-  const [m, s] = [Math.fround(mean), Math.fround(std)];
-  return Float32Array.from(pixels, (pixel) => Math.fround(Math.fround(pixel / 255) - m) / s);
-}

@@ -1,12 +1,15 @@
-// Reads a packed network of bitbayes (version 1 of docs/file-format.md) and runs it on one input.
+// Reads a packed network of bitbayes (versions 1 and 2 of docs/file-format.md) and runs it on one input.
 //
 // A row of 1-bit weights is a row of bytes. For any eight inputs there are 256 possible sums of ±x: they are tabulated
 // once, and a byte of weights is its own index. One look-up and one addition take the place of eight products.
 // Sums are in float64 and every step is rounded to float32, as in the reference backend.
 
+import { readInputs } from "./inputs.js";
 import { OPS, sumsOfEight } from "./operations.js";
 
 const KEY = "bitbayes.packed";
+const DIGEST = "digest";
+const VERSION = 2; // version 1 has no inputs
 const MAX_HEADER = 1 << 20;
 const MAX_TEXT = 1 << 18;
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.]{0,199}$/;
@@ -20,7 +23,8 @@ export class PackedFileError extends Error {}
 /** The network in an ArrayBuffer of any origin; throws PackedFileError. */
 export function readPacked(buffer) {
   const { program, layouts, data } = readHeader(buffer);
-  onlyKeys(program, "the program", ["version", "input", "samples", "steps"], ["about"]);
+  const optional = program.version === 1 ? ["about"] : ["about", "inputs"];
+  onlyKeys(program, "the program", ["version", "input", "samples", "steps"], optional);
   const { steps, samples, about = {} } = program;
   need(isCounts(program.input) && product(program.input) <= 1 << 24, "input must be the shape of one input");
   need(isWhole(samples, 1, 4096), "samples must be an integer from 1 to 4096");
@@ -37,13 +41,24 @@ export function readPacked(buffer) {
     }
   });
   need(used.size === tensors.size, `${tensors.size - used.size} tensors belong to no step`);
-  return new Network(program.input, samples, about, made, values);
+  return new Network(program.input, samples, about, made, values, described(program.inputs, program.input, values.at(-1)));
 }
 
-/** C networks side by side. `values` are the shapes between the steps; the first is the input, the last the output. */
+/** What the inputs are, or null if the file does not say so. */
+function described(entry, shape, output) {
+  if (entry === undefined) return null;
+  onlyKeys(entry, "inputs", ["kind", "mean", "std"], ["colour", "height", "width", "crop", "classes"]);
+  try {
+    return readInputs(entry, shape, product(output.shape));
+  } catch (error) {
+    throw new PackedFileError(error.message);
+  }
+}
+
+/** C networks side by side. `inputs` are what `readInputs` returns, or null. `values` are the shapes between the steps; the first is the input, the last the output. */
 export class Network {
-  constructor(input, samples, about, steps, values) {
-    Object.assign(this, { input, samples, about, steps, values });
+  constructor(input, samples, about, steps, values, inputs) {
+    Object.assign(this, { input, samples, about, steps, values, inputs });
   }
 
   /** Raw outputs for one input, a Float32Array: one Float32Array for each network. */
@@ -80,10 +95,13 @@ function readHeader(buffer) {
   const start = 8 + Number(length);
   const { __metadata__: metadata, ...layouts } = parsed(new TextDecoder().decode(buffer.slice(8, start)), "the header");
   const keys = isObject(metadata) ? Object.keys(metadata) : [];
-  need(keys.length === 1 && keys[0] === KEY, `not a packed network: its metadata must have one entry, "${KEY}"`);
+  const sound = keys.includes(KEY) && keys.every((key) => key === KEY || key === DIGEST);
+  need(sound, `not a packed network: its metadata must have the entry "${KEY}" and no others`);
   need(typeof metadata[KEY] === "string" && metadata[KEY].length <= MAX_TEXT, "the program is no text, or too long");
   const program = parsed(metadata[KEY], "the program");
-  need(program.version === 1, `version ${String(program.version).slice(0, 20)} of the format; this page reads version 1`);
+  const { version } = program;
+  const known = isWhole(version, 1, VERSION);
+  need(known, `version ${String(version).slice(0, 20)} of the format; this page reads versions 1 to ${VERSION}`);
   checkPlaces(layouts, size - start);
   return { program, layouts, data: buffer.slice(start) };
 }

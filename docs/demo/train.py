@@ -250,10 +250,8 @@ def main() -> None:
         "figures": f"MNIST: {score}.",
         "rule": f"That refuses {100 * REFUSED:.0f} % of the validation digits, and {', '.join(refused)}.",
         "doubt": f"{threshold:.4f}",
-        "mean": str(data.train.mean),
-        "std": str(data.train.std),
     }
-    bb.pack(model, inputs[0], posterior, o.samples, batches=inputs, about=about).save(o.out)
+    bb.pack(model, inputs[0], posterior, o.samples, batches=inputs, about=about, inputs=data.inputs).save(o.out)
     print(f"{o.out}: {Path(o.out).stat().st_size} bytes")
 
 
