@@ -133,7 +133,7 @@ def run_c(source, folder):
         return
     lines = source.splitlines()
     includes = [line for line in lines if line.startswith("#include")]
-    body = ["int main(void) {", "static float image[196];", *(line for line in lines if line not in includes)]
+    body = ["int main(void) {", "static uint8_t pixels[196];", *(line for line in lines if line not in includes)]
     Path(folder, "main.c").write_text("\n".join([*includes, *body, "return best < 0 || best > 9;", "}", ""]))
     subprocess.run("gcc -std=c99 -Wall -Werror main.c -lm -o main".split(), cwd=folder, check=True)
     subprocess.run([str(folder / "main")], check=True)

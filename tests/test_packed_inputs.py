@@ -18,12 +18,12 @@ from torch import nn
 
 import bitbayes as bb
 from bitbayes.lab import cli
-from bitbayes.lab.data import LazyImages, TensorData, batches, load_imagenet
+from bitbayes.lab.data import LazyImages, TensorData, batches, load_imagenet, load_tiny_imagenet
 from bitbayes.lab.recipes import RECIPES
 from bitbayes.packed import Inputs, PackedFileError, PackedNetwork, Program, Step, load
 from bitbayes.packed.format.images import MAX_PIXELS
 from bitbayes.packed.format.program import parse_program, program_text
-from generated import write
+from generated import encoded, write
 
 ROOT = Path(__file__).resolve().parent.parent
 FUZZ = runpy.run_path(str(ROOT / "benchmarks" / "fuzz_packed.py"), run_name="fuzz_packed")
@@ -364,6 +364,21 @@ def test_one_network_has_no_disagreement_and_names_have_spaces(here, capsys):
     assert 1 / 3 < float(probability) <= 1 and 0 <= float(entropy) <= np.log(3)
 
 
+def test_dark_on_light_is_inverted(here, capsys):
+    of_images((24,), **GREY, mean=0.5).save("net.safetensors")
+    images = pixels(2, 4, 6)
+    np.save("x.npy", images)
+    np.save("dark.npy", 255 - images)
+    np.save("floats.npy", 1 - images / 255)
+    assert cli.main(["run", "net.safetensors", "x.npy"]) == 0
+    wanted = capsys.readouterr().out
+    for name in ("dark", "floats"):
+        assert cli.main(["run", "net.safetensors", f"{name}.npy", "--invert"]) == 0
+        assert capsys.readouterr().out == wanted.replace("x.npy", f"{name}.npy")
+    assert cli.main(["run", "net.safetensors", "--invert"]) == 2
+    assert "--invert is for pictures and arrays of images" in capsys.readouterr().err
+
+
 def test_a_table_in_a_terminal(here, capsys, monkeypatch):
     of_images((24,), **GREY).save("net.safetensors")
     np.save("x\x1b[2J.npy", pixels(4, 6))
@@ -440,6 +455,19 @@ def test_a_picture_that_cannot_be_read_does_not_end_the_others(here, capsys):
         captured.err
         == "bitbayes: 1 of 3 inputs cannot be used: imgs/b.jpg cannot be read: it is no PNG or JPEG picture\n"
     )
+
+
+def test_class_names_come_with_the_data_where_they_have_them(tmp_path):
+    """The hub's table names its classes; a folder of images is named after them."""
+    import datasets
+
+    names = [f"n{index:08}" for index in range(200)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    rows = {"image": [encoded(pixels(64, 64, 3))] * 4, "label": [0, 1, 198, 199]}
+    for split in ("train", "valid"):
+        table = datasets.Dataset.from_dict(rows, features=features)
+        table.to_parquet(str(tmp_path / f"{split}-00000-of-00001.parquet"))
+    assert load_tiny_imagenet(tmp_path).inputs.classes == tuple(names)
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "imagenet"])

@@ -2,7 +2,7 @@
 
 const CHANNELS = { grey: 1, rgb: 3 };
 const LIMITS = { image: [1e-6, 1e6], vector: [1e-30, 1e30] };
-const SHOWN = /^(?:[^\p{C}\p{Z}]| )*[^\p{C}\p{Z}](?:[^\p{C}\p{Z}]| )*$/u; // what Python calls printable, and no blank
+const SHOWN = /^(?:[^\p{C}\p{Z}]| )+$/u; // what Python calls printable
 
 /** Reads the record of a network with inputs of a shape and so many outputs; throws RangeError. */
 export function readInputs(entry, shape, outputs) {
@@ -28,8 +28,8 @@ export function readInputs(entry, shape, outputs) {
   }
   need(std.every((n) => n >= least), `std must be at least ${least}`);
   need(Array.isArray(classes), "classes must be a list of names");
-  const named = classes.every((name) => typeof name === "string" && SHOWN.test(name) && [...name].length <= 100);
-  need(named, "a class's name must be 1 to 100 printable characters");
+  const named = (name) => typeof name === "string" && [...name].length <= 100 && SHOWN.test(name) && name.trim() !== "";
+  need(classes.every(named), "a class's name must be 1 to 100 printable characters");
   need([0, outputs === 1 ? 2 : outputs].includes(classes.length), `${classes.length} names for ${outputs} outputs`);
   return new Inputs({ kind, colour, height, width, mean, std, classes, channels, size });
 }

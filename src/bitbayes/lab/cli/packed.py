@@ -69,6 +69,7 @@ class Run:
         network: The file.
         inputs: PNG or JPEG files, folders of them, or .npy files: images of type uint8 or from 0 to 1, or vectors.
             Size, colours and normalisation are those that the file has from `bitbayes pack`.
+        invert: Exchanges light and dark, for black digits on white paper: those of MNIST are light on dark.
         data: Instead: folder or hub id of the data of its recipe, or a .npy file of inputs (N, ...) that are normalised
             already, as in training; the recipe's hub id by default.
         out: Writes the prediction for each input there, as a line of JSON.
@@ -77,6 +78,7 @@ class Run:
 
     network: Name
     inputs: _Paths = ()
+    invert: Flag = False
     data: str | None = None
     out: str | None = None
     backend: Literal["torch", "native", "openvino", "reference"] = "torch"
@@ -85,6 +87,8 @@ class Run:
         """Predicts, and prints answers, or accuracy and uncertainty."""
         if self.inputs and self.data is not None:
             raise ValueError("give inputs, which are normalised here, or --data with inputs that are already; not both")
+        if self.invert and not self.inputs:
+            raise ValueError("--invert is for pictures and arrays of images; give some after the file's name")
         runtime, unread = load(self.network, self.backend), list[str]()
         rows = self._answers(runtime, unread) if self.inputs else self._figures(runtime)
         if self.out is not None:
@@ -107,7 +111,7 @@ class Run:
             )
         terminal, several = sys.stdout.isatty(), runtime.network.program.samples > 1
         rows, cells = list[dict[str, Any]](), list[dict[str, str]]()
-        for answer in answers(runtime, self.inputs, _is_regression(runtime.network)):
+        for answer in answers(runtime, self.inputs, regression=_is_regression(runtime.network), invert=self.invert):
             if isinstance(answer.row, ValueError):
                 unread.append(str(answer.row))
                 continue

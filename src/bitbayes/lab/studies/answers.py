@@ -24,13 +24,14 @@ class Answer(NamedTuple):
     row: dict[str, Any] | ValueError
 
 
-def answers(runtime: Runtime, paths: Sequence[str], regression: bool) -> Iterator[Answer]:
+def answers(runtime: Runtime, paths: Sequence[str], *, regression: bool, invert: bool = False) -> Iterator[Answer]:
     """Yield the answer to every input, in order. An input that cannot be read does not end the others.
 
     Args:
         runtime: Packed network that says what its inputs are.
         paths: PNG and JPEG files, folders of them, and .npy files.
         regression: Whether outputs are values rather than classes.
+        invert: Whether light and dark change places in images.
 
     Raises:
         FileNotFoundError: If one of the paths does not exist.
@@ -38,7 +39,9 @@ def answers(runtime: Runtime, paths: Sequence[str], regression: bool) -> Iterato
     """
     inputs = runtime.network.described()
     waiting: list[tuple[str, npt.NDArray[np.float32] | ValueError]] = []
-    for item in _named(_files(paths, inputs), runtime.network, inputs):
+    if invert and inputs.kind != "image":
+        raise ValueError("only images can be inverted, but the network takes vectors")
+    for item in _named(_files(paths, inputs), runtime.network, inputs, invert):
         waiting.append(item)
         if len(waiting) == _BATCH:
             yield from _answered(runtime, waiting, regression)
@@ -60,7 +63,7 @@ def _files(paths: Sequence[str], inputs: Inputs) -> list[Path]:
 
 
 def _named(
-    files: Sequence[Path], network: PackedNetwork, inputs: Inputs
+    files: Sequence[Path], network: PackedNetwork, inputs: Inputs, invert: bool
 ) -> Iterator[tuple[str, npt.NDArray[np.float32] | ValueError]]:
     """Yield names of inputs with what the network takes, or with why they cannot be read."""
     shape = network.program.input
@@ -79,7 +82,10 @@ def _named(
         if not names:
             yield str(file), ValueError(f"{file} has no inputs")
         for index, name in enumerate(names):
-            x = inputs.normalised(several[index : index + 1]).reshape(shape)
+            one = several[index : index + 1]
+            if invert:
+                one = (255 if one.dtype == np.uint8 else 1) - one
+            x = inputs.normalised(one).reshape(shape)
             yield name, x if np.isfinite(x).all() else ValueError(f"{name} has NaN or infinities")
 
 

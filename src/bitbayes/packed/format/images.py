@@ -19,6 +19,7 @@ from bitbayes.packed.format.inputs import Inputs
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_PIXELS = 1 << 26  # of a picture before it is resized: 67 million, 270 MB when decoded
+_ORIENTATION = 0x0112  # number of an EXIF entry
 
 
 def is_picture(value: Any) -> bool:
@@ -168,7 +169,8 @@ def _fitted(pillow: Any, picture: Any, inputs: Inputs, name: str) -> npt.NDArray
         raise _Refusal(f"{name} has {wide} by {high} pixels; at most {MAX_PIXELS} are decoded, so make it smaller")
     if not wide * high:
         raise _Refusal(f"{name} has no pixels")
-    picture = require("PIL.ImageOps", "train").exif_transpose(picture)
+    if picture.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied
+        picture = require("PIL.ImageOps", "train").exif_transpose(picture)
     picture = _converted(pillow, picture, "L" if inputs.channels == 1 else "RGB", name)
     (_, height, width), (wide, high) = inputs.shape, picture.size
     box = (0.0, 0.0, wide, high)
@@ -196,7 +198,7 @@ def _converted(pillow: Any, picture: Any, mode: str, name: str) -> Any:
     if picture.mode == "F":
         raise _Refusal(f"{name} has floating-point pixels; give an array of numbers from 0 to 1 instead")
     if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = pillow.new("RGBA", picture.size, "white")
-        picture = pillow.alpha_composite(white, picture)
+        picture, white = picture.convert("RGBA"), pillow.new("RGB", picture.size, "white")
+        white.paste(picture, mask=picture.getchannel("A"))
+        picture = white
     return picture if picture.mode == mode else picture.convert(mode)
