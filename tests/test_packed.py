@@ -409,7 +409,7 @@ class Tokens(nn.Module):
 )
 def test_whole_layers_without_a_packed_form(kind, example, message):
     model = Tokens(kind)
-    bb.STE([model.head.weight], seed=0)
+    bb.STE([model.head.weight], seed=0).eval()
     with pytest.raises(ValueError, match=message) as caught:
         bb.pack(model, example)
     assert "\n" not in str(caught.value) and "run the network in torch" in str(caught.value)

@@ -351,7 +351,7 @@ def test_c_makes_inputs_of_pixels_and_names_classes(tmp_path, kind):
         inputs = Inputs("image", colour=kind, height=4, width=6, mean=mean, std=std, classes=NAMES[:3])
         given = generator.integers(0, 256, (7, 4, 6) if kind == "grey" else (7, 4, 6, 3), dtype=np.uint8)
     model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 3))
-    bb.STE([model[1].weight], seed=0)
+    bb.STE([model[1].weight], seed=0).eval()
     packed = bb.pack(model, torch.zeros(1, *shape), inputs=inputs)
     run, x = compiled(packed, tmp_path), packed.prepare(given)
     np.testing.assert_allclose(run(x)[0], load(packed).outputs(x)[0], rtol=1e-5, atol=1e-5)

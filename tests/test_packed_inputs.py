@@ -37,7 +37,7 @@ def of_images(shape: tuple[int, ...], outputs: int = 3, **fields) -> PackedNetwo
     torch.manual_seed(0)
     inputs = int(np.prod(shape))
     model = nn.Sequential(nn.Flatten(), nn.Linear(inputs, outputs, bias=False))
-    bb.STE([model[1].weight], seed=0)
+    bb.STE([model[1].weight], seed=0).eval()
     return bb.pack(model, torch.zeros(1, *shape), inputs=Inputs("image", **fields))
 
 
@@ -123,7 +123,7 @@ RECORDS = [
 def test_the_file_has_the_record(tmp_path, inputs):
     shape = inputs.shape if inputs.kind == "image" else (3,)
     model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 3, bias=False))
-    bb.STE([model[1].weight], seed=0)
+    bb.STE([model[1].weight], seed=0).eval()
     network = bb.pack(model, torch.zeros(1, *shape), inputs=inputs)
     network.tempered(2.0).save(tmp_path / "net.safetensors")
     assert PackedNetwork.read(tmp_path / "net.safetensors").inputs == network.inputs == inputs
