@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import gzip
 import io
 import logging
+import stat
+import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +26,9 @@ _IDX_FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
+# Formats of real data sets. Pillow reads 40 more, some of which start other programs.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_MOST_BYTES = 2**33  # of the decoded images of a split, which are in memory together; Tiny-ImageNet has 1.2 · 10⁹
 
 
 @dataclass(frozen=True)
@@ -70,9 +76,6 @@ def read_split(where: str | Path, split: str, layout: Layout) -> tuple[Tensor, T
     if layout.idx and all((folder / file).is_file() for file in _IDX_FILES[split]):
         return _read_idx(folder, split)
     images, labels = _decode(table_of(where, split, layout), where, layout)
-    high, wide = images.shape[1:3]
-    if (high, wide) != (layout.size, layout.size):
-        raise ValueError(f"{where}: the {split} images are {high} by {wide} pixels, not {layout.size} by {layout.size}")
     if int(labels.min()) < 0 or int(labels.max()) >= layout.classes:
         raise ValueError(f"{where}: the {split} labels are not classes from 0 to {layout.classes - 1}")
     return images, labels
@@ -82,9 +85,14 @@ def _read_idx(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     arrays = []
     for file, header in zip(_IDX_FILES[split], (16, 8), strict=True):
         try:
-            raw = gzip.decompress((folder / file).read_bytes())
+            with gzip.open(folder / file) as unpacked:
+                raw = unpacked.read(_MOST_BYTES + 1)  # a small file may unpack to any size
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{folder / file} cannot be read: {error}") from None
+        if len(raw) > _MOST_BYTES:
+            raise ValueError(f"{folder / file} unpacks to more than {_MOST_BYTES:,} bytes, the most that are read")
+        if len(raw) < header:
+            raise ValueError(f"{folder / file} cannot be read: it ends after {len(raw)} bytes")
         arrays.append(np.frombuffer(raw, dtype=np.uint8, offset=header).copy())
     images, labels = arrays
     if len(labels) == 0 or len(images) != len(labels) * 784:
@@ -114,7 +122,13 @@ def table_of(where: str | Path, split: str, layout: Layout) -> Any:
     missing = [column for column in (layout.image, layout.label) if column not in table.column_names]
     if missing:
         raise ValueError(f"{where} has columns {table.column_names}, expected {layout.image} and {layout.label}")
-    return table.cast_column(layout.image, require("datasets", "train").Image(decode=False))
+    try:
+        return table.cast_column(layout.image, require("datasets", "train").Image(decode=False))
+    except Exception as error:  # which one depends on the type of the column
+        held = getattr(table.features[layout.image], "dtype", table.features[layout.image])
+        raise ValueError(
+            f"{where}: column {layout.image} holds values of type {held}, expected encoded images (bytes) or paths"
+        ) from error
 
 
 def class_names(table: Any, layout: Layout) -> tuple[str, ...]:
@@ -138,7 +152,10 @@ def _found(where: str | Path, split: str, layout: Layout) -> Any:
                 f"{where} has no {split}*.parquet{absent}; expected the layout of the hub's {layout.hub} (columns "
                 f"{layout.image} and {layout.label})" + (" or the original idx files" if layout.idx else "")
             )
-        return _open("parquet", where, split, data_files={split: files})
+        # Not `load_dataset`, which tells a host that the package's reader of parquet files was used. Names of files are
+        # patterns to `datasets`, so that a folder called my[mnist] would match nothing.
+        read = require("datasets", "train").Dataset.from_parquet
+        return _tried(lambda: read(list(map(glob.escape, files)), split=split), where, split)
     # A path like data/mnist is a hub id only if there is no folder data here: a slip of the pen should not go online.
     local = str(where).startswith((".", "/", "~")) or str(where).count("/") != 1 or folder.parent.is_dir()
     if folder.exists() or local:
@@ -146,7 +163,8 @@ def _found(where: str | Path, split: str, layout: Layout) -> Any:
         raise ValueError(
             f"no data folder {where} ({near}); give a folder of parquet files, or a hub id such as {layout.hub}"
         )
-    return _open(str(where), where, split, "; without a network, give a folder of its parquet files")
+    hint = "; without a network, give a folder of its parquet files"
+    return _tried(lambda: require("datasets", "train").load_dataset(str(where), split=split), where, split, hint)
 
 
 def nearest_folder(path: Path) -> str:
@@ -167,15 +185,18 @@ def nearest_folder(path: Path) -> str:
     return str(missing.parent.absolute()) if alike is None else present[alike]
 
 
-def _open(path: str, where: str | Path, split: str, hint: str = "", **options: Any) -> Any:
-    datasets = require("datasets", "train")
-    datasets.disable_progress_bars()
+def _tried(read: Callable[[], Any], where: str | Path, split: str, hint: str = "") -> Any:
+    """Return what was read, silently; every failure becomes one line."""
+    require("datasets", "train").disable_progress_bars()
     try:
         with _quiet("datasets", "huggingface_hub"):
-            return datasets.load_dataset(path, split=split, **options)
+            return read()
     except Exception as error:  # the hub, the network and the file formats each raise their own
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"cannot load {split} of {where}: {first}{hint}") from error
+        raise ValueError(f"cannot load {split} of {where}: {_first_line(error)}{hint}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
@@ -193,36 +214,78 @@ def _quiet(*names: str) -> Iterator[None]:
 
 
 def _decode(table: Any, where: str | Path, layout: Layout) -> tuple[Tensor, Tensor]:
-    # Opening raw bytes is several times faster than the library's own decoding row by row.
-    rows: Sequence[Any] = table[layout.image]
-    pixels = [_pixels(row, f"{where}: image {index}", layout) for index, row in enumerate(rows)]
-    if len({p.shape for p in pixels}) > 1:
-        raise ValueError(f"{where}: images of different sizes")
-    if not pixels:
+    count, side = len(table), layout.size
+    shape = (count, side, side) if layout.channels == 1 else (count, side, side, layout.channels)
+    if not count:
         raise ValueError(f"{where} has no images")
+    if (size := count * side * side * layout.channels) > _MOST_BYTES:
+        raise ValueError(f"{where}: {count:,} images take {size:,} bytes, more than the {_MOST_BYTES:,} that are read")
+    images = np.empty(shape, dtype=np.uint8)
+    # Opening raw bytes is several times faster than the library's own decoding row by row.
+    for index, row in enumerate(table[layout.image]):
+        images[index] = _pixels(row, f"{where}: image {index}", layout)
     labels = list(table[layout.label])
     for index, label in enumerate(labels):
         if not isinstance(label, int):
             last = layout.classes - 1
             raise ValueError(f"{where}: label {index} is {label!r}, expected a whole number from 0 to {last}")
-    return torch.from_numpy(np.stack(pixels)), torch.tensor(labels, dtype=torch.int64)
+    return torch.from_numpy(images), torch.tensor(labels, dtype=torch.int64)
 
 
-def decoded(row: Any, which: str) -> Any:
-    """Return the picture of Pillow in a row of the hub, or raise ValueError, where `which` names the picture."""
-    if row is None:
-        raise ValueError(f"{which} is missing")
+def decoded(row: Any, which: str, side: int | None = None) -> Any:
+    """Decode the picture in a row of the hub, after a look at its size.
+
+    Args:
+        row: Its encoded "bytes", or its "path".
+        which: Words that name the picture in errors.
+        side: Height and width that the picture must have; None for any size up to Pillow's `MAX_IMAGE_PIXELS`.
+
+    Returns:
+        The picture of Pillow.
+
+    Raises:
+        ValueError: If the picture is missing, has another size, or cannot be decoded.
+    """
+    pillow = require("PIL.Image", "train")
     try:
-        source = row["path"] if row["bytes"] is None else io.BytesIO(row["bytes"])
-        picture = require("PIL.Image", "train").open(source)
-        picture.load()
-    except OSError as error:
-        raise ValueError(f"{which} cannot be decoded: {error}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a few images of ImageNet have damaged metadata
+            warnings.simplefilter("error", pillow.DecompressionBombWarning)
+            picture = pillow.open(_source(row, which), formats=_FORMATS)
+            wide, high = picture.size
+            if side is not None and (high, wide) != (side, side):
+                raise _Refused(f"{which} has {high} by {wide} pixels, not {side} by {side}")
+            picture.load()
+    except _Refused:
+        raise
+    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning):
+        most = f"more than the {pillow.MAX_IMAGE_PIXELS:,} pixels that Pillow decodes"
+        raise ValueError(f"{which} has {most}; make it smaller or leave it out") from None
+    except Exception as error:  # every format raises errors of its own
+        raise ValueError(f"{which} cannot be decoded: {_first_line(error)}") from None
     return picture
 
 
+class _Refused(ValueError):
+    """An error that says all there is to say."""
+
+
+def _source(row: Any, which: str) -> Any:
+    """Return what Pillow opens: encoded bytes, or the path of a regular file, because a pipe would block for ever."""
+    if row is None:
+        raise _Refused(f"{which} is missing")
+    if row["bytes"] is not None:
+        return io.BytesIO(row["bytes"])
+    path = row["path"]
+    if path is None:
+        raise _Refused(f"{which} has neither bytes nor a path")
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise _Refused(f"{which} cannot be decoded: {path} is not a regular file")
+    return path
+
+
 def _pixels(row: Any, which: str, layout: Layout) -> np.ndarray:
-    picture = decoded(row, which)
+    picture = decoded(row, which, layout.size)
     wanted = {1: "L", 3: "RGB"}[layout.channels]
     if picture.mode == "L" and layout.grey:
         picture = picture.convert(wanted)

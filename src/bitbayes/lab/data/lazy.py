@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,9 +108,7 @@ class _Decoder(Dataset[Any]):
             image = {"bytes": None, "path": path}
         else:
             image, label = row[data.layout.image], row[data.layout.label]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a few images of ImageNet have damaged metadata
-            picture = decoded(image, f"image {index}").convert("RGB")
+        picture = decoded(image, f"image {index}").convert("RGB")
         if not isinstance(label, int) or not 0 <= label < data.layout.classes:
             raise ValueError(f"label {index} is {label!r}, expected a class from 0 to {data.layout.classes - 1}")
         array = _cut(picture, data.size, data.augment, uniform)

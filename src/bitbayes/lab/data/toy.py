@@ -47,20 +47,31 @@ def load_snelson(
         split: Seed of the random split; None trains on all 200 points and tests on none.
 
     Raises:
-        ValueError: If the folder lacks the files, or they do not hold 200 pairs of numbers.
+        ValueError: If the folder lacks the files, they do not hold 200 pairs of numbers, or all inputs or all outputs
+            are the same number.
     """
     x, y = _generated() if folder is None else _read(Path(folder))
     order = torch.arange(len(x))
     if split is not None:
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(split))
     train, test = order.tensor_split([len(x) if split is None else len(x) - _HELD_OUT])
-    inputs = Inputs("vector", mean=float(x[train].mean()), std=float(x[train].std()))
-    x = (x - x[train].mean()) / x[train].std()
-    y = (y - y[train].mean()) / y[train].std()
+    mean, std = float(x[train].mean()), float(x[train].std())
+    x, y = (_standardised(values, train, name, folder) for values, name in ((x, "inputs"), (y, "outputs")))
+    inputs = Inputs("vector", mean=mean, std=std)
     points = TensorData(x[:, None].to(device), y[:, None].to(device))
     held = points.chosen(test) if len(test) else None
     source = "generated" if folder is None else str(folder)
     return DataBundle("snelson", points.chosen(train), None, held, 0, source, inputs)
+
+
+def _standardised(values: Tensor, train: Tensor, name: str, folder: str | Path | None) -> Tensor:
+    mean, std = values[train].mean(), values[train].std()
+    if not (std > 0 and mean.isfinite() and std.isfinite()):
+        raise ValueError(
+            f"{folder}: the training {name} cannot be standardised, because their mean is {float(mean):g} and their "
+            f"standard deviation {float(std):g}; expected different numbers of moderate size"
+        )
+    return (values - mean) / std
 
 
 def _generated() -> tuple[Tensor, Tensor]:
