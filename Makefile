@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest
 
-.PHONY: setup demo test check lint format types docs slow torch bench clean
+.PHONY: setup demo notebook test check lint format types docs slow torch bench clean
 .DEFAULT_GOAL := check
 
 setup: $(STAMP)
@@ -20,6 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/bitbayes demo
+
+# Store what the cells of the notebook print and draw, after a change of a cell.
+notebook: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/notebook.py examples/uncertainty.ipynb
 
 test: $(STAMP)
 	$(PYTEST) -q -n $(JOBS)

@@ -47,7 +47,8 @@ HARD = {name for name in RULES if name.startswith(("ste", "bop", "vispa"))} | {
 }
 STOCHASTIC = {name for name in RULES if name.startswith(("bayesbinn", "vispa")) and name != "bayesbinn-point"}
 
-MOVED = ("natural", "latent", "sign", "weights")  # parts of a belief that the learning rate moves; others are averages
+# Parts of a belief that the learning rate moves; others are averages.
+MOVED = ("natural", "latent", "sign", "weights")
 
 every_rule = pytest.mark.parametrize("rule", RULES)
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bitbayes.lab.cli import app
+from outputs import agree
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -24,6 +25,17 @@ COMMAND = re.compile(r"^(?:    |\| `)(?:.* -m )?bitbayes (.+?)(?:` \|.*)?$", re.
 def blocks(page, language="python"):
     text = page.read_text(encoding="utf-8")
     return [(text[: m.start(2)].count("\n"), m.group(2)) for m in BLOCK.finditer(text) if m.group(1) == language]
+
+
+def shown_output(page):
+    """What a page says that its blocks print ("It prints:"), by the line on which the block begins."""
+    text = page.read_text(encoding="utf-8")
+    found, line, end = {}, 0, 0
+    for m in BLOCK.finditer(text):
+        if m.group(1) == "text" and text[end : m.start()].rstrip().endswith("prints:"):
+            found[line] = m.group(2)
+        line, end = text[: m.start(2)].count("\n"), m.end()
+    return found
 
 
 def commands(page):
@@ -117,12 +129,19 @@ def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     namespace = {"__name__": "__docs__"}
+    shown = shown_output(page)
     try:
         for line, source in blocks(page):
-            # Blank lines in front, so that a traceback shows the line of the page.
-            exec(compile("\n" * line + source, str(page), "exec"), namespace)
+            with redirect_stdout(io.StringIO()) as printed:
+                # Blank lines in front, so that a traceback shows the line of the page.
+                exec(compile("\n" * line + source, str(page), "exec"), namespace)
+            wanted = shown.pop(line, None)
+            assert wanted is None or agree(wanted, printed.getvalue()), (
+                f"{page.name}:{line} prints {printed.getvalue()}"
+            )
     finally:
         torch.set_num_threads(threads)
+    assert not shown
     for _, source in blocks(page, "c"):
         run_c(source, tmp_path)
 
@@ -137,6 +156,13 @@ def run_c(source, folder):
     Path(folder, "main.c").write_text("\n".join([*includes, *body, "return best < 0 || best > 9;", "}", ""]))
     subprocess.run("gcc -std=c99 -Wall -Werror main.c -lm -o main".split(), cwd=folder, check=True)
     subprocess.run([str(folder / "main")], check=True)
+
+
+def test_output_that_a_page_shows_is_compared():
+    assert len(shown_output(ROOT / "docs" / "trust.md")) == 1
+    assert agree("right: 98.1%, 1,024 bytes", "right: 97.5%, 1,100 bytes")
+    assert not agree("right: 98.1%", "right: 77.5%")
+    assert not agree("right: 98.1%", "wrong: 98.1%")
 
 
 def test_other_blocks_are_not_code():

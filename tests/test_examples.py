@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import importlib
 import json
 import re
 import runpy
+import struct
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import matplotlib.pyplot as plt
 import pytest
 
 from generated import write
+from outputs import agree
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHORT = {
@@ -49,37 +54,45 @@ def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 
 @pytest.fixture
-def cells(request: pytest.FixtureRequest) -> list[dict]:
-    """Of a notebook, as the format's version 4 stores them: JSON."""
-    notebook = json.loads((EXAMPLES / request.param).read_text(encoding="utf-8"))
-    assert notebook["nbformat"] == 4 and notebook["metadata"]["kernelspec"]["language"] == "python"
-    return notebook["cells"]
+def execute(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(EXAMPLES.parent / "docs"))
+    return importlib.import_module("notebook")
 
 
-@pytest.mark.parametrize("cells", NOTEBOOKS, indirect=True)
-def test_notebook_stores_no_results(cells: list[dict]) -> None:
-    assert len({cell["id"] for cell in cells}) == len(cells)
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert code and all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+def texts(cell: dict) -> str:
+    return "".join(line for output in cell["outputs"] for line in output.get("text", []))
 
 
-@pytest.mark.parametrize("cells", NOTEBOOKS, indirect=True)
-def test_notebook(
-    cells: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def pictures(cell: dict) -> list[tuple[int, int]]:
+    """Sizes of the pictures, which are in the first bytes of a PNG."""
+    found = [output["data"]["image/png"] for output in cell["outputs"] if "data" in output]
+    return [struct.unpack(">II", base64.b64decode(png)[16:24]) for png in found]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_shows_what_its_cells_give(
+    name: str, execute: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its cells are plain Python, so no kernel is needed to run them from top to bottom."""
+    """Run `make notebook` after a change of a cell."""
+    text = (EXAMPLES / name).read_text(encoding="utf-8")
+    stored = json.loads(text)
+    assert stored["nbformat"] == 4 and stored["metadata"]["kernelspec"]["language"] == "python"
+    assert len({cell["id"] for cell in stored["cells"]}) == len(stored["cells"])
+    assert len(text) < 200_000 and not re.search(r"/(home|root|tmp|work|Users)/", text)
     plt.switch_backend("Agg")  # no window, wherever the tests run
     monkeypatch.chdir(tmp_path)
-    namespace: dict = {"__name__": "__main__"}
-    for number, cell in enumerate(cells, 1):
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), namespace)
-    drawn = len(plt.get_fignums())
-    plt.close("all")
-    printed = capsys.readouterr().out
-    assert drawn == 5 and not list(tmp_path.iterdir())
-    assert namespace["accuracy"] > 0.93 and namespace["apart"] > 0.9
-    shares = [float(share) for share in re.findall(r"bytes, ([\d.]+)% right", printed)]
-    assert len(shares) == 2 and min(shares) > 90
+    ran = execute.executed(stored)
+    assert not list(tmp_path.iterdir())
+    code = [(one, other) for one, other in zip(stored["cells"], ran["cells"], strict=True) if "outputs" in one]
+    for number, (one, other) in enumerate(code, 1):
+        assert one["execution_count"] == other["execution_count"] == number
+        assert agree(texts(one), texts(other)), texts(other)
+        assert pictures(one) == pictures(other)
+    assert all(one["outputs"] for one, _ in code[1:])  # the first imports
+    assert sum(len(pictures(one)) for one, _ in code) == 5
+    printed = "".join(texts(other) for _, other in code)
+    shares = [float(share) for share in re.findall(r"([\d.]+)% (?:right|of the known)", printed)]
+    assert len(shares) == 3 and min(shares) > 90
+    assert float(re.search(r"AUROC ([\d.]+)", printed)[1]) > 0.9
     sizes = [int(size.replace(",", "")) for size in re.findall(r"([\d,]+) bytes", printed)]
     assert sizes[0] < sizes[1] < sizes[2]

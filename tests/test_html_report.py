@@ -1,5 +1,6 @@
 """The page of `bitbayes report`: what it shows, that it asks nobody for anything, and every kind of broken folder."""
 
+import dataclasses
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from bitbayes.lab.cli.reproduce import Report
 from bitbayes.lab.continual import StreamSettings, permuted_tasks, run_stream
 from bitbayes.lab.data import load_digits
 from bitbayes.lab.recipes import make_config, run_recipe
-from bitbayes.lab.report.groups import grouped
+from bitbayes.lab.report.groups import grouped, rule_of
 from bitbayes.lab.report.page import Folders, RunRecord, read_folders, write_page
 from bitbayes.lab.report.page.charts import COLOURS, mark
 from bitbayes.lab.report.page.sections import make_sections
@@ -89,7 +90,7 @@ def page(runs, tmp_path_factory):
 
 
 def titles(folders, **choices):
-    """Titles of all charts and tables."""
+    """Titles of all charts and tables, in their order."""
     return [part.title for s in make_sections(folders, **choices) for part in (*s.charts, *s.tables)]
 
 
@@ -164,7 +165,13 @@ def test_page_shows_everything(runs):
     found = titles(read_folders([runs]))
     for wanted in ("Test accuracy", "Training loss", "Test negative log-likelihood", "Flips", "Flips in one step"):
         assert wanted in found
-    for wanted in ("Results", "Speed and size", "Streams", "Accuracy matrix: stream", "On the way: stream"):
+    for wanted in (
+        "digits",
+        "Speed and size",
+        "Streams of permuted-digits",
+        "Accuracy matrix: stream",
+        "On the way: stream",
+    ):
         assert wanted in found
     assert "Weight probabilities: stream" in found
     assert {"Weight probabilities", "Weight probabilities over time: bayesbinn-0"} <= set(found)
@@ -184,8 +191,8 @@ def test_tables_have_what_the_runs_reached(runs, page):
 
 
 def test_ours_beside_published():
-    section = make_sections(Folders([synthetic("a", seed=1), synthetic("b", seed=2)], [], [], []))[1]
-    table = next(table for table in section.tables if table.title == "Ours beside published")
+    section = make_sections(Folders([synthetic("a", seed=1), synthetic("b", seed=2)], [], [], []))[0]
+    table = next(table for table in section.tables if table.title == "mnist, ours beside published")
     row = dict(zip(table.heads, table.rows[0], strict=True))
     assert (row["runs"], row["test"], row["published"]) == ("2", "99.50 ± 0.71", "98.85 ± 0.09")
     assert row["best epoch by"] == "validation"
@@ -215,16 +222,109 @@ def test_runs_of_one_setting_are_a_group():
     runs += [synthetic("other", lr=0.2), synthetic("more", recipe="digits")]
     groups = grouped(runs)
     assert [len(group.runs) for group in groups["mnist"]] == [3, 1]
-    assert [group.label for group in groups["mnist"]] == ["ste (lr 0.1, clip 1.0)", "ste (lr 0.2)"]
+    assert [group.label for group in groups["mnist"]] == ["ste (lr 0.1, clip 1)", "ste (lr 0.2)"]
     assert [group.label for group in groups["digits"]] == ["ste"]
     assert grouped([synthetic("v", recipe="imagenet-resnet18", rule="vispa")])["imagenet-resnet18"][0].label == "vispa"
+
+
+def test_labels_round_numbers_and_still_tell_groups_apart():
+    """A searched rate has fifteen digits, of which three say it all, unless two of them begin alike."""
+    rates = (0.01, 0.00375619614449984)
+    groups = grouped([synthetic(str(lr), lr=lr) for lr in rates])["mnist"]
+    assert [group.label for group in groups] == ["ste (lr 0.01)", "ste (lr 0.00376)"]
+    groups = grouped([synthetic(str(lr), lr=lr) for lr in (*rates, 0.00375619614449999)])["mnist"]
+    assert len({group.label for group in groups}) == 3
+    assert groups[1].label.startswith("ste (lr 0.003756196144")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rule", "choices"),
+    [
+        ("digits", "bayesbinn:default", {}),
+        ("digits", "bayesbinn:default", {"lr": 0.02, "options": {"init_lambda": 5.0}}),
+        ("mnist", "bayesbinn", {}),
+        ("mnist-trust", "ste:two-passes", {}),
+        ("imagenet-resnet18", "vispa", {}),
+        ("digits", "ste", {}),
+    ],
+)
+def test_a_run_has_the_name_that_its_user_gave(recipe, rule, choices, tmp_path):
+    config = make_config(recipe, rule, out=str(tmp_path), **choices)
+    wanted = {"bayesbinn": "bayesbinn:released"}.get(rule, rule)
+    assert str(config.rule_name) == rule_of(config) == wanted
+    assert RunConfig.from_json(config.to_json()) == config
+    assert ("variant" in json.loads(config.to_json())) == (wanted.split(":")[-1] in ("default", "two-passes"))
+    # Records of earlier versions have no variant; another name is no other run.
+    older = dataclasses.replace(config, variant=None)
+    assert config.differences(older) == []
+    if not choices:
+        assert rule_of(older) == wanted
+        runs = [RunRecord(str(i), each, "finished", "", []) for i, each in enumerate((older, config))]
+        assert [group.label for group in grouped(runs)[recipe]] == [wanted]
+
+
+def test_runs_that_were_set_aside_are_no_seeds(mine, tmp_path):
+    """Three starts of one run, and a copy that only looks like one."""
+    for name in ("ste-0.old-1", "ste-0.old-2", "ste-0.old", "other.old-1"):
+        shutil.copytree(mine / "ste-0", mine / name)
+    shutil.copytree(mine / "stream", mine / "stream.old-1")
+    everything = sorted(mine.iterdir())
+    for paths in ([mine], everything):
+        found = read_folders(paths)
+        kept = {"bayesbinn-0", "bayesbinn-1", "ste-0", "ste-0.old", "other.old-1"}
+        assert {run.name for run in found.runs} == kept
+        assert [stream.name for stream in found.streams] == ["stream"]
+        (note,) = found.notes
+        assert note.startswith("ste-0.old-1, ste-0.old-2, stream.old-1: set aside by a later start")
+    table = next(table for table in make_sections(found)[0].tables if table.title == "digits")
+    counts = {row[0]: row[table.heads.index("runs")] for row in table.rows}
+    assert counts == {"bayesbinn:straight-through": "2", "ste": "3"}
+    page = Page(write_page(found, tmp_path / "report.html"))
+    assert note in page.words("li")
+    alone = read_folders([mine / "ste-0.old-1", mine / "bayesbinn-0"])
+    assert [run.name for run in alone.runs] == ["ste-0.old-1", "bayesbinn-0"] and alone.notes == []
+    both = read_folders([mine / "ste-0.old-1", mine / "ste-0.old-2"])
+    assert [run.name for run in both.runs] == ["ste-0.old-2"]
+
+
+def test_results_come_before_all_charts(runs, tmp_path):
+    path = write_page(read_folders([runs]), tmp_path / "report.html")
+    text = path.read_text(encoding="utf-8")
+    charts = text.index("<figure ")
+    for wanted in ("<caption>digits", "<caption>Streams of permuted-digits"):
+        assert text.index(wanted) < text.index("<caption>All runs") < charts
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_a_phone_shows_results_on_its_first_screens(runs, tmp_path):
+    """Also below a long list of what was left out; and nothing but wide tables scrolls sideways."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'bitbayes[dev]'")
+    found = read_folders([runs])
+    found.notes.extend(f"runs/{number}/config.json is not a record of a run" for number in range(40))
+    page = write_page(found, tmp_path / "report.html")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for width, height in ((390, 844), (1280, 800)):
+            for scheme in ("light", "dark"):
+                context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+                tab = context.new_page()
+                errors = []
+                tab.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
+                tab.goto(page.as_uri())
+                tab.wait_for_function("Bokeh.documents.length > 0")
+                top = tab.evaluate("document.querySelector('#part0 tbody').getBoundingClientRect().top")
+                assert top < height
+                assert tab.evaluate("document.documentElement.scrollWidth") <= width
+                assert errors == []
+        browser.close()
 
 
 def test_different_recipes_do_not_share_a_chart(runs):
     folders = read_folders([runs / "ste-0", runs / "bayesbinn-1"])
     sections = make_sections(Folders([*folders.runs, synthetic("m")], [], [], []))
-    assert [s.title for s in sections] == ["Runs", "Recipe digits", "Recipe mnist", "Configuration and environment"]
-    charts = {s.title: next(c for c in s.charts if c.title == "Test accuracy") for s in sections[1:3]}
+    recipes = ["Recipe digits", "Recipe mnist"]
+    assert [s.title for s in sections] == ["Results", "Runs", *recipes, "Configuration and environment"]
+    charts = {s.title: next(c for c in s.charts if c.title == "Test accuracy") for s in sections[2:4]}
     assert [row[0] for row in charts["Recipe digits"].table.rows] == ["ste-0", "bayesbinn-1"]
     assert [row[0] for row in charts["Recipe mnist"].table.rows] == ["m"]
 
@@ -246,7 +346,7 @@ def test_a_run_that_is_going_and_one_that_has_stopped(mine, tmp_path):
     page = Page(write_page(going, tmp_path / "report.html"))
     assert "going, 1 of 2 epochs" in page.words("td")
     assert any("1 still going" in text for text in page.words("p"))
-    results = next(t for s in make_sections(going) for t in s.tables if t.title == "Results")
+    results = next(t for s in make_sections(going) for t in s.tables if t.title == "digits")
     assert [row[0] for row in results.rows] == ["bayesbinn:straight-through"]
     stopped = read_folders([mine / "ste-0"], now=1000.0 + 7200).runs[0]
     assert stopped.state == "stopped"
@@ -394,13 +494,13 @@ def test_reliability_and_calibration(mine):
     evaluation = {"samples": 8, "mode": {"ece": 0.25, "nll": 1.0}, "mean": {"ece": 0.125}}
     path = mine / "bayesbinn-0/evaluation.json"
     path.write_text(json.dumps(evaluation))
-    section = make_sections(read_folders([mine]))[1]
+    section = next(s for s in make_sections(read_folders([mine])) if s.title == "Recipe digits")
     assert not any("Reliability" in chart.title for chart in section.charts)
     table = next(table for table in section.tables if table.title == "Calibration on test data")
     assert [row[1] for row in table.rows] == ["mode", "mean of 8"]
     assert table.rows[1][table.heads.index("ECE")] == "0.1250"
     evaluate_run(mine / "bayesbinn-0", samples=4)  # writes it anew
-    section = make_sections(read_folders([mine]))[1]
+    section = next(s for s in make_sections(read_folders([mine])) if s.title == "Recipe digits")
     shown = {chart.title: chart.table.rows for chart in section.charts if "Reliability" in chart.title}
     run = load_run(mine / "bayesbinn-0")
     x, y = whole(run.experiment.data.test)
@@ -423,8 +523,9 @@ def test_trust_of_a_folder_of_runs(mine):
     figures = {"ece": {"mean": 0.2, "std": 0.1, "values": [0.1, 0.3]}}
     row = {"rule": "ste", "kind": "ensemble", "networks": 5, "bytes": 1000, "figures": figures}
     (mine / "trust.json").write_text(json.dumps({"rows": [row, {"rule": "damaged"}]}))
-    section = next(s for s in make_sections(read_folders([mine])) if s.title == "Trust")
-    assert section.tables[0].rows == [["ste", "ensemble", "5", "1,000", "0.2000 ± 0.1414"]]
+    section = make_sections(read_folders([mine]))[0]
+    table = next(table for table in section.tables if table.title.startswith("How far probabilities can be trusted"))
+    assert table.rows == [["ste", "ensemble", "5", "1,000", "0.2000 ± 0.1414"]]
 
 
 def test_command(mine, tmp_path, capsys):

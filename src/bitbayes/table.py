@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -136,6 +137,24 @@ def number(value: float | None, digits: int = 2, missing: str = "-") -> str:
         ('98.86', '-', '10,014,720')
     """
     return missing if value is None else f"{value:,.{digits}f}"
+
+
+def brief(value: object, digits: int = 3) -> str:
+    """Return a setting as labels show it: numbers with many digits are rounded to a few significant ones.
+
+    Args:
+        value: Number, text, or anything else, which is shown as its own text.
+        digits: Significant digits that are kept of a number with more than two further ones.
+
+    Example:
+        >>> brief(0.00375619614449984), brief(0.9995), brief(360000.0), brief(1e-10), brief(12, 3), brief("adam")
+        ('0.00376', '0.9995', '360000', '1e-10', '12', 'adam')
+    """
+    if not isinstance(value, float) or not math.isfinite(value):
+        return str(value)
+    if float(f"{value:.{digits + 2}g}") != value:
+        value = float(f"{value:.{digits}g}")
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else str(value)
 
 
 def spread(values: Iterable[float | None], digits: int = 2, missing: str = "-") -> str:

@@ -128,6 +128,7 @@ def make_config(
         spec=spec,
         epochs=(recipe.quick_epochs if budget == "quick" else None) or recipe.epochs,
         estimator=estimator if name.rule == "bayesbinn" else None,
+        variant=None if name.variant in _ESTIMATORS else name.variant,
         batch_size=recipe.batch_size,
         evaluate_every=recipe.evaluate_every,
         checkpoint_every=recipe.checkpoint_every,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +13,15 @@ from typing import Any, Literal, TypeGuard, TypeVar
 from bitbayes.lab.continual import AccuracyMatrix
 from bitbayes.lab.studies.trust import TrustRow
 from bitbayes.lab.train import RunConfig
-from bitbayes.lab.train.folder import one_line
+from bitbayes.lab.train.folder import one_line, set_aside_from
 from bitbayes.lab.train.measure import histogram
-from bitbayes.lab.train.records import Spread
+from bitbayes.lab.train.records import Spread, parsed
 from bitbayes.posterior import load_posterior
 
 BINS = 50
 """Equal parts of [0, 1] in the histogram of a posterior."""
+
+_LARGEST = 3e38  # of float32
 
 State = Literal["finished", "going", "stopped"]
 T = TypeVar("T")
@@ -108,6 +109,9 @@ class Folders:
 def read_folders(paths: Sequence[str | Path], now: float | None = None) -> Folders:
     """Read runs and streams of tasks; a folder of runs stands for all runs in it.
 
+    A run that a later start has set aside (NAME.old-1) is not another seed. It is left out with a note where the later
+    run is shown, too.
+
     Args:
         paths: Folders of runs, of streams of tasks, or of several of them.
         now: Seconds since 1970, to tell a run that is going from one that has stopped; None for the clock.
@@ -134,6 +138,9 @@ def read_folders(paths: Sequence[str | Path], now: float | None = None) -> Folde
             (streams if _is_stream(folder) else runs).setdefault(folder.resolve(), folder)
         if (named / "trust.json").is_file():
             trust.setdefault(named.resolve(), named)
+    for path in reader.superseded([*runs, *streams]):
+        runs.pop(path, None)
+        streams.pop(path, None)
     names = _names([*runs, *streams, *trust])
     folders = Folders(
         [run for path, folder in runs.items() if (run := reader.run(names[path], folder))],
@@ -147,8 +154,8 @@ def read_folders(paths: Sequence[str | Path], now: float | None = None) -> Folde
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Return whether a value of a JSON file is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether a value of a JSON file is a number that charts can show, which have float32."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _is_run(folder: Path) -> bool:
@@ -181,10 +188,16 @@ def _trust_row(row: Mapping[str, Any]) -> TrustRow | None:
 
 
 def _object_in(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = parsed(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise ValueError("it holds no JSON object")
     return found
+
+
+def _matrix(rows: Any) -> AccuracyMatrix:
+    if not all(is_number(value) for row in rows for value in row):
+        raise ValueError("it holds values that are no numbers")
+    return AccuracyMatrix(rows)
 
 
 def _duration(seconds: float) -> str:
@@ -209,7 +222,7 @@ class _Reader:
         """Return what was read; of a damaged file None, after a note with its path, which some errors name."""
         try:
             return read()
-        except (ValueError, TypeError, AttributeError, KeyError, OSError, RuntimeError) as error:
+        except (ValueError, TypeError, AttributeError, KeyError, OSError, RuntimeError, OverflowError) as error:
             line = " ".join(str(error).split())
             self._note(line if str(path) in line else f"{path} {what}: {one_line(error)}")
             return None
@@ -229,6 +242,18 @@ class _Reader:
             self._note(f"{folder} is no run: it has no config.json" if children else f"{folder} is empty")
         return found
 
+    def superseded(self, folders: Sequence[Path]) -> list[Path]:
+        """Return the runs that a later start of the same run has set aside, after a note, if the later one is here."""
+        by_origin: dict[Path, list[tuple[float, Path]]] = {}
+        for folder in folders:
+            origin, number = set_aside_from(folder) or (folder, math.inf)
+            by_origin.setdefault(origin, []).append((number, folder))
+        older = [folder for found in by_origin.values() for _, folder in sorted(found)[:-1]]
+        if older:
+            names = ", ".join(folder.name for folder in older[:5]) + (", ..." if len(older) > 5 else "")
+            self._note(f"{names}: set aside by a later start of the same run; name it without that one to see it")
+        return older
+
     def run(self, name: str, folder: Path) -> RunRecord | None:
         """Read a run; without a record of its settings there is nothing to show."""
         if (config := self._config(folder)) is None:
@@ -247,11 +272,8 @@ class _Reader:
         if (config := self._config(folder / "task1")) is None:
             return None
         summary = self._object(folder / "summary.json")
-        try:
-            matrix = AccuracyMatrix(summary.get("matrix", []))
-        except (TypeError, ValueError) as error:
-            self._note(f"{folder / 'summary.json'} has no matrix of accuracies: {error}")
-            matrix = AccuracyMatrix()
+        path, rows = folder / "summary.json", summary.get("matrix", [])
+        matrix = self._tried(path, "has no matrix of accuracies", lambda: _matrix(rows)) or AccuracyMatrix()
         done = len(matrix)
         status = f"{done} task{'' if done == 1 else 's'} learned"
         task = folder / f"task{done + 1}"
@@ -311,7 +333,7 @@ class _Reader:
         found, damaged = [], []
         for number, line in enumerate(text.splitlines(keepends=True), 1):
             try:
-                row = json.loads(line)
+                row = parsed(line)
             except ValueError:
                 row = None
             if isinstance(row, dict):

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bitbayes.lab.recipes import RECIPES, Published
+from bitbayes.lab.recipes import DEFAULTS, RECIPES, Published
 from bitbayes.lab.report.folders import RunRecord
 from bitbayes.lab.train import RuleName, RunConfig, Schedule
+from bitbayes.table import brief
 
-# What runs of one group may differ in: the seed, and what does not change what is learned (of the data, the place).
-_FREE = ("seed", "out", "data", "device")
+# What runs of one group may differ in: the seed, and what does not change what is learned (of the data, the place; of
+# the settings, their name).
+_FREE = ("seed", "out", "data", "device", "variant")
 
 
 @dataclass(frozen=True)
@@ -60,30 +62,42 @@ def flat(config: RunConfig) -> dict[str, Any]:
     return entries
 
 
-def _labelled(recipe: str, found: Sequence[list[RunRecord]]) -> list[Group]:
-    """Name each group by its rule, and by what tells it from other groups of that rule."""
-    rules = [_rule(runs[0].config) for runs in found]
-    groups = []
-    for runs, rule in zip(found, rules, strict=True):
-        same = [flat(others[0].config) for others, other in zip(found, rules, strict=True) if other == rule]
-        mine = flat(runs[0].config)
-        special = [
-            f"{key.removeprefix('options.')} {value}"
-            for key, value in mine.items()
-            if key not in _FREE and value is not None and any(entries.get(key) != value for entries in same)
-        ]
-        label = f"{rule} ({', '.join(special)})" if special else rule
-        published = RECIPES[recipe].published.get(rule) if recipe in RECIPES else None
-        groups.append(Group(label, runs, published))
-    return groups
+def rule_of(config: RunConfig) -> str:
+    """Return the rule as its user named it, for tables, legends and the page.
 
-
-def _rule(config: RunConfig) -> str:
-    """As tables name it: with the estimator, or the variant whose options the recipe has."""
-    if config.estimator:
-        return str(config.rule_name)
+    Records of earlier versions know no variant; they have the name of the settings that are theirs.
+    """
+    name = str(config.rule_name)
+    if config.variant is not None:
+        return name
+    if config.estimator is not None:
+        return next((key for key, spec in DEFAULTS.items() if spec == config.spec), name)
     recipe = RECIPES.get(config.recipe)
     known = {**recipe.rules, **recipe.quick} if recipe else {}
     named = [key for key in known if RuleName.parse(key).rule == config.rule]
-    same = [key for key in named if known[key].options == config.spec.options]
-    return str(config.rule) if not same or config.rule in same else same[0]
+    equal = [key for key in named if known[key] == config.spec]
+    same = equal or [key for key in named if known[key].options == config.spec.options]
+    return name if not same or name in same else same[0]
+
+
+def _labelled(recipe: str, found: Sequence[list[RunRecord]]) -> list[Group]:
+    """Name each group by its rule, and by what tells it from other groups of that rule."""
+    rules = [rule_of(runs[0].config) for runs in found]
+    settings = [flat(runs[0].config) for runs in found]
+    special = []
+    for rule, mine in zip(rules, settings, strict=True):
+        same = [entries for entries, other in zip(settings, rules, strict=True) if other == rule]
+        telling = [
+            key
+            for key, value in mine.items()
+            if key not in _FREE and value is not None and any(entries.get(key) != value for entries in same)
+        ]
+        special.append({key.removeprefix("options."): mine[key] for key in telling})
+    labels: list[str] = []
+    for digits in range(3, 18):  # as few as tell the groups apart
+        texts = [", ".join(f"{key} {brief(value, digits)}" for key, value in one.items()) for one in special]
+        labels = [f"{rule} ({text})" if text else rule for rule, text in zip(rules, texts, strict=True)]
+        if len(set(labels)) == len(labels):
+            break
+    published = RECIPES[recipe].published if recipe in RECIPES else {}
+    return [Group(*parts, published.get(rule)) for *parts, rule in zip(labels, found, rules, strict=True)]

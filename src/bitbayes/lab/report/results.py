@@ -106,9 +106,9 @@ def group_results_table(recipe: str, groups: Sequence[Group]) -> Table:
         "column says which data chose that epoch. Runs that are not finished are left out."
     )
     known = RECIPES.get(recipe)
-    title = "Results"
+    title = recipe
     if known is not None and any(group.published for group in groups):
-        title = "Ours beside published"
+        title = f"{recipe}, ours beside published"
         about += f" Published: {known.source}, {known.epochs} epochs, mean ± std as printed."
     return Table(title, heads, rows, about).without_empty_columns()
 

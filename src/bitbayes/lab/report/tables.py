@@ -14,11 +14,11 @@ from bitbayes.errors import require
 from bitbayes.lab.continual import AccuracyMatrix
 from bitbayes.lab.recipes import DEFAULTS, Recipe
 from bitbayes.lab.report.folders import RunRecord, StreamRecord, is_number
-from bitbayes.lab.report.groups import Group, flat
+from bitbayes.lab.report.groups import Group, flat, rule_of
 from bitbayes.lab.report.series import Curve, ReliabilityPoints
 from bitbayes.lab.studies.trust import TrustRow, TrustStudy
 from bitbayes.lab.train import Evaluation, RunConfig, Summary
-from bitbayes.table import Table, number, spread
+from bitbayes.table import Table, brief, number, spread
 
 FIGURES = {
     "accuracy": ("accuracy", "accuracy, %", 2),
@@ -108,7 +108,7 @@ def tuned_table(recipe: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     names = list(rows[0]["settings"])
     cells = []
     for row in rows:
-        settings = (f"{row['settings'][name]:.4g}" for name in names)
+        settings = (brief(row["settings"][name]) for name in names)
         cells.append([row["folder"], *settings, number(row["accuracy"], missing="failed")])
     heads, align = ["trial", *names, "validation, %"], "l" + "r" * (len(names) + 1)
     return Table(f"{recipe}: {len(rows)} trials", heads, cells, "trial0 has the recipe's settings", align)
@@ -121,7 +121,7 @@ def stream_title(summary: Mapping[str, Any]) -> str:
     """Return the stream, the rule, and what is done against forgetting."""
     kept = []
     if summary["prior"]:
-        kept.append("prior" if summary["decay"] == 1 else f"prior of decay {summary['decay']:g}")
+        kept.append("prior" if summary["decay"] == 1 else f"prior of decay {brief(summary['decay'])}")
     if summary.get("method", "none") != "none":
         kept.append(summary["method"])
     what = f"with {' and '.join(kept)}" if kept else "without prior"
@@ -157,19 +157,19 @@ def _matrix_table(title: str, matrix: AccuracyMatrix, shown: Iterable[int], word
     return Table(title, heads, rows, caption)
 
 
-def streams_table(streams: Sequence[StreamRecord]) -> Table:
-    """Return the settings, the state and the figures of several streams."""
+def streams_table(recipe: str, streams: Sequence[StreamRecord]) -> Table:
+    """Return the settings, the state and the figures of several streams of a recipe."""
     heads = ["stream", "rule", "prior", "method", "state", "mean accuracy, %", "backward transfer", "forgetting"]
     rows = []
     for stream in streams:
         summary, matrix = stream.summary, stream.matrix
         decay = summary.get("decay")
         prior = "-" if not summary else "yes" if summary.get("prior") else "no"
-        prior += f", decay {decay}" if prior == "yes" and decay != 1 else ""
+        prior += f", decay {brief(decay)}" if prior == "yes" and decay != 1 else ""
         figures = (matrix.average[-1], matrix.backward_transfer, matrix.forgetting) if len(matrix) else (None,) * 3
-        how = (str(stream.config.rule_name), prior, str(summary.get("method", "-")), stream.status)
+        how = (rule_of(stream.config), prior, str(summary.get("method", "-")), stream.status)
         rows.append([stream.name, *how, *map(number, figures)])
-    return Table("Streams", heads, rows).without_empty_columns()
+    return Table(f"Streams of {recipe}", heads, rows).without_empty_columns()
 
 
 # How far probabilities can be trusted
@@ -239,7 +239,7 @@ def runs_table(title: str, runs: Sequence[RunRecord]) -> Table:
     heads = ["run", "recipe", "rule", "seed", "state", "newest test accuracy, %", "newest training loss"]
     rows = []
     for run in runs:
-        how = (run.name, str(run.config.recipe), str(run.config.rule_name), str(run.config.seed), run.status)
+        how = (run.name, run.config.recipe, rule_of(run.config), str(run.config.seed), run.status)
         rows.append([*how, number(run.last("test_accuracy")), number(run.last("train_loss"), 4)])
     return Table(title, heads, rows).without_empty_columns()
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bitbayes.errors import nearest
+from bitbayes.lab.train.records import parsed
 from bitbayes.lab.train.rules import RuleName, RuleSpec
 from bitbayes.lab.train.schedule import Schedule
 
@@ -17,7 +19,7 @@ _COUNTS = ("epochs", "accumulate", "evaluate_every", "checkpoint_every", "refres
 
 # What may differ between a run and its continuation: none of it changes what is learned, as long as the data are the
 # same wherever they lie, which their fingerprint says.
-_FREE = ("stop_after", "out", "data", "device")
+_FREE = ("stop_after", "out", "data", "device", "variant")
 
 # The first entries of config.json; the others follow in the order of the fields.
 _FIRST = (
@@ -37,6 +39,8 @@ class RunConfig:
         spec: Settings of the rule.
         epochs: Length of the schedule.
         estimator: Gradient estimator of BayesBiNN; None for other rules.
+        variant: Name of the settings that the rule was given by, such as "default" or "rank1"; None for those that have
+            the name of the rule or of its estimator.
         stop_after: Last epoch of this run, on that schedule; None means `epochs`.
         batch_size: Examples per step; 0 means all of them.
         accumulate: Parts that a batch is processed in, one after the other: less memory for the same batch. BatchNorm
@@ -71,6 +75,7 @@ class RunConfig:
     spec: RuleSpec
     epochs: int
     estimator: str | None = None
+    variant: str | None = None
     stop_after: int | None = None
     batch_size: int = 100
     accumulate: int = 1
@@ -113,8 +118,8 @@ class RunConfig:
 
     @property
     def rule_name(self) -> RuleName:
-        """The rule with its estimator."""
-        return RuleName(self.rule, self.estimator)
+        """The rule with its variant or else its estimator, as users name it."""
+        return RuleName(self.rule, self.variant or self.estimator)
 
     def flat(self) -> dict[str, Any]:
         """Return all settings by name, those of the rule among them, in the order of config.json."""
@@ -137,16 +142,26 @@ class RunConfig:
 
     def to_json(self) -> str:
         """Return the record as indented JSON."""
-        return json.dumps(self.flat(), indent=2, default=dataclasses.asdict) + "\n"
+        values = self.flat()
+        if self.variant is None:  # most runs have none, and older records did not know of it
+            del values["variant"]
+        return json.dumps(values, indent=2, default=dataclasses.asdict) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> RunConfig:
-        """Read what `to_json` wrote; unknown entries are ignored, so that newer files can be read."""
-        raw = json.loads(text)
+        """Read what `to_json` wrote; unknown entries are ignored, so that newer files can be read.
+
+        Raises:
+            ValueError: If it is no JSON object, or a value is out of range or of another type.
+        """
+        raw = parsed(text)
         if not isinstance(raw, dict):
             raise ValueError(f"expected settings by name, got {_short(raw)}")
         raw["schedule"] = Schedule.from_dict(raw.get("schedule", {}))
-        return _from_flat({name: value for name, value in raw.items() if name in _SPEC | _OWN})
+        config = _from_flat({name: value for name, value in raw.items() if name in _SPEC | _OWN})
+        for record in (config, config.spec, config.spec.schedule):
+            _check_types(record)
+        return config
 
     @classmethod
     def load(cls, folder: str | Path) -> RunConfig:
@@ -187,3 +202,24 @@ def _from_flat(values: dict[str, Any]) -> RunConfig:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _check_types(record: RunConfig | RuleSpec | Schedule) -> None:
+    """Raise ValueError unless the fields of a record hold what their annotations say."""
+    for name, kind in get_type_hints(type(record)).items():
+        if not _fits(value := getattr(record, name), kind):
+            raise ValueError(f"{name} cannot be {_short(value)}")
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Return whether a value that came from JSON is of the type of an annotation."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return isinstance(value, origin or kind)

@@ -234,6 +234,17 @@ class RunFolder:
         return aside
 
 
+def set_aside_from(path: Path) -> tuple[Path, int] | None:
+    """Return where an older run stood before `set_aside`, and its number; None for any other folder.
+
+    Example:
+        >>> set_aside_from(Path("runs/digits.old-2"))
+        (PosixPath('runs/digits'), 2)
+    """
+    name, _, number = path.name.rpartition(".old-")
+    return (path.with_name(name), int(number)) if name and number.isascii() and number.isdecimal() else None
+
+
 def one_line(error: BaseException) -> str:
     """Return the first line of a message, at most 160 characters; the name of the type if there is no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ _POINTS = 200_000  # of all curves of the page together; each takes 11 bytes
 
 
 def make_sections(folders: Folders, published: str | Path | None = None) -> list[Section]:
-    """Return the overview, a part for each recipe, a part for each recipe of streams, and the configuration.
+    """Return the results, the overview, a part for each recipe or stream with its charts, and the configuration.
 
     Args:
         folders: Records of the folders.
@@ -122,16 +122,15 @@ def make_sections(folders: Folders, published: str | Path | None = None) -> list
     recipes = grouped(folders.runs)
     known = _published(published, list(recipes)) if published is not None and recipes else {}
     points = _POINTS // max(1, len(_METRICS) * len(recipes) + 2 * len(folders.streams))
-    sections = [_overview(folders.runs)] if folders.runs else []
-    for index, (recipe, groups) in enumerate(recipes.items()):
-        sections.append(_recipe(recipe, groups, known.get(recipe, {}), f"r{index}-", points))
     streams: dict[str, list[StreamRecord]] = {}
     for stream in folders.streams:
         streams.setdefault(str(stream.config.recipe), []).append(stream)
+    sections = [found for found in (_results(recipes, streams, folders),) if found.tables]
+    sections += [_overview(folders.runs)] if folders.runs else []
+    for index, (recipe, groups) in enumerate(recipes.items()):
+        sections.append(_recipe(recipe, groups, known.get(recipe, {}), f"r{index}-", points))
     for index, (recipe, found) in enumerate(streams.items()):
         sections.append(_streams(recipe, found, f"s{index}-", points))
-    if folders.trust:
-        sections.append(Section("Trust", tables=[tables.all_trust_table(t.name, t.rows) for t in folders.trust]))
     folded = [
         tables.configuration_table(f"{recipe}: {group.label}", [run.config for run in group.runs])
         for recipe, groups in recipes.items()
@@ -157,6 +156,16 @@ def _published(path: str | Path, recipes: Sequence[str]) -> dict[str, dict[str, 
             if recipe == recipes[-1] and not found:
                 raise
     return found
+
+
+def _results(
+    recipes: Mapping[str, Sequence[Group]], streams: Mapping[str, Sequence[StreamRecord]], folders: Folders
+) -> Section:
+    """What everything has reached, above all charts: on a phone, those of one recipe are many screens high."""
+    shown = [results.group_results_table(recipe, groups) for recipe, groups in recipes.items()]
+    shown += [tables.streams_table(recipe, found) for recipe, found in streams.items()]
+    shown += [tables.all_trust_table(found.name, found.rows) for found in folders.trust]
+    return Section("Results", tables=[table for table in shown if table.rows])
 
 
 def _overview(runs: Sequence[RunRecord]) -> Section:
@@ -187,7 +196,7 @@ def _recipe(name: str, groups: Sequence[Group], published: dict[str, PublishedCu
     ]
     if published:
         legend.append(Sign("published", "", charts.GREY, ""))
-    below = (results.group_results_table(name, groups), tables.calibration_table(groups), tables.speed_table(groups))
+    below = (tables.calibration_table(groups), tables.speed_table(groups))
     return Section(
         f"Recipe {name}",
         f"{recipe.title}. Thin lines are runs, a thick one with markers is their mean." if recipe else "",
@@ -253,7 +262,7 @@ def _streams(recipe: str, streams: Sequence[StreamRecord], of: str, points: int)
         shown += _stream(stream, points)
     legend = [Sign(stream.name, f"{of}{index}", *charts.mark(index)) for index, stream in enumerate(streams)]
     about = "One task after another: what is left of the old ones."
-    return Section(f"Streams of {recipe}", about, legend, shown, [tables.streams_table(streams)])
+    return Section(f"Streams of {recipe}", about, legend, shown)
 
 
 def _stream(stream: StreamRecord, points: int) -> list[Chart]:

@@ -58,6 +58,7 @@ def write_page(
         places={place: markup(div) for place, div in places.items()},
         scripts=[markup(code) for code in (library, script) if code],
     )
+    text = text.encode(errors="replace").decode()  # names may hold half a character, which no file can
     path = Path(out)
     RunFolder(path.parent).write_text(path.name, text)
     return path
