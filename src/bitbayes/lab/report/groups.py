@@ -100,4 +100,5 @@ def _labelled(recipe: str, found: Sequence[list[RunRecord]]) -> list[Group]:
         if len(set(labels)) == len(labels):
             break
     published = RECIPES[recipe].published if recipe in RECIPES else {}
-    return [Group(*parts, published.get(rule)) for *parts, rule in zip(labels, found, rules, strict=True)]
+    parts = zip(labels, found, map(published.get, rules), strict=True)
+    return [Group(label, runs, figure) for label, runs, figure in parts]
