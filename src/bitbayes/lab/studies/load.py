@@ -75,5 +75,7 @@ def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu"
     config = dataclasses.replace(config, data=data or config.data, device=device)
     files = RunFolder(folder)
     experiment = make_experiment(config)
+    if experiment.optimizer is not None:
+        experiment.optimizer.eval()  # no draw, but the mode that is loaded next
     load_mode(files, experiment.model)
     return FinishedRun(config, files, experiment, load_posterior(files, experiment.device))
