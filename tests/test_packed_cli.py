@@ -53,7 +53,7 @@ def test_bench(tmp_path, capsys):
     model = nn.Sequential(nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), bb.nn.BinaryActivation())
     model += nn.Sequential(nn.Conv2d(8, 9, 3, bias=False), nn.BatchNorm2d(9), bb.nn.BinaryActivation(), nn.Flatten())
     model += nn.Sequential(nn.Linear(144, 3, bias=False), nn.BatchNorm1d(3))
-    bb.STE(bb.split_parameters(model)[0], seed=0)
+    bb.STE(bb.split_parameters(model)[0], seed=0).eval()
     bb.pack(model.eval(), torch.zeros(1, 1, 8, 8)).save("net.safetensors")
     before = torch.get_num_threads()
     assert cli.main(["bench", "net.safetensors", "--threads", "1", "--batch", "1", "3", "--turns", "1"]) == 0
@@ -139,7 +139,7 @@ def test_a_tempered_network_has_the_tempered_figures(tmp_path, capsys):
 
 def test_probabilities_cannot_be_tempered():
     model = nn.Sequential(nn.Linear(16, 2, bias=False), nn.Softmax(1), nn.Unflatten(1, (2, 1)), nn.Flatten())
-    bb.STE([model[0].weight], seed=0)
+    bb.STE([model[0].weight], seed=0).eval()
     network = bb.pack(model, torch.zeros(1, 16))
     with pytest.raises(ValueError, match="the network ends in softmax"):
         network.tempered(2.0)
@@ -151,7 +151,7 @@ def test_probabilities_cannot_be_tempered():
 @pytest.mark.parametrize("values", [np.float32(1), np.zeros((2, 3), np.float32), None])
 def test_a_file_of_inputs_that_is_none(capsys, values):
     model = nn.Sequential(nn.Linear(16, 2, bias=False))
-    bb.STE([model[0].weight], seed=0)
+    bb.STE([model[0].weight], seed=0).eval()
     bb.pack(model, torch.zeros(1, 16)).save("net.safetensors")
     if values is None:
         open("x.npy", "wb").close()
