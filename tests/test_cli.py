@@ -97,13 +97,19 @@ def test_reproduce_a_table_can_be_continued(tmp_path, monkeypatch, capsys):
     assert "table2" in shown
     assert "±" in shown
     assert shown.count("run 1 of 4") == 1 and "run 4 of 4" in shown
-    results = json.loads((tmp_path / "table/results.json").read_text())
+    results = json.loads((tmp_path / "table/table2.json").read_text())
     assert [row["rule"] for row in results["rows"]] == ["ste", "bayesbinn:released"]
     assert results["rows"][0]["test"]["std"] is not None
     assert (tmp_path / "table/table2.md").read_text().count("\n| ") == 4
     assert cli.main([*words[:1], "table10", *words[2:]]) == 0  # the same runs, other columns
     assert "run 1 of" not in capsys.readouterr().out
     assert "validation" in (tmp_path / "table/table10.md").read_text()
+    # Each table has a file of its own, and none gets another recipe's rows.
+    assert json.loads((tmp_path / "table/table2.json").read_text()) == results
+    assert json.loads((tmp_path / "table/table10.json").read_text())["rows"] == results["rows"]
+    words = ["reproduce", "table2", "--dataset", "moons", "--rules", "full-precision", "--out", "table", *TINY]
+    assert cli.main(words) == 2
+    assert "table holds table2 of digits, not moons; choose another --out" in capsys.readouterr().err
 
 
 def test_reproduce_the_default_settings_on_a_regression(tmp_path, capsys):
@@ -111,7 +117,7 @@ def test_reproduce_the_default_settings_on_a_regression(tmp_path, capsys):
     assert cli.main(words) == 0
     shown = " ".join(capsys.readouterr().out.split())  # the caption is as wide as the table
     assert "squared error" in shown and "bayesbinn:default" in shown and "mode at the last epoch" in shown
-    rows = json.loads((tmp_path / "runs/snelson-quick/results.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "runs/snelson-quick/default.json").read_text())["rows"]
     assert [row["rule"] for row in rows] == ["ste", "bayesbinn:straight-through", "bayesbinn:default"]
     assert all(row["test_error"]["mean"] > 0 for row in rows)
     assert [row["rule"] for row in rows if "mean_test_error" in row] == [row["rule"] for row in rows[1:]]
@@ -119,12 +125,12 @@ def test_reproduce_the_default_settings_on_a_regression(tmp_path, capsys):
 
 def test_reproduce_the_synthetic_figures(tmp_path):
     assert cli.main(["reproduce", "moons", "--epochs", "100"]) == 0
-    found = json.loads((tmp_path / "runs/moons/results.json").read_text())
+    found = json.loads((tmp_path / "runs/moons/moons.json").read_text())
     assert found["points"] == 1000
     assert {"mode_accuracy", "mean_accuracy", "entropy_ratio"} <= set(found)
     assert (tmp_path / "runs/moons/moons.png").stat().st_size > 20_000
     assert cli.main(["reproduce", "snelson", "--epochs", "100", "--seeds", "2"]) == 0
-    found = json.loads((tmp_path / "runs/snelson/results.json").read_text())
+    found = json.loads((tmp_path / "runs/snelson/snelson.json").read_text())
     assert found["source"] == "generated"
     assert len(found["splits"]) == 2
     assert (tmp_path / "runs/snelson/snelson.png").stat().st_size > 20_000

@@ -1,5 +1,6 @@
 """What happens to a run: kills, Ctrl-C, full disks, NaN, damage. Each leaves the last good state and one line."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -85,8 +86,8 @@ def digits():
 def test_kills_at_random_moments_change_nothing(tmp_path, uninterrupted):
     out = tmp_path / "run"
     generator = torch.Generator().manual_seed(os.getpid())
-    for _ in range(3):
-        process = start(command(out, "--resume"))
+    for turn in range(3):
+        process = start(command(out, *["--resume"] * (turn > 0)))
         before = saved_epoch(out)
         wait_for(lambda seen=before: saved_epoch(out) > seen, process)
         time.sleep(float(torch.rand((), generator=generator)) * 0.3)
@@ -123,7 +124,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 def test_a_kill_during_a_checkpoint_write_leaves_the_old_one(tmp_path, uninterrupted):
     out = tmp_path / "run"
-    words = [sys.executable, "-c", SLOW_CHECKPOINTS, *command(out)[3:], "--resume"]
+    words = [sys.executable, "-c", SLOW_CHECKPOINTS, *command(out)[3:]]
     process = start(words)
     partial = out / ".checkpoint.pt.partial"
     wait_for(
@@ -251,11 +252,35 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, digits, damage, capsys
     assert path.read_bytes() == left  # for whoever wants to look
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path, digits):
+@pytest.mark.parametrize(("other", "what"), [({"rule": "bop"}, "rule bop, not ste"), ({"seed": 7}, "seed 7, not 0")])
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, digits, other, what):
+    """Also where config.json says that all is well."""
+    first, second = ({"rule": "ste", "epochs": 2, "out": str(tmp_path / name)} for name in ("first", "second"))
+    run_recipe(make_config("digits", **first), data=digits, progress=SilentProgress())
+    run_recipe(make_config("digits", **{**second, **other}), data=digits, progress=SilentProgress())
+    (tmp_path / "second" / "checkpoint.pt").replace(tmp_path / "first" / "checkpoint.pt")
+    with pytest.raises(RunError, match=f"checkpoint.pt in .*first is of another run, with .*{what}"):
+        run_recipe(make_config("digits", **first), data=digits, resume=True, progress=SilentProgress())
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path, digits):
+    configs = [make_config("digits", "ste", epochs=1, out=str(tmp_path / name)) for name in ("first", "second")]
+    other = dataclasses.replace(digits, train=dataclasses.replace(digits.train, x=digits.train.x.flip(0)))
+    for config, data in zip(configs, (digits, other), strict=True):
+        run_recipe(config, data=data, progress=SilentProgress())
+    (tmp_path / "second" / "checkpoint.pt").replace(tmp_path / "first" / "checkpoint.pt")
+    with pytest.raises(RunError, match="is of another run, on other data"):
+        run_recipe(configs[0], data=digits, resume=True, progress=SilentProgress())
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, digits):
+    """One of an earlier version, which does not say what run it is of."""
     for rule in ("ste", "bop"):
         config = make_config("digits", rule, epochs=1, out=str(tmp_path / rule))
         run_recipe(config, data=digits, progress=SilentProgress())
-    (tmp_path / "bop" / "checkpoint.pt").replace(tmp_path / "ste" / "checkpoint.pt")
+    state = RunFolder(tmp_path / "bop").read_checkpoint()
+    del state["run"]
+    torch.save(state, tmp_path / "ste" / "checkpoint.pt")
     config = make_config("digits", "ste", epochs=1, out=str(tmp_path / "ste"))
     with pytest.raises(RunError, match="does not fit this run"):
         run_recipe(config, data=digits, resume=True, progress=SilentProgress())
@@ -272,6 +297,13 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, digits):
         (["train", "digits", "--data", "{empty}"], "leave it out"),
         (["train", "snelson", "--data", "{empty}"], "train_inputs.txt"),
         (["train", "digits", "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+        (
+            ["train", "digits", "--resume", "--out", "{empty}"],
+            "there is no checkpoint.pt in {empty}",
+        ),
+        (["train", "digits", "--resume", "--out", "runs/none"], "leave out --resume to start there"),
+        (["train", "digits", "--seeds", "2", "--resume", "--out", "runs/none"], "runs/none/seed0 to runs/none/seed1"),
+        (["continual", "permuted-mnist", "--tasks", "0"], "tasks must be at least 1, got 0"),
         (["train", "digits", "--set", "ess"], "NAME=VALUE"),
         (["train", "digits", "--stop-after", "700"], "stop_after must lie between"),
         (["evaluate", "{empty}"], "is not a run"),

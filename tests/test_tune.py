@@ -13,7 +13,7 @@ import pytest
 from bitbayes.lab import cli
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.studies.tune import parse_ranges, tune
-from bitbayes.lab.train import RunConfig, RunError, SilentProgress
+from bitbayes.lab.train import DivergedError, RunConfig, SilentProgress
 
 pytest.importorskip("optuna", reason="needs the extra tune")
 
@@ -86,7 +86,7 @@ def test_an_interrupted_trial_goes_on_in_its_folder(tmp_path: Path) -> None:
 
 def test_a_run_that_fails_is_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(config: RunConfig, **how: Any) -> None:
-        raise RunError("the loss is not finite")
+        raise DivergedError("the loss is not finite")
 
     monkeypatch.setattr("bitbayes.lab.studies.tune.run_recipe", fails)
     seen: list[str] = []

@@ -43,7 +43,7 @@ class Reproduce:
             budget="quick (the recipe's short schedule, 3 seeds) or paper (the published one, 5 seeds).",
             epochs="Length of the schedule, if not the budget's.",
             data="Folder or hub id of the data.",
-            out="Folder of the runs and of the table; runs/TARGET-... by default.",
+            out="Folder of the runs and of TARGET.json; by default runs/RECIPE-BUDGET, which tables of a recipe share.",
         ),
     ]
 
@@ -125,22 +125,26 @@ def _trust(command: Reproduce) -> None:
 def _moons(command: Reproduce) -> None:
     from bitbayes.lab.report import figures, results, tables
     from bitbayes.lab.studies.toys import moons_study
+    from bitbayes.lab.train import RunFolder
 
     out = command.given.out or "runs/moons"
-    study = moons_study(out, epochs=command.given.epochs)
-    picture = figures.moons_figure(study, Path(out, "moons.png"))
-    tables.show(results.moons_table(study.figures), f"written: {out}/results.json, {picture}")
+    with RunFolder(out).held():
+        study = moons_study(out, epochs=command.given.epochs)
+        picture = figures.moons_figure(study, Path(out, "moons.png"))
+    tables.show(results.moons_table(study.figures), f"written: {out}/moons.json, {picture}")
 
 
 def _snelson(command: Reproduce) -> None:
     from bitbayes.lab.report import figures, results, tables
     from bitbayes.lab.studies.toys import snelson_study
+    from bitbayes.lab.train import RunFolder
 
     given, splits = command.given, command.choice.seeds
     out = given.out or "runs/snelson"
-    study = snelson_study(out, data=given.data, splits=5 if splits is None else splits, epochs=given.epochs)
-    picture = figures.snelson_figure(study, Path(out, "snelson.png"))
-    tables.show(results.snelson_table(study.figures), f"written: {out}/results.json, {picture}")
+    with RunFolder(out).held():
+        study = snelson_study(out, data=given.data, splits=5 if splits is None else splits, epochs=given.epochs)
+        picture = figures.snelson_figure(study, Path(out, "snelson.png"))
+    tables.show(results.snelson_table(study.figures), f"written: {out}/snelson.json, {picture}")
 
 
 def _curves(command: Reproduce) -> None:

@@ -31,7 +31,7 @@ class Train:
             bayesbinn:default the one setting that needs no search.
         seeds: Number of runs, with seeds that follow each other; their folders are OUT/seed1, ...
         jobs: Runs at a time, in processes of their own.
-        resume: Continues the run in that folder.
+        resume: Continues the run in that folder from its checkpoint; refused where there is none.
         set: Options of the rule, as NAME=VALUE.
         tensorboard: Also writes the metrics as event files for TensorBoard into the folder of the run.
     """
@@ -51,6 +51,7 @@ class Train:
         from bitbayes.lab.report.tables import show, summary_table
         from bitbayes.lab.train import EventProgress, default_progress
         from bitbayes.lab.train.distributed import joined, restarted
+        from bitbayes.lab.train.folder import require_checkpoint
 
         given = placed(self.given, options=parsed_options(self.set))
         if (self.seeds, self.jobs) != (1, 1):
@@ -58,6 +59,8 @@ class Train:
             return
         with joined(given.device) as device:
             config = make_config(self.recipe, self.rule, given, device=device)
+            if self.resume and not restarted():  # torchrun may restart what had no checkpoint yet
+                require_checkpoint([config.out])
             progress = EventProgress(default_progress(), config.out) if self.tensorboard else None
             result = run_recipe(config, resume=self.resume or restarted(), progress=progress)
         if result.summary is not None:  # that only the first process has
@@ -69,6 +72,7 @@ class Train:
         from bitbayes.lab.studies.several import make_configs, run_several
         from bitbayes.lab.studies.tables import TableRow
         from bitbayes.lab.train.distributed import under_torchrun
+        from bitbayes.lab.train.folder import require_checkpoint
 
         if self.seeds == 1:
             raise ValueError(f"--jobs {self.jobs} is for several runs; say how many with --seeds")
@@ -79,6 +83,8 @@ class Train:
         recipe = find_recipe(self.recipe)
         configs = make_configs(self.recipe, self.rule, self.seeds, given)
         rule = full_name(recipe, self.rule, given.estimator)
+        if self.resume:
+            require_checkpoint([config.out for config in configs])
         tables.show(results.results_table(None, recipe, [TableRow(str(rule), run_several(configs, jobs=self.jobs))]))
 
 

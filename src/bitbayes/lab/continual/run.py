@@ -129,7 +129,9 @@ def run_stream(
         Accuracies of the mean of `config.predict_samples` networks, or of the mode for rules without a posterior.
 
     Raises:
-        ValueError: If the folder holds a stream with other settings, or the memory does not suit the rule.
+        ValueError: If there are no tasks, the folder holds a stream with other settings or a single run, or the memory
+            does not suit the rule.
+        RunError: If somebody else is writing into the folder.
         TypeError: If `settings.prior` is set for a rule without a prior.
 
     Example:
@@ -147,45 +149,50 @@ def run_stream(
     folder = RunFolder(config.out)
     memory = copy.deepcopy(memory) if memory is not None else NoMemory()
     about = settings.record(memory)
-    matrix = _recorded(folder, about)
-    experiment: Experiment | None = None
-    seen: list[Seen] = []
-    curves: list[dict[str, Any]] = []
-    for index, task in enumerate(tasks):
-        options = _less_sure(config.spec.options, settings.ess_decay**index)
-        mine = config.changed(out=str(Path(config.out, f"task{index + 1}")), options=options)
-        data = memory.training_data(task, mine)
-        if experiment is None:
-            experiment = build_experiment(mine, network, data, loss)
-            if settings.prior and not isinstance(experiment.optimizer, BayesBiNN):
-                raise TypeError(f"only bayesbinn has a prior, got rule {config.rule}; pass StreamSettings(prior=False)")
-            memory.begin(experiment)
-            experiment.hooks = None if isinstance(memory, NoMemory) else memory
-        else:
-            experiment = continue_experiment(experiment, mine, data)
-            if settings.prior:
-                assert experiment.optimizer is not None
-                advance_prior(experiment.optimizer, decay=settings.decay)
-        watch = _Watch(experiment, task, seen, memory, settings)
-        curve = watch.line if settings.curve_examples else None
-        started = time.perf_counter()
-        result = train(mine, experiment, resume=True, progress=progress, figures=curve)
-        mine = result.config
-        curves += [
-            {"task": index + 1, "epoch": row.epoch, "accuracies": row.accuracies}
-            for row in result.history
-            if row.accuracies is not None
-        ]
-        folder.write_lines("curves.jsonl", curves)
-        row = watch(mine) if len(matrix) <= index else None
-        learning = time.perf_counter() - started - watch.seconds
-        seen.append(Seen.of(task, batch_statistics(experiment, mine)))
-        memory.end_task(task, experiment, mine)
-        if row is not None:
-            matrix.append(row)
-            folder.write_json("summary.json", _summary(config, about, matrix, memory))
-            rest = "" if count is None else _to_go(index + 1, count, learning, watch.seconds)
-            note(f"after {task.name}: {_shown(row)}  mean {matrix.average[-1]:.2f}{rest}")
+    with folder.held():
+        matrix = _recorded(folder, about)
+        experiment: Experiment | None = None
+        seen: list[Seen] = []
+        curves: list[dict[str, Any]] = []
+        for index, task in enumerate(tasks):
+            options = _less_sure(config.spec.options, settings.ess_decay**index)
+            mine = config.changed(out=str(Path(config.out, f"task{index + 1}")), options=options)
+            data = memory.training_data(task, mine)
+            if experiment is None:
+                experiment = build_experiment(mine, network, data, loss)
+                if settings.prior and not isinstance(experiment.optimizer, BayesBiNN):
+                    raise TypeError(
+                        f"only bayesbinn has a prior, got rule {config.rule}; pass StreamSettings(prior=False)"
+                    )
+                memory.begin(experiment)
+                experiment.hooks = None if isinstance(memory, NoMemory) else memory
+            else:
+                experiment = continue_experiment(experiment, mine, data)
+                if settings.prior:
+                    assert experiment.optimizer is not None
+                    advance_prior(experiment.optimizer, decay=settings.decay)
+            watch = _Watch(experiment, task, seen, memory, settings)
+            curve = watch.line if settings.curve_examples else None
+            started = time.perf_counter()
+            result = train(mine, experiment, resume=True, progress=progress, figures=curve)
+            mine = result.config
+            curves += [
+                {"task": index + 1, "epoch": row.epoch, "accuracies": row.accuracies}
+                for row in result.history
+                if row.accuracies is not None
+            ]
+            folder.write_lines("curves.jsonl", curves)
+            row = watch(mine) if len(matrix) <= index else None
+            learning = time.perf_counter() - started - watch.seconds
+            seen.append(Seen.of(task, batch_statistics(experiment, mine)))
+            memory.end_task(task, experiment, mine)
+            if row is not None:
+                matrix.append(row)
+                folder.write_json("summary.json", _summary(config, about, matrix, memory))
+                rest = "" if count is None else _to_go(index + 1, count, learning, watch.seconds)
+                note(f"after {task.name}: {_shown(row)}  mean {matrix.average[-1]:.2f}{rest}")
+        if not seen:
+            raise ValueError("a stream needs at least one task, got none")
     return StreamResult(folder.path, matrix, _summary(config, about, matrix, memory))
 
 
@@ -196,6 +203,8 @@ def _less_sure(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
 
 def _recorded(folder: RunFolder, about: dict[str, Any]) -> AccuracyMatrix:
     """The rows that an earlier call has finished."""
+    if folder.has("config.json"):
+        raise ValueError(f"{folder.path} holds a single run, not a stream; choose another --out")
     if not folder.has("summary.json"):
         return AccuracyMatrix()
     # Older files name no method.

@@ -72,7 +72,7 @@ def results_table(name: str | None, recipe: Recipe, rows: Sequence[TableRow]) ->
 
 
 def write_results(name: str, recipe: Recipe, rows: Sequence[TableRow], folder: Path) -> tuple[Path, Path]:
-    """Write results.json and the same table as NAME.md, and return both paths."""
+    """Write NAME.json and the same table as NAME.md, and return both paths."""
     table = results_table(name, recipe, rows)
     text = f"# {name}: {recipe.title}\n\n{table.markdown()}\n\n{table.caption}\n"
     files = RunFolder(folder)
@@ -80,9 +80,9 @@ def write_results(name: str, recipe: Recipe, rows: Sequence[TableRow], folder: P
     for entry in figures:
         published = recipe.published.get(entry["rule"])
         entry["published"] = None if published is None else vars(published)
-    files.write_json("results.json", {"table": name, "recipe": recipe.name, "rows": figures})
+    files.write_json(f"{name}.json", {"table": name, "recipe": recipe.name, "rows": figures})
     files.write_text(f"{name}.md", text)
-    return folder / "results.json", folder / f"{name}.md"
+    return folder / f"{name}.json", folder / f"{name}.md"
 
 
 def group_results_table(recipe: str, groups: Sequence[Group]) -> Table:

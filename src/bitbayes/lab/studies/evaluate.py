@@ -14,6 +14,7 @@ from bitbayes.calibration import fit_temperature, probability_figures, reliabili
 from bitbayes.lab.data import TensorData
 from bitbayes.lab.recipes import find_recipe
 from bitbayes.lab.studies.load import FinishedRun, load_run
+from bitbayes.lab.train import RunConfig, RunFolder
 from bitbayes.lab.train.measure import measure_regression, whole
 from bitbayes.lab.train.records import Evaluation, Figures
 from bitbayes.prediction import Prediction
@@ -41,11 +42,19 @@ def evaluate_run(
 
     Raises:
         ValueError: If the folder is not a run, or the data is missing.
-        RunError: If a file of the run is missing or damaged.
+        RunError: If a file of the run is missing or damaged, or the run is going on.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    run = load_run(folder, data=data, device=device)
+    RunConfig.load(folder)
+    with RunFolder(folder).held():  # a run that goes on would write other weights than those that are measured
+        run = load_run(folder, data=data, device=device)
+        evaluation = _evaluation(run, samples, unlike, unlike_data)
+        run.files.write_json("evaluation.json", evaluation.to_dict())
+    return evaluation
+
+
+def _evaluation(run: FinishedRun, samples: int, unlike: str | None, unlike_data: str | None) -> Evaluation:
     predictors = {"mode": run.predictor()}
     if run.posterior is not None:
         predictors["mean"] = run.predictor(samples)
@@ -61,7 +70,7 @@ def evaluate_run(
             raise ValueError(f"unlike needs a network that predicts classes; {run.config.recipe} is a regression")
         for name, predictor in predictors.items():
             figures[name] = measure_regression(predictor, run.experiment.data.train, _test(run))
-    evaluation = Evaluation(
+    return Evaluation(
         recipe=run.config.recipe,
         rule=run.config.rule,
         estimator=run.config.estimator,
@@ -73,8 +82,6 @@ def evaluate_run(
         mean=figures.get("mean"),
         reliability=points,
     )
-    run.files.write_json("evaluation.json", evaluation.to_dict())
-    return evaluation
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,8 @@ def run_continual(
     if stream not in STREAMS:
         raise nearest("stream", stream, STREAMS)
     recipe, choice, given = STREAMS[stream], choice or StreamChoice(), given or Overrides()
+    if choice.tasks < 1:
+        raise ValueError(f"tasks must be at least 1, got {choice.tasks}")
     memory = find_method(choice.method, choice.method_options)
     config = make_config(recipe, rule, given, predict_samples=samples)
     has_prior, split = config.rule == "bayesbinn", stream == "split-mnist"

@@ -11,7 +11,7 @@ from bitbayes.errors import nearest
 from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.recipes import Recipe, find_recipe, full_name, make_config
 from bitbayes.lab.studies.several import run_several
-from bitbayes.lab.train import RuleName, Summary
+from bitbayes.lab.train import RuleName, RunFolder, Summary
 from bitbayes.lab.train.records import Spread
 
 
@@ -34,7 +34,6 @@ _ALL = ("train", "validation", "test")
 _SMALL = ("full-precision", "ste", "bop", "bayesbinn:straight-through", "vispa")
 _VISPA = ("full-precision", "vispa:no-z", "vispa")
 
-# Tables of one recipe are over the same runs.
 TABLES = {
     "table2": PublishedTable(("test",), "mnist"),
     "table10": PublishedTable(_ALL, "mnist"),
@@ -71,7 +70,7 @@ class TableRow:
         return [value for summary in self.summaries if (value := getattr(summary, key)) is not None]
 
     def figures(self) -> dict[str, Any]:
-        """Return means and sample standard deviations, for results.json."""
+        """Return means and sample standard deviations, for the file of the table."""
         found: dict[str, Any] = {"rule": self.rule, "runs": len(self.summaries)}
         wanted = {
             **_KEYS,
@@ -108,6 +107,8 @@ def run_table(
 ) -> tuple[list[TableRow], Path]:
     """Train every rule with every seed; runs that are finished in the folder are not repeated.
 
+    Tables of one recipe are over the same runs, so by default they share a folder, in which each has a file of its own.
+
     Args:
         name: Name of the table.
         choice: Which runs; by default 3 seeds (quick) or 5 (paper) of every rule.
@@ -118,7 +119,8 @@ def run_table(
         The rows, and the folder.
 
     Raises:
-        ValueError: For names that do not exist.
+        ValueError: For names that do not exist, or a folder that holds the same table of another recipe.
+        RunError: If somebody else is writing into the folder.
     """
     if name not in TABLES:
         raise nearest("table", name, TABLES)
@@ -126,7 +128,6 @@ def run_table(
         raise ValueError(f"seeds must be at least 1, got {choice.seeds}")
     recipe = find_recipe(choice.dataset or TABLES[name].recipe)
     rules = table_rules(recipe, choice.rules or TABLES[name].rules)
-    # Tables of one recipe are over the same runs, so they share a folder.
     folder = Path(given.out or f"runs/{recipe.name}-{given.budget}{'-test' if given.protocol == 'test' else ''}")
     seeds = [recipe.seed + index for index in range(choice.seeds or _SEEDS[given.budget])]
     configs = [
@@ -134,7 +135,12 @@ def run_table(
         for rule in rules
         for seed in seeds
     ]
-    summaries = iter(run_several(configs, jobs=choice.jobs, note=note))
+    files = RunFolder(folder)
+    with files.held():
+        known = files.read_json(f"{name}.json").get("recipe") if files.has(f"{name}.json") else None
+        if known not in (None, recipe.name):
+            raise ValueError(f"{folder} holds {name} of {known}, not {recipe.name}; choose another --out")
+        summaries = iter(run_several(configs, jobs=choice.jobs, note=note))
     return [TableRow(str(rule), [next(summaries) for _ in seeds]) for rule in rules], folder
 
 

@@ -26,7 +26,7 @@ _SAMPLES = 100  # of the mean in figures that are reported; pictures average as 
 
 @dataclass(frozen=True)
 class MoonsFigures(Record):
-    """results.json of two moons: accuracies as fractions, entropies in nats on and off the data (on a ring)."""
+    """moons.json: accuracies as fractions, entropies in nats on and off the data (on a ring)."""
 
     estimator: str | None
     points: int
@@ -62,7 +62,7 @@ class SplitFigures(Record):
 
 @dataclass(frozen=True)
 class SnelsonFigures(Record):
-    """results.json of Snelson's data."""
+    """snelson.json."""
 
     source: str
     estimator: str | None
@@ -88,7 +88,7 @@ def moons_study(
     note: Callable[[str], None] = print,
     progress: Progress | None = None,
 ) -> MoonsStudy:
-    """Train both rules on two moons, measure accuracy and uncertainty on and off the data, and write results.json.
+    """Train both rules on two moons, measure accuracy and uncertainty on and off the data, and write moons.json.
 
     Args:
         out: Folder of the runs.
@@ -119,7 +119,7 @@ def moons_study(
         entropy_ratio=far_entropy / max(entropy, 1e-12),
         entropy_bits_a_weight=float(bayes.posterior.entropy()) if bayes.posterior else None,
     )
-    RunFolder(out).write_json("results.json", figures.to_dict())
+    RunFolder(out).write_json("moons.json", figures.to_dict())
     return MoonsStudy(ste, bayes, figures)
 
 
@@ -143,7 +143,7 @@ def snelson_study(
     note: Callable[[str], None] = print,
     progress: Progress | None = None,
 ) -> SnelsonStudy:
-    """Train both rules on every split, measure errors and coverage on held-out points, and write results.json.
+    """Train both rules on every split, measure errors and coverage on held-out points, and write snelson.json.
 
     Args:
         out: Folder of the runs.
@@ -170,7 +170,7 @@ def snelson_study(
         splits=found,
         mean_of_splits=SplitFigures(**means),
     )
-    RunFolder(out).write_json("results.json", figures.to_dict())
+    RunFolder(out).write_json("snelson.json", figures.to_dict())
     return SnelsonStudy(ste, bayes, figures)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,48 @@ from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import find_recipe, full_name, make_config, make_experiment, run_recipe
 from bitbayes.lab.recipes.configure import load_data
 from bitbayes.lab.studies.several import finished
-from bitbayes.lab.train import Progress, RunConfig, RunError, RunFolder
+from bitbayes.lab.train import DivergedError, Progress, RunConfig, RunFolder
 from bitbayes.lab.train.experiment import resolved
+from bitbayes.noise import stream_key
 
 Ranges = dict[str, tuple[float, float]]
 
 _FREE = ("out", "data", "device", "stop_after")  # what a search may go on with another of
 _WIDE = 10.0  # the recipe's own value, divided and multiplied by it, where no range is given
+_TRIAL_STREAM = 13  # keeps the seeds of proposals apart from those of runs
 _RANGE = re.compile(r"(\w+)=([^:=]+):([^:=]+)")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a search, in a folder of its own.
+
+    Args:
+        number: Number of the folder.
+        settings: Values of what is searched, by name.
+        accuracy: Validation accuracy in percent; None for a run that diverged, or has not ended.
+        ended: Whether the run has ended.
+    """
+
+    number: int
+    settings: dict[str, float]
+    accuracy: float | None = None
+    ended: bool = False
+
+    @property
+    def place(self) -> str:
+        """Name of the folder within that of the search."""
+        return f"trial{self.number}"
+
+    def config(self, base: RunConfig, folder: Path) -> RunConfig:
+        """Return the record of the run."""
+        options = {name: value for name, value in self.settings.items() if name != "lr"}
+        lr = self.settings.get("lr", base.spec.lr)
+        return base.changed(lr=lr, options={**base.spec.options, **options}, out=str(folder / self.place))
+
+    def row(self) -> dict[str, Any]:
+        """Return the entry of tune.json."""
+        return {"folder": self.place, "settings": self.settings, "accuracy": self.accuracy}
 
 
 def parse_ranges(words: Sequence[str]) -> Ranges:
@@ -59,7 +95,8 @@ def tune(
 ) -> list[dict[str, Any]]:
     """Train with the recipe's settings, then with others that Optuna proposes (TPE: Bergstra et al., NeurIPS 2011).
 
-    Numbers are searched on a logarithmic scale. The same call continues a search that was interrupted, also within a
+    Numbers are searched on a logarithmic scale. What is proposed is a function of the seed and of the trials so far,
+    which are the folders trial0, trial1, ... The same call continues a search that was interrupted, also within a
     trial, until there are as many trials as it asks for.
 
     Args:
@@ -75,10 +112,12 @@ def tune(
 
     Returns:
         The trials, best first: folder within `out`, settings, and accuracy (validation, percent; None if the run
-        failed). The same is written to tune.json.
+        diverged). The same is written to tune.json, after every trial.
 
     Raises:
-        ValueError: For names or ranges that do not make sense, or data without validation part.
+        ValueError: For names or ranges that do not make sense, data without validation part, or a folder that holds
+            another search.
+        RunError: If a file cannot be written, or somebody else is writing into the folder.
     """
     if trials < 1:
         raise ValueError(f"trials must be at least 1, got {trials}")
@@ -93,28 +132,29 @@ def tune(
         raise ValueError(f"{recipe} cannot be tuned: that takes classes and validation data")
     own = _own(base, data)
     searched = dict(ranges or _around(base, own))
-    study = _study(optuna, folder, searched, base, own)
-    while len(done := _ended(study)) < trials:
-        trial = study.ask()
-        values = {name: trial.suggest_float(name, *limits, log=True) for name, limits in searched.items()}
-        place = trial.user_attrs.get("place", f"trial{trial.number}")
-        trial.set_user_attr("place", place)
-        shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-        note(f"trial {len(done) + 1} of {trials}, in {folder / place}: {shown}")
-        lr = values.pop("lr", base.spec.lr)
-        config = base.changed(lr=lr, options={**base.spec.options, **values}, out=str(folder / place))
-        try:
-            study.tell(trial, _accuracy(config, data, progress))
-        except RunError as error:  # such as a loss that is not finite
-            note(f"failed: {error}")
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    rows = [
-        {"folder": trial.user_attrs["place"], "settings": trial.params, "accuracy": trial.value}
-        for trial in _ended(study)
-    ]
-    rows.sort(key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0)))
-    RunFolder(folder).write_json("tune.json", {"recipe": recipe, "rule": str(full), "trials": rows})
-    return rows
+    files = RunFolder(folder)
+    with files.held():
+        files.clean()
+        _continue_search(files, base, searched)
+        found = [_recorded(folder, number, base, searched) for number in _numbers(folder)]
+        ended = [trial for trial in found if trial.ended]
+        begun = [trial for trial in found if not trial.ended]  # one, unless its folder was tampered with
+        while True:
+            rows = [trial.row() for trial in ended]
+            rows.sort(key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0)))
+            files.write_json("tune.json", {"recipe": recipe, "rule": str(full), "trials": rows})
+            if len(ended) >= trials:
+                return rows
+            number = max((trial.number for trial in ended), default=-1) + 1
+            trial = begun.pop(0) if begun else Trial(number, _proposed(optuna, number, ended, searched, base, own))
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in trial.settings.items())
+            note(f"trial {len(ended) + 1} of {trials}, in {folder / trial.place}: {shown}")
+            try:
+                accuracy = _accuracy(trial.config(base, folder), data, progress)
+            except DivergedError as error:
+                note(f"failed: {error}")
+                accuracy = None
+            ended.append(replace(trial, accuracy=accuracy, ended=True))
 
 
 def _around(base: RunConfig, own: Mapping[str, Any]) -> Ranges:
@@ -132,34 +172,62 @@ def _own(base: RunConfig, data: DataBundle) -> dict[str, Any]:
     return {**numbers, "lr": resolved(base, len(data.train)).lr, **base.spec.options}
 
 
-def _study(optuna: Any, folder: Path, searched: Ranges, base: RunConfig, own: Mapping[str, Any]) -> Any:
-    """The study in a folder; a new one begins with its own settings, an old one with what was interrupted."""
-    folder.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "study.log")))
-    study = optuna.create_study(study_name="tune", storage=storage, direction="maximize", load_if_exists=True)
-    trials = study.trials
-    study.sampler = optuna.samplers.TPESampler(seed=base.seed + len(trials))  # which a later start must not repeat
+def _continue_search(files: RunFolder, base: RunConfig, searched: Ranges) -> None:
+    """Write search.json, which says what is searched; refuse a folder where that was something else."""
     about = {name: value for name, value in json.loads(base.to_json()).items() if name not in _FREE}
     about["ranges"] = {name: list(limits) for name, limits in searched.items()}
-    before = study.user_attrs.get("about", about)
+    before = files.read_json("search.json") if files.has("search.json") else _journal(files) or about
     different = sorted(name for name in about if before.get(name) != about[name])
     if different:
-        raise ValueError(f"{folder} holds a search with another {', '.join(different)}; choose another --out")
-    if not trials:
-        study.set_user_attr("about", about)
-        study.enqueue_trial({name: own[name] for name in searched if name in own})
-    for trial in trials:
-        if trial.state == optuna.trial.TrialState.RUNNING:
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-            if "place" in trial.user_attrs:
-                study.enqueue_trial(trial.params, user_attrs={"place": trial.user_attrs["place"]})
-    return study
+        raise ValueError(f"{files.path} holds a search with another {', '.join(different)}; choose another --out")
+    files.write_json("search.json", about)
 
 
-def _ended(study: Any) -> list[Any]:
-    """Trials that have ended by themselves: those that were interrupted have a successor in the same folder."""
-    last = {trial.user_attrs["place"]: trial for trial in study.trials if "place" in trial.user_attrs}
-    return [trial for trial in last.values() if trial.state.is_finished()]
+def _journal(files: RunFolder) -> dict[str, Any] | None:
+    """Return what an earlier version wrote instead of search.json, into the journal of its study."""
+    if not files.has("study.log"):
+        return None
+    for line in (files.path / "study.log").read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError, AttributeError, KeyError):  # a line that a kill has cut off
+            return json.loads(line)["user_attr"]["about"]
+    return None
+
+
+def _numbers(folder: Path) -> list[int]:
+    """Return the numbers of the trials that have begun, the oldest first."""
+    names = (path.parent.name.removeprefix("trial") for path in folder.glob("trial*/config.json"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _recorded(folder: Path, number: int, base: RunConfig, searched: Ranges) -> Trial:
+    """Return a trial that has begun: its folder says all of it."""
+    spec = RunConfig.load(folder / f"trial{number}").spec
+    values = {"lr": spec.lr, **spec.options}
+    try:
+        trial = Trial(number, {name: float(values[name]) for name in searched})
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{folder / f'trial{number}'} is no trial of this search; choose another --out") from None
+    config = trial.config(base, folder)
+    if summary := finished(config):
+        return replace(trial, accuracy=summary.val_accuracy, ended=True)
+    files = RunFolder(config.out)
+    return replace(trial, ended=files.has("failure.json") and bool(files.read_json("failure.json").get("diverged")))
+
+
+def _proposed(
+    optuna: Any, number: int, before: Sequence[Trial], searched: Ranges, base: RunConfig, own: Mapping[str, Any]
+) -> dict[str, float]:
+    """Return the settings of the next trial, which depend on the seed and on the trials before: the first its own."""
+    sampler = optuna.samplers.TPESampler(seed=stream_key(base.seed, _TRIAL_STREAM, number) % 2**32)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    limits = {name: optuna.distributions.FloatDistribution(*ends, log=True) for name, ends in searched.items()}
+    for trial in before:
+        if all(low <= trial.settings[name] <= high for name, (low, high) in searched.items()):  # maybe not the first
+            state = optuna.trial.TrialState.FAIL if trial.accuracy is None else optuna.trial.TrialState.COMPLETE
+            how = {"params": trial.settings, "distributions": limits, "value": trial.accuracy, "state": state}
+            study.add_trial(optuna.trial.create_trial(**how))
+    drawn = study.ask(limits).params
+    return {name: float(own[name]) if number == 0 and name in own else drawn[name] for name in searched}
 
 
 def _accuracy(config: RunConfig, data: DataBundle, progress: Progress | None) -> float:

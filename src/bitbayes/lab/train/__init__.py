@@ -4,7 +4,7 @@ from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.distributed import Ranks, joined
 from bitbayes.lab.train.experiment import Experiment, StepHooks, build_experiment
 from bitbayes.lab.train.folder import RunError, RunFolder
-from bitbayes.lab.train.loop import Interrupted, RunResult, train
+from bitbayes.lab.train.loop import DivergedError, Interrupted, RunResult, train
 from bitbayes.lab.train.losses import BINARY, CROSS_ENTROPY, OUTLIER_EXPOSURE, PAIRED, SQUARED, Loss
 from bitbayes.lab.train.precision import choose_precision
 from bitbayes.lab.train.progress import (
@@ -28,6 +28,7 @@ __all__ = [
     "RULES",
     "SQUARED",
     "BarProgress",
+    "DivergedError",
     "EpochRow",
     "Evaluation",
     "EventProgress",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -184,6 +185,22 @@ class RunConfig:
         free = (*_FREE, "precision") if "auto" in (self.precision, other.precision) else _FREE
         names = [name for name in ours if name not in free and ours[name] != theirs[name]]
         return [f"{name} {_short(ours[name])}, not {_short(theirs[name])}" for name in names]
+
+    def identity(self) -> dict[str, Any]:
+        """Return all settings that decide what is learned by name, as JSON has them: what makes two runs the same."""
+        return {name: value for name, value in json.loads(self.to_json()).items() if name not in _FREE}
+
+    def differing(self, identity: Mapping[str, Any]) -> list[str]:
+        """Return a short text for each setting that the `identity` of another record, maybe an older one, differs in.
+
+        Example:
+            >>> config = RunConfig("digits", "ste", "runs/digits", RuleSpec(lr=1e-2), epochs=3)
+            >>> config.differing(config.changed(seed=7).identity())
+            ['seed 7, not 0']
+        """
+        ours = self.identity()
+        names = [name for name, value in identity.items() if name in ours and ours[name] != value]
+        return [f"{name} {_short(identity[name])}, not {_short(ours[name])}" for name in names]
 
 
 _SPEC = {item.name for item in dataclasses.fields(RuleSpec)}

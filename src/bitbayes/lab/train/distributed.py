@@ -9,9 +9,10 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -64,6 +65,22 @@ class Ranks:
         held = [value]
         dist.broadcast_object_list(held, 0)
         return held[0]
+
+    def compare(self, settings: Mapping[str, Any]) -> None:
+        """Compare settings of all ranks, which must be the same; every rank must call it with the same names.
+
+        Raises:
+            ValueError: On every rank, if one of them has another value than rank 0.
+        """
+        if self.count == 1:
+            return
+        every: list[Any] = [None] * self.count
+        dist.all_gather_object(every, dict(settings))
+        for rank, theirs in enumerate(every):
+            for name, value in every[0].items():
+                if theirs[name] != value:
+                    advice = "give all processes the same command"
+                    raise ValueError(f"process {rank} has {name} {theirs[name]}, but process 0 {value}; {advice}")
 
     def wrapped(self, model: nn.Module) -> nn.Module:
         """Return a DistributedDataParallel around a network; the network itself for a single process."""

@@ -109,10 +109,12 @@ def build_experiment(
         all_binary: Make biases binary too, as in the synthetic experiments of the BayesBiNN paper.
 
     Raises:
-        ValueError: For an unknown rule, an option that the rule does not know, or a dropout that no layer takes.
+        ValueError: For an unknown rule, an option that the rule does not know, a dropout that no layer takes, settings
+            that differ among the ranks of a data-parallel run, or a batch that has no example for each of them.
     """
     if config.rule not in RULES:
         raise nearest("rule", config.rule, RULES)
+    _check_ranks(config, len(data.train))
     device, spec = torch.device(config.device), resolved(config, len(data.train))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
@@ -132,6 +134,15 @@ def build_experiment(
     real_optimizer = _real_optimizer(spec, real, _real_rate(spec, optimizer)) if real else None
     schedulers = _schedulers(config, data, optimizer, real_optimizer)
     return Experiment(model, data, loss, optimizer, real_optimizer, schedulers, device)
+
+
+def _check_ranks(config: RunConfig, examples: int) -> None:
+    ranks = Ranks.here()
+    ranks.compare({name: value for name, value in config.flat().items() if name not in ("data", "device")})
+    batch = min(config.batch_size or examples, examples)
+    if batch < ranks.count:
+        advice = "every process needs one: raise --batch-size, or start fewer processes"
+        raise ValueError(f"a batch of {batch} examples cannot be shared by {ranks.count} processes; {advice}")
 
 
 def resolved(config: RunConfig, examples: int) -> RuleSpec:

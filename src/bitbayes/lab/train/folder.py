@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+from bitbayes.lab.train import checkpoint, lock
 
 _CHECKPOINT = "checkpoint.pt"
 
@@ -45,14 +45,12 @@ class RunFolder:
     """Names and safe writing of the files of one run.
 
     Files are written under another name, flushed to the disk, and renamed into place. Where writing fails, a RunError
-    names the last good checkpoint, and the old file is untouched.
+    names the last good checkpoint, and the old file is untouched. A folder that does not exist is made as soon as it
+    is held, or a file is written.
 
     Args:
-        path: The folder; made if it does not exist.
+        path: The folder.
         writes: False for all ranks but the first of a data-parallel run: what they are told to write is dropped.
-
-    Raises:
-        RunError: If it cannot be made.
 
     Example:
         >>> import tempfile
@@ -65,16 +63,51 @@ class RunFolder:
     def __init__(self, path: str | Path, *, writes: bool = True) -> None:
         self.path, self.writes = Path(path), writes
         self.saved_epoch: int | None = None  # of checkpoint.pt, for messages
-        if not writes:
+        self._lock: int | None = None
+
+    def has(self, name: str) -> bool:
+        """Return whether a file exists."""
+        return (self.path / name).is_file()
+
+    # Holding. -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder, and keep everybody else from holding it, until the block ends or the process does.
+
+        A folder that was made here and is empty at the end is removed.
+
+        Raises:
+            RunError: If it cannot be made, or somebody else holds it.
+        """
+        if not self.writes:
+            yield
             return
+        new = [place for place in (self.path, *self.path.parents) if not place.exists()]
+        self._make()
+        self._lock = self._acquired()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # not empty
+                for place in new:
+                    place.rmdir()
+            lock.release(self._lock)
+            self._lock = None
+
+    def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the folder {self.path}: {error.strerror}") from error
 
-    def has(self, name: str) -> bool:
-        """Return whether a file exists."""
-        return (self.path / name).is_file()
+    def _acquired(self) -> int | None:
+        try:
+            return lock.acquire(self.path)
+        except BlockingIOError as error:
+            raise _in_use(self.path, str(error.strerror)) from None
+        except OSError as error:
+            raise RunError(f"cannot open the folder {self.path}: {error.strerror}") from error
 
     # Writing. -----------------------------------------------------------------------------------------------------
 
@@ -82,6 +115,7 @@ class RunFolder:
     def _replacing(self, name: str) -> Iterator[Path]:
         """Lend a path to write to, and put what is there in the place of the file."""
         target, partial = self.path / name, self.path / f".{name}.partial"
+        self._make()
         try:
             yield partial
             with open(partial, "rb+") as file:
@@ -138,6 +172,7 @@ class RunFolder:
         """Append one JSON object to a file of lines, with a single write."""
         if not self.writes:
             return
+        self._make()
         target = self.path / name
         try:
             with open(target, "ab") as file:
@@ -152,7 +187,7 @@ class RunFolder:
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
         """Write the state that a run continues from: tensors and plain values, among them "epoch"."""
-        self.write(_CHECKPOINT, lambda file: torch.save(state, file))  # type: ignore[arg-type]
+        self.write(_CHECKPOINT, lambda file: checkpoint.save(state, file))
         self.saved_epoch = state["epoch"]
 
     # Reading. -----------------------------------------------------------------------------------------------------
@@ -183,7 +218,7 @@ class RunFolder:
             raise RunError(f"{path} is damaged: {one_line(error)}") from error
 
     def read_checkpoint(self, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """Return the state of the checkpoint, after checking every byte against the CRCs in the file.
+        """Return the state of the checkpoint, after every byte of the file was checked.
 
         Raises:
             RunError: If it is missing or damaged.
@@ -193,13 +228,8 @@ class RunFolder:
         if not path.is_file():
             raise RunError(f"{path} does not exist")
         try:
-            with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
-            if broken is not None:
-                raise ValueError(f"in {broken}")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                state = torch.load(path, map_location=device, weights_only=True)
+            with open(path, "rb") as file:
+                state = checkpoint.load(file, device)
         except Exception as error:  # one of a dozen types, depending on the byte that is wrong
             raise RunError(f"{path} is damaged ({one_line(error)}); {advice}") from error
         if not isinstance(state, dict) or "epoch" not in state:
@@ -220,17 +250,29 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def set_aside(self) -> Path | None:
-        """Rename a folder that holds an older run, and return its new name; None if there was no older run."""
+        """Rename a folder that holds an older run, and return its new name; None if there was no older run.
+
+        The folder must be held; the new one of its name is.
+
+        Raises:
+            RunError: If it cannot be renamed, or somebody else holds a folder inside.
+        """
         if not self.writes or not (self.has(_CHECKPOINT) or self.has("summary.json")):
             return None
+        for inside, _, _ in os.walk(self.path):
+            if Path(inside) != self.path and (holder := lock.locked(Path(inside))):
+                raise _in_use(Path(inside), holder)
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
         try:
             os.replace(self.path, aside)
-            self.path.mkdir(parents=True)
+            self.path.mkdir()
         except OSError as error:
             raise RunError(f"cannot move the older run {self.path} aside: {error.strerror}") from error
+        old, self._lock = self._lock, None
+        lock.release(old)
+        self._lock = self._acquired()
         return aside
 
 
@@ -243,6 +285,17 @@ def set_aside_from(path: Path) -> tuple[Path, int] | None:
     """
     name, _, number = path.name.rpartition(".old-")
     return (path.with_name(name), int(number)) if name and number.isascii() and number.isdecimal() else None
+
+
+def require_checkpoint(folders: Sequence[str]) -> None:
+    """Raise ValueError if no folder holds a checkpoint, for a user who expects to go on from one."""
+    if not any(Path(folder, _CHECKPOINT).is_file() for folder in folders):
+        places = folders[0] if len(folders) == 1 else f"{folders[0]} to {folders[-1]}"
+        raise ValueError(f"nothing to resume: there is no {_CHECKPOINT} in {places}; leave out --resume to start there")
+
+
+def _in_use(path: Path, holder: str) -> RunError:
+    return RunError(f"{path} is in use by {holder}; wait until it ends, or choose another folder")
 
 
 def one_line(error: BaseException) -> str:

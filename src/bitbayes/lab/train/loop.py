@@ -8,7 +8,7 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from bitbayes.lab.data import batches
 from bitbayes.lab.train import capture
 from bitbayes.lab.train.config import RunConfig
+from bitbayes.lab.train.distributed import Ranks
 from bitbayes.lab.train.environment import environment
 from bitbayes.lab.train.experiment import Experiment, steps_per_epoch
 from bitbayes.lab.train.folder import RunError, RunFolder, one_line
@@ -33,6 +34,10 @@ from bitbayes.rules.engine import NotFiniteError
 
 _BINS = 20  # of P[w = +1], in a row of metrics
 _EPOCH_STREAM = 11  # keeps dropout's seeds apart from the noise of the rules
+
+
+class DivergedError(RunError):
+    """A run whose loss, or a gradient, is not finite. It cannot be continued, because it would end there again."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -63,6 +68,7 @@ class _Training:
     config: RunConfig
     experiment: Experiment
     folder: RunFolder
+    data: str  # fingerprint of the data
     history: list[EpochRow] = dataclasses.field(default_factory=list)
     epoch: int = 0  # epochs that are whole
 
@@ -89,63 +95,90 @@ def train(
         figures: Further entries of a row of metrics.jsonl, asked for after each evaluation; must not change the run.
 
     Raises:
-        ValueError: If `resume` finds a run with other settings.
-        RunError: If the loss is not finite, or a file cannot be written or read.
+        ValueError: If `resume` finds a run with other settings, or by another number of processes; or if the processes
+            of a data-parallel run differ in their settings.
+        DivergedError: If the loss or a gradient is not finite.
+        RunError: If a file cannot be written or read, the checkpoint is that of another run, or the folder is in use.
     """
     if config.capture:
         capture.check(experiment)
     progress = (progress or default_progress()) if experiment.ranks.first else SilentProgress()
-    run = _begin(config, experiment, resume)
-    config = run.config
+    folder = RunFolder(config.out, writes=experiment.ranks.first)
+    with _held(folder, experiment.ranks):
+        run = _begin(config, experiment, folder, resume)
+        try:
+            return _finish(run, progress, figures)
+        except KeyboardInterrupt:
+            _leave(run, "interrupted; continue it with --resume")
+            raise Interrupted(_interrupted(run)) from None
+        except Exception as error:
+            _leave(run, one_line(error), diverged=isinstance(error, DivergedError))
+            raise
+        finally:
+            progress.close()
+
+
+@contextlib.contextmanager
+def _held(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
+    """Hold a folder through the first rank; all ranks hear of a refusal, so that none waits for one that has left."""
+    with contextlib.ExitStack() as stack:
+        refusal = ""
+        try:
+            stack.enter_context(folder.held())
+        except RunError as error:
+            refusal = str(error)
+        if refusal := ranks.agreed(refusal):
+            raise RunError(refusal)
+        yield
+
+
+def _finish(run: _Training, progress: Progress, figures: Callable[[RunConfig], Mapping[str, Any]] | None) -> RunResult:
+    """Run the epochs that are left, and summarize all."""
+    config, experiment = run.config, run.experiment
     step = functools.partial(training_step, config, experiment)
     if config.capture:
         graph = capture.GRAPHS[experiment.device.type]()
         step = capture.Captured(step, experiment.optimizers, graph, experiment.device)
     steps = steps_per_epoch(config, len(experiment.data.train))
     progress.start(f"{config.recipe} {config.rule}", config.last_epoch, run.epoch, steps)
-    try:
-        signs = mode_signs(experiment)
-        with bfloat16_weights(config, experiment):
-            while run.epoch < config.last_epoch:
-                epoch = run.epoch + 1
-                last = epoch == config.last_epoch
-                evaluated = last or epoch % config.evaluate_every == 0
-                row = _epoch(run, step, progress, evaluated)
-                if evaluated:
-                    row, signs = _evaluate(run, row, signs, last)
-                    row = dataclasses.replace(row, **(figures(config) if figures is not None else {}))
-                    run.history.append(row)
-                    run.folder.append_line("metrics.jsonl", row.to_dict())
-                    progress.epoch(row)
-                run.epoch = epoch
-                if last or epoch % config.checkpoint_every == 0:
-                    _save(run)
-        summary = summarize(config, experiment, run.folder, run.history) if experiment.ranks.first else None
-    except KeyboardInterrupt:
-        _leave(run, "interrupted; continue it with --resume")
-        raise Interrupted(_interrupted(run)) from None
-    except Exception as error:
-        _leave(run, one_line(error))
-        raise
-    finally:
-        progress.close()
+    signs = mode_signs(experiment)
+    with bfloat16_weights(config, experiment):
+        while run.epoch < config.last_epoch:
+            epoch = run.epoch + 1
+            last = epoch == config.last_epoch
+            evaluated = last or epoch % config.evaluate_every == 0
+            row = _epoch(run, step, progress, evaluated)
+            if evaluated:
+                row, signs = _evaluate(run, row, signs, last)
+                row = dataclasses.replace(row, **(figures(config) if figures is not None else {}))
+                run.history.append(row)
+                run.folder.append_line("metrics.jsonl", row.to_dict())
+                progress.epoch(row)
+            run.epoch = epoch
+            if last or epoch % config.checkpoint_every == 0:
+                _save(run)
+    summary = summarize(config, experiment, run.folder, run.history) if experiment.ranks.first else None
     return RunResult(config, run.folder.path, run.history, summary)
 
 
 # Begin, or go on. ---------------------------------------------------------------------------------------------------
 
 
-def _begin(config: RunConfig, experiment: Experiment, resume: bool) -> _Training:
+def _begin(config: RunConfig, experiment: Experiment, folder: RunFolder, resume: bool) -> _Training:
     """Start a new run, or load the state of an old one."""
-    folder = RunFolder(config.out, writes=experiment.ranks.first)
+    ranks, data = experiment.ranks, experiment.data.fingerprint()
+    ranks.compare({"resume": resume, "data": data})
     folder.clean()
-    if resume and folder.has("checkpoint.pt"):
-        return _load(config, experiment, folder)
+    # As the first rank sees it, for it may write the first checkpoint before another has looked.
+    if resume and ranks.agreed("found" if folder.has("checkpoint.pt") else ""):
+        return _load(config, experiment, folder, data)
+    if resume and folder.has("summary.json"):
+        raise ValueError(f"{folder.path} holds results without the checkpoint to go on from; choose another --out")
     aside = None if resume else folder.set_aside()
     if aside is not None:
         print(f"an older run was in {folder.path}; it is now {aside}", file=sys.stderr)
-    precision = experiment.ranks.agreed(choose_precision(config.precision, experiment.device))
-    run = _Training(dataclasses.replace(config, precision=precision), experiment, folder)
+    precision = ranks.agreed(choose_precision(config.precision, experiment.device))
+    run = _Training(dataclasses.replace(config, precision=precision), experiment, folder, data)
     _write_record(run)
     folder.write_lines("metrics.jsonl", [])
     _save(run)
@@ -154,45 +187,68 @@ def _begin(config: RunConfig, experiment: Experiment, resume: bool) -> _Training
 
 def _write_record(run: _Training) -> None:
     """Write config.json and environment.json, and remove the failure.json of an earlier attempt."""
-    about = environment(run.experiment.device) | {"data": run.experiment.data.fingerprint()}
+    about = environment(run.experiment.device) | {"data": run.data}
     run.folder.write_text("config.json", run.config.to_json())
     run.folder.write_json("environment.json", about)
     run.folder.remove("failure.json")
 
 
-def _load(config: RunConfig, experiment: Experiment, folder: RunFolder) -> _Training:
+def _load(config: RunConfig, experiment: Experiment, folder: RunFolder, data: str) -> _Training:
     recorded = RunConfig.load(folder.path)
     differences = recorded.differences(config)
     if differences:
         advice = "resume with the same settings, or choose another --out"
         raise ValueError(f"{folder.path} was started with {'; '.join(differences)}; {advice}")
     known = folder.read_json("environment.json").get("data") if folder.has("environment.json") else None
-    if known not in (None, experiment.data.fingerprint()):
+    if known not in (None, data):
         raise ValueError(f"{folder.path} was trained on other data; give --data as before, or choose another --out")
     state = folder.read_checkpoint(experiment.device)
+    run = _Training(dataclasses.replace(config, precision=recorded.precision), experiment, folder, data)
+    _compare(run, state.get("run", {}))
     try:
         for name, part in experiment.modules().items():
             part.load_state_dict(state["parts"][name])
-        history = [EpochRow.from_dict(row) for row in state["history"]]
+        run.history = [EpochRow.from_dict(row) for row in state["history"]]
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"checkpoint.pt in {folder.path} does not fit this run: {one_line(error)}") from error
-    config = dataclasses.replace(config, precision=recorded.precision)
-    run = _Training(config, experiment, folder, history, epoch=state["epoch"])
+    run.epoch = state["epoch"]
     # Rows after the checkpoint belong to epochs that will be run again.
-    folder.write_lines("metrics.jsonl", [row.to_dict() for row in history])
+    folder.write_lines("metrics.jsonl", [row.to_dict() for row in run.history])
     _write_record(run)
     return run
+
+
+def _signature(run: _Training) -> dict[str, Any]:
+    """Return what a checkpoint says of its run: the settings, the data, and the number of processes."""
+    return {"config": run.config.identity(), "data": run.data, "ranks": run.experiment.ranks.count}
+
+
+def _compare(run: _Training, signature: Mapping[str, Any]) -> None:
+    """Refuse the checkpoint of another run, or of another number of processes; one of an older version has no words."""
+    mine, place = _signature(run), f"checkpoint.pt in {run.folder.path}"
+    found = {**mine, **signature}
+    if differences := run.config.differing(found["config"]):
+        raise RunError(f"{place} is of another run, with {'; '.join(differences)}; restore a copy of the right one")
+    if found["data"] != mine["data"]:
+        raise RunError(f"{place} is of another run, on other data; restore a copy of the right one")
+    if (count := found["ranks"]) != mine["ranks"]:
+        what = f"{count} processes" if count > 1 else "one process"
+        how = f"with torchrun for {count} processes" if count > 1 else "without torchrun"
+        advice = f"resume it {how}, or choose another --out"
+        raise ValueError(f"{run.folder.path} was trained by {what}, not {mine['ranks']}; {advice}")
 
 
 def _save(run: _Training) -> None:
     parts = {name: part.state_dict() for name, part in run.experiment.modules().items()}
     history = [row.to_dict() for row in run.history]
-    run.folder.write_checkpoint({"format": 1, "epoch": run.epoch, "parts": parts, "history": history})
+    state = {"format": 1, "run": _signature(run), "epoch": run.epoch, "parts": parts, "history": history}
+    run.folder.write_checkpoint(state)
 
 
-def _leave(run: _Training, why: str) -> None:
+def _leave(run: _Training, why: str, *, diverged: bool = False) -> None:
+    about = {"epochs_done": run.epoch, "error": why} | ({"diverged": True} if diverged else {})
     with contextlib.suppress(RunError):  # the disk that is full, of which the run's own error tells
-        run.folder.write_json("failure.json", {"epochs_done": run.epoch, "error": why})
+        run.folder.write_json("failure.json", about)
 
 
 def _interrupted(run: _Training) -> str:
@@ -255,7 +311,7 @@ def _refuse(run: _Training, epoch: int, losses: Tensor, what: str = "the loss is
     if len(bad):
         advice = "look for NaN in the data or lower the learning rate"
         state = f"the last good state is checkpoint.pt of epoch {run.folder.saved_epoch}"
-        raise RunError(f"epoch {epoch}, step {int(bad[0]) + 1}: {what}; {advice}; {state}")
+        raise DivergedError(f"epoch {epoch}, step {int(bad[0]) + 1}: {what}; {advice}; {state}")
 
 
 def _evaluate(run: _Training, row: EpochRow, before: list[Tensor], last: bool) -> tuple[EpochRow, list[Tensor]]:

@@ -18,9 +18,10 @@ class Schedule:
     """How a learning rate changes over the epochs of a run.
 
     Args:
-        kind: "constant"; "cosine" (down to `end`); "exponential" (by `factor` over the whole run); "milestones"
-            (times `factor` from the epoch of each of `milestones` on); "staircase" (times `factor` after every `every`
-            epochs); "warmup-cosine" (step by step, up from 0 over `warmup` epochs, then down to 0).
+        kind: "constant"; "cosine" (down to `end`; a single epoch has the first value); "exponential" (by `factor` over
+            the whole run); "milestones" (times `factor` from the epoch of each of `milestones` on); "staircase" (times
+            `factor` after every `every` epochs); "warmup-cosine" (step by step, up from 0 over `warmup` epochs, then
+            down to 0).
         factor: Factor of the learning rate, see `kind`.
         milestones: Fractions of the run, so that a shorter run keeps its shape.
         every: Epochs of one stair.
@@ -73,7 +74,7 @@ class Schedule:
         """
         if self.kind == "warmup-cosine":
             return LambdaLR(optimizer, _WarmupCosine(self.warmup * steps, epochs * steps))
-        if self.kind == "cosine":
+        if self.kind == "cosine" and epochs > 1:
             return CosineAnnealingLR(optimizer, T_max=epochs, eta_min=self.end)
         if self.kind == "exponential":
             return ExponentialLR(optimizer, gamma=self.factor ** (1 / epochs))
@@ -82,6 +83,7 @@ class Schedule:
             return LambdaLR(optimizer, _Stairs(self.factor, tuple(round(f * epochs) - 1 for f in self.milestones)))
         if self.kind == "staircase":
             return LambdaLR(optimizer, _Stairs(self.factor, tuple(range(self.every, epochs, self.every))))
+        # Also a cosine over a single epoch, which would run at `end` and learn nothing.
         return ConstantLR(optimizer, factor=1.0, total_iters=0)
 
 
@@ -111,6 +113,8 @@ class _WarmupCosine:
     def __call__(self, step: int) -> float:
         if step < self.warmup:
             return step / self.warmup
+        if self.total == 1:  # whose only step would learn nothing
+            return 1.0
         done = (step - self.warmup) / max(self.total - self.warmup, 1)
         return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
@@ -118,7 +122,8 @@ class _WarmupCosine:
 def advance(schedulers: list[LRScheduler]) -> None:
     """Step schedulers at the start of an epoch (or step), as the released BayesBiNN code does.
 
-    Epoch 1 of a cosine therefore runs at its second value, and the last epoch at `end`, where nothing is learned.
+    Epoch 1 of a cosine therefore runs at its second value, and the last epoch at `end`, where nothing is learned. Only
+    a cosine over a single epoch (or step) stays at its first value, because it would learn nothing at all.
     """
     with warnings.catch_warnings():
         # torch would have schedulers step after the first optimizer step; here the order is meant.

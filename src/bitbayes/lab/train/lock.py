@@ -1,0 +1,92 @@
+"""A lock on a folder: one process at a time writes there, and a kill releases it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows, where two processes must be kept apart by their user
+    fcntl = None
+
+_held: set[int] = set()
+
+
+def acquire(folder: Path) -> int | None:
+    """Lock a folder for this process, and return a handle for `release`; None where the system has no such locks.
+
+    The lock (`flock`) is on the folder itself. It needs no file, goes with the folder when that is renamed, and ends
+    with the process at the latest.
+
+    Raises:
+        BlockingIOError: If another process, or another user of the folder in this one, holds the lock. The message
+            names the process where the system tells.
+        OSError: If there is no such folder, or it cannot be opened.
+    """
+    if fcntl is None:
+        return None
+    while True:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = _holder(handle) if isinstance(error, BlockingIOError) else None
+            os.close(handle)
+            if isinstance(error, BlockingIOError):
+                raise BlockingIOError(error.errno, holder or "another process") from None
+            return None  # a network file system that locks no folders
+        here, there = os.fstat(handle), _status(folder)
+        if there is not None and os.path.samestat(here, there):
+            _held.add(handle)
+            return handle
+        os.close(handle)  # renamed between opening and locking: what has its name now is another folder
+
+
+def release(handle: int | None) -> None:
+    """End a lock from `acquire`."""
+    if handle is not None:
+        _held.discard(handle)
+        os.close(handle)
+
+
+def locked(folder: Path) -> str | None:
+    """Return who holds the lock of a folder; None if nobody does, or the system does not tell."""
+    try:
+        release(acquire(folder))
+    except BlockingIOError as error:
+        return error.strerror
+    except OSError:
+        return None
+    return None
+
+
+def _status(folder: Path) -> os.stat_result | None:
+    try:
+        return os.stat(folder)
+    except FileNotFoundError:
+        return None
+
+
+def _holder(handle: int) -> str | None:
+    """Return who locks a folder, from Linux's table of locks; None where there is no such table."""
+    # The device in the table may differ from that of stat (btrfs, overlays), so the number of the folder must do.
+    number = str(os.fstat(handle).st_ino)
+    try:
+        rows = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError):
+        return None
+    found = {row[4] for row in rows if row[1:2] == ["FLOCK"] and row[5].rpartition(":")[2] == number}
+    if len(found) != 1 or not (process := int(found.pop())) > 0:  # of another container it is 0 or -1
+        return None
+    return "this process" if process == os.getpid() else f"process {process}"
+
+
+def _forget() -> None:
+    """Let a forked child close its copies, which would otherwise hold the locks of a parent that was killed."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
