@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import parallel_refusals
 from nested import equal
 from parallel_run import run
 from test_robustness import environment, saved_epoch
@@ -50,6 +51,31 @@ def test_two_ranks_are_one_process(rule: str, parts: int, tmp_path: Path) -> Non
     for a, b in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
         del a["seconds"], b["seconds"]
         assert equal(a, b, tolerance=1e-4 if parts > 1 else 1e-6)
+
+
+def test_what_ranks_cannot_do_together(tmp_path: Path) -> None:
+    """Every rank hears of it in one line, so that none waits for another; an unusual restart is told by how many."""
+    process = torchrun(str(HERE / "parallel_refusals.py"), str(tmp_path))
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    same = "give all processes the same command"
+    expected = {
+        "seed": f"process 1 has seed 1, but process 0 0; {same}",
+        "epochs": f"process 1 has stop_after 2, but process 0 1; {same}",
+        "batch": "a batch of 1 examples cannot be shared by 2 processes; every process needs one",
+        "resume": f"process 1 has resume False, but process 0 True; {same}",
+        "busy": f"{tmp_path / 'busy'} is in use by this process",
+    }
+    for name, line in expected.items():
+        for rank in (0, 1):
+            assert (tmp_path / f"{name}-{rank}").read_text().startswith(line), name
+    assert not (tmp_path / "none").exists() and not (tmp_path / "busy").exists()
+    with pytest.raises(ValueError, match=r"two was trained by 2 processes, not 1; resume it with torchrun for 2"):
+        parallel_refusals.run(parallel_refusals.config(str(tmp_path / "two")), resume=True)
+    parallel_refusals.run(parallel_refusals.config(str(tmp_path / "one"), stop_after=1))
+    state = torch.load(tmp_path / "one" / "checkpoint.pt", weights_only=True)
+    assert state["run"]["ranks"] == 1 and "seed" in state["run"]["config"]
+    assert len(history(tmp_path / "new")) == 2
 
 
 def children(process: subprocess.Popen) -> list[int]:

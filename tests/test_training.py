@@ -14,6 +14,7 @@ from bitbayes.lab.recipes.configure import load_data
 from bitbayes.lab.studies.several import finished
 from bitbayes.lab.train import (
     BINARY,
+    COSINE_BY_STEPS,
     CROSS_ENTROPY,
     RULES,
     SQUARED,
@@ -85,6 +86,11 @@ class TestSchedule:
         expected = [(1 + torch.cos(torch.tensor(torch.pi * e / 4))) / 2 for e in (1, 2, 3, 4)]
         assert found == pytest.approx([float(e) for e in expected], abs=1e-7)
         assert found[-1] == pytest.approx(1e-16)
+
+    def test_a_single_epoch_learns(self):
+        """A cosine would have it at its end, 1e-16; and a cosine by steps a single step."""
+        assert rates(Schedule("cosine"), 1) == [1.0] and rates(Schedule("cosine", end=0.25), 2)[-1] == 0.25
+        assert rates(COSINE_BY_STEPS, 1) == [1.0] and rates(COSINE_BY_STEPS, 2) == [0.5, 0.0]
 
     def test_exponential_falls_by_its_factor_over_the_run(self):
         assert rates(Schedule("exponential", factor=0.1), 50)[-1] == pytest.approx(0.1)

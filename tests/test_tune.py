@@ -13,7 +13,7 @@ import pytest
 from bitbayes.lab import cli
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.studies.tune import parse_ranges, tune
-from bitbayes.lab.train import DivergedError, RunConfig, SilentProgress
+from bitbayes.lab.train import DivergedError, RunConfig, RunError, SilentProgress
 
 pytest.importorskip("optuna", reason="needs the extra tune")
 
@@ -62,26 +62,104 @@ def test_the_files_of_a_search_name_its_variant(tmp_path: Path, monkeypatch: pyt
     assert (found["rule"], found["trials"]) == ("bayesbinn:default", [row])
 
 
-def test_an_interrupted_trial_goes_on_in_its_folder(tmp_path: Path) -> None:
-    class Stops(SilentProgress):
-        begun = 0
+class Stops(SilentProgress):
+    """Ends the search as a kill would: at the start of a run, or within it."""
 
-        def start(self, title: str, epochs: int, done: int, steps: int) -> None:
-            self.begun += 1
+    def __init__(self, run: int, epoch: int) -> None:
+        self.at, self.begun = (run, epoch), 0
 
-        def step(self, epoch: int, step: int) -> None:
-            if (self.begun, epoch) == (2, 2):
-                raise KeyboardInterrupt
+    def start(self, title: str, epochs: int, done: int, steps: int) -> None:
+        self.begun += 1
+        if self.at == (self.begun, 0):
+            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        search(tmp_path, 3, progress=Stops())
-    assert RunConfig.load(tmp_path / "trial1").spec.lr != pytest.approx(3e-3)
-    config, lines = RunConfig.load(tmp_path / "trial1"), (tmp_path / "trial1/metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 1
-    rows = search(tmp_path, 3)
-    assert len(rows) == 3
-    assert (tmp_path / "trial1/metrics.jsonl").read_text().splitlines()[:1] == lines  # its first epoch is not repeated
-    assert next(row["settings"]["lr"] for row in rows if row["folder"] == "trial1") == config.spec.lr
+    def step(self, epoch: int, step: int) -> None:
+        if self.at == (self.begun, epoch):
+            raise KeyboardInterrupt
+
+
+def test_a_search_is_a_function_of_its_seed(tmp_path: Path) -> None:
+    """However often it is interrupted; a trial goes on in its folder, and its first epoch is not repeated."""
+    whole = search(tmp_path / "whole", 3)
+    for place, run, epoch in (("first", 1, 0), ("within", 2, 2), ("last", 3, 1)):
+        out = tmp_path / place
+        with pytest.raises(KeyboardInterrupt):
+            search(out, 3, progress=Stops(run, epoch))
+        lines = (out / f"trial{run - 1}/metrics.jsonl").read_text()
+        assert lines.count("\n") == max(epoch - 1, 0)
+        assert search(out, 3) == whole
+        assert (out / f"trial{run - 1}/metrics.jsonl").read_text().startswith(lines)
+    assert search(tmp_path / "parts", 1) == [row for row in whole if row["folder"] == "trial0"]
+    assert search(tmp_path / "parts", 3) == whole
+    other = search(tmp_path / "other", 2, Overrides(epochs=2, seed=1))
+    (mine,) = (row["settings"] for row in other if row["folder"] == "trial1")
+    assert mine not in [row["settings"] for row in whole]
+
+
+def test_a_trial_without_a_record_is_proposed_again(tmp_path: Path) -> None:
+    """A kill came after its folder was made; tune.json, too, is made again."""
+    whole = search(tmp_path, 2)
+    for name in ("config.json", "summary.json", "metrics.jsonl", "environment.json", "model.safetensors"):
+        (tmp_path / "trial1" / name).unlink()
+    (tmp_path / "tune.json").unlink()
+    assert search(tmp_path, 2) == whole
+    assert json.loads((tmp_path / "tune.json").read_text())["trials"] == whole
+
+
+def test_a_search_of_an_earlier_version_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It left a journal, and after a kill a lock that points nowhere; a relative folder was where that hung."""
+    monkeypatch.chdir(tmp_path)
+    before = search("old", 2)
+    about = json.loads(Path("old/search.json").read_text())
+    Path("old/search.json").unlink()
+    lines = [{"op_code": 0, "study_name": "tune"}, {"op_code": 2, "study_id": 0, "user_attr": {"about": about}}]
+    Path("old/study.log").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"op_co')
+    Path("old/study.log.lock").symlink_to("old/study.log")
+    with pytest.raises(ValueError, match="holds a search with another lr, ranges; choose another --out"):
+        search("old", 3, Overrides(epochs=2, lr=0.5))
+    after = search("old", 3)
+    assert len(after) == 3 and all(row in after for row in before)
+
+
+def test_the_recipe_comes_first_also_outside_of_the_ranges(tmp_path: Path) -> None:
+    rows = search(tmp_path, 3, rule="ste", ranges={"lr": (0.02, 0.04)})
+    values = [row["settings"]["lr"] for row in sorted(rows, key=lambda row: row["folder"])]
+    assert values[0] == pytest.approx(0.01) and all(0.02 <= value <= 0.04 for value in values[1:])
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    how = {"rule": "ste", "ranges": {"clip": (0.5, 2.0)}}
+    search(tmp_path, 1, **how)
+    with pytest.raises(ValueError, match=r"holds a search with another .*rule"):
+        search(tmp_path, 2)
+    path = tmp_path / "trial0" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "options": {}}))
+    with pytest.raises(ValueError, match="trial0 is no trial of this search; choose another --out"):
+        search(tmp_path, 2, **how)
+
+
+def test_a_disk_that_is_full_is_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(config: RunConfig, **how: Any) -> None:
+        raise RunError("cannot write: No space left on device")
+
+    monkeypatch.setattr("bitbayes.lab.studies.tune.run_recipe", fails)
+    with pytest.raises(RunError, match="No space left"):
+        search(tmp_path, 2, rule="ste")
+    monkeypatch.undo()
+    assert [row["accuracy"] is None for row in search(tmp_path, 1, rule="ste")] == [False]
+
+
+def test_a_run_that_diverged_is_a_trial(tmp_path: Path) -> None:
+    """And is not trained again."""
+    search(tmp_path, 1, rule="ste")
+    folder = tmp_path / "trial0"
+    (folder / "summary.json").unlink()
+    (folder / "failure.json").write_text(json.dumps({"epochs_done": 1, "error": "the loss is not finite"}))
+    assert search(tmp_path, 1, rule="ste")[0]["accuracy"] is not None  # an interruption of an earlier version
+    (folder / "summary.json").unlink()
+    (folder / "failure.json").write_text(json.dumps({"epochs_done": 1, "error": "not finite", "diverged": True}))
+    (row,) = search(tmp_path, 1, rule="ste")
+    assert row["accuracy"] is None and not (folder / "summary.json").exists()
 
 
 def test_a_run_that_fails_is_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
