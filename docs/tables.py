@@ -3,8 +3,8 @@
     python docs/tables.py                           rewrites the tables in docs/results.md
     python docs/tables.py --keep NAME.json FILE...   puts what a command has left into docs/results, first
 
-FILE is the results.json or trust.json of `bitbayes reproduce`, results.json of several recipes (without what another
-kept file has of a recipe), or the summary.json of some streams of `bitbayes continual`. Rows that a command did not run
+FILE is the TARGET.json of `bitbayes reproduce TARGET`, that of several recipes (without what another kept
+file has of a recipe), or the summary.json of some streams of `bitbayes continual`. Rows that a command did not run
 stay as they are. A table stands between two comments, `<!-- table NAME.json: columns -->` and `<!-- end -->`; the
 columns are those of the file, all that are known if none is named. What stands between them is not edited by hand: a
 test compares.
@@ -78,7 +78,7 @@ def cell(figure: Mapping[str, Any] | None, digits: int) -> str:
 
 
 def rules_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Of results.json: a row a rule, which says so if it has fewer seeds than others."""
+    """Of TARGET.json: a row a rule, which says so if it has fewer seeds than others."""
     names = list(columns) or [name for name in COLUMNS if any(name in row for row in found["rows"])]
     most = max(row.get("runs", 0) for row in found["rows"])
     rows = []
@@ -91,7 +91,7 @@ def rules_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 
 def data_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Of several results.json: a row for the data of each, a column a rule, and more of BayesBiNN with one setting."""
+    """Of several default.json: a row for the data of each, a column a rule, and more of BayesBiNN with one setting."""
     rules, lines = TABLES["default"].rules, []
     for recipe, rows in found["data"].items():
         by_rule = _elsewhere(recipe) | {row["rule"]: row for row in rows}
@@ -182,7 +182,7 @@ def keep(name: str, files: Sequence[Path]) -> None:
 
 
 def _by_recipe(old: Mapping[str, Any], read: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The rows of some results.json that no other kept file has."""
+    """The rows of some TARGET.json that no other kept file has."""
     kept = dict(old)
     for found in read:
         wanted = set(TABLES["default"].rules) - set(_elsewhere(found["recipe"]))
@@ -192,7 +192,7 @@ def _by_recipe(old: Mapping[str, Any], read: Iterable[Mapping[str, Any]]) -> dic
 
 
 def _elsewhere(recipe: str) -> dict[str, Any]:
-    """Single networks by rule, from the kept results.json or trust.json of a recipe."""
+    """Single networks by rule, from the kept TARGET.json of a recipe."""
     found = (json.loads(file.read_text(encoding="utf-8")) for file in sorted(KEPT.glob("*.json")))
     rows = (row for each in found if each.get("recipe") == recipe for row in each["rows"])
     return {

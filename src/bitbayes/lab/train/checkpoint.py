@@ -1,4 +1,4 @@
-"""The bytes of checkpoint.pt: what torch.save writes, with a SHA-256 of the file at its end."""
+"""The bytes of checkpoint.pt: the archive of torch.save, with a SHA-256 of all that is before it as its comment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Sink(Protocol):
 
 
 class _Signer:
-    """Passes bytes on and hashes them, but for the length of the comment that the archive ends with."""
+    """A file that hashes what is written to it, except for the length of the comment at the end of the archive."""
 
     def __init__(self, file: _Sink) -> None:
         self.file, self.digest, self.last = file, hashlib.sha256(), b""
@@ -61,13 +61,13 @@ def save(state: dict[str, Any], file: _Sink) -> None:
 
 
 def load(file: IO[bytes], device: torch.device | str = "cpu") -> Any:
-    """Read what `save` wrote, after comparing every byte with the SHA-256; nothing is unpickled before.
+    """Read what `save` wrote. The SHA-256 is compared before anything is unpickled.
 
-    Files of earlier versions have none. Their CRCs are checked, and what CRCs do not cover and torch obeys: an entry
-    that is marked as a folder would leave its tensor uninitialised.
+    Files of earlier versions have no SHA-256. For them the CRCs of the entries are checked, and no entry may have the
+    attribute of a folder: torch would leave its tensor uninitialised.
 
     Raises:
-        ValueError: If the file is damaged. Other errors say the same of files without SHA-256.
+        ValueError: If the file is damaged. For a file without SHA-256 it may be another error.
     """
     if not _signed(file):
         _check_archive(file)
@@ -78,7 +78,7 @@ def load(file: IO[bytes], device: torch.device | str = "cpu") -> Any:
 
 
 def _signed(file: IO[bytes]) -> bool:
-    """Return whether a file has a SHA-256, which is right."""
+    """Return whether a file has a SHA-256; raise ValueError if it is not the SHA-256 of the file."""
     size = file.seek(0, io.SEEK_END)
     content = size - _LENGTH.size - _COMMENT
     file.seek(max(content, 0))
@@ -87,12 +87,11 @@ def _signed(file: IO[bytes]) -> bool:
         return False
     file.seek(0)
     digest, left = hashlib.sha256(), content
-    while left:
-        piece = file.read(min(left, _CHUNK))
+    while left and (piece := file.read(min(left, _CHUNK))):
         digest.update(piece)
         left -= len(piece)
     if comment != _NAME + digest.hexdigest().encode():
-        raise ValueError("its SHA-256 is another")
+        raise ValueError("its bytes do not have the SHA-256 at its end")
     return True
 
 

@@ -187,11 +187,13 @@ class RunConfig:
         return [f"{name} {_short(ours[name])}, not {_short(theirs[name])}" for name in names]
 
     def identity(self) -> dict[str, Any]:
-        """Return all settings that decide what is learned by name, as JSON has them: what makes two runs the same."""
+        """Return the settings that decide what is learned by name, as JSON has them. Equal runs have equal ones."""
         return {name: value for name, value in json.loads(self.to_json()).items() if name not in _FREE}
 
     def differing(self, identity: Mapping[str, Any]) -> list[str]:
-        """Return a short text for each setting that the `identity` of another record, maybe an older one, differs in.
+        """Return a short text for each setting that differs in the `identity` of another record.
+
+        Settings that only one of the two has are ignored, so that checkpoints of other versions can be read.
 
         Example:
             >>> config = RunConfig("digits", "ste", "runs/digits", RuleSpec(lr=1e-2), epochs=3)

@@ -1,4 +1,4 @@
-"""A lock on a folder: one process at a time writes there, and a kill releases it."""
+"""Locks on folders: one process at a time writes into a folder, and a kill releases its lock."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def acquire(folder: Path) -> int | None:
     with the process at the latest.
 
     Raises:
-        BlockingIOError: If another process, or another user of the folder in this one, holds the lock. The message
-            names the process where the system tells.
+        BlockingIOError: If another process, or another part of this one, holds the lock. `strerror` names the process
+            where the system tells.
         OSError: If there is no such folder, or it cannot be opened.
     """
     if fcntl is None:

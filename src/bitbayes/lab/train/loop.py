@@ -91,12 +91,13 @@ def train(
         config: The run.
         experiment: Its objects, freshly built from `config`.
         resume: Continue from checkpoint.pt in `config.out`, if there is one; an older run is otherwise moved aside.
+            Results without a checkpoint are never overwritten.
         progress: Display; None for a bar on a terminal and lines elsewhere.
         figures: Further entries of a row of metrics.jsonl, asked for after each evaluation; must not change the run.
 
     Raises:
-        ValueError: If `resume` finds a run with other settings, or by another number of processes; or if the processes
-            of a data-parallel run differ in their settings.
+        ValueError: If `resume` finds a run with other settings, by another number of processes, or without its
+            checkpoint; or if the processes of a data-parallel run differ in their settings.
         DivergedError: If the loss or a gradient is not finite.
         RunError: If a file cannot be written or read, the checkpoint is that of another run, or the folder is in use.
     """
@@ -120,7 +121,7 @@ def train(
 
 @contextlib.contextmanager
 def _held(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
-    """Hold a folder through the first rank; all ranks hear of a refusal, so that none waits for one that has left."""
+    """Hold a folder through the first rank. A refusal is raised on all ranks, so that none waits for another."""
     with contextlib.ExitStack() as stack:
         refusal = ""
         try:
@@ -224,7 +225,7 @@ def _signature(run: _Training) -> dict[str, Any]:
 
 
 def _compare(run: _Training, signature: Mapping[str, Any]) -> None:
-    """Refuse the checkpoint of another run, or of another number of processes; one of an older version has no words."""
+    """Refuse a checkpoint of another run or number of processes; one of an earlier version has no signature."""
     mine, place = _signature(run), f"checkpoint.pt in {run.folder.path}"
     found = {**mine, **signature}
     if differences := run.config.differing(found["config"]):
