@@ -109,6 +109,22 @@ def test_a_lock_goes_with_a_folder_that_is_renamed(tmp_path):
             pass
 
 
+def test_a_run_does_not_write_into_the_folder_that_took_its_name(tmp_path):
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    with first.held():
+        first.append_line("metrics.jsonl", {"epoch": 1})
+        (tmp_path / "run").rename(tmp_path / "moved")
+        for there in (False, True):
+            if there:
+                second.write_lines("metrics.jsonl", [])
+            with pytest.raises(RunError, match="run was renamed or removed while it was in use"):
+                first.append_line("metrics.jsonl", {"epoch": 2})
+            with pytest.raises(RunError, match="run was renamed or removed while it was in use"):
+                first.write_json("summary.json", {})
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
+
+
 def test_an_empty_folder_does_not_stay(tmp_path):
     (tmp_path / "there").mkdir()
     for name in ("there", "new/deep"):

@@ -63,7 +63,7 @@ class RunFolder:
     def __init__(self, path: str | Path, *, writes: bool = True) -> None:
         self.path, self.writes = Path(path), writes
         self.saved_epoch: int | None = None  # of checkpoint.pt, for messages
-        self._lock: int | None = None
+        self._held, self._lock = False, None
 
     def has(self, name: str) -> bool:
         """Return whether a file exists."""
@@ -85,7 +85,7 @@ class RunFolder:
             return
         new = [place for place in (self.path, *self.path.parents) if not place.exists()]
         self._make()
-        self._lock = self._acquired()
+        self._held, self._lock = True, self._acquired()
         try:
             yield
         finally:
@@ -93,13 +93,20 @@ class RunFolder:
                 for place in new:
                     place.rmdir()
             lock.release(self._lock)
-            self._lock = None
+            self._held, self._lock = False, None
 
     def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the folder {self.path}: {error.strerror}") from error
+
+    def _find(self) -> None:
+        """Make the folder for a file; a folder that is held must be where it was, for it may be another one now."""
+        if not self._held:
+            self._make()
+        elif not lock.leads(self.path, self._lock):
+            raise RunError(f"{self.path} was renamed or removed while it was in use; continue the run where it is now")
 
     def _acquired(self) -> int | None:
         try:
@@ -115,7 +122,7 @@ class RunFolder:
     def _replacing(self, name: str) -> Iterator[Path]:
         """Lend a path to write to, and put what is there in the place of the file."""
         target, partial = self.path / name, self.path / f".{name}.partial"
-        self._make()
+        self._find()
         try:
             yield partial
             with open(partial, "rb+") as file:
@@ -172,7 +179,7 @@ class RunFolder:
         """Append one JSON object to a file of lines, with a single write."""
         if not self.writes:
             return
-        self._make()
+        self._find()
         target = self.path / name
         try:
             with open(target, "ab") as file:

@@ -36,8 +36,7 @@ def acquire(folder: Path) -> int | None:
             if isinstance(error, BlockingIOError):
                 raise BlockingIOError(error.errno, holder or "another process") from None
             return None  # a network file system that locks no folders
-        here, there = os.fstat(handle), _status(folder)
-        if there is not None and os.path.samestat(here, there):
+        if leads(folder, handle):
             _held.add(handle)
             return handle
         os.close(handle)  # renamed between opening and locking: what has its name now is another folder
@@ -61,11 +60,14 @@ def locked(folder: Path) -> str | None:
     return None
 
 
-def _status(folder: Path) -> os.stat_result | None:
+def leads(folder: Path, handle: int | None) -> bool:
+    """Return whether a path still leads to the folder that was locked."""
+    if handle is None:
+        return True
     try:
-        return os.stat(folder)
+        return os.path.samestat(os.stat(folder), os.fstat(handle))
     except FileNotFoundError:
-        return None
+        return False
 
 
 def _holder(handle: int) -> str | None:
