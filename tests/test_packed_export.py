@@ -289,7 +289,7 @@ def test_export_of_every_other_step():
 def test_refusals():
     model = settled(nn.Sequential(nn.Linear(8, 4), nn.Tanh()))
     optimizer = bb.BayesBiNN([("0.weight", model[0].weight)], ess=10, seed=0)
-    several = bb.pack(model, torch.zeros(1, 8), optimizer.posterior(), samples=3)
+    several = bb.pack(model, torch.zeros(1, 8), optimizer.eval().posterior(), samples=3)
     for wrong, message in [
         (lambda: c_header(bb.pack(model, torch.zeros(1, 8))), r"'tanh' of layer '1 \(Tanh\)' has no C form; there are"),
         (lambda: c_header(several), "a C header is of one network, got 3"),
