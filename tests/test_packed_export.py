@@ -367,7 +367,7 @@ def test_c_makes_inputs_of_pixels_and_names_classes(tmp_path, kind):
 
 def test_onnx_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ImportError, match=r"onnx is not installed; run: pip install 'bitbayes\[onnx\]'"):
+    with pytest.raises(ImportError, match=r"onnx is not installed; run: pip install .*\[onnx\]"):
         onnx_model(made("mlp")[0])
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import bitbayes as bb
+from bitbayes.errors import install_command
 from bitbayes.packed import PackedNetwork, Program, Step, load
 from bitbayes.packed.format.bits import pack_signs
 from test_packed import grid, settled
@@ -218,7 +219,7 @@ def test_without_openvino():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = result.stderr.strip().splitlines()[-1]
-    assert "openvino is not installed; run: pip install 'bitbayes[openvino]'; or take the backend \"native\"" in last
+    assert f'openvino is not installed; run: {install_command("openvino")}; or take the backend "native"' in last
 
 
 def test_a_signal_after_networks_have_gone(tmp_path):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from bitbayes.lab.cli.output import show
 from bitbayes.lab.recipes import find_recipe
 from bitbayes.lab.report.figures import curves_figure, histogram_figure
 from bitbayes.lab.report.results import results_table, write_results
 from bitbayes.lab.report.series import published_curves
-from bitbayes.lab.report.tables import show
 from bitbayes.lab.studies.tables import TableRow
 from bitbayes.lab.train import EpochRow
 from bitbayes.posterior import BernoulliPosterior

@@ -323,7 +323,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, digits):
             "interval_epochs must be a positive number",
         ),
         (["train", "digits", "--epocs", "3"], "--epocs"),
-        (["train"], "Missing from bitbayes train"),
+        (["train"], "train needs RECIPE"),
         (["trian", "digits"], "trian"),
     ],
 )

@@ -32,7 +32,8 @@ def test_side_by_side_is_one_after_another(tmp_path: Path) -> None:
     plain = run_several(one, note=told.append)
     summaries = run_several(other, jobs=2, note=told.append)
     assert told[0] == f"run 1 of 3, in {tmp_path}/one/seed0" and told[3] == "3 runs, 2 at a time"
-    assert sorted(line.rpartition("seed")[2] for line in told[4:]) == ["0", "1", "2"]
+    assert sorted(line.partition("/seed")[2][0] for line in told[4:]) == ["0", "1", "2"]
+    assert [line.endswith(" left in all") for line in told] == [False, True, True, False, True, True, False]
     assert [summary.seed for summary in summaries] == [0, 1, 2]
     assert [s.test_accuracy for s in summaries] == [s.test_accuracy for s in plain]
     for first, second in zip(one, other, strict=True):
@@ -46,13 +47,15 @@ def test_what_is_finished_is_not_repeated(tmp_path: Path) -> None:
     before = run_several(configs(tmp_path, 2), note=told.append)
     times = {config.out: Path(config.out, "summary.json").stat().st_mtime_ns for config in configs(tmp_path, 2)}
     after = run_several(configs(tmp_path, 3), note=told.append)
-    assert after[:2] == before and told[2:] == [f"run 1 of 1, in {tmp_path}/seed2"]
+    assert after[:2] == before and told[3:] == [f"run 1 of 1, in {tmp_path}/seed2"]
+    assert told[2] == "2 of 3 runs are finished already: they are read, not trained again"
     assert all(Path(out, "summary.json").stat().st_mtime_ns == time for out, time in times.items())
 
 
 def test_a_failure_is_told_and_leaves_the_others_whole(tmp_path: Path) -> None:
     good = configs(tmp_path, 1)
-    bad = make_config("digits", "bayesbinn", seed=7, out=str(tmp_path / "bad"), epochs=EPOCHS, options={"odd": 1.0})
+    bad = make_config("digits", "bayesbinn", seed=7, out=str(tmp_path / "bad"), epochs=EPOCHS)
+    bad = bad.changed(options={"ess": 1.0, "odd": 1.0})
     with pytest.raises((TypeError, ValueError), match="odd"):
         run_several([*good, bad], jobs=2, note=lambda line: None)
     (summary,) = run_several(good, note=lambda line: None)  # begun or not

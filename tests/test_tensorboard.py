@@ -6,6 +6,7 @@ import sys
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bitbayes.errors import install_command
 from bitbayes.lab import cli
 from bitbayes.lab.train import EpochRow, EventProgress, SilentProgress
 
@@ -44,6 +45,6 @@ def test_epochs_that_are_run_again_count_once(tmp_path):
 def test_without_tensorboard(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     assert cli.main(["train", "digits", "--out", str(tmp_path / "run"), "--tensorboard"]) == 1
-    line = "bitbayes: tensorboard is not installed; run: pip install 'bitbayes[tensorboard]'\n"
+    line = f"bitbayes: tensorboard is not installed; run: {install_command('tensorboard')}\n"
     assert capsys.readouterr().err == line
     assert not (tmp_path / "run").exists()

@@ -124,7 +124,7 @@ class TestSchedule:
 class TestConfig:
     def test_json_and_back(self):
         for recipe in RECIPES:
-            config = make_config(recipe, options={"betas": (0.9, 0.99)})
+            config = make_config(recipe, "ste", options={"betas": (0.9, 0.99)})
             assert RunConfig.from_json(config.to_json()) == config
 
     def test_unknown_entries_of_a_newer_version_are_ignored(self):

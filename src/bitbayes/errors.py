@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import shlex
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
@@ -31,7 +33,53 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{module} is not installed; run: pip install 'bitbayes[{extra}]'") from error
+        raise ImportError(f"{module} is not installed; run: {install_command(extra)}") from error
+
+
+def install_command(extra: str) -> str:
+    """Return the command that adds an extra to this installation of the package.
+
+    The command works in any folder. It names the checkout or the file that the package was installed from, and the
+    package index only if the package came from there.
+
+    Args:
+        extra: Extra of this package.
+
+    Example:
+        >>> install_command("train").startswith("pip install ")
+        True
+    """
+    checkout = _checkout()
+    if checkout is not None:
+        return f"pip install -e {shlex.quote(f'{checkout}[{extra}]')}"
+    return f"pip install {shlex.quote(_source(extra))}"
+
+
+def _checkout() -> Path | None:
+    """Return the root of the source tree that this module was imported from, if it is one."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "pyproject.toml").is_file() and (root / "src" / "bitbayes").is_dir() else None
+
+
+def _source(extra: str) -> str:
+    """Return what pip calls this package with an extra, from the record of where pip has found it (PEP 610)."""
+    import json  # here, because only a failure needs these modules, and `import bitbayes` should stay quick
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    try:
+        record = json.loads(distribution("bitbayes").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        record = {}
+    url = record.get("url", "")
+    if "vcs_info" in record:
+        return f"bitbayes[{extra}] @ {record['vcs_info']['vcs']}+{url}"
+    if url.startswith("file:"):
+        path = Path(url2pathname(urlsplit(url).path))
+        if path.exists():  # a checkout, or a wheel
+            return f"{path}[{extra}]"
+    return f"bitbayes[{extra}]"
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str | None:
@@ -63,8 +111,8 @@ def nearest(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """
     names = list(known)
     alike = closest(name.lower(), names, 0.4)
-    hint = "" if alike is None else f"did you mean {alike!r}? "
-    return ValueError(f"no {kind} is called {name!r}; {hint}There are: {', '.join(names)}")
+    hint = "there are" if alike is None else f"did you mean {alike!r}? There are"
+    return ValueError(f"no {kind} is called {name!r}; {hint}: {', '.join(names)}")
 
 
 def chosen(option: str, name: str, table: Mapping[str, T]) -> T:

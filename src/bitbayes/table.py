@@ -91,21 +91,47 @@ class Table:
         lines = [[cell.replace("|", r"\|") for cell in line] for line in (self.heads, *self.rows)]
         return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], marks, *lines[1:]))
 
-    def rich(self) -> Any:
-        """Return a `rich.table.Table` for the terminal; lines separate rows that are several lines high."""
-        rich, escape = require("rich.table", "train"), require("rich.markup", "train").escape
+    def rich(self, width: int | None = None) -> Any:
+        """Return a `rich.table.Table` for the terminal, in which no text is read as markup.
+
+        Lines separate rows that are several lines high.
+
+        Args:
+            width: Columns of the terminal; None for a table as wide as its texts. A narrow table folds texts between
+                words. Names in the first column and single words are never cut or broken, so the table can become
+                wider than the terminal; its attribute `width` says how wide it is.
+        """
+        rich, text = require("rich.table", "train"), require("rich.text", "train").Text
+        sides, widths = self._sides(len(self.heads)), self._widths(width)
         table = rich.Table(
-            title=escape(self.title) or None,
-            caption=escape(self.caption) or None,
+            title=text(self.title) if self.title else None,
+            caption=text(self.caption) if self.caption else None,
             title_justify="left",
             caption_justify="left",
             show_lines=any("\n" in cell for row in self.rows for cell in row),
+            width=_framed(widths),
         )
-        for head, side in zip(self.heads, self._sides(len(self.heads)), strict=True):
-            table.add_column(escape(head), justify="right" if side == "r" else "left")
+        for head, side, columns in zip(self.heads, sides, widths, strict=True):
+            table.add_column(text(head), justify="right" if side == "r" else "left", width=columns)
         for row in self.rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*map(text, row))
         return table
+
+    def _widths(self, limit: int | None) -> list[int]:
+        """Return the columns of the terminal that each column takes, without its frame."""
+        least, widths = [], []
+        for index, head in enumerate(self.heads):
+            lines = [line for row in self.rows for line in row[index].split("\n")]
+            words = [word for line in (*lines, head) for word in line.split()]
+            heads = head.split("\n")
+            least.append(max(map(len, [*words, *(lines if index == 0 else ())]), default=1))
+            widths.append(max(map(len, [*lines, *heads]), default=1))
+        while limit is not None and _framed(widths) > limit:
+            slack = [(width, index) for index, width in enumerate(widths) if width > least[index]]
+            if not slack:
+                break
+            widths[max(slack)[1]] -= 1
+        return widths
 
     def html(self) -> str:
         """Return the table as HTML in which every text is escaped, for a page that defines the classes.
@@ -122,6 +148,11 @@ class Table:
             return self.align
         cells = [[row[i] for row in self.rows] for i in range(columns)]
         return "".join("l" if i == 0 or any(map(_LETTER.search, column)) else "r" for i, column in enumerate(cells))
+
+
+def _framed(widths: Sequence[int]) -> int:
+    """Return the columns of the terminal that a table takes with its frame."""
+    return sum(widths) + 3 * len(widths) + 1
 
 
 @functools.cache

@@ -172,6 +172,16 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
         checks.decay(group["momentum"], "momentum")
 
     @staticmethod
+    def unread(group: Values) -> dict[str, str]:
+        """Hard draws have no temperature."""
+        return {"tau": "estimator is concrete or released"} if group["estimator"] == "straight-through" else {}
+
+    @staticmethod
+    def is_point(group: Values) -> bool:
+        """Return True for the released estimator at a tiny temperature."""
+        return _is_point(group)
+
+    @staticmethod
     def hard(group: Values) -> bool:
         """Unless draws are relaxed."""
         return group["estimator"] == "straight-through" or _is_point(group)

@@ -64,6 +64,20 @@ class Rule(ABC, Generic[O]):
         """Refuse options out of range, also when a group is added later."""
 
     @staticmethod
+    def unread(group: Values) -> dict[str, str]:
+        """Return the options that have no effect beside the others of a group, each with the condition for an effect.
+
+        The condition continues a sentence that ends in "only if". A caller that knows which options a user has chosen,
+        such as the command line, refuses these.
+        """
+        return {}
+
+    @staticmethod
+    def is_point(group: Values) -> bool:
+        """Return whether the posterior of these options is a point, so that every sample of it is the mode."""
+        return False
+
+    @staticmethod
     def hard(group: Values) -> bool:
         """Return whether every draw is exactly ±1, which any floating-point type holds."""
         return False

@@ -95,6 +95,11 @@ class STE(BinaryOptimizer[STEOptions]):
                 checks.number(group[name], name, "positive, or None", low=0)
 
     @staticmethod
+    def unread(group: Values) -> dict[str, str]:
+        """Each inner optimizer has options of its own."""
+        return {"momentum": "inner is sgd"} if group["inner"] == "adam" else {"betas": "inner is adam"}
+
+    @staticmethod
     def hard(group: Values) -> bool:
         """Return True, because a draw is the signs of the latent weights."""
         return True

@@ -110,6 +110,16 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
             checks.number(group["init_noise"], "init_noise", "at least 0, or None", open_low=False)
 
     @staticmethod
+    def unread(group: Values) -> dict[str, str]:
+        """Without directions there is no noise."""
+        return {} if group["rank"] else dict.fromkeys(("divisor", "shared", "init_noise"), "rank is at least 1")
+
+    @staticmethod
+    def is_point(group: Values) -> bool:
+        """Return True without directions."""
+        return not group["rank"]
+
+    @staticmethod
     def hard(group: Values) -> bool:
         """Return True, because a draw is the signs of a Gaussian draw."""
         return True

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bitbayes.errors import require
 from bitbayes.lab.bench.rivals import openvino_rival, torch_bfloat16, without_bits
 from bitbayes.packed import PackedNetwork, load
 from bitbayes.packed.format.bits import Array
@@ -101,28 +100,33 @@ def bench(network: PackedNetwork, batch: int, threads: int, turns: int = 7) -> l
     return [Timing(name, batch, threads, seconds.get(name), missing.get(name, "")) for name in ENGINES]
 
 
-def print_table(timings: Sequence[Sequence[Timing]], network: PackedNetwork) -> None:
-    """Print the timings of one number of threads, which `bench` returned for each batch size, and what they mean."""
+def timings_table(timings: Sequence[Sequence[Timing]], network: PackedNetwork) -> tuple[Table, list[str]]:
+    """Return the timings of one number of threads as a table, and notes on what they mean.
+
+    Args:
+        timings: What `bench` returned for each batch size.
+        network: The packed network.
+    """
     threads = timings[0][0].threads
     columns = [head for group in timings for head in (f"batch {group[0].batch}\nms", "\ninputs/s", "\nspeed")]
     rows, notes = [], []
     for engine in zip(*timings, strict=True):
         cells = [cell for row, group in zip(engine, timings, strict=True) for cell in _cells(row, group[0].seconds)]
         rows.append([engine[0].engine, *cells])
-        notes += [f"{engine[0].engine}: {engine[0].why}"] if engine[0].why else []
-    console = require("rich.console", "train").Console()
-    console.width = max(console.width, 20 + 30 * len(timings))  # nothing is cut off
-    console.print(Table(f"{threads} thread{'s' if threads > 1 else ''}", ["engine", *columns], rows).rich())
-    notes.append("speed: over torch float32. Without bits: weights and sums in the type that is named.")
+        notes += [f"{engine[0].engine} could not run: {engine[0].why}"] if engine[0].why else []
+    table = Table(f"{threads} thread{'s' if threads > 1 else ''}", ["engine", *columns], rows)
     notes.append(
-        "OpenVINO int8: weights and inputs of all layers rounded by FakeQuantize, one scale a tensor from the largest "
-        "magnitudes; rectifiers in the place of signs. It tells a speed, not an accuracy."
+        "Speed is relative to torch float32. Engines that are no backend compute without bits: weights and sums have "
+        "the type that is named."
+    )
+    notes.append(
+        "OpenVINO int8 rounds weights and inputs of all layers by FakeQuantize, with one scale per tensor from the "
+        "largest magnitudes, and has rectifiers in the place of signs. It tells a speed, not an accuracy."
     )
     if network.program.samples > 1:
         count = network.program.samples
-        notes.append(f"backends run all {count} networks of the file; what has no bits runs one of them.")
-    for note in notes:
-        console.print(note, style="dim", soft_wrap=True, markup=False, highlight=False)
+        notes.append(f"Backends run all {count} networks of the file; the other engines run one of them.")
+    return table, notes
 
 
 def _cells(row: Timing, base: float | None) -> list[str]:

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from bitbayes import __version__
+
 try:
     from bitbayes.lab.cli import packed, reproduce, studies, train
-    from bitbayes.lab.cli.shared import tyro
+    from bitbayes.lab.cli.complaints import one_line, unknown_command
+    from bitbayes.lab.cli.output import encodable
+    from bitbayes.lab.cli.shared import REGISTRY, readable, tyro
 except ImportError as missing:
     raise SystemExit(f"bitbayes: {missing}") from None
 
-_ABOUT = "Trains, evaluates and reproduces experiments with binary neural networks."
+_ABOUT = (
+    "Trains, evaluates and reproduces experiments with binary neural networks. `bitbayes COMMAND --help` explains a "
+    "command, and `bitbayes --version` prints the version. With --debug anywhere, an error shows its traceback."
+)
 _KINDS = (
     *(train.Recipes, train.Train, train.Evaluate, reproduce.Reproduce, studies.Demo, studies.Continual),
     *(packed.Pack, packed.Run, packed.Bench, packed.Summary, packed.Export, reproduce.Report, studies.Tune),
 )
-_COMMANDS = {kind.__name__.lower(): kind for kind in _KINDS}
+_COMMANDS = {kind.__name__.lower(): readable(kind) for kind in _KINDS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,13 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    with encodable():
+        return _main(words, debug)
+
+
+def _main(words: list[str], debug: bool) -> int:
+    command = None
     try:
+        if words == ["--version"]:
+            print(f"bitbayes {__version__}")
+            return 0
         command = _parse(words)
         if isinstance(command, int):
             return command
         command.run()
     except KeyboardInterrupt as stop:
-        return _fail(str(stop) or "interrupted", 1)
+        return _fail(_interrupted(command, stop), 1)
     except BrokenPipeError:  # `bitbayes recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -59,21 +74,26 @@ def _fail(line: str, code: int) -> int:
     return code
 
 
+def _interrupted(command: Any, stop: KeyboardInterrupt) -> str:
+    """Return where a command was interrupted, and how to go on."""
+    what = str(stop) or "interrupted"
+    # A run says so itself, see `bitbayes.lab.train.Interrupted`.
+    advice = getattr(command, "advice", lambda saved: "give the same command again")
+    return f"{what}; {advice(getattr(stop, 'saved', False))}"
+
+
 def _parse(words: list[str]) -> Any:
     """Return the command, or the exit code after help or a wrong word, which becomes one line."""
+    if words and not words[0].startswith("-") and words[0] not in _COMMANDS:
+        return _fail(unknown_command(words[0], _COMMANDS), 2)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog="bitbayes", args=words, description=_ABOUT)
+            return tyro.extras.subcommand_cli_from_dict(
+                _COMMANDS, prog="bitbayes", args=words, description=_ABOUT, registry=REGISTRY
+            )
     except SystemExit as stop:
         if stop.code in (None, 0):
             return 0
-        return _fail(_unboxed(complaint.getvalue()), 2)
-
-
-def _unboxed(box: str) -> str:
-    """Return the message inside the box that tyro draws."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    words = itertools.takewhile(lambda line: not line.startswith("─"), filter(None, lines))
-    text = " ".join(words) or "the command is not understood"
-    return f"{text.rstrip('.')}; see bitbayes --help"
+        name = words[0] if words and words[0] in _COMMANDS else None
+        return _fail(one_line(complaint.getvalue(), name, _COMMANDS), 2)

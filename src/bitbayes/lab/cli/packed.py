@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from bitbayes.lab.cli.output import show
 from bitbayes.lab.cli.shared import Flag, Name, Output, tyro
 from bitbayes.lab.studies.answers import class_rows, read_array, regression_rows
 from bitbayes.packed import PackedNetwork, Runtime, c_header, load, onnx_model
@@ -30,7 +31,7 @@ class Pack:
     """Packs a finished run into one file: one bit for each binary weight.
 
     Args:
-        run: Folder of the run.
+        folder: Folder of the run.
         output: The file to write.
         samples: Networks drawn from the posterior; 0 for the mode alone.
         tempered: Divides the outputs by the temperature that suits the run's validation data.
@@ -38,7 +39,7 @@ class Pack:
         data: Folder or hub id of the data, if it is no longer where the run found it.
     """
 
-    folder: Annotated[Name, tyro.conf.arg(name="run")]
+    folder: Name
     output: Output
     samples: int = 0
     tempered: Flag = False
@@ -160,14 +161,15 @@ class Bench:
 
     def run(self) -> None:
         """Prints a table for each number of threads."""
-        from bitbayes.lab.bench.engines import bench, print_table
+        from bitbayes.lab.bench.engines import bench, timings_table
 
         threads = self.threads or tuple(sorted({1, os.cpu_count() or 1}))
         if min(*threads, *self.batch, self.turns, 1) < 1:
             raise ValueError("threads, batch and turns must be at least 1")
         network = PackedNetwork.read(self.network)
         for count in threads:
-            print_table([bench(network, size, count, self.turns) for size in self.batch], network)
+            table, notes = timings_table([bench(network, size, count, self.turns) for size in self.batch], network)
+            show(table, *notes)
 
 
 @dataclass

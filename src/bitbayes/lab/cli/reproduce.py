@@ -11,25 +11,35 @@ from typing import Annotated
 
 from bitbayes.errors import nearest, require
 from bitbayes.lab.choices import Overrides, TableChoice
-from bitbayes.lab.cli.shared import Name, Names, Output, options_of, placed
+from bitbayes.lab.cli.output import show
+from bitbayes.lab.cli.shared import CONTINUES, Command, Name, Names, Output, options_of, placed, tyro
 
 _RUNS = ("epochs", "data", "out", "device", "precision", "jobs", "seeds", "rules", "dataset")
 _DEFAULTS = {"budget": "quick"}
 
 
+def _targets() -> str:
+    """Return what can be reproduced, for a help text."""
+    try:
+        from bitbayes.lab.studies.tables import TABLES
+    except ImportError:  # packed networks run where torch is not installed
+        return "A table or a figure"
+    figures = ", ".join(name for name in _OTHERS if name not in TABLES)
+    return f"A table ({', '.join(TABLES)}) or a figure ({figures})"
+
+
 @dataclass(kw_only=True)
-class Reproduce:
-    """Reproduces a published table or figure; can be interrupted and continued.
+class Reproduce(Command):
+    """Reproduces a published table or figure. The same command continues where it was interrupted.
 
     Args:
-        target: table2, table10 (BayesBiNN); vispa-table1 to 5, vispa-figure1; small, trust, default (ours); moons,
-            snelson; curves, histogram.
         unlike_data: Folder or hub id of Fashion-MNIST, for trust.
-        runs: Finished runs, for curves and histogram.
-        published: JSON file with the published curves.
+        runs: Folders of finished runs, for curves and histogram.
+        published: JSON file with the published curves, for curves.
     """
 
-    target: Name
+    again = CONTINUES
+    target: Annotated[Name, tyro.conf.arg(help=_targets())]
     choice: Annotated[TableChoice, options_of(TableChoice, "dataset", "seeds", "rules", "jobs")]
     unlike_data: str | None = None
     runs: tuple[str, ...] = ()
@@ -40,10 +50,12 @@ class Reproduce:
             Overrides,
             *("device", "precision", "capture", "protocol"),
             defaults=_DEFAULTS,
-            budget="quick (the recipe's short schedule, 3 seeds) or paper (the published one, 5 seeds).",
-            epochs="Length of the schedule, if not the budget's.",
-            data="Folder or hub id of the data.",
-            out="Folder of the runs and of TARGET.json; by default runs/RECIPE-BUDGET, which tables of a recipe share.",
+            budget="Schedule and number of seeds: the recipe's short schedule and 3 (quick), or the published one and "
+            "5 (paper).",
+            epochs="Number of epochs of the schedule; the budget's by default.",
+            data="Folder or hub id of the data; the recipe's hub id by default.",
+            out="Folder of the runs and of TARGET.json; by default runs/RECIPE-BUDGET[-test], which tables of a recipe "
+            "share, or runs/TARGET.",
         ),
     ]
 
@@ -66,7 +78,7 @@ class Reproduce:
 
 
 @dataclass
-class Report:
+class Report(Command):
     """Writes one page of charts and tables about runs; it works offline.
 
     Args:
@@ -103,14 +115,14 @@ def _flag(option: str) -> str:
 
 def _table(command: Reproduce) -> None:
     from bitbayes.lab.recipes import find_recipe
-    from bitbayes.lab.report import results, tables
+    from bitbayes.lab.report import results
     from bitbayes.lab.studies.tables import TABLES, run_table
 
     name, choice = command.target, command.choice
     rows, folder = run_table(name, choice, placed(command.given))
     recipe = find_recipe(choice.dataset or TABLES[name].recipe)
     written, text = results.write_results(name, recipe, rows, folder)
-    tables.show(results.results_table(name, recipe, rows), f"written: {written}, {text}")
+    show(results.results_table(name, recipe, rows).without_empty_columns(), f"written: {written}, {text}")
 
 
 def _trust(command: Reproduce) -> None:
@@ -119,11 +131,11 @@ def _trust(command: Reproduce) -> None:
 
     study = trust_study(command.choice, placed(command.given), unlike_data=command.unlike_data)
     picture = figures.trust_figure(study, study.folder / "trust.png")
-    tables.show(tables.trust_table(study), f"written: {study.folder / 'trust.json'}, {picture}")
+    show(tables.trust_table(study), f"written: {study.folder / 'trust.json'}, {picture}")
 
 
 def _moons(command: Reproduce) -> None:
-    from bitbayes.lab.report import figures, results, tables
+    from bitbayes.lab.report import figures, results
     from bitbayes.lab.studies.toys import moons_study
     from bitbayes.lab.train import RunFolder
 
@@ -131,11 +143,11 @@ def _moons(command: Reproduce) -> None:
     with RunFolder(out).held():
         study = moons_study(out, epochs=command.given.epochs)
         picture = figures.moons_figure(study, Path(out, "moons.png"))
-    tables.show(results.moons_table(study.figures), f"written: {out}/moons.json, {picture}")
+    show(results.moons_table(study.figures), f"written: {out}/moons.json, {picture}")
 
 
 def _snelson(command: Reproduce) -> None:
-    from bitbayes.lab.report import figures, results, tables
+    from bitbayes.lab.report import figures, results
     from bitbayes.lab.studies.toys import snelson_study
     from bitbayes.lab.train import RunFolder
 
@@ -144,11 +156,11 @@ def _snelson(command: Reproduce) -> None:
     with RunFolder(out).held():
         study = snelson_study(out, data=given.data, splits=5 if splits is None else splits, epochs=given.epochs)
         picture = figures.snelson_figure(study, Path(out, "snelson.png"))
-    tables.show(results.snelson_table(study.figures), f"written: {out}/snelson.json, {picture}")
+    show(results.snelson_table(study.figures), f"written: {out}/snelson.json, {picture}")
 
 
 def _curves(command: Reproduce) -> None:
-    from bitbayes.lab.report import figures, tables
+    from bitbayes.lab.report import figures
     from bitbayes.lab.train import EpochRow, RunError
 
     runs = {}
@@ -161,17 +173,17 @@ def _curves(command: Reproduce) -> None:
             raise RunError(f"cannot read {path}: {error}") from error
     out = Path(command.given.out or "runs", "curves.png")
     dataset = command.choice.dataset or "mnist"
-    tables.show(f"written: {figures.curves_figure(runs, out, published=command.published, dataset=dataset)}")
+    show(f"written: {figures.curves_figure(runs, out, published=command.published, dataset=dataset)}")
 
 
 def _histogram(command: Reproduce) -> None:
-    from bitbayes.lab.report import figures, tables
+    from bitbayes.lab.report import figures
     from bitbayes.posterior import load_posterior
 
     folders = _run_folders(command.runs)
     posteriors = {folder.name: load_posterior(folder / "posterior.safetensors") for folder in folders}
     out = Path(command.given.out or "runs", "histogram.png")
-    tables.show(f"written: {figures.histogram_figure(posteriors, out)}")
+    show(f"written: {figures.histogram_figure(posteriors, out)}")
 
 
 def _run_folders(names: Sequence[str]) -> list[Path]:

@@ -6,8 +6,9 @@ import dataclasses
 import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, get_type_hints
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from bitbayes.errors import require
 from bitbayes.lab.choices import Overrides
@@ -15,9 +16,97 @@ from bitbayes.lab.choices import Overrides
 tyro = require("tyro", "train")
 
 Name = tyro.conf.Positional[str]
-Names = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN...")]
+Names = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN...", help_behavior_hint="")]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 Output = Annotated[str, tyro.conf.arg(aliases=["-o"])]
+
+_PARSED: dict[Any, tuple[str, Callable[[str], Any], str]] = {
+    int: ("INT", int, "a whole number"),
+    float: ("FLOAT", float, "a number"),
+    str: ("STR", str, "text"),
+}  # by type: name in help, reader, and words for what is expected
+REGISTRY = tyro.constructors.ConstructorRegistry()
+"""What tyro reads values with: optional values are options that may be left out, not words "None"."""
+
+
+@REGISTRY.primitive_rule
+def _number_or_text(info: Any) -> Any:
+    """Read a number or a text, which may be optional; leave other types to tyro."""
+    kinds = set(get_args(info.type)) if get_origin(info.type) in (Union, types.UnionType) else {info.type}
+    (kind, *more) = kinds - {type(None)} or {None}
+    if more or (kind is str and len(kinds) == 1):
+        return None
+    if get_origin(kind) is Literal:
+        words = get_args(kind)
+        if len(kinds) == 1 or not all(isinstance(word, str) for word in words):
+            return None
+        shown, read, expected = "{" + ",".join(words) + "}", str, ""
+    elif kind in _PARSED:
+        words, (shown, read, expected) = None, _PARSED[kind]
+    else:
+        return None
+
+    def value(given: list[str]) -> Any:
+        try:
+            return read(given[0])
+        except ValueError:
+            raise ValueError(f"expected {expected}, got {given[0]!r}") from None
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=shown,
+        instance_from_str=value,
+        is_instance=lambda given: given is None or isinstance(given, (int, float) if kind is float else kind or str),
+        str_from_instance=lambda given: [str(given)],
+        choices=words,
+    )
+
+
+def readable(kind: type) -> type:
+    """Return a command after naming its positional words in help, and leaving out defaults that say nothing."""
+    hints = get_type_hints(kind, include_extras=True)
+    for item in dataclasses.fields(kind):
+        hint = hints[item.name]
+        extra = {} if item.name not in _POSITIONAL else {"metavar": _POSITIONAL[item.name]}
+        kind.__annotations__[item.name] = _shown(hint, item.default, **extra)
+    return kind
+
+
+_POSITIONAL = {name: name.upper() for name in ("recipe", "target", "stream", "network")} | {"folder": "RUN"}
+
+
+def _shown(hint: Any, default: Any, **extra: Any) -> Any:
+    """Return a type for tyro that does not print a default of None, False or no values."""
+    silent = default is None or default is False or default == ()
+    extra |= {"help_behavior_hint": ""} if silent else {}
+    return Annotated[hint, tyro.conf.arg(**extra)] if extra else hint
+
+
+class Command:
+    """A command of the command line. Subclasses are dataclasses, whose fields tyro reads."""
+
+    again: ClassVar[str] = "give the same command again"
+    """What to do after Ctrl-C."""
+
+    def run(self) -> None:
+        """Do what the command is for."""
+        raise NotImplementedError
+
+    def advice(self, saved: bool) -> str:
+        """Return what to do after Ctrl-C; `saved` says whether the run that was interrupted has a checkpoint."""
+        return self.again
+
+
+CONTINUES = "give the same command again to continue"
+
+
+def rule_names() -> str:
+    """Return the learning rules, for a help text."""
+    try:
+        from bitbayes.lab.train.rules import RULES
+    except ImportError:  # packed networks run where torch is not installed
+        return "see the documentation"
+    return ", ".join(RULES)
 
 
 def options_of(kind: type, *names: str, defaults: Mapping[str, Any] | None = None, **texts: str) -> object:
@@ -42,7 +131,8 @@ def options_of(kind: type, *names: str, defaults: Mapping[str, Any] | None = Non
         hint = Flag if hints[item.name] is bool and not item.default else hints[item.name]
         if item.name in texts:
             hint = Annotated[hint, tyro.conf.arg(help=texts[item.name])]
-        own = {"default": changed.get(item.name, item.default), "annotation": hint}
+        default = changed.get(item.name, item.default)
+        own = {"default": default, "annotation": _shown(hint, default)}
         parameters.append(inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, **own))
 
     def made(**values: Any) -> Any:

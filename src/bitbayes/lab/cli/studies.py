@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from bitbayes.lab.choices import Overrides, StreamChoice
-from bitbayes.lab.cli.shared import Name, options_of, parsed_options, placed
+from bitbayes.lab.cli.output import show
+from bitbayes.lab.cli.shared import CONTINUES, Command, Name, options_of, parsed_options, placed, rule_names, tyro
 
 
 @dataclass
-class Demo:
+class Demo(Command):
     """Trains three rules on the 8x8 digits and draws the two synthetic figures, in under two minutes.
 
     Args:
-        out: Folder of the pictures.
-        seeds: Runs of every rule.
+        out: Folder of the runs and of the pictures.
+        seeds: Number of runs of every rule on the digits.
     """
 
+    again = CONTINUES
     out: str = "runs/demo"
     seeds: int = 3
 
@@ -28,7 +30,6 @@ class Demo:
         """Train, print the tables, and draw."""
         from bitbayes.lab.recipes.configure import load_data, make_config
         from bitbayes.lab.report import figures, results
-        from bitbayes.lab.report.tables import show
         from bitbayes.lab.studies.demo import DEMO_EPOCHS, digits_study
         from bitbayes.lab.studies.toys import moons_study, snelson_study
         from bitbayes.lab.train import BarProgress, SilentProgress
@@ -36,10 +37,10 @@ class Demo:
         if self.seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
         out, progress = self.out, BarProgress() if sys.stdout.isatty() else SilentProgress()
-        how: dict[str, Any] = {"note": lambda text: None, "progress": progress}  # the demo says by itself what it does
+        how: dict[str, Any] = {"note": show, "progress": progress}
         examples = len(load_data(make_config("digits")).train)
         show(f"8x8 digits: three rules, {self.seeds} seeds each, {DEMO_EPOCHS} epochs ...")
-        show(results.digits_table(digits_study(f"{out}/digits", self.seeds, progress=progress), examples))
+        show(results.digits_table(digits_study(f"{out}/digits", self.seeds, **how), examples))
         show("two moons: STE and BayesBiNN ...")
         moons = moons_study(f"{out}/moons", **how)
         moons_picture = figures.moons_figure(moons, Path(out, "moons.png"))
@@ -53,19 +54,20 @@ _STREAM = ("tasks", "scenario", "prior", "prior_decay", "ess_decay", "method", "
 
 
 @dataclass(kw_only=True)
-class Continual:
-    """Learns one task after another; continues where it was interrupted.
+class Continual(Command):
+    """Learns one task after another. The same command continues where it was interrupted.
 
     Args:
         stream: permuted-mnist or split-mnist.
-        rule: Learning rule: bayesbinn can take yesterday's posterior as today's prior, ste:metaplastic damps steps of
-            large latent weights towards zero.
-        method_set: Options of the method, as NAME=VALUE.
-        samples: Networks that the mean averages over at test time.
+        rule: Learning rule. bayesbinn can take the posterior of one task as the prior of the next; ste:metaplastic
+            damps steps of large latent weights towards zero. Others: full-precision, ste.
+        method_set: Options of the method as NAME=VALUE.
+        samples: Number of networks that the mean averages over at test time; the recipe's by default.
         seed: Seed of the run and of the permutations.
-        set: Options of the rule, as NAME=VALUE.
+        set: Options of the rule as NAME=VALUE.
     """
 
+    again = CONTINUES
     stream: Name
     rule: str = "bayesbinn"
     choice: Annotated[StreamChoice, options_of(StreamChoice, *_STREAM)]
@@ -78,16 +80,16 @@ class Continual:
         options_of(
             Overrides,
             *("estimator", "lr", "device"),
-            epochs="Of each task; the recipe's by default.",
-            data="Folder or hub id of MNIST.",
-            out="Folder of the stream; runs/STREAM-RULE[-ESTIMATOR]-seedS, and what is unusual, by default.",
+            epochs="Number of epochs of each task; the recipe's by default.",
+            data="Folder or hub id of MNIST; its hub id by default.",
+            out="Folder of the stream; by default runs/STREAM-RULE[-ESTIMATOR]-seedS, with unusual settings added.",
         ),
     ]
 
     def run(self) -> None:
         """Train, print the matrix and draw it."""
         from bitbayes.lab.report.figures import stream_figures
-        from bitbayes.lab.report.tables import show, stream_table
+        from bitbayes.lab.report.tables import stream_table
         from bitbayes.lab.studies.streams import run_continual
 
         given = placed(self.given, seed=self.seed, options=parsed_options(self.set))
@@ -98,20 +100,21 @@ class Continual:
 
 
 @dataclass(kw_only=True)
-class Tune:
-    """Searches for the settings of a rule, by validation accuracy; can be interrupted and continued.
+class Tune(Command):
+    """Searches for the settings of a rule, by validation accuracy. The same command continues an interrupted search.
 
     Args:
-        recipe: The experiment; `bitbayes recipes` lists them.
-        trials: Runs, the first of them with the recipe's settings.
-        rule: Learning rule.
-        search: What to search, as NAME=LOW:HIGH; lr and ess_scale within a factor of ten by default.
+        recipe: Name of the experiment; `bitbayes recipes` lists them.
+        trials: Number of runs, those that are there already included; the first has the recipe's settings.
+        search: What to search, as NAME=LOW:HIGH; by default lr, and ess_scale where the recipe has one, within a
+            factor of ten of the recipe's values.
         set: Options of the rule that are the same in every run, as NAME=VALUE.
     """
 
+    again = CONTINUES
     recipe: Name
-    trials: int
-    rule: str = "bayesbinn"
+    trials: int = 20
+    rule: Annotated[str, tyro.conf.arg(help=f"Learning rule: {rule_names()}.")] = "bayesbinn"
     search: tuple[str, ...] = ()
     set: tuple[str, ...] = ()
     given: Annotated[
@@ -120,17 +123,17 @@ class Tune:
             Overrides,
             *("data", "device", "precision"),
             defaults={"budget": "quick"},
-            estimator="Of bayesbinn; the recipe's by default.",
+            estimator="Gradient estimator of bayesbinn; the recipe's by default.",
             budget="Schedule of every run: the recipe's short one (quick), or the published one (paper).",
-            epochs="Length of the schedule, if not the budget's.",
-            seed="Of the runs and of the search.",
+            epochs="Number of epochs of the schedule; the budget's by default.",
+            seed="Seed of the runs and of the search; the recipe's by default.",
             out="Folder of the runs; runs/tune-RECIPE-RULE[-ESTIMATOR] by default.",
         ),
     ]
 
     def run(self) -> None:
         """Search, and print the trials and the command that trains with the best."""
-        from bitbayes.lab.report.tables import show, tuned_table
+        from bitbayes.lab.report.tables import tuned_table
         from bitbayes.lab.studies.tune import parse_ranges, tune
 
         ranges, given = parse_ranges(self.search), placed(self.given, options=parsed_options(self.set))

@@ -151,6 +151,8 @@ def run_stream(
     about = settings.record(memory)
     with folder.held():
         matrix = _recorded(folder, about)
+        if len(matrix):
+            note(f"{len(matrix)} tasks are learned already, in {folder.path}: they are read, not trained again")
         experiment: Experiment | None = None
         seen: list[Seen] = []
         curves: list[dict[str, Any]] = []

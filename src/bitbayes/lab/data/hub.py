@@ -9,7 +9,7 @@ import logging
 import stat
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +163,7 @@ def _found(where: str | Path, split: str, layout: Layout) -> Any:
         raise ValueError(
             f"no data folder {where} ({near}); give a folder of parquet files, or a hub id such as {layout.hub}"
         )
-    hint = "; without a network, give a folder of its parquet files"
+    hint = "; without a network, give a folder of its parquet files with --data"
     return _tried(lambda: require("datasets", "train").load_dataset(str(where), split=split), where, split, hint)
 
 

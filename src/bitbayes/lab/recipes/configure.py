@@ -14,6 +14,7 @@ from bitbayes.lab.recipes.base import DEFAULTS, Recipe
 from bitbayes.lab.train import RULES, Progress, RuleName, RuleSpec, RunConfig, RunResult, train
 from bitbayes.lab.train.experiment import Experiment, build_experiment
 from bitbayes.lab.train.machine import tuned_for
+from bitbayes.lab.train.rules import check_options
 
 _SYNTHETIC = (bayesbinn.MOONS, bayesbinn.SNELSON)
 _IMAGES = (ours.DIGITS, bayesbinn.MNIST, ours.FASHION_MNIST, bayesbinn.CIFAR10, bayesbinn.CIFAR100)
@@ -120,12 +121,15 @@ def make_config(
     if chosen["precision"] == "auto" and not recipe.wide:
         chosen["precision"] = "fp32"
     estimator = name.variant if name.variant in _ESTIMATORS else "straight-through"
-    chosen["options"] = {**spec.options, **chosen["options"]}
+    options = chosen.pop("options")
+    if "real_lr" in chosen and (name.rule == "full-precision" or recipe.all_binary):
+        why = "all its weights have the rate --lr" if name.rule == "full-precision" else "all its weights are binary"
+        raise ValueError(f"real_lr has no effect on {recipe.name} with {name}: {why}; leave it out")
     config = RunConfig(
         recipe=recipe.name,
         rule=name.rule,
         out=chosen.pop("out", None) or f"runs/{recipe.name}-{name.slug}-seed{seed}",
-        spec=spec,
+        spec=spec.with_options(options),
         epochs=(recipe.quick_epochs if budget == "quick" else None) or recipe.epochs,
         estimator=estimator if name.rule == "bayesbinn" else None,
         variant=None if name.variant in _ESTIMATORS else name.variant,
@@ -134,7 +138,10 @@ def make_config(
         checkpoint_every=recipe.checkpoint_every,
         predict_samples=recipe.predict_samples,
     )
-    return config.changed(**chosen)
+    config = config.changed(**chosen)
+    if options:
+        check_options(config.rule, config.estimator, config.spec, options)
+    return config
 
 
 def make_experiment(config: RunConfig, data: DataBundle | None = None) -> Experiment:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import platform
 import statistics
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bitbayes.errors import require
 from bitbayes.lab.continual import AccuracyMatrix
 from bitbayes.lab.recipes import DEFAULTS, Recipe
 from bitbayes.lab.report.folders import RunRecord, StreamRecord, is_number
@@ -41,13 +39,6 @@ TRUST_FIGURES = ("accuracy", "nll", "brier", "ece", "ece_tempered", "auroc_error
 _TASKS = 10  # columns of a matrix on the terminal: longer streams show their first and their last tasks
 
 
-def show(*parts: Table | str) -> None:
-    """Print tables and texts; wide enough for a table when stdout is a file."""
-    console = require("rich.console", "train").Console(file=sys.stdout, width=None if sys.stdout.isatty() else 180)
-    for part in parts:
-        console.print(part.rich() if isinstance(part, Table) else part)
-
-
 # Recipes, one run, a search
 
 
@@ -56,12 +47,13 @@ def recipes_table(recipes: Iterable[Recipe]) -> Table:
     rows = []
     for recipe in recipes:
         quick = "" if recipe.quick_epochs in (None, recipe.epochs) else f"\nquick {recipe.quick_epochs}"
-        published = "\n".join(f"{rule} {figure}" for rule, figure in recipe.published.items())
-        what = f"{recipe.title}\n({recipe.source})"
-        rows.append([recipe.name, what, f"{recipe.epochs}{quick}", ", ".join(recipe.rules), published or "-"])
-    heads = ["recipe", "data and network", "epochs", "rules", "published test accuracy"]
+        about = [recipe.title, f"source: {recipe.source}", f"rules: {', '.join(recipe.rules)}"]
+        if recipe.published:
+            figures = ", ".join(f"{rule} {figure}" for rule, figure in recipe.published.items())
+            about.append(f"published test accuracy, %: {figures}")
+        rows.append([recipe.name, f"{recipe.epochs}{quick}", "\n".join(about)])
     caption = f"Every recipe also has {', '.join(DEFAULTS)}, the setting that needs no search."
-    return Table("Experiments of bitbayes train", heads, rows, caption, align="llrll")
+    return Table("Experiments of bitbayes train", ["recipe", "epochs", "about"], rows, caption, align="lrl")
 
 
 def summary_table(summary: Summary, folder: Path) -> Table:
@@ -70,37 +62,70 @@ def summary_table(summary: Summary, folder: Path) -> Table:
     rows = []
     if s.test_accuracy is not None:
         accuracies = (s.test_accuracy, s.sample_test_accuracy, s.mean_test_accuracy)
-        rows.append([f"test accuracy {best}", *map(number, accuracies)])
+        rows.append([f"test accuracy, % {best}", *map(number, accuracies)])
     if s.test_error is not None:
         rows.append(["test squared error", number(s.test_error, 4), "", number(s.mean_test_error, 4)])
     if s.test_nll is not None:
-        rows.append(["test negative log-likelihood", number(s.test_nll, 4), "", number(s.mean_test_nll, 4)])
-    last = (f"test accuracy at epoch {s.epochs_done}", s.last_test_accuracy)
-    for head, accuracy in (last, (f"validation accuracy {best}", s.val_accuracy)):
-        if accuracy is not None:
-            rows.append([head, number(accuracy), "", ""])
+        rows.append(["test negative log-likelihood, nats", number(s.test_nll, 4), "", number(s.mean_test_nll, 4)])
+    if s.last_test_accuracy is not None and s.best_epoch != s.epochs_done:
+        rows.append([f"test accuracy, % at epoch {s.epochs_done}", number(s.last_test_accuracy), "", ""])
+    if s.val_accuracy is not None:
+        rows.append([f"validation accuracy, % {best}", number(s.val_accuracy), "", ""])
     if s.posterior_entropy_bits is not None:
-        rows.append(["entropy of a weight, bits", "", "", number(s.posterior_entropy_bits, 4)])
+        rows.append(["per-weight entropy, bits", "", "", number(s.posterior_entropy_bits, 4)])
     rows += [
         ["binary weights", number(s.binary_weights, 0), "", ""],
-        ["bytes at 32 / 1 bit a weight", f"{s.bytes_32_bit:,} / {s.bytes_1_bit:,}", "", ""],
-        [f"seconds an epoch ({s.precision})", number(s.seconds_per_epoch), "", ""],
+        ["bytes at 32 bits per weight", number(s.bytes_32_bit, 0), "", ""],
+        ["bytes at 1 bit per binary weight", number(s.bytes_1_bit, 0), "", ""],
+        [f"seconds per epoch ({s.precision})", number(s.seconds_per_epoch), "", ""],
     ]
     estimator = f" ({s.estimator})" if s.estimator else ""
     title = f"{s.recipe}, {s.rule}{estimator}, seed {s.seed}"
     return Table(title, ["", "mode", "one sample", "mean of samples"], rows, f"files in {folder}")
 
 
+_POINT = 1e-4  # bits per weight, below which samples of a posterior are the mode but for a few weights
+
+_EVALUATED = {
+    "accuracy": ("accuracy, %", 2),
+    "error": ("squared error", 4),
+    "nll": ("negative log-likelihood, nats", 4),
+    "brier": ("Brier score", 4),
+    "ece": ("calibration error (ECE), bins of equal width", 4),
+    "ece_mass": ("calibration error (ECE), bins of equal mass", 4),
+    "entropy": ("predictive entropy, nats", 4),
+    "auroc_errors": ("AUROC of errors, by entropy", 4),
+    "auroc_unlike": ("AUROC of other data, by entropy", 4),
+    "auroc_unlike_information": ("AUROC of other data, by mutual information", 4),
+    "temperature": ("temperature fitted on validation data", 4),
+    "nll_tempered": ("negative log-likelihood at that temperature", 4),
+    "brier_tempered": ("Brier score at that temperature", 4),
+    "ece_tempered": ("ECE at that temperature, equal width", 4),
+    "noise": ("standard deviation of the noise", 4),
+    "inside": ("targets within two standard deviations, %", 2),
+}  # figures of `bitbayes evaluate` by name: what the table calls them, and digits after the point
+
+
 def evaluation_table(found: Evaluation) -> Table:
-    """Return mode and mean of a run side by side."""
+    """Return mode and mean of a run side by side, with figures by their full names."""
     columns = {"mode": found.mode} | ({f"mean of {found.samples}": found.mean} if found.mean else {})
-    names = dict.fromkeys(name for figures in columns.values() for name in figures)
-    rows = [
-        [name, *(number(figures.get(name), 2 if name == "accuracy" else 4) for figures in columns.values())]
-        for name in names
-    ]
-    caption = f"entropy of a weight: {number(found.posterior_entropy_bits, 4)} bits"
-    return Table(f"{found.recipe}, {found.rule}: test data", ["", *columns], rows, caption)
+    measured = dict.fromkeys(name for figures in columns.values() for name in figures)
+    rows = []
+    for name in sorted(measured, key=list(_EVALUATED).index):
+        head, digits = _EVALUATED[name]
+        rows.append([head, *(number(figures.get(name), digits) for figures in columns.values())])
+    bits = found.posterior_entropy_bits
+    if bits is None:
+        caption = "The run has no posterior, so there is no mean of samples."
+    elif bits < _POINT:
+        caption = (
+            f"The posterior is a point (per-weight entropy below {_POINT:g} bits): its samples are the mode, so both "
+            "columns agree. For a posterior train with --rule bayesbinn:default."
+        )
+    else:
+        caption = f"The per-weight entropy of the posterior is {number(bits, 4)} bits."
+    estimator = f" ({found.estimator})" if found.estimator else ""
+    return Table(f"{found.recipe}, {found.rule}{estimator}: test data", ["", *columns], rows, caption)
 
 
 def tuned_table(recipe: str, rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -46,6 +46,8 @@ def evaluate_run(
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
+    if unlike is None and unlike_data is not None:
+        raise ValueError(f"unlike_data {unlike_data} has no effect without unlike, the recipe that reads it")
     RunConfig.load(folder)
     with RunFolder(folder).held():  # a run that goes on would write other weights than those that are measured
         run = load_run(folder, data=data, device=device)

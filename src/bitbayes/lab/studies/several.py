@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.recipes import find_recipe, make_config, run_recipe
 from bitbayes.lab.recipes.configure import data_of, load_data
-from bitbayes.lab.train import Progress, RunConfig, RunError, RunFolder, SilentProgress, Summary
+from bitbayes.lab.train import Progress, RunConfig, RunError, RunFolder, SilentProgress, Summary, default_progress
+from bitbayes.lab.train.progress import OfSeveral, about
 
 
 def make_configs(recipe: str, rule: str, seeds: int, given: Overrides) -> list[RunConfig]:
@@ -93,6 +95,8 @@ def run_several(
     if twice is not None:
         raise ValueError(f"two runs would share the folder {twice}; give them different seeds or folders")
     left = [config for config in configs if finished(config) is None]
+    if len(left) < len(configs):
+        note(already_there(len(configs) - len(left), len(configs)))
     if jobs > 1 and len(left) > 1:
         _side_by_side(left, min(jobs, len(left)), note)
     else:
@@ -100,10 +104,23 @@ def run_several(
     return [Summary.from_dict(RunFolder(config.out).read_json("summary.json")) for config in configs]
 
 
+def already_there(finished: int, runs: int) -> str:
+    """Return a line that says how many runs are read and not trained.
+
+    Example:
+        >>> already_there(2, 3)
+        '2 of 3 runs are finished already: they are read, not trained again'
+    """
+    verbs = ("is", "it is") if finished == 1 else ("are", "they are")
+    return f"{finished} of {runs} runs {verbs[0]} finished already: {verbs[1]} read, not trained again"
+
+
 def _in_turn(configs: Sequence[RunConfig], progress: Progress | None, note: Callable[[str], None]) -> None:
     loaded = None
+    progress = OfSeveral(progress or default_progress(), sum(config.last_epoch for config in configs))
     for index, config in enumerate(configs, 1):
-        note(f"run {index} of {len(configs)}, in {config.out}")
+        left = f"; {progress.left_in_all}" if progress.left_in_all else ""
+        note(f"run {index} of {len(configs)}, in {config.out}{left}")
         place = config.recipe, config.data, config.device, config.data_seed
         if loaded is None or loaded[0] != place:
             loaded = place, load_data(config)
@@ -115,11 +132,14 @@ def _side_by_side(configs: Sequence[RunConfig], jobs: int, note: Callable[[str],
     # Spawned, because a process that has used OpenMP or CUDA must not be forked.
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         note(f"{len(configs)} runs, {jobs} at a time")
+        began = time.monotonic()
         futures = {pool.submit(_run, config, threads): config for config in configs}
         try:
             for index, future in enumerate(as_completed(futures), 1):
                 future.result()
-                note(f"run {index} of {len(configs)} done, in {futures[future].out}")
+                seconds = (time.monotonic() - began) / index * (len(configs) - index)
+                left = f"; {about(seconds)} left in all" if index < len(configs) else ""
+                note(f"run {index} of {len(configs)} done, in {futures[future].out}{left}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # what has begun ends, or hears of Ctrl-C itself
             raise

@@ -12,7 +12,7 @@ from bitbayes.lab import continual
 from bitbayes.lab.choices import Overrides, StreamChoice
 from bitbayes.lab.recipes import STREAMS, make_config
 from bitbayes.lab.recipes.bayesbinn import stream_network
-from bitbayes.lab.train import CROSS_ENTROPY, PAIRED, Progress
+from bitbayes.lab.train import CROSS_ENTROPY, PAIRED, Progress, RunConfig
 from bitbayes.lab.train.machine import tuned_for
 
 # Of five tasks of permuted MNIST, found in the same runs. The factor says that the last of five counts a tenth of the
@@ -25,6 +25,25 @@ def _default_ess_decay(tasks: int, prior: bool, prior_decay: float) -> float:
     if not prior or prior_decay < 1:
         return 1.0
     return _ESS_DECAY ** ((_TASKS - 1) / max(tasks - 1, _TASKS - 1))
+
+
+def _check_used(config: RunConfig, choice: StreamChoice, split: bool) -> None:
+    """Refuse choices that have no effect on the stream or with the rule."""
+    usual = StreamChoice()
+    not_split = "permuted-mnist has one scenario; only split-mnist has several"
+    without_prior = f"rule {config.rule} has no prior; only bayesbinn does"
+    without_ess = f"rule {config.rule} has no ess"
+    useless = {
+        "tasks": (split, "split-mnist always has five tasks"),
+        "scenario": (not split, not_split),
+        "prior_decay": (config.rule != "bayesbinn", without_prior),
+        "ess_decay": (not {"ess", "ess_scale"} & config.spec.options.keys(), without_ess),
+    }
+    for name, (is_so, why) in useless.items():
+        if is_so and getattr(choice, name) != getattr(usual, name):
+            raise ValueError(f"--{name.replace('_', '-')} has no effect: {why}; leave it out")
+    if choice.tasks < 1:
+        raise ValueError(f"tasks must be at least 1, got {choice.tasks}")
 
 
 METHODS: dict[str, type[continual.Memory]] = {
@@ -48,8 +67,10 @@ def find_method(method: str, options: Mapping[str, Any]) -> continual.Memory:
         raise nearest("method", method, METHODS)
     known = METHODS[method]().options
     for name in options:
+        if not known:
+            raise ValueError(f"method {method} has no options, got {name}")
         if name not in known:
-            raise ValueError(f"method {method} has no option {name!r}; it has: {', '.join(known) or 'none'}")
+            raise nearest(f"option of method {method}", name, known)
     return METHODS[method](**options)
 
 
@@ -87,6 +108,7 @@ def run_continual(
     config = make_config(recipe, rule, given, predict_samples=samples)
     has_prior, split = config.rule == "bayesbinn", stream == "split-mnist"
     known = not split or choice.scenario == "task"  # at test time, which task an input is of
+    _check_used(config, choice, split)
     if given.out is None:
         unusual = {
             choice.method: memory.name != "none",

@@ -196,7 +196,9 @@ def _trained(
 ) -> FinishedRun:
     """Return the run in a folder, trained now unless it is finished."""
     config = make_config(recipe, rule, out=out, **choices)
-    if finished(config) is None:
+    if finished(config) is not None:
+        note(f"{recipe}: {rule} is finished already: it is read, not trained again, in {Path(out)}")
+    else:
         note(f"{recipe}: training {rule}, in {Path(out)}")
         run_recipe(config, resume=True, progress=progress)
     return load_run(out, data=config.data)

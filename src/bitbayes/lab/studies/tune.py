@@ -15,9 +15,11 @@ from bitbayes.lab.choices import Overrides
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import find_recipe, full_name, make_config, make_experiment, run_recipe
 from bitbayes.lab.recipes.configure import load_data
-from bitbayes.lab.studies.several import finished
-from bitbayes.lab.train import DivergedError, Progress, RunConfig, RunFolder
+from bitbayes.lab.studies.several import already_there, finished
+from bitbayes.lab.train import DivergedError, Progress, RunConfig, RunFolder, default_progress
 from bitbayes.lab.train.experiment import resolved
+from bitbayes.lab.train.progress import OfSeveral
+from bitbayes.lab.train.rules import check_options
 from bitbayes.noise import stream_key
 
 Ranges = dict[str, tuple[float, float]]
@@ -51,9 +53,7 @@ class Trial:
 
     def config(self, base: RunConfig, folder: Path) -> RunConfig:
         """Return the record of the run."""
-        options = {name: value for name, value in self.settings.items() if name != "lr"}
-        lr = self.settings.get("lr", base.spec.lr)
-        return base.changed(lr=lr, options={**base.spec.options, **options}, out=str(folder / self.place))
+        return _with(base, self.settings).changed(out=str(folder / self.place))
 
     def row(self) -> dict[str, Any]:
         """Return the entry of tune.json."""
@@ -132,6 +132,7 @@ def tune(
         raise ValueError(f"{recipe} cannot be tuned: that takes classes and validation data")
     own = _own(base, data)
     searched = dict(ranges or _around(base, own))
+    _check(base, {name: low for name, (low, _) in searched.items()})
     files = RunFolder(folder)
     with files.held():
         files.clean()
@@ -139,6 +140,9 @@ def tune(
         found = [_recorded(folder, number, base, searched) for number in _numbers(folder)]
         ended = [trial for trial in found if trial.ended]
         begun = [trial for trial in found if not trial.ended]  # one, unless its folder was tampered with
+        if ended:
+            note(already_there(min(len(ended), trials), trials))
+        progress = OfSeveral(progress or default_progress(), max(trials - len(ended), 0) * base.last_epoch)
         while True:
             rows = [trial.row() for trial in ended]
             rows.sort(key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0)))
@@ -155,6 +159,18 @@ def tune(
                 note(f"failed: {error}")
                 accuracy = None
             ended.append(replace(trial, accuracy=accuracy, ended=True))
+
+
+def _with(base: RunConfig, values: Mapping[str, float]) -> RunConfig:
+    """Return a run with other values of `lr` and of options of its rule."""
+    options = {name: value for name, value in values.items() if name != "lr"}
+    return base.changed(lr=values.get("lr", base.spec.lr), options=base.spec.with_options(options).options)
+
+
+def _check(base: RunConfig, values: Mapping[str, float]) -> None:
+    """Refuse to search an option that the rule does not have or use."""
+    options = {name: value for name, value in values.items() if name != "lr"}
+    check_options(base.rule, base.estimator, _with(base, values).spec, options)
 
 
 def _around(base: RunConfig, own: Mapping[str, Any]) -> Ranges:

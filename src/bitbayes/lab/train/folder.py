@@ -45,8 +45,8 @@ class RunFolder:
     """Names and safe writing of the files of one run.
 
     Files are written under another name, flushed to the disk, and renamed into place. Where writing fails, a RunError
-    names the last good checkpoint, and the old file is untouched. A folder that does not exist is made as soon as it
-    is held, or a file is written.
+    names the last good checkpoint of a run, and the old file is untouched. A folder that does not exist is made as
+    soon as it is held, or a file is written.
 
     Args:
         path: The folder.
@@ -138,9 +138,12 @@ class RunFolder:
             raise
 
     def _failure(self, target: Path, cause: OSError) -> RunError:
-        saved = f"the last good state is {_CHECKPOINT} of epoch {self.saved_epoch}"
-        state = "there is no checkpoint yet" if self.saved_epoch is None else saved
-        return RunError(f"cannot write {target}: {cause.strerror or cause}; {state}")
+        state = ""  # for most files there is no more to say
+        if self.saved_epoch is not None:
+            state = f"; the last good state is {_CHECKPOINT} of epoch {self.saved_epoch}"
+        elif target.name == _CHECKPOINT:
+            state = "; there is no checkpoint yet"
+        return RunError(f"cannot write {target}: {cause.strerror or cause}{state}")
 
     def write(self, name: str, fill: Callable[[_Guard], object]) -> None:
         """Write a file through a function of an open binary file."""

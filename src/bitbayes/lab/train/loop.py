@@ -33,6 +33,7 @@ from bitbayes.noise import stream_key
 from bitbayes.rules.engine import NotFiniteError
 
 _BINS = 20  # of P[w = +1], in a row of metrics
+_NAMES = {"fp32": "float32", "bf16": "bfloat16"}
 _EPOCH_STREAM = 11  # keeps dropout's seeds apart from the noise of the rules
 
 
@@ -41,7 +42,19 @@ class DivergedError(RunError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run, with a line that says what is left and how to go on."""
+    """Ctrl-C during a run, with a line that says what is left. How to go on depends on who has started the run.
+
+    Args:
+        line: The line.
+        saved: Whether the run has a checkpoint, from which it can be continued.
+    """
+
+    def __init__(self, line: str, saved: bool) -> None:
+        super().__init__(line)
+        self.saved = saved
+
+    def __reduce__(self) -> tuple[Any, ...]:  # it may come from another process
+        return Interrupted, (str(self), self.saved)
 
 
 @dataclass(frozen=True)
@@ -107,11 +120,14 @@ def train(
     folder = RunFolder(config.out, writes=experiment.ranks.first)
     with _held(folder, experiment.ranks):
         run = _begin(config, experiment, folder, resume)
+        if config.precision == "auto":
+            how = "chosen by a short measurement" if not run.epoch else "chosen when the run began"
+            progress.note(f"{_title(run)}: computes in {_NAMES[run.config.precision]}, {how} (--precision auto)")
         try:
             return _finish(run, progress, figures)
         except KeyboardInterrupt:
-            _leave(run, "interrupted; continue it with --resume")
-            raise Interrupted(_interrupted(run)) from None
+            _leave(run, "interrupted")
+            raise _interrupted(run) from None
         except Exception as error:
             _leave(run, one_line(error), diverged=isinstance(error, DivergedError))
             raise
@@ -133,6 +149,10 @@ def _held(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
         yield
 
 
+def _title(run: _Training) -> str:
+    return f"{run.config.recipe} {run.config.rule}"
+
+
 def _finish(run: _Training, progress: Progress, figures: Callable[[RunConfig], Mapping[str, Any]] | None) -> RunResult:
     """Run the epochs that are left, and summarize all."""
     config, experiment = run.config, run.experiment
@@ -141,7 +161,7 @@ def _finish(run: _Training, progress: Progress, figures: Callable[[RunConfig], M
         graph = capture.GRAPHS[experiment.device.type]()
         step = capture.Captured(step, experiment.optimizers, graph, experiment.device)
     steps = steps_per_epoch(config, len(experiment.data.train))
-    progress.start(f"{config.recipe} {config.rule}", config.last_epoch, run.epoch, steps)
+    progress.start(_title(run), config.last_epoch, run.epoch, steps)
     signs = mode_signs(experiment)
     with bfloat16_weights(config, experiment):
         while run.epoch < config.last_epoch:
@@ -252,11 +272,13 @@ def _leave(run: _Training, why: str, *, diverged: bool = False) -> None:
         run.folder.write_json("failure.json", about)
 
 
-def _interrupted(run: _Training) -> str:
-    path, saved, advice = run.folder.path, run.folder.saved_epoch, "give the same command with --resume to continue"
+def _interrupted(run: _Training) -> Interrupted:
+    path, saved, last = run.folder.path, run.folder.saved_epoch, run.config.last_epoch
     if saved is None:
-        return f"interrupted before the first checkpoint of {path}"
-    return f"interrupted in epoch {run.epoch + 1}; {path} holds epoch {saved} whole: {advice}"
+        return Interrupted(f"interrupted before the first checkpoint of {path}", saved=False)
+    where = f"in epoch {run.epoch + 1}" if run.epoch < last else "after the last epoch"
+    held = f"epoch {saved} whole" if saved else "the start of the run"
+    return Interrupted(f"interrupted {where}; {path} holds {held}", saved=True)
 
 
 # An epoch. ----------------------------------------------------------------------------------------------------------

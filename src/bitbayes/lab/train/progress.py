@@ -14,6 +14,11 @@ from bitbayes.lab.train.records import EpochRow
 class Progress:
     """What `train` tells while it works; a display defines the calls that it has something to show for."""
 
+    left_in_all = ""  # how long the rest of several runs takes, if the run is one of several
+
+    def note(self, line: str) -> None:
+        """Tell something about the run before it starts."""
+
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
         """Begin: `done` of `epochs` epochs are behind us, each of `steps` steps."""
 
@@ -34,6 +39,10 @@ class SilentProgress(Progress):
 class LineProgress(Progress):
     """One line an epoch, or about twenty lines for a run of very many epochs."""
 
+    def note(self, line: str) -> None:
+        """Print the line."""
+        print(line, flush=True)
+
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
         """Remember how long the run is."""
         self._title, self._last = title, epochs
@@ -45,30 +54,39 @@ class LineProgress(Progress):
         """Print the line."""
         if row.epoch % self._every == 0 or row.epoch == self._last:
             parts = f"{self._title}: epoch {row.epoch}/{self._last}", f"loss {row.train_loss:.4f}"
-            print(*parts, *_accuracies(row, "train", "val", "test"), f"{row.seconds:.1f} s", sep="  ", flush=True)
+            parts = (*parts, *_accuracies(row, "train", "val", "test"), f"{row.seconds:.1f} s")
+            print(*parts, *filter(None, [self.left_in_all]), sep="  ", flush=True)
 
 
 class BarProgress(Progress):
-    """A rich progress bar: epoch, loss, accuracy, time left."""
+    """A rich progress bar: epoch, loss, accuracy, time left in the run, and in all runs if it is one of several."""
 
     def __init__(self) -> None:
         progress = require("rich.progress", "train")
         self._bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
+            progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(bar_width=12),
-            progress.TextColumn("{task.fields[metrics]}"),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("left"),
+            progress.TextColumn("{task.fields[metrics]}", markup=False),
+            progress.TextColumn("{task.fields[left]}", markup=False),
             transient=True,
         )
         self._shown = 0.0
 
+    def note(self, line: str) -> None:
+        """Print the line, where the bar will begin below it."""
+        print(line, flush=True)
+
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
         """Show the bar."""
         self._title, self._epochs, self._steps = title, epochs, steps
-        text = f"{title} epoch {done}/{epochs}"
-        self._task = self._bar.add_task(text, total=epochs * steps, completed=done * steps, metrics="")
+        text, fields = f"{title} epoch {done}/{epochs}", {"metrics": "", "left": self.left_in_all}
+        self._task = self._bar.add_task(text, total=epochs * steps, completed=done * steps, **fields)
         self._bar.start()
+
+    def _left(self) -> str:
+        """Return the time left in all runs, or in this one if there are no others: both have no room."""
+        seconds = self._bar.tasks[-1].time_remaining
+        return self.left_in_all or ("" if seconds is None else f"{about(seconds)} left")
 
     def step(self, epoch: int, step: int) -> None:
         """Move the bar, a few times a second."""
@@ -76,16 +94,86 @@ class BarProgress(Progress):
         if now - self._shown > 0.1:
             self._shown = now
             text = f"{self._title} epoch {epoch}/{self._epochs}"
-            self._bar.update(self._task, description=text, completed=(epoch - 1) * self._steps + step)
+            done = (epoch - 1) * self._steps + step
+            self._bar.update(self._task, description=text, completed=done, left=self._left())
 
     def epoch(self, row: EpochRow) -> None:
         """Show the loss and one accuracy: a terminal of 80 columns has room for no more."""
         metrics = " ".join([f"loss {row.train_loss:.3f}", *_accuracies(row, "val", "test", "train")[:1]])
-        self._bar.update(self._task, metrics=metrics, completed=row.epoch * self._steps)
+        done = row.epoch * self._steps
+        self._bar.update(self._task, metrics=metrics, completed=done, left=self._left())
 
     def close(self) -> None:
-        """Remove the bar."""
+        """Remove the bar, so that the next run starts with one of its own."""
         self._bar.stop()
+        for task in self._bar.task_ids:
+            self._bar.remove_task(task)
+
+
+class OfSeveral(Progress):
+    """Another display of runs one after another, which is also told how long the rest of all of them takes.
+
+    Args:
+        shown: The other display.
+        epochs: Sum of the epochs of all runs.
+
+    Example:
+        >>> progress = OfSeveral(SilentProgress(), epochs=4)
+        >>> progress.start("digits ste", epochs=2, done=0, steps=13)
+        >>> progress.epoch(EpochRow(epoch=1, lr=0.1, train_loss=0.5, seconds=1.0))
+        >>> progress.left_in_all
+        'about 1 s left in all'
+    """
+
+    def __init__(self, shown: Progress, epochs: int) -> None:
+        self._shown = shown
+        self._later = epochs  # of runs that have not begun
+        self._mine, self._at, self._trained = 0, 0, 0  # epochs of this run, of them so far; trained by all runs so far
+        self._began: float | None = None
+
+    def note(self, line: str) -> None:
+        """Tell the other display."""
+        self._shown.note(line)
+
+    def start(self, title: str, epochs: int, done: int, steps: int) -> None:
+        """Take the next run; epochs of it that were trained before take no time."""
+        self._began = time.monotonic() if self._began is None else self._began
+        self._later, self._mine, self._at = max(self._later - epochs, 0), epochs, done
+        self._estimate()
+        self._shown.start(title, epochs, done, steps)
+
+    def step(self, epoch: int, step: int) -> None:
+        """Show the step."""
+        self._shown.step(epoch, step)
+
+    def epoch(self, row: EpochRow) -> None:
+        """Estimate from the epochs so far."""
+        self._trained += row.epoch - self._at
+        self._at = row.epoch
+        self._estimate()
+        self._shown.epoch(row)
+
+    def close(self) -> None:
+        """Close the other display, which the next run starts again."""
+        self._shown.close()
+
+    def _estimate(self) -> None:
+        if self._trained and self._began is not None:
+            each = (time.monotonic() - self._began) / self._trained
+            self.left_in_all = f"{about(each * (self._later + self._mine - self._at))} left in all"
+            self._shown.left_in_all = self.left_in_all
+
+
+def about(seconds: float) -> str:
+    """Return how long something takes, in a few characters.
+
+    Example:
+        >>> about(0.2), about(70), about(4000), about(200_000)
+        ('about 1 s', 'about 70 s', 'about 67 min', 'about 56 h')
+    """
+    if seconds < 90:
+        return f"about {max(round(seconds), 1)} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 7200 else f"about {seconds / 3600:.0f} h"
 
 
 class EventProgress(Progress):
@@ -116,6 +204,10 @@ class EventProgress(Progress):
         require("tensorboard", "tensorboard")
         self._shown, self._folder = shown, Path(folder)
         self._writer: Any = None
+
+    def note(self, line: str) -> None:
+        """Tell the other display."""
+        self._shown.note(line)
 
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
         """Open the file."""

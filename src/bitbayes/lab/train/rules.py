@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
+
 from bitbayes import rules
+from bitbayes.errors import nearest
 from bitbayes.lab.train.schedule import Schedule
 from bitbayes.rules import BinaryOptimizer
 from bitbayes.rules.bayesbinn import recommended_lr
+from bitbayes.rules.optimizer import Common
 
 RULES: dict[str, type[BinaryOptimizer] | None] = {
     "full-precision": None,  # plain Adam under the same trainer
@@ -25,6 +30,19 @@ RULES: dict[str, type[BinaryOptimizer] | None] = {
     "vispa": rules.VISPA,
 }
 """Learning rules by the names of the command line; None is plain Adam."""
+
+RELATIVE = {"ess_scale": "ess", "interval_epochs": "interval", "harden_at": "harden_after"}
+"""Options that are relative to the data and the run, and the options of the rule that they become."""
+
+# Keywords of a rule that are settings of the run here, or that no text can name.
+_OF_THE_RUN = {
+    "lr": "--lr",
+    "samples": "--samples",
+    "seed": "--seed",
+    "estimator": "--estimator",
+    "capturable": "--capture",
+}
+_OBJECTS = {"prior"}
 
 
 @dataclass(frozen=True)
@@ -62,8 +80,8 @@ class RuleSpec:
     Args:
         lr: Learning rate of the binary weights (of all weights for full precision). None, for bayesbinn: that of
             `BayesBiNN.recommended`.
-        options: Keywords of the rule beside the learning rate. `ess_scale`, `interval_epochs` and `harden_at` are
-            relative to the data and the run, see `resolve`.
+        options: Keywords of the rule beside the learning rate, see `option_names`. `ess_scale`, `interval_epochs` and
+            `harden_at` are relative to the data and the run, see `resolve`.
         schedule: How both learning rates change over the epochs.
         real_lr: Learning rate of the real parameters.
         clip_gradient: Largest norm of the gradient over all weights; None leaves the gradient alone.
@@ -102,6 +120,27 @@ class RuleSpec:
         if self.real_optimizer not in ("adam", "sgd"):
             raise ValueError(f"real_optimizer must be adam or sgd, got {self.real_optimizer!r}")
 
+    def with_options(self, options: Mapping[str, Any]) -> RuleSpec:
+        """Return the settings with some options changed.
+
+        A number and its relative form, such as `ess` and `ess_scale`, set the same thing. Each takes the place of the
+        other.
+
+        Raises:
+            ValueError: If both forms are given.
+
+        Example:
+            >>> RuleSpec(1e-2, {"ess_scale": 1.0, "momentum": 0.9}).with_options({"ess": 500}).options
+            {'momentum': 0.9, 'ess': 500}
+        """
+        kept = dict(self.options)
+        for relative, absolute in RELATIVE.items():
+            if relative in options and absolute in options:
+                raise ValueError(f"{absolute} and {relative} set the same number; give one of them")
+            if relative in options or absolute in options:
+                kept = {name: value for name, value in kept.items() if name not in (relative, absolute)}
+        return replace(self, options=kept | dict(options))
+
     def resolve(self, examples: int, steps: int, epochs: int) -> RuleSpec:
         """Return the settings with absolute values in place of those that depend on the data and the run.
 
@@ -134,3 +173,97 @@ class RuleSpec:
             options["harden_after"] = round(options.pop("harden_at") * steps * epochs)
         lr = recommended_lr(steps * epochs) if self.lr is None else self.lr
         return replace(self, lr=lr, options=options)
+
+
+def option_names(rule: str) -> list[str]:
+    """Return the names of the options that a rule can be given by `--set`, relative ones among them.
+
+    Example:
+        >>> option_names("ste")
+        ['inner', 'betas', 'momentum', 'weight_decay', 'clip', 'window', 'metaplasticity', 'scale', 'scale_lr', ...]
+    """
+    kind = RULES[rule]
+    if kind is None:
+        return []
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    own = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    own += [relative for relative, absolute in RELATIVE.items() if absolute in own]
+    names = [*own, *(name for name in Common.__annotations__ if name not in own)]
+    return [name for name in names if name not in _OF_THE_RUN.keys() | _OBJECTS]
+
+
+def check_options(rule: str, estimator: str | None, spec: RuleSpec, chosen: Mapping[str, Any]) -> None:
+    """Refuse options that the rule does not have, that are out of range, or that have no effect beside the others.
+
+    Args:
+        rule: Name of the rule.
+        estimator: Gradient estimator of BayesBiNN; None for other rules.
+        spec: All settings, those that were chosen among them.
+        chosen: Options that a user has chosen.
+
+    Raises:
+        ValueError: If an option is refused.
+
+    Example:
+        >>> check_options("ste", None, RuleSpec(1e-2), {"momentum": 0.5})
+        Traceback (most recent call last):
+        ...
+        ValueError: momentum has no effect: rule ste uses it only if inner is sgd; leave it out
+    """
+    known = option_names(rule)
+    for name in chosen:
+        if name in _OF_THE_RUN:
+            raise ValueError(f"{name} is no option of the rule here but a setting of the run: {_OF_THE_RUN[name]}")
+        if not known:
+            raise ValueError(f"rule {rule} has no options, got {name}")
+        if name not in known:
+            raise nearest(f"option of rule {rule}", name, known)
+    try:
+        group = _group(rule, estimator, spec)
+    except TypeError as error:  # such as a text where the rule compares a number
+        given = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
+        raise ValueError(f"rule {rule} does not take {given}: {error}") from error
+    without = _without_effect(rule, group)
+    for name in chosen:
+        condition = without.get(RELATIVE.get(name, name))
+        if condition is not None:
+            raise ValueError(f"{name} has no effect: rule {rule} uses it only if {condition}; leave it out")
+
+
+def _without_effect(rule: str, group: Mapping[str, Any]) -> dict[str, str]:
+    kind = RULES[rule]
+    unread = {} if kind is None else kind.unread(dict(group))
+    return unread | ({} if group.get("scale") in (None, "channel") else {"scale_lr": "scale is channel"})
+
+
+def _group(rule: str, estimator: str | None, spec: RuleSpec) -> Mapping[str, Any]:
+    """Return all options of a rule with their values, defaults included, as an optimizer over one tensor has them."""
+    kind = RULES[rule]
+    if kind is None:
+        return {}
+    settings = spec.resolve(1000, steps=1000, epochs=1000)  # what is relative to the run only needs to be in range
+    own = {} if estimator is None else {"estimator": estimator}
+    one = [torch.nn.Parameter(torch.ones(2, 2))]
+    return kind(one, lr=settings.lr, **own, seed=0, **settings.options).param_groups[0]  # type: ignore[arg-type]
+
+
+def kept_posterior(rule: str, estimator: str | None, spec: RuleSpec) -> str:
+    """Return a sentence that says which posterior a run will keep, and which rule keeps one if this one does not.
+
+    Example:
+        >>> kept_posterior("bop", None, RuleSpec(1e-3))
+        'Rule bop keeps one network and no posterior; for a posterior take --rule bayesbinn:default.'
+    """
+    kind, advice = RULES[rule], "for a posterior take --rule bayesbinn:default"
+    if kind is None:
+        return "The run trains real weights and keeps no posterior."
+    if not kind.has_posterior:
+        return f"Rule {rule} keeps one network and no posterior; {advice}."
+    group = dict(_group(rule, estimator, spec))
+    if kind.is_point(group):
+        why = f"estimator {estimator} at tau {group['tau']:g}" if estimator else "rank 0"
+        return f"The posterior of this run is a point: {why} leaves one network, so mean and mode agree; {advice}."
+    if kind is rules.VISPA:
+        return f"The run keeps a low-rank Gaussian posterior (rank {group['rank']}) over the binary weights."
+    hardens = ", which hardens to a point as beta grows" if kind is rules.PMF else ""
+    return f"The run keeps a Bernoulli posterior over the binary weights{hardens}."
