@@ -53,6 +53,14 @@ def network(samples=1):
     return PackedNetwork(Program((2, 3, 4), samples, steps, {"recipe": "none"}), tensors)
 
 
+def unsealed(network, path):
+    """Bytes of a file without a digest, which would find every other mutation."""
+    network.save(path)
+    header, body = parts(path.read_bytes())
+    del header["__metadata__"]["sha256"]
+    return whole(header, body)
+
+
 def mutated(data, rng):
     """One file of hostile bytes: (kind, bytes)."""
     kind = rng.choice(list(KINDS))
@@ -176,7 +184,7 @@ def run(count, folder, seed=0):
     rng, path, found = random.Random(seed), Path(folder) / "net.safetensors", Counter()
     originals = []
     for samples in (1, 3):
-        network(samples).save(path)
+        path.write_bytes(unsealed(network(samples), path))
         assert check(path) is None
         originals.append(path.read_bytes())
     for index in range(count):

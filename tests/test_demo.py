@@ -9,6 +9,7 @@ import runpy
 import shutil
 import statistics
 import sys
+import tempfile
 import threading
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ import torch
 
 import bitbayes as bb
 from bitbayes.lab.data import TensorData, load_mnist
+from bitbayes.packed import PackedNetwork, Program, Step
 from bitbayes.packed.format.program import program_text
 from generated import write
 
@@ -299,6 +301,34 @@ def test_other_perceptrons_of_the_format(page, folder):
         agrees(page, network, images, file)
 
 
+def edited(data, old, new):
+    """A file with a change in its header, whose length is put right."""
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length].replace(old, new, 1)
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
+
+
+def wide(inputs, outputs):
+    """A linear layer of zeros with a factor for each output: a small page is not to run it."""
+    steps = (Step("reshape", (0,), "", {"shape": [784]}), Step("linear", (1,), "", {}, {"weight": "a"}))
+    more = (Step("linear", (2,), "", {}, {"weight": "b"}),)
+    tensors = {"a": np.zeros((inputs, 98), np.uint8), "b": np.zeros((outputs, inputs // 8), np.uint8)}
+    return saved(PackedNetwork(Program((784,), 1, steps + more), tensors))
+
+
+def saved(network):
+    with tempfile.TemporaryDirectory() as place:
+        network.save(Path(place, "net"))
+        return Path(place, "net").read_bytes()
+
+
+def flipped():
+    """The network of the demo with a digest, and one bit of a weight that has changed since."""
+    data = bytearray(saved(SHIPPED))
+    data[-1] ^= 1
+    return bytes(data)
+
+
 BAD = {
     "empty": (lambda data: b"", "shorter than it says"),
     "cut": (lambda data: data[:-100], "do not fill it"),
@@ -315,6 +345,29 @@ BAD = {
     "names": (lambda data: data.replace(rb",\"9\"]", rb"]      "), "9 names for 10 outputs"),
     "blank": (lambda data: data.replace(rb"\"9\"]", rb"\" \"]"), "a class's name must be 1 to 100 printable"),
     "record": (lambda data: data.replace(rb"\"kind\"", rb"\"sort\""), "inputs must be an object"),
+    "twice": (
+        lambda data: edited(data, b'"samples\\":', b'"samples\\":1,\\"samples\\":'),
+        'has the name "samples" twice',
+    ),
+    "tensor-twice": (
+        lambda data: edited(data, b'{"__metadata__"', b'{"x":{},"x":{},"__metadata__"'),
+        'the name "x" twice',
+    ),
+    "fraction": (
+        lambda data: edited(data, rb"\"version\":2", rb"\"version\":2.0"),
+        "the program has 2.0 where an integer is expected",
+    ),
+    "real-shape": (
+        lambda data: edited(data, rb"\"input\":[784]", rb"\"input\":[7.84e2]"),
+        "the program has 7.84e2 where an integer is expected",
+    ),
+    "deep": (
+        lambda data: edited(data, b'{"__metadata__"', b'{"x":' + b"[" * 99 + b"]" * 99 + b',"__metadata__"'),
+        "16 levels",
+    ),
+    "work": (lambda data: wide(1 << 15, 1 << 15), "operations for one input; this page runs at most 1073741824"),
+    "numbers": (lambda data: wide(8, 1 << 20), "numbers; this page holds at most 1048576"),
+    "flipped": (lambda data: flipped(), "the file is damaged: its SHA-256 is not that of what was written"),
     "missing": (None, "404"),
 }
 

@@ -6,6 +6,7 @@ import copy
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -304,7 +305,7 @@ def outcome() -> tuple[Any, str]:
     return build._outcome.__wrapped__()
 
 
-@pytest.mark.parametrize("trouble", ["no compiler", "a failing compiler", "no cache", "a folder of others"])
+@pytest.mark.parametrize("trouble", ["no compiler", "a failing compiler", "a folder of others"])
 def test_why_there_are_no_kernels(trouble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     expected = str(tmp_path)
@@ -314,8 +315,6 @@ def test_why_there_are_no_kernels(trouble: str, tmp_path: Path, monkeypatch: pyt
     elif trouble == "a failing compiler":
         monkeypatch.setenv("CC", "false")
         expected = "failed: exit status 1"
-    elif trouble == "no cache":
-        (tmp_path / "bitbayes").write_text("a file where the folder should be")
     else:
         (tmp_path / "bitbayes").mkdir()
         (tmp_path / "bitbayes").chmod(0o777)
@@ -323,6 +322,32 @@ def test_why_there_are_no_kernels(trouble: str, tmp_path: Path, monkeypatch: pyt
     library, why = outcome()
     assert library is None
     assert why.startswith("not in use: ") and expected in why
+
+
+@needs_compiler
+@pytest.mark.parametrize("trouble", ["a file", "read-only", "no home"])
+def test_a_cache_that_cannot_be_written_is_done_without(
+    trouble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process compiles for itself, and leaves nothing."""
+    cache, temporary = tmp_path / "cache", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    if trouble == "a file":
+        cache.write_text("where the folder should be")
+    elif trouble == "no home":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setenv("HOME", str(tmp_path / "file"))
+        (tmp_path / "file").write_text("")
+    else:
+        cache.mkdir()
+        cache.chmod(0o500)
+        if os.access(cache, os.W_OK):
+            pytest.skip("root writes everywhere")
+    library, why = outcome()
+    assert library is not None and "for this process alone: " in why and str(tmp_path) in why
+    assert library.bitbayes_run and not list(temporary.iterdir())
 
 
 def test_without_kernels_everything_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -468,7 +468,8 @@ def test_windows_are_those_of_torch(size, kernel, stride, padding, dilation):
         ((before, after),), places = sliding.pads((size,)), sliding.places((size,))
         windows = sliding.windows(np.pad(x.numpy(), ((0, 0), (0, 0), (before, after))))[0, 0, : places[0]]
         assert places == tuple(wanted.shape) and np.array_equal(windows.max(-1), wanted)
-        (inside,) = sliding.inside((size,))
+        (ends,) = sliding.seen((size,))
+        inside = [[first <= tap < end for tap in range(kernel)] for first, end in ends]
         assert np.array_equal(inside, windows > 0)
     conv = F.conv1d(x, torch.ones(1, 1, kernel), None, stride, padding, dilation)
     two = Sliding((kernel,), (stride,), (padding,), (dilation,)).in_two_axes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -56,6 +57,15 @@ PROGRAM = Program((9,), 1, (LINEAR, AFFINE))
 INPUTS = Inputs("vector", mean=0.5, std=2.0, classes=("no", "yes"))
 
 
+def unsealed(content):
+    """A file as it was before there was a digest, and the digest."""
+    header, body = FUZZ["parts"](content)
+    digest = header["__metadata__"].pop("sha256")
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + body, digest
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "net.safetensors"
@@ -63,9 +73,10 @@ def path(tmp_path):
 
 @pytest.mark.parametrize(("data", "inputs"), [(OLD, None), (GOLDEN, INPUTS)])
 def test_golden_bytes(path, data, inputs):
-    """Both versions of the format are read, and the newer one is written."""
+    """Both versions of the format are read, also without a digest, and the newer one is written with one."""
     PackedNetwork(replace(PROGRAM, inputs=INPUTS), TENSORS).save(path)
-    assert path.read_bytes() == GOLDEN
+    content, digest = unsealed(path.read_bytes())
+    assert content == GOLDEN and digest == "f9c75e6a66f601d6c47090f6e6e563b248f3af2d7db7e95c813bbce8c7cb73ce"
     path.write_bytes(data)
     read = PackedNetwork.read(path)
     assert read.program == replace(PROGRAM, inputs=inputs)
@@ -186,15 +197,15 @@ def test_a_program_too_long_is_not_written(path):
 def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
     network = PackedNetwork(PROGRAM, TENSORS)
     network.save(path)
-    whole = path.read_bytes()
+    content = path.read_bytes()
 
-    def full(self, data):
+    def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         network.save(path)
-    assert [file.read_bytes() for file in path.parent.iterdir()] == [whole]
+    assert [file.read_bytes() for file in path.parent.iterdir()] == [content]
 
 
 def test_mutated_files(tmp_path):

@@ -39,6 +39,9 @@ def agree(network: PackedNetwork, x: Any, exact: bool = False) -> OpenVinoRuntim
     return runtime
 
 
+PADDED = {"kernel": [1, 1], "stride": [1, 1], "padding": [7, 7], "dilation": [1, 1], "groups": 1}
+
+
 def mlp_of_signs(inputs: int) -> nn.Module:
     """A layer on numbers and two on signs."""
     layers: list[nn.Module] = []
@@ -236,3 +239,38 @@ def test_a_signal_after_networks_have_gone(tmp_path):
     words = [sys.executable, "-c", code, str(tmp_path / "net.safetensors")]
     result = subprocess.run(words, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "handled\n"), result
+
+
+def test_a_window_that_sees_padding_alone():
+    """OpenVINO's binary convolution refuses it with several lines; it runs on numbers."""
+    network = layer(np.random.default_rng(0), "conv", (8, 4, 4), 3, PADDED, {})
+    agree(network, np.random.default_rng(1).normal(size=(2, 8, 4, 4)), exact=True)
+
+
+def test_what_openvino_refuses_is_one_line(monkeypatch):
+    class Core:
+        def compile_model(self, *_: Any) -> None:
+            raise RuntimeError("Exception from src/core.cpp:1:\nCheck failed\n  unsupported parameters\n\n")
+
+    monkeypatch.setattr(openvino_runtime, "_core", Core)
+    network = layer(np.random.default_rng(0), "linear", (8,), 3, {}, {})
+    with pytest.raises(RuntimeError, match=r"cannot run this network \(unsupported parameters\); take the") as caught:
+        load(network, "openvino")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("wrong", "refused"), [(None, False), (1.0, True), (np.inf, True), (np.nan, True)])
+def test_the_check_at_load_sees_through_infinite_outputs(wrong, refused, monkeypatch):
+    """Everything is near to an infinite number, so only the finite ones tell what is near."""
+    network = layer(np.random.default_rng(0), "linear", (8,), 3, {}, {})
+    wanted = np.tile(np.array([[np.inf, -np.inf, np.nan, 2.0, 3.0]], np.float32), (1, 4, 1))
+    got = wanted.copy()
+    if wrong is not None:
+        got[..., 1 if wrong == 1.0 else 3] = wrong
+    monkeypatch.setattr(openvino_runtime.ReferenceRuntime, "outputs", lambda self, x: wanted)
+    monkeypatch.setattr(OpenVinoRuntime, "outputs", lambda self, x: got)
+    if refused:
+        with pytest.raises(RuntimeError, match="computes this network wrongly"):
+            load(network, "openvino")
+    else:
+        load(network, "openvino")

@@ -2,7 +2,7 @@
 
 import { EXAMPLES } from "./examples.js";
 import { ink } from "./ink.js";
-import { readPacked } from "./packed.js";
+import { checkDigest, readPacked } from "./packed.js";
 
 const PEN = 0.07; // of the canvas; the networks see a pen of their own
 const MOST = Math.log(10); // the entropy of ten classes that are equally likely
@@ -169,6 +169,7 @@ async function start() {
     const response = await fetch(new URL(file, location.href));
     if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
     const buffer = await response.arrayBuffer();
+    await checkDigest(buffer);
     const read = readPacked(buffer);
     const { about, samples, inputs } = read;
     if (inputs === null) throw new Error("it does not say what its inputs are; pack it again with bb.pack(..., inputs=...)");

@@ -8,11 +8,15 @@ import { readInputs } from "./inputs.js";
 import { OPS, sumsOfEight } from "./operations.js";
 
 const KEY = "bitbayes.packed";
-const DIGEST = "digest";
+const DIGEST = "sha256";
 const VERSION = 2; // version 1 has no inputs
 const MAX_HEADER = 1 << 20;
 const MAX_TEXT = 1 << 18;
+const MAX_NUMBERS = 1 << 20; // of all values: they are held until the answer is there, with tables of their sums
+const MAX_WORK = 1 << 30; // operations of all networks for one answer; a page must not stand still
+const MAX_DEPTH = 16;
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.]{0,199}$/;
+const REAL_NUMBERS = ["min", "max", "mean", "std", "crop"]; // entries of the program that need not be whole
 const BYTES = { U8: 1, I8: 1, I32: 4, F16: 2, F32: 4 };
 const REAL = ["F32", "F16"];
 const VECTORS = { scale: REAL, shift: REAL, slope: REAL, threshold: ["I32"], direction: ["I8"] };
@@ -41,6 +45,10 @@ export function readPacked(buffer) {
     }
   });
   need(used.size === tensors.size, `${tensors.size - used.size} tensors belong to no step`);
+  const numbers = values.reduce((sum, { shape, shared }) => sum + product(shape) * (shared ? 1 : samples), 0);
+  need(numbers <= MAX_NUMBERS, `the program needs ${numbers} numbers; this page holds at most ${MAX_NUMBERS}`);
+  const work = samples * made.reduce((sum, { work }) => sum + work, 0);
+  need(work <= MAX_WORK, `the program takes ${work} operations for one input; this page runs at most ${MAX_WORK}`);
   return new Network(program.input, samples, about, made, values, described(program.inputs, program.input, values.at(-1)));
 }
 
@@ -86,6 +94,20 @@ export class Network {
   }
 }
 
+/** Checks the digest of a file that has one; throws PackedFileError. A page without a secure origin cannot check it. */
+export async function checkDigest(buffer) {
+  const { metadata, data } = readHeader(buffer);
+  if (!(DIGEST in metadata) || !globalThis.crypto?.subtle) return;
+  const about = Object.keys(metadata).filter((key) => key !== DIGEST).sort();
+  const text = new TextEncoder().encode(about.map((key) => `${key}\0${metadata[key]}\0`).join(""));
+  const whole = new Uint8Array(text.length + data.byteLength);
+  whole.set(text);
+  whole.set(new Uint8Array(data), text.length);
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", whole));
+  const found = Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  need(found === metadata[DIGEST], "the file is damaged: its SHA-256 is not that of what was written");
+}
+
 function readHeader(buffer) {
   const size = buffer.byteLength;
   need(size >= 8, "not a safetensors file: it is shorter than it says");
@@ -93,17 +115,15 @@ function readHeader(buffer) {
   need(length <= BigInt(size - 8), "not a safetensors file: it is shorter than it says");
   need(length <= BigInt(MAX_HEADER), `the header has ${length} bytes; at most ${MAX_HEADER} are read`);
   const start = 8 + Number(length);
-  const { __metadata__: metadata, ...layouts } = parsed(new TextDecoder().decode(buffer.slice(8, start)), "the header");
-  const keys = isObject(metadata) ? Object.keys(metadata) : [];
-  const sound = keys.includes(KEY) && keys.every((key) => key === KEY || key === DIGEST);
-  need(sound, `not a packed network: its metadata must have the entry "${KEY}" and no others`);
+  const { __metadata__: metadata, ...layouts } = parsed(decoded(buffer.slice(8, start)), "the header");
+  const keys = isObject(metadata) ? Object.keys(metadata).filter((key) => key !== DIGEST) : [];
+  need(keys.length === 1 && keys[0] === KEY, `not a packed network: its metadata must have the entry "${KEY}" and no others`);
   need(typeof metadata[KEY] === "string" && metadata[KEY].length <= MAX_TEXT, "the program is no text, or too long");
-  const program = parsed(metadata[KEY], "the program");
-  const { version } = program;
-  const known = isWhole(version, 1, VERSION);
-  need(known, `version ${String(version).slice(0, 20)} of the format; this page reads versions 1 to ${VERSION}`);
+  const program = parsed(metadata[KEY], "the program", REAL_NUMBERS);
+  const known = isWhole(program.version, 1, VERSION);
+  need(known, `version ${String(program.version).slice(0, 20)} of the format; this page reads versions 1 to ${VERSION}`);
   checkPlaces(layouts, size - start);
-  return { program, layouts, data: buffer.slice(start) };
+  return { program, layouts, metadata, data: buffer.slice(start) };
 }
 
 /** Tensors lie one after the other and fill the file. */
@@ -170,19 +190,58 @@ function makeStep(row, index, values, tensors, samples, used) {
   const shapes = from.map((source) => values[source].shape);
   const { shape, run } = op.make(shapes, settings, Object.fromEntries(roles));
   values.push({ shape, shared });
-  return { from, value: index + 1, run };
+  const fan = "weight" in names ? shapes[0][0] : 1; // of a linear layer: it alone has weights here
+  return { from, value: index + 1, run, work: product(shape) * fan };
 }
 
 function need(condition, message) {
   if (!condition) throw new PackedFileError(message);
 }
 
-function parsed(text, what) {
+/** The text in bytes; what is no UTF-8 is refused. */
+function decoded(bytes) {
   try {
-    const found = JSON.parse(text);
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    throw new PackedFileError("not a safetensors file: its header is no text");
+  }
+}
+
+/**
+ * The JSON object in a text. JSON.parse alone would take the last of two entries of one name, and 1.0 for 1: names must
+ * differ, and a number may have a fraction or an exponent only where its name is one of `reals`.
+ */
+function parsed(text, what, reals = []) {
+  try {
+    const found = JSON.parse(text); // the grammar; what follows can rely on it
+    checkNames(text, what, reals);
     if (isObject(found)) return found;
-  } catch {} // the same line for both
+  } catch (error) {
+    if (error instanceof PackedFileError) throw error;
+  } // the same line for both
   throw new PackedFileError(`${what} is not a JSON object`);
+}
+
+function checkNames(text, what, reals) {
+  const open = []; // names of every object that has begun; for a list, whether its numbers may be real
+  let last = null; // the text before this token, and the name that stands before a value
+  let name = null;
+  for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\]:,]|[^\s{}[\]:,"]+/g)) {
+    if (token === "{" || token === "[") {
+      open.push(token === "{" ? new Set() : reals.includes(name));
+      need(open.length <= MAX_DEPTH, `${what} has more than ${MAX_DEPTH} levels`);
+    } else if (token === "}" || token === "]") {
+      open.pop();
+    } else if (token === ":") {
+      name = JSON.parse(last);
+      need(!open.at(-1).has(name), `${what} has the name ${shown(name)} twice`);
+      open.at(-1).add(name);
+    } else if (/^-?[0-9]/.test(token) && /[.eE]/.test(token)) {
+      const real = open.at(-1) instanceof Set ? reals.includes(name) : open.at(-1);
+      need(real, `${what} has ${token.slice(0, 20)} where an integer is expected`);
+    }
+    last = token;
+  }
 }
 
 function onlyKeys(value, what, needed, optional = []) {

@@ -1,8 +1,9 @@
 """Compiles the C files beside it once a machine, with the C compiler that is there, and loads them.
 
 A library is kept in the user's cache under a name that hashes the source, the compiler, the processor, and its own
-content; one that is damaged, or that others could have written, is not loaded. Nothing here raises: without a
-compiler, or with a cache that cannot be written, there are no kernels, and `status` says why.
+content; one that is damaged, or that others could have written, is not loaded. Where the cache cannot be written, each
+process compiles a library of its own, and removes the file. Nothing here raises: without a compiler there are no
+kernels, and `status` says why.
 """
 
 from __future__ import annotations
@@ -102,10 +103,17 @@ def _outcome(name: str = "kernels") -> tuple[ctypes.CDLL | None, str]:
         program = Path(compiler[0]).stat()
         about = [*compiler, *_FLAGS, program.st_size, program.st_mtime_ns, platform.machine(), processor]
         stem = f"{name}-{_digest(repr([*about, source.read_bytes()]).encode())}"
-        folder = _cache()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _check_owner(folder)
-        target = _cached(folder, stem) or _compile(source, compiler, processor, folder, stem)
+        try:
+            folder = _cache()
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _check_owner(folder)
+            target = _cached(folder, stem) or _compile(source, compiler, processor, folder, stem)
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, OSError) and error.errno is None:
+                raise  # one of ours: the folder belongs to others, or the compiler fails
+            with tempfile.TemporaryDirectory(prefix="bitbayes-") as room:
+                target = _compile(source, compiler, processor, Path(room), stem)
+                return ctypes.CDLL(str(target)), f"compiled by {compiler[0]} for this process alone: {error}"
         return ctypes.CDLL(str(target)), f"compiled by {compiler[0]}, kept at {target}"
     except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         return None, f"not in use: {error}"

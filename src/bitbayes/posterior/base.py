@@ -9,11 +9,12 @@ from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from typing_extensions import Self
 
 from bitbayes import functional as F
+from bitbayes.files import check_seal, replacing, sealed
 
 Parts = dict[str, dict[str, Tensor]]
 """Tensors of a posterior, by part, such as "natural", and by parameter name."""
@@ -99,10 +100,10 @@ class Posterior(ABC):
         return type(self).of_parts(moved, about)
 
     def save(self, path: str | Path) -> None:
-        """Write all parameters and scales to a safetensors file, keyed by parameter names.
+        """Write all parameters and scales to a safetensors file with a digest, keyed by parameter names.
 
         Args:
-            path: File to write.
+            path: File to write; an older file is replaced when the new one is whole.
 
         Example:
             >>> import tempfile, os
@@ -113,7 +114,8 @@ class Posterior(ABC):
         """
         parts, about = self.parts()
         tensors = {f"{part}/{name}": t.contiguous() for part, named in parts.items() for name, t in named.items()}
-        save_file(tensors, str(path), metadata={"format": self.FORMAT} | about)
+        with replacing(path) as partial, open(partial, "xb") as file:
+            file.writelines(sealed(save(tensors, metadata={"format": self.FORMAT} | about)))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -123,7 +125,7 @@ class Posterior(ABC):
             path: File to read.
 
         Raises:
-            ValueError: If the file is not a posterior of this kind.
+            ValueError: If the file is not a posterior of this kind, or is damaged.
             FileNotFoundError: If it does not exist.
 
         Example:
@@ -253,7 +255,7 @@ def load_posterior(path: str | Path) -> Posterior:
         path: File to read.
 
     Raises:
-        ValueError: If the file is not a posterior of this library.
+        ValueError: If the file is not a posterior of this library, or is damaged.
         FileNotFoundError: If it does not exist.
 
     Example:
@@ -277,6 +279,10 @@ def _read(path: str | Path) -> tuple[Parts, dict[str, str]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             about = file.metadata() or {}
+            try:
+                check_seal(path, about)
+            except ValueError as error:
+                raise ValueError(f"{path} is damaged: {error}") from None
             parts: Parts = {}
             for key in file.keys():
                 part, _, name = key.partition("/")

@@ -9,7 +9,7 @@ import numpy as np
 
 from bitbayes.packed import PackedNetwork, Program, Step
 from bitbayes.packed.backends.reference import input_ranges
-from bitbayes.packed.backends.runtime import Order
+from bitbayes.packed.backends.runtime import Steps
 from bitbayes.packed.format.bits import Array
 
 
@@ -76,11 +76,11 @@ def torch_bfloat16(network: PackedNetwork, x: Array) -> Callable[[], Any]:
     """
     import torch
 
-    from bitbayes.packed.backends.torch import computed, stored, unpacked
+    from bitbayes.packed.backends.torch import computed, once, stored
 
     twin, images = without_bits(network), torch.from_numpy(x)
-    steps, order = twin.program.steps, Order.of(twin.program)
-    tensors = [unpacked(twin, index, stored(twin, step), 0) for index, step in enumerate(steps)]
+    steps, order = twin.program.steps, Steps(twin)
+    tensors = once(twin, stored(twin))
     for found in tensors:
         if "weight" in found:
             found["weight"] = found["weight"].bfloat16()
@@ -88,6 +88,6 @@ def torch_bfloat16(network: PackedNetwork, x: Array) -> Callable[[], Any]:
     @torch.no_grad()
     def run() -> Any:
         with torch.autocast("cpu", torch.bfloat16):
-            return order.run(images, lambda index, sources: computed(steps[index], sources, tensors[index]))
+            return next(order.run(images, lambda index, sources, _: computed(steps[index], sources, tensors[index])))
 
     return run

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
+from bitbayes.files import check_seal, sealed
 from bitbayes.lab.train import checkpoint, lock
 
 _CHECKPOINT = "checkpoint.pt"
@@ -193,7 +194,7 @@ class RunFolder:
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
         """Write a safetensors file with metadata; tensors that share memory are written each on its own."""
         whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        self.write(name, lambda file: file.write(save(whole, metadata=about)))
+        self.write(name, lambda file: [file.write(piece) for piece in sealed(save(whole, metadata=about))])
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
         """Write the state that a run continues from: tensors and plain values, among them "epoch"."""
@@ -223,7 +224,9 @@ class RunFolder:
         if not path.is_file():
             raise RunError(f"{path} does not exist; train to the end first, or continue with --resume")
         try:
-            return load_file(str(path))
+            with safe_open(str(path), framework="pt") as file:
+                check_seal(path, file.metadata() or {})
+                return {key: file.get_tensor(key) for key in file.keys()}
         except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"{path} is damaged: {one_line(error)}") from error
 

@@ -131,7 +131,7 @@ def _threshold(graph: _Graph, step: Step) -> None:
 
 
 def _clamp(graph: _Graph, step: Step) -> None:
-    low, high = step.settings["min"], step.settings["max"]
+    low, high = step.bounds
     if low == 0 and high is None:
         graph.add("Relu", graph.source(step))
     else:

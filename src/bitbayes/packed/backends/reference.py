@@ -8,6 +8,7 @@ rounds its result to float32.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,12 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.packed.backends.runtime import Order, Runtime, checked
+from bitbayes.packed.backends.runtime import Runtime, Steps, checked
 from bitbayes.packed.format.bits import Array, sign_products, unpack_signs
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 
-_CHUNK = 1 << 22  # numbers that a convolution lays out at a time
+_CHUNK = 1 << 20  # numbers that a convolution lays out at a time
 
 
 class ReferenceRuntime(Runtime):
@@ -37,16 +38,12 @@ class ReferenceRuntime(Runtime):
     """
 
     def __init__(self, network: PackedNetwork) -> None:
-        self.network, self._order = network, Order.of(network.program)
+        self.network, self._steps = network, Steps(network)
 
     def outputs(self, x: Array) -> Array:
         """Return the raw outputs of all C networks, shape (C, N, ...), float32, for inputs of shape (N, ...)."""
         network, x = self.network, checked(self.network, x)
-
-        def output(sample: int) -> Array:
-            return self._order.run(x, lambda index, sources: computed(network, index, sources, sample))
-
-        return np.stack([output(sample) for sample in range(network.program.samples)])
+        return np.stack(list(self._steps.run(x, functools.partial(computed, network))))
 
 
 def computed(network: PackedNetwork, index: int, sources: list[Array], sample: int) -> Array:
@@ -72,9 +69,8 @@ def input_ranges(network: PackedNetwork, x: Array) -> dict[int, float]:
             found[index] = max(found.get(index, 0.0), float(np.abs(sources[0]).max()) or 1.0)
         return computed(network, index, sources, sample)
 
-    order, x = Order.of(network.program), checked(network, x)
-    for sample in range(network.program.samples):
-        order.run(x, functools.partial(watched, sample=sample))
+    for _ in Steps(network).run(checked(network, x), watched):
+        pass
     return found
 
 
@@ -114,15 +110,15 @@ def _conv(x: Array, weight: Array, step: Step, signs: bool) -> Array:
     if real:  # channels are summed first, then taps
         windows, weight = np.moveaxis(windows, 2 + rank, -1), np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
     outputs = np.empty((len(x), len(weight), *places), np.float32)
-    several = max(1, _CHUNK // (fan * math.prod(places)))
     each = len(weight) // groups
-    for start in range(0, len(x), several):
-        part = slice(start, start + several)
-        for group in range(groups):
-            rows = windows[group, part].reshape(-1, fan)
-            mine = slice(group * each, (group + 1) * each)
-            sums = _in_order(rows, weight[mine]) if real else _products(rows, weight[mine], signs)
-            outputs[part, mine] = np.moveaxis(sums.reshape(-1, *places, each), -1, 1)
+    several = max(1, _CHUNK // (fan * math.prod(places)))
+    boxes = list(sliding.boxes(x.shape[2:], _CHUNK // (several * fan)))
+    for start, group, box in itertools.product(range(0, len(x), several), range(groups), boxes):
+        part, mine = slice(start, start + several), slice(group * each, (group + 1) * each)
+        seen = windows[(group, part, *box)]
+        rows = seen.reshape(-1, fan)
+        sums = _in_order(rows, weight[mine]) if real else _products(rows, weight[mine], signs)
+        outputs[(part, mine, *box)] = np.moveaxis(sums.reshape(*seen.shape[: 1 + rank], each), -1, 1)
     return outputs
 
 
@@ -171,7 +167,7 @@ _STEPS: dict[str, Callable[[list[Array], Step, dict[str, Array]], Array]] = {
     "affine": lambda xs, step, t: _affine(xs[0], t),
     "sign": lambda xs, step, t: np.where(xs[0] >= 0, 1, -1),
     "threshold": lambda xs, step, t: np.where(xs[0] * t.get("direction", 1) >= t["threshold"], 1, -1),
-    "clamp": lambda xs, step, t: np.clip(xs[0], step.settings["min"], step.settings["max"]),
+    "clamp": lambda xs, step, t: np.clip(xs[0], *step.bounds),
     "prelu": lambda xs, step, t: np.where(xs[0] > 0, xs[0], xs[0] * t["slope"]),
     "tanh": lambda xs, step, t: np.tanh(xs[0], dtype=np.float64),
     "sigmoid": lambda xs, step, t: 0.5 * (1 + np.tanh(0.5 * xs[0], dtype=np.float64)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import PackedNetwork
-from bitbayes.packed.format.program import Program
 from bitbayes.prediction import Prediction
 
 
@@ -57,36 +56,68 @@ class Order:
 
     Args:
         tasks: For each task the values that it takes and the value that it makes; value 0 is the input.
+        keep: Values that are not dropped, beside that of the last task.
 
     Example:
-        >>> Order([((0,), 1), ((0, 1), 2)]).run(3, lambda task, values: 10 * sum(values))
-        330
+        >>> Order([((0,), 1), ((0, 1), 2)]).run({0: 3}, lambda task, values: 10 * sum(values))
+        {2: 330}
     """
 
-    def __init__(self, tasks: Iterable[tuple[tuple[int, ...], int]]) -> None:
+    def __init__(self, tasks: Iterable[tuple[tuple[int, ...], int]], keep: Iterable[int] = ()) -> None:
         self._tasks = [(sources, target, list[int]()) for sources, target in tasks]
-        last = {source: place for place, (sources, _, _) in enumerate(self._tasks) for source in sources}
+        last: dict[int, int] = {}
+        for place, (sources, target, _) in enumerate(self._tasks):
+            last |= dict.fromkeys((*sources, target), place)
+        for value in {*keep, *(target for _, target, _ in self._tasks[-1:])}:
+            last.pop(value, None)
         for value, place in last.items():
             self._tasks[place][2].append(value)
 
-    @classmethod
-    def of(cls, program: Program) -> Order:
-        """Return the order that takes the steps of a program one by one."""
-        return cls((step.sources, index + 1) for index, step in enumerate(program.steps))
-
-    def run(self, x: Any, compute: Callable[[int, list[Any]], Any]) -> Any:
-        """Return the last value.
+    def run(self, given: Mapping[int, Any], compute: Callable[[int, list[Any]], Any]) -> dict[int, Any]:
+        """Return the values that were not dropped.
 
         Args:
-            x: Value 0.
+            given: Values that no task makes.
             compute: Takes the number of a task and the values that the task takes; returns the value that it makes.
         """
-        values, target = {0: x}, 0
+        values = dict(given)
         for place, (sources, target, done) in enumerate(self._tasks):
             values[target] = compute(place, [values[source] for source in sources])
             for value in done:
                 del values[value]
-        return values[target]
+        return values
+
+
+class Steps:
+    """The order in which the steps of a packed network are computed, one network after the other.
+
+    What the networks have in common is computed once.
+
+    Args:
+        network: Packed network.
+    """
+
+    def __init__(self, network: PackedNetwork) -> None:
+        steps, own = network.program.steps, network.own_values
+        self._last, self._samples = len(steps), network.program.samples
+        self._common = [index for index in range(len(steps)) if index + 1 not in own]
+        self._own = [index for index in range(len(steps)) if index + 1 in own]
+        shown = {source for index in self._own for source in steps[index].sources} | {self._last}
+        self._before = Order(((steps[index].sources, index + 1) for index in self._common), shown)
+        self._order = Order((steps[index].sources, index + 1) for index in self._own)
+
+    def run(self, x: Any, compute: Callable[[int, list[Any], int], Any]) -> Iterator[Any]:
+        """Yield the output of each network.
+
+        Args:
+            x: Inputs.
+            compute: Takes the number of a step, the values that it takes, and the number of the network; returns the
+                value that the step makes.
+        """
+        common = self._before.run({0: x}, lambda place, sources: compute(self._common[place], sources, 0))
+        for sample in range(self._samples):
+            found = self._order.run(common, lambda place, sources, c=sample: compute(self._own[place], sources, c))
+            yield found[self._last]
 
 
 def check_inputs(network: PackedNetwork, shape: tuple[int, ...], floating: bool, dtype: Any) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitbayes.packed.backends.runtime import Order, Runtime, check_finite, check_inputs
+from bitbayes.packed.backends.runtime import Runtime, Steps, check_finite, check_inputs
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
@@ -37,15 +37,13 @@ class TorchRuntime(Runtime):
     """
 
     def __init__(self, network: PackedNetwork, device: torch.device | str = "cpu") -> None:
-        self.network, self._order = network, Order.of(network.program)
+        self.network, self._steps = network, Steps(network)
         try:
             self.device = torch.device(device)
-            self._stored = [stored(network, step, self.device) for step in network.program.steps]
+            self._stored = stored(network, self.device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-        self._once: list[Tensors] = []
-        if network.program.samples == 1:
-            self._once = [unpacked(network, index, tensors, 0) for index, tensors in enumerate(self._stored)]
+        self._once = [] if network.own_values else once(network, self._stored)
 
     @torch.no_grad()
     def outputs(self, x: Tensor) -> Tensor:
@@ -56,21 +54,32 @@ class TorchRuntime(Runtime):
         check_finite(bool(x.isfinite().all()))
         # Sums of signs are exact in float32, and only there; TF32 and bfloat16 would round what is real.
         with torch.autocast(self.device.type, enabled=False), _full_precision():
-            return torch.stack([self._output(x, sample) for sample in range(self.network.program.samples)])
+            return torch.stack(list(self._steps.run(x, self._value)))
 
-    def _output(self, x: Tensor, sample: int) -> Tensor:
+    def _value(self, index: int, sources: list[Tensor], sample: int) -> Tensor:
         network = self.network
-
-        def compute(index: int, sources: list[Tensor]) -> Tensor:
-            tensors = self._once[index] if self._once else unpacked(network, index, self._stored[index], sample)
-            return computed(network.program.steps[index], sources, tensors)
-
-        return self._order.run(x, compute)
+        tensors = self._once[index] if self._once else unpacked(network, index, self._stored[index], sample)
+        return computed(network.program.steps[index], sources, tensors)
 
 
-def stored(network: PackedNetwork, step: Step, device: torch.device | str = "cpu") -> Tensors:
-    """Return the tensors of a step as `PackedNetwork.stacked` has them, on a device."""
-    return {role: torch.tensor(tensor, device=device) for role, tensor in network.stacked(step).items()}
+def stored(network: PackedNetwork, device: torch.device | str = "cpu") -> list[Tensors]:
+    """Return the tensors of every step as `PackedNetwork.stacked` has them, on a device; steps may share a tensor."""
+    kept, found = Tensors(), list[Tensors]()
+    for step in network.program.steps:
+        for role, tensor in network.stacked(step).items():
+            if step.tensors[role] not in kept:
+                kept[step.tensors[role]] = torch.tensor(tensor, device=device)
+        found.append({role: kept[name] for role, name in step.tensors.items()})
+    return found
+
+
+def once(network: PackedNetwork, every: list[Tensors]) -> list[Tensors]:
+    """Return what `stored` holds as `unpacked` does, of every step of the first network; steps may share a tensor."""
+    kept, found = dict[tuple[str, torch.Size], Tensor](), list[Tensors]()
+    for index, (step, tensors) in enumerate(zip(network.program.steps, every, strict=True)):
+        mine = unpacked(network, index, tensors, 0)
+        found.append({role: kept.setdefault((step.tensors[role], t.shape), t) for role, t in mine.items()})
+    return found
 
 
 def unpacked(network: PackedNetwork, index: int, tensors: Tensors, sample: int) -> Tensors:
@@ -97,7 +106,7 @@ def _signs(bits: Tensor, count: int) -> Tensor:
     """Return rows of bits as −1 and +1."""
     places = torch.arange(8, dtype=torch.uint8, device=bits.device)
     ones = (bits[..., None] >> places) & 1
-    return (ones.flatten(-2)[..., :count].float() * 2 - 1).contiguous()
+    return ones.flatten(-2)[..., :count].contiguous().float().mul_(2).sub_(1)
 
 
 @contextlib.contextmanager
@@ -153,7 +162,7 @@ _STEPS: dict[str, Callable[[list[Tensor], Step, Tensors], Tensor]] = {
     "affine": lambda xs, step, t: _affine(xs[0], t),
     "sign": lambda xs, step, t: _above(xs[0], 0.0),
     "threshold": lambda xs, step, t: _above(xs[0] * t.get("direction", 1.0), t["threshold"]),
-    "clamp": lambda xs, step, t: xs[0].clamp(step.settings["min"], step.settings["max"]),
+    "clamp": lambda xs, step, t: xs[0].clamp(*step.bounds),
     "prelu": lambda xs, step, t: torch.where(xs[0] > 0, xs[0], xs[0] * t["slope"]),
     "tanh": lambda xs, step, t: xs[0].tanh(),
     "sigmoid": lambda xs, step, t: xs[0].sigmoid(),

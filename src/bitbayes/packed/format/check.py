@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,8 +13,12 @@ from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.file import DTYPES
 from bitbayes.packed.format.ops import OPS, Op, Tensors, Value, bounded
 from bitbayes.packed.format.program import PackedFileError, Program, Step
+from bitbayes.packed.format.sliding import Sliding
 
-MAX_WORK = 1 << 38  # operations and numbers that a program may take for one input
+MAX_WORK = 1 << 38  # operations and numbers that the C networks together may take for one input
+MAX_HELD = 1 << 27  # numbers of the C networks that may be needed at the same time, for one input
+MAX_RUNS = 1 << 20  # steps of the C networks together
+MAX_AGAIN = 1 << 26  # weights that steps take after another step has taken them: a runtime prepares them for each
 _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 _REAL = ("F32", "F16")
 _VECTORS = {"scale": _REAL, "shift": _REAL, "slope": _REAL, "threshold": ("I32",), "direction": ("I8",)}
@@ -50,10 +56,82 @@ def check_program(program: Program, tensors: Tensors) -> tuple[list[Value], set[
         used.update(step.tensors.values())
     if set(tensors) != used:
         raise PackedFileError(f"{len(set(tensors) - used)} tensors belong to no step")
-    if sum(value.size + value.binary + value.real for value in values) > MAX_WORK:
-        raise PackedFileError(f"the program takes more than {MAX_WORK} operations for one input")
+    names = {name for name, differs in differing.items() if differs}
+    _check_cost(program, values, names)
+    _check_tied(program, values, tensors)
     _check_inputs(program, values[-1])
-    return values, {name for name, differs in differing.items() if differs}
+    return values, names
+
+
+def _check_cost(program: Program, values: Sequence[Value], differing: set[str]) -> None:
+    """Check what one input costs; whoever reads a small file must not wait for long, or run out of memory."""
+    samples = program.samples
+    if samples * len(program.steps) > MAX_RUNS:
+        raise PackedFileError(f"{samples} networks of {len(program.steps)} steps; at most {MAX_RUNS} steps in all")
+    if samples * sum(value.size + value.binary + value.real for value in values) > MAX_WORK:
+        raise PackedFileError(f"the program takes more than {MAX_WORK} operations for one input")
+    if held(program, values, differing) > MAX_HELD:
+        raise PackedFileError(f"the program needs more than {MAX_HELD} numbers at the same time for one input")
+
+
+def _check_tied(program: Program, values: Sequence[Value], tensors: Tensors) -> None:
+    """Check how many weights the steps take that other steps take too."""
+    seen, again = set[str](), 0
+    for step in program.steps:
+        name = step.tensors.get("weight")
+        if name is not None:
+            tensor, fan = tensors[name], step.fan_in(values[step.sources[0]].shape)
+            rows = math.prod(tensor.shape[:-1]) if tensor.dtype == np.uint8 else tensor.size // fan
+            again += rows * fan if name in seen else 0
+            seen.add(name)
+    if again > MAX_AGAIN:
+        raise PackedFileError(f"steps share weights of others more than {MAX_AGAIN} times in all")
+
+
+def held(program: Program, values: Sequence[Value], differing: set[str]) -> int:
+    """Return the most numbers that are needed at the same time, for one input.
+
+    A value is needed from the step that makes it to the last step that takes it, and beside it the copy with padding
+    of what windows slide over. Where a value differs between the networks, all of them are held.
+
+    Example:
+        >>> program = Program((4,), 1, (Step("tanh", (0,)), Step("tanh", (0,)), Step("add", (1, 2))))
+        >>> held(program, [Value((4,))] * 4, set())
+        12
+    """
+    own, last = own_values(program, differing) | {len(program.steps)}, {0: 0}  # all have an output, be it the same
+    for index, step in enumerate(program.steps):
+        last |= dict.fromkeys((*step.sources, index + 1), index)
+    sizes = [value.size * (program.samples if place in own else 1) for place, value in enumerate(values)]
+    ends = Counter[int]()
+    for value, step in last.items():
+        ends[step] += sizes[value]
+    now = most = sizes[0]
+    for index, (step, size) in enumerate(zip(program.steps, sizes[1:], strict=True)):
+        now += size
+        copies = _padded(step, values[step.sources[0]].shape) * (program.samples if step.sources[0] in own else 1)
+        most = max(most, now + copies)
+        now -= ends[index]
+    return most
+
+
+def _padded(step: Step, shape: tuple[int, ...]) -> int:
+    """Return the entries of a step's source with its padding; 0 where none is added."""
+    if "padding" not in step.settings:
+        return 0
+    sliding = Sliding.of(step.settings)
+    channels, sizes = shape[: -len(sliding.kernel)], shape[-len(sliding.kernel) :]
+    pads = [sum(pair) for pair in sliding.pads(sizes)]
+    return math.prod(channels) * math.prod(map(sum, zip(sizes, pads, strict=True))) if any(pads) else 0
+
+
+def own_values(program: Program, differing: set[str]) -> set[int]:
+    """Return the values that each of the networks has for itself, from the names of the tensors that differ."""
+    own = set[int]()
+    for index, step in enumerate(program.steps):
+        if not differing.isdisjoint(step.tensors.values()) or not own.isdisjoint(step.sources):
+            own.add(index + 1)
+    return own
 
 
 def check_tensors(program: Program, values: Sequence[Value], tensors: Tensors) -> None:

@@ -10,17 +10,17 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from bitbayes.files import DIGEST, check_seal, replacing, sealed
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.program import NAME, PackedFileError, Program, parse_program, program_text
 
-KEY = "bitbayes.packed"  # of the program
-DIGEST = "digest"  # of a checksum, which a file may have
+KEY = "bitbayes.packed"  # of the program in the metadata; beside it there may be a digest
 MAX_HEADER = 1 << 20
 DTYPES = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "F16": np.float16, "F32": np.float32}
 
 
 def write_file(path: str | Path, program: Program, tensors: Mapping[str, Array]) -> None:
-    """Write a sound program and its tensors, under another name first, so that a full disk leaves no half of a file.
+    """Write a sound program and its tensors with a digest, under another name first, so that no half of a file is left.
 
     Raises:
         OSError: If the file cannot be written.
@@ -28,12 +28,8 @@ def write_file(path: str | Path, program: Program, tensors: Mapping[str, Array])
     """
     text = program_text(program)
     parse_program(text)  # what could not be read back is refused before it is written
-    partial = Path(f"{path}.partial")
-    try:
-        partial.write_bytes(save(dict(tensors), metadata={KEY: text}))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, open(partial, "xb") as file:
+        file.writelines(sealed(save(dict(tensors), metadata={KEY: text})))
 
 
 def read_file(path: str | Path) -> tuple[Program, dict[str, Array]]:
@@ -57,8 +53,12 @@ def read_file(path: str | Path) -> tuple[Program, dict[str, Array]]:
         _check_header(path)
         with safe_open(str(path), framework="np") as file:
             about = file.metadata() or {}
-            if not {KEY} <= set(about) <= {KEY, DIGEST}:
+            if set(about) - {DIGEST} != {KEY}:
                 raise PackedFileError(f"not a packed network: its metadata must have the entry {KEY!r} and no others")
+            try:
+                check_seal(path, about)
+            except ValueError as error:
+                raise PackedFileError(f"the file is damaged: {error}") from None
             program, names = parse_program(about[KEY]), list(file.keys())
             for name in names:
                 if not NAME.fullmatch(name) or file.get_slice(name).get_dtype() not in DTYPES:

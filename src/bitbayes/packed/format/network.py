@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbayes.packed.format.bits import Array, unpack_signs
-from bitbayes.packed.format.check import check_program, check_tensors
+from bitbayes.packed.format.check import check_program, check_tensors, own_values
 from bitbayes.packed.format.file import read_file, write_file
 from bitbayes.packed.format.images import images_of, vectors_of
 from bitbayes.packed.format.inputs import Inputs
@@ -196,6 +197,11 @@ class PackedNetwork:
                 seen.add(name)
             rows.append(PackedRow(step.op, step.name, value.shape, weights, bits, size, value.binary, value.real))
         return PackedSummary(self.program.samples, tuple(rows))
+
+    @functools.cached_property
+    def own_values(self) -> set[int]:
+        """Values that each of the C networks has for itself; all others they have in common."""
+        return own_values(self.program, self._differing)
 
     def source_shape(self, step: Step) -> tuple[int, ...]:
         """Return the shape of the first value that a step takes, without the batch."""

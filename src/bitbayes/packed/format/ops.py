@@ -17,6 +17,7 @@ from bitbayes.packed.format.bits import Array, row_bytes
 from bitbayes.packed.format.program import PackedFileError, Step, finite_number, whole_number, whole_numbers
 
 MAX_VALUE = 1 << 24  # numbers that a value may have for one input
+MAX_MEANS = 1 << 12  # windows of an adaptive pool along an axis: they differ, so each is taken by itself
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,8 @@ def _max_pool(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
 def _adaptive(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     wanted = step.settings["size"]
     sizes = _spatial(values[0], wanted)
+    if max(wanted, default=0) > MAX_MEANS:
+        raise PackedFileError(f"{list(wanted)} windows; at most {MAX_MEANS} along an axis")
     if any(out > size for out, size in zip(wanted, sizes, strict=True)):
         raise PackedFileError(f"{list(sizes)} cannot become {list(wanted)}")
     return Value((values[0].shape[0], *wanted), real=values[0].size)

@@ -60,6 +60,12 @@ class Step:
         """Groups of a convolution; 1 for other layers."""
         return self.settings.get("groups", 1)
 
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """Least and largest number of a clamp; a file may have an integer there that no array holds."""
+        low, high = (self.settings[key] for key in ("min", "max"))
+        return None if low is None else float(low), None if high is None else float(high)
+
     def fan_in(self, source: Sequence[int]) -> int:
         """Return the number of weights of one output of a layer.
 

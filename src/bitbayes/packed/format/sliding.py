@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,12 +72,35 @@ class Sliding:
         axes = zip(sizes, self.places(sizes), self.span, self.stride, self.padding, strict=True)
         return [(p, max(p, (count - 1) * s + span - size - p)) for size, count, span, s, p in axes]
 
-    def inside(self, sizes: Sequence[int]) -> Iterator[npt.NDArray[np.bool_]]:
-        """Yield, for each axis, which taps of each window lie inside the input: shape (places, kernel)."""
+    def seen(self, sizes: Sequence[int]) -> list[npt.NDArray[np.int64]]:
+        """Return, for each axis, which taps of each window lie inside the input: the first, and the one after the last.
+
+        Example:
+            >>> Sliding((3,), (1,), (1,), (1,)).seen((4,))[0].tolist()
+            [[1, 3], [0, 3], [0, 3], [0, 2]]
+        """
         axes = zip(sizes, self.places(sizes), self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        found = []
         for size, count, k, s, p, d in axes:
-            at = np.arange(count)[:, None] * s - p + np.arange(k) * d
-            yield (at >= 0) & (at < size)
+            start = np.arange(count) * s - p  # where the first tap lies; tap t is inside from -start / d on
+            ends = [np.clip(-((start - edge) // d), 0, k) for edge in (0, size)]
+            found.append(np.stack(ends, axis=-1))
+        return found
+
+    def boxes(self, sizes: Sequence[int], most: int) -> Iterator[tuple[slice, ...]]:
+        """Cut the places of an input into boxes of at most so many places, or of one.
+
+        Example:
+            >>> list(Sliding((1,), (1,), (0,), (1,)).boxes((3,), 2))
+            [(slice(0, 2, None),), (slice(2, 3, None),)]
+        """
+        places, steps = self.places(sizes), []
+        for count in reversed(places):
+            steps.append(max(1, min(count, most)))
+            most //= count
+        axes = zip(places, reversed(steps), strict=True)
+        cuts = ([slice(at, min(at + step, count)) for at in range(0, count, step)] for count, step in axes)
+        yield from itertools.product(*cuts)
 
     def windows(self, padded: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return what all windows see of (N, C, *sizes), padding included: (N, C, *places, *kernel), without a copy."""

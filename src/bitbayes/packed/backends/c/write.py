@@ -222,8 +222,7 @@ class _Writer:
         if step.op == "prelu":
             return [f"if (!(y > 0)) y *= {self._vector(step, 'slope', channel, 'float')};"]
         if step.op == "clamp":
-            bounds = [(sign, step.settings[key]) for sign, key in (("<", "min"), (">", "max"))]
-            given = [(sign, _literal(np.float32(bound))) for sign, bound in bounds if bound is not None]
+            given = [(s, _literal(np.float32(b))) for s, b in zip("<>", step.bounds, strict=True) if b is not None]
             return [f"if (y {sign} {bound}) y = {bound};" for sign, bound in given]
         assert step.op == "affine", step.op
         given = [(sign, role) for sign, role in (("*", "scale"), ("+", "shift")) if role in step.tensors]

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -58,13 +58,24 @@ def _address(array: Any) -> int:
 def _blocks(rows: Array) -> Array:
     """Return words (networks, outputs, K) as (networks, blocks, K, outputs of a block)."""
     networks, outputs, words = rows.shape
-    whole = np.pad(rows, ((0, 0), (0, -outputs % _BLOCK), (0, 0)))
-    whole = whole.reshape(networks, -1, _BLOCK, words).transpose(0, 1, 3, 2)
-    room = np.empty(whole.nbytes + _LINE, np.uint8)  # a vector that crosses lines of the cache costs two reads
+    shape = (networks, -(-outputs // _BLOCK), words, _BLOCK)
+    room = np.zeros(math.prod(shape) * rows.itemsize + _LINE, np.uint8)  # a vector across two lines costs two reads
     begin = -_address(room) % _LINE
-    blocks = room[begin : begin + whole.nbytes].view(whole.dtype).reshape(whole.shape)
-    blocks[...] = whole
+    blocks = room[begin : begin + len(room) - _LINE].view(rows.dtype).reshape(shape)
+    for block in range(shape[1]):
+        part = rows[:, block * _BLOCK : (block + 1) * _BLOCK]
+        blocks[:, block, :, : part.shape[1]] = part.swapaxes(1, 2)
     return blocks
+
+
+def wasteful(channels: int, taps: int, outputs: int, *, signs: bool) -> bool:
+    """Return whether blocks would take much more memory than the weights as float32.
+
+    Blocks have a multiple of 32 outputs, and those of signs a multiple of 64 channels.
+    """
+    words = 2 * -(-channels // 64) if signs else channels
+    whole = words * taps * -(-outputs // _BLOCK) * _BLOCK
+    return whole > 2 * channels * taps * outputs and whole > 1 << 18
 
 
 def _padded(rows: Array, dtype: npt.DTypeLike, fill: float = 0) -> Array:
@@ -77,9 +88,9 @@ class _Product:
     """What all products have: how many networks differ in some tensor, and scale and shift of all their outputs."""
 
     def __init__(self, weight: Array, tensors: Mapping[str, Array]) -> None:
-        self._networks, self.outputs = max(len(tensor) for tensor in (weight, *tensors.values())), weight.shape[1]
+        self.networks, self.outputs = max(len(tensor) for tensor in (weight, *tensors.values())), weight.shape[1]
         given = [tensors.get(role, np.full((1, 1), nothing)) for role, nothing in (("scale", 1.0), ("shift", 0.0))]
-        shape = (self._networks, self.outputs)
+        shape = (self.networks, self.outputs)
         self._scale, self._shift = (_padded(np.broadcast_to(tensor, shape), np.float32) for tensor in given)
 
 
@@ -143,9 +154,10 @@ class SignProduct(_Product):
         sliding = (Sliding.covering(sizes) if sliding is None else sliding).in_two_axes()
         sizes = [*[1] * (2 - len(sizes)), *sizes]
         self.places = sliding.places(sizes)
-        self._classes, seen = _seen_taps(sliding, sizes)
+        seen = _Seen.of(sliding, sizes)
+        self._classes = seen.classes
         rows, tables = [], []
-        for network in range(self._networks):  # one at a time: unpacked they take eight times the memory
+        for network in range(self.networks):  # one at a time: unpacked they take eight times the memory
             fan = math.prod(sliding.kernel) * channels
             ones = np.unpackbits(bits[network % len(bits)], axis=-1, count=fan, bitorder="little").astype(bool)
             if direction is not None:  # the other way round is the same with all weights negated
@@ -153,8 +165,7 @@ class SignProduct(_Product):
             ones = ones.reshape(self.outputs, channels, -1)
             rows.append(pack_places(ones.transpose(0, 2, 1)).reshape(self.outputs, -1))
             # A tap outside has bits 0, which count as −1: its products, minus its weights' sum, are taken back.
-            taps = 2 * np.count_nonzero(ones, axis=1).astype(np.int64) - channels
-            tables.append(fan + (1 - seen) @ taps.T)
+            tables.append(fan + seen.outside(ones, sliding.kernel))
         self._weights, whole = _blocks(np.stack(rows)), np.stack(tables)  # (networks, classes, outputs)
         if threshold is None:
             self._table = _padded(whole, np.int64)
@@ -176,16 +187,16 @@ class SignProduct(_Product):
             x: Words of signs, (S, N, *sizes, W).
             threads: Largest number of threads.
         """
-        sources, inputs, rank = len(x), x.shape[1], self._rank
-        every = max(sources, self._networks)
-        if self._networks == 1:  # one network on more inputs
+        sources, inputs, rank, threads = len(x), x.shape[1], self._rank, build.threads(threads)
+        every = max(sources, self.networks)
+        if self.networks == 1:  # one network on more inputs
             sources, inputs = 1, sources * inputs
         bits = (np.zeros, -(-self.outputs // 64), np.uint64)  # the kernel sets those that are 1
         make, words, kind = bits if self.bits else (np.empty, self.outputs, np.float32)
         out = make((every, x.shape[1], *self.places[2 - rank :], words), kind)
         key, called = (sources, inputs, threads), self._called
         if called is None or called[0] != key:
-            first = (sources, self._networks // sources, inputs)
+            first = (sources, self.networks // sources, inputs)
             numbers = np.array([*first, *self._shape, threads, *self._constants], np.int64)
             called = self._called = (key, _address(numbers), numbers)
         x = np.ascontiguousarray(x)
@@ -193,12 +204,40 @@ class SignProduct(_Product):
         return out if self.bits or not rank else np.moveaxis(out, -1, 2)
 
 
-def _seen_taps(sliding: Sliding, sizes: Sequence[int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Return for every place of an output its class, and for every class which taps lie inside the input."""
-    rows, columns = sliding.inside(sizes)
-    taps = rows[:, None, :, None] & columns[None, :, None, :]
-    seen, classes = np.unique(taps.reshape(len(rows) * len(columns), -1), axis=0, return_inverse=True)
-    return np.ascontiguousarray(classes.reshape(-1).astype(np.int32)), seen.astype(np.int64)
+class _Seen(NamedTuple):
+    """Which taps lie inside the input, at all places of an output: places that see the same taps are of one class.
+
+    Inside are the taps of a rectangle, so there are classes of rows and of columns, and a class for each pair of them.
+
+    Attributes:
+        classes: The class of every place.
+        rows: First tap inside and the one after the last, for every class of rows.
+        columns: The same for every class of columns.
+    """
+
+    classes: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sliding: Sliding, sizes: Sequence[int]) -> _Seen:
+        """Find the classes of the places of an output."""
+        found = [np.unique(ends, axis=0, return_inverse=True) for ends in sliding.seen(sizes)]
+        (rows, of_row), (columns, of_column) = ((each, inverse.reshape(-1)) for each, inverse in found)
+        classes = of_row[:, None] * len(columns) + of_column
+        return cls(np.ascontiguousarray(classes.reshape(-1), np.int32), rows, columns)
+
+    def outside(self, ones: npt.NDArray[np.bool_], kernel: tuple[int, ...]) -> npt.NDArray[np.int64]:
+        """Return the sums of the weights outside, (classes, outputs), of signs (outputs, channels, taps)."""
+        (outputs, channels, _), (height, width) = ones.shape, kernel
+        if np.array_equal(self.rows, [[0, height]]) and np.array_equal(self.columns, [[0, width]]):
+            return np.zeros((1, outputs), np.int64)
+        taps = (2 * ones.sum(1, dtype=np.int32) - channels).reshape(outputs, height, width)
+        table = np.zeros((height + 1, width + 1, outputs), np.int32)  # sums of all taps above and to the left
+        np.cumsum(np.cumsum(taps.transpose(1, 2, 0), axis=0, dtype=np.int32), axis=1, out=table[1:, 1:])
+        (top, bottom), (left, right) = self.rows.T[..., None], self.columns.T
+        inside = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
+        return (table[-1, -1] - inside).reshape(-1, outputs).astype(np.int64)
 
 
 class NumberProduct(_Product):
@@ -214,27 +253,42 @@ class NumberProduct(_Product):
 
     def __init__(self, bits: npt.NDArray[np.uint8], inputs: int, affine: Mapping[str, Array] = {}) -> None:
         super().__init__(bits, affine)
-        self.inputs = inputs
-        rows = np.zeros((self._networks, self.outputs, 4 * -(-inputs // 32)), np.uint8)
+        self.inputs, self._bits = inputs, bits
+        rows = np.zeros((self.networks, self.outputs, 4 * -(-inputs // 32)), np.uint8)
         rows[..., : bits.shape[-1]] = bits
         self._weights = _blocks(rows.view(np.uint32))
 
     def __call__(self, x: npt.NDArray[np.float32], threads: int = 1) -> npt.NDArray[np.float32]:
         """Return sums (S, N, outputs) of inputs (S, N, K)."""
         sources, rows = x.shape[:2]
-        every, words = max(sources, self._networks), -(-self.inputs // 32)
+        every, words = max(sources, self.networks), -(-self.inputs // 32)
         out = np.empty((every, rows, self.outputs), np.float32)
-        if self._networks == 1:
+        if self.networks == 1:
             sources, rows = 1, sources * rows
         whole = x
         if self.inputs % 32:
             whole = np.zeros((*x.shape[:2], 32 * words), np.float32)
             whole[..., : self.inputs] = x
         whole = np.ascontiguousarray(whole, np.float32)
-        numbers = (sources, self._networks // sources, rows, words, self.outputs, self._weights.shape[1], threads)
+        numbers = (sources, self.networks // sources, rows, words, self.outputs, self._weights.shape[1])
         function = library("inference").bitbayes_numbers
-        _done(function(*numbers, *map(_address, (whole, self._weights, self._scale, self._shift, out))))
+        tensors = (whole, self._weights, self._scale, self._shift, out)
+        _done(function(*numbers, build.threads(threads), *map(_address, tensors)))
+        if not math.isfinite(out.sum()):
+            self._take_back(x, out)
         return out
+
+    def _take_back(self, x: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
+        """Compute what is not finite again in float64: a part of a sum may overflow where the whole does not."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            for network, result in enumerate(out):
+                places = np.nonzero(~np.isfinite(result).all(1))[0]
+                if not len(places):
+                    continue
+                weight = unpack_signs(self._bits[network % len(self._bits)], self.inputs, np.float64)
+                sums = (x[network % len(x), places].astype(np.float64) @ weight.T).astype(np.float32)
+                scale, shift = (each[network % len(each), : self.outputs] for each in (self._scale, self._shift))
+                result[places] = (sums.astype(np.float64) * scale + shift).astype(np.float32)
 
 
 class RealProduct(_Product):
@@ -253,10 +307,10 @@ class RealProduct(_Product):
     def __call__(self, x: npt.NDArray[np.float32], threads: int = 1) -> npt.NDArray[np.float32]:
         """Return sums (S, N, outputs) of what is seen, (S, N, K), channels last: K = (*kernel, channels)."""
         x = np.ascontiguousarray(x, np.float32)
-        out = np.empty((max(len(x), self._networks), x.shape[1], self.outputs), np.float32)
+        out = np.empty((max(len(x), self.networks), x.shape[1], self.outputs), np.float32)
         function = library("real").bitbayes_real
         for network, result in enumerate(out):
             tensors = (x, self._weights, self._scale, self._shift)
             mine = (_address(tensor[network % len(tensor)]) for tensor in tensors)
-            function(x.shape[1], self.inputs, self.outputs, threads, *mine, _address(result))
+            function(x.shape[1], self.inputs, self.outputs, build.threads(threads), *mine, _address(result))
         return out

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from bitbayes.packed.backends import reference
 from bitbayes.packed.backends.native import steps
-from bitbayes.packed.backends.native.products import NumberProduct, RealProduct, SignProduct, library
-from bitbayes.packed.backends.native.steps import FAST, Compute, Held, along, floats
+from bitbayes.packed.backends.native.products import NumberProduct, RealProduct, SignProduct, library, wasteful
+from bitbayes.packed.backends.native.steps import FAST, Compute, Held, along, floats, many_taps
 from bitbayes.packed.backends.runtime import Order, Runtime, checked, in_pieces
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import PackedNetwork
-from bitbayes.packed.format.program import Step
+from bitbayes.packed.format.program import MAX_SAMPLES, Step
 
 _PIECE = 1 << 19  # numbers of the largest value that are computed at a time, so that they stay in a cache
 
@@ -78,7 +80,8 @@ class NativeRuntime(Runtime):
         return in_pieces(self.network, x, max(1, _PIECE // largest), self._whole)
 
     def _whole(self, x: Array) -> Array:
-        result = floats(self._order.run(x[None], lambda place, sources: self._jobs[place].run(sources)))
+        values = self._order.run({0: x[None]}, lambda place, sources: self._jobs[place].run(sources))
+        result = floats(values[len(self.network.program.steps)])
         return np.broadcast_to(result, (self.network.program.samples, *result.shape[1:]))
 
     # Planning: which steps run as one, beginning with a given one.
@@ -86,9 +89,11 @@ class NativeRuntime(Runtime):
     def _job(self, index: int) -> _Job:
         step = self.network.program.steps[index]
         tensors, made = self.network.stacked(step), self.network.values[index + 1]
-        if step.op in ("linear", "conv") and step.groups == 1:
+        if step.op in ("linear", "conv") and step.groups == 1 and not self._wasteful(step, made.binary > 0):
             binary = tensors["weight"].dtype == np.uint8
             return (self._binary if binary else self._real)(index, step, tensors["weight"])
+        if many_taps(step):
+            return _Job(self._as_reference(index, tensors), step.sources, index + 1)
         if step.op == "max_pool" and made.signs:
             return _Job(steps.pooled_signs(step.sliding), step.sources, index + 1)
         if step.op not in FAST:
@@ -96,30 +101,50 @@ class NativeRuntime(Runtime):
         fast, shaped = FAST[step.op], {role: along(tensor, len(made.shape)) for role, tensor in tensors.items()}
         return _Job(lambda sources: fast([floats(x) for x in sources], step, shaped), step.sources, index + 1)
 
+    def _wasteful(self, step: Step, signs: bool) -> bool:
+        """Return whether the kernels' layout of a layer's weights would take much memory; NumPy runs it then."""
+        weight, inputs = self.network.tensors_of(step)["weight"], self.network.source_shape(step)[0]
+        if not signs and (weight.dtype == np.uint8 or step.op == "linear"):
+            return False  # a bit of 32 outputs takes as much as a number; a linear layer of numbers has no kernel
+        channels, taps = inputs, step.kernel
+        if signs and step.op == "linear":
+            channels, *taps = self.network.values[self._flat(step)].shape
+        return wasteful(channels, math.prod(taps), len(weight), signs=signs)
+
+    def _flat(self, step: Step) -> int:
+        """Return the value whose signs a linear layer takes: before a reshape, if its places have bits of their own."""
+        flat = self.network.unflattened(step.sources[0])
+        value = self.network.values[flat]
+        channels, *places = value.shape
+        few = len(places) <= 2 and not wasteful(channels, math.prod(places), 32, signs=True)
+        return flat if value.signs and few else step.sources[0]
+
     def _real(self, index: int, step: Step, weight: Array) -> _Job:
         """Plan a layer of real weights; a convolution takes the affine step that follows."""
         weight = weight.astype(np.float32)
         if step.op == "linear":
             return _Job(steps.real_linear(weight), step.sources, index + 1)
-        last, tensors = self._taken(index, self._only_follower(index), "affine")
+        last, tensors = self._taken(index, self._only_follower(index), ["affine"])
         return _Job(steps.number_layer(RealProduct(weight, tensors), step, self.threads), step.sources, last + 1)
 
     def _binary(self, index: int, step: Step, weight: Array) -> _Job:
         """Plan a layer of binary weights, with the affine step or the comparison that follows."""
         value, source = self.network.values[step.sources[0]], step.sources[0]
         if not value.signs:
-            last, tensors = self._taken(index, self._only_follower(index), "affine")
+            last, tensors = self._taken(index, self._only_follower(index), ["affine"], len(weight))
             product = NumberProduct(weight, step.fan_in(value.shape), tensors)
             return _Job(steps.number_layer(product, step, self.threads), step.sources, last + 1)
         pool, follower = None, self._only_follower(index)
-        if follower is not None and follower.op == "max_pool" and step.op == "conv":
+        if follower is not None and follower.op == "max_pool" and step.op == "conv" and not many_taps(follower):
             second = self._only_follower(index + 1)
-            if second is not None and second.op == "threshold":  # of sums, a maximum; of their signs, one or all
+            if self._taken(index + 1, second, ["threshold"], len(weight))[
+                1
+            ]:  # of sums, a maximum; of signs, one or all
                 pool, follower = follower, second
-        last, tensors = self._taken(index + (pool is not None), follower, "affine", "threshold")
-        flat = self.network.unflattened(source)
-        if step.op == "linear" and self.network.values[flat].signs and len(self.network.values[flat].shape) <= 3:
-            source, value = flat, self.network.values[flat]  # the weights are put in order, not the bits
+        last, tensors = self._taken(index + (pool is not None), follower, ["affine", "threshold"], len(weight))
+        if step.op == "linear":
+            source = self._flat(step)  # the weights are put in order, not the bits
+            value = self.network.values[source]
         channels, *sizes = value.shape
         windows = step.sliding if step.op == "conv" else None
         product, direction = SignProduct(weight, channels, sizes, windows, tensors), tensors.get("direction")
@@ -131,11 +156,19 @@ class NativeRuntime(Runtime):
         pooled = steps.pooled_signs(pool.sliding, direction)
         return _Job(lambda sources: pooled([run(sources)]), (source,), last + 1)
 
-    def _taken(self, index: int, follower: Step | None, *operations: str) -> tuple[int, dict[str, Array]]:
-        """Return the last step of a job that takes its follower too, if that is such an operation, and its tensors."""
+    def _taken(
+        self, index: int, follower: Step | None, operations: Sequence[str], networks: int = MAX_SAMPLES
+    ) -> tuple[int, dict[str, Array]]:
+        """Return the last step of a job that takes its follower too, if that is such an operation, and its tensors.
+
+        A follower with tensors for more networks than the weights have is not taken: the weights would be repeated.
+        """
         if follower is None or follower.op not in operations:
             return index, {}
-        return index + 1, self.network.stacked(follower)
+        tensors = self.network.stacked(follower)
+        if max(map(len, tensors.values()), default=1) > networks:
+            return index, {}
+        return index + 1, tensors
 
     def _only_follower(self, index: int) -> Step | None:
         """Return the next step, if it alone takes what this one makes, and nothing else."""

@@ -20,6 +20,8 @@ from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
 
+_ROWS = 1 << 23  # numbers that a convolution lays out at a time
+_TAPS = 1 << 10  # taps of the largest window that is pooled tap by tap
 Held = Array | Signs
 Compute = Callable[[list[Held]], Held]
 Tensors = Mapping[str, Array]
@@ -58,14 +60,21 @@ def sign_layer(product: SignProduct, linear: bool, threads: int) -> Compute:
 
 def number_layer(product: NumberProduct | RealProduct, step: Step, threads: int) -> Compute:
     """Multiply numbers with signs, weights in the file's order, or with numbers, channels last."""
-    last = isinstance(product, RealProduct)
+    last, sliding = isinstance(product, RealProduct), step.sliding if step.op == "conv" else None
 
     def run(sources: list[Held]) -> Held:
         x = floats(sources[0])
-        if step.op == "linear":
+        if sliding is None:
             return product(x, threads)
-        rows, places = _rows(x, step.sliding, channels_last=last)
-        return np.moveaxis(product(rows, threads).reshape(-1, x.shape[1], *places, product.outputs), -1, 2)
+        sizes, (networks, inputs) = x.shape[3:], x.shape[:2]
+        seen = _seen(x, sliding, channels_last=last)  # of an input and place, the numbers of its window
+        fan, places = math.prod(seen.shape[-1 - len(sizes) :]), sliding.places(sizes)
+        out = np.empty((max(networks, product.networks), inputs, *places, product.outputs), np.float32)
+        for box in sliding.boxes(sizes, _ROWS // max(1, len(seen) * fan)):
+            rows = seen[(slice(None), *box)].reshape(networks, -1, fan)
+            into = out[(slice(None), slice(None), *box)]
+            into[...] = product(rows, threads).reshape(into.shape)
+        return np.moveaxis(out, -1, 2)
 
     return run
 
@@ -76,18 +85,16 @@ def real_linear(weight: Array) -> Compute:
     return lambda sources: (floats(sources[0]) @ columns).astype(np.float32)
 
 
-def _rows(x: Array, sliding: Sliding, *, channels_last: bool) -> tuple[Array, tuple[int, ...]]:
-    """Return what a convolution sees at every place, (S, N places, fan), and the numbers of places."""
-    networks, x, rank = len(x), x.reshape(-1, *x.shape[2:]), len(sliding.kernel)
+def _seen(x: Array, sliding: Sliding, *, channels_last: bool) -> Array:
+    """Return what a convolution sees at every place, without a copy: (S N, *places) and then channels and kernel."""
+    x, rank = x.reshape(-1, *x.shape[2:]), len(sliding.kernel)
     sizes = [size + 2 * p for size, p in zip(x.shape[2:], sliding.padding, strict=True)]
     padded = np.zeros((len(x), *sizes, x.shape[1]), np.float32)  # by hand, because np.pad takes longer than the copy
     inside = tuple(slice(p, size - p) for size, p in zip(sizes, sliding.padding, strict=True))
     padded[(slice(None), *inside)] = np.moveaxis(x, 1, -1)
     seen = sliding.windows(np.moveaxis(padded, -1, 1))
     at, taps = tuple(range(2, 2 + rank)), tuple(range(2 + rank, 2 + 2 * rank))
-    order = (0, *at, *taps, 1) if channels_last else (0, *at, 1, *taps)
-    rows = seen.transpose(order).reshape(networks, -1, x.shape[1] * math.prod(sliding.kernel))
-    return rows, seen.shape[2 : 2 + rank]
+    return seen.transpose((0, *at, *taps, 1) if channels_last else (0, *at, 1, *taps))
 
 
 def _pooled(x: Array, sliding: Sliding, fill: float, combine: np.ufunc) -> Array:
@@ -109,6 +116,11 @@ def _taps(sliding: Sliding, sizes: tuple[int, ...]) -> tuple[Any, tuple[slice, .
     cuts = [[slice(tap * d, tap * d + (count - 1) * s + 1, s) for tap in range(k)] for count, k, s, d in axes]
     first, *others = itertools.product([slice(None)], [slice(None)], *cuts)
     return pads if any(map(any, pads)) else None, first, others
+
+
+def many_taps(step: Step) -> bool:
+    """Return whether a pool has windows that are too large to be pooled tap by tap."""
+    return step.op in ("max_pool", "avg_pool") and math.prod(step.kernel) > _TAPS
 
 
 def pooled_signs(sliding: Sliding, direction: Array | None = None) -> Compute:
@@ -143,7 +155,7 @@ def _affine(x: Array, t: Tensors) -> Array:
 
 
 def _prelu(x: Array, slope: Array) -> Array:
-    if (slope <= 1).all():
+    if ((slope <= 1) & (slope != 0)).all():  # 0 times infinity is no number
         return np.maximum(x, x * slope)  # the same, at half the cost
     return np.where(x > 0, x, x * slope)
 
@@ -157,7 +169,7 @@ FAST: Mapping[str, Callable[[list[Array], Step, Tensors], Held]] = {
     "sign": lambda xs, step, t: _above(xs[0], t),
     "threshold": lambda xs, step, t: _above(xs[0], t),
     "prelu": lambda xs, step, t: _prelu(xs[0], t["slope"]),
-    "clamp": lambda xs, step, t: xs[0].clip(step.settings["min"], step.settings["max"]),
+    "clamp": lambda xs, step, t: np.clip(xs[0], *step.bounds),
     "max_pool": lambda xs, step, t: _pool(xs[0], step.sliding, -np.inf, np.maximum),
     "avg_pool": lambda xs, step, t: _avg_pool(xs[0], step),
     "add": lambda xs, step, t: xs[0] + xs[1],

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.errors import require
+from bitbayes.packed.backends.openvino.quiet import openvino
 from bitbayes.packed.format.bits import Array, float_above
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
 
-ov, ops = require("openvino", "openvino"), require("openvino.opset14", "openvino")
+ov, ops = openvino("openvino"), openvino("openvino.opset14")
 
 Node = Any
 
@@ -32,7 +32,7 @@ class _Sign(NamedTuple):
 
 
 def graph(network: PackedNetwork, inputs: int, ranges: Mapping[int, float]) -> tuple[Any, list[Any]]:
-    """Build a model with one output for each of the C networks.
+    """Build a model with one output for each of the networks that differ.
 
     Args:
         network: Packed network.
@@ -44,8 +44,13 @@ def graph(network: PackedNetwork, inputs: int, ranges: Mapping[int, float]) -> t
     """
     keep: list[Any] = []
     x = ops.parameter([inputs, *network.program.input], ov.Type.f32)
-    outputs = [_Graph(network, inputs, sample, ranges, keep).run(x) for sample in range(network.program.samples)]
+    outputs = [_Graph(network, inputs, sample, ranges, keep).run(x) for sample in range(different(network))]
     return ov.Model([ops.result(output) for output in outputs], [x], "bitbayes"), keep
+
+
+def different(network: PackedNetwork) -> int:
+    """Return the number of networks that differ."""
+    return network.program.samples if network.own_values else 1
 
 
 class _Graph(NamedTuple):
@@ -87,8 +92,10 @@ class _Graph(NamedTuple):
         """Add a linear layer or convolution."""
         place, conv, weight = step.sources[0], step.op == "conv", self.network.weight(step, self.sample)
         bits = self.network.stacked(step)["weight"].dtype == np.uint8
-        geometry = zip(step.sliding.stride, step.sliding.dilation, strict=True) if conv else ()
-        wrong = any(stride > 1 and dilation > 1 for stride, dilation in geometry)  # for OpenVINO's binary convolution
+        s = step.sliding if conv else Sliding.covering(())
+        geometry = zip(s.stride, s.dilation, s.padding, s.span, strict=True)
+        # OpenVINO's binary convolution computes the first wrongly, and refuses a window that sees nothing but padding.
+        wrong = any((stride > 1 and dilation > 1) or pad >= span for stride, dilation, pad, span in geometry)
         if bits and self.network.values[place].signs and step.groups == 1 and not wrong:
             flat = self.network.unflattened(place)
             if not conv and self.network.values[flat].signs and len(self.network.values[flat].shape) == 3:
@@ -118,7 +125,7 @@ class _Graph(NamedTuple):
         step = self.network.made_by(value)
         while step is not None and step.op in ("max_pool", "reshape"):
             step = self.network.made_by(step.sources[0])
-        return step is not None and step.op == "clamp" and step.settings["min"] == 0
+        return step is not None and step.op == "clamp" and step.bounds[0] == 0
 
     def binary(self, value: Any, shape: Sequence[int], out: Sequence[int], weight: Array, windows: Sliding) -> Node:
         """Multiply signs with signs. One axis is two, of which the first has size 1."""
@@ -144,7 +151,7 @@ class _Graph(NamedTuple):
         self.keep.extend([packed, tensor])
         y = ops.binary_convolution(x, ops.constant(tensor), *_places(sliding), "xnor-popcount", 0.0)
         if more:  # of every tap inside the input
-            rows, columns = (inside.sum(1) for inside in sliding.inside(sizes))
+            rows, columns = (ends[:, 1] - ends[:, 0] for ends in sliding.seen(sizes))
             y = ops.add(y, more * np.outer(rows, columns).astype(np.float32)[None, None])
         return ops.reshape(y, [self.inputs, *out], False)
 
@@ -183,7 +190,7 @@ def _affine(x: Node, t: Mapping[str, Array]) -> Node:
 
 
 def _clamp(x: Node, step: Step) -> Node:
-    low, high = step.settings["min"], step.settings["max"]
+    low, high = step.bounds
     x = x if low is None else ops.maximum(x, np.float32(low))
     return x if high is None else ops.minimum(x, np.float32(high))
 

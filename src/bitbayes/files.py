@@ -1,0 +1,93 @@
+"""Files that are written whole or not at all, and safetensors files that know when a bit of them has changed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+DIGEST = "sha256"  # entry of a safetensors file's metadata
+_PIECE = 1 << 20  # bytes that are read at a time
+
+Piece = bytes | memoryview
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Lend a path to write to, and put the file that is written there in the place of `path`.
+
+    The lent path is in the same folder and names no file. If writing fails, the old file stays, and nothing is left.
+
+    Args:
+        path: File to write.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "a.txt")
+        >>> with replacing(path) as partial:
+        ...     _ = partial.write_text("whole")
+        >>> path.read_text()
+        'whole'
+    """
+    target = Path(path)
+    partial = target.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sealed(content: bytes) -> list[Piece]:
+    """Return a safetensors file, in pieces to write one after the other, with a digest in its metadata.
+
+    The digest is the SHA-256 of the other metadata and of all tensors. The order of the metadata is that of the names.
+
+    Args:
+        content: File that `safetensors` has made.
+
+    Example:
+        >>> import numpy as np
+        >>> from safetensors.numpy import load, save
+        >>> load(b"".join(sealed(save({"a": np.ones(2)}, metadata={"x": "y"}))))
+        {'a': array([1., 1.])}
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header, body = json.loads(content[8:start]), memoryview(content)[start:]
+    about = header.pop("__metadata__", {})
+    about = dict(sorted(about.items())) | {DIGEST: _digest(about, [body])}
+    text = json.dumps({"__metadata__": about, **header}, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+    return [len(text).to_bytes(8, "little"), text, body]
+
+
+def check_seal(path: str | Path, about: Mapping[str, str]) -> None:
+    """Check a safetensors file against its digest, if it has one: files of earlier versions have none.
+
+    Args:
+        path: The file.
+        about: Its metadata.
+
+    Raises:
+        ValueError: If the metadata or the tensors are not those that were written.
+    """
+    if DIGEST not in about:
+        return
+    with open(path, "rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        found = _digest(about, iter(lambda: file.read(_PIECE), b""))
+    if found != about[DIGEST]:
+        raise ValueError("its SHA-256 is not that of what was written; take another copy of the file")
+
+
+def _digest(about: Mapping[str, str], pieces: Iterable[Piece]) -> str:
+    found = hashlib.sha256()
+    for key in sorted(set(about) - {DIGEST}):
+        found.update(f"{key}\0{about[key]}\0".encode())
+    for piece in pieces:
+        found.update(piece)
+    return found.hexdigest()
