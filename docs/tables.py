@@ -3,11 +3,11 @@
     python docs/tables.py                           rewrites the tables in docs/results.md
     python docs/tables.py --keep NAME.json FILE...   puts what a command has left into docs/results, first
 
-FILE is the TARGET.json of `bitbayes reproduce TARGET`, that of several recipes (without what another kept
-file has of a recipe), or the summary.json of some streams of `bitbayes continual`. Rows that a command did not run
-stay as they are. A table stands between two comments, `<!-- table NAME.json: columns -->` and `<!-- end -->`; the
-columns are those of the file, all that are known if none is named. What stands between them is not edited by hand: a
-test compares.
+FILE is the TARGET.json of `bitbayes reproduce TARGET`, that of several recipes (without what another kept file has of a
+recipe), or the summary.json of some streams of `bitbayes continual`. Rows that a command did not run stay as they are;
+moons.json and snelson.json are kept whole. A table stands between two comments, `<!-- table NAME.json: columns -->` and
+`<!-- end -->`; the columns are those of the file, all that are known if none is named. What stands between them is not
+edited by hand: a test compares.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from bitbayes.lab.report.tables import FIGURES, TRUST_FIGURES
 from bitbayes.lab.studies.tables import TABLES
+from bitbayes.lab.studies.toys import EXACT_MOONS, MOONS_RULES
 from bitbayes.table import Table, spread
 
 HERE = Path(__file__).resolve().parent
@@ -148,10 +149,34 @@ def _against_forgetting(stream: Mapping[str, Any]) -> str:
     return ", ".join(kept) or "nothing"
 
 
+def moons_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Of moons.json: a row a rule, over its seeds; the last is the exact posterior."""
+    names = {"accuracy": "accuracy", "nll": "NLL", "entropy_on_data": "on the data", "entropy_on_ring": "on the ring"}
+    rows = []
+    for rule in dict.fromkeys(run["rule"] for run in found["runs"]):
+        runs = [run for run in found["runs"] if run["rule"] == rule]
+        cells = [spread((run[name] for run in runs), 3) for name in names]
+        rows.append([MOONS_RULES[rule], str(runs[0]["networks"]), str(len(runs)), *cells])
+    exact = (f"{getattr(EXACT_MOONS, name):.3f}" for name in names)
+    rows.append(["exact posterior, sampled elsewhere", "", "", *exact])
+    return markdown(["rule", "networks", "seeds", *names.values()], rows)
+
+
+def snelson_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Of snelson.json: a row a split, and their mean."""
+    rows = []
+    for label, split in [*enumerate(found["splits"]), ("mean", found["mean_of_splits"])]:
+        errors = (f"{split[name]:.3f}" for name in ("ste_error", "mode_error", "mean_error"))
+        rows.append([str(label), *errors, f"{split['inside_two_std']:.1f}"])
+    heads = ["split", "STE", "BayesBiNN, mode", f"BayesBiNN, mean of {found['mean_samples']}", "inside, %"]
+    return markdown(heads, rows)
+
+
 def table(name: str, columns: Sequence[str] = ()) -> str:
     """The table of a kept file, as Markdown."""
     found = json.loads((KEPT / name).read_text(encoding="utf-8"))
     kinds = {"streams": streams_table, "unlike": trust_table, "data": data_table, "rows": rules_table}
+    kinds |= {"runs": moons_table, "splits": snelson_table}
     return next(make for key, make in kinds.items() if key in found)(found, columns)
 
 
@@ -166,7 +191,7 @@ def rewritten(text: str) -> str:
 
 
 def keep(name: str, files: Sequence[Path]) -> None:
-    """Puts results where the pages find them: rounded, and without times."""
+    """Puts results where the pages find them: rounded, and without times and places."""
     read = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     place = KEPT / name
     old = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
@@ -217,7 +242,7 @@ def _merged(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items() if not key.startswith("seconds")}
+        return {key: _rounded(each) for key, each in value.items() if not key.startswith(("seconds", "source"))}
     if isinstance(value, list):
         return [_rounded(each) for each in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value

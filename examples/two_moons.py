@@ -2,7 +2,7 @@
 
     python examples/two_moons.py [--out two_moons.png] [--steps 2000]
 
-BayesBiNN keeps a probability for every weight. Networks drawn from it agree near the data and differ elsewhere.
+BayesBiNN keeps a probability for every weight. The picture shows where the mean of networks drawn from it is unsure.
 """
 
 from __future__ import annotations

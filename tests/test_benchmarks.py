@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import bitbayes as bb
+from bitbayes.lab.data import load_snelson
 from tape import TapeGraph
 
 TINY = ["--device", "cpu", "--precision", "fp32", "--width", "16", "--batch", "10", "--matmul", "64", "--copy", "1e4"]
@@ -87,3 +89,44 @@ def test_the_table_of_ranks_py(gpu: Any, capsys: pytest.CaptureFixture[str]) -> 
     _, columns, *rows = capsys.readouterr().out.splitlines()
     assert columns.split()[:4] == ["processes", "step", "averaging", "update"]
     assert [row.split()[0] for row in rows] == ["1", "2"] and rows[0].split()[1] == "1.00"
+
+
+@pytest.fixture
+def snelson(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    return importlib.import_module("snelson")
+
+
+def test_the_search_on_snelsons_data_sees_training_points_alone(snelson: Any) -> None:
+    x, y = snelson.points(None, splits=2, seeds=2)
+    assert x.shape == y.shape == (4, 150, 1)
+    for network, split in enumerate((0, 0, 1, 1)):
+        assert torch.equal(x[network], load_snelson(split=split).train.x)
+
+
+def test_stacked_networks_of_the_search_are_the_network_of_the_recipe(snelson: Any) -> None:
+    models = [bb.nn.synthetic_mlp(1, norm_output=True) for _ in range(3)]
+    layers = {"a": 1, "b": 3, "c": 5}
+    weights = {
+        f"{name}.{part}": torch.cat([getattr(model[place], part).detach() for model in models])
+        for name, place in layers.items()
+        for part in ("weight", "bias")
+    }
+    x = torch.randn(3, 150, 1)
+    for network, model in enumerate(models):
+        torch.testing.assert_close(snelson.output(weights, x)[network], model[:-1](x[network]))
+        seen, rest = x[network, :-30], x[network, -30:]
+        model.train()
+        for _ in range(200):  # BatchNorm's running statistics become those of the training points
+            model(seen)
+        model.eval()
+        wanted = float((model(rest).detach() - 0.5).square().mean())
+        assert snelson.errors([weights], x, torch.full_like(x, 0.5))[network] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_the_search_on_snelsons_data_prints_the_best_first(snelson: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    snelson.main(["--splits", "2", "--seeds", "1", "--steps", "3"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
+    assert [row[0] for row in rows] == ["| bayesbinn"] * 5 + ["| ste"] * 5
+    errors = [float(row[-1].split()[0]) for row in rows]
+    assert errors == [*sorted(errors[:5]), *sorted(errors[5:])]

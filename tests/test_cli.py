@@ -123,15 +123,21 @@ def test_reproduce_the_default_settings_on_a_regression(tmp_path, capsys):
     assert [row["rule"] for row in rows if "mean_test_error" in row] == [row["rule"] for row in rows[1:]]
 
 
-def test_reproduce_the_synthetic_figures(tmp_path):
+def test_reproduce_the_synthetic_figures(tmp_path, capsys):
     assert cli.main(["reproduce", "moons", "--epochs", "100"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in ("BayesBiNN, published", "BayesBiNN, recommended", "on the ring", "exact posterior"):
+        assert words in shown
     found = json.loads((tmp_path / "runs/moons/moons.json").read_text())
     assert found["points"] == 1000
-    assert {"mode_accuracy", "mean_accuracy", "entropy_ratio"} <= set(found)
+    assert [run["rule"] for run in found["runs"]] == ["ste", "bayesbinn:released", "bayesbinn:default"]
+    assert all({"accuracy", "nll", "entropy_on_data", "entropy_on_ring"} <= set(run) for run in found["runs"])
     assert (tmp_path / "runs/moons/moons.png").stat().st_size > 20_000
     assert cli.main(["reproduce", "snelson", "--epochs", "100", "--seeds", "2"]) == 0
     found = json.loads((tmp_path / "runs/snelson/snelson.json").read_text())
     assert found["source"] == "generated"
+    lower = sum(split["mean_error"] < split["ste_error"] for split in found["splits"])
+    assert f"smaller error on {lower} of 2 splits" in " ".join(capsys.readouterr().out.split())
     assert len(found["splits"]) == 2
     assert (tmp_path / "runs/snelson/snelson.png").stat().st_size > 20_000
 

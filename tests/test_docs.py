@@ -121,6 +121,23 @@ def test_results_of_several_recipes_take_the_rest_from_their_own_files(tables, t
     ]
 
 
+def test_results_of_the_small_experiments_are_kept_without_their_folders(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "KEPT", tmp_path / "results")
+    entropies = {"accuracy": 0.99, "nll": 0.02, "entropy_on_data": 0.05, "entropy_on_ring": 0.04}
+    runs = [{"rule": "ste", "networks": 100, "seed": seed, **entropies} for seed in (0, 1)]
+    (tmp_path / "a.json").write_text(json.dumps({"points": 1000, "radius": 4.0, "runs": runs}))
+    split = {"ste_error": 0.1, "mode_error": 0.5, "mean_error": 0.25, "inside_two_std": 97.5, "observation_noise": 0.3}
+    whole = {"source": "/somewhere", "mean_samples": 100, "splits": [split, split], "mean_of_splits": split}
+    (tmp_path / "b.json").write_text(json.dumps(whole))
+    for name in ("a", "b"):
+        tables.keep(f"{name}.json", [tmp_path / f"{name}.json"])
+    assert "somewhere" not in (tmp_path / "results" / "b.json").read_text()
+    moons, snelson = (tables.table(f"{name}.json").splitlines() for name in ("a", "b"))
+    assert moons[2] == "| STE (Adam) | 100 | 2 | 0.990 ± 0.000 | 0.020 ± 0.000 | 0.050 ± 0.000 | 0.040 ± 0.000 |"
+    assert moons[-1].startswith("| exact posterior, sampled elsewhere |  |  | 0.995 | 0.028 | 0.092 | 0.123 |")
+    assert snelson[2:] == [f"| {split} | 0.100 | 0.500 | 0.250 | 97.5 |" for split in ("0", "1", "mean")]
+
+
 @pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -139,9 +139,11 @@ def _moons(command: Reproduce) -> None:
     from bitbayes.lab.studies.toys import moons_study
     from bitbayes.lab.train import RunFolder
 
-    out = command.given.out or "runs/moons"
+    given, choice = command.given, command.choice
+    out = given.out or "runs/moons"
     with RunFolder(out).held():
-        study = moons_study(out, epochs=command.given.epochs)
+        seeds = 1 if choice.seeds is None else choice.seeds
+        study = moons_study(out, epochs=given.epochs, seeds=seeds, jobs=choice.jobs)
         picture = figures.moons_figure(study, Path(out, "moons.png"))
     show(results.moons_table(study.figures), f"written: {out}/moons.json, {picture}")
 
@@ -151,10 +153,11 @@ def _snelson(command: Reproduce) -> None:
     from bitbayes.lab.studies.toys import snelson_study
     from bitbayes.lab.train import RunFolder
 
-    given, splits = command.given, command.choice.seeds
+    given, choice = command.given, command.choice
     out = given.out or "runs/snelson"
     with RunFolder(out).held():
-        study = snelson_study(out, data=given.data, splits=5 if splits is None else splits, epochs=given.epochs)
+        splits = 5 if choice.seeds is None else choice.seeds
+        study = snelson_study(out, data=given.data, splits=splits, epochs=given.epochs, jobs=choice.jobs)
         picture = figures.snelson_figure(study, Path(out, "snelson.png"))
     show(results.snelson_table(study.figures), f"written: {out}/snelson.json, {picture}")
 
@@ -198,8 +201,8 @@ def _run_folders(names: Sequence[str]) -> list[Path]:
 
 _OTHERS: dict[str, tuple[Callable[[Reproduce], None], tuple[str, ...]]] = {
     "trust": (_trust, ("unlike_data", *_RUNS)),
-    "moons": (_moons, ("epochs", "out")),
-    "snelson": (_snelson, ("data", "epochs", "out", "seeds")),
+    "moons": (_moons, ("epochs", "out", "seeds", "jobs")),
+    "snelson": (_snelson, ("data", "epochs", "out", "seeds", "jobs")),
     "curves": (_curves, ("runs", "published", "dataset", "out")),
     "histogram": (_histogram, ("runs", "out")),
 }

@@ -16,7 +16,8 @@ from bitbayes.lab.continual import AccuracyMatrix
 from bitbayes.lab.report.folders import BINS, curve_rows
 from bitbayes.lab.report.series import metric_curve, published_curves, task_curves
 from bitbayes.lab.report.tables import stream_title
-from bitbayes.lab.studies.toys import MoonsStudy, SnelsonStudy, training_noise
+from bitbayes.lab.studies.load import FinishedRun
+from bitbayes.lab.studies.toys import EXACT_MOONS, MOONS_RULES, MoonsStudy, SnelsonStudy, training_noise
 from bitbayes.lab.studies.trust import TrustStudy
 from bitbayes.lab.train import EpochRow
 from bitbayes.lab.train.measure import histogram, whole
@@ -52,20 +53,17 @@ def save(figure: Any, path: str | Path) -> Path:
     return path
 
 
-def moons_figure(study: MoonsStudy, path: str | Path, samples: int = 10) -> Path:
-    """Draw the predicted probability over the plane: STE, BayesBiNN's mode, and its mean of some samples."""
+def moons_figure(study: MoonsStudy, path: str | Path) -> Path:
+    """Draw the predicted probability over the plane for the first run of every rule, with its entropies below."""
     steps, reach = 150, 3.2
     line = torch.linspace(-reach, reach, steps)
     plane, grid = torch.cartesian_prod(line, line), line.numpy()
-    panels = [
-        ("STE (Adam)", study.ste.predict(plane)),
-        ("BayesBiNN, mode", study.bayes.predict(plane)),
-        (f"BayesBiNN, mean of {samples} samples", study.bayes.predict(plane, samples)),
-    ]
-    x, y = whole(study.bayes.experiment.data.train)
-    figure, axes = new_figure(3, 4.2, 4.0)
-    shown = None
-    for axis, (title, prediction) in zip(axes, panels, strict=True):
+    x, y = whole(next(iter(study.runs.values()))[0].experiment.data.train)
+    figure, axes = new_figure(len(study.runs), 4.2, 4.6)
+    shown, rows = None, {row.rule: row for row in reversed(study.figures.runs)}
+    for axis, (rule, runs) in zip(axes, study.runs.items(), strict=True):
+        row = rows[rule]
+        prediction = runs[0].predict(plane, row.networks if runs[0].posterior else 0)
         probs = prediction.probs.reshape(steps, steps).T.numpy()
         shown = axis.contourf(grid, grid, probs, levels=torch.linspace(0, 1, 21).tolist(), cmap="RdBu_r", alpha=0.85)
         axis.contour(grid, grid, probs, levels=[0.5], colors="black", linewidths=1)
@@ -73,12 +71,31 @@ def moons_figure(study: MoonsStudy, path: str | Path, samples: int = 10) -> Path
             points = x[y.reshape(-1) == value]
             ring: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.4}
             axis.scatter(points[:, 0], points[:, 1], s=12, c=colour, label=f"class {value}", **ring)
-        axis.set(title=title, xlabel="first input (standardised)", aspect="equal")
+        doubt = f"mean entropy: {row.entropy_on_data:.3f} on the data, {row.entropy_on_ring:.3f} on a ring"
+        axis.set(title=_moons_title(rule, runs[0], row.networks), aspect="equal")
+        axis.set_xlabel(f"first input (standardised)\n{doubt}")
     axes[0].set_ylabel("second input (standardised)")
     axes[0].legend(loc="lower left", frameon=True, fontsize=8)
     bar = figure.colorbar(shown, ax=axes, shrink=0.85, ticks=[0, 0.25, 0.5, 0.75, 1])
     bar.set_label("probability of class 1")
+    exact, first = EXACT_MOONS, study.figures.runs[0]
+    figure.supxlabel(
+        f"Entropies in nats, on {study.figures.points:,} fresh points and on a ring of radius "
+        f"{study.figures.radius:g}, seed {first.seed}. The exact posterior, sampled outside this package, has "
+        f"{exact.entropy_on_data} and {exact.entropy_on_ring}.",
+        fontsize=10,
+    )
     return save(figure, path)
+
+
+def _moons_title(rule: str, run: FinishedRun, networks: int) -> str:
+    options, setting = run.config.spec.options, []
+    if run.config.estimator in ("concrete", "released"):
+        setting.append(f"τ = {options['tau']:g}")
+    if "ess_scale" in options:
+        setting.append("ess = N" if options["ess_scale"] == 1 else f"ess = {options['ess_scale']:g}·N")
+    setting.append("one network" if networks == 1 else f"mean of {networks} networks")
+    return f"{MOONS_RULES.get(rule, rule)}\n{', '.join(setting)}"
 
 
 def snelson_figure(study: SnelsonStudy, path: str | Path, samples: int = 100) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from bitbayes.lab.recipes import RECIPES, Published, Recipe
 from bitbayes.lab.report.groups import Group
 from bitbayes.lab.studies.tables import TABLES, TableRow
-from bitbayes.lab.studies.toys import MoonsFigures, SnelsonFigures
+from bitbayes.lab.studies.toys import EXACT_MOONS, MOONS_RULES, MoonsFigures, SnelsonFigures
 from bitbayes.lab.train import RunFolder
 from bitbayes.table import Table, number, spread
 
@@ -114,19 +114,27 @@ def group_results_table(recipe: str, groups: Sequence[Group]) -> Table:
 
 
 def moons_table(figures: MoonsFigures) -> Table:
-    """Return what was measured on two moons."""
-    accuracies = (figures.ste_accuracy, figures.mode_accuracy, figures.mean_accuracy)
-    rows = [
-        ["accuracy", *(number(accuracy, 3) for accuracy in accuracies)],
-        ["entropy on the data", "", "", number(figures.entropy_on_data, 3)],
-        ["entropy on a ring of radius 4", "", "", number(figures.entropy_on_ring, 3)],
-        ["ratio of the entropies", "", "", number(figures.entropy_ratio, 1)],
-    ]
-    return Table("Two moons, 1,000 fresh points", ["", "STE", "mode", "mean"], rows)
+    """Return what was measured on two moons, with what the exact posterior says in the last row."""
+    columns = {"accuracy": 3, "nll": 3, "entropy_on_data": 3, "entropy_on_ring": 3}
+    rows = []
+    for rule in dict.fromkeys(row.rule for row in figures.runs):
+        networks = max(map(int, figures.values(rule, "networks")))
+        cells = [spread(figures.values(rule, name), digits) for name, digits in columns.items()]
+        rows.append([MOONS_RULES.get(rule, rule), str(networks), *cells])
+    exact = [number(getattr(EXACT_MOONS, name), digits) for name, digits in columns.items()]
+    rows.append(["exact posterior", "", *exact])
+    seeds = len({row.seed for row in figures.runs})
+    caption = (
+        f"Mean entropy of the predictions in nats, on the points and on a ring of radius {figures.radius:g}; "
+        f"{seeds} seed{'s' * (seeds > 1)}. The exact posterior, of the same network at temperature 1, was sampled "
+        "outside this package."
+    )
+    heads = ["rule", "networks", "accuracy", "NLL", "on the data", "on the ring"]
+    return Table(f"Two moons, {figures.points:,} fresh points", heads, rows, caption)
 
 
 def snelson_table(figures: SnelsonFigures) -> Table:
-    """Return what was measured on Snelson's data."""
+    """Return what was measured on Snelson's data; the caption says on how many splits BayesBiNN leads."""
     splits = [(str(index), split) for index, split in enumerate(figures.splits)]
     splits += [("mean", figures.mean_of_splits)] if len(splits) > 1 else []
     rows = []
@@ -134,8 +142,12 @@ def snelson_table(figures: SnelsonFigures) -> Table:
         errors = (split.ste_error, split.mode_error, split.mean_error)
         rows.append([label, *(number(error, 4) for error in errors), number(split.inside_two_std, 1)])
     data = "Generated data with a gap" if figures.source == "generated" else "Snelson data"
-    heads = ["split", "STE", "mode", "mean", "inside 2 std, %"]
-    return Table(f"{data}, squared error on held-out points", heads, rows, f"data: {figures.source}")
+    heads = ["split", "STE", "BayesBiNN, mode", f"BayesBiNN, mean of {figures.mean_samples}", "inside 2 std, %"]
+    lower = sum(split.mean_error < split.ste_error for split in figures.splits)
+    caption = (
+        f"BayesBiNN's mean has the smaller error on {lower} of {len(figures.splits)} splits. Data: {figures.source}."
+    )
+    return Table(f"{data}, squared error on held-out points", heads, rows, caption)
 
 
 def digits_table(rows: Sequence[TableRow], examples: int) -> Table:

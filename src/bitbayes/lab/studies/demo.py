@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bitbayes.lab.recipes import make_config
-from bitbayes.lab.studies.several import already_there, finished, run_several
+from bitbayes.lab.studies.several import run_several
 from bitbayes.lab.studies.tables import TableRow
 from bitbayes.lab.train import Progress
 
@@ -13,15 +13,16 @@ DEMO_EPOCHS = 60
 
 
 def digits_study(
-    out: str, seeds: int, *, progress: Progress | None = None, note: Callable[[str], None] = print
+    out: str, seeds: int, *, jobs: int = 1, progress: Progress | None = None, note: Callable[[str], None] = print
 ) -> list[TableRow]:
     """Train three rules on the digits with several seeds, in folders of `out`; each row is a rule.
 
     Args:
         out: Folder of the runs.
         seeds: Runs of every rule.
-        progress: Display of each run.
-        note: Told of runs that are finished already, which are read.
+        jobs: Runs at a time.
+        progress: Display of each run, with one job.
+        note: Told of each run, see `run_several`.
     """
     rules = ("bayesbinn", "ste", "full-precision")
     configs = [
@@ -29,8 +30,5 @@ def digits_study(
         for rule in rules
         for seed in range(seeds)
     ]
-    done = sum(finished(config) is not None for config in configs)
-    if done:
-        note(already_there(done, len(configs)))
-    summaries = iter(run_several(configs, progress=progress, note=lambda line: None))
-    return [TableRow(rule, [next(summaries) for _ in range(seeds)]) for rule in rules]
+    summaries = run_several(configs, jobs=jobs, progress=progress, note=note)
+    return [TableRow(rule, summaries[i * seeds : (i + 1) * seeds]) for i, rule in enumerate(rules)]

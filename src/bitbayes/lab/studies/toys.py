@@ -6,46 +6,95 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from bitbayes.lab.recipes import make_config, run_recipe
+from bitbayes.calibration import probability_figures
+from bitbayes.lab.recipes import make_config
 from bitbayes.lab.studies.evaluate import evaluation_inputs
 from bitbayes.lab.studies.load import FinishedRun, load_run
-from bitbayes.lab.studies.several import finished
-from bitbayes.lab.train import Progress, RunFolder
+from bitbayes.lab.studies.several import run_several
+from bitbayes.lab.train import Progress, RuleName, RunFolder
 from bitbayes.lab.train.machine import tuned_for
 from bitbayes.lab.train.measure import observation_noise, regression_figures, whole
 from bitbayes.lab.train.records import Record
 
-_SAMPLES = 100  # of the mean in figures that are reported; pictures average as many as the paper
+_SAMPLES = 100  # networks of every mean
+
+MOONS_RULES = {
+    "ste": "STE (Adam)",
+    "bayesbinn:released": "BayesBiNN, published",
+    "bayesbinn:default": "BayesBiNN, recommended",
+}
+"""Rules on two moons by name, and titles: the published setting has τ = 1, `ess` = N and five draws a step."""
+
+RING = 4.0
+"""Radius of the points far from the data, in standardised inputs."""
+
+
+@dataclass(frozen=True)
+class MoonsRow(Record):
+    """What one run says on two moons.
+
+    Args:
+        rule: The rule with its estimator or variant.
+        seed: Seed of the run; the training points are always the same.
+        networks: Networks whose mean is measured: 1 without a posterior.
+        mode_accuracy: Accuracy of the mode on fresh points, as a fraction.
+        accuracy: The same of the mean.
+        nll: Negative log-likelihood of the mean on fresh points, in nats.
+        entropy_on_data: Mean entropy of the mean's predictions on fresh points, in nats.
+        entropy_on_ring: The same on a ring around the data.
+        entropy_bits_a_weight: Mean entropy of a weight in bits; None without a posterior.
+    """
+
+    rule: str
+    seed: int
+    networks: int
+    mode_accuracy: float
+    accuracy: float
+    nll: float
+    entropy_on_data: float
+    entropy_on_ring: float
+    entropy_bits_a_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class MoonsReference:
+    """What the mean prediction of a known distribution over networks says on two moons; see `MoonsRow`."""
+
+    accuracy: float
+    nll: float
+    entropy_on_data: float
+    entropy_on_ring: float
+
+
+EXACT_MOONS = MoonsReference(accuracy=0.995, nll=0.028, entropy_on_data=0.092, entropy_on_ring=0.123)
+"""The exact posterior of the same network and points, with temperature 1 and a uniform prior.
+
+It was sampled by Gibbs in 24 chains of 2,500 sweeps, outside this package; the sampler comes with a later version.
+"""
 
 
 @dataclass(frozen=True)
 class MoonsFigures(Record):
-    """moons.json: accuracies as fractions, entropies in nats on and off the data (on a ring)."""
+    """moons.json: a row for every seed of every rule."""
 
-    estimator: str | None
     points: int
-    ste_accuracy: float
-    mode_accuracy: float
-    mean_accuracy: float
-    mean_samples: int
-    entropy_on_data: float
-    entropy_on_ring: float
-    entropy_ratio: float
-    entropy_bits_a_weight: float | None
+    radius: float
+    runs: list[MoonsRow]
+
+    def values(self, rule: str, name: str) -> list[float]:
+        """Return an entry of every run of a rule."""
+        return [getattr(row, name) for row in self.runs if row.rule == rule]
 
 
 @dataclass(frozen=True)
 class MoonsStudy:
-    """STE and BayesBiNN on two moons: their runs, and what was measured."""
+    """Some rules on two moons: the runs of each by its name, and what was measured."""
 
-    ste: FinishedRun
-    bayes: FinishedRun
+    runs: dict[str, list[FinishedRun]]
     figures: MoonsFigures
 
 
@@ -84,43 +133,59 @@ def moons_study(
     out: str,
     *,
     epochs: int | None = None,
-    seed: int = 0,
+    seeds: int = 1,
+    jobs: int = 1,
     note: Callable[[str], None] = print,
     progress: Progress | None = None,
 ) -> MoonsStudy:
-    """Train both rules on two moons, measure accuracy and uncertainty on and off the data, and write moons.json.
+    """Train `MOONS_RULES` on two moons, measure accuracy and doubt on and off the data, and write moons.json.
 
     Args:
         out: Folder of the runs.
         epochs: Length of the schedule, if not the recipe's.
-        seed: Seed of both runs.
-        note: Told of each run as it begins.
-        progress: Display.
+        seeds: Runs of every rule, with seeds from 0.
+        jobs: Runs at a time.
+        note: Told of each run as it begins, or with several jobs as it ends.
+        progress: Display, with one job.
+
+    Raises:
+        ValueError: If `seeds` or `jobs` is not positive.
     """
-    ste, bayes = (
-        _trained("moons", rule, f"{out}/{rule}-seed{seed}", note, progress, epochs=epochs, seed=seed)
-        for rule in ("ste", "bayesbinn")
-    )
-    x, y = evaluation_inputs(bayes).test
-    with tuned_for(wide=False):
-        on_data = bayes.predict(x, _SAMPLES)
-        far = bayes.predict(ring(4.0).to(x.device), _SAMPLES)
-        ste_mode, bayes_mode = ste.predict(x), bayes.predict(x)
-    entropy, far_entropy = float(on_data.entropy.mean()), float(far.entropy.mean())
-    figures = MoonsFigures(
-        estimator=bayes.config.estimator,
-        points=len(x),
-        ste_accuracy=_accuracy(ste_mode.probs, y),
-        mode_accuracy=_accuracy(bayes_mode.probs, y),
-        mean_accuracy=_accuracy(on_data.probs, y),
-        mean_samples=_SAMPLES,
-        entropy_on_data=entropy,
-        entropy_on_ring=far_entropy,
-        entropy_ratio=far_entropy / max(entropy, 1e-12),
-        entropy_bits_a_weight=float(bayes.posterior.entropy()) if bayes.posterior else None,
-    )
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    configs = {
+        rule: [
+            make_config("moons", rule, out=f"{out}/{RuleName.parse(rule).slug}-seed{seed}", epochs=epochs, seed=seed)
+            for seed in range(seeds)
+        ]
+        for rule in MOONS_RULES
+    }
+    # The published setting takes longest, so with several jobs it begins first.
+    order = sorted((config for rule in configs.values() for config in rule), key=lambda config: -config.spec.samples)
+    run_several(order, jobs=jobs, progress=progress, note=note)
+    runs = {rule: [load_run(config.out) for config in configs[rule]] for rule in MOONS_RULES}
+    rows = [moons_row(rule, run) for rule, found in runs.items() for run in found]
+    figures = MoonsFigures(len(evaluation_inputs(runs["ste"][0]).test[1]), RING, rows)
     RunFolder(out).write_json("moons.json", figures.to_dict())
-    return MoonsStudy(ste, bayes, figures)
+    return MoonsStudy(runs, figures)
+
+
+def moons_row(rule: str, run: FinishedRun) -> MoonsRow:
+    """Return what a finished run on two moons says on fresh points and on a ring around the data."""
+    (x, y), samples = evaluation_inputs(run).test, _SAMPLES if run.posterior else 0
+    with tuned_for(wide=False):
+        mode, fresh, far = run.predict(x), run.predict(x, samples), run.predict(ring(RING).to(x.device), samples)
+    return MoonsRow(
+        rule=rule,
+        seed=run.config.seed,
+        networks=max(samples, 1),
+        mode_accuracy=_accuracy(mode.probs, y),
+        accuracy=_accuracy(fresh.probs, y),
+        nll=probability_figures(fresh.probs, y)["nll"],
+        entropy_on_data=float(fresh.entropy.mean()),
+        entropy_on_ring=float(far.entropy.mean()),
+        entropy_bits_a_weight=float(run.posterior.entropy()) if run.posterior else None,
+    )
 
 
 def ring(radius: float, count: int = 360) -> Tensor:
@@ -140,6 +205,7 @@ def snelson_study(
     data: str | None = None,
     splits: int = 5,
     epochs: int | None = None,
+    jobs: int = 1,
     note: Callable[[str], None] = print,
     progress: Progress | None = None,
 ) -> SnelsonStudy:
@@ -150,18 +216,26 @@ def snelson_study(
         data: Folder of Snelson's data; None generates data with a gap in the inputs.
         splits: Number of random splits into 150 and 50 points.
         epochs: Length of the schedule, if not the recipe's.
-        note: Told of each run as it begins.
-        progress: Display.
+        jobs: Runs at a time.
+        note: Told of each run as it begins, or with several jobs as it ends.
+        progress: Display, with one job.
+
+    Raises:
+        ValueError: If `splits` or `jobs` is not positive.
     """
     if splits < 1:
         raise ValueError(f"splits must be at least 1, got {splits}")
-    ste, bayes, found = [], [], []
-    for split in range(splits):
-        how = {"epochs": epochs, "data": data, "data_seed": split}
-        for rule, runs in (("ste", ste), ("bayesbinn", bayes)):
-            runs.append(_trained("snelson", rule, f"{out}/{rule}-split{split}", note, progress, **how))
-        with tuned_for(wide=False):
-            found.append(_held_out(ste[-1], bayes[-1]))
+    configs = {
+        rule: [
+            make_config("snelson", rule, out=f"{out}/{rule}-split{split}", epochs=epochs, data=data, data_seed=split)
+            for split in range(splits)
+        ]
+        for rule in ("ste", "bayesbinn")
+    }
+    run_several([*configs["ste"], *configs["bayesbinn"]], jobs=jobs, progress=progress, note=note)
+    ste, bayes = ([load_run(config.out, data=data) for config in configs[rule]] for rule in ("ste", "bayesbinn"))
+    with tuned_for(wide=False):
+        found = [_held_out(*pair) for pair in zip(ste, bayes, strict=True)]
     means = {name: statistics.mean(getattr(split, name) for split in found) for name in found[0].to_dict()}
     figures = SnelsonFigures(
         source=bayes[0].experiment.data.source,
@@ -189,16 +263,3 @@ def training_noise(run: FinishedRun) -> float:
 
 def _accuracy(probs: Tensor, y: Tensor) -> float:
     return float(((probs.reshape(-1) > 0.5) == (y.reshape(-1) > 0.5)).float().mean())
-
-
-def _trained(
-    recipe: str, rule: str, out: str, note: Callable[[str], None], progress: Progress | None, **choices: Any
-) -> FinishedRun:
-    """Return the run in a folder, trained now unless it is finished."""
-    config = make_config(recipe, rule, out=out, **choices)
-    if finished(config) is not None:
-        note(f"{recipe}: {rule} is finished already: it is read, not trained again, in {Path(out)}")
-    else:
-        note(f"{recipe}: training {rule}, in {Path(out)}")
-        run_recipe(config, resume=True, progress=progress)
-    return load_run(out, data=config.data)
