@@ -212,7 +212,7 @@ def test_names_and_paths_are_no_markup(tmp_path, capsys):
     assert cli.main(["reproduce", "table2", "--dataset", "digits", "--rules", "ste", "--seeds", "1", *words[2:]]) == 0
     captured = capsys.readouterr()
     assert captured.err == "" and f"files in {STRANGE}" in captured.out
-    assert f"written: {STRANGE}/results.json" in captured.out
+    assert f"written: {STRANGE}/table2.json" in captured.out
 
 
 def test_a_bar_shows_one_run_of_several_and_its_title_as_it_is():

@@ -44,7 +44,7 @@ def test_pixels_keep_their_places(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": 31}, "the train images are 31 by 31 pixels, not 32 by 32"),
+        ({"size": 31}, "image 0 has 31 by 31 pixels, not 32 by 32"),
         ({"mode": "L"}, r"image 0 has mode L, expected three channels of 8 bits \(RGB\)"),
         ({"image": "image"}, r"has columns \['image', 'label'\], expected img and label"),
         ({"classes": 11}, "the train labels are not classes from 0 to 9"),

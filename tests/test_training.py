@@ -469,7 +469,7 @@ def test_several_draws_clip_each_gradient_on_its_own(tmp_path, digits, clip):
 
 def test_a_small_last_batch_counts_as_what_it_is(tmp_path, digits):
     size = len(digits.train) - 7
-    how = {"epochs": 1, "batch_size": size, "dropout": 0.0, "lr": 1e-12, "real_lr": 1e-12}
+    how = {"epochs": 1, "batch_size": size, "dropout": 0.0, "lr": 1e-12}
     config = make_config("digits", "full-precision", out=str(tmp_path), **how)
     model, losses = make_experiment(config, digits).model.train(), []
     with torch.no_grad():

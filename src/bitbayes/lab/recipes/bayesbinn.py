@@ -63,14 +63,13 @@ SNELSON = dataclasses.replace(
     quick_epochs=5000,
     rules={
         "full-precision": RuleSpec(1e-2, schedule=_DOWN),
-        # The cosine halves the error on validation points (`benchmarks/snelson.py`), where rates from 3e-3 to 1e-1 do
-        # not differ beyond their spread. The paper's constant rate of 0.1 does not settle.
-        "ste": RuleSpec(3e-2),
+        # Best of five settings on validation points (`benchmarks/snelson.py`), as the straight-through estimator's below.
+        # The paper's constant rate of 0.1 does not settle, and has twice the error.
+        "ste": RuleSpec(3e-3),
         # The published settings. Its code adds 1e-10 to both parts of the scale, which at |λ| = 10 makes it 1.
         "bayesbinn:released": RuleSpec(1e-4, {**_SMOOTH, "init_lambda": 10.0}, _DOWN),
         "bayesbinn:concrete": RuleSpec(1e-4, {**_SMOOTH, "init_lambda": 1.0}, _DOWN),
-        # Ours, from an older search. On validation points four of five settings do not differ beyond their spread.
-        "bayesbinn:straight-through": RuleSpec(3e-4, {"ess_scale": 300.0, "momentum": 0.99}, _DOWN),
+        "bayesbinn:straight-through": RuleSpec(1e-3, {"ess_scale": 300.0, "momentum": 0.99}),
     },
 )
 

@@ -35,7 +35,7 @@ def load(network: PackedNetwork | str | Path, backend: str = "reference", **opti
         >>> import tempfile, os
         >>> path = os.path.join(tempfile.mkdtemp(), "net.safetensors")
         >>> model = torch.nn.Linear(3, 2)
-        >>> _ = bb.STE([model.weight], seed=0)
+        >>> _ = bb.STE([model.weight], seed=0).eval()
         >>> bb.pack(model, torch.zeros(1, 3)).save(path)
         >>> load(path).predict(torch.ones(5, 3).numpy()).probs.shape
         (5, 2)

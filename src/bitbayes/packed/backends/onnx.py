@@ -34,7 +34,7 @@ def onnx_model(network: PackedNetwork) -> Any:
 
     Example:
         >>> model = torch.nn.Linear(16, 2, bias=False)
-        >>> _ = bb.STE([model.weight], seed=0)
+        >>> _ = bb.STE([model.weight], seed=0).eval()
         >>> [node.op_type for node in onnx_model(bb.pack(model, torch.zeros(1, 16))).graph.node]
         ['Gemm']
     """

@@ -32,7 +32,7 @@ class ReferenceRuntime(Runtime):
 
     Example:
         >>> model = torch.nn.Linear(3, 2)
-        >>> _ = bb.STE([model.weight], seed=0)
+        >>> _ = bb.STE([model.weight], seed=0).eval()
         >>> ReferenceRuntime(bb.pack(model, torch.zeros(1, 3))).predict(np.ones((5, 3))).entropy.shape
         (5,)
     """

@@ -31,7 +31,7 @@ class TorchRuntime(Runtime):
 
     Example:
         >>> model = torch.nn.Linear(3, 2)
-        >>> _ = bb.STE([model.weight], seed=0)
+        >>> _ = bb.STE([model.weight], seed=0).eval()
         >>> TorchRuntime(bb.pack(model, torch.zeros(1, 3))).predict(torch.ones(5, 3)).probs.shape
         torch.Size([5, 2])
     """

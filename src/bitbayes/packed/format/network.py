@@ -35,7 +35,7 @@ class PackedNetwork:
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(16, 2, bias=False), bb.nn.LogitScale(2.0))
-        >>> _ = bb.STE([model[0].weight], seed=0)
+        >>> _ = bb.STE([model[0].weight], seed=0).eval()
         >>> network = bb.pack(model, torch.zeros(1, 16))
         >>> network
         PackedNetwork(input (16,), output (2,), 1 network, 2 steps, 8 bytes of tensors)
@@ -98,7 +98,7 @@ class PackedNetwork:
 
         Example:
             >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2, bias=False))
-            >>> _ = bb.STE([model[1].weight], seed=0)
+            >>> _ = bb.STE([model[1].weight], seed=0).eval()
             >>> about = bb.packed.Inputs("image", colour="grey", height=8, width=8, mean=0.5, std=0.25)
             >>> network = bb.pack(model, torch.zeros(1, 1, 8, 8), inputs=about)
             >>> x = network.prepare(torch.full((3, 8, 8), 255, dtype=torch.uint8))
@@ -139,7 +139,7 @@ class PackedNetwork:
 
         Example:
             >>> model = torch.nn.Sequential(torch.nn.Linear(16, 2, bias=False))
-            >>> _ = bb.STE([model[0].weight], seed=0)
+            >>> _ = bb.STE([model[0].weight], seed=0).eval()
             >>> network, x = bb.pack(model, torch.zeros(1, 16)), torch.ones(1, 16).numpy()
             >>> bb.packed.load(network).outputs(x) / bb.packed.load(network.tempered(2.0)).outputs(x)
             array([[[2., 2.]]], dtype=float32)
@@ -178,7 +178,7 @@ class PackedNetwork:
 
         Example:
             >>> model = torch.nn.Linear(16, 2, bias=False)
-            >>> _ = bb.STE([model.weight], seed=0)
+            >>> _ = bb.STE([model.weight], seed=0).eval()
             >>> print(bb.pack(model, torch.zeros(1, 16)).summary())
             step    layer   output  weights  bits  bytes  binary ops  real ops
             linear  Linear  2            32    32      4           0        32

@@ -46,7 +46,7 @@ def make_plan(network: PackedNetwork) -> Plan:
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-        >>> _ = bb.STE([model[0].weight], seed=0)
+        >>> _ = bb.STE([model[0].weight], seed=0).eval()
         >>> plan = make_plan(bb.pack(model, torch.zeros(1, 8)))
         >>> [(group.step.op, len(group.chain)) for group in plan.groups], plan.words
         ([('linear', 2), ('linear', 1)], 4)

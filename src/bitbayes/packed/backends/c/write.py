@@ -104,7 +104,7 @@ def c_header(network: PackedNetwork, name: str = "net") -> str:
 
     Example:
         >>> model = torch.nn.Linear(16, 2, bias=False)
-        >>> _ = bb.STE([model.weight], seed=0)
+        >>> _ = bb.STE([model.weight], seed=0).eval()
         >>> header = c_header(bb.pack(model, torch.zeros(1, 16)), "tiny")
         >>> [line for line in header.splitlines() if "(const float" in line][-1]
         'static int tiny_predict(const float *input, float *logits) {'

@@ -48,7 +48,7 @@ class NativeRuntime(Runtime):
 
     Example:
         >>> model = torch.nn.Linear(3, 2)
-        >>> _ = bb.STE([model.weight], seed=0)
+        >>> _ = bb.STE([model.weight], seed=0).eval()
         >>> network = bb.pack(model, torch.zeros(1, 3))
         >>> if bb.kernels.status("inference").startswith("compiled"):
         ...     assert NativeRuntime(network).predict(np.ones((5, 3))).probs.shape == (5, 2)
