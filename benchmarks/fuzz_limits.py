@@ -293,6 +293,7 @@ def run(total, folder, seed=0, several=100):
 
     torch.set_num_threads(1)
     rng, folder, originals, warm = random.Random(seed), Path(folder), [], []
+    folder.mkdir(parents=True, exist_ok=True)
     for make, networks in itertools.product((FUZZ["network"], images), (1, 3)):
         network = make(networks)
         warm.append(folder / f"original-{seed}-{len(warm)}.safetensors")

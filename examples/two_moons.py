@@ -28,6 +28,7 @@ def main() -> None:
     (x, y), *_ = batches(data.train, len(data.train))
     model = bb.nn.mlp(2, [64, 64], 2, logit_scale=True)
     binary, real = bb.split_parameters(model)
+    # A smaller `ess` than the recommended setting's 300·N leaves more doubt.
     optimizer = bb.BayesBiNN(binary, lr=1e-2, ess=10 * len(x), seed=0)
     real_optimizer = torch.optim.Adam(real, lr=1e-2)
     for _ in range(o.steps):
