@@ -367,7 +367,7 @@ def test_reproduce_and_tune_tell_the_time_left_and_what_is_read(capsys):
 
 
 def test_figures_say_that_they_read_old_runs(capsys):
-    for said in ("moons: training ste", "moons: ste is finished already: it is read, not trained again"):
+    for said in ("run 3 of 3, in runs/moons/", "3 of 3 runs are finished already: they are read, not trained again"):
         assert cli.main(["reproduce", "moons", "--epochs", "50"]) == 0
         assert said in capsys.readouterr().out
 
@@ -375,3 +375,15 @@ def test_figures_say_that_they_read_old_runs(capsys):
 def test_show_is_the_same_for_texts_and_tables(capsys):
     show(STRANGE, Table(STRANGE, [STRANGE], [[STRANGE]], STRANGE))
     assert capsys.readouterr().out.count(STRANGE) == 5
+
+
+@pytest.mark.parametrize("words", [["--set", "momentum=0.9", "--set", "ess=3"], ["--seed=1", "--seed", "2"]])
+def test_an_option_that_is_given_twice_is_refused(words, capsys):
+    assert cli.main(["train", "digits", *words]) == 2
+    assert f"{words[0].partition('=')[0]} is given twice; give it once" in capsys.readouterr().err
+
+
+def test_a_misspelt_variant_is_answered_with_the_recommended_one(capsys):
+    assert cli.main(["train", "digits", "--rule", "bayesbinn:defualt"]) == 2
+    error = capsys.readouterr().err
+    assert "no variant of bayesbinn is called 'defualt'; did you mean 'default'?" in error and "concrete" in error

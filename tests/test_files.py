@@ -132,3 +132,14 @@ def test_a_file_has_the_permissions_of_any_other(tmp_path):
     network().save(tmp_path / "net")
     posterior().save(tmp_path / "posterior")
     assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
+def test_an_error_names_the_file_of_the_user_and_a_link_is_followed(tmp_path):
+    path = tmp_path / "absent" / "a.txt"
+    with pytest.raises(FileNotFoundError) as caught, replacing(path) as partial:
+        partial.write_text("x")
+    assert caught.value.filename == str(path) and ".partial" not in str(caught.value)
+    (tmp_path / "link").symlink_to("target")
+    with replacing(tmp_path / "link") as partial:
+        partial.write_text("x")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "x"

@@ -120,15 +120,19 @@ def test_where_the_compiler_fails_the_update_runs_without_it(monkeypatch: pytest
     compiled = torch.compile(lambda beliefs, gradients, *_: gradients[0] + 1, backend=broken)
     monkeypatch.setattr(engine, "has_compiler", lambda device: True)
     monkeypatch.setattr(engine, "compiled_update", lambda *_: compiled)
+    monkeypatch.setattr(engine, "_FAILED", set())
     found = []
     for option in (True, False):
-        weights = Parameter(torch.empty(50))
+        weights = Parameter(torch.zeros(50))
         optimizer = bb.PMF([weights], lr=0.1, seed=0, compile=option)
         if option:
+            assert optimizer.implementation == "torch.compile"
             with pytest.warns(RuntimeWarning, match="torch.compile failed .*; PMF runs without it, slower"):
                 step(optimizer)
+            assert optimizer.implementation == "eager"
         else:
             step(optimizer)
+        step(optimizer, 1)  # is not tried again
         found.append(weights.detach())
     assert torch.equal(*found)
 
@@ -139,10 +143,12 @@ def test_where_the_compiler_fails_the_update_runs_without_it(monkeypatch: pytest
 def test_weights_that_look_trained_are_where_the_beliefs_begin(trained: dict[str, Any]) -> None:
     model = network()
     model.load_state_dict(trained)
-    with pytest.warns(UserWarning, match=r"'0.weight' looks trained.*init=\"weights\""):
-        optimizer = bb.BayesBiNN(bb.split_parameters(model)[0], ess=100, seed=0)
+    optimizer = bb.BayesBiNN(bb.split_parameters(model)[0], ess=100, seed=0)
     assert optimizer.param_groups[0]["init"] == "weights"
-    optimizer.eval()
+    with pytest.warns(UserWarning, match=r"'0.weight' looked trained.*init=\"weights\"") as told:
+        optimizer.eval()
+    assert told[0].filename == __file__  # the line of the user
+    optimizer.train().eval()  # said once
     for name, mode in model.named_parameters():
         if name.endswith("weight"):
             assert torch.equal(mode.sign(), trained[name].sign())
@@ -205,6 +211,37 @@ def test_resuming_is_silent() -> None:
             step(again)
 
 
+def test_resuming_after_the_model_is_silent_too(trained: dict[str, Any]) -> None:
+    model = network()
+    model.load_state_dict(trained)
+    saved = bb.BayesBiNN(bb.split_parameters(model)[0], ess=100, seed=0, init="weights").state_dict()
+    again = network()
+    again.load_state_dict(trained)
+    optimizer = bb.BayesBiNN(bb.split_parameters(again)[0], ess=100, seed=0)
+    optimizer.load_state_dict(saved)
+    step(optimizer)
+
+
+def test_all_weights_that_were_loaded_over_a_draw_are_drawn_again(trained: dict[str, Any]) -> None:
+    model, optimizer = loaded_over(trained)
+    wanted, _ = loaded_over(network().state_dict())
+    bb.BayesBiNN(bb.split_parameters(wanted)[0], ess=100, seed=0, init="random")
+    with pytest.warns(UserWarning, match="were changed") as told:
+        optimizer.train()
+    assert len(told) == 1
+    for name, parameter in bb.split_parameters(model)[0]:
+        assert torch.equal(parameter, wanted.get_parameter(name))
+
+
+def test_a_group_that_cannot_begin_is_refused_whole() -> None:
+    weights = Parameter(torch.zeros(3, 4))
+    optimizer = bb.BayesBiNN([Parameter(torch.zeros(4, 4))], ess=10, seed=0)
+    with pytest.raises(ValueError, match='init="weights" needs finite weights'):
+        optimizer.add_param_group({"params": [Parameter(torch.ones(2, 2)), weights], "init": "weights"})
+    assert len(optimizer.param_groups) == 1 and len(optimizer.state_dict()["state"]) == 1
+    optimizer.eval()
+
+
 def test_a_copied_optimizer_warns_of_nothing() -> None:
     model = network()
     optimizer = bb.STE(bb.split_parameters(model)[0], lr=1e-2, seed=0)
@@ -249,6 +286,27 @@ def test_a_draw_is_not_packed_unless_told() -> None:
     optimizer.train()
     with pytest.raises(RuntimeError, match="training step"):
         bb.pack(torch.compile(model, backend="eager"), x)  # type: ignore[arg-type]
+
+
+def test_weights_that_are_loaded_over_a_draw_can_be_packed() -> None:
+    model, x = network(), torch.zeros(1, 20)
+    optimizer = bb.STE(bb.split_parameters(model)[0], lr=1e-2, seed=0)
+    mode = copy.deepcopy(optimizer.eval() and model.state_dict())
+    step(optimizer.train())
+    with pytest.raises(RuntimeError, match="training step"):
+        bb.pack(model, x)
+    model.load_state_dict(mode)
+    bb.pack(model, x)
+
+
+def test_a_copy_of_a_followed_network_knows_that_it_holds_a_draw() -> None:
+    model, x = network(), torch.zeros(1, 20)
+    optimizer = bb.BayesBiNN(bb.split_parameters(model)[0], ess=100, seed=0)
+    bb.follow(model, optimizer)
+    with pytest.raises(RuntimeError, match="training step of BayesBiNN"):
+        bb.pack(copy.deepcopy(model), x)
+    model.eval()
+    bb.pack(copy.deepcopy(model), x)
 
 
 def test_a_network_that_is_followed_is_packed_after_its_own_eval() -> None:

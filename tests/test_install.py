@@ -34,12 +34,15 @@ def packages(extra: str) -> set[str]:
 
 
 def required() -> set[tuple[str, str]]:
-    """Every (module, extra) that the package asks for by `require`."""
+    """Every (module, extra) that the package asks for by `require`, or by `openvino`, which is that for one extra."""
     found = set()
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
-                found.add(tuple(ast.literal_eval(argument) for argument in node.args))
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "id", "")
+            if name == "openvino" or (name == "require" and path.name != "quiet.py"):
+                found.add((*map(ast.literal_eval, node.args), *(["openvino"] if name == "openvino" else [])))
     return found
 
 

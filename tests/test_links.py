@@ -102,3 +102,9 @@ def test_tests_that_pages_name_exist():
     named = {page.name: set(re.findall(r"`(?:tests/)?(test_\w+(?:\.py)?)`", page.read_text("utf-8"))) for page in PAGES}
     assert len(named["theory.md"]) > 8
     assert {name for names in named.values() for name in names} <= known
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_pages_that_most_users_need_are_linked_from_the_front(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert all(f"{name}.md)" in text for name in ("quickstart", "binarise", "which-rule", "draw"))

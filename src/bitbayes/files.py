@@ -21,9 +21,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Lend a path to write to, and put the file that is written there in the place of `path`.
 
     The lent path is in the same folder and names no file. If writing fails, the old file stays, and nothing is left.
+    The file is flushed to the disk before it takes its place. A link is followed.
 
     Args:
         path: File to write.
+
+    Raises:
+        OSError: If the file cannot be written; it names `path`.
 
     Example:
         >>> import tempfile
@@ -33,11 +37,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         >>> path.read_text()
         'whole'
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     partial = target.with_name(f".{secrets.token_hex(8)}.partial")
     try:
         yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(partial, target)
+    except OSError as error:
+        if error.filename != str(partial):
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bitbayes.rules import shards
 
-_FIND = "bitbayes.split_parameters(model) finds the weights of Linear and Conv layers"
+_FIND = "bitbayes.split_parameters(model) finds the weights of Linear, Conv, recurrent and attention layers"
 
 
 def option(condition: bool, name: str, expected: str, got: object) -> None:
@@ -167,3 +167,12 @@ def _shapes(state: dict[str, Any], prefix: str = "") -> dict[str, tuple[torch.Si
         elif isinstance(value, Tensor) and key not in ("step", "refused"):  # only where steps are capturable
             found[prefix + key] = (value.shape, value.dtype)
     return found
+
+
+def loss(closure: Callable[[], Tensor | None]) -> Tensor | None:
+    """Return what a closure returns, or refuse it if it is no loss."""
+    with torch.enable_grad():
+        loss = closure()
+    if not isinstance(loss, Tensor | None):
+        raise TypeError(f"the closure must return the loss as a tensor, got {type(loss).__name__}; see step()")
+    return loss

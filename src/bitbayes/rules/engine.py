@@ -38,6 +38,8 @@ _JOINED = {"combo_kernels": True, "combo_kernel_peak_memory_pct_threshold": None
 # torch.compile takes seconds in every process and saves tens of milliseconds a step from a million weights on.
 _KERNELS_FROM, _COMPILE_FROM = 10_000, 1_000_000
 
+_FAILED: set[tuple[type[Rule[Any]], str]] = set()  # rules and devices for which torch.compile failed in this process
+
 Static = tuple[tuple[str, object], ...]
 Compile = bool | Literal["kernels"]  # which fast forms may run: none, the C kernels, or these and torch.compile
 
@@ -131,7 +133,7 @@ def implementation(update: Update, compile: Compile) -> str:
     call = _kernel(update) if compile and device == "cpu" else None
     if call and kernels.takes(call, update.weights):
         return "kernel"
-    return "torch.compile" if compile is True and has_compiler(device) else "eager"
+    return "torch.compile" if compile is True and _compiles(update) else "eager"
 
 
 def advance(update: Update, *, compile: Compile = False, queue: Queue | None = None) -> None:
@@ -150,7 +152,7 @@ def advance(update: Update, *, compile: Compile = False, queue: Queue | None = N
         call, jobs = _kernel(update), None if queue is None else queue.jobs
         if call and kernels.submit(call, update.gradient, update.weights, update.noise, jobs):
             return
-    if compile is True and has_compiler(device):
+    if compile is True and _compiles(update):
         if queue is None:
             run_compiled([update])
         else:
@@ -225,6 +227,7 @@ def run_compiled(updates: Iterable[Update]) -> None:
             except Exception as error:
                 if not _is_compile_error(error):
                     raise
+                _FAILED.add((rule, device.type))
                 warnings.warn(
                     f"torch.compile failed ({str(error).strip().splitlines()[0]}); {rule.__name__} runs without it, "
                     "slower. Construct the optimizer with compile=False to silence this",
@@ -233,6 +236,12 @@ def run_compiled(updates: Iterable[Update]) -> None:
                 )
                 for update in part:  # nothing has changed: the failure is of the compiler, not of the compiled code
                     run_in_pieces(update)
+
+
+def _compiles(update: Update) -> bool:
+    """Return whether torch.compile is worth a try: where it failed once for a rule, it is not asked again."""
+    device = update.weights.device.type
+    return has_compiler(device) and (update.rule, device) not in _FAILED
 
 
 def _is_compile_error(error: Exception) -> bool:

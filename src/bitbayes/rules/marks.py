@@ -25,9 +25,11 @@ def transposed_groups(parameter: Tensor) -> int:
 
 def mark_drawn(parameter: Tensor, rule: str | None) -> None:
     """Mark a parameter as holding the weights of a training step of a rule, or as holding the mode (None)."""
-    parameter.bitbayes_drawn_by = rule  # type: ignore[attr-defined]
+    version = 0 if parameter.is_inference() else parameter._version
+    parameter.bitbayes_drawn_by = rule and (rule, version)  # type: ignore[attr-defined]
 
 
 def drawn_by(parameter: Tensor) -> str | None:
-    """Return the rule whose training weights a parameter holds; None if it holds a mode, or no rule has it."""
-    return getattr(parameter, "bitbayes_drawn_by", None)
+    """Return the rule whose training weights a parameter holds; None if others were loaded since, or it has no mark."""
+    rule, version = getattr(parameter, "bitbayes_drawn_by", None) or (None, 0)
+    return rule if version == (0 if parameter.is_inference() else parameter._version) else None

@@ -118,13 +118,14 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         common |= dict(seed=seed, compile=compile, capturable=capturable, training=True)
         self.refusals = engine.Refusals()
         self._first_draws: dict[Parameter, int] = {}
+        self._trained: str | None = None  # name of a parameter that looked trained, until that is said
         super().__init__(checks.not_empty(params), defaults | common)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if not hasattr(self, "refusals"):  # a copy, which has refused nothing yet
             self.refusals = engine.Refusals()
-            self._first_draws = {}
+            self._first_draws, self._trained = {}, None
 
     @property
     def training(self) -> bool:
@@ -173,15 +174,18 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             checks.plain(group)
             checks.common(group)
             self.check(group)
+            places = list(self._places())[len(known) :]
+            if group["init"] is None:
+                weights = ((place.name, shards.whole(place.parameter, place.own.reshape(-1))) for place in places)
+                trained = pretrained.first_trained(weights)
+                group["init"] = "random" if trained is None else "weights"
+                self._trained = self._trained or trained
+            states: dict[Tensor, Any] = {place.parameter: self._first_state(place) for place in places}
         except Exception:
             self.param_groups.pop()  # refused whole
             raise
-        places = list(self._places())[len(known) :]
-        if group["init"] is None:
-            whole = ((place.name, shards.whole(place.parameter, place.own.reshape(-1))) for place in places)
-            group["init"] = pretrained.choose(type(self).__name__, whole)
+        self.state.update(states)
         for place in places:
-            self.state[place.parameter] = self._first_state(place)
             self._show(place)
             if not place.parameter.is_inference():
                 self._first_draws[place.parameter] = place.own._version
@@ -213,7 +217,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         if closure is not None and samples > 1:
             loss, means, accept = self._over_draws(closure, samples)
         elif closure is not None:
-            loss = _loss(closure)
+            loss = checks.loss(closure)
         with torch.no_grad(), engine.together() as queue:
             if means is None:
                 accept = self._accept()
@@ -221,6 +225,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 mean = None if means is None else means.get(place.parameter)
                 if mean is not None or (means is None and place.parameter.grad is not None):
                     self._advance(place, mean, accept, queue)
+        for place in self._places():
+            mark_drawn(place.parameter, type(self).__name__)
         return loss
 
     @torch.no_grad()
@@ -293,7 +299,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         for parameter, state in zip(parameters, saved, strict=True):
             # torch has cast the beliefs to the dtype of the parameter; put the exact ones in their place.
             self.state[parameter] = _copied(state, parameter.device)
-        self._first_draws = {}
+        self._first_draws, self._trained = {}, None
         self._show_all()
 
     # Internals. -------------------------------------------------------------------------------------------------
@@ -359,15 +365,19 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     @torch.no_grad()
     def _check_first_draws(self) -> None:
-        """Warn, before the first step, about weights that were loaded over the first draw."""
-        versions, self._first_draws = self._first_draws, {}
+        """Say, before the first step, what became of weights that were there, or were loaded over the first draw."""
+        rule, trained, versions = type(self).__name__, self._trained, self._first_draws
+        self._first_draws, self._trained = {}, None
+        if trained is not None:
+            pretrained.warn_of_start(rule, trained)
+        changed = []
         for place in self._places() if versions else ():
             if place.own._version != versions.get(place.parameter, place.own._version):
                 found = place.own.clone()
                 self._show(place)
-                if not torch.equal(found, place.own):
-                    pretrained.warn_of_change(type(self).__name__, place.name)
-                    return
+                changed += [] if torch.equal(found, place.own) else [place.name]
+        if changed:
+            pretrained.warn_of_change(rule, changed[0])
 
     def _show_all(self, sample: int = 0) -> None:
         for place in self._places():
@@ -414,7 +424,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                     with torch.no_grad():
                         self._show_all(sample)
                 gradients = self._gradients()
-                loss = _loss(closure)
+                loss = checks.loss(closure)
                 if sample == 0 and loss is None and gradients == self._gradients():
                     return None, None, None
                 losses += [] if loss is None else [loss.detach()]
@@ -479,14 +489,6 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             for name in bad:
                 noted[name].zero_()
             engine.refuse(bad)
-
-
-def _loss(closure: Callable[[], Tensor | None]) -> Tensor | None:
-    with torch.enable_grad():
-        loss = closure()
-    if not isinstance(loss, Tensor | None):
-        raise TypeError(f"the closure must return the loss as a tensor, got {type(loss).__name__}; see step()")
-    return loss
 
 
 def _copied(state: Any, device: torch.device) -> Any:

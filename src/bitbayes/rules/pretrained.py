@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Iterable
 
@@ -50,18 +51,9 @@ def looks_trained(weights: Tensor) -> bool:
     return bool(image.norm() > spread * (math.sqrt(rows) + math.sqrt(columns) + _MARGIN))
 
 
-def choose(rule: str, named: Iterable[tuple[str, Tensor]]) -> str:
-    """Return how the beliefs of a parameter group begin: "random", or "weights" and a warning if one looks trained."""
-    trained = next((name for name, weights in named if looks_trained(weights)), None)
-    if trained is None:
-        return "random"
-    warnings.warn(
-        f'{trained!r} looks trained, so {rule} begins with the signs and sizes of the weights (init="weights"). Give '
-        'init="weights" to silence this, or init="random" to train anew',
-        UserWarning,
-        stacklevel=5,
-    )
-    return "weights"
+def first_trained(named: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Return the name of the first tensor that looks trained, or None."""
+    return next((name for name, weights in named if looks_trained(weights)), None)
 
 
 def relative_size(parameter: Tensor) -> Tensor:
@@ -76,12 +68,26 @@ def relative_size(parameter: Tensor) -> Tensor:
     return flat / size
 
 
+def warn_of_start(rule: str, name: str) -> None:
+    """Warn that the beliefs of a rule have begun from the weights that were there."""
+    _warn(
+        f'{name!r} looked trained, so {rule} began with the signs and sizes of the weights (init="weights"). Give '
+        'init="weights" to silence this, or init="random" to train anew'
+    )
+
+
 def warn_of_change(rule: str, name: str) -> None:
     """Warn that weights were changed after the optimizer was constructed: no belief knows them."""
-    warnings.warn(
+    _warn(
         f"the values of {name!r} were changed after {rule} was constructed, and its beliefs do not know them. Load "
         'pretrained weights first and construct the optimizer afterwards, with init="weights"; to resume a run, load '
-        "its optimizer.state_dict(), too",
-        UserWarning,
-        stacklevel=5,
+        "its optimizer.state_dict(), too"
     )
+
+
+def _warn(message: str) -> None:
+    """Warn at the line of the user, below the frames of torch and of this package."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("bitbayes", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)

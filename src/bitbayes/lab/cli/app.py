@@ -86,6 +86,10 @@ def _parse(words: list[str]) -> Any:
     """Return the command, or the exit code after help or a wrong word, which becomes one line."""
     if words and not words[0].startswith("-") and words[0] not in _COMMANDS:
         return _fail(unknown_command(words[0], _COMMANDS), 2)
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    twice = next((name for name in options if options.count(name) > 1), None)
+    if twice is not None:  # the last would win without a word
+        return _fail(f"{twice} is given twice; give it once, with all of its values", 2)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

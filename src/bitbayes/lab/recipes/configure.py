@@ -72,7 +72,10 @@ def full_name(recipe: Recipe, rule: str, estimator: str | None = None) -> RuleNa
         raise ValueError(f"two estimators were given: {name.variant!r} and {estimator!r}")
     chosen = name.variant or estimator or recipe.estimator
     if chosen not in _ESTIMATORS and rule not in DEFAULTS:
-        raise nearest("estimator", chosen, _ESTIMATORS)
+        if estimator and not name.variant:
+            raise nearest("estimator", chosen, _ESTIMATORS)
+        variants = (RuleName.parse(known).variant for known in {**DEFAULTS, **recipe.rules, **recipe.quick})
+        raise nearest("variant of bayesbinn", chosen, dict.fromkeys([*_ESTIMATORS, *filter(None, variants)]))
     return RuleName(name.rule, chosen)
 
 

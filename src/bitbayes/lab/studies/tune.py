@@ -204,7 +204,7 @@ def _journal(files: RunFolder) -> dict[str, Any] | None:
     if not files.has("study.log"):
         return None
     for line in (files.path / "study.log").read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError, AttributeError, KeyError):  # a line that a kill has cut off
+        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):  # a line that a kill has cut off
             return json.loads(line)["user_attr"]["about"]
     return None
 
@@ -212,7 +212,7 @@ def _journal(files: RunFolder) -> dict[str, Any] | None:
 def _numbers(folder: Path) -> list[int]:
     """Return the numbers of the trials that have begun, the oldest first."""
     names = (path.parent.name.removeprefix("trial") for path in folder.glob("trial*/config.json"))
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
 def _recorded(folder: Path, number: int, base: RunConfig, searched: Ranges) -> Trial:

@@ -44,8 +44,8 @@ def acquire(folder: Path) -> int | None:
 
 def release(handle: int | None) -> None:
     """End a lock from `acquire`."""
-    if handle is not None:
-        _held.discard(handle)
+    if handle in _held:  # a forked child has closed its copy
+        _held.remove(handle)
         os.close(handle)
 
 

@@ -49,7 +49,8 @@ def pack(
         about: Texts to keep in the file.
         inputs: What the inputs are: size, colours, normalisation and names of the classes. With it the packed network
             can be given pictures, see `PackedNetwork.prepare`.
-        draw: Pack the weights of a training step where the parameters hold these, rather than refuse them.
+        draw: Pack the weights of a training step where the parameters hold these, rather than refuse them. A copy of
+            a network is recognised only if `bitbayes.follow` joins it to its optimizer.
 
     Returns:
         The packed network.
@@ -74,6 +75,7 @@ def pack(
     from bitbayes.packed.convert.fold import shortened
     from bitbayes.packed.convert.refusals import check_packable
     from bitbayes.packed.convert.trace import drafts_of, exported
+    from bitbayes.parameters import Follower
     from bitbayes.rules.marks import drawn_by
 
     if posterior is not None and samples < 1:
@@ -85,12 +87,16 @@ def pack(
     if inputs is not None:
         inputs.check_shape(example.shape[1:])
     if posterior is None and not draw:
-        for name, parameter in model.named_parameters():
-            if rule := drawn_by(parameter):
-                raise RuntimeError(
-                    f"{name!r} holds the weights of a training step of {rule}, a random draw for many rules; call "
-                    "optimizer.eval() (or model.eval() after bitbayes.follow), or give draw=True to pack the draw"
-                )
+        drawn = ((name, drawn_by(parameter)) for name, parameter in model.named_parameters())
+        name, rule = next(((name, rule) for name, rule in drawn if rule), (None, None))
+        follower = vars(model).get("train")  # goes with copies, which marks of parameters do not
+        if name is None and isinstance(follower, Follower) and follower.optimizer.training:
+            name, rule = next(follower.optimizer.named_binary())[0], type(follower.optimizer).__name__
+        if name is not None:
+            raise RuntimeError(
+                f"{name!r} holds the weights of a training step of {rule}, a random draw for many rules; call "
+                "optimizer.eval() (or model.eval() after bitbayes.follow), or give draw=True to pack the draw"
+            )
     with as_found(model):
         program = exported(model, example)
         networks = drawn_networks(model, posterior, samples, seed=seed, batches=batches)
