@@ -67,13 +67,13 @@ class Run:
     in nats, and, if the file holds several networks, how far they disagree (mutual information, in nats).
 
     Args:
-        network: The file.
+        network: File of the packed network.
         inputs: PNG or JPEG files, folders of them, or .npy files: images of type uint8 or from 0 to 1, or vectors.
             Size, colours and normalisation are those that the file has from `bitbayes pack`.
-        invert: Exchanges light and dark, for black digits on white paper: those of MNIST are light on dark.
-        data: Instead: folder or hub id of the data of its recipe, or a .npy file of inputs (N, ...) that are normalised
-            already, as in training; the recipe's hub id by default.
-        out: Writes the prediction for each input there, as a line of JSON.
+        invert: Exchange light and dark, for black digits on white paper: those of MNIST are light on dark.
+        data: Folder or hub id of the data of its recipe, instead of inputs, or a .npy file of inputs (N, ...) that are
+            normalised already, as in training; the recipe's hub id by default.
+        out: Write the prediction for each input there, as a line of JSON.
         backend: torch, native (compiled here), openvino (an extra), or reference (NumPy alone, slow).
     """
 
