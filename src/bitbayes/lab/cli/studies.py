@@ -15,7 +15,7 @@ from bitbayes.lab.cli.shared import CONTINUES, Command, Name, options_of, parsed
 
 @dataclass
 class Demo(Command):
-    """Trains three rules on the 8x8 digits and draws the two synthetic figures, in under two minutes on two cores.
+    """Trains three rules on the 8x8 digits and draws the two synthetic figures, in about two minutes on two cores.
 
     Args:
         out: Folder of the runs and of the pictures.
