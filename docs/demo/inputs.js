@@ -1,4 +1,4 @@
-// What the inputs of a packed network are (docs/file-format.md): checked as bitbayes.packed.Inputs is, and applied.
+// The description of a packed network's inputs (docs/file-format.md): checked as bitbayes.packed.Inputs is, and applied.
 
 const CHANNELS = { grey: 1, rgb: 3 };
 const LIMITS = { image: [1e-6, 1e6], vector: [1e-30, 1e30] };

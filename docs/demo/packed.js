@@ -52,7 +52,7 @@ export function readPacked(buffer) {
   return new Network(program.input, samples, about, made, values, described(program.inputs, program.input, values.at(-1)));
 }
 
-/** What the inputs are, or null if the file does not say so. */
+/** Returns the description of the inputs, or null if the file has none. */
 function described(entry, shape, output) {
   if (entry === undefined) return null;
   onlyKeys(entry, "inputs", ["kind", "mean", "std"], ["colour", "height", "width", "crop", "classes"]);

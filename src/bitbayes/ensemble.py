@@ -136,7 +136,7 @@ def logits_of(outputs: Any, output: Output | None = None) -> Tensor:
     """Return the logits among the outputs of a network.
 
     Args:
-        outputs: What the network returned: a tensor, a dictionary, a dataclass, or a tuple.
+        outputs: Return value of the network: a tensor, a dictionary, a dataclass, or a tuple.
         output: Key or attribute, place in a tuple, or function of the outputs. None takes a tensor itself, and of
             anything else the entry or attribute that is called "logits".
 

@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import types
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -82,15 +83,15 @@ def _shown(hint: Any, default: Any, **extra: Any) -> Any:
     return Annotated[hint, tyro.conf.arg(**extra)] if extra else hint
 
 
-class Command:
+class Command(ABC):
     """A command of the command line. Subclasses are dataclasses, whose fields tyro reads."""
 
     again: ClassVar[str] = "give the same command again"
     """What to do after Ctrl-C."""
 
+    @abstractmethod
     def run(self) -> None:
         """Do what the command is for."""
-        raise NotImplementedError
 
     def advice(self, saved: bool) -> str:
         """Return what to do after Ctrl-C; `saved` says whether the run that was interrupted has a checkpoint."""

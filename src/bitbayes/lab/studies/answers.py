@@ -1,4 +1,4 @@
-"""What a packed network says to inputs of one's own: pictures, folders of pictures, and arrays."""
+"""Answers of a packed network to a user's own inputs: pictures, folders of pictures, and arrays."""
 
 from __future__ import annotations
 

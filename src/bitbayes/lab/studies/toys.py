@@ -62,7 +62,7 @@ class MoonsRow(Record):
 
 @dataclass(frozen=True)
 class MoonsReference:
-    """What the mean prediction of a known distribution over networks says on two moons; see `MoonsRow`."""
+    """Figures of the mean prediction of a known distribution over networks on two moons; see `MoonsRow`."""
 
     accuracy: float
     nll: float

@@ -47,7 +47,7 @@ def pack(
         real: Type of what is real in the file. float16 halves its bytes and rounds it to three digits; computation is
             in float32.
         about: Texts to keep in the file.
-        inputs: What the inputs are: size, colours, normalisation and names of the classes. With it the packed network
+        inputs: Size, colours and normalisation of the inputs, and names of the classes. With it the packed network
             can be given pictures, see `PackedNetwork.prepare`.
         draw: Pack the weights of a training step where the parameters hold these, rather than refuse them. A copy of
             a network is recognised only if `bitbayes.follow` joins it to its optimizer.

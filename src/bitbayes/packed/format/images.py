@@ -33,7 +33,7 @@ def images_of(given: Any, inputs: Inputs) -> Array:
 
     Args:
         given: Path or image of Pillow, or a list of them; or an array of uint8 or of floating-point numbers in [0, 1].
-        inputs: What the network takes.
+        inputs: Description of the inputs that the network takes.
 
     Raises:
         ValueError: If a file is no picture that can be read, or the array is not as `inputs` says.
@@ -104,7 +104,7 @@ def read_picture(source: Any, inputs: Inputs) -> npt.NDArray[np.uint8]:
 
     Args:
         source: Path of a PNG or JPEG file, or an image of Pillow.
-        inputs: What the network takes.
+        inputs: Description of the inputs that the network takes.
 
     Returns:
         Shape (channels, height, width).

@@ -1,4 +1,4 @@
-"""What the inputs of a packed network are: size, colours, normalisation, and the names of its classes."""
+"""Description of a packed network's inputs: size, colours, normalisation, and the names of its classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIMITS = {"image": (1e-6, 1e6), "vector": (1e-30, 1e30)}  # of a standard devia
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a packed network's inputs are, so that `PackedNetwork.prepare` can make them from images or raw vectors.
+    """Description of inputs, from which `PackedNetwork.prepare` makes them out of images or raw vectors.
 
     Args:
         kind: "image", or "vector" for rows of numbers.

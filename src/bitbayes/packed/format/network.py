@@ -76,7 +76,7 @@ class PackedNetwork:
 
     @property
     def inputs(self) -> Inputs | None:
-        """What the inputs are, if the file says so."""
+        """Description of the inputs; None if the file has none."""
         return self.program.inputs
 
     def prepare(self, given: Any) -> npt.NDArray[np.float32]:

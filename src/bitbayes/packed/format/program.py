@@ -88,7 +88,7 @@ class Program:
         samples: Number of networks, C.
         steps: Steps in the order in which they are computed.
         about: Other texts to keep in the file.
-        inputs: What the inputs are, if the file says so.
+        inputs: Description of the inputs; None if the file has none.
 
     Example:
         >>> Program((3,), 1, (Step("sign", (0,)),)).steps[0].op
