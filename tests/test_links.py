@@ -1,79 +1,49 @@
-"""Links of everything that is read on its own, checked offline: files exist, anchors are headings, tests have the name.
+"""Links lead somewhere and lines fit, on every page that is read; `make docs` checks the same."""
 
-mkdocs checks links between pages of the site when it is built, those to generated API entries included.
-"""
-
-import json
 import re
+import sys
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
-    *sorted((ROOT / "examples").glob("*.ipynb")),
-]
-LINK = re.compile(
-    r"\[[^\[\]]*\]\(\s*<?([^()\s<>]+)>?(?:\s+\"[^\"]*\")?\s*\)|^\[[^\[\]]+\]:\s+(\S+)|\b(?:href|src)=\"([^\"]+)\"", re.M
-)
-HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.M)
-FENCE = re.compile(r"^(```|~~~).*?^\1", re.M | re.S)
+sys.path.insert(0, str(ROOT / "docs" / "hooks"))
+import pages  # noqa: E402
+
+MARKDOWN = [page for page in pages.PAGES if page.suffix == ".md"]
+NAMES = {"ids": lambda page: str(page.relative_to(ROOT))}
 
 
-def text_of(page):
-    """Without code, which may hold brackets and number signs of its own."""
-    text = page.read_text(encoding="utf-8")
-    if page.suffix == ".ipynb":
-        cells = (cell["source"] for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
-        text = "\n\n".join("".join(source) for source in cells)
-    return FENCE.sub("", text)
+@pytest.mark.parametrize("page", pages.PAGES, **NAMES)
+def test_pages_have_no_dead_link(page):
+    assert pages.broken_links(page) == []
 
 
-def links(page):
-    text = re.sub(r"`[^`]*`", "", text_of(page))
-    return [next(filter(None, groups)) for groups in LINK.findall(text)]
+@pytest.mark.parametrize("page", MARKDOWN, **NAMES)
+def test_pages_are_neither_wide_nor_long(page):
+    assert pages.complaints(page) == []
 
 
-def anchors(page):
-    """Of the headings, as mkdocs and as GitHub make them; the latter keeps letters of every alphabet."""
-    found = set()
-    for heading in HEADING.findall(text_of(page)):
-        words = re.sub(r"\[([^\[\]]*)\]\([^()]*\)", r"\1", heading).replace("`", "").lower()
-        found.add(re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", words, flags=re.ASCII).strip()))
-        found.add(re.sub(r"[^\w\s-]", "", words).strip().replace(" ", "-"))
-    return found
-
-
-def broken(page):
-    """One line for every link that leads nowhere."""
-    found = []
-    for link in links(page):
-        parts = urlsplit(link)
-        if parts.scheme in ("http", "https", "mailto"):
-            if parts.scheme != "mailto" and "." not in parts.netloc:
-                found.append(f"{link}: no host")
-            continue
-        target = page if not parts.path else (page.parent / unquote(parts.path)).resolve()
-        if parts.scheme or parts.netloc or link.startswith("/"):
-            found.append(f"{link}: neither relative nor of the web")
-        elif not target.exists():
-            found.append(f"{link}: there is no such file")
-        elif parts.fragment and target.suffix == ".md" and parts.fragment not in anchors(target):
-            found.append(f"{link}: there is no such heading")
-    return found
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
-    assert broken(page) == []
+def test_wide_and_long_pages_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    monkeypatch.setattr(pages, "ALONE", [])
+    (tmp_path / "docs").mkdir()
+    guide = tmp_path / "docs" / "guide.md"
+    good = ["# Title", "word " * 20, "| a table | " + "x" * 200 + " |", "https://example.org/" + "x" * 200]
+    good += ["```text", "c" * 80, "```", "    " + "c" * 76, "![a picture](images/" + "x" * 100 + ".svg)"]
+    guide.write_text("\n".join(good) + "\n")
+    assert pages.complaints(guide) == []
+    guide.write_text("word " * 21 + "\n```python\n" + "c" * 81 + "\n```\n    " + "c" * 77 + "\n" + "\n" * 200)
+    found = [complaint.split(";")[0] for complaint in pages.complaints(guide)]
+    assert found == ["205 lines", "line 1: 105 characters", "line 3: 81 characters", "line 5: 81 characters"]
+    record = tmp_path / "docs" / "log.md"
+    record.write_text("\n" * 300)
+    assert pages.complaints(record) == []
 
 
 def test_there_are_links_to_check():
-    assert sum(len(links(page)) for page in PAGES) > 50
-    assert len(links(ROOT / "README.md")) > 15
+    assert sum(len(pages.links(page)) for page in pages.PAGES) > 50
+    assert len(pages.links(ROOT / "README.md")) > 15
 
 
 def test_broken_links_are_found(tmp_path):
@@ -85,11 +55,11 @@ def test_broken_links_are_found(tmp_path):
     page.write_text(
         "# Here\n\n" + "\n".join(f"[a b]({link})" for link in good) + "\n`[x](code.md)`\n\n[ref]: other.md\n"
     )
-    assert len(links(page)) == len(good) + 1
-    assert broken(page) == []
+    assert len(pages.links(page)) == len(good) + 1
+    assert pages.broken_links(page) == []
     bad = ["absent.md", "other.md#no-heading", "#there", "/work", "http://nowhere", "../x/", "file:///etc"]
     page.write_text("\n".join(f"![a]({link})" for link in bad) + '\n<img src="absent.png">\n')
-    assert len(broken(page)) == len(bad) + 1
+    assert len(pages.broken_links(page)) == len(bad) + 1
 
 
 def test_tests_that_pages_name_exist():
@@ -99,7 +69,8 @@ def test_tests_that_pages_name_exist():
         for path in sorted((ROOT / "tests").glob("test_*.py"))
         for name in (path.name, *re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8")))
     }
-    named = {page.name: set(re.findall(r"`(?:tests/)?(test_\w+(?:\.py)?)`", page.read_text("utf-8"))) for page in PAGES}
+    name = re.compile(r"`(?:tests/)?(test_\w+(?:\.py)?)`")
+    named = {page.name: set(name.findall(page.read_text("utf-8"))) for page in MARKDOWN}
     assert len(named["theory.md"]) > 8
     assert {name for names in named.values() for name in names} <= known
 

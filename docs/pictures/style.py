@@ -68,6 +68,7 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 7.0, height: floa
     """Return a figure, `width` by `height` inches, and the array of its axes, `rows` by `columns`."""
     mpl.rcParams.update(_RC)
     figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
