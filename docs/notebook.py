@@ -1,9 +1,9 @@
-"""Executes notebooks and stores what their cells print and draw.
+"""Execute notebooks and store what their cells print and draw.
 
     python docs/notebook.py examples/uncertainty.ipynb
 
-Cells are plain Python, so they need no kernel: they run from top to bottom in one namespace, on one thread. Of a cell,
-the printed text is stored, and then its matplotlib figures as PNG. Run it after a change of a cell; a test compares.
+Cells are plain Python and need no kernel. They run from top to bottom in one namespace, on one thread. The outputs of a
+cell are its printed text and its matplotlib figures as PNG. Run this file after a change of a cell; a test compares.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Three tasks, one after another, with and without yesterday's posterior as today's prior.
+"""Train on three tasks in turn, with and without the posterior of one task as the prior of the next.
 
     python examples/continual.py [--epochs 30]
 
-Each task is the 8×8 digits with their pixels in another order. See docs/continual.md for the command that does this on
-MNIST, with more methods.
+The tasks are the 8×8 digits with their pixels in another order. docs/continual.md describes the command that does the
+same on MNIST, and other methods against forgetting.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bitbayes.lab.data import batches, load_digits
 
 
 def learn(prior: bool, epochs: int) -> AccuracyMatrix:
-    """Accuracy on every task after every task."""
+    """Return the accuracy on every task after every task."""
     torch.manual_seed(0)
     model = bb.nn.mlp(64, [100, 100], 10, logit_scale=False).append(bb.nn.LogitScale(6.0))
     binary, real = bb.split_parameters(model)
@@ -39,7 +39,7 @@ def learn(prior: bool, epochs: int) -> AccuracyMatrix:
         row = []
         for test, inputs in seen:
             (x, y), *_ = batches(test, len(test))
-            # Every task brings its own inputs for the BatchNorm statistics.
+            # The BatchNorm statistics of a task are estimated from its own inputs.
             probs = bb.predict(model, x, optimizer.posterior(), samples=16, batches=inputs).probs
             row.append(100 * float((probs.argmax(1) == y).float().mean()))
         matrix.append(row)
@@ -47,13 +47,13 @@ def learn(prior: bool, epochs: int) -> AccuracyMatrix:
 
 
 def main() -> None:
-    """Prints both matrices."""
+    """Print both matrices."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=30)
     o = parser.parse_args()
     for prior in (True, False):
         matrix = learn(prior, o.epochs)
-        print("with yesterday's posterior as prior" if prior else "with the uniform prior every time")
+        print("each task's posterior is the prior of the next" if prior else "the uniform prior for every task")
         for count, row in enumerate(matrix.rows, 1):
             print(f"  after task {count}: " + "  ".join(f"{value:5.1f}" for value in row))
         print(f"  mean {matrix.average[-1]:.1f}, forgetting {matrix.forgetting:.1f}")

@@ -1,8 +1,8 @@
-"""MNIST with a binary MLP: the mode, the mean over the posterior, and one bit a weight on disk.
+"""Train a binary MLP on MNIST, and compare the mode with the mean over the posterior.
 
     python examples/mnist.py FOLDER [--epochs 3] [--width 512]
 
-FOLDER holds MNIST as parquet files (like the hub's ylecun/mnist) or as the original idx files.
+FOLDER holds MNIST as parquet files, like ylecun/mnist on the Hugging Face hub, or as the original idx files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bitbayes.lab.data import batches, load_mnist
 
 
 def main() -> None:
-    """Trains, and compares the mode with the mean."""
+    """Train, then print accuracy, NLL and calibration of the mode and of the mean."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder")
     parser.add_argument("--epochs", type=int, default=3)
@@ -32,7 +32,7 @@ def main() -> None:
     optimizer = bb.BayesBiNN.recommended(binary, steps=steps, examples=len(data.train), seed=0)
     real_optimizer = torch.optim.Adam(real, lr=1e-3)
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, steps) for each in (optimizer, real_optimizer)]
-    bb.follow(model, optimizer)  # model.eval() puts the mode into the weights, model.train() a draw
+    bb.follow(model, optimizer)  # model.eval() puts the mode in place, model.train() a draw
 
     for epoch in range(o.epochs):
         model.train()

@@ -1,8 +1,8 @@
-"""A network of your own: choose what stays real, train it binary, save the posterior, load it again.
+"""Binarise a network of your own: choose what stays real, train, save the posterior, and load it again.
 
     python examples/own_network.py [--epochs 20]
 
-Nothing in the network knows that its weights will be ±1. The data are the 8×8 digits that ship with scikit-learn.
+The network is an ordinary module, whose weights become ±1. The data are the 8×8 digits that ship with scikit-learn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bitbayes.lab.data import batches, load_digits
 
 
 class Block(nn.Module):
-    """Depthwise, then pointwise convolution, with a skip."""
+    """A depthwise and a pointwise convolution with a skip connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -31,12 +31,12 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape (N, C, H, W)."""
+        """Return a tensor of the same shape, (N, C, H, W)."""
         return x + self.body(x)
 
 
 def network() -> nn.Sequential:
-    """8×8 digits to ten classes; the first and the last layer stay real."""
+    """Return a network for 8×8 digits and ten classes, whose first and last layers stay real."""
     return nn.Sequential(
         nn.Unflatten(1, (1, 8, 8)),
         bb.nn.keep_real(nn.Conv2d(1, 32, 3, padding=1)),
@@ -48,7 +48,7 @@ def network() -> nn.Sequential:
 
 
 def main() -> None:
-    """Trains, saves, loads, compares."""
+    """Train, save and load the posterior, then print the accuracy of the mode and of the mean."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=20)
     o = parser.parse_args()
@@ -62,7 +62,7 @@ def main() -> None:
     optimizer = bb.BayesBiNN.recommended(binary, steps=steps, examples=len(data.train), seed=0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     real_optimizer = torch.optim.Adam(real, lr=5e-3)
-    bb.follow(model, optimizer)  # model.eval() puts the mode into the weights, model.train() a draw
+    bb.follow(model, optimizer)  # model.eval() puts the mode in place, model.train() a draw
     for epoch in range(o.epochs):
         for x, y in batches(data.train, 50, epoch=epoch, shuffle=True):
             torch.nn.functional.cross_entropy(model(x), y).backward()

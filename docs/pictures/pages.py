@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -22,13 +23,17 @@ def names_after(page: str, count: int) -> dict[str, Any]:
     """
     blocks = _BLOCK.findall((DOCS / f"{page}.md").read_text(encoding="utf-8"))[:count]
     found: dict[str, Any] = {"__name__": "__docs__"}
-    threads = torch.get_num_threads()
+    threads, here = torch.get_num_threads(), Path.cwd()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     try:
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
-            for block in blocks:
-                exec(compile(block, page, "exec"), found)
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            os.chdir(folder)
+            try:
+                for block in blocks:
+                    exec(compile(block, page, "exec"), found)
+            finally:
+                os.chdir(here)
     finally:
         torch.set_num_threads(threads)
     return found
