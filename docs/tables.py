@@ -1,13 +1,14 @@
-"""The tables of the results page, made from the result files in docs/results.
+"""Write the tables of the documentation from the result files in docs/results.
 
-    python docs/tables.py                           rewrites the tables in docs/results.md
-    python docs/tables.py --keep NAME.json FILE...   puts what a command has left into docs/results, first
+    python docs/tables.py                            rewrite the tables of every page in docs
+    python docs/tables.py --keep NAME.json FILE...   first store the results of a command as docs/results/NAME.json
 
-FILE is the TARGET.json of `bitbayes reproduce TARGET`, that of several recipes (without what another kept file has of a
-recipe), or the summary.json of some streams of `bitbayes continual`. Rows that a command did not run stay as they are;
-moons.json and snelson.json are kept whole. A table stands between two comments, `<!-- table NAME.json: columns -->` and
-`<!-- end -->`; the columns are those of the file, all that are known if none is named. What stands between them is not
-edited by hand: a test compares.
+FILE is the TARGET.json that `bitbayes reproduce TARGET` writes, or the summary.json of `bitbayes continual`. Several
+TARGET.json of different recipes become one file, without the rows that another stored file has for the same recipe.
+Rules that the command did not run keep their old rows. The files moons.json and snelson.json are replaced as a whole.
+
+In a page, a table stands between two comments: `<!-- table NAME.json: columns -->` and `<!-- end -->`. A comment that
+names no columns shows all that the file has. Do not edit what stands between the comments: a test compares it.
 """
 
 from __future__ import annotations
@@ -26,14 +27,13 @@ from bitbayes.table import Table, spread
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "results"
-PAGE = HERE / "results.md"
 BLOCK = re.compile(r"(?<=<!-- table )(?P<name>[\w.-]+\.json)(?P<columns>:[\w ]+)? -->\n.*?(?=<!-- end -->)", re.DOTALL)
 
 RULES = {
     "full-precision": "full precision",
     "full-precision:no-dropout": "full precision, no dropout",
     "ste": "STE, Adam",
-    "ste:two-passes": "STE, two passes a step",
+    "ste:two-passes": "STE, two passes per step",
     "ste:metaplastic": "STE, metaplastic",
     "bayesbinn": "BayesBiNN, straight-through",
     "bayesbinn:straight-through": "BayesBiNN, straight-through",
@@ -47,15 +47,14 @@ RULES = {
     "adaste": "AdaSTE",
     "proxquant": "ProxQuant",
 }
-KINDS = {"network": "network", "ensemble": "all seeds together"}
-# Heading and digits.
+# Heading of a column, and digits after the point.
 COLUMNS = {
     "train": ("train", 2),
     "validation": ("validation", 2),
     "test": ("test", 2),
     "published": ("published", 2),
     "mean_test": ("mean of samples", 2),
-    "entropy_bits": ("bits a weight", 3),
+    "entropy_bits": ("entropy per weight, bits", 3),
     "test_nll": ("NLL", 3),
 }
 TRUST = {name: (FIGURES[name][0], FIGURES[name][-1]) for name in TRUST_FIGURES}
@@ -66,12 +65,12 @@ STREAM = (*SETTING, "seed", "average_accuracy", "backward_transfer", "first_five
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The lines of a table."""
+    """Return a table as Markdown, with a line break at its end."""
     return Table("", heads, rows).markdown() + "\n"
 
 
 def cell(figure: Mapping[str, Any] | None, digits: int) -> str:
-    """Mean and sample standard deviation as they were kept."""
+    """Return the stored mean and sample standard deviation as text."""
     if figure is None:
         return ""
     std = "" if figure.get("std") is None else f" ± {figure['std']:.{digits}f}"
@@ -79,7 +78,7 @@ def cell(figure: Mapping[str, Any] | None, digits: int) -> str:
 
 
 def rules_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Of TARGET.json: a row a rule, which says so if it has fewer seeds than others."""
+    """Return one row per rule of a TARGET.json; a rule with fewer seeds than the others says so."""
     names = list(columns) or [name for name in COLUMNS if any(name in row for row in found["rows"])]
     most = max(row.get("runs", 0) for row in found["rows"])
     rows = []
@@ -92,7 +91,7 @@ def rules_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 
 def data_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Of several default.json: a row for the data of each, a column a rule, and more of BayesBiNN with one setting."""
+    """Return one row per recipe and one column per rule, and two more columns for BayesBiNN with one setting."""
     rules, lines = TABLES["default"].rules, []
     for recipe, rows in found["data"].items():
         by_rule = _elsewhere(recipe) | {row["rule"]: row for row in rows}
@@ -100,23 +99,25 @@ def data_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
         figure, digits, note = ("test_error", 3, ", squared error") if "test_error" in one else ("test", 2, "")
         cells = (cell(by_rule.get(rule, {}).get(figure), digits) for rule in rules)
         lines.append([recipe + note, *cells, cell(one[f"mean_{figure}"], digits), cell(one["entropy_bits"], 2)])
-    return markdown(["recipe", *(RULES[rule] for rule in rules), "its mean of samples", "bits a weight"], lines)
+    last = ["one setting, mean of samples", "entropy per weight, bits"]
+    return markdown(["recipe", *(RULES[rule] for rule in rules), *last], lines)
 
 
 def trust_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Of trust.json: a row a way to predict."""
+    """Return one row per rule and kind of prediction: one network, the mean of samples, or an ensemble of seeds."""
     names, rows = list(columns) or list(TRUST), []
     for row in found["rows"]:
-        kind = KINDS.get(row["kind"], f"mean of {row['networks']}")
+        kinds = {"network": "network", "ensemble": f"ensemble of {row['networks']} seeds"}
+        kind = kinds.get(row["kind"], f"mean of {row['networks']} samples")
         bits = f"{row['entropy_bits']:.2f}" if "entropy_bits" in row else ""
         figures = (cell(row["figures"].get(name), TRUST[name][1]) for name in names)
         rows.append([RULES[row["rule"]], kind, f"{row['bytes'] / 1e6:.2f}", bits, *figures])
     heads = [TRUST[name][0] for name in names]
-    return markdown(["rule", "prediction", "MB", "bits a weight", *heads], rows)
+    return markdown(["rule", "prediction", "MB", "entropy per weight, bits", *heads], rows)
 
 
 def streams_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Of some summary.json: a row a setting, over its seeds."""
+    """Return one row per setting of the streams, with the mean and spread over its seeds."""
     settings: dict[str, list[Mapping[str, Any]]] = {}
     for stream in found["streams"]:
         settings.setdefault(json.dumps([stream[key] for key in SETTING]), []).append(stream)
@@ -131,7 +132,7 @@ def streams_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
             cells += [spread(stream[key] for stream in streams) for key in ("first_five", "last_five")]
         label = [*([one["scenario"]] if scenarios else []), RULES[one["rule"]], _against_forgetting(one)]
         rows.append([*label, str(one["epochs"]), str(len(streams)), *cells])
-    heads = [*(["scenario"] if scenarios else []), "rule", "against forgetting", "epochs a task", "seeds"]
+    heads = [*(["scenario"] if scenarios else []), "rule", "against forgetting", "epochs per task", "seeds"]
     heads += [f"after {task}" for task in tasks] + (["first five", "last five"] if ends else [])
     return markdown(heads, rows)
 
@@ -150,8 +151,13 @@ def _against_forgetting(stream: Mapping[str, Any]) -> str:
 
 
 def moons_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Of moons.json: a row a rule, over its seeds; the last is the exact posterior."""
-    names = {"accuracy": "accuracy", "nll": "NLL", "entropy_on_data": "on the data", "entropy_on_ring": "on the ring"}
+    """Return one row per rule, with the mean and spread over its seeds, and a last row for the exact posterior."""
+    names = {
+        "accuracy": "accuracy",
+        "nll": "NLL",
+        "entropy_on_data": "entropy on the data",
+        "entropy_on_ring": "entropy on the ring",
+    }
     rows = []
     for rule in dict.fromkeys(run["rule"] for run in found["runs"]):
         runs = [run for run in found["runs"] if run["rule"] == rule]
@@ -163,25 +169,36 @@ def moons_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 
 def snelson_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Of snelson.json: a row a split, and their mean."""
+    """Return one row per split, and a last row for their mean."""
     rows = []
     for label, split in [*enumerate(found["splits"]), ("mean", found["mean_of_splits"])]:
         errors = (f"{split[name]:.3f}" for name in ("ste_error", "mode_error", "mean_error"))
         rows.append([str(label), *errors, f"{split['inside_two_std']:.1f}"])
-    heads = ["split", "STE", "BayesBiNN, mode", f"BayesBiNN, mean of {found['mean_samples']}", "inside, %"]
+    heads = ["split", "STE", "BayesBiNN, mode", f"BayesBiNN, mean of {found['mean_samples']} samples", "inside, %"]
     return markdown(heads, rows)
 
 
+def curve_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return one row per epoch: the accuracy of each seed, their mean, and the published mean."""
+    seeds = found["seeds"]
+    rows = []
+    for place, epoch in enumerate(found["epochs"]):
+        values = [curve[place] for curve in seeds.values()]
+        published = f"{found['published'][place]:.2f}"
+        rows.append([str(epoch), *(f"{value:.2f}" for value in values), spread(values), published])
+    return markdown(["after epoch", *(f"seed {seed}" for seed in seeds), "mean", "published"], rows)
+
+
 def table(name: str, columns: Sequence[str] = ()) -> str:
-    """The table of a kept file, as Markdown."""
+    """Return the table of a stored file as Markdown."""
     found = json.loads((KEPT / name).read_text(encoding="utf-8"))
     kinds = {"streams": streams_table, "unlike": trust_table, "data": data_table, "rows": rules_table}
-    kinds |= {"runs": moons_table, "splits": snelson_table}
+    kinds |= {"runs": moons_table, "splits": snelson_table, "epochs": curve_table}
     return next(make for key, make in kinds.items() if key in found)(found, columns)
 
 
 def rewritten(text: str) -> str:
-    """A page with its tables made anew."""
+    """Return the text of a page with its tables made anew."""
 
     def block(match: re.Match[str]) -> str:
         columns = (match["columns"] or ":")[1:]
@@ -191,7 +208,7 @@ def rewritten(text: str) -> str:
 
 
 def keep(name: str, files: Sequence[Path]) -> None:
-    """Puts results where the pages find them: rounded, and without times and places."""
+    """Store results where the pages find them: rounded, and without times and paths."""
     read = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     place = KEPT / name
     old = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
@@ -207,7 +224,7 @@ def keep(name: str, files: Sequence[Path]) -> None:
 
 
 def _by_recipe(old: Mapping[str, Any], read: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The rows of some TARGET.json that no other kept file has."""
+    """Return the stored rows and those of some TARGET.json, without what another stored file has."""
     kept = dict(old)
     for found in read:
         wanted = set(TABLES["default"].rules) - set(_elsewhere(found["recipe"]))
@@ -217,7 +234,7 @@ def _by_recipe(old: Mapping[str, Any], read: Iterable[Mapping[str, Any]]) -> dic
 
 
 def _elsewhere(recipe: str) -> dict[str, Any]:
-    """Single networks by rule, from the kept TARGET.json of a recipe."""
+    """Return the rows of single networks by rule, from the stored TARGET.json of a recipe."""
     found = (json.loads(file.read_text(encoding="utf-8")) for file in sorted(KEPT.glob("*.json")))
     rows = (row for each in found if each.get("recipe") == recipe for row in each["rows"])
     return {
@@ -228,13 +245,13 @@ def _elsewhere(recipe: str) -> dict[str, Any]:
 
 
 def _stream(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What a table needs of a stream; metaplasticity makes another rule of STE."""
+    """Return what a table needs of a stream; STE with metaplasticity counts as a rule of its own."""
     rule = "ste:metaplastic" if found.get("options", {}).get("metaplasticity") else found["rule"]
     return {key: found.get(key) for key in STREAM} | {"rule": rule}
 
 
 def _merged(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
-    """The rows of a command that ran some rules alone, in the places of their old ones."""
+    """Return the old rows with those of the rules that a command has run replaced."""
     rules = dict.fromkeys(row["rule"] for row in (*old, *new))
     ran = {row["rule"] for row in new}
     return [row for rule in rules for row in (new if rule in ran else old) if row["rule"] == rule]
@@ -248,14 +265,26 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
+def pages() -> list[Path]:
+    """Return the pages in docs that have at least one table of a result file."""
+    return [page for page in sorted(HERE.rglob("*.md")) if "<!-- table " in page.read_text(encoding="utf-8")]
+
+
 def main() -> None:
-    """The command line."""
+    """Rewrite the tables of all pages, after storing the results that `--keep` names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--keep", nargs="+", metavar=("NAME.json", "FILE"), default=[])
+    parser.add_argument(
+        "--keep",
+        nargs="+",
+        metavar=("NAME.json", "FILE"),
+        default=[],
+        help="store these result files as docs/results/NAME.json before the tables are written",
+    )
     kept = parser.parse_args().keep
     if kept:
         keep(kept[0], [Path(file) for file in kept[1:]])
-    PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in pages():
+        page.write_text(rewritten(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

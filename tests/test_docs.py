@@ -53,12 +53,41 @@ def tables(monkeypatch):
 
 
 def test_tables_are_those_of_the_result_files(tables):
-    text = tables.PAGE.read_text(encoding="utf-8")
-    assert text.count("<!-- table ") == len(tables.BLOCK.findall(text)) >= 5
-    assert tables.rewritten(text) == text, "run: python docs/tables.py"
-    assert tables.rewritten(re.sub(r"98\.\d\d", "99.99", text)) != text
-    names = {match["name"] for match in tables.BLOCK.finditer(text)}
-    assert names == {path.name for path in tables.KEPT.iterdir()}
+    texts = {page: page.read_text(encoding="utf-8") for page in tables.pages()}
+    for page, text in texts.items():
+        assert text.count("<!-- table ") == len(tables.BLOCK.findall(text)), page.name
+        assert tables.rewritten(text) == text, f"{page.name}: run python docs/tables.py"
+        assert tables.rewritten(re.sub(r"\d\.\d\d", "9.99", text)) != text
+    shown = {match["name"] for text in texts.values() for match in tables.BLOCK.finditer(text)}
+    assert shown == {path.name for path in tables.KEPT.glob("*.json")}
+    assert len(texts) >= 8
+
+
+def test_every_page_of_results_has_a_table_a_picture_and_a_command():
+    overview = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for page in sorted((ROOT / "docs" / "results").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        answer = text.split("\n\n")[1]
+        assert text.startswith("# ") and text.split("\n")[0].endswith("?"), page.name
+        assert answer.startswith("**"), f"{page.name}: the answer stands in bold below the question"
+        assert "\n| --- |" in text and ".svg)" in text and commands(page), page.name
+        assert f"(results/{page.name}" in overview, f"{page.name} is not linked from results.md"
+
+
+def test_all_pages_are_rewritten(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "HERE", tmp_path)
+    (tmp_path / "results").mkdir()
+    pages = [tmp_path / "a.md", tmp_path / "results" / "b.md"]
+    for page in pages:
+        page.write_text("before\n<!-- table mnist-curve.json -->\nold\n<!-- end -->\nafter\n")
+    (tmp_path / "c.md").write_text("no table\n")
+    monkeypatch.setattr("sys.argv", ["tables.py"])
+    tables.main()
+    for page in pages:
+        text = page.read_text()
+        assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n") and "old" not in text
+        assert "| 10 | 98.24 | 98.13 | 98.27 | 98.05 | 98.20 | 98.18 ± 0.09 | 98.18 |" in text
+    assert (tmp_path / "c.md").read_text() == "no table\n"
 
 
 def test_results_are_kept_without_times_and_paths(tables, tmp_path, monkeypatch):

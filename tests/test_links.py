@@ -50,9 +50,10 @@ def test_there_are_links_to_check():
 
 def test_broken_links_are_found(tmp_path):
     """The checker itself."""
-    (tmp_path / "other.md").write_text("# What τ = 1e-10 does\n\n```sh\n# no heading\n```\n\n## Two  words, `code`\n")
+    other = "# What τ = 1e-10 does\n\n```sh\n# no heading\n```\n\n## Two  words, `code`\n"
+    (tmp_path / "other.md").write_text(other + '\n<a id="named"></a>\n')
     good = ["other.md", "other.md#two-words-code", "#here", "https://example.org/a", "<other.md>", 'other.md "title"']
-    good += ["other.md#what-1e-10-does", "other.md#what-τ--1e-10-does"]
+    good += ["other.md#named", "other.md#what-1e-10-does", "other.md#what-τ--1e-10-does"]
     page = tmp_path / "page.md"
     page.write_text(
         "# Here\n\n" + "\n".join(f"[a b]({link})" for link in good) + "\n`[x](code.md)`\n\n[ref]: other.md\n"

@@ -50,8 +50,11 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors of the headings, as mkdocs and as GitHub make them; GitHub keeps letters of every alphabet."""
-    found = set()
+    """Return the anchors that a page names, and those of its headings as mkdocs and as GitHub make them.
+
+    GitHub keeps letters of every alphabet.
+    """
+    found = set(re.findall(r'<a id="([^"]+)"', prose(page)))
     for heading in _HEADING.findall(prose(page)):
         words = re.sub(r"\[([^\[\]]*)\]\([^()]*\)", r"\1", heading).replace("`", "").lower()
         found.add(re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", words, flags=re.ASCII).strip()))
