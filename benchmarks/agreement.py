@@ -1,8 +1,9 @@
-"""Whether a packed network says what the run's network says, on all test data and every backend.
+"""Check that a packed network gives the answers of the run's network, on all test data and every backend.
 
     python benchmarks/agreement.py runs/... [--data FOLDER] [--batch 1000]
 
-A line for each backend: on how many inputs the class differs, and the largest difference of a logit.
+It prints one line for each backend: the number of inputs on which the class differs, and the largest difference of a
+logit.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from bitbayes.lab.train.measure import whole
 
 
 def main() -> None:
-    """Prints the lines."""
+    """Print the lines."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("run")
-    parser.add_argument("--data")
-    parser.add_argument("--batch", type=int, default=1000)
+    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("--data", help="folder of the data, if it is not where the run found them")
+    parser.add_argument("--batch", type=int, default=1000, help="inputs per batch")
     o = parser.parse_args()
     run = load_run(o.run, data=o.data)
     model, test = run.experiment.model.eval(), run.experiment.data.test

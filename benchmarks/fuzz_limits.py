@@ -1,16 +1,18 @@
-"""Mutated packed networks under a limit of time and memory, loaded and run in processes that may die.
+"""Load and run mutated packed networks under a limit of time and memory, in processes that may die.
 
-`python benchmarks/fuzz_limits.py 20000` prints how many were refused, loaded and run, and how much the worst took.
+`python benchmarks/fuzz_limits.py 20000` prints how many files were refused, loaded and run, and what the most expensive
+one took.
 
 The mutations know the format: they change shapes, counts, windows and numbers of networks, mend the tensors so that
-most programs stay sound, and also change single bytes. A file may take 2 s of CPU time and four times its own memory:
-what any reader has to hold for it in float32. That is the weights of all networks, the values that the program needs
-at the same time, the outputs, and the bytes of the file; of a file that is refused, its bytes alone. What a file takes
-is the growth of the peak resident size of a process that has run other files before. Beside four times its own memory
-Python may take `ALLOWED` bytes: for the longest program that the format allows, and for code that no file has run yet.
+most programs stay sound, and also change single bytes. A file may take 2 s of CPU time and four times its own memory.
+Its own memory is what any reader has to hold for it in float32: the weights of all networks, the values that the
+program needs at the same time, the outputs, and the bytes of the file. For a refused file it is the bytes alone. What a
+file takes is the growth of the peak resident size of a process that has run other files before. Beside four times its
+own memory Python may take `ALLOWED` bytes: for the longest program that the format allows, and for code that no file
+has run yet.
 
-A sound file is loaded by every backend, and run by every backend if it asks for at most `MOST` operations: the
-format allows programs that take minutes, and says so before anything runs.
+Every backend loads a sound file. A backend runs it only if it asks for at most `MOST` operations: the format allows
+programs that take minutes, and says so before anything runs.
 """
 
 import argparse
@@ -46,7 +48,7 @@ BACKENDS = ("reference", "native", "torch")
 
 
 def images(samples=1):
-    """A convolutional network of signs and numbers on images of 24 x 24."""
+    """Return a convolutional network of signs and numbers on images of 24 x 24."""
     rng = np.random.default_rng(1)
     lead = () if samples == 1 else (samples,)
     window = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1]}
@@ -86,7 +88,7 @@ def images(samples=1):
 
 
 def shapes(program, rng):
-    """Another input, another shape of a reshape, another size of an adaptive pool."""
+    """Change the input, the shape of a reshape or the size of an adaptive pool."""
     lists = [
         program["input"],
         *(s["settings"][k] for s in program["steps"] for k in ("shape", "size") if k in settings(s)),
@@ -95,7 +97,7 @@ def shapes(program, rng):
 
 
 def windows(program, rng):
-    """Another kernel, stride, padding or dilation of a convolution or a pool."""
+    """Change the kernel, stride, padding or dilation of a convolution or a pool."""
     keys = ("kernel", "stride", "padding", "dilation", "before", "after")
     lists = [s["settings"][key] for s in program["steps"] for key in keys if key in settings(s)]
     for _ in range(rng.randint(1, 3) if lists else 0):
@@ -103,7 +105,7 @@ def windows(program, rng):
 
 
 def counts(program, rng):
-    """Steps that are repeated, values that many steps take, groups, axes, and numbers of clamps."""
+    """Repeat steps, let many steps take one value, and change groups, axes and numbers of clamps."""
     steps, action = program["steps"], rng.randrange(4)
     if action == 0:  # a step many times, of the same value or of its own
         index = rng.randrange(len(steps))
@@ -130,7 +132,7 @@ def counts(program, rng):
 
 
 def samples(program, rng):
-    """Another number of networks; tensors are mended only now and then."""
+    """Change the number of networks, and mend the tensors only now and then."""
     program["samples"] = rng.choice([1, 2, 3, 64, 1000, 4096, 4097])
 
 
@@ -157,7 +159,7 @@ def _moved(steps, index, times):
 
 
 def structured(network, rng):
-    """One file: its kind, its program as JSON, and its tensors, which fit where that is easy."""
+    """Return one file: its kind, its program as JSON, and its tensors, which fit where that is easy."""
     kind = rng.choice(list(STRUCTURE))
     program = json.loads(program_text(network.program))
     for _ in range(rng.choice([1, 1, 2])):
@@ -206,7 +208,7 @@ def mend(program, tensors, rng):
 
 
 def one(originals, rng):
-    """One file of hostile bytes: its kind, its bytes."""
+    """Return one file of hostile bytes: its kind and its bytes."""
     from safetensors.numpy import save
 
     network, content = rng.choice(originals)
@@ -223,7 +225,7 @@ _STOP = []  # what asked to end early: the files so far are counted
 
 
 def attempt(path):
-    """Load a file with every backend, and run it if it is small: (what came of it, its own memory in bytes)."""
+    """Load a file with every backend, run it if it is small, and return (outcome, its own memory in bytes)."""
     try:
         network = PackedNetwork.read(path)
     except PackedFileError as error:
@@ -321,9 +323,9 @@ def run(total, folder, seed=0, several=100):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("files", type=int, nargs="?", default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", help="folder where files that fail are kept")
+    parser.add_argument("files", type=int, nargs="?", default=20_000, help="number of mutated files")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mutations")
+    parser.add_argument("--keep", help="folder for the files that fail")
     o = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: _STOP.append(True))
     with tempfile.TemporaryDirectory() as place:

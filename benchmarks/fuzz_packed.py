@@ -1,6 +1,6 @@
-"""Mutated packed networks: each is read, or refused in one line; nothing else may happen.
+"""Check that every mutated packed network is either read or refused in one line.
 
-`python benchmarks/fuzz_packed.py 10000` prints what the files were refused for. A fuzzer with a mind of its own calls
+`python benchmarks/fuzz_packed.py 10000` prints the reasons for which files were refused. A fuzzer of your own calls
 `check(path)`, which raises on anything but an answer or a refusal.
 """
 
@@ -24,7 +24,7 @@ NAMES = ["../evil", "/etc/passwd", "C:\\evil", "a/b", "", ".", "..", "\u202e", "
 
 
 def network(samples=1):
-    """A little of everything."""
+    """Return a small network with an operation of every kind."""
     generator = np.random.default_rng(0)
     lead = () if samples == 1 else (samples,)
     tensors = {
@@ -54,7 +54,7 @@ def network(samples=1):
 
 
 def unsealed(network, path):
-    """Bytes of a file without a digest, which would find every other mutation."""
+    """Return the bytes of a file without a digest, which would find every other mutation."""
     network.save(path)
     header, body = parts(path.read_bytes())
     del header["__metadata__"]["sha256"]
@@ -62,7 +62,7 @@ def unsealed(network, path):
 
 
 def mutated(data, rng):
-    """One file of hostile bytes: (kind, bytes)."""
+    """Return one file of hostile bytes: (kind, bytes)."""
     kind = rng.choice(list(KINDS))
     return kind, KINDS[kind](data, rng)
 
@@ -85,7 +85,7 @@ def whole(header, body):
 
 
 def edit_header(data, rng):
-    """Another name, type, shape or place of a tensor."""
+    """Give a tensor another name, type, shape or place."""
     header, body = parts(data)
     name = rng.choice([key for key in header if key != "__metadata__"])
     what = rng.choice(["name", "dtype", "shape", "data_offsets", "copy", "drop"])
@@ -103,7 +103,7 @@ def edit_header(data, rng):
 
 
 def edit_program(data, rng):
-    """Another value, or another name, somewhere in the program."""
+    """Put another value or another name somewhere into the program."""
     header, body = parts(data)
     program = json.loads(header["__metadata__"]["bitbayes.packed"])
     for _ in range(rng.randint(1, 2)):
@@ -123,7 +123,7 @@ def edit_program(data, rng):
 
 
 def spots(value):
-    """Every (container, key) of a tree."""
+    """Yield every (container, key) of a tree."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
     for key in keys:
         yield value, key
@@ -131,7 +131,7 @@ def spots(value):
 
 
 def other_text(data, rng):
-    """No program at all, or one that would exhaust a reader."""
+    """Write no program at all, or one that would exhaust a reader."""
     header, body = parts(data)
     program = header["__metadata__"]["bitbayes.packed"]
     texts = ["", "null", "[]", "{", "NaN", "[" * 100_000, "{}" + program, '{"version":3}', program[:-1], "1" * 5000]
@@ -142,7 +142,7 @@ def other_text(data, rng):
 
 
 def length(data, rng):
-    """A header that says that it is longer or shorter than it is."""
+    """Write a header that claims to be longer or shorter than it is."""
     said = rng.choice([0, 1, 7, len(data), len(data) - 8, 1 << 20, 1 << 31, (1 << 64) - 1, rng.randrange(len(data))])
     return said.to_bytes(8, "little") + data[8:]
 
@@ -160,7 +160,7 @@ KINDS = {
 
 
 def check(path):
-    """Reads a file and, if it is sound and small, runs it; returns why it was refused, or None."""
+    """Read a file and, if it is sound and small, run it; return why it was refused, or None."""
     tracemalloc.start()
     try:
         read = PackedNetwork.read(path)
@@ -180,7 +180,7 @@ def check(path):
 
 
 def run(count, folder, seed=0):
-    """Checks that many files; counts of (kind, refused)."""
+    """Check so many files, and return counts of (kind, refused)."""
     rng, path, found = random.Random(seed), Path(folder) / "net.safetensors", Counter()
     originals = []
     for samples in (1, 3):
@@ -200,7 +200,7 @@ def run(count, folder, seed=0):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("files", type=int, nargs="?", default=10_000)
+    parser.add_argument("files", type=int, nargs="?", default=10_000, help="number of mutated files")
     total = parser.parse_args().files
     with tempfile.TemporaryDirectory() as place:
         for (kind, refused), times in sorted(run(total, place).items()):

@@ -1,14 +1,20 @@
-"""What a step costs on a GPU, beside what the GPU can do, both measured in one run.
+"""Measure what a training step costs on a GPU, beside what the GPU can do.
 
     python benchmarks/gpu.py [--precision bf16|fp32] [--batch 100] [--width 2048] [--repeats 30] [--only NAME]
 
-Network: the MNIST MLP of the BayesBiNN paper (784, three hidden layers, 10). "passes" is forward and backward, "update"
-`optimizer.step()` with `compile=True`, "step" both, and "captured" both as one CUDA graph, which is how `bitbayes train
---capture` takes them; all in milliseconds. "matmul" is the share of the matrix-multiply ceiling that the passes reach,
-"memory" the share of the bandwidth that the update reaches. The ceiling is that of one large matrix multiplication in
-the same precision, the bandwidth that of one large copy, bytes read and written both counted. The update's bytes are
-its least: belief read and written, gradient read twice (once for whether it is finite), weights written. `--device cpu`
-runs the same code where there is no GPU, but for graphs; its numbers say nothing about one.
+The network is the MNIST MLP of the BayesBiNN paper (784, three hidden layers, 10). The columns are:
+
+- "passes": milliseconds of forward and backward.
+- "update": milliseconds of `optimizer.step()` with `compile=True`.
+- "step": milliseconds of both.
+- "captured": milliseconds of both as one CUDA graph, which is how `bitbayes train --capture` runs them.
+- "matmul": share of the matrix-multiply ceiling that the passes reach. The ceiling is that of one large matrix
+  multiplication in the same precision.
+- "memory": share of the bandwidth that the update reaches. The bandwidth is that of one large copy, bytes read and
+  written both counted. The update's bytes are the least that it needs: belief read and written, gradient read twice
+  (once to see whether it is finite), weights written.
+
+`--device cpu` runs the same code without a GPU, except for graphs. Its numbers say nothing about a GPU.
 """
 
 from __future__ import annotations
@@ -27,7 +33,7 @@ from bitbayes.lab.train.capture import GRAPHS, Captured
 
 
 def milliseconds(action: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median time of a call, from a device with nothing to do until it has nothing to do again."""
+    """Return the median time of a call, from an idle device to an idle device."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -45,14 +51,14 @@ def milliseconds(action: Callable[[], object], device: torch.device, repeats: in
 
 
 def ceiling(size: int, dtype: torch.dtype, device: torch.device, repeats: int) -> float:
-    """Operations a second of the product of two square matrices of random values."""
+    """Return the operations per second of the product of two square matrices of random values."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     return 2 * size**3 / milliseconds(lambda: torch.mm(a, b, out=out), device, repeats) * 1e3
 
 
 def bandwidth(size: int, device: torch.device, repeats: int) -> float:
-    """Bytes a second of a copy of `size` bytes, read and written."""
+    """Return the bytes per second, read and written, of a copy of `size` bytes."""
     source = torch.empty(size, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
     return 2 * size / milliseconds(lambda: target.copy_(source), device, repeats) * 1e3
@@ -61,7 +67,7 @@ def bandwidth(size: int, device: torch.device, repeats: int) -> float:
 def network(
     width: int, batch: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[list[tuple[str, torch.nn.Parameter]], tuple[Tensor, Tensor], Callable[[Tensor, Tensor], Tensor]]:
-    """Binary parameters, a batch, and a forward and backward pass that leaves their gradients."""
+    """Return binary parameters, a batch, and a forward and backward pass that leaves their gradients."""
     torch.manual_seed(0)
     model = bb.nn.mlp(784, [width] * 3, 10).to(device=device, dtype=dtype)
     x = torch.randn(batch, 784, device=device, dtype=dtype)
@@ -85,7 +91,7 @@ def operations(parameters: list[tuple[str, torch.nn.Parameter]], batch: int) -> 
 
 
 def moved(optimizer: bb.BinaryOptimizer) -> int:
-    """The least bytes of an update."""
+    """Return the least bytes of an update."""
 
     def size(tensor: Tensor) -> int:
         return tensor.numel() * tensor.element_size()
@@ -101,7 +107,7 @@ def moved(optimizer: bb.BinaryOptimizer) -> int:
 def optimizer_of(
     name: str, parameters: list[tuple[str, torch.nn.Parameter]], capturable: bool
 ) -> torch.optim.Optimizer:
-    """A rule, or Adam of a float network."""
+    """Return the optimizer of a rule, or Adam of a float network."""
     if name == "float, Adam":
         return torch.optim.Adam([p for _, p in parameters], fused=True, capturable=capturable)
     return step.RULES[name](parameters, compile=True, capturable=capturable)
@@ -110,7 +116,7 @@ def optimizer_of(
 def measure(
     name: str, width: int, batch: int, dtype: torch.dtype, device: torch.device, repeats: int
 ) -> tuple[float, float, float, float, float]:
-    """Milliseconds of the passes, of the update and of both; operations and bytes a second."""
+    """Return milliseconds of the passes, of the update and of both, and operations and bytes per second."""
     parameters, examples, passes = network(width, batch, dtype, device)
     optimizer = optimizer_of(name, parameters, capturable=False)
     if isinstance(optimizer, bb.BinaryOptimizer):
@@ -124,7 +130,7 @@ def measure(
 
 
 def captured(name: str, width: int, batch: int, dtype: torch.dtype, device: torch.device, repeats: int) -> float | None:
-    """Milliseconds of a whole step as the trainer repeats it; None where nothing can record one."""
+    """Return the milliseconds of a captured step, or None where nothing can record one."""
     if device.type not in GRAPHS:
         return None
     parameters, examples, passes = network(width, batch, dtype, device)
@@ -142,16 +148,16 @@ def captured(name: str, width: int, batch: int, dtype: torch.dtype, device: torc
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
-    parser.add_argument("--batch", type=int, default=100)
-    parser.add_argument("--width", type=int, default=2048)
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--device", default="cuda", help="device to measure")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="precision of the passes")
+    parser.add_argument("--batch", type=int, default=100, help="inputs per batch")
+    parser.add_argument("--width", type=int, default=2048, help="units of each hidden layer")
+    parser.add_argument("--repeats", type=int, default=30, help="timed repetitions")
     parser.add_argument("--matmul", type=int, default=8192, help="rows of the large matrices")
     parser.add_argument("--copy", type=float, default=4e9, help="bytes of the large copy")
-    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--only", default="", help="measure only the rows whose name contains this text")
     o = parser.parse_args(arguments)
     device = torch.device(o.device)
     if device.type == "cuda" and not torch.cuda.is_available():

@@ -1,13 +1,15 @@
-"""How fast packed networks run, as ratios measured in one run.
+"""Measure how fast packed networks run, as ratios within one run.
 
     python benchmarks/inference.py [--turns 15] [--clock wall|cpu] [--amx]
 
-One thread, random weights and inputs, medians; what is compared is timed turn by turn. On a machine that others load
-too, `--clock cpu` counts the processor time of this process alone. The wanted figures are of a machine without AMX:
-where a processor has it, OpenVINO and torch are told not to use it (`ONEDNN_MAX_CPU_ISA`) unless `--amx` is given.
-torch runs the network itself, in the better of its two layouts of images. int8 is OpenVINO's, of the same layers with
-rectifiers in the place of signs, weights and inputs rounded by FakeQuantize. The limit of popcount is measured too:
-xor, popcount and addition in registers alone (`popcount_limit.c`, compiled by cc).
+It uses one thread, random weights and inputs, and medians. What is compared is timed turn by turn. On a machine that
+others load too, `--clock cpu` counts the processor time of this process alone.
+
+The targets are for a machine without AMX. Where a processor has AMX, OpenVINO and torch are told not to use it
+(`ONEDNN_MAX_CPU_ISA`), unless `--amx` is given. torch runs the network itself, in the better of its two layouts of
+images. "int8" is OpenVINO's, for the same layers with rectifiers in place of signs, and weights and inputs rounded by
+FakeQuantize. The limit of popcount is measured too: xor, popcount and addition in registers alone
+(`popcount_limit.c`, compiled by cc).
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def without_amx() -> None:
-    """Limits oneDNN, before anything loads it."""
+    """Limit oneDNN, before anything loads it."""
     processor = Path("/proc/cpuinfo")
     if "--amx" not in sys.argv and processor.exists() and "amx_tile" in processor.read_text():
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
 
 
 def popcount_limit(folder: Path, clock: Callable[[], float]) -> float:
-    """Products of signs in a second; the best of ten turns."""
+    """Return the products of signs per second, the best of ten turns."""
     source, made = Path(__file__).with_name("popcount_limit.c"), folder / "limit.so"
     command = ["cc", "-O3", "-march=native", "-shared", "-fPIC", str(source), "-o", str(made)]
     subprocess.run(command, check=True, timeout=60)
@@ -49,7 +51,7 @@ def popcount_limit(folder: Path, clock: Callable[[], float]) -> float:
 
 
 def lines(turns: int, clock: Callable[[], float], folder: Path) -> Iterator[tuple[str, float, str]]:
-    """What was measured, and what was wanted."""
+    """A measured figure and its target."""
     import numpy as np
     import torch
     import torch.nn.functional as F
@@ -95,7 +97,7 @@ def lines(turns: int, clock: Callable[[], float], folder: Path) -> Iterator[tupl
                     yield f"{what}, over OpenVINO int8", found["OpenVINO int8"] / own, "1.0"
 
     def product(rows: int, inputs: int, outputs: int) -> tuple[float, float, float]:
-        """Seconds of torch, of the kernel on bits, and with packing."""
+        """Return the seconds of torch, of the kernel on bits, and of the kernel with packing."""
         weight, x = (np.where(rng.random(size) < 0.5, -1, 1) for size in ((1, outputs, inputs), (1, rows, inputs)))
         ours, words, numbers = SignProduct(pack_signs(weight), inputs), pack_places(x > 0), x.astype(np.float32)
         theirs, given = torch.tensor(weight[0]).float(), torch.tensor(numbers[0])
@@ -140,11 +142,11 @@ def lines(turns: int, clock: Callable[[], float], folder: Path) -> Iterator[tupl
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--turns", type=int, default=15)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    parser.add_argument("--amx", action="store_true", help="lets OpenVINO and torch use AMX where the processor has it")
+    parser.add_argument("--turns", type=int, default=15, help="timed turns")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="wall-clock or CPU time")
+    parser.add_argument("--amx", action="store_true", help="let OpenVINO and torch use AMX where the processor has it")
     options = parser.parse_args()
     import torch
 

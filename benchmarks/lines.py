@@ -1,4 +1,4 @@
-"""How many lines of code and of docstrings the package has, here and at an earlier commit.
+"""Count the lines of code and of docstrings of the package, here and at an earlier commit.
 
     python benchmarks/lines.py [COMMIT]
 
@@ -20,7 +20,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def count(text: str) -> tuple[int, int]:
-    """Lines of code and of docstrings of one module."""
+    """Return the lines of code and of docstrings of one module."""
     described: set[int] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
@@ -33,7 +33,7 @@ def count(text: str) -> tuple[int, int]:
 
 
 def modules(commit: str | None) -> list[str]:
-    """The texts of all modules of the package, as they lie here or at a commit."""
+    """Return the texts of all modules of the package, here or at a commit."""
     if commit is None:
         return [path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py"))]
 
@@ -45,7 +45,7 @@ def modules(commit: str | None) -> list[str]:
 
 
 def main(words: list[str]) -> None:
-    """Prints a row for each state of the package, and the difference."""
+    """Print a row for each state of the package, and the difference."""
     rows = {}
     for commit in [*words[:1], None]:
         counts = [count(text) for text in modules(commit)]

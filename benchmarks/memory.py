@@ -1,11 +1,16 @@
-"""What it saves to keep freed memory for the next step, as ratios measured in one run.
+"""Measure what is saved by keeping freed memory for the next step, as ratios within one run.
 
     python benchmarks/memory.py [--recipe mnist] [--steps 150] [--turns 3] [--precision bf16] [--only NAME]
 
-An epoch of a recipe in its short schedule, on random data, in processes of their own, turn by turn: as runs train,
-with `kept_memory`, and with memory that goes back to the system when it is freed, as the C library has it. "step" is
-the time of the first over that of the second, evaluation included; "faults" are pages that the system had to find in a
-step, in both; "peak" is the ratio of the most memory that was in use. Only with glibc is there a difference.
+It trains an epoch of a recipe in its short schedule, on random data, in two kinds of processes, turn by turn. One keeps
+freed memory, as runs do (`kept_memory`). The other gives it back to the system, as the C library does by itself. The
+columns are:
+
+- "step": time of the first over time of the second, evaluation included.
+- "faults": pages that the system had to find in a step, in both.
+- "peak": ratio of the most memory that was in use.
+
+There is a difference only with glibc.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ _OFF = {"MALLOC_ARENA_TEST": "8"}  # the default: it changes nothing, but runs l
 
 
 def train(recipe: str, rule: str, steps: int, precision: str, threads: int) -> dict[str, float]:
-    """Trains in this process; returns seconds, page faults and peak memory."""
+    """Train in this process, and return seconds, page faults and peak memory."""
     torch.set_num_threads(threads)
     shape = (784,) if recipe.startswith(("mnist", "fashion")) else (3, 32, 32)
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +54,7 @@ def train(recipe: str, rule: str, steps: int, precision: str, threads: int) -> d
 
 
 def elsewhere(options: argparse.Namespace, rule: str, kept: bool) -> dict[str, float]:
-    """The same in a process of its own."""
+    """Train in a process of its own, and return the same."""
     free = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
     same = [f"--{name}={getattr(options, name)}" for name in ("recipe", "steps", "precision", "threads")]
     command = [sys.executable, __file__, *same, "--child", rule]
@@ -60,12 +65,12 @@ def elsewhere(options: argparse.Namespace, rule: str, kept: bool) -> dict[str, f
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--recipe", default="mnist")
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--precision", default="bf16")
-    parser.add_argument("--only", default="", help="rules whose name contains this")
+    parser.add_argument("--recipe", default="mnist", help="recipe to train")
+    parser.add_argument("--steps", type=int, default=150, help="training steps")
+    parser.add_argument("--turns", type=int, default=3, help="turns of both processes")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--precision", default="bf16", help="precision of the training")
+    parser.add_argument("--only", default="", help="measure only the rules whose name contains this text")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

@@ -1,12 +1,17 @@
-"""What a prediction with several networks costs, as ratios measured in one run.
+"""Measure what a prediction with several networks costs, as ratios within one run.
 
     python benchmarks/predict.py [--threads 2] [--samples 32]
 
-Each number is the time of `bb.predict` with C networks over C forward passes of one network on the same inputs:
-"alone" computes network after network, "together" up to 32 in one batched pass (`torch.func.vmap`), "predict" is
-what the library chooses by itself. "bf16" is that under `torch.autocast` in bfloat16, over the same passes in float32.
-"native" is "predict" with `backend="native"`: to draw, to pack and to run. "draw" is the share of drawing the weights.
-"packed" is the same prediction from a packed file of these networks: nothing is drawn, and a weight is one bit.
+Each number is the time of `bb.predict` with C networks over the time of C forward passes of one network on the same
+inputs. The columns are:
+
+- "alone": one network after the other.
+- "together": up to 32 networks in one batched pass (`torch.func.vmap`).
+- "predict": what the library chooses by itself.
+- "bf16": "predict" under `torch.autocast` in bfloat16, over the same passes in float32.
+- "native": "predict" with `backend="native"`, which draws, packs and runs.
+- "draw": the share of drawing the weights.
+- "packed": the same prediction from a packed file of these networks. Nothing is drawn, and a weight is one bit.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ CASES = [([16], 100), ([100, 100], 1), ([100, 100], 100), ([100, 100], 1000), ([
 
 
 def seconds(action: Callable[[], object], repeats: int = 5) -> float:
-    """Median time of a call."""
+    """Return the median time of a call."""
     action()
     times = []
     for _ in range(repeats):
@@ -59,10 +64,10 @@ def measure(widths: list[int], inputs: int, samples: int) -> list[float]:
 
 
 def main() -> None:
-    """Prints one table."""
+    """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--samples", type=int, default=32, help="number of networks")
     o = parser.parse_args()
     torch.set_num_threads(o.threads)
     print(f"torch {torch.__version__}, {o.threads} threads, {o.samples} networks")

@@ -1,9 +1,9 @@
-"""Does VISPA's projection help? Accuracy with and without it, by learning rate, schedule, step scaling and noise.
+"""Compare VISPA with and without its projection, by learning rate, schedule, step scaling and noise.
 
     python benchmarks/projection.py --data FOLDER [--epochs 5] [--seeds 1]
 
-MNIST, MLP 784-512-512-10 with BatchNorm. Every row is chosen by nobody: all that were run are printed. "scaled" divides
-the gradient of each tensor by its root mean square before the step.
+The data are MNIST and the network is an MLP 784-512-512-10 with BatchNorm. All settings that were run are printed, and
+none is selected. "scaled" divides the gradient of each tensor by its root mean square before the step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH = 200
 
 @dataclass(frozen=True)
 class Row:
-    """One setting."""
+    """One setting of the comparison."""
 
     name: str
     lr: float
@@ -56,7 +56,7 @@ ROWS = [
 
 
 def accuracy(model: nn.Module, data: DataBundle, posterior: bb.Posterior | None) -> float:
-    """On validation data, in percent, with BatchNorm statistics of its own for every network."""
+    """Return validation accuracies in percent; every network has BatchNorm statistics of its own."""
     validation = data.validation
     assert validation is not None
     x = validation.inputs(torch.arange(len(validation)))
@@ -71,7 +71,7 @@ def _some(data: DataBundle, count: int) -> Iterator[tuple[torch.Tensor, torch.Te
 
 
 def run(row: Row, data: DataBundle, epochs: int, seed: int) -> dict[str, float]:
-    """Trains once."""
+    """Train one setting once."""
     torch.manual_seed(seed)
     model = bb.nn.mlp(784, [512, 512], 10)
     binary, real = bb.split_parameters(model)
@@ -107,11 +107,11 @@ def run(row: Row, data: DataBundle, epochs: int, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints one line a setting."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="ylecun/mnist")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=1)
+    """Print one line per setting."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", default="ylecun/mnist", help="folder or hub id of MNIST")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs per run")
+    parser.add_argument("--seeds", type=int, default=1, help="runs per setting")
     arguments = parser.parse_args()
     data = load_mnist(arguments.data)
     print("| setting | lr | mode | mean of 8 | bits a weight | flips a step, % |")

@@ -1,11 +1,14 @@
-"""What a data-parallel step costs, against the number of processes, as ratios measured in one run.
+"""Measure what a data-parallel step costs against the number of processes, as ratios within one run.
 
     python benchmarks/ranks.py [--ranks 2 4] [--batch 100] [--width 2048] [--threads 1] [--repeats 15]
 
-Every process (gloo, on this machine) trains the MNIST MLP on a batch of its own with BayesBiNN; gradients are averaged
-by DistributedDataParallel, and all make the same update and draw the same weights. "step" is the time of a whole step
-over that of one process; with a core for each it would be 1 but for "averaging", the share of the step that goes when
-gradients are not exchanged. "update" is the share of the update with the next draw. Nothing but gradients is sent.
+Every process (gloo, on this machine) trains the MNIST MLP on a batch of its own with BayesBiNN.
+DistributedDataParallel averages the gradients; all processes make the same update and draw the same weights. Nothing
+but gradients is sent. The columns are:
+
+- "step": time of a whole step over that of one process. With a core for each process it would be 1, but for averaging.
+- "averaging": share of the step that is saved when gradients are not exchanged.
+- "update": share of the update with the next draw.
 """
 
 from __future__ import annotations
@@ -66,13 +69,13 @@ def measure(ranks: int, o: argparse.Namespace) -> tuple[float, float, float]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints one table."""
+    """Print one table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--ranks", type=int, nargs="+", default=[2], help="numbers of processes, besides 1")
-    parser.add_argument("--batch", type=int, default=100, help="of every process")
-    parser.add_argument("--width", type=int, default=2048)
-    parser.add_argument("--threads", type=int, default=1, help="of every process")
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2], help="numbers of processes to compare with one")
+    parser.add_argument("--batch", type=int, default=100, help="inputs per batch of each process")
+    parser.add_argument("--width", type=int, default=2048, help="units of each hidden layer")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each process")
+    parser.add_argument("--repeats", type=int, default=15, help="timed repetitions")
     o = parser.parse_args(arguments)
     print(f"torch {torch.__version__}, {os.cpu_count()} processors, {o.threads} threads and batch {o.batch} a process")
     print(f"{'processes':>9}{'step':>8}{'averaging':>12}{'update':>9}{'examples a second, over one':>30}")

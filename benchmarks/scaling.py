@@ -1,12 +1,15 @@
-"""How the cost of an update grows, as ratios measured in one run.
+"""Measure how the cost of an update grows with the number of weights, as ratios within one run.
 
     python benchmarks/scaling.py [--threads 2] [--repeats 15] [--most 1e8] [--only NAME] [--clock wall|cpu]
 
-One tensor of 10^4 to 10^8 weights. "over Adam" is the update of the belief with the next draw, `compile=True`, over
-fused Adam's step on a tensor of the same size; "per weight" is the time a weight over that at 10^6 weights, so 1 all
-the way down is linear. The second table has VISPA against its number K of directions and the bytes that it must move.
-The third table, by which the default of `compile` was chosen, has the update by a kernel over the eager update of four
-tensors, from 100 weights on. Every size is timed turn by turn with Adam; the ratio is that of the medians.
+- The first table has one tensor of 10^4 to 10^8 weights. "over Adam" is the time of the update with the next draw,
+  `compile=True`, over that of fused Adam's step on a tensor of the same size. "per weight" is the time per weight over
+  that at 10^6 weights, so 1 everywhere means linear growth.
+- The second table has VISPA against its number K of directions, and the bytes that it must move.
+- The third table has the update by a kernel over the eager update of four tensors, from 100 weights on. The default of
+  `compile` was chosen by it.
+
+Every size is timed turn by turn with Adam; the ratio is that of the medians.
 """
 
 from __future__ import annotations
@@ -26,14 +29,14 @@ FORMS = 100, 1_000, 10_000, 100_000, 1_000_000
 
 
 def tensor(count: int) -> torch.nn.Parameter:
-    """A parameter with a gradient."""
+    """Return a parameter with a gradient."""
     parameter = torch.nn.Parameter(torch.zeros(count))
     parameter.grad = torch.full((count,), 1e-3)
     return parameter
 
 
 def in_turns(one: torch.optim.Optimizer, other: torch.optim.Optimizer, steps: int, repeats: int) -> tuple[float, float]:
-    """Median seconds of a step of two optimizers, several steps a turn."""
+    """Return the median seconds of a step of two optimizers, with several steps per turn."""
     for _ in range(3):
         one.step()
         other.step()
@@ -46,14 +49,14 @@ def in_turns(one: torch.optim.Optimizer, other: torch.optim.Optimizer, steps: in
 
 
 def times(rule: Callable[..., bb.BinaryOptimizer], count: int, repeats: int) -> tuple[float, float]:
-    """Median seconds of the rule's update and of Adam's on one tensor."""
+    """Return the median seconds of the rule's update and of Adam's on one tensor."""
     adam = torch.optim.Adam([tensor(count)], fused=True)
     # Small tensors take microseconds: several steps a turn.
     return in_turns(rule([tensor(count)], compile=True), adam, max(1, REFERENCE // count), repeats)
 
 
 def by_size(name: str, most: int, repeats: int) -> None:
-    """Prints one rule's rows."""
+    """Print one rule's rows."""
     counts = [10**power for power in range(4, 9) if 10**power <= most]
     found = {count: times(step.RULES[name], count, repeats) for count in counts}
     unit, adam_unit = (value / REFERENCE for value in found[REFERENCE])
@@ -62,7 +65,7 @@ def by_size(name: str, most: int, repeats: int) -> None:
 
 
 def by_rank(count: int, repeats: int) -> None:
-    """Prints VISPA's rows."""
+    """Print VISPA's rows."""
     for rank in (0, 1, 2, 4, 8, 16):
         ours, adam = times(lambda p, k=rank, **o: bb.VISPA(p, rank=k, **o), count, repeats)
         # Latent and momentum are read and written, the gradient read, the weights written; Adam moves 28 bytes.
@@ -71,7 +74,7 @@ def by_rank(count: int, repeats: int) -> None:
 
 
 def by_form(name: str, repeats: int) -> None:
-    """Prints one rule's row of the kernel over the eager form."""
+    """Print one rule's row of the kernel over the eager form."""
     rule, found = step.RULES[name], []
     for count in FORMS:
         kernel, eager = (rule([tensor(count // 4) for _ in range(4)], compile=form) for form in ("kernels", False))
@@ -83,13 +86,13 @@ def by_form(name: str, repeats: int) -> None:
 
 
 def main() -> None:
-    """Prints both tables."""
+    """Print all tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--repeats", type=int, default=15, help="timed repetitions")
     parser.add_argument("--most", type=float, default=1e8, help="largest number of weights, at least 1e6")
-    parser.add_argument("--only", default="", help="rules whose name contains this")
-    parser.add_argument("--clock", choices=step.CLOCKS, default="wall")
+    parser.add_argument("--only", default="", help="measure only the rules whose name contains this text")
+    parser.add_argument("--clock", choices=step.CLOCKS, default="wall", help="wall-clock or CPU time")
     options = parser.parse_args()
     if options.most < REFERENCE:
         parser.error(f"--most must be at least {REFERENCE:,}, the size that others are compared with")

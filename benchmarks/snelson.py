@@ -1,14 +1,14 @@
-"""Which setting of STE and of BayesBiNN suits Snelson's data? A search on validation points.
+"""Search the settings of STE and of BayesBiNN on validation points of Snelson's data.
 
     python benchmarks/snelson.py FOLDER [--rules ste bayesbinn] [--splits 5] [--seeds 2] [--steps 5000]
 
 Each split of `bitbayes reproduce snelson` has 150 training points. A network trains on 120 of them, and its squared
-error on the other 30 judges the setting: of the mode for STE, of the mean of 100 networks for BayesBiNN. The 50
-held-out points are never read. Both rules have five settings: among STE's is the paper's (a constant rate of 0.1),
-among BayesBiNN's the one that the recipe had before (chosen on held-out points).
+error on the other 30 judges the setting: that of the mode for STE, and of the mean of 100 networks for BayesBiNN. The
+50 held-out points are never read. Both rules have five settings. STE's include the paper's constant rate of 0.1, and
+BayesBiNN's include an earlier setting of the recipe, which was chosen on held-out points.
 
 The networks of all splits and seeds train together, stacked in one set of parameters, which takes a tenth of the time
-of as many runs. BayesBiNN starts as in such a run; STE's first latent weights are smaller, because they depend on the
+of as many runs. BayesBiNN starts as in such a run. STE's first latent weights are smaller, because they depend on the
 size of a tensor.
 """
 
@@ -125,13 +125,15 @@ def search(folder: str | None, rules: Sequence[str], splits: int, seeds: int, st
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Print the mean validation error of every setting."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", nargs="?", help="folder of Snelson's data; the generated data by default")
-    parser.add_argument("--rules", nargs="+", default=["ste", "bayesbinn"], choices=["ste", "bayesbinn"])
-    parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("folder", nargs="?", help="folder of Snelson's data; the default is generated data")
+    parser.add_argument(
+        "--rules", nargs="+", default=["ste", "bayesbinn"], choices=["ste", "bayesbinn"], help="rules to search"
+    )
+    parser.add_argument("--splits", type=int, default=5, help="number of splits")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds per split")
+    parser.add_argument("--steps", type=int, default=5000, help="training steps")
     o = parser.parse_args(words)
     print(search(o.folder, o.rules, o.splits, o.seeds, o.steps).markdown())
 

@@ -1,20 +1,23 @@
-"""What one training step costs, as ratios measured in one run.
+"""Measure what one training step costs, as ratios within one run.
 
     python benchmarks/step.py [--threads 2] [--repeats 15] [--batch 100] [--only NAME] [--clock wall|cpu]
                               [--precision fp32|bf16] [--adam fp32|bf16]
 
-Network: the MNIST MLP of the BayesBiNN paper, 10.0 million binary weights. "update" is `optimizer.step()`, the update
-of the belief with the next draw, over fused Adam's step on the same tensors; "step" is forward, backward and update
-over the same network with fused Adam; "memory" is the process's peak over that of STE with Adam. Every rule is timed
-turn by turn with Adam, so that a noisy neighbour disturbs both; the ratio is that of the medians. "compiled" is
-`compile=True`, which is the default at this size: the kernels of `bitbayes.kernels` where they have the rule, else
-torch.compile. The last rows are float
-networks: plain SGD (fused), and IVON from its authors' package `ivon-opt`, whose update is that of its `step()` with
-the next sample of the weights. On a machine that others
-load too, `--threads 1 --clock cpu` counts the processor time of this thread alone.
+The network is the MNIST MLP of the BayesBiNN paper, with 10.0 million binary weights. The columns are:
 
-`--precision bf16` computes in bfloat16 (autocast), with the binary weights of rules whose draws are ±1 held in
-bfloat16, as the trainer does; `--adam bf16` gives the network with fused Adam autocast too.
+- "update": time of `optimizer.step()`, the update of the belief with the next draw, over that of fused Adam's step on
+  the same tensors.
+- "step": time of forward, backward and update over that of the same network with fused Adam.
+- "memory": peak memory of the process over that of STE with Adam.
+
+Every rule is timed turn by turn with Adam, so that a noisy neighbour disturbs both; the ratio is that of the medians.
+"compiled" is `compile=True`, which is the default at this size: the kernels of `bitbayes.kernels` where they have the
+rule, else torch.compile. The last rows are float networks: plain SGD (fused), and IVON from its authors' package
+`ivon-opt`, whose update is its `step()` with the next sample of the weights. On a machine that others load too,
+`--threads 1 --clock cpu` counts the processor time of this thread alone.
+
+`--precision bf16` computes in bfloat16 (autocast), and holds the binary weights of rules whose draws are ±1 in
+bfloat16, as the trainer does. `--adam bf16` gives the network with fused Adam autocast too.
 """
 
 from __future__ import annotations
@@ -59,14 +62,14 @@ clock = "wall"
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Time of one call."""
+    """Return the time of one call."""
     begin = CLOCKS[clock]()
     action()
     return CLOCKS[clock]() - begin
 
 
 def settle(options: argparse.Namespace) -> None:
-    """Threads and clock of this process."""
+    """Set the threads and the clock of this process."""
     global clock
     clock = options.clock
     if clock == "cpu" and options.threads != 1:
@@ -75,7 +78,7 @@ def settle(options: argparse.Namespace) -> None:
 
 
 def ratio(action: Callable[[], object], reference: Callable[[], object], repeats: int) -> float:
-    """Median time of one action over that of another, taken turn by turn."""
+    """Return the median time of one action over that of another, taken turn by turn."""
     for _ in range(3):
         action()
         reference()
@@ -84,7 +87,7 @@ def ratio(action: Callable[[], object], reference: Callable[[], object], repeats
 
 
 def network(batch: int, precision: str = "fp32") -> tuple[torch.nn.Module, list, Callable[[], object]]:
-    """The MLP, its binary parameters, and a forward and backward pass that leaves gradients."""
+    """Return the MLP, its binary parameters, and a forward and backward pass that leaves gradients."""
     torch.manual_seed(0)
     model = bb.nn.mnist_mlp()
     binary, _ = bb.split_parameters(model)
@@ -101,7 +104,7 @@ def network(batch: int, precision: str = "fp32") -> tuple[torch.nn.Module, list,
 
 
 def ruled(name: str, batch: int, precision: str, **options: bool) -> tuple[bb.BinaryOptimizer, Callable[[], object]]:
-    """A rule on the MLP, and its forward and backward pass."""
+    """Return a rule on the MLP, and its forward and backward pass."""
     _, binary, passes = network(batch, precision)
     rule = RULES[name](binary, **options)
     if precision == "bf16" and rule.hard(rule.param_groups[0]):
@@ -112,12 +115,12 @@ def ruled(name: str, batch: int, precision: str, **options: bool) -> tuple[bb.Bi
 
 
 def sgd(parameters: list[torch.Tensor]) -> tuple[torch.optim.Optimizer, Callable[[], AbstractContextManager]]:
-    """An optimizer, and what a forward and backward pass runs in."""
+    """Return an optimizer, and the context in which a forward and backward pass runs."""
     return torch.optim.SGD(parameters, lr=1e-3, fused=True), nullcontext
 
 
 def ivon(parameters: list[torch.Tensor]) -> tuple[torch.optim.Optimizer, Callable[[], AbstractContextManager]]:
-    """The same; raises ImportError without the package."""
+    """Return the same for IVON; raise ImportError without its package."""
     from ivon import IVON  # pyright: ignore[reportMissingImports]
 
     optimizer: Any = IVON(parameters, lr=0.1, ess=ESS)
@@ -145,7 +148,7 @@ def measure_float(name: str, repeats: int, batch: int) -> tuple[float, float]:
 
 
 def measure(name: str, compile: bool, options: argparse.Namespace) -> tuple[float, float]:
-    """Ratios of the update and of the whole step."""
+    """Return the ratios of the update and of the whole step."""
     _, theirs, adam_passes = network(options.batch, options.adam)
     adam = torch.optim.Adam([p for _, p in theirs], fused=True)
     rule, passes = ruled(name, options.batch, options.precision, compile=compile)
@@ -155,7 +158,7 @@ def measure(name: str, compile: bool, options: argparse.Namespace) -> tuple[floa
 
 
 def peak(name: str, precision: str = "fp32") -> float:
-    """Peak resident memory in MiB of a process that takes three steps."""
+    """Return the peak resident memory, in MiB, of a process that takes three steps."""
     code = f"import step, json; print(json.dumps(step.three_steps({name!r}, {precision!r})))"
     here = Path(__file__).parent
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=here)
@@ -163,7 +166,7 @@ def peak(name: str, precision: str = "fp32") -> float:
 
 
 def three_steps(name: str, precision: str) -> float:
-    """Runs three training steps here; returns this process's peak in MiB."""
+    """Run three training steps here, and return this process's peak memory in MiB."""
     if name in FLOAT:
         _, binary, passes = network(100)
         optimizer, sample = FLOAT[name]([p for _, p in binary])
@@ -181,15 +184,15 @@ def three_steps(name: str, precision: str) -> float:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--batch", type=int, default=100)
-    parser.add_argument("--only", default="", help="rules whose name contains this")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--adam", choices=("fp32", "bf16"), default="fp32", help="of the network with fused Adam")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--repeats", type=int, default=15, help="timed repetitions")
+    parser.add_argument("--batch", type=int, default=100, help="inputs per batch")
+    parser.add_argument("--only", default="", help="measure only the rules whose name contains this text")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="wall-clock or CPU time")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="precision of every rule")
+    parser.add_argument("--adam", choices=("fp32", "bf16"), default="fp32", help="precision of fused Adam")
     options = parser.parse_args()
     settle(options)
     print(f"kernels: {kernels.status()}")

@@ -2,8 +2,9 @@
 
     python docs/notebook.py examples/uncertainty.ipynb
 
-Cells are plain Python and need no kernel. They run from top to bottom in one namespace, on one thread. The outputs of a
-cell are its printed text and its matplotlib figures as PNG. Run this file after a change of a cell; a test compares.
+Cells are plain Python, so they need no kernel: they run from top to bottom in one namespace, on one thread. A cell
+keeps its printed text, followed by its matplotlib figures as PNG. Run this after changing a cell; a test compares the
+stored outputs.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ def _picture(figure: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Rewrite the notebooks that are named."""
+    """Execute the notebooks of the command line and rewrite them."""
     parser = argparse.ArgumentParser(description="Execute notebooks and store their outputs.")
-    parser.add_argument("notebooks", nargs="+", type=Path)
+    parser.add_argument("notebooks", nargs="+", type=Path, help="notebooks to rewrite")
     plt.switch_backend("Agg")
     torch.set_num_threads(1)
     for path in parser.parse_args().notebooks:

@@ -3,9 +3,10 @@
     python docs/tables.py                            rewrite the tables of every page in docs
     python docs/tables.py --keep NAME.json FILE...   first store the results of a command as docs/results/NAME.json
 
-FILE is the TARGET.json that `bitbayes reproduce TARGET` writes, or the summary.json of `bitbayes continual`. Several
-TARGET.json of different recipes become one file, without the rows that another stored file has for the same recipe.
-Rules that the command did not run keep their old rows. The files moons.json and snelson.json are replaced as a whole.
+FILE is the TARGET.json that `bitbayes reproduce TARGET` writes, the summary.json of `bitbayes continual`, or the
+truth.json of `python -m benchmarks.estimators`. Several TARGET.json of different recipes become one file, without the
+rows that another stored file has for the same recipe. Rules that the command did not run keep their old rows. The files
+of two moons, Snelson's data and the estimators are replaced as a whole.
 
 In a page, a table stands between two comments: `<!-- table NAME.json: columns -->` and `<!-- end -->`. A comment that
 names no columns shows all that the file has. Do not edit what stands between the comments: a test compares it.
@@ -189,11 +190,33 @@ def curve_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     return markdown(["after epoch", *(f"seed {seed}" for seed in seeds), "mean", "published"], rows)
 
 
+def estimators_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return one row per estimator of ∂E[loss]/∂μ and one column per problem, of the bias or of another figure."""
+    figure = columns[0]
+    problems = {re.sub(r" [\d-]+,", ",", name): rows for name, rows in found["problems"].items()}
+    rows = []
+    for estimator in next(iter(problems.values())):
+        row = (problem[estimator] for problem in problems.values())
+        rows.append([estimator, *(_bias(one) if figure == "bias" else _digits(one[figure]) for one in row)])
+    return markdown(["estimator", *problems], rows)
+
+
+def _bias(one: Mapping[str, float]) -> str:
+    """Return a bias, or the bound that it keeps if it is not told from zero: twice its noise."""
+    bound = 2 * one["bias_noise"]
+    return _digits(one["bias"]) if one["bias"] > bound else f"< {_digits(max(bound, 0.001))}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
+
+
 def table(name: str, columns: Sequence[str] = ()) -> str:
     """Return the table of a stored file as Markdown."""
     found = json.loads((KEPT / name).read_text(encoding="utf-8"))
     kinds = {"streams": streams_table, "unlike": trust_table, "data": data_table, "rows": rules_table}
     kinds |= {"runs": moons_table, "splits": snelson_table, "epochs": curve_table}
+    kinds |= {"problems": estimators_table}
     return next(make for key, make in kinds.items() if key in found)(found, columns)
 
 
@@ -213,7 +236,9 @@ def keep(name: str, files: Sequence[Path]) -> None:
     place = KEPT / name
     old = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
     found = read[0]
-    if "matrix" in found:
+    if any(problem.startswith("BatchNorm") for problem in found):  # the truth.json of benchmarks.estimators
+        found = {"problems": {problem: rows for problem, rows in found.items() if not problem.startswith("multi")}}
+    elif "matrix" in found:
         found = {"streams": [_stream(each) for each in read]}
     elif len(read) > 1 or "data" in old:
         found = {"data": _by_recipe(old.get("data", {}), read)}

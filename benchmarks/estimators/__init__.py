@@ -1,1 +1,1 @@
-"""Which estimator of the gradient in μ, and what limits the tempered posterior; see docs/estimators.md."""
+"""Studies of gradient estimators and of the tempered posterior; docs/estimators.md has the results."""

@@ -1,13 +1,12 @@
-"""Which estimator of the gradient in μ, and what limits the tempered posterior. Results: docs/estimators.md.
+"""Compare estimators of the gradient in μ, and find what limits the tempered posterior.
 
-    python -m benchmarks.estimators truth --out FOLDER                     enumeration, small networks
+    python -m benchmarks.estimators truth --out FOLDER                     exact gradients of small networks
     python -m benchmarks.estimators practice --out FOLDER --data MNIST     variances on MNIST
     python -m benchmarks.estimators linearity --out FOLDER --data MNIST    bias of straight-through on MNIST
     python -m benchmarks.estimators tempered --out FOLDER --data MNIST     short trainings
-    python -m benchmarks.estimators figures --out FOLDER                   plots, as PNG
 
-Each prints its tables and leaves `FOLDER/PART.json`, from which the figures are drawn. It is written piece by piece,
-and a piece that is there is not run again: a study that was interrupted goes on, and other options need another folder.
+Each part prints its tables and writes `FOLDER/PART.json` piece by piece. A piece that is in the file is not run again,
+so an interrupted study continues, and other options need another folder. The results are in docs/estimators.md.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import torch
 
 from bitbayes.lab.data import DataBundle, TensorData, load_mnist
 
-from . import figures, linearity, practice, tables, tempered, truth
+from . import linearity, practice, tables, tempered, truth
 
 Pieces = Iterator[tuple[str, Callable[[], Any]]]
 SCALES = (1.0, 10.0, 100.0, 1e3)  # ess / N of the beliefs that are frozen
@@ -41,7 +40,7 @@ def _qualities(problem: truth.Small, options: argparse.Namespace) -> Any:
 
 
 def _subset(options: argparse.Namespace) -> DataBundle[TensorData]:
-    """MNIST with the first of its (already shuffled) training images."""
+    """Return MNIST with the first of its training images, which are already shuffled."""
     data = load_mnist(options.data)
     few = dataclasses.replace(data.train, x=data.train.x[: options.images], y=data.train.y[: options.images])
     return dataclasses.replace(data, train=few)
@@ -97,25 +96,20 @@ PARTS: dict[str, Callable[[argparse.Namespace], Pieces]] = {
 
 
 def main() -> None:
-    """Runs one part."""
+    """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=[*PARTS, "figures"])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the JSON files and of the figures")
-    parser.add_argument("--data", default="ylecun/mnist", help="folder of MNIST, or a hub id")
-    parser.add_argument("--passes", type=int, default=240_000, help="forward passes an estimator (truth)")
-    parser.add_argument("--images", type=int, default=10_000, help="training images (all but truth)")
-    parser.add_argument("--epochs", type=int, default=3, help="of a training (tempered)")
-    parser.add_argument("--seeds", type=int, default=1, help="trainings a setting (tempered)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("part", choices=list(PARTS), help="study to run")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--data", default="ylecun/mnist", help="folder or hub id of MNIST")
+    parser.add_argument("--passes", type=int, default=240_000, help="forward passes per estimator, in the part truth")
+    parser.add_argument("--images", type=int, default=10_000, help="training images, in all parts but truth")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of a training, in the part tempered")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings per setting, in the part tempered")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first run")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.part == "figures":
-        found = {part: json.loads((options.out / f"{part}.json").read_text()) for part in PARTS}
-        for path in figures.draw(found, options.out):
-            print(path)
-        return
     path = options.out / f"{options.part}.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     for name, piece in PARTS[options.part](options):

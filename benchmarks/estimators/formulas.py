@@ -1,7 +1,7 @@
 """Estimators of ∂E_q[loss]/∂μ for independent ±1 weights, each a few lines on a `Problem`.
 
 The target of weight i is E[D_i], D_i = (loss(w_i = +1) − loss(w_i = −1)) / 2, the other weights drawn from q. An
-estimator returns `count` independent estimates; `passes` is what one costs: a forward pass 1, a backward pass 2.
+estimator returns `count` independent estimates. `passes` is the cost of one: a forward pass is 1, a backward pass 2.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Problem(Protocol):
     layers: Tensor  # which layer each weight is in, shape (n,)
 
     def value(self, weights: Tensor) -> Tensor:
-        """Losses (S,) at weights (S, n)."""
+        """Return losses (S,) at weights (S, n)."""
         ...
 
     def gradient(self, weights: Tensor) -> Tensor:
-        """Gradients (S, n) of the loss at weights (S, n)."""
+        """Return gradients (S, n) of the loss at weights (S, n)."""
         ...
 
 
@@ -46,7 +46,7 @@ class Estimator:
 
 
 def uniform(p: Problem, count: int, generator: Generator) -> Tensor:
-    """Uniform numbers (count, n), never 0."""
+    """Return uniform numbers (count, n), never 0."""
     size = (count, len(p.natural))
     return torch.rand(size, generator=generator, dtype=p.natural.dtype).clamp_(min=2.0**-24)
 
@@ -67,7 +67,7 @@ def straight_through(p: Problem, count: int, generator: Generator) -> Tensor:
 
 
 def straight_through_mean(draws: int) -> Callable[[Problem, int, Generator], Tensor]:
-    """Mean of g over independent draws."""
+    """Return the estimator that averages g over independent draws."""
 
     def sample(p: Problem, count: int, generator: Generator) -> Tensor:
         return straight_through(p, count * draws, generator).view(count, draws, -1).mean(1)
@@ -82,7 +82,7 @@ def antithetic(p: Problem, count: int, generator: Generator) -> Tensor:
 
 
 def antithetic_one_layer(p: Problem, count: int, generator: Generator) -> Tensor:
-    """The pair turns u in one layer, chosen at random, and draws the others anew."""
+    """Turn u in one layer, chosen at random, and draw the other layers anew."""
     u, other = uniform(p, count, generator), uniform(p, count, generator)
     chosen = torch.randint(int(p.layers.max()) + 1, (count, 1), generator=generator)
     partner = torch.where(p.layers == chosen, 1 - u, other)
@@ -90,7 +90,7 @@ def antithetic_one_layer(p: Problem, count: int, generator: Generator) -> Tensor
 
 
 def antithetic_quartet(p: Problem, count: int, generator: Generator) -> Tensor:
-    """Mean of g over four draws of one u, turned layer by layer in an orthogonal design."""
+    """Average g over four draws of one u, turned layer by layer in an orthogonal design."""
     u = uniform(p, count, generator)
     flips = _QUARTET.to(u.device)[:, p.layers % 3]
     return sum(p.gradient(hard(p, torch.where(flip > 0, u, 1 - u))) for flip in flips) / 4
@@ -107,7 +107,7 @@ def concrete(tau: float) -> Callable[[Problem, int, Generator], Tensor]:
 
 
 def released(p: Problem, count: int, generator: Generator) -> Tensor:
-    """The released scale at τ = 1e-10 and moderate λ: ε cancels τ, and g(w) / (sech²λ + ε) is left."""
+    """Scale g as the released code does at τ = 1e-10 and moderate λ: ε cancels τ, which leaves g(w) / (sech²λ + ε)."""
     return straight_through(p, count, generator) / (F.sech2(p.natural) + 1e-10)
 
 
@@ -189,7 +189,7 @@ def controlled(draws: int) -> Callable[[Problem, int, Generator], Tensor]:
 
 
 def flips(p: Problem, count: int, generator: Generator) -> Tensor:
-    """D_i at a draw of the others, for every i: local expectation gradients (Titsias & Lázaro-Gredilla 2015)."""
+    """Return D_i at a draw of the others, for every i: local expectation gradients (Titsias & Lázaro-Gredilla 2015)."""
     w = hard(p, uniform(p, count, generator))
     size = w.shape[1]
     turned = w[:, None] * (1 - 2 * torch.eye(size, dtype=w.dtype))

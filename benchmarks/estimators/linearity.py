@@ -1,4 +1,4 @@
-"""How biased straight-through is on MNIST: its gradient against the loss differences that it stands for."""
+"""The bias of straight-through on MNIST: its gradient against the loss differences that it stands for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .practice import Minibatch, Network, minibatches
 
 @dataclass(frozen=True)
 class Linearity:
-    """How far the gradient at a draw is from the difference that it stands for, over the weights of one layer."""
+    """Distance of the gradient at a draw from the difference that it stands for, over the weights of one layer."""
 
     distance: float  # root mean square of g − D over that of D
     slope: float  # of D on g
@@ -26,7 +26,7 @@ class Linearity:
 def measure(
     network: Network, natural: Tensor, data: TensorData, weights: int, draws: int, seed: int
 ) -> list[Linearity]:
-    """Straight-through's g against D = (loss(w_i = +1) − loss(w_i = −1)) / 2 at the same draws.
+    """Compare straight-through's g with D = (loss(w_i = +1) − loss(w_i = −1)) / 2 at the same draws.
 
     D has the exact gradient as its mean, so g is as good as unbiased where the two agree draw by draw.
     """
@@ -47,7 +47,7 @@ def measure(
 
 
 def _compare(found: Tensor, exact: Tensor) -> Linearity:
-    """Of g and D over draws and weights, both of shape (draws, weights)."""
+    """Return the figures of g and D, both of shape (draws, weights)."""
     off = found - exact
     bias, chance = _square_of_mean(off)
     truth, _ = _square_of_mean(exact)
@@ -70,7 +70,7 @@ def _square_of_mean(found: Tensor) -> tuple[float, float]:
 
 
 def _differences(network: Network, w: Tensor, x: Tensor, y: Tensor, places: Tensor) -> Tensor:
-    """D of some weights, in float64 because the two losses are nearly equal."""
+    """Return D of some weights, in float64 because the two losses are nearly equal."""
     network.model.double()
     w, x = w.double(), x.double()
     try:

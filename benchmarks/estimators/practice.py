@@ -1,7 +1,7 @@
-"""MNIST as practice: where the variance of a gradient comes from.
+"""The variance of a gradient on MNIST, split by what it comes from.
 
-Variance is split by a two-way design, every minibatch with every draw: what changes with the minibatch, what with the
-draw of the weights, and what only with both.
+In a two-way design every mini-batch meets every draw of the weights. The variance is split into what changes with the
+mini-batch, what changes with the draw, and what changes only with both.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ class Network:
         self.sizes = sizes.tolist()
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
-        """Pieces of a flat vector by parameter name."""
+        """Return the pieces of a flat vector by parameter name."""
         pieces = flat.split(self.sizes)
         return {name: piece.view(p.shape) for (name, p), piece in zip(self.binary, pieces, strict=True)}
 
     def loss(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Mean cross-entropy of one network."""
+        """Return the mean cross-entropy of one network."""
         return nn.functional.cross_entropy(functional_call(self.model, self.named(weights), (x,)), y)
 
     def local_loss(self, mean: Tensor, x: Tensor, y: Tensor, generator: Generator, spread: bool) -> Tensor:
-        """Every example sees Gaussian pre-activations with the mean and the variance that q gives them.
+        """Give every example Gaussian pre-activations with the mean and the variance that q gives them.
 
         With `spread` the gradient goes through both, else through the mean alone, as straight-through's does.
         """
@@ -77,21 +77,21 @@ class Minibatch:
         self.calls = 0
 
     def value(self, weights: Tensor) -> Tensor:
-        """Losses (S,)."""
+        """Return losses (S,)."""
         with torch.no_grad():
             return torch.stack([self.network.loss(w, self.x, self.y) for w in weights])
 
     def gradient(self, weights: Tensor) -> Tensor:
-        """Gradients (S, n)."""
+        """Return gradients (S, n)."""
         return torch.stack([self._gradient(lambda leaf: self.network.loss(leaf, self.x, self.y), w) for w in weights])
 
     def local(self, generator: Generator, spread: bool) -> Tensor:
-        """Gradient (n,) in μ under local reparameterisation."""
+        """Return the gradient (n,) in μ under local reparameterisation."""
         mean = torch.tanh(self.natural)
         return self._gradient(lambda leaf: self.network.local_loss(leaf, self.x, self.y, generator, spread), mean)
 
     def split(self, parts: int) -> list[Minibatch]:
-        """The minibatch in equal parts."""
+        """Return the mini-batch in equal parts."""
         pieces = zip(self.x.chunk(parts), self.y.chunk(parts), strict=True)
         return [Minibatch(self.network, self.natural, x, y) for x, y in pieces]
 
@@ -105,12 +105,12 @@ class Minibatch:
 
 
 def local(spread: bool) -> Callable[[Any, int, Generator], Tensor]:
-    """Local reparameterisation (Kingma et al. 2015; for binary weights Shayer et al. 2018)."""
+    """Estimate by local reparameterisation (Kingma et al. 2015; for binary weights Shayer et al. 2018)."""
     return lambda p, count, generator: torch.stack([p.local(generator, spread) for _ in range(count)])
 
 
 def split(parts: int) -> Callable[[Any, int, Generator], Tensor]:
-    """Straight-through with a draw of its own for every part of the minibatch: no more work than one draw."""
+    """Estimate straight-through with a draw for every part of the mini-batch, at no more work than one draw."""
 
     def sample(p: Minibatch, count: int, generator: Generator) -> Tensor:
         found = []
@@ -150,7 +150,7 @@ COMPARED = [
 
 
 def belief(data: TensorData, seed: int, steps: int, ess_scale: float, lr: float) -> tuple[Network, Tensor]:
-    """A network and λ part way through training with the library's own rule."""
+    """Return a network and λ part way through training with the library's own rule."""
     network = Network(seed)
     optimizer = bb.BayesBiNN(network.binary, lr=lr, ess=ess_scale * len(data), seed=seed)
     real = torch.optim.Adam(network.real, lr=1e-2)
@@ -166,7 +166,7 @@ def belief(data: TensorData, seed: int, steps: int, ess_scale: float, lr: float)
 
 
 def minibatches(data: TensorData, seed: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """As many full minibatches as asked for, epoch after epoch."""
+    """Yield as many full mini-batches as asked for, epoch after epoch."""
     left, epoch = steps, 0
     while left:
         for x, y in batches(data, BATCH, seed=seed, epoch=epoch, shuffle=True):
@@ -187,7 +187,7 @@ class Parts:
 
     @property
     def noise(self) -> float:
-        """Trace of the covariance of one estimate."""
+        """Return the trace of the covariance of one estimate."""
         return self.minibatch + self.draw + self.both
 
     @property
@@ -197,7 +197,7 @@ class Parts:
 
 
 def components(inner: Tensor) -> Parts:
-    """Unbiased variance components from inner products.
+    """Return unbiased variance components from inner products.
 
     Args:
         inner: ⟨g(batch b, draw k), g(batch c, draw l)⟩, shape (B, K, B, K).
@@ -211,7 +211,7 @@ def components(inner: Tensor) -> Parts:
 
 
 def _same(inner: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the two minibatches are the same, and where the two draws are."""
+    """Return where the two mini-batches are the same, and where the two draws are."""
     batch = torch.eye(inner.shape[0], dtype=torch.bool)[:, None, :, None]
     draw = torch.eye(inner.shape[1], dtype=torch.bool)[None, :, None, :]
     return batch.expand_as(inner), draw.expand_as(inner)
@@ -219,7 +219,7 @@ def _same(inner: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one estimator."""
+    """The figures of one estimator."""
 
     layers: list[Parts]
     whole: Parts
@@ -227,7 +227,7 @@ class Row:
 
 
 def variances(network: Network, natural: Tensor, data: TensorData, count: int, draws: int, seed: int) -> dict[str, Row]:
-    """The two-way design, `count` minibatches times `draws` draws, for every estimator."""
+    """Run the two-way design, `count` mini-batches times `draws` draws, for every estimator."""
     some = [Minibatch(network, natural, x, y) for x, y in minibatches(data, seed + 1, count)]
     rows: dict[str, Row] = {}
     reference = torch.empty(0)

@@ -1,4 +1,4 @@
-"""Markdown tables of the three parts."""
+"""Markdown tables of the four parts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def table(part: str, found: Any) -> str:
-    """The tables of one part."""
+    """Return the tables of one part."""
     return {"truth": _truth, "practice": _practice, "linearity": _linearity, "tempered": _tempered}[part](found)
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
-    """A table whose first `words` columns are words and the others numbers."""
+    """Return a table whose first `words` columns are words and the others numbers."""
     lines = [head, ["---"] * words + ["---:"] * (len(head) - words), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -32,7 +32,7 @@ def _truth(found: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def _bias(quality: dict[str, float]) -> str:
-    """A bias that is not told from zero is shown as the bound that it keeps: twice its noise."""
+    """Return a bias, or the bound that it keeps if it is not told from zero: twice its noise."""
     noise = quality["bias_noise"]
     return _digits(quality["bias"]) if quality["bias"] > 2 * noise else f"< {_digits(max(2 * noise, 0.001))}"
 
@@ -83,7 +83,7 @@ def _tempered(found: dict[str, dict[str, Any]]) -> str:
 
 
 def _training(row: dict[str, Any]) -> list[str]:
-    """One line; means over seeds."""
+    """Return one row, with means over seeds."""
     mean = {key: statistics.mean(one[key] for one in row["outcomes"]) for key in row["outcomes"][0]}
     cells = [f"{row['scale']:g}", row["estimator"], f"{row['passes']}", f"{row['start']:g}", f"{row['lr']:g}"]
     cells += [f"{mean['mode']:.2f}", f"{mean['mean']:.2f}", f"{mean['nll']:.3f}", f"{mean['bits']:.3f}"]

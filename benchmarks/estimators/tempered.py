@@ -1,4 +1,4 @@
-"""What limits the tempered posterior: short trainings by `ess`, estimator, start and learning rate."""
+"""Short trainings of a tempered posterior, by `ess`, estimator, start and learning rate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCALES = (1.0, 10.0, 100.0, 1e3, 1e4)
 
 @dataclass(frozen=True)
 class Setting:
-    """One training."""
+    """The setting of one training."""
 
     scale: float  # ess / N
     estimator: Estimator = ONE
@@ -34,7 +34,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one training gave; accuracies in percent on validation images, the negative log-likelihood in nats."""
+    """The figures of one training: validation accuracies in percent, and the negative log-likelihood in nats."""
 
     mode: float
     mean: float
@@ -45,7 +45,7 @@ class Outcome:
 
 
 def settings() -> list[Setting]:
-    """All that is run."""
+    """Return the settings that are run."""
     rates = [Setting(scale) for scale in SCALES]
     rates += [Setting(scale, lr=lr) for scale in (1.0, 1e3) for lr in (3e-3, 3e-2)]
     starts = [Setting(scale, start=start) for scale in (1.0, 1e3) for start in (0.1, 3.0)]
@@ -54,7 +54,7 @@ def settings() -> list[Setting]:
 
 
 def run(setting: Setting, data: DataBundle[TensorData], epochs: int, seed: int) -> Outcome:
-    """Trains with the library's rule, the gradient in μ coming from the estimator; a cosine over the whole training."""
+    """Train with the library's rule, the estimator's gradient in μ, and a cosine over the whole training."""
     train = data.train
     network = Network(seed)
     ess = setting.scale * len(train)
@@ -97,7 +97,7 @@ def _loss(network: Network, natural: Tensor, train: TensorData, generator: torch
 
 
 def _held(network: Network, natural: Tensor, train: TensorData, ess: float, generator: torch.Generator) -> float:
-    """Projection of −ess·ḡ, where λ rests without noise, on λ; linear in ḡ, so that its noise is small."""
+    """Return the projection of −ess·ḡ, where λ rests without noise, on λ; linear in ḡ, so that its noise is small."""
     mean = torch.zeros_like(natural)
     for x, y in minibatches(train, 78, 60):
         mean += ONE.sample(Minibatch(network, natural, x, y), 1, generator)[0] / 60
@@ -106,7 +106,7 @@ def _held(network: Network, natural: Tensor, train: TensorData, ess: float, gene
 
 
 def _evaluate(network: Network, optimizer: bb.BayesBiNN, data: DataBundle[TensorData]) -> tuple[float, float, float]:
-    """Accuracy of the mode and of the mean of 32, and the negative log-likelihood of the mean; BatchNorm refreshed."""
+    """Return accuracies of the mode and the mean of 32, and the NLL of the mean, with refreshed BatchNorm."""
     held = data.validation
     assert held is not None
     some = torch.arange(min(len(held), 2000))

@@ -1,4 +1,4 @@
-"""Networks small enough to enumerate: bias and spread of every estimator against the exact gradient, in float64."""
+"""Bias and spread of every estimator against the exact gradient, on networks small enough to enumerate."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Small:
     layers: Tensor
 
     def value(self, weights: Tensor) -> Tensor:
-        """Losses (S,)."""
+        """Return losses (S,)."""
         return self.loss(weights)
 
     def gradient(self, weights: Tensor) -> Tensor:
-        """Gradients (S, n)."""
+        """Return gradients (S, n)."""
         with torch.enable_grad():
             weights = weights.detach().requires_grad_()
             return torch.autograd.grad(self.loss(weights).sum(), weights)[0]
 
     def exact(self) -> Tensor:
-        """∂E_q[loss]/∂μ: the probability of every state written in μ, differentiated."""
+        """Return ∂E_q[loss]/∂μ: the probability of every state written in μ, differentiated."""
         states = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=len(self.natural))), dtype=torch.float64)
         mean = torch.tanh(self.natural).requires_grad_()
         expected = (((1 + states * mean) / 2).prod(-1) * self.loss(states)).sum()
@@ -46,7 +46,7 @@ def _layers(*sizes: int) -> Tensor:
 
 
 def _multilinear() -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """Thirty terms of first, second and third order in ten weights, each weight at most once a term."""
+    """Return a loss of thirty terms of first to third order in ten weights, each weight at most once per term."""
     generator = torch.Generator().manual_seed(1)
     every = [torch.tensor(t) for order in (1, 2, 3) for t in itertools.combinations(range(10), order)]
     terms = [every[i] for i in [*range(10), *(10 + torch.randperm(len(every) - 10, generator=generator)[:20]).tolist()]]
@@ -111,7 +111,7 @@ def problems() -> list[tuple[str, str, Small]]:
 
 @dataclass(frozen=True)
 class Quality:
-    """How good one estimator is on one problem; sizes are relative to the exact gradient's norm."""
+    """The quality of one estimator on one problem; sizes are relative to the exact gradient's norm."""
 
     bias: float
     bias_noise: float  # what the norm of the bias would be by chance
@@ -121,7 +121,7 @@ class Quality:
 
 
 def measure(problem: Small, estimator: Estimator, passes: int, seed: int = 0) -> Quality:
-    """Quality from as many estimates as `passes` pay for."""
+    """Return the quality from as many estimates as `passes` pay for."""
     repeats = BUDGET // estimator.passes
     exact = problem.exact()
     generator = torch.Generator().manual_seed(seed)
@@ -141,5 +141,5 @@ def measure(problem: Small, estimator: Estimator, passes: int, seed: int = 0) ->
 
 
 def study(problem: Small, passes: int, seed: int) -> dict[str, Quality]:
-    """Quality by estimator."""
+    """Return the quality of every estimator."""
     return {estimator.name: measure(problem, estimator, passes, seed) for estimator in ESTIMATORS}
