@@ -76,7 +76,7 @@ def _snr(parts: dict[str, float]) -> float:
 
 
 def _tempered(found: dict[str, dict[str, Any]]) -> str:
-    head = ["ess / N", "estimator", "passes", "start", "lr", "mode", "mean of 32", "NLL", "bits a weight"]
+    head = ["ess / N", "estimator", "passes", "start", "lr", "mode", "mean of 32", "NLL", "bits per weight"]
     head += ["λ held", "KL spent"]
     rows = sorted(found.values(), key=lambda row: (row["start"] != 1, row["lr"] != 1e-2, row["scale"]))
     return _markdown(head, [_training(row) for row in rows], words=2)
