@@ -423,7 +423,7 @@ def test_classes_have_the_names_of_the_file(browser, site, folder):
     page.goto(f"{site}?network=named.safetensors")
     page.wait_for_selector('#answer[data-state="empty"]')
     assert drawn(page, DIGITS[1]) == ("digit", "number 1 <b>")
-    assert "networks say number 1 <b>; on average" in page.locator("#reason").inner_text()
+    assert "networks say number 1 <b>; their mean is" in page.locator("#reason").inner_text()
     assert page.locator("#classes .digit").all_inner_texts() == list(names)
     page.close()
 
@@ -485,6 +485,6 @@ def test_training_makes_such_a_file(tmp_path, monkeypatch, capsys):
     words = [data, "--epochs", "1", "--width", "16", "--samples", "2", "--scribbles", "120", "--out", tmp_path / "net"]
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, words)])
     runpy.run_path(str(DEMO / "train.py"), run_name="__main__")
-    assert "of letters in print (432)" in capsys.readouterr().out
+    assert "of printed letters (432)" in capsys.readouterr().out
     network = bb.packed.load(tmp_path / "net").network
     assert network.program.samples == 2 and set(network.program.about) == set(SHIPPED.program.about)

@@ -132,7 +132,7 @@ def test_page_can_be_read_without_eyes(page):
     assert {attrs["href"][1:] for attrs in page.all("a")} <= set(ids)
     assert all("scope" in attrs for attrs in page.all("th"))
     assert len(page.all("caption")) == len(page.all("table"))
-    numbers = sum("The same in numbers" in text for text in page.words("summary"))
+    numbers = sum("Show the values as a table" in text for text in page.words("summary"))
     assert numbers == len(page.all("figure")) > 10
     scrolled = [attrs for attrs in page.all("div") if attrs.get("class") == "wide"]
     assert len(scrolled) == len(page.all("table"))
@@ -163,18 +163,20 @@ def test_contrast(page, scheme):
 
 def test_page_shows_everything(runs):
     found = titles(read_folders([runs]))
-    for wanted in ("Test accuracy", "Training loss", "Test negative log-likelihood", "Flips", "Flips in one step"):
+    for wanted in ("Test accuracy", "Training loss", "Test negative log-likelihood"):
         assert wanted in found
     for wanted in (
-        "digits",
+        "Sign flips between evaluations",
+        "Sign flip rate of one step",
+        "digits: test data",
         "Speed and size",
         "Streams of permuted-digits",
         "Accuracy matrix: stream",
-        "On the way: stream",
+        "Accuracy during training: stream",
     ):
         assert wanted in found
     assert "Weight probabilities: stream" in found
-    assert {"Weight probabilities", "Weight probabilities over time: bayesbinn-0"} <= set(found)
+    assert {"Weight probabilities", "Weight probabilities by epoch: bayesbinn-0"} <= set(found)
 
 
 def test_tables_have_what_the_runs_reached(runs, page):
@@ -192,10 +194,10 @@ def test_tables_have_what_the_runs_reached(runs, page):
 
 def test_ours_beside_published():
     section = make_sections(Folders([synthetic("a", seed=1), synthetic("b", seed=2)], [], [], []))[0]
-    table = next(table for table in section.tables if table.title == "mnist, ours beside published")
+    table = next(table for table in section.tables if table.title == "mnist: our results and the published ones")
     row = dict(zip(table.heads, table.rows[0], strict=True))
     assert (row["runs"], row["test"], row["published"]) == ("2", "99.50 ± 0.71", "98.85 ± 0.09")
-    assert row["best epoch by"] == "validation"
+    assert row["epoch chosen by"] == "validation"
     assert "500 epochs" in table.caption
 
 
@@ -276,7 +278,7 @@ def test_runs_that_were_set_aside_are_no_seeds(mine, tmp_path):
         assert [stream.name for stream in found.streams] == ["stream"]
         (note,) = found.notes
         assert note.startswith("ste-0.old-1, ste-0.old-2, stream.old-1: set aside by a later start")
-    table = next(table for table in make_sections(found)[0].tables if table.title == "digits")
+    table = next(table for table in make_sections(found)[0].tables if table.title == "digits: test data")
     counts = {row[0]: row[table.heads.index("runs")] for row in table.rows}
     assert counts == {"bayesbinn:straight-through": "2", "ste": "3"}
     page = Page(write_page(found, tmp_path / "report.html"))
@@ -291,7 +293,7 @@ def test_results_come_before_all_charts(runs, tmp_path):
     path = write_page(read_folders([runs]), tmp_path / "report.html")
     text = path.read_text(encoding="utf-8")
     charts = text.index("<figure ")
-    for wanted in ("<caption>digits", "<caption>Streams of permuted-digits"):
+    for wanted in ("<caption>digits: test data", "<caption>Streams of permuted-digits"):
         assert text.index(wanted) < text.index("<caption>All runs") < charts
 
 
@@ -341,12 +343,12 @@ def test_a_run_that_is_going_and_one_that_has_stopped(mine, tmp_path):
     unfinished(mine / "ste-0")
     going = read_folders([mine], now=1010.0)
     run = next(run for run in going.runs if run.name == "ste-0")
-    assert (run.state, run.status, len(run.history)) == ("going", "going, 1 of 2 epochs", 1)
+    assert (run.state, run.status, len(run.history)) == ("going", "in progress, 1 of 2 epochs", 1)
     assert going.notes == []
     page = Page(write_page(going, tmp_path / "report.html"))
-    assert "going, 1 of 2 epochs" in page.words("td")
-    assert any("1 still going" in text for text in page.words("p"))
-    results = next(t for s in make_sections(going) for t in s.tables if t.title == "digits")
+    assert "in progress, 1 of 2 epochs" in page.words("td")
+    assert any("1 in progress" in text for text in page.words("p"))
+    results = next(t for s in make_sections(going) for t in s.tables if t.title == "digits: test data")
     assert [row[0] for row in results.rows] == ["bayesbinn:straight-through"]
     stopped = read_folders([mine / "ste-0"], now=1000.0 + 7200).runs[0]
     assert stopped.state == "stopped"
@@ -385,7 +387,7 @@ def test_a_run_without_an_epoch(mine, tmp_path):
     (mine / "ste-0/metrics.jsonl").write_text("")
     os.utime(mine / "ste-0/metrics.jsonl", (1000, 1000))
     found = read_folders([mine / "ste-0"], now=1010.0)
-    assert found.runs[0].status == "going, no epoch yet"
+    assert found.runs[0].status == "in progress, no epoch finished"
     later = read_folders([mine / "ste-0"], now=1000.0 + 7200).runs[0].status
     assert later.startswith("stopped before the end of the first epoch, silent for 2 hours")
     assert Page(write_page(found, tmp_path / "report.html")).all("figure") == []
@@ -398,7 +400,7 @@ def test_a_stream_that_is_going(mine):
     (stream / "summary.json").write_text(json.dumps(summary))
     unfinished(stream / "task2")
     found = read_folders([stream], now=1010.0).streams[0]
-    assert found.status == "1 task learned; task 2 going, no epoch yet"
+    assert found.status == "1 task learned; task 2 in progress, no epoch finished"
     (stream / "summary.json").unlink()
     first = read_folders([stream])
     assert first.streams[0].status.startswith("0 tasks learned; task 1 finished")
@@ -411,7 +413,12 @@ def test_a_stream_that_is_going(mine):
         ("config.json", "{", "config.json is not a record of a run", "run"),
         ("config.json", "[]", "config.json is not a record of a run", "run"),
         ("config.json", '{"recipe": "digits"}', "config.json is not a record of a run", "run"),
-        ("metrics.jsonl", '{"epoch": 1, "test_accuracy": 9.0}\nbroken\n7\n', "left out lines 2, 3", "line"),
+        (
+            "metrics.jsonl",
+            '{"epoch": 1, "test_accuracy": 9.0}\nbroken\n7\n',
+            "lines 2, 3 cannot be read and are left out",
+            "line",
+        ),
         ("summary.json", "\x00", "summary.json is damaged", "summary"),
         ("summary.json", "[1]", "summary.json is damaged: it holds no JSON object", "summary"),
         ("posterior.safetensors", "nothing", "posterior.safetensors is not a saved posterior", "weights"),
@@ -463,7 +470,7 @@ def test_folders_without_runs(tmp_path, runs):
     others = [tmp_path / "empty", tmp_path / "texts", tmp_path / "texts/a.txt"]
     found = read_folders([*others, runs / "ste-0", runs / "ste-0"])
     assert len(found.runs) == 1
-    words = ("is empty", "is no run: it has no config.json", "is a file, not the folder of a run")
+    words = ("is empty", "is not the folder of a run: it has no config.json", "is a file, not the folder of a run")
     assert all(word in note for word, note in zip(words, found.notes, strict=True))
 
 
@@ -506,9 +513,11 @@ def test_reliability_and_calibration(mine):
     x, y = whole(run.experiment.data.test)
     for bins in ("mass", "width"):
         points = reliability(run.predict(x).probs, y, bins=bins)
-        rows = [row for row in shown[f"Reliability, bins of equal {bins}"] if row[1] == "mode"]
+        rows = [row for row in shown[f"Reliability diagram, bins of equal {bins}"] if row[1] == "mode"]
         assert [row[2] for row in rows] == [f"{value:.3f}" for value in points.confidence.tolist()]
-        assert sum(float(row[4]) for row in shown[f"Reliability, bins of equal {bins}"]) == pytest.approx(2, abs=0.02)
+        assert sum(float(row[4]) for row in shown[f"Reliability diagram, bins of equal {bins}"]) == pytest.approx(
+            2, abs=0.02
+        )
 
 
 def test_weight_probabilities_are_those_of_the_posterior(runs):

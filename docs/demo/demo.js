@@ -1,4 +1,4 @@
-// The page: strokes in, answer out. The network and the rule of doubt are in digits.safetensors.
+// The page: strokes in, answer out. The networks and the limit of the entropy are in digits.safetensors.
 
 import { EXAMPLES } from "./examples.js";
 import { ink } from "./ink.js";
@@ -9,8 +9,7 @@ const MOST = Math.log(10); // the entropy of ten classes that are equally likely
 const find = (id) => document.getElementById(id);
 const pad = find("pad");
 const classes = find("classes");
-const kept = (text) => (text ?? "").replaceAll(" %", "\u00a0%");
-const percent = (share) => `${(100 * share).toFixed(share > 0.995 || share < 0.095 ? 1 : 0)}\u00a0%`;
+const percent = (share) => `${(100 * share).toFixed(share > 0.995 || share < 0.095 ? 1 : 0)}%`;
 
 let network = null;
 let strokes = [];
@@ -51,12 +50,12 @@ function show(found, limit) {
   const best = found ? found.probs.indexOf(Math.max(...found.probs)) : -1;
   find("answer").dataset.state = found ? (unsure ? "doubt" : "digit") : "empty";
   find("answer").textContent = found ? (unsure ? "I don’t know" : network.inputs.name(best)) : "Your turn";
-  find("reason").textContent = found ? reasonFor(found, best) : "Large or small, anywhere on the square";
+  find("reason").textContent = found ? reasonFor(found, best) : "Draw a digit in the square, large or small.";
   classes.classList.toggle("in-doubt", unsure);
   [...classes.children].forEach((row, k) => {
     const each = found ? found.each.map((probs) => probs[k]) : [];
     row.classList.toggle("best", k === best);
-    row.title = found ? `mean ${percent(found.probs[k])}, from ${percent(Math.min(...each))} to ${percent(Math.max(...each))}` : "";
+    row.title = found ? `Mean ${percent(found.probs[k])}; single networks from ${percent(Math.min(...each))} to ${percent(Math.max(...each))}` : "";
     row.querySelector(".bar").style.width = `${100 * (found?.probs[k] ?? 0)}%`;
     row.querySelector(".share").textContent = found ? percent(found.probs[k]) : "";
     row.querySelectorAll(".dot").forEach((dot, c) => {
@@ -67,14 +66,14 @@ function show(found, limit) {
   const doubt = found ? found.entropy : 0;
   find("doubt").ariaValueNow = doubt.toFixed(3);
   find("doubt").querySelector(".bar").style.width = `${(100 * doubt) / MOST}%`;
-  find("nats").textContent = found ? `${found.entropy.toFixed(2)} of ${limit.toFixed(2)} nats` : "";
+  find("nats").textContent = found ? `${found.entropy.toFixed(2)} nats (limit ${limit.toFixed(2)})` : "";
   const median = times.toSorted((a, b) => a - b)[times.length >> 1];
-  find("time").textContent = times.length ? `Median time of an answer here: ${median.toFixed(1)} ms.` : "";
+  find("time").textContent = times.length ? `The median time per answer in this browser is ${median.toFixed(1)} ms.` : "";
 }
 
 function reasonFor({ probs, each }, best) {
   const agree = each.filter((p) => p[best] === Math.max(...p)).length;
-  return `${agree} of ${each.length} networks say ${network.inputs.name(best)}; on average ${percent(probs[best])}`;
+  return `${agree} of ${each.length} networks say ${network.inputs.name(best)}; their mean is ${percent(probs[best])}.`;
 }
 
 function see(pixels) {
@@ -179,13 +178,13 @@ async function start() {
     if (!Number.isFinite(Number.parseFloat(about.doubt))) throw new Error('its "about" has no number "doubt"');
     if (read.outputs(new Float32Array(784))[0].length !== 10) throw new Error("it does not give ten classes");
     network = read;
-    find("legend").textContent = `Bars: the mean. Dots: the ${samples} networks, one by one.`;
+    find("legend").textContent = `Bars show the mean of ${samples} networks; dots show each network.`;
     find("rule").textContent =
-      `Doubt is the entropy of the mean probabilities. Above ${Number(about.doubt).toFixed(2)} nats the answer is ` +
-      `“I don’t know”. ${kept(about.rule)}`;
+      `The uncertainty is measured by the entropy of the mean probabilities. Above ${Number(about.doubt).toFixed(2)} ` +
+      `nats the answer is “I don’t know”. ${about.rule ?? ""}`;
     find("network").textContent =
-      `${samples} networks${about.network ? ` ${about.network}` : ""}, one bit a weight, in ` +
-      `${Math.round(buffer.byteLength / 1000)} kB. ${kept(about.figures)}`;
+      `The file holds ${samples} networks${about.network ? ` (${about.network})` : ""} at one bit per weight, in ` +
+      `${Math.round(buffer.byteLength / 1000)} kB. ${about.figures ?? ""}`;
     find("doubt").querySelector(".limit").style.left = `${(100 * Number(about.doubt)) / MOST}%`;
     makeRows();
     clear();

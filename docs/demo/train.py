@@ -186,8 +186,8 @@ def some(others: TensorData, count: int = 80) -> Tensor:
 
 
 def share(which: Tensor) -> str:
-    """Of how many it is true."""
-    return f"{100 * float(which.float().mean()):.1f} %"
+    """Return the share of entries that are true, in percent."""
+    return f"{100 * float(which.float().mean()):.1f}%"
 
 
 def options() -> argparse.Namespace:
@@ -229,15 +229,16 @@ def main() -> None:
     figures = probability_figures(test.probs, data.test.y)
     accuracy, kept_accuracy = figures["accuracy"], 100 * float(right[kept].float().mean())
     score = (
-        f"{accuracy:.2f} % of the test digits right; {share(~kept)} refused, {kept_accuracy:.2f} % of the rest right"
+        f"Their mean classifies {accuracy:.2f}% of the MNIST test digits correctly. It refuses {share(~kept)} of them, "
+        f"and classifies {kept_accuracy:.2f}% of the rest correctly."
     )
-    print(f"{score}; NLL {figures['nll']:.4f}, ECE {figures['ece']:.4f}, threshold {threshold:.4f} nats")
-    print(f"posterior: {float(posterior.entropy()):.3f} bits a weight")
-    unlike = {"letters in print": letters(), "new scribbles": scribbles(1200, data.test, seed=1)}
+    print(f"{score} NLL {figures['nll']:.4f}, ECE {figures['ece']:.4f}, threshold {threshold:.4f} nats")
+    print(f"posterior: {float(posterior.entropy()):.3f} bits per weight")
+    unlike = {"printed letters": letters(), "new scribbles": scribbles(1200, data.test, seed=1)}
     if o.unlike:
         clothes = load_fashion_mnist(o.unlike).test
         assert clothes is not None
-        unlike["clothes"] = clothes.x
+        unlike["images of clothes"] = clothes.x
     refused = []
     for name, images in unlike.items():
         found = predicted(images)
@@ -245,10 +246,11 @@ def main() -> None:
         entropy = separation(test.entropy, found.entropy)
         information = separation(test.mutual_information, found.mutual_information)
         print(f"refused {refused[-1]} ({len(images)}), AUROC {entropy:.3f}, by mutual information {information:.3f}")
+    *first, last = refused
     about = {
         "network": f"784-{o.width}-{o.width}-10",
-        "figures": f"MNIST: {score}.",
-        "rule": f"That refuses {100 * REFUSED:.0f} % of the validation digits, and {', '.join(refused)}.",
+        "figures": score,
+        "rule": f"This limit refuses {100 * REFUSED:.0f}% of the validation digits, {', '.join(first)} and {last}.",
         "doubt": f"{threshold:.4f}",
     }
     bb.pack(model, inputs[0], posterior, o.samples, batches=inputs, about=about, inputs=data.inputs).save(o.out)

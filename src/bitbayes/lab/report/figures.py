@@ -80,7 +80,7 @@ def moons_figure(study: MoonsStudy, path: str | Path) -> Path:
     bar.set_label("probability of class 1")
     exact, first = EXACT_MOONS, study.figures.runs[0]
     figure.supxlabel(
-        f"Entropies in nats, on {study.figures.points:,} fresh points and on a ring of radius "
+        f"Entropies are in nats, on {study.figures.points:,} fresh points and on a ring of radius "
         f"{study.figures.radius:g}, seed {first.seed}. The exact posterior, sampled outside this package, has "
         f"{exact.entropy_on_data} and {exact.entropy_on_ring}.",
         fontsize=10,
@@ -117,19 +117,19 @@ def snelson_figure(study: SnelsonStudy, path: str | Path, samples: int = 100) ->
     single, mode = (run.predict(grid).mean.reshape(-1).numpy() for run in (ste, bayes))
     axes[0].plot(line, single, c=_ORANGE, label="STE (Adam)")
     axes[0].plot(line, mode, c=_GREEN, lw=1, ls="--", label="BayesBiNN, mode")
-    axes[0].set_title("single networks")
+    axes[0].set_title("Single networks")
     axes[1].plot(line, mean.numpy(), c=_BLUE, label=f"BayesBiNN, mean of {samples}")
     band = (std.square() + training_noise(bayes) ** 2).sqrt()
     for count, alpha in ((1, 0.35), (2, 0.18)):
         low, high = (mean - count * band).numpy(), (mean + count * band).numpy()
-        axes[1].fill_between(line, low, high, color=_BLUE, alpha=alpha, lw=0, label=f"{count} std, with noise")
-    axes[1].set_title("posterior mean and bands")
+        axes[1].fill_between(line, low, high, color=_BLUE, alpha=alpha, lw=0, label=f"±{count} std, noise included")
+    axes[1].set_title("Posterior mean and predictive bands")
     for axis in axes:
         low, high = float(y.min()), float(y.max())
         axis.set(xlabel="input (standardised)", ylim=(low - 1.2, high + 1.2))
         axis.legend(loc="lower left", fontsize=8, ncols=2)
     axes[0].set_ylabel("target (standardised)")
-    generated = "generated data with a gap, in place of Snelson's (no --data given)"
+    generated = "Generated data with a gap (Snelson's data need --data)"
     figure.suptitle(generated if bayes.experiment.data.source == "generated" else "Snelson's data")
     return save(figure, path)
 
@@ -157,7 +157,8 @@ def curves_figure(
     theirs = published_curves(published, dataset) if published is not None else {}
     longest = max(max((row.epoch for row in rows), default=1) for rows in runs.values())
     figure, axes = new_figure(2, 5.2, 3.9)
-    for axis, name in zip(axes, ("test", "train"), strict=True):
+    names = {"test": "Test", "train": "Training"}
+    for axis, name in zip(axes, names, strict=True):
         if name in theirs:
             shown = theirs[name].until(longest)
             epochs = range(1, len(shown.mean) + 1)
@@ -167,9 +168,9 @@ def curves_figure(
             curve = metric_curve(label, index, [row.to_dict() for row in rows], f"{name}_accuracy")
             if curve.epochs:
                 axis.plot(curve.epochs, curve.values, lw=1.2, marker=".", ms=3, label=label)
-        axis.set(xlabel="epoch", title=f"{name} accuracy")
+        axis.set(xlabel="epoch", title=f"{names[name]} accuracy")
         axis.grid(alpha=0.25)
-    axes[0].set_ylabel("percent")
+    axes[0].set_ylabel("accuracy, %")
     axes[0].legend(fontsize=8, loc="lower right")
     return save(figure, path)
 
@@ -180,9 +181,9 @@ def histogram_figure(posteriors: Mapping[str, Posterior], path: str | Path) -> P
     for axis, (label, posterior) in zip(axes, posteriors.items(), strict=True):
         centres = [(index + 0.5) / BINS for index in range(BINS)]
         axis.bar(centres, histogram(posterior, BINS), width=1 / BINS, color=_BLUE)
-        title = f"{label}\nmean entropy {float(posterior.entropy()):.2f} bits a weight"
+        title = f"{label}\nmean entropy {float(posterior.entropy()):.2f} bits per weight"
         axis.set(title=title, xlabel="P[weight = +1]", xlim=(0, 1))
-    axes[0].set_ylabel("percent of weights")
+    axes[0].set_ylabel("share of weights, %")
     return save(figure, path)
 
 
@@ -198,15 +199,15 @@ def trust_figure(study: TrustStudy, path: str | Path) -> Path:
         points = reliability(predictions.test.probs, y)
         told = (points.share * len(y)).round() >= _TELLING
         left.plot(points.confidence[told].cpu(), points.accuracy[told].cpu(), marker="o", markersize=3, label=name)
-    title = f"Reliability, bins of {_TELLING} examples or more"
+    title = f"Reliability, bins with at least {_TELLING} examples"
     left.set(title=title, xlabel="confidence", ylabel="accuracy", xlim=(0.3, 1.005), ylim=(0.3, 1.005))
     left.legend(fontsize=8)
     name, predictions = max(study.examples.items(), key=lambda item: item[0].endswith("mean"))
-    shown = {"test data": predictions.test, "other data": predictions.unlike}
+    shown = {"test data": predictions.test, "out-of-distribution data": predictions.unlike}
     for label, prediction in shown.items():
         if prediction is not None:
             right.hist(prediction.entropy.cpu().numpy(), bins=60, range=(0, 2.4), alpha=0.6, density=True, label=label)
-    right.set(title=f"{name}: predictive entropy", xlabel="nats", ylabel="density", yscale="log")
+    right.set(title=f"{name}: predictive entropy", xlabel="entropy, nats", ylabel="density", yscale="log")
     right.legend(fontsize=8)
     return save(figure, path)
 
@@ -224,7 +225,7 @@ def matrix_figure(summary: Mapping[str, Any], path: str | Path) -> Path:
         axis.plot(curve.epochs, curve.values, **style)
     axis.plot(range(1, len(matrix) + 1), matrix.average, c="black", lw=2, label="mean")
     axis.legend(fontsize=8)
-    return _of_stream(figure, axis, "tasks trained on", summary, path)
+    return _of_stream(figure, axis, "tasks learned", summary, path)
 
 
 def task_curves_figure(folder: str | Path, path: str | Path) -> Path:
@@ -245,11 +246,11 @@ def task_curves_figure(folder: str | Path, path: str | Path) -> Path:
     if len(curves) <= _TASKS:
         axis.legend(fontsize=8, loc="lower left")
     summary = json.loads(Path(folder, "summary.json").read_text(encoding="utf-8"))
-    return _of_stream(figure, axis, "epochs of all tasks", summary, path)
+    return _of_stream(figure, axis, "epoch, counted over all tasks", summary, path)
 
 
 def _of_stream(figure: Any, axis: Any, x: str, summary: Mapping[str, Any], path: str | Path) -> Path:
-    axis.set(xlabel=x, ylabel="test accuracy, percent", title=stream_title(summary))
+    axis.set(xlabel=x, ylabel="test accuracy, %", title=stream_title(summary))
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.25)
     return save(figure, path)

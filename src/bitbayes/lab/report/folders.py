@@ -239,7 +239,9 @@ class _Reader:
             return []
         found = [child for child in children if _is_run(child) or _is_stream(child)]
         if not found:
-            self._note(f"{folder} is no run: it has no config.json" if children else f"{folder} is empty")
+            self._note(
+                f"{folder} is not the folder of a run: it has no config.json" if children else f"{folder} is empty"
+            )
         return found
 
     def superseded(self, folders: Sequence[Path]) -> list[Path]:
@@ -251,7 +253,7 @@ class _Reader:
         older = [folder for found in by_origin.values() for _, folder in sorted(found)[:-1]]
         if older:
             names = ", ".join(folder.name for folder in older[:5]) + (", ..." if len(older) > 5 else "")
-            self._note(f"{names}: set aside by a later start of the same run; name it without that one to see it")
+            self._note(f"{names}: set aside by a later start of the same run; to see it, name it without the later one")
         return older
 
     def run(self, name: str, folder: Path) -> RunRecord | None:
@@ -299,7 +301,7 @@ class _Reader:
         epoch = int(history[-1]["epoch"]) if history else 0
         if summary.get("epochs_done") == config.last_epoch:
             return "finished", f"finished, {config.last_epoch} epochs"
-        so_far = f"{epoch} of {config.last_epoch} epochs" if epoch else "no epoch yet"
+        so_far = f"{epoch} of {config.last_epoch} epochs" if epoch else "no epoch finished"
         stopped = f"stopped after {so_far}" if epoch else "stopped before the end of the first epoch"
         if why := self._scalars(folder / "failure.json").get("error"):
             return "stopped", f"{stopped}: {why}"
@@ -307,7 +309,7 @@ class _Reader:
         silent = self.now - max((path.stat().st_mtime for path in files if path.is_file()), default=0.0)
         slowest = max((row.get("seconds", 0.0) for row in history), default=600.0)
         if silent < 60 + 3 * config.evaluate_every * slowest:
-            return "going", f"going, {so_far}"
+            return "going", f"in progress, {so_far}"
         return "stopped", f"{stopped}, silent for {_duration(silent)}; continue it with --resume"
 
     def _config(self, folder: Path) -> RunConfig | None:
@@ -342,7 +344,8 @@ class _Reader:
                 damaged.append(str(number))
         if damaged:
             shown = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
-            self._note(f"{path}: left out line{'s' if len(damaged) > 1 else ''} {shown}, which cannot be read")
+            lines, are = ("lines", "are") if len(damaged) > 1 else ("line", "is")
+            self._note(f"{path}: {lines} {shown} cannot be read and {are} left out")
         return found
 
     def _weights(self, path: Path) -> list[float]:

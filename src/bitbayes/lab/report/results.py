@@ -24,7 +24,7 @@ _MEASURED = {
     "NLL of the mean": ("mean_test_nll", 3),
     "error": ("test_error", 3),
     "error of the mean": ("mean_test_error", 3),
-    "bits a weight": ("posterior_entropy_bits", 3),
+    "entropy per weight, bits": ("posterior_entropy_bits", 3),
     "s/epoch": ("seconds_per_epoch", 1),
 }  # by heading: entry of summary.json, and digits after the point
 
@@ -51,16 +51,16 @@ def results_table(name: str | None, recipe: Recipe, rows: Sequence[TableRow]) ->
     # Data without a validation part are trained on to the end.
     to_the_end = summary.protocol == "validation" and summary.val_accuracy is None
     caption = (
-        f"Ours: {len(rows[0].summaries)} runs of {summary.epochs} epochs, mean and sample standard deviation, mode at "
-        f"{'the last epoch' if to_the_end else best[summary.protocol]}."
+        f"Mean ± sample standard deviation over {len(rows[0].summaries)} runs of {summary.epochs} epochs, of the mode "
+        f"at {'the last epoch' if to_the_end else best[summary.protocol]}."
     )
     if recipe.published:
         caption += f" Published: {recipe.source}, {recipe.epochs} epochs."
     if not recipe.loss.classifies:
         keys = {"test_error": 4, "mean_test_error": 4, "posterior_entropy_bits": 3}
         cells = [[row.rule, *(spread(row.values(key), digits) for key, digits in keys.items())] for row in rows]
-        return Table(title, ["rule", "squared error", "mean of samples", "bits a weight"], cells, caption)
-    rest = ("one sample", "mean of samples", "bits a weight", "NLL", "s/epoch")
+        return Table(title, ["rule", "squared error", "mean of samples", "entropy per weight, bits"], cells, caption)
+    rest = ("one sample", "mean of samples", "entropy per weight, bits", "NLL", "s/epoch")
     cells = []
     shown = 2 if recipe.published else 1
     heads = [head for column in columns for head in (column, "published")[:shown]]
@@ -88,8 +88,9 @@ def write_results(name: str, recipe: Recipe, rows: Sequence[TableRow], folder: P
 def group_results_table(recipe: str, groups: Sequence[Group]) -> Table:
     """Return ours beside published for the groups of runs on a page; runs that are not finished are left out."""
     chosen = {"validation": "validation", "test": "test (VISPA's paper)"}
-    rest = ("one sample", "mean of samples", "NLL", "NLL of the mean", "error", "error of the mean", "bits a weight")
-    heads = ["rule", "test", "published", "runs", "epochs", "best epoch by"]
+    rest = ("one sample", "mean of samples", "NLL", "NLL of the mean", "error", "error of the mean")
+    rest += ("entropy per weight, bits",)
+    heads = ["rule", "test", "published", "runs", "epochs", "epoch chosen by"]
     heads += ["validation", "published validation", "train", "published train", *rest]
     rows = []
     for group in groups:
@@ -102,14 +103,14 @@ def group_results_table(recipe: str, groups: Sequence[Group]) -> Table:
         how = (str(finished), epochs, chosen[config.protocol])
         rows.append([group.label, *test, *how, *itertools.chain(*others), *measured(group, *rest)])
     about = (
-        "Ours: mean ± sample standard deviation over runs, accuracies in percent, of the mode at the best epoch; the "
-        "column says which data chose that epoch. Runs that are not finished are left out."
+        "Mean ± sample standard deviation over finished runs. Accuracies are in percent, and of the mode unless the "
+        "heading names samples. All figures are of the best epoch, chosen by the data in column “epoch chosen by”."
     )
     known = RECIPES.get(recipe)
-    title = recipe
+    title = f"{recipe}: test data"
     if known is not None and any(group.published for group in groups):
-        title = f"{recipe}, ours beside published"
-        about += f" Published: {known.source}, {known.epochs} epochs, mean ± std as printed."
+        title = f"{recipe}: our results and the published ones"
+        about += f" Published: {known.source}, {known.epochs} epochs, as printed there."
     return Table(title, heads, rows, about).without_empty_columns()
 
 
@@ -125,11 +126,11 @@ def moons_table(figures: MoonsFigures) -> Table:
     rows.append(["exact posterior", "", *exact])
     seeds = len({row.seed for row in figures.runs})
     caption = (
-        f"Mean entropy of the predictions in nats, on the points and on a ring of radius {figures.radius:g}; "
-        f"{seeds} seed{'s' * (seeds > 1)}. The exact posterior, of the same network at temperature 1, was sampled "
-        "outside this package."
+        f"Entropies are means over the predictions, in nats, on the points and on a ring of radius {figures.radius:g}; "
+        f"{seeds} seed{'s' * (seeds > 1)}. The exact posterior is that of the same network at temperature 1. It was "
+        "sampled outside this package."
     )
-    heads = ["rule", "networks", "accuracy", "NLL", "on the data", "on the ring"]
+    heads = ["rule", "networks", "accuracy", "NLL", "entropy on the data", "entropy on the ring"]
     return Table(f"Two moons, {figures.points:,} fresh points", heads, rows, caption)
 
 
@@ -142,7 +143,7 @@ def snelson_table(figures: SnelsonFigures) -> Table:
         errors = (split.ste_error, split.mode_error, split.mean_error)
         rows.append([label, *(number(error, 4) for error in errors), number(split.inside_two_std, 1)])
     data = "Generated data with a gap" if figures.source == "generated" else "Snelson data"
-    heads = ["split", "STE", "BayesBiNN, mode", f"BayesBiNN, mean of {figures.mean_samples}", "inside 2 std, %"]
+    heads = ["split", "STE", "BayesBiNN, mode", f"BayesBiNN, mean of {figures.mean_samples}", "within 2 std, %"]
     lower = sum(split.mean_error < split.ste_error for split in figures.splits)
     caption = (
         f"BayesBiNN's mean has the smaller error on {lower} of {len(figures.splits)} splits. Data: {figures.source}."
@@ -158,6 +159,6 @@ def digits_table(rows: Sequence[TableRow], examples: int) -> Table:
         packed = number(first.bytes_1_bit, 0) if first.binary_weights else "-"
         figures = measured(row, "test", "NLL", "mean of samples", "NLL of the mean")
         cells.append([_RULES[row.rule], *figures, number(first.bytes_32_bit, 0), packed])
-    heads = ["rule", "test accuracy", "NLL", "mean of 10", "NLL of the mean", "32 bits", "1 bit"]
-    caption = "percent at the best validation epoch, mean and standard deviation over seeds; sizes in bytes"
+    heads = ["rule", "test accuracy", "NLL", "mean of 10", "NLL of the mean", "bytes, 32 bits", "bytes, 1 bit"]
+    caption = "Accuracies are in percent at the best validation epoch, mean ± standard deviation over seeds."
     return Table(f"8x8 digits ({examples:,} scans to train on)", heads, cells, caption)

@@ -23,13 +23,13 @@ FIGURES = {
     "nll": ("NLL", "NLL", 4),
     "brier": ("Brier", "Brier", 4),
     "ece": ("ECE", "ECE", 4),
-    "ece_tempered": ("ECE, tempered", "ECE, tempered", 4),
+    "ece_tempered": ("ECE, tempered", "ECE with temperature scaling", 4),
     "temperature": ("temperature", "temperature", 3),
     "entropy": ("entropy", "entropy, nats", 3),
-    "auroc_errors": ("AUROC, errors", "AUROC of errors", 3),
-    "auroc_unlike": ("AUROC, other data", "AUROC of other data", 3),
+    "auroc_errors": ("AUROC, errors", "AUROC for errors", 3),
+    "auroc_unlike": ("AUROC, OOD", "AUROC for out-of-distribution data", 3),
     "error": ("error", "error", 4),
-    "inside": ("inside", "inside 2 std, %", 1),
+    "inside": ("inside", "targets within 2 std, %", 1),
 }
 """Figures of an evaluation by name: short heading, heading with the unit, and digits after the point."""
 
@@ -52,7 +52,7 @@ def recipes_table(recipes: Iterable[Recipe]) -> Table:
             figures = ", ".join(f"{rule} {figure}" for rule, figure in recipe.published.items())
             about.append(f"published test accuracy, %: {figures}")
         rows.append([recipe.name, f"{recipe.epochs}{quick}", "\n".join(about)])
-    caption = f"Every recipe also has {', '.join(DEFAULTS)}, the setting that needs no search."
+    caption = f"Every recipe also has {', '.join(DEFAULTS)}, whose settings need no search."
     return Table("Experiments of bitbayes train", ["recipe", "epochs", "about"], rows, caption, align="lrl")
 
 
@@ -91,17 +91,17 @@ _EVALUATED = {
     "error": ("squared error", 4),
     "nll": ("negative log-likelihood, nats", 4),
     "brier": ("Brier score", 4),
-    "ece": ("calibration error (ECE), bins of equal width", 4),
-    "ece_mass": ("calibration error (ECE), bins of equal mass", 4),
+    "ece": ("expected calibration error (ECE), bins of equal width", 4),
+    "ece_mass": ("expected calibration error (ECE), bins of equal mass", 4),
     "entropy": ("predictive entropy, nats", 4),
-    "auroc_errors": ("AUROC of errors, by entropy", 4),
-    "auroc_unlike": ("AUROC of other data, by entropy", 4),
-    "auroc_unlike_information": ("AUROC of other data, by mutual information", 4),
+    "auroc_errors": ("AUROC for errors, by entropy", 4),
+    "auroc_unlike": ("AUROC for out-of-distribution data, by entropy", 4),
+    "auroc_unlike_information": ("AUROC for out-of-distribution data, by mutual information", 4),
     "temperature": ("temperature fitted on validation data", 4),
-    "nll_tempered": ("negative log-likelihood at that temperature", 4),
-    "brier_tempered": ("Brier score at that temperature", 4),
-    "ece_tempered": ("ECE at that temperature, equal width", 4),
-    "noise": ("standard deviation of the noise", 4),
+    "nll_tempered": ("negative log-likelihood with temperature scaling, nats", 4),
+    "brier_tempered": ("Brier score with temperature scaling", 4),
+    "ece_tempered": ("ECE with temperature scaling, bins of equal width", 4),
+    "noise": ("standard deviation of the observation noise", 4),
     "inside": ("targets within two standard deviations, %", 2),
 }  # figures of `bitbayes evaluate` by name: what the table calls them, and digits after the point
 
@@ -119,8 +119,8 @@ def evaluation_table(found: Evaluation) -> Table:
         caption = "The run has no posterior, so there is no mean of samples."
     elif bits < _POINT:
         caption = (
-            f"The posterior is a point (per-weight entropy below {_POINT:g} bits): its samples are the mode, so both "
-            "columns agree. For a posterior train with --rule bayesbinn:default."
+            f"The posterior is concentrated on one point (per-weight entropy below {_POINT:g} bits). Its samples equal "
+            "the mode, so both columns agree. To get a wider posterior, train with --rule bayesbinn:default."
         )
     else:
         caption = f"The per-weight entropy of the posterior is {number(bits, 4)} bits."
@@ -135,8 +135,10 @@ def tuned_table(recipe: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         settings = (brief(row["settings"][name]) for name in names)
         cells.append([row["folder"], *settings, number(row["accuracy"], missing="failed")])
-    heads, align = ["trial", *names, "validation, %"], "l" + "r" * (len(names) + 1)
-    return Table(f"{recipe}: {len(rows)} trials", heads, cells, "trial0 has the recipe's settings", align)
+    heads, align = ["trial", *names, "validation accuracy, %"], "l" + "r" * (len(names) + 1)
+    return Table(
+        f"{recipe}: {len(rows)} trials, best first", heads, cells, "trial0 uses the settings of the recipe.", align
+    )
 
 
 # Streams of tasks
@@ -156,10 +158,10 @@ def stream_title(summary: Mapping[str, Any]) -> str:
 def stream_table(summary: Mapping[str, Any]) -> Table:
     """Return accuracy on every task after every task, of both ends of a long stream, from its summary.json."""
     matrix = AccuracyMatrix(summary["matrix"])
-    caption = f"backward transfer {number(matrix.backward_transfer)}, forgetting {number(matrix.forgetting)}"
+    caption = f"Backward transfer {number(matrix.backward_transfer)}, forgetting {number(matrix.forgetting)}"
     if matrix.first_and_last is not None:
         first, last = map(number, matrix.first_and_last)
-        caption += f", first five tasks {first}, last five {last}"
+        caption += f"; mean accuracy on the first five tasks {first}, on the last five {last}"
     count = len(matrix)
     shown = range(count) if count <= _TASKS else [*range(_TASKS // 2), *range(count - _TASKS // 2, count)]
     return _matrix_table(f"{stream_title(summary)}: accuracy in %", matrix, shown, "", caption)
@@ -202,7 +204,14 @@ def streams_table(recipe: str, streams: Sequence[StreamRecord]) -> Table:
 
 def trust_table(study: TrustStudy) -> Table:
     """Return a row for each way to predict, as `bitbayes reproduce trust` prints it."""
-    heads = ["rule", "prediction", "networks", "MB", "bits a weight", *(FIGURES[name][0] for name in TRUST_FIGURES)]
+    heads = [
+        "rule",
+        "prediction",
+        "networks",
+        "MB",
+        "entropy per weight, bits",
+        *(FIGURES[name][0] for name in TRUST_FIGURES),
+    ]
     cells = []
     for row in study.rows:
         how = (row.rule, row.kind, str(row.networks), f"{row.bytes / 1e6:.2f}")
@@ -216,7 +225,7 @@ def all_trust_table(name: str, rows: Sequence[TrustRow]) -> Table:
     heads = ["rule", "prediction", "networks", "bytes", *(head for _, head, _ in FIGURES.values())]
     cells = [[row.rule, row.kind, str(row.networks), number(row.bytes, 0), *_trust_cells(row)] for row in rows]
     title = f"How far probabilities can be trusted: {name}"
-    return Table(title, heads, cells, "Mean ± std over seeds.").without_empty_columns()
+    return Table(title, heads, cells, "Mean ± sample standard deviation over seeds.").without_empty_columns()
 
 
 def _trust_cells(row: TrustRow, names: Iterable[str] = tuple(FIGURES)) -> list[str]:
@@ -237,7 +246,7 @@ def calibration_table(groups: Sequence[Group]) -> Table:
             prediction = f"mean of {samples}" if kind == "mean" else "mode"
             rows.append([group.label, prediction, str(len(found)), *_figure_cells(values)])
     heads = ["rule", "prediction", "runs", *(head for _, head, _ in FIGURES.values())]
-    about = "From bitbayes evaluate; mean ± std over runs."
+    about = "Mean ± sample standard deviation over runs, measured by bitbayes evaluate."
     return Table("Calibration on test data", heads, rows, about).without_empty_columns()
 
 
@@ -253,7 +262,7 @@ def reliability_table(title: str, points: Sequence[ReliabilityPoints]) -> Table:
         for one in points
         for values in zip(one.confidence, one.accuracy, one.share, strict=True)
     ]
-    return Table(title, ["run", "prediction", "confidence", "accuracy", "share of examples"], rows)
+    return Table(title, ["run", "prediction", "mean confidence", "accuracy", "share of examples"], rows)
 
 
 # Runs on a page
@@ -261,7 +270,7 @@ def reliability_table(title: str, points: Sequence[ReliabilityPoints]) -> Table:
 
 def runs_table(title: str, runs: Sequence[RunRecord]) -> Table:
     """Return runs and how far they are."""
-    heads = ["run", "recipe", "rule", "seed", "state", "newest test accuracy, %", "newest training loss"]
+    heads = ["run", "recipe", "rule", "seed", "state", "latest test accuracy, %", "latest training loss"]
     rows = []
     for run in runs:
         how = (run.name, run.config.recipe, rule_of(run.config), str(run.config.seed), run.status)
@@ -271,8 +280,8 @@ def runs_table(title: str, runs: Sequence[RunRecord]) -> Table:
 
 def speed_table(groups: Sequence[Group]) -> Table:
     """Return seconds, memory and bytes."""
-    heads = ["rule", "device", "precision", "seconds an epoch", "peak memory, MiB", "weights", "binary weights"]
-    heads += ["bytes at 32 bits", "bytes at 1 bit", "ratio"]
+    heads = ["rule", "device", "precision", "seconds per epoch", "peak memory, MiB", "weights", "binary weights"]
+    heads += ["bytes at 32 bits per weight", "bytes at 1 bit per binary weight", "compression"]
     rows = []
     for group in groups:
         lasted = [row["seconds"] for run in group.runs for row in run.history if "seconds" in row]
@@ -283,17 +292,19 @@ def speed_table(groups: Sequence[Group]) -> Table:
         seconds = spread(per_epoch, 2 if per_epoch and per_epoch[0] >= 0.1 else 4)
         memory = number(max(group.values("peak_memory_mib"), default=None), 0)
         sizes = (number(weights, 0), number(binary, 0), number(full, 0), number(packed, 0) if binary else "-")
-        ratio = f"{full / packed:.1f}" if full and packed and binary else "-"
+        ratio = f"{full / packed:.1f}×" if full and packed and binary else "-"
         rows.append([group.label, *where, seconds, memory, *sizes, ratio])
     about = (
-        "Seconds are of training alone, without evaluation; memory is the peak of the device on a GPU, else of the "
-        "process. A real network has no bits to pack."
+        "Seconds count training alone, without evaluation. Memory is the peak of the device on a GPU, and the peak of "
+        "the process on a CPU. A full-precision network has no binary weights to pack."
     )
     return Table("Speed and size", heads, rows, about).without_empty_columns()
 
 
-def curve_table(title: str, curves: Sequence[Curve], labels: Sequence[str], higher: bool, digits: int) -> Table:
-    """Return a chart in numbers: first, best and last value of every curve.
+def curve_table(
+    title: str, curves: Sequence[Curve], labels: Sequence[str], higher: bool, digits: int, x: str = "epoch"
+) -> Table:
+    """Return the values of a chart: first, best and last value of every curve.
 
     Args:
         title: Title of the chart.
@@ -301,6 +312,7 @@ def curve_table(title: str, curves: Sequence[Curve], labels: Sequence[str], high
         labels: Names of the groups.
         higher: Whether more is better.
         digits: Digits after the point.
+        x: Unit of the horizontal axis.
     """
     choose = max if higher else min
     rows = []
@@ -308,7 +320,8 @@ def curve_table(title: str, curves: Sequence[Curve], labels: Sequence[str], high
         at, best = choose(curve.points, key=lambda point: point[1])
         cells = (number(value, digits) for value in (curve.values[0], best, curve.values[-1]))
         rows.append([curve.run, labels[curve.group], *cells, f"{at:g}", f"{curve.epochs[-1]:g}"])
-    heads = ["run", "rule", "first", "highest" if higher else "lowest", "last", "at epoch", "epochs so far"]
+    best = "highest" if higher else "lowest"
+    heads = ["run", "rule", "first", best, "last", f"{x} of the {best}", f"last {x}"]
     return Table(title, heads, rows)
 
 
@@ -319,7 +332,11 @@ def weights_table(title: str, weights: Iterable[tuple[str, list[float]]]) -> Tab
         edge = len(percent) // 10
         shares = sum(percent[:edge]), sum(percent[4 * edge : 6 * edge]), sum(percent[-edge:])
         rows.append([name, *map(number, shares)])
-    return Table(title, ["posterior", "P below 0.1, %", "P from 0.4 to 0.6, %", "P above 0.9, %"], rows)
+    return Table(
+        title,
+        ["posterior", "weights with P < 0.1, %", "weights with P from 0.4 to 0.6, %", "weights with P > 0.9, %"],
+        rows,
+    )
 
 
 def configuration_table(title: str, configs: Sequence[RunConfig]) -> Table:
@@ -335,7 +352,7 @@ def environment_table(runs: Sequence[RunRecord | StreamRecord]) -> Table:
     rows = [[f"runs: {name}", listed(run.environment.get(name) for run in runs if run.environment)] for name in names]
     rows += [[f"page: {name}", _version(name)] for name in ("bitbayes", "torch", "bokeh")]
     rows.append(["page: Python", platform.python_version()])
-    return Table("Environment", ["what", "version"], rows)
+    return Table("Environment", ["component", "value"], rows)
 
 
 def _version(name: str) -> str:

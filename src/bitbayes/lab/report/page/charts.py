@@ -83,7 +83,7 @@ def _visible(curve: Curve, log: bool) -> Curve:
 
 def histogram_chart(weights: Sequence[tuple[str, int, list[float]]], of: str = "") -> Any:
     """Return a chart of the weights over P[w = +1]; `weights` has names, numbers of groups, and percent in each bin."""
-    x, y = "P[weight = +1]", "percent of weights"
+    x, y = "P[weight = +1]", "share of weights, %"
     figure = _figure(x, y, log=True, x_range=(0, 1))
     stairs = [i / BINS for i in range(BINS + 1) for _ in (0, 1)][1:-1]
     curves = [
@@ -132,7 +132,7 @@ def matrix_map(rows: Sequence[Sequence[float]]) -> Any:
     cells = [(str(i + 1), str(t + 1), value) for t, row in enumerate(rows) for i, value in enumerate(row)]
     lowest = min(value for *_, value in cells)
     mapper = models.LinearColorMapper(palette=_STEPS[::-1], low=lowest, high=max(100.0, lowest + 1.0))
-    figure = _figure("task", "after task", x_range=names, y_range=names[::-1])
+    figure = _figure("accuracy on task", "after training on task", x_range=names, y_range=names[::-1])
     tasks, after, values = (list(column) for column in zip(*cells, strict=True))
     ink = ["#ffffff" if value < lowest + 0.5 * (mapper.high - lowest) else "#000000" for value in values]
     texts = [f"{value:.1f}" for value in values]
@@ -144,7 +144,7 @@ def matrix_map(rows: Sequence[Sequence[float]]) -> Any:
         options = {"text_align": "center", "text_baseline": "middle", "text_color": "ink", "text_font_size": "12px"}
         figure.text("task", "after", "text", source=source, **options)
     figure.grid.visible = False
-    tips = [("task", "@task"), ("after task", "@after"), ("accuracy, %", "@value{0.00}")]
+    tips = [("accuracy on task", "@task"), ("after training on task", "@after"), ("accuracy, %", "@value{0.00}")]
     return _explained(figure, [boxes], tips, mapper)
 
 
@@ -169,12 +169,13 @@ def belief_map(beliefs: Sequence[tuple[float, list[float]]]) -> Any:
     boxes = figure.quad("left", "right", "bottom", "top", source=models.ColumnDataSource(columns), line_color=None)
     boxes.glyph.fill_color = {"field": "share", "transform": mapper}
     figure.grid.visible = False
-    tips = [("after epoch", "@right"), ("P[weight = +1]", "@bottom{0.00} to @top{0.00}"), ("percent", "@share{0.000}")]
+    bins = "@bottom{0.00} to @top{0.00}"
+    tips = [("after epoch", "@right"), ("P[weight = +1]", bins), ("share of weights, %", "@share{0.000}")]
     return _explained(figure, [boxes], tips, mapper)
 
 
 def _tips(x: str, y: str) -> list[tuple[str, str]]:
-    return [("", "@run"), (x, "$snap_x{0.[00]}"), (y, "$snap_y{0.[0000]}")]
+    return [("run", "@run"), (x, "$snap_x{0.[00]}"), (y, "$snap_y{0.[0000]}")]
 
 
 def _explained(figure: Any, renderers: Sequence[Any], tips: list[tuple[str, str]], mapper: Any = None) -> Any:
@@ -212,6 +213,7 @@ def _figure(x: str, y: str, *, log: bool = False, **ranges: Any) -> Any:
     for name in ("x_range", "y_range"):
         if isinstance(getattr(figure, name), models.DataRange1d):
             getattr(figure, name).only_visible = True
+    figure.axis.axis_label_text_font_style = "normal"
     figure.background_fill_color = figure.border_fill_color = None
     return figure
 

@@ -18,7 +18,7 @@
     return found;
   };
   const paint = () => {
-    const [text, quiet, line] = ["text", "quiet", "line"].map(colour);
+    const [text, quiet, line, card] = ["text", "quiet", "line", "card"].map(colour);
     for (const model of models()) {
       const set = {};
       if (model.type.endsWith("Axis")) {
@@ -27,13 +27,14 @@
       } else if (model.type === "Grid") {
         set.grid_line_color = line;
       } else if (model.type === "Figure") {
-        set.outline_line_color = line;
+        // Filled, so that a picture that is saved from a dark page has its ground.
+        Object.assign(set, { outline_line_color: line, border_fill_color: card, background_fill_color: card });
       } else if (model.type === "ColorBar") {
         set.major_label_text_color = quiet;
       }
       if (Object.keys(set).length) model.setv(set);
     }
-    button.textContent = dark() ? "Light page" : "Dark page";
+    button.textContent = dark() ? "Light mode" : "Dark mode";
   };
   const choose = (name) => {
     if (name === "dark" || name === "light") root.dataset.theme = name;

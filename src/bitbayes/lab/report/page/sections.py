@@ -82,28 +82,52 @@ class _Metric:
 
 
 _METRICS = (
-    _Metric("test_accuracy", "Test accuracy", "percent", "Of the mode.", 2, "test"),
-    _Metric("val_accuracy", "Validation accuracy", "percent", "Of the mode.", 2, "val"),
-    _Metric("train_accuracy", "Training accuracy", "percent", "Of the draws that were trained on.", 2, "train"),
-    _Metric("train_loss", "Training loss", "loss", "Mean over the epoch, of the draws."),
-    _Metric("test_nll", "Test negative log-likelihood", "nats", "Of the mode."),
-    _Metric("test_error", "Test squared error", "squared error", "Of the mode."),
     _Metric(
-        *("flips", "Flips", "percent of weights"),
-        "Weights of the mode whose sign differs from the evaluation before, on a logarithmic axis; zero is not drawn.",
+        *("test_accuracy", "Test accuracy", "accuracy, %"),
+        *("The chart shows the accuracy of the mode on the test data.", 2, "test"),
+    ),
+    _Metric(
+        *("val_accuracy", "Validation accuracy", "accuracy, %"),
+        *("The chart shows the accuracy of the mode on the validation data.", 2, "val"),
+    ),
+    _Metric(
+        *("train_accuracy", "Training accuracy", "accuracy, %"),
+        *("The chart shows the mean over the epoch, measured on the weights that each step trained.", 2, "train"),
+    ),
+    _Metric(
+        *("train_loss", "Training loss", "loss"),
+        "The chart shows the mean over the epoch, measured on the weights that each step trained.",
+    ),
+    _Metric(
+        *("test_nll", "Test negative log-likelihood", "NLL, nats"),
+        "The chart shows the mean negative log-likelihood of the mode on the test data.",
+    ),
+    _Metric(
+        *("test_error", "Test squared error", "squared error"),
+        "The chart shows the mean squared error of the mode on the test data.",
+    ),
+    _Metric(
+        *("flips", "Sign flips between evaluations", "share of weights, %"),
+        "The chart shows how many weights of the mode have another sign than at the previous evaluation. The axis is "
+        "logarithmic, so a share of zero is not drawn.",
         digits=3,
         share=True,
     ),
     _Metric(
-        *("step_flips", "Flips in one step", "percent of weights"),
-        "Weights of the mode that the last step before the evaluation has turned; logarithmic axis, zero is not drawn.",
+        *("step_flips", "Sign flip rate of one step", "share of weights, %"),
+        "The chart shows how many weights of the mode changed sign in the last step before the evaluation. The axis is "
+        "logarithmic, so a share of zero is not drawn.",
         share=True,
     ),
 )
 _BINS = {
-    "mass": "Every point stands for as many examples as any other.",
-    "width": "Equal parts of the axis; a point may stand for few examples, the numbers below say for how many.",
+    "mass": "Every point stands for the same number of examples.",
+    "width": "All bins have the same width, so a point may stand for few examples; the table gives the share of each.",
 }
+_DIAGONAL = (
+    "On the diagonal, confidence equals accuracy. Solid lines are the mean of posterior samples, dotted lines the mode."
+)
+_LINES = "Thin lines are single runs. A thick line with markers is the mean of the runs that differ only in their seed."
 _FEW = 8  # runs that are listed at once
 _MAPS = 6  # groups whose beliefs are shown over time
 _POINTS = 200_000  # of all curves of the page together; each takes 11 bytes
@@ -139,8 +163,8 @@ def make_sections(folders: Folders, published: str | Path | None = None) -> list
     folded += [tables.configuration_table(f"{s.name}: every task", [s.config]) for s in folders.streams]
     folded.append(tables.environment_table([*folders.runs, *folders.streams]))
     about = (
-        "The record of every group of runs (config.json), and what they ran on (environment.json); entries that differ "
-        "between runs are listed."
+        "Each table lists the settings of one group of runs (config.json). The last table lists the software and "
+        "hardware that the runs used (environment.json). Where runs differ, all values are listed."
     )
     sections.append(Section("Configuration and environment", about, folded=folded))
     return sections
@@ -173,7 +197,7 @@ def _overview(runs: Sequence[RunRecord]) -> Section:
     if len(runs) <= _FEW:
         return Section("Runs", tables=[tables.runs_table("All runs", runs)])
     unfinished = [run for run in runs if run.state != "finished"]
-    shown = [tables.runs_table("Not finished", unfinished)] if unfinished else []
+    shown = [tables.runs_table("Unfinished runs", unfinished)] if unfinished else []
     return Section("Runs", tables=shown, folded=[tables.runs_table(f"All {len(runs)} runs", runs)])
 
 
@@ -186,12 +210,12 @@ def _recipe(name: str, groups: Sequence[Group], published: dict[str, PublishedCu
             continue
         theirs, about = published.get(metric.published), metric.about
         if theirs is not None:
-            about += f" Grey: {theirs.runs} published runs, their mean and range."
+            about += f" The grey line and band are the mean and range of {theirs.runs} published runs."
         figure = charts.curve_chart(found, y=metric.y, log=metric.share, published=theirs, of=of, points=points)
         table = tables.curve_table(metric.title, found, labels, bool(metric.published), metric.digits)
         shown.append(Chart(metric.title, about, figure, table))
     legend = [
-        Sign(f"{group.label} ({len(group.runs)})", f"{of}{index}", *charts.mark(index))
+        Sign(f"{group.label} ({_counted(group.runs)})", f"{of}{index}", *charts.mark(index))
         for index, group in enumerate(groups)
     ]
     if published:
@@ -199,11 +223,15 @@ def _recipe(name: str, groups: Sequence[Group], published: dict[str, PublishedCu
     below = (tables.calibration_table(groups), tables.speed_table(groups))
     return Section(
         f"Recipe {name}",
-        f"{recipe.title}. Thin lines are runs, a thick one with markers is their mean." if recipe else "",
+        f"{recipe.title}. {_LINES}" if recipe else _LINES,
         legend,
         [*shown, *_beliefs(groups, of), *_reliability(groups, of)],
         [table for table in below if table.rows],
     )
+
+
+def _counted(runs: Sequence[RunRecord]) -> str:
+    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
 
 
 def _beliefs(groups: Sequence[Group], of: str) -> list[Chart]:
@@ -212,16 +240,16 @@ def _beliefs(groups: Sequence[Group], of: str) -> list[Chart]:
     weights = [(run.name, i, run.weights) for i, group in enumerate(groups) for run in group.runs if run.weights]
     if weights:
         about = (
-            "How the posterior of the best epoch is spread over P[weight = +1]; logarithmic axis. "
-            "A weight at 0 or 1 is decided, one at ½ is not."
+            "The chart shows how the weights are distributed over P[weight = +1] in the posterior of the best epoch. "
+            "The axis is logarithmic. The sign of a weight is certain at 0 and 1, and undecided at ½."
         )
         found.append(_weights("Weight probabilities", about, weights, of))
     way = [next((run for run in group.runs if len(run.beliefs) > 1), None) for group in groups]
     for run in [run for run in way if run is not None][:_MAPS]:
-        title = f"Weight probabilities over time: {run.name}"
+        title = f"Weight probabilities by epoch: {run.name}"
         about = (
-            "Percent of the weights by epoch (across) and P[weight = +1] (up); colours are logarithmic. Of the first "
-            "run of each group."
+            "Colours show the share of the weights at each epoch and each P[weight = +1], in percent and on a "
+            "logarithmic scale. Only the first run of each group has this chart."
         )
         few = [run.beliefs[i] for i in sorted({0, len(run.beliefs) // 4, len(run.beliefs) // 2, len(run.beliefs) - 1})]
         table = tables.weights_table(title, [(f"after epoch {epoch:g}", shares) for epoch, shares in few])
@@ -239,8 +267,8 @@ def _reliability(groups: Sequence[Group], of: str) -> list[Chart]:
     points, found = series.reliability_points(groups), []
     for name, sentence in _BINS.items():
         if bins := [one for one in points if one.bins == name]:
-            title = f"Reliability, bins of equal {name}"
-            about = f"{sentence} On the diagonal, confidence is accuracy. Solid: mean of samples; dotted: mode."
+            title = f"Reliability diagram, bins of equal {name}"
+            about = f"{sentence} {_DIAGONAL}"
             found.append(Chart(title, about, charts.bins_chart(bins, of), tables.reliability_table(title, bins)))
     return found
 
@@ -255,13 +283,17 @@ def _streams(recipe: str, streams: Sequence[StreamRecord], of: str, points: int)
     ]
     if means:
         title = "Mean accuracy over the tasks so far"
-        figure = charts.curve_chart(means, x="tasks learned", y="percent", of=of, points=points)
-        table = tables.curve_table(title, means, [stream.name for stream in streams], True, 2)
-        shown.append(Chart(title, "One line a stream.", figure, table))
+        figure = charts.curve_chart(means, x="tasks learned", y="accuracy, %", of=of, points=points)
+        table = tables.curve_table(title, means, [stream.name for stream in streams], True, 2, x="task")
+        about = "Each line is one stream. It shows the mean test accuracy over all tasks learned so far."
+        shown.append(Chart(title, about, figure, table))
     for stream in streams:
         shown += _stream(stream, points)
     legend = [Sign(stream.name, f"{of}{index}", *charts.mark(index)) for index, stream in enumerate(streams)]
-    about = "One task after another: what is left of the old ones."
+    about = (
+        "A stream is a sequence of tasks that one network learns. The charts show how much of the earlier tasks it "
+        "still knows after each later task."
+    )
     return Section(f"Streams of {recipe}", about, legend, shown)
 
 
@@ -269,17 +301,22 @@ def _stream(stream: StreamRecord, points: int) -> list[Chart]:
     """The charts of one stream; their lines are tasks."""
     found = []
     if len(stream.matrix):
-        about = "Accuracy in percent on each task (across) after each task (down)."
+        about = (
+            "Each cell shows the accuracy, in percent, on the task of its column after training on the task of its row."
+        )
         figure = charts.matrix_map(stream.matrix.rows)
         found.append(Chart(f"Accuracy matrix: {stream.name}", about, figure, tables.matrix_table(stream)))
     if stream.curves:
-        title = f"On the way: {stream.name}"
+        title = f"Accuracy during training: {stream.name}"
         curves = series.task_curves(stream.curves)
-        figure = charts.curve_chart(curves, x="epochs of all tasks", y="percent", points=points)
+        figure = charts.curve_chart(curves, x="epoch, counted over all tasks", y="accuracy, %", points=points)
         table = tables.curve_table(title, curves, [curve.run for curve in curves], True, 2)
-        found.append(Chart(title, "Accuracy on every task, from where it began. One colour a task.", figure, table))
+        about = "Each line is the test accuracy on one task. It begins where training on the task began."
+        found.append(Chart(title, about, figure, table))
     if stream.weights:
-        about = "P[weight = +1] after every task, one colour a task; logarithmic axis."
+        about = (
+            "Each line shows the distribution of the weights over P[weight = +1] after one task, on a logarithmic axis."
+        )
         weights = [(f"after task {i + 1}", i, percent) for i, percent in enumerate(stream.weights)]
         found.append(_weights(f"Weight probabilities: {stream.name}", about, weights))
     return found

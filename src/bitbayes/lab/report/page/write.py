@@ -54,7 +54,7 @@ def write_page(
         sections=sections,
         notes=folders.notes,
         counts=_counts(folders),
-        made=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        made=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d at %H:%M UTC"),
         places={place: markup(div) for place, div in places.items()},
         scripts=[markup(code) for code in (library, script) if code],
     )
@@ -75,7 +75,7 @@ def _counts(folders: Folders) -> str:
     """Return the number of runs and streams, and of runs that are not finished."""
     counts = [(len(folders.runs), "run"), (len(folders.streams), "stream")]
     parts = [f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts if count]
-    for state, text in (("going", "still going"), ("stopped", "stopped before the end")):
+    for state, text in (("going", "in progress"), ("stopped", "stopped before the end")):
         if count := sum(run.state == state for run in folders.runs):
             parts.append(f"{count} {text}")
     return ", ".join(parts)
