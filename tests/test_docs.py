@@ -59,7 +59,7 @@ def test_tables_are_those_of_the_result_files(tables):
         assert tables.rewritten(text) == text, f"{page.name}: run python docs/tables.py"
         assert tables.rewritten(re.sub(r"\d\.\d\d", "9.99", text)) != text
     shown = {match["name"] for text in texts.values() for match in tables.BLOCK.finditer(text)}
-    assert shown == {path.name for path in tables.KEPT.glob("*.json")}
+    assert shown == {path.name for path in tables.KEPT.glob("*.json")} - {"speed.json"}
     assert len(texts) >= 8
 
 
@@ -88,6 +88,24 @@ def test_all_pages_are_rewritten(tables, tmp_path, monkeypatch):
         assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n") and "old" not in text
         assert "| 10 | 98.24 | 98.13 | 98.27 | 98.05 | 98.20 | 98.18 ± 0.09 | 98.18 |" in text
     assert (tmp_path / "c.md").read_text() == "no table\n"
+
+
+def ratio(value):
+    """A ratio of speed.json, or the ends of a range, as a table shows it."""
+    if isinstance(value, list):
+        return " to ".join(map(ratio, value))
+    return "" if value is None else f"{value}×" if isinstance(value, int) else f"{value:.2f}×"
+
+
+@pytest.mark.parametrize(("table", "page"), [("float32", "speed"), ("bfloat16", "speed"), ("prediction", "speed-more")])
+def test_pages_about_speed_show_the_kept_figures(tables, table, page):
+    """The pictures are drawn from speed.json, and the tables are written by hand."""
+    rows = json.loads((tables.KEPT / "speed.json").read_text(encoding="utf-8"))["tables"][table]["rows"]
+    lines = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    for name, values in rows.items():
+        wanted = [*name.split(" | "), *map(ratio, values)]
+        assert wanted in [row[: len(wanted)] for row in cells], f"{page}.md has no row {' | '.join(wanted)}"
 
 
 def test_results_are_kept_without_times_and_paths(tables, tmp_path, monkeypatch):
