@@ -11,7 +11,7 @@ from pathlib import Path
 import style
 
 HERE = Path(__file__).resolve().parent
-NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__main__", "pages", "style"))
+NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__main__", "style"))
 
 
 def main(names: list[str]) -> int:

@@ -1,16 +1,16 @@
 """One layer of the page "Binarise your network": its real weights, the optimizer's beliefs, and the binary weights."""
 
-import pages
 import style
 from matplotlib.figure import Figure
+from parts import guides
 
 NAME = "4.weight"
 
 
 def draw() -> Figure:
     """Return three histograms of the same weights."""
-    before = pages.names_after("binarise", 1)["network"]().get_parameter(NAME)
-    found = pages.names_after("binarise", 2)
+    before = guides.names_after("binarise", 1)["network"]().get_parameter(NAME)
+    found = guides.names_after("binarise", 2)
     optimizer, model = found["optimizer"], found["model"].eval()
     belief = optimizer.posterior().probabilities()[NAME]
     after = model.get_parameter(NAME)

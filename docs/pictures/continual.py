@@ -2,9 +2,9 @@
 
 import json
 
-import pages
 import style
 from matplotlib.figure import Figure
+from parts import guides
 
 # Label, rule, method, prior; colour, and place of the label.
 CURVES = (
@@ -18,7 +18,7 @@ CURVES = (
 
 def draw() -> Figure:
     """Return one panel; a line is the mean of the seeds, its band their range."""
-    streams = json.loads((pages.DOCS / "results" / "permuted-mnist.json").read_text(encoding="utf-8"))["streams"]
+    streams = json.loads((guides.DOCS / "results" / "permuted-mnist.json").read_text(encoding="utf-8"))["streams"]
     figure, ((axes,),) = style.new_figure(width=7.0, height=3.4)
     for label, rule, method, prior, colour, height in CURVES:
         wanted = dict(rule=rule, method=method, prior=prior)

@@ -1,9 +1,9 @@
 """Two moons as the quickstart learns them: the probability of a class by the mode, and by the mean of 16 samples."""
 
-import pages
 import style
 import torch
 from matplotlib.figure import Figure
+from parts import guides
 
 import bitbayes as bb
 
@@ -13,7 +13,7 @@ LEVELS = (0.55, 0.65, 0.75, 0.85, 0.95)  # each level adds one layer of colour
 
 def draw() -> Figure:
     """Return two panels with the same points."""
-    found = pages.names_after("quickstart", 6)
+    found = guides.names_after("quickstart", 6)
     model, posterior, x, y = (found[name] for name in ("model", "posterior", "x", "y"))
     line = torch.linspace(-REACH, REACH, SIDE)
     plane = torch.cartesian_prod(line, line)

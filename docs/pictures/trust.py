@@ -1,14 +1,14 @@
 """Entropies on known and unknown digits, as the page about trust computes them: of the mode, and of the mean."""
 
-import pages
 import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from parts import guides
 
 
 def draw() -> Figure:
     """Return two panels with two histograms each."""
-    found = pages.names_after("trust", 1)
+    found = guides.names_after("trust", 1)
     seen = found["seen"]
     panels = (
         ("One network is sure of many unknown digits", found["mode"]),

@@ -2,9 +2,9 @@
 
 import json
 
-import pages
 import style
 from matplotlib.figure import Figure
+from parts import guides
 
 NAMES = {
     "full-precision": "full precision",
@@ -30,7 +30,7 @@ def draw() -> Figure:
     figure, (row,) = style.new_figure(1, 2, width=7.6, height=3.6)
     order: list[str] = []
     for axes, (file, title) in zip(row, PANELS, strict=True):
-        found = json.loads((pages.DOCS / "results" / f"{file}.json").read_text(encoding="utf-8"))["rows"]
+        found = json.loads((guides.DOCS / "results" / f"{file}.json").read_text(encoding="utf-8"))["rows"]
         tests = {entry["rule"]: entry["test"] for entry in found if entry["rule"] in NAMES}
         order = order or sorted(tests, key=lambda rule: tests[rule]["mean"])
         for place, rule in enumerate(order):

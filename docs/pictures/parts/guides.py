@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-DOCS = Path(__file__).resolve().parent.parent
+DOCS = Path(__file__).resolve().parents[2]
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
