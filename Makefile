@@ -46,7 +46,7 @@ types: $(STAMP)
 	$(BIN)/basedpyright
 
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 slow: $(STAMP)
 	$(PYTEST) -q -m slow

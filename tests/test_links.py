@@ -32,10 +32,19 @@ def test_wide_and_long_pages_are_found(tmp_path, monkeypatch):
     (tmp_path / "docs").mkdir()
     guide = tmp_path / "docs" / "guide.md"
     good = ["# Title", "word " * 20, "| a table | " + "x" * 200 + " |", "https://example.org/" + "x" * 200]
-    good += ["```text", "c" * 80, "```", "    " + "c" * 76, "![a picture](images/" + "x" * 100 + ".svg)"]
+    good += [
+        "```text",
+        "c" * 80,
+        "```",
+        "    " + "c" * 80,
+        "1. item",
+        "",
+        "    " + "word " * 18,
+        "![a picture](images/" + "x" * 100 + ".svg)",
+    ]
     guide.write_text("\n".join(good) + "\n")
     assert pages.complaints(guide) == []
-    guide.write_text("word " * 21 + "\n```python\n" + "c" * 81 + "\n```\n    " + "c" * 77 + "\n" + "\n" * 200)
+    guide.write_text("word " * 21 + "\n```python\n" + "c" * 81 + "\n```\n    " + "c" * 81 + "\n" + "\n" * 200)
     found = [complaint.split(";")[0] for complaint in pages.complaints(guide)]
     assert found == ["205 lines", "line 1: 105 characters", "line 3: 81 characters", "line 5: 81 characters"]
     record = tmp_path / "docs" / "log.md"

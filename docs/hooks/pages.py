@@ -31,6 +31,7 @@ _LINK = re.compile(
     r"\[[^\[\]]*\]\(\s*<?([^()\s<>]+)>?(?:\s+\"[^\"]*\")?\s*\)|^\[[^\[\]]+\]:\s+(\S+)|\b(?:href|src)=\"([^\"]+)\"", re.M
 )
 _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.M)
+_ITEM = re.compile(r" {0,3}([-*+]|\d+[.)]|:::) ")  # of a list, or the heading of a part of the API with its options
 _UNBREAKABLE = re.compile(r"^\s*(\||!\[|\[[^\]]+\]:|<|\S+$)")  # a table, an image, a link's target, HTML, one long word
 
 
@@ -83,16 +84,20 @@ def broken_links(page: Path) -> list[str]:
 
 def wide_lines(page: Path) -> Iterator[str]:
     """Yield one line for every line of a Markdown page that is wider than prose or code may be."""
-    fenced = False
+    fenced = listed = False
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         if line.lstrip().startswith(("```", "~~~")):
             fenced = not fenced
             continue
-        code = fenced or line.startswith("    ")
+        indented = line.startswith("    ")
+        if line and not indented:
+            listed = bool(_ITEM.match(line))  # what follows an item and is indented belongs to it
+        code = fenced or (indented and not listed)
+        length = len(line) - 4 * (code and not fenced)  # the indentation is not shown
         width = CODE_WIDTH if code else WIDTH
-        if len(line) > width and (code or not _UNBREAKABLE.match(line)):
+        if length > width and (code or not _UNBREAKABLE.match(line)):
             found = "code" if code else "prose"
-            yield f"line {number}: {len(line)} characters; {found} has at most {width}"
+            yield f"line {number}: {length} characters; {found} has at most {width}"
 
 
 def too_long(page: Path) -> Iterator[str]:

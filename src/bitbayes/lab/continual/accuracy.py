@@ -31,7 +31,7 @@ Statistics = Literal["task", "shared"]
 
 
 class AccuracyMatrix:
-    """R[t][i]: accuracy in percent on task i after training on task t, for i ≤ t.
+    """`R[t][i]`: accuracy in percent on task i after training on task t, for i ≤ t.
 
     Average accuracy and backward transfer are those of Lopez-Paz & Ranzato (NeurIPS 2017), forgetting that of Chaudhry
     et al. (ECCV 2018).
@@ -70,7 +70,7 @@ class AccuracyMatrix:
 
     @property
     def backward_transfer(self) -> float | None:
-        """Mean of R[T][i] − R[i][i] over the tasks before the last; negative where something was forgotten."""
+        """Mean of `R[T][i] − R[i][i]` over the tasks before the last; negative where something was forgotten."""
         return self._mean([self.rows[-1][i] - self.rows[i][i] for i in range(len(self.rows) - 1)])
 
     @property

@@ -39,7 +39,7 @@ class Published:
 DEFAULT = RuleSpec(None, {"ess_scale": ESS_SCALE, "init_lambda": INIT_LAMBDA}, COSINE_BY_STEPS)
 """The setting of `BayesBiNN.recommended`. It works on classification; for a regression use its mean and not its mode.
 
-See docs/results.md#one-setting-everywhere.
+See docs/results/one-setting.md.
 """
 
 DEFAULTS: Mapping[str, RuleSpec] = {"bayesbinn:default": DEFAULT}
