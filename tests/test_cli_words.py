@@ -18,8 +18,9 @@ from rich.console import Console
 
 import bitbayes
 from bitbayes.lab import cli
+from bitbayes.lab.cli import app
 from bitbayes.lab.cli.output import show
-from bitbayes.lab.recipes import RECIPES
+from bitbayes.lab.recipes import RECIPES, make_config
 from bitbayes.lab.report.tables import evaluation_table, recipes_table, summary_table
 from bitbayes.lab.studies.tables import TABLES
 from bitbayes.lab.train import RULES, Evaluation
@@ -45,16 +46,16 @@ def environment(**more: str) -> dict[str, str]:
 
 
 WRONG: list[tuple[list[str], str]] = [
-    ([], "no command was given; there are: recipes, train, "),
-    (["trian", "digits"], "there is no command 'trian'; did you mean 'train'? There are: recipes, train, "),
+    ([], "no command was given; choose from: recipes, train, "),
+    (["trian", "digits"], "there is no command 'trian'; did you mean 'train'? Choose from: recipes, train, "),
     (["--verson"], "did you mean --version?"),
-    (["train"], "train needs RECIPE: Name of the experiment; `bitbayes recipes` lists them; usage: bitbayes train"),
+    (["train"], "train needs RECIPE: Name of the recipe; `bitbayes recipes` lists all recipes; usage: bitbayes train"),
     (["reproduce"], "reproduce needs TARGET: A table (table2, table10, "),
     (["reproduce"], ") or a figure (moons, snelson, curves, histogram); usage: bitbayes reproduce TARGET; see "),
-    (["pack"], "pack needs RUN: Folder of the run; --output STR: The file to write; usage: bitbayes pack RUN --"),
+    (["pack"], "pack needs RUN: Folder of the finished run; --output STR: File to write; usage: bitbayes pack RUN --"),
     (["train", "digits", "--epocs", "3"], "train has no option --epocs; did you mean --epochs? see bitbayes train"),
     (["train", "digits", "--epocs=3"], "train has no option --epocs; did you mean --epochs?"),
-    (["train", "digits", "more"], "train does not know what to do with 'more'"),
+    (["train", "digits", "more"], "train takes no further argument, got 'more'"),
     (["train", "digits", "--lr", "abc"], "--lr: expected a number, got 'abc'; see bitbayes train --help"),
     (["train", "digits", "--lr"], "--lr needs a value"),
     (["train", "digits", "--seeds", "two"], "--seeds: expected a whole number, got 'two'"),
@@ -94,16 +95,41 @@ def test_the_version(capsys):
 def test_help_names_its_words_and_has_no_types_of_python(columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", columns)
     shown = {}
-    for command in ("train", "evaluate", "reproduce", "demo", "continual", "pack", "run", "bench", "tune", "report"):
+    for command in app._COMMANDS:
         assert cli.main([command, "--help"]) == 0
         shown[command] = capsys.readouterr().out
         assert not re.search(r"None|\(default: \)|\(default: False\)|│ STR|│ folder", shown[command]), command
-        assert max(map(len, re.findall(r"^[│╭╰].*$", shown[command], re.MULTILINE)), default=0) <= int(columns)
+        assert max(map(len, shown[command].splitlines())) <= int(columns), command
     flat = {command: " ".join(re.sub(r"[│\s]+", " ", text).split()) for command, text in shown.items()}
     assert f"Learning rule: {', '.join(RULES)}." in flat["train"] and ", ".join(RULES) in flat["tune"]
     assert ", ".join(TABLES) in flat["reproduce"] and "moons, snelson, curves, histogram" in flat["reproduce"]
     assert "or 0 for all training data in one batch" in flat["train"]
     assert "(default: 20)" in flat["tune"]
+
+
+def test_help_without_a_command_fits_the_terminal_and_has_one_sentence_for_each(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: bitbayes [-h] COMMAND\n") and max(map(len, shown.splitlines())) <= 80
+    flat = " ".join(re.sub(r"[│\s]+", " ", shown).split())
+    for name, kind in app._COMMANDS.items():
+        sentence = kind.__doc__.partition("\n")[0]
+        assert re.fullmatch(r"[A-Z][a-z]*[^s] [^.]*(\.\w[^.]*)?\.", sentence), sentence  # "Train one", not "Trains one"
+        assert f"{name} {sentence}" in flat
+
+
+def test_examples_below_the_help_of_commands_are_commands(capsys):
+    examples = [
+        line.split()[1:] for kind in app._COMMANDS.values() for line in re.findall(r"^  bitb.*", kind.epilog, re.M)
+    ]
+    assert len(examples) > 15
+    for words in examples:
+        command = app._parse(words)
+        assert not isinstance(command, int), capsys.readouterr().err
+        if hasattr(command, "recipe"):
+            assert make_config(command.recipe, command.rule, command.given).recipe == command.recipe
+        assert getattr(command, "target", "moons") in {*TABLES, "moons", "snelson", "curves", "histogram"}
 
 
 def test_no_network_names_data(monkeypatch, capsys):
@@ -380,7 +406,7 @@ def test_show_is_the_same_for_texts_and_tables(capsys):
 @pytest.mark.parametrize("words", [["--set", "momentum=0.9", "--set", "ess=3"], ["--seed=1", "--seed", "2"]])
 def test_an_option_that_is_given_twice_is_refused(words, capsys):
     assert cli.main(["train", "digits", *words]) == 2
-    assert f"{words[0].partition('=')[0]} is given twice; give it once" in capsys.readouterr().err
+    assert f"{words[0].partition('=')[0]} was given twice; give it once" in capsys.readouterr().err
 
 
 def test_a_misspelt_variant_is_answered_with_the_recommended_one(capsys):

@@ -320,7 +320,7 @@ def test_refusals(tmp_path: Path) -> None:
         stream(tmp_path / "kept", "full-precision", tasks=1, epochs=1, memory=EWC())
     with pytest.raises(ValueError, match="no method is called 'ecw'; did you mean 'ewc'"):
         find_method("ecw", {})
-    with pytest.raises(ValueError, match="no option of method replay is called 'strength'; there are: examples"):
+    with pytest.raises(ValueError, match="no option of method replay is called 'strength'; choose from: examples"):
         find_method("replay", {"strength": 1.0})
     with pytest.raises(ValueError, match="curve_examples must be at least 0, got -1"):
         stream(tmp_path / "negative", curve_examples=-1)

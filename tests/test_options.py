@@ -104,7 +104,10 @@ TRAIN, TUNE = ["train", "digits", "--epochs", "1"], ["tune", "digits", "--epochs
     [
         ([*TRAIN, "--set", "ess=-1"], "ess must be a positive number"),
         ([*TRAIN, "--set", "ess=1", "ess_scale=2"], "ess and ess_scale set the same number; give one of them"),
-        ([*TRAIN, "--set", "es=1"], "no option of rule bayesbinn is called 'es'; did you mean 'ess'? There are: ess, "),
+        (
+            [*TRAIN, "--set", "es=1"],
+            "no option of rule bayesbinn is called 'es'; did you mean 'ess'? Choose from: ess, ",
+        ),
         ([*TRAIN, "--set", "prior=1"], "no option of rule bayesbinn is called 'prior'; "),
         ([*TRAIN, "--set", "lr=1"], "lr is no option of the rule here but a setting of the run: --lr"),
         ([*TRAIN, "--set", "tau=1"], "uses it only if estimator is concrete or released; leave it out"),

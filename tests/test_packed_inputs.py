@@ -376,7 +376,7 @@ def test_dark_on_light_is_inverted(here, capsys):
         assert cli.main(["run", "net.safetensors", f"{name}.npy", "--invert"]) == 0
         assert capsys.readouterr().out == wanted.replace("x.npy", f"{name}.npy")
     assert cli.main(["run", "net.safetensors", "--invert"]) == 2
-    assert "--invert is for pictures and arrays of images" in capsys.readouterr().err
+    assert "--invert needs image files or arrays of images" in capsys.readouterr().err
 
 
 def test_a_table_in_a_terminal(here, capsys, monkeypatch):
@@ -422,7 +422,7 @@ def test_bad_inputs_are_one_line(here, capsys):
     (here / "empty").mkdir()
     os.mkfifo("pipe.npy")
     for words, code, message in [
-        (["old.safetensors", "a.png"], 2, "old.safetensors does not say what its inputs are; write it again with"),
+        (["old.safetensors", "a.png"], 2, "old.safetensors does not describe its inputs; pack the run again with"),
         (["vectors.safetensors", "a.png"], 2, "a.png is no .npy file, but the network takes vectors"),
         (["net.safetensors", "big.npy"], 2, "big.npy has shape (3, 9, 9), expected (N, 1, 4, 6)"),
         (["net.safetensors", "none.npy"], 2, "none.npy has no inputs"),

@@ -312,8 +312,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, digits):
         (["reproduce", "curves"], "--runs"),
         (["reproduce", "snelson", "--seeds", "0"], "splits must be at least 1"),
         (["reproduce", "moons", "--seeds", "0"], "seeds must be at least 1"),
-        (["reproduce", "moons", "--data", "."], "moons takes no --data; it takes: --epochs, --out, --seeds, --jobs"),
-        (["reproduce", "trust", "--protocol", "test"], "trust takes no --protocol"),
+        (
+            ["reproduce", "moons", "--data", "."],
+            "moons does not take --data; its options are: --epochs, --out, --seeds, --jobs",
+        ),
+        (["reproduce", "trust", "--protocol", "test"], "trust does not take --protocol"),
         (["reproduce", "table2", "--dataset", "cifar100"], "cifar100 has no quick schedule; take --budget paper"),
         (["train", "digits", "--set", "ess_scale=abc"], "ess_scale must be a positive number, got 'abc'"),
         (["train", "moons", "--dropout", "0.5"], "the network has no dropout layer"),

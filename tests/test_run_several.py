@@ -86,7 +86,7 @@ def test_refusals_of_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", "digits", "--rule", "ste", "--epochs", "1", "--out", str(tmp_path / "run")]
-    assert cli.main([*words, "--jobs", "2"]) == 2 and "say how many with --seeds" in capsys.readouterr().err
+    assert cli.main([*words, "--jobs", "2"]) == 2 and "set their number with --seeds" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main([*words, "--seeds", "2"]) == 2 and "leave out torchrun" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

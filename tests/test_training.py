@@ -154,7 +154,7 @@ class TestConfig:
 
 def test_a_rule_that_does_not_exist(digits):
     config = dataclasses.replace(make_config("digits", "ste"), rule="nope")
-    with pytest.raises(ValueError, match=r"no rule is called 'nope'; .*There are: full-precision"):
+    with pytest.raises(ValueError, match=r"no rule is called 'nope'; .*Choose from: full-precision"):
         build_experiment(config, lambda: torch.nn.Linear(64, 10), digits, CROSS_ENTROPY)
 
 

@@ -181,7 +181,7 @@ def test_the_command_prints_how_to_train_the_best_again(
     assert cli.main(shlex.split(words)) == 0
     shown = capsys.readouterr().out
     best = json.loads(Path("runs/tune-digits-ste/tune.json").read_text())["trials"][0]
-    command = shown.split("the best again: bitbayes ")[1]
+    command = shown.split("train with the best settings: bitbayes ")[1]
     assert "weight_decay=1e-5" in command and f"clip={best['settings']['clip']}" in command
     assert cli.main([*shlex.split(command), "--out", "again"]) == 0
     assert json.loads(Path("again/summary.json").read_text())["val_accuracy"] == best["accuracy"]

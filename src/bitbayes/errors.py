@@ -1,4 +1,4 @@
-"""Errors that several parts of the package raise, and the hints that they give."""
+"""Errors that several parts of the package raise, with hints on what to do."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import an optional dependency, or say which extra brings it.
+    """Import an optional dependency, or raise an error that names the command that installs it.
 
     Args:
-        module: Dotted module name.
-        extra: Extra of this package that installs the module.
+        module: Dotted name of the module.
+        extra: Extra of this package that installs the module, such as "train".
 
     Returns:
         The imported module.
@@ -39,11 +39,11 @@ def require(module: str, extra: str) -> ModuleType:
 def install_command(extra: str) -> str:
     """Return the command that adds an extra to this installation of the package.
 
-    The command works in any folder. It names the checkout or the file that the package was installed from, and the
-    package index only if the package came from there.
+    The command works in any folder. It names the checkout or the file that the package was installed from. It names
+    the package index only if the package came from there.
 
     Args:
-        extra: Extra of this package.
+        extra: Extra of this package, such as "train".
 
     Example:
         >>> install_command("train").startswith("pip install ")
@@ -62,8 +62,8 @@ def _checkout() -> Path | None:
 
 
 def _source(extra: str) -> str:
-    """Return what pip calls this package with an extra, from the record of where pip has found it (PEP 610)."""
-    import json  # here, because only a failure needs these modules, and `import bitbayes` should stay quick
+    """Return the requirement that makes pip install this package with an extra from where it came (PEP 610)."""
+    import json  # imported here, because only an error needs these modules and `import bitbayes` should stay quick
     from importlib.metadata import PackageNotFoundError, distribution
     from urllib.parse import urlsplit
     from urllib.request import url2pathname
@@ -83,12 +83,12 @@ def _source(extra: str) -> str:
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str | None:
-    """Return the known name that is most like the given one, or None if none is alike enough.
+    """Return the known name that is most similar to the given one, or None if none is similar enough.
 
     Args:
         name: Name that does not exist.
         known: Names that exist.
-        cutoff: Least similarity, from 0 (anything) to 1 (equal).
+        cutoff: Smallest similarity that counts, from 0 (any name) to 1 (equal names).
 
     Example:
         >>> closest("bayesbin", ["ste", "bayesbinn"])
@@ -98,36 +98,36 @@ def closest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str | None:
 
 
 def nearest(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """Return the error for a name that does not exist, with the closest name that does.
+    """Return the error for a name that does not exist; its message suggests the closest known name.
 
     Args:
-        kind: Word for what has the name, such as "rule".
+        kind: What the name stands for, such as "rule".
         name: Name that does not exist.
         known: Names that exist.
 
     Example:
         >>> print(nearest("rule", "bayesbin", ["ste", "bayesbinn"]))
-        no rule is called 'bayesbin'; did you mean 'bayesbinn'? There are: ste, bayesbinn
+        no rule is called 'bayesbin'; did you mean 'bayesbinn'? Choose from: ste, bayesbinn
     """
     names = list(known)
     alike = closest(name.lower(), names, 0.4)
-    hint = "there are" if alike is None else f"did you mean {alike!r}? There are"
+    hint = "choose from" if alike is None else f"did you mean {alike!r}? Choose from"
     return ValueError(f"no {kind} is called {name!r}; {hint}: {', '.join(names)}")
 
 
 def chosen(option: str, name: str, table: Mapping[str, T]) -> T:
-    """Look up the value of an option.
+    """Look up the value that an option selects.
 
     Args:
-        option: Argument whose value is the name.
+        option: Name of the option, for the error message.
         name: Name to look up.
         table: Values by name.
 
     Returns:
-        The entry of the table.
+        The entry of the table with that name.
 
     Raises:
-        ValueError: If the table has no such name; the message has the closest one.
+        ValueError: If the table has no such name. The message suggests the closest one.
 
     Example:
         >>> chosen("backward", "aprox", {"approx": 1, "clipped": 2})

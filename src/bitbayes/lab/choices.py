@@ -1,4 +1,4 @@
-"""Settings that users choose, from Python or on the command line. This module needs the standard library alone."""
+"""Settings that users choose in Python or on the command line. This module needs only the standard library."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Budget = Literal["paper", "quick"]
-"""Hyper-parameters and length of a run: those that were published, or a short schedule with its own."""
+"""Schedule and hyper-parameters of a run: the published ones, or those of a short run."""
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """Choices that go before those of a recipe; None is the recipe's own.
+    """Settings that override those of a recipe; None keeps the recipe's setting.
 
     Args:
-        estimator: Gradient estimator of bayesbinn: straight-through, concrete or released; the recipe's by default.
-        data: Folder or hub id of the data; the recipe's hub id by default.
-        epochs: Number of epochs of the schedule; the published number by default.
-        stop_after: Epoch of the schedule after which the run ends; the last one by default.
-        seed: Seed of the run, or of the first of several; the recipe's by default.
-        device: cpu, cuda, ...; auto takes a GPU if there is one.
-        precision: fp32, bf16, or auto to measure which of them is faster.
-        capture: Record whole steps as a CUDA graph, and repeat them.
-        protocol: validation (best validation epoch), or test (VISPA's paper: best test epoch, all training data).
-        out: Folder of the run; runs/RECIPE-RULE[-ESTIMATOR]-seedS by default.
-        budget: Hyper-parameters for the published schedule (paper) or for a short one (quick).
-        lr: Learning rate of the binary weights; the recipe's by default.
-        real_lr: Learning rate of the real parameters; the recipe's by default.
-        batch_size: Number of examples per step, or 0 for all training data in one batch; the recipe's by default.
-        accumulate: Number of parts that a batch is processed in, one after the other, which needs less memory; 1 by
-            default.
-        samples: Number of draws per step; the recipe's by default.
-        dropout: Probability of every dropout layer; that of the network by default.
-        options: Options of the rule by name, on top of the recipe's.
+        estimator: Gradient estimator of bayesbinn: straight-through, concrete or released. The recipe sets the default.
+        data: Folder or Hugging Face Hub id of the data set. The recipe sets the default.
+        epochs: Number of epochs of the learning-rate schedule. The default is the published number.
+        stop_after: Stop after this epoch of the schedule. By default, train to the end of the schedule.
+        seed: Random seed; with --seeds, the seed of the first run. The recipe sets the default.
+        device: PyTorch device, such as cpu or cuda. auto selects a GPU if one is available.
+        precision: Floating-point precision: fp32, bf16, or auto, which measures both and selects the faster.
+        capture: Capture whole training steps as a CUDA graph and replay it.
+        protocol: How to select the best epoch: by validation accuracy (validation), or by test accuracy after training
+            on all training data, as in the VISPA paper (test).
+        out: Folder where the run is written. The default is runs/RECIPE-RULE[-ESTIMATOR]-seedS.
+        budget: Schedule and hyper-parameters: the published ones (paper) or those of a short run (quick).
+        lr: Learning rate of the binary weights. The recipe sets the default.
+        real_lr: Learning rate of the real-valued parameters. The recipe sets the default.
+        batch_size: Number of examples per step, or 0 for all training data in one batch. The recipe sets the default.
+        accumulate: Number of micro-batches that each batch is split into to save memory. The default is 1.
+        samples: Number of posterior samples per training step. The recipe sets the default.
+        dropout: Dropout probability of every dropout layer. The network sets the default.
+        options: Options of the rule by name. They override the recipe's options.
     """
 
     estimator: str | None = None
@@ -58,13 +58,13 @@ class Overrides:
 
 @dataclass(frozen=True)
 class TableChoice:
-    """Runs of a table.
+    """The runs of a table.
 
     Args:
-        dataset: Recipe of the runs; that of the published table by default.
-        seeds: Number of runs of every rule; the budget's by default.
-        rules: Rules of the table, such as ste or bayesbinn:straight-through; all by default.
-        jobs: Number of runs at a time, each in a process of its own.
+        dataset: Recipe to train. The default is the recipe of the published table.
+        seeds: Number of runs per rule. The budget sets the default.
+        rules: Rules to include, such as ste or bayesbinn:straight-through. By default, include all rules of the table.
+        jobs: Number of runs to train in parallel, each in its own process.
     """
 
     dataset: str | None = None
@@ -75,21 +75,22 @@ class TableChoice:
 
 @dataclass(frozen=True)
 class StreamChoice:
-    """How a stream of tasks is learned.
+    """How a sequence of tasks is learned.
 
     Args:
         tasks: Number of tasks of permuted-mnist.
-        scenario: Scenario of split-mnist: task, domain or class.
+        scenario: Scenario of split-mnist: task-, domain- or class-incremental learning.
         prior: Use each task's posterior as the prior of the next task.
-        prior_decay: Share of the prior that is kept from task to task: 1 keeps all of it, 0.9 about the last ten tasks.
-        ess_decay: Factor of ess from task to task; by default 0.55 with a prior (nearer to 1 for more than five tasks),
-            1 without a prior or with a relaxed one.
-        method: Method against forgetting: none, coreset or replay; for full-precision also ewc or si.
+        prior_decay: Fraction of the prior that each task passes on: 1 keeps all of it; 0.9 remembers about the last ten
+            tasks.
+        ess_decay: Factor by which ess changes from one task to the next. With a prior, the default is 0.55 (nearer to 1
+            for more than five tasks). Without a prior, or with --prior-decay below 1, the default is 1.
+        method: Method against forgetting: none, coreset or replay. full-precision also supports ewc and si.
         method_options: Options of the method by name.
-        statistics: BatchNorm statistics at test time: task (kept from the end of each task) or shared (the
-            newest); task by default, but shared for replay and for the scenarios domain and class.
-        curve_examples: Number of test examples of every task on which accuracy is measured after every epoch; 0 for
-            none.
+        statistics: BatchNorm statistics at test time: those saved at the end of each task (task) or the latest ones
+            (shared). The default is task; it is shared for replay and for the domain and class scenarios.
+        curve_examples: Number of test examples per task on which accuracy is measured after every epoch; 0 disables
+            these measurements.
     """
 
     tasks: int = 5

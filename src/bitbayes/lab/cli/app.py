@@ -15,14 +15,14 @@ from bitbayes import __version__
 try:
     from bitbayes.lab.cli import packed, reproduce, studies, train
     from bitbayes.lab.cli.complaints import one_line, unknown_command
-    from bitbayes.lab.cli.output import encodable
+    from bitbayes.lab.cli.output import encodable, folded
     from bitbayes.lab.cli.shared import REGISTRY, readable, tyro
 except ImportError as missing:
     raise SystemExit(f"bitbayes: {missing}") from None
 
 _ABOUT = (
-    "Trains, evaluates and reproduces experiments with binary neural networks. `bitbayes COMMAND --help` explains a "
-    "command, and `bitbayes --version` prints the version. With --debug anywhere, an error shows its traceback."
+    "Train, evaluate and pack binary neural networks, and reproduce published results. `bitbayes COMMAND --help` "
+    "explains a command. `bitbayes --version` prints the version. --debug, at any place, shows tracebacks of errors."
 )
 _KINDS = (
     *(train.Recipes, train.Train, train.Evaluate, reproduce.Reproduce, studies.Demo, studies.Continual),
@@ -35,10 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: Words of the command line; None for those of this process. `--debug` anywhere shows tracebacks.
+        arguments: Words of the command line; None reads those of this process. `--debug`, at any place, shows the
+            tracebacks of errors.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 bad usage.
+        The exit code: 0 for success, 1 for failure, 2 for wrong usage.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -75,7 +76,7 @@ def _fail(line: str, code: int) -> int:
 
 
 def _interrupted(command: Any, stop: KeyboardInterrupt) -> str:
-    """Return where a command was interrupted, and how to go on."""
+    """Return where a command was interrupted and how to continue it."""
     what = str(stop) or "interrupted"
     # A run says so itself, see `bitbayes.lab.train.Interrupted`.
     advice = getattr(command, "advice", lambda saved: "give the same command again")
@@ -83,21 +84,21 @@ def _interrupted(command: Any, stop: KeyboardInterrupt) -> str:
 
 
 def _parse(words: list[str]) -> Any:
-    """Return the command, or the exit code after help or a wrong word, which becomes one line."""
+    """Return the command, or an exit code after printing help or one line about wrong usage."""
     if words and not words[0].startswith("-") and words[0] not in _COMMANDS:
         return _fail(unknown_command(words[0], _COMMANDS), 2)
     options = [word.partition("=")[0] for word in words if word.startswith("--")]
     twice = next((name for name in options if options.count(name) > 1), None)
     if twice is not None:  # the last would win without a word
-        return _fail(f"{twice} is given twice; give it once, with all of its values", 2)
-    complaint = io.StringIO()
+        return _fail(f"{twice} was given twice; give it once, with all of its values", 2)
+    complaint, name = io.StringIO(), words[0] if words and words[0] in _COMMANDS else None
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), folded():
             return tyro.extras.subcommand_cli_from_dict(
                 _COMMANDS, prog="bitbayes", args=words, description=_ABOUT, registry=REGISTRY
             )
     except SystemExit as stop:
         if stop.code in (None, 0):
+            print("" if name is None else _COMMANDS[name].epilog, end="")
             return 0
-        name = words[0] if words and words[0] in _COMMANDS else None
         return _fail(one_line(complaint.getvalue(), name, _COMMANDS), 2)

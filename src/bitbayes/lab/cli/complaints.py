@@ -1,4 +1,4 @@
-"""What tyro draws in a box, or without one on a terminal of few characters, as one line that says what was wrong."""
+"""Turn the error messages that tyro draws, in boxes or plain, into one line that says what was wrong."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def unknown_command(word: str, commands: Iterable[str]) -> str:
 
     Example:
         >>> unknown_command("trian", ["train", "tune"])
-        "there is no command 'trian'; did you mean 'train'? There are: train, tune; see bitbayes --help"
+        "there is no command 'trian'; did you mean 'train'? Choose from: train, tune; see bitbayes --help"
     """
     known = list(commands)
     alike = closest(word.lower(), known, 0.4)
-    hint = "there are" if alike is None else f"did you mean {alike!r}? There are"
+    hint = "choose from" if alike is None else f"did you mean {alike!r}? Choose from"
     return f"there is no command {word!r}; {hint}: {', '.join(known)}; see bitbayes --help"
 
 
 def one_line(box: str, command: str | None, commands: Mapping[str, Any]) -> str:
-    """Return the message inside the box that tyro draws.
+    """Return the message inside tyro's box as one line.
 
     Args:
-        box: The box.
-        command: Name of the command; None if there is none among the words.
+        box: Text that tyro has drawn.
+        command: Name of the command; None if the words contain no command.
         commands: All commands by name.
     """
     lines = [line.strip("│").rstrip() for line in box.splitlines() if not line.startswith(("╭", "╰"))]
@@ -42,10 +42,10 @@ def one_line(box: str, command: str | None, commands: Mapping[str, Any]) -> str:
     if not box.startswith("╭"):  # the title and a line below it
         lines = lines[2:]
     lines = list(itertools.takewhile(lambda line: not _RULED.fullmatch(line), lines))
-    text = " ".join(map(str.strip, lines)) or "the command is not understood"
+    text = " ".join(map(str.strip, lines)) or "the command was not understood"
     if command is None:
         if text.startswith("Expected one of"):
-            return f"no command was given; there are: {', '.join(commands)}; see bitbayes --help"
+            return f"no command was given; choose from: {', '.join(commands)}; see bitbayes --help"
         word = text.removeprefix("Unrecognized options: ").split(", ")[0]
         alike = closest(word, ("--version", "--help", "--debug"), 0.7)
         hint = ";" if alike is None else f"; did you mean {alike}?"
@@ -66,7 +66,7 @@ def _lowered(text: str) -> str:
 
 
 def _missing(lines: list[str], command: str) -> str | None:
-    """Words that a command needs stand below a head line, and what they mean below each, further to the right."""
+    """Return which required words are missing: tyro lists each below a heading and indents its help text further."""
     if not lines or not lines[0].strip().startswith("Missing from"):
         return None
     indent = len(lines[1]) - len(lines[1].lstrip())
@@ -88,7 +88,7 @@ def _unrecognised(text: str, command: str, commands: Mapping[str, Any]) -> str |
     words = match[1].split(", ")
     wrong = next((word for word in words if word.startswith("-")), None)
     if wrong is None:
-        return f"{command} does not know what to do with {words[0]!r}"
+        return f"{command} takes no further argument, got {words[0]!r}"
     name = wrong.partition("=")[0]
     with contextlib.redirect_stdout(io.StringIO()) as help, contextlib.suppress(SystemExit):
         tyro.extras.subcommand_cli_from_dict(dict(commands), args=[command, "--help"], registry=REGISTRY)

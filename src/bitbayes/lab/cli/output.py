@@ -1,4 +1,4 @@
-"""What commands print: tables and texts as they are, in whatever encoding the terminal has."""
+"""Print tables and texts of commands unchanged, in whatever encoding the terminal has."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import codecs
 import contextlib
 import dataclasses
 import io
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
+from typing import Any
 
 from bitbayes.errors import require
 from bitbayes.table import Table
@@ -15,10 +19,12 @@ from bitbayes.table import Table
 _PLAIN = {"±": "+-", "×": "x", "–": "-", "—": "-", "−": "-", "…": "...", "•": "*", "λ": "lambda", "τ": "tau"}
 _PLAIN |= dict.fromkeys("╭╮╰╯┌┐└┘├┤┬┴┼┏┓┗┛┣┫┳┻╋╇╈┡┩", "+") | dict.fromkeys("─━", "-") | dict.fromkeys("│┃", "|")
 _NAME = "bitbayes.plain"
+_ESCAPES, _CHOICES = re.compile(r"\x1b\[[\d;]*m"), re.compile(r"\{[^{}\s]{60,}\}")
+_OPTION = re.compile(r"\[--?\w[^\[\]]*(?:\[[^\[\]]*(?:\[[^\[\]]*\])?\])?\]")  # [--threads [INT [INT ...]]]
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Return other characters for those that an encoding does not have."""
+    """Return similar characters for those that an encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
@@ -30,7 +36,7 @@ codecs.register_error(_NAME, _plain)
 
 @contextlib.contextmanager
 def encodable() -> Iterator[None]:
-    """Print characters that stdout or stderr cannot encode as similar ones, instead of failing at them.
+    """Print similar characters in place of those that stdout or stderr cannot encode.
 
     Example:
         >>> with encodable():
@@ -53,11 +59,55 @@ def encodable() -> Iterator[None]:
                 stream.reconfigure(errors=errors)
 
 
-def show(*parts: Table | str) -> None:
-    """Print tables and texts as they are: brackets and colons in names and paths are no markup.
+@contextlib.contextmanager
+def folded() -> Iterator[None]:
+    """Break the lines that are printed meanwhile between words, where they are longer than the terminal is wide.
 
-    On a terminal, texts in tables are folded. A table whose names and numbers need more columns than there are is
-    printed wider, so that no cell is cut.
+    A list of choices in braces that has no room becomes the word COMMAND.
+
+    Example:
+        >>> with folded():
+        ...     print("usage: bitbayes {" + ",".join(["train"] * 20) + "}")
+        usage: bitbayes COMMAND
+    """
+    taken, width = _Taken(sys.stdout), shutil.get_terminal_size().columns
+    try:
+        with contextlib.redirect_stdout(taken):
+            yield
+    finally:
+        for line in taken.getvalue().splitlines(keepends=True):
+            sys.stdout.write(_fold(line, width))
+
+
+class _Taken(io.StringIO):
+    """Text that is meant for a stream, and looks like the stream to whoever asks what it can show."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str | None:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None)
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
+def _fold(line: str, width: int) -> str:
+    text, end = line.rstrip("\n"), "\n" if line.endswith("\n") else ""
+    if len(_ESCAPES.sub("", text)) <= width:
+        return line
+    text = _OPTION.sub(lambda match: match[0].replace(" ", "\xa0"), _CHOICES.sub("COMMAND", text))
+    filled = textwrap.fill(text, width, subsequent_indent="  " * text.startswith("usage"), break_on_hyphens=False)
+    return filled.replace("\xa0", " ") + end
+
+
+def show(*parts: Table | str) -> None:
+    """Print tables and texts unchanged: brackets and colons in names and paths are not markup.
+
+    On a terminal, texts in tables are wrapped. A table whose names and numbers need more columns than the terminal has
+    is printed wider, so that no cell is cut off.
     """
     rich = require("rich.console", "train")
     console = rich.Console(file=sys.stdout, width=None if sys.stdout.isatty() else 180, markup=False, emoji=False)
@@ -73,7 +123,7 @@ def show(*parts: Table | str) -> None:
 
 
 def _printable(table: Table) -> Table:
-    """Return a table of characters that stdout can encode, so that replacements do not move its columns."""
+    """Return the table in characters that stdout can encode, so that replacements do not shift its columns."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
 
     def text(cell: str) -> str:

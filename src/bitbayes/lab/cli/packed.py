@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbayes.lab.cli.output import show
-from bitbayes.lab.cli.shared import Flag, Name, Output, tyro
+from bitbayes.lab.cli.shared import Command, Flag, Name, Output, tyro
 from bitbayes.lab.studies.answers import class_rows, read_array, regression_rows
 from bitbayes.packed import PackedNetwork, Runtime, c_header, load, onnx_model
 from bitbayes.packed.format.images import SUFFIXES
@@ -22,23 +22,28 @@ from bitbayes.prediction import Prediction
 from bitbayes.table import Table
 
 _CHUNK = 500  # inputs at a time
-_SHOWN = 3  # reasons why inputs cannot be read
+_SHOWN = 3  # number of unreadable inputs that the error message explains
 _Paths = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[INPUT...]")]
 
 
 @dataclass
-class Pack:
-    """Packs a finished run into one file: one bit for each binary weight.
+class Pack(Command):
+    """Pack a finished run into one file with one bit per binary weight.
 
     Args:
-        folder: Folder of the run.
-        output: The file to write.
-        samples: Networks drawn from the posterior; 0 for the mode alone.
-        tempered: Divides the outputs by the temperature that suits the run's validation data.
-        real: Type of what is real: float32, or float16 in half the bytes.
-        data: Folder or hub id of the data, if it is no longer where the run found it.
+        folder: Folder of the finished run.
+        output: File to write.
+        samples: Number of networks to sample from the posterior, or 0 for the mode alone.
+        tempered: Divide the outputs by a temperature that is fitted on the run's validation data.
+        real: Type of the real-valued parameters. float16 takes half as many bytes as float32.
+        data: Folder or Hugging Face Hub id of the data set, if it has moved since the run was trained.
     """
 
+    epilog = """
+examples:
+  bitbayes pack runs/mnist-ste-seed0 -o mnist.safetensors
+  bitbayes pack runs/mnist-vispa-seed0 -o ten.safetensors --samples 10
+"""
     folder: Name
     output: Output
     samples: int = 0
@@ -47,7 +52,7 @@ class Pack:
     data: str | None = None
 
     def run(self) -> None:
-        """Packs, and prints what each layer takes."""
+        """Pack, and print the size of each layer."""
         from bitbayes.lab.studies.pack import pack_run
 
         network = pack_run(self.folder, samples=self.samples, tempered=self.tempered, real=self.real, data=self.data)
@@ -60,23 +65,31 @@ class Pack:
 
 
 @dataclass
-class Run:
-    """Runs a packed network on pictures and arrays of your own, or on the test data of its recipe.
-
-    Prints one line for each input: its name, its class, the probability of the class, the entropy of all probabilities
-    in nats, and, if the file holds several networks, how far they disagree (mutual information, in nats).
+class Run(Command):
+    """Run a packed network on your own images and arrays, or on its recipe's test data.
 
     Args:
         network: File of the packed network.
-        inputs: PNG or JPEG files, folders of them, or .npy files: images of type uint8 or from 0 to 1, or vectors.
-            Size, colours and normalisation are those that the file has from `bitbayes pack`.
-        invert: Exchange light and dark, for black digits on white paper: those of MNIST are light on dark.
-        data: Folder or hub id of the data of its recipe, instead of inputs, or a .npy file of inputs (N, ...) that are
-            normalised already, as in training; the recipe's hub id by default.
-        out: Write the prediction for each input there, as a line of JSON.
-        backend: torch, native (compiled here), openvino (an extra), or reference (NumPy alone, slow).
+        inputs: PNG or JPEG files, folders of such files, or .npy files. Arrays hold vectors or images, as uint8 or as
+            numbers from 0 to 1. Images are scaled, converted and normalised as the file describes.
+        invert: Invert light and dark. MNIST's digits are light on dark, so black digits on white paper need this.
+        data: Instead of inputs, the folder or Hugging Face Hub id of the recipe's data set, or a .npy file with inputs
+            of shape (N, ...) that are already normalised as in training. The recipe sets the default.
+        out: File to write the predictions to, one JSON object per line and input.
+        backend: Backend: torch; native, which is compiled on this machine; openvino, an optional extra; or reference,
+            which needs only NumPy and is slow.
     """
 
+    epilog = """
+The output has one line per input: its name, the predicted class, the
+probability of the class, and the entropy of all probabilities in nats. If the
+file holds several networks, the mutual information in nats follows, which says
+how much the networks disagree.
+
+examples:
+  bitbayes run mnist.safetensors digit.png photos/ --invert
+  bitbayes run mnist.safetensors --out predictions.jsonl
+"""
     network: Name
     inputs: _Paths = ()
     invert: Flag = False
@@ -85,11 +98,13 @@ class Run:
     backend: Literal["torch", "native", "openvino", "reference"] = "torch"
 
     def run(self) -> None:
-        """Predicts, and prints answers, or accuracy and uncertainty."""
+        """Predict, and print a line per input, or accuracy and uncertainty on the test data."""
         if self.inputs and self.data is not None:
-            raise ValueError("give inputs, which are normalised here, or --data with inputs that are already; not both")
+            raise ValueError(
+                "got both inputs, which are normalised here, and --data, which is normalised already; give one of them"
+            )
         if self.invert and not self.inputs:
-            raise ValueError("--invert is for pictures and arrays of images; give some after the file's name")
+            raise ValueError("--invert needs image files or arrays of images; name them after the network's file")
         runtime, unread = load(self.network, self.backend), list[str]()
         rows = self._answers(runtime, unread) if self.inputs else self._figures(runtime)
         if self.out is not None:
@@ -102,12 +117,12 @@ class Run:
             raise ValueError(reasons if count == 1 else f"{len(unread)} of {count} inputs cannot be used: {reasons}")
 
     def _answers(self, runtime: Runtime, unread: list[str]) -> list[dict[str, Any]]:
-        """Print a table in a terminal, and elsewhere one line for each input, with tabs between the columns."""
+        """Print a table on a terminal, and elsewhere one line per input with tabs between the columns."""
         from bitbayes.lab.studies.answers import answers
 
         if runtime.network.inputs is None:
             raise ValueError(
-                f"{self.network} does not say what its inputs are; write it again with bitbayes pack RUN, or give "
+                f"{self.network} does not describe its inputs; pack the run again with `bitbayes pack`, or give "
                 "normalised inputs with --data INPUTS.npy"
             )
         terminal, several = sys.stdout.isatty(), runtime.network.program.samples > 1
@@ -125,9 +140,9 @@ class Run:
         return rows
 
     def _figures(self, runtime: Runtime) -> list[dict[str, Any]]:
-        """Print figures of the test data, or of normalised inputs."""
+        """Print accuracy and mean uncertainty on the test data or on normalised inputs."""
         inputs, targets, regression = _inputs(runtime.network, self.data)
-        starts = range(0, len(inputs) or 1, _CHUNK)  # of no inputs one empty piece
+        starts = range(0, len(inputs) or 1, _CHUNK)  # no inputs make one empty chunk
         pieces = [np.asarray(runtime.predict(np.array(inputs[i : i + _CHUNK])).outputs) for i in starts]
         prediction = Prediction(np.concatenate(pieces, axis=1))
         rows = list(regression_rows(prediction) if regression else class_rows(prediction))
@@ -144,28 +159,35 @@ class Run:
 
 
 @dataclass
-class Bench:
-    """Times a packed network on every backend, beside torch and OpenVINO without bits, on random inputs.
+class Bench(Command):
+    """Time a packed network on every backend and compare it with unpacked networks.
 
     Args:
-        network: The file.
-        threads: Numbers of threads; by default one, and then one for each core.
-        batch: Inputs at a time.
-        turns: How often each is measured, turn by turn; the median counts.
+        network: File of the packed network.
+        threads: Numbers of threads to measure. The default is one thread, then one per CPU core.
+        batch: Batch sizes to measure.
+        turns: Number of measurements per backend, taken in turns. The table shows their median.
     """
 
+    epilog = """
+The inputs are random. The network is compared with its float copy in torch
+and in OpenVINO.
+
+example:
+  bitbayes bench mnist.safetensors --batch 1 32 --threads 1
+"""
     network: Name
     threads: tuple[int, ...] = ()
     batch: tuple[int, ...] = (1, 32)
     turns: int = 7
 
     def run(self) -> None:
-        """Prints a table for each number of threads."""
+        """Print a table for each number of threads."""
         from bitbayes.lab.bench.engines import bench, timings_table
 
         threads = self.threads or tuple(sorted({1, os.cpu_count() or 1}))
         if min(*threads, *self.batch, self.turns, 1) < 1:
-            raise ValueError("threads, batch and turns must be at least 1")
+            raise ValueError("--threads, --batch and --turns take whole numbers of at least 1; got a smaller one")
         network = PackedNetwork.read(self.network)
         for count in threads:
             table, notes = timings_table([bench(network, size, count, self.turns) for size in self.batch], network)
@@ -173,41 +195,45 @@ class Bench:
 
 
 @dataclass
-class Summary:
-    """Prints what each layer of a packed network takes: weights, bits, bytes, operations.
+class Summary(Command):
+    """Print the weights, bits, bytes and operations of each layer of a packed network.
 
     Args:
-        network: The file.
+        network: File of the packed network.
     """
 
     network: Name
 
     def run(self) -> None:
-        """Prints the table."""
+        """Print the table."""
         network = PackedNetwork.read(self.network)
         print(network.summary())
         print(_described(network))
 
 
 @dataclass
-class Export:
-    """Writes a packed network for other programs: a C header for microcontrollers, an ONNX model for other runtimes.
+class Export(Command):
+    """Export a packed network as a C header or as an ONNX model.
 
     Args:
-        network: The file, of one network.
-        c: The header to write; what it defines is named as the file, net_predict in net.h and my_net_predict in
-            my-net.h.
-        onnx: The ONNX model to write.
+        network: File of the packed network, which must hold a single network.
+        c: C header to write, for microcontrollers. Its names start with the name of the file: net.h defines
+            net_predict, and my-net.h defines my_net_predict.
+        onnx: ONNX model to write, for other runtimes.
     """
 
+    epilog = """
+example:
+  bitbayes export mnist.safetensors --c mnist.h --onnx mnist.onnx
+"""
     network: Name
     c: str | None = None
     onnx: str | None = None
 
     def run(self) -> None:
-        """Writes what was asked for."""
+        """Write the requested files."""
         if self.c is None and self.onnx is None:
-            raise ValueError("nothing to write; give --c, --onnx or both")
+            raise ValueError("got no file to write; give --c, --onnx or both")
         network, files = PackedNetwork.read(self.network), {}
         if self.c is not None:
             files[self.c] = c_header(network, _identifier(Path(self.c).stem)).encode()
@@ -226,11 +252,11 @@ def _identifier(stem: str) -> str:
 
 
 def _described(network: PackedNetwork) -> str:
-    return f"inputs: {network.inputs or 'the file does not say how they are made'}"
+    return f"inputs: {network.inputs or 'not described in the file'}"
 
 
 def _cells(row: dict[str, Any], several: bool) -> dict[str, str]:
-    """Return the columns of an input's line; one network has no disagreement to show."""
+    """Return the columns of an input's line. A single network has no mutual information to show."""
     name = "".join(letter if letter.isprintable() else "?" for letter in row["input"])
     if "class" not in row:
         texts = {key: " ".join(f"{number:.4f}" for number in np.ravel(row[key])) for key in ("mean", "std")}
@@ -247,17 +273,17 @@ def _is_regression(network: PackedNetwork) -> bool:
 
 
 def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, bool]:
-    """Inputs, targets if there are any, and whether they are of a regression."""
+    """Return inputs, targets if there are any, and whether the network is a regression."""
     if data is not None and data.endswith(".npy"):
         inputs = read_array(data)
         if inputs.shape[1:] != network.program.input or not inputs.ndim:
             wanted = ", ".join(map(str, ("N", *network.program.input)))
             raise ValueError(f"{data} has shape {inputs.shape}, expected ({wanted})")
         if inputs.dtype == np.uint8:
-            raise ValueError(f"{data} has the type uint8, but --data takes normalised inputs; leave --data out")
+            raise ValueError(f"{data} has type uint8, but --data takes normalised inputs; leave out --data")
         return inputs, None, _is_regression(network)
     if data is not None and data.lower().endswith(SUFFIXES):
-        raise ValueError(f"--data takes data sets and normalised inputs, but {data} is a picture, so leave --data out")
+        raise ValueError(f"--data takes data sets and normalised inputs, but {data} is an image; leave out --data")
     import torch
 
     from bitbayes.lab.data import TensorData
@@ -266,12 +292,12 @@ def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any],
 
     if "recipe" not in network.program.about:
         raise ValueError(
-            "the file names no recipe; give pictures or arrays after its name, or normalised inputs with "
+            "the file names no recipe; name image files or arrays after the file, or give normalised inputs with "
             "--data INPUTS.npy"
         )
     recipe = find_recipe(network.program.about["recipe"])
     test = recipe.load(data, torch.device("cpu"), 0).test
     if not isinstance(test, TensorData):
-        raise ValueError(f"recipe {recipe.name} has no test data that fits in memory; give a .npy file with --data")
+        raise ValueError(f"the test data of recipe {recipe.name} does not fit in memory; give a .npy file with --data")
     inputs, targets = whole(test)
     return inputs.numpy(), targets.numpy(), not recipe.loss.classifies

@@ -1,4 +1,4 @@
-"""The commands that show what runs have reached, as dataclasses for tyro: reproduce, report."""
+"""The commands that present results, as dataclasses for tyro: reproduce, report."""
 
 from __future__ import annotations
 
@@ -19,26 +19,34 @@ _DEFAULTS = {"budget": "quick"}
 
 
 def _targets() -> str:
-    """Return what can be reproduced, for a help text."""
+    """Return the targets of `reproduce` as a help text."""
     try:
         from bitbayes.lab.studies.tables import TABLES
     except ImportError:  # packed networks run where torch is not installed
-        return "A table or a figure"
+        return "A table or a figure."
     figures = ", ".join(name for name in _OTHERS if name not in TABLES)
-    return f"A table ({', '.join(TABLES)}) or a figure ({figures})"
+    return f"A table ({', '.join(TABLES)}) or a figure ({figures})."
 
 
 @dataclass(kw_only=True)
 class Reproduce(Command):
-    """Reproduces a published table or figure. The same command continues where it was interrupted.
+    """Reproduce a published table or figure.
 
     Args:
-        unlike_data: Folder or hub id of Fashion-MNIST, for trust.
-        runs: Folders of finished runs, for curves and histogram.
-        published: JSON file with the published curves, for curves.
+        unlike_data: Folder or Hugging Face Hub id of Fashion-MNIST, for the target trust.
+        runs: Folders of finished runs, for the targets curves and histogram.
+        published: JSON file with the published curves, for the target curves.
     """
 
     again = CONTINUES
+    epilog = """
+If the command is interrupted, give it again: finished runs are not repeated.
+
+examples:
+  bitbayes reproduce moons
+  bitbayes reproduce table2 --rules ste bayesbinn:default --seeds 3
+  bitbayes reproduce curves --runs runs/mnist-ste-seed0 runs/mnist-bop-seed0
+"""
     target: Annotated[Name, tyro.conf.arg(help=_targets())]
     choice: Annotated[TableChoice, options_of(TableChoice, "dataset", "seeds", "rules", "jobs")]
     unlike_data: str | None = None
@@ -50,12 +58,12 @@ class Reproduce(Command):
             Overrides,
             *("device", "precision", "capture", "protocol"),
             defaults=_DEFAULTS,
-            budget="Schedule and number of seeds: the recipe's short schedule and 3 (quick), or the published one and "
-            "5 (paper).",
-            epochs="Number of epochs of the schedule; the budget's by default.",
-            data="Folder or hub id of the data; the recipe's hub id by default.",
-            out="Folder of the runs and of TARGET.json; by default runs/RECIPE-BUDGET[-test], which tables of a recipe "
-            "share, or runs/TARGET.",
+            budget="Schedule and number of seeds: the recipe's short schedule and 3 seeds (quick), or the published "
+            "schedule and 5 seeds (paper).",
+            epochs="Number of epochs of the learning-rate schedule. The budget sets the default.",
+            data="Folder or Hugging Face Hub id of the data set. The recipe sets the default.",
+            out="Folder where the runs and TARGET.json are written. The default for a table is "
+            "runs/RECIPE-BUDGET[-test], which all tables of a recipe share; for a figure it is runs/TARGET.",
         ),
     ]
 
@@ -73,28 +81,32 @@ class Reproduce(Command):
         for name, value in usual.items():
             if values[name] != value and name not in options:
                 takes = ", ".join(map(_flag, options))
-                raise ValueError(f"{self.target} takes no {_flag(name)}; it takes: {takes}")
+                raise ValueError(f"{self.target} does not take {_flag(name)}; its options are: {takes}")
         make(self)
 
 
 @dataclass
 class Report(Command):
-    """Writes one page of charts and tables about runs; it works offline.
+    """Write an HTML page with charts and tables of runs that works offline.
 
     Args:
-        runs: Folders of runs or of streams of tasks, finished or not; a folder of runs stands for all of them.
-        output: The HTML file to write.
-        published: JSON file with the published curves.
+        runs: Folders of runs or continual-learning runs, finished or not, or folders that contain such folders.
+        output: HTML file to write.
+        published: JSON file with published curves to draw beside those of the runs.
         title: Title of the page.
     """
 
+    epilog = """
+example:
+  bitbayes report runs/mnist-ste-seed0 runs/mnist-bop-seed0 -o mnist.html
+"""
     runs: Names
     output: Output = "report.html"
     published: str | None = None
     title: str = "bitbayes report"
 
     def run(self) -> None:
-        """Write the page, say where, and name on stderr what was left out."""
+        """Write the page, print its path, and name on stderr the folders that were left out."""
         from bitbayes.lab.report.page import read_folders, write_page
 
         require("bokeh", "report")
@@ -106,7 +118,7 @@ class Report(Command):
         print(f"written: {path}")
 
 
-# The makers of the tables and figures.
+# The functions that make the tables and figures.
 
 
 def _flag(option: str) -> str:
@@ -193,7 +205,7 @@ def _run_folders(names: Sequence[str]) -> list[Path]:
     from bitbayes.lab.train import RunConfig
 
     if not names:
-        raise ValueError("name finished runs: --runs runs/A runs/B")
+        raise ValueError("curves and histogram need finished runs, got none; name them: --runs runs/A runs/B")
     for name in names:
         RunConfig.load(name)
     return [Path(name) for name in names]

@@ -1,4 +1,4 @@
-"""Helpers of all commands: types for tyro, groups of options, and functions that read their values."""
+"""Helpers that all commands share: types for tyro, groups of options, and functions that read values."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _PARSED: dict[Any, tuple[str, Callable[[str], Any], str]] = {
     int: ("INT", int, "a whole number"),
     float: ("FLOAT", float, "a number"),
     str: ("STR", str, "text"),
-}  # by type: name in help, reader, and words for what is expected
+}  # by type: name in help, parser, and description of the expected value
 REGISTRY = tyro.constructors.ConstructorRegistry()
-"""What tyro reads values with: optional values are options that may be left out, not words "None"."""
+"""Parsers of values for tyro: an option of type `X | None` may be left out and never reads the word "None"."""
 
 
 @REGISTRY.primitive_rule
@@ -64,7 +64,7 @@ def _number_or_text(info: Any) -> Any:
 
 
 def readable(kind: type) -> type:
-    """Return a command after naming its positional words in help, and leaving out defaults that say nothing."""
+    """Return a command whose help names its positional arguments and omits defaults that say nothing."""
     hints = get_type_hints(kind, include_extras=True)
     for item in dataclasses.fields(kind):
         hint = hints[item.name]
@@ -77,24 +77,26 @@ _POSITIONAL = {name: name.upper() for name in ("recipe", "target", "stream", "ne
 
 
 def _shown(hint: Any, default: Any, **extra: Any) -> Any:
-    """Return a type for tyro that does not print a default of None, False or no values."""
+    """Return a type for which tyro prints no default if it is None, False or empty."""
     silent = default is None or default is False or default == ()
     extra |= {"help_behavior_hint": ""} if silent else {}
     return Annotated[hint, tyro.conf.arg(**extra)] if extra else hint
 
 
 class Command(ABC):
-    """A command of the command line. Subclasses are dataclasses, whose fields tyro reads."""
+    """A command of the command line. Subclasses are dataclasses whose fields are the options."""
 
     again: ClassVar[str] = "give the same command again"
-    """What to do after Ctrl-C."""
+    """Advice after Ctrl-C."""
+    epilog: ClassVar[str] = ""
+    """Notes and examples that `--help` prints below the options, in lines of at most 80 characters."""
 
     @abstractmethod
     def run(self) -> None:
-        """Do what the command is for."""
+        """Run the command."""
 
     def advice(self, saved: bool) -> str:
-        """Return what to do after Ctrl-C; `saved` says whether the run that was interrupted has a checkpoint."""
+        """Return advice after Ctrl-C; `saved` says whether the interrupted run has a checkpoint."""
         return self.again
 
 
@@ -102,7 +104,7 @@ CONTINUES = "give the same command again to continue"
 
 
 def rule_names() -> str:
-    """Return the learning rules, for a help text."""
+    """Return the learning rules as a help text."""
     try:
         from bitbayes.lab.train.rules import RULES
     except ImportError:  # packed networks run where torch is not installed
@@ -111,16 +113,17 @@ def rule_names() -> str:
 
 
 def options_of(kind: type, *names: str, defaults: Mapping[str, Any] | None = None, **texts: str) -> object:
-    """Let tyro read a dataclass of choices as options of a command.
+    """Return an annotation that makes tyro read the fields of a dataclass as options of a command.
 
     Args:
-        kind: The dataclass; a command takes each of its fields as one option without a prefix.
-        *names: Fields that the command takes; others keep their defaults. Without names it takes all but mappings.
-        defaults: Defaults of this command, if not those of the dataclass.
-        **texts: Further fields that the command takes, with help texts of its own.
+        kind: The dataclass. Each of its fields becomes one option without a prefix.
+        *names: Fields that the command takes; the others keep their defaults. Without names, the command takes all
+            fields but mappings.
+        defaults: Defaults that differ from those of the dataclass.
+        **texts: Further fields that the command takes, with the command's own help texts.
 
     Returns:
-        What stands behind the dataclass in `Annotated`.
+        The second argument of `Annotated`, after the dataclass.
     """
     hints, changed, parameters = get_type_hints(kind), {"device": "auto", **(defaults or {})}, []
     wanted = {*names, *texts} or {
@@ -139,7 +142,7 @@ def options_of(kind: type, *names: str, defaults: Mapping[str, Any] | None = Non
     def made(**values: Any) -> Any:
         return kind(**values)
 
-    # In one line each, for tyro keeps the lines of a function's texts.
+    # Join each text into one line, because tyro keeps the line breaks of a function's docstring.
     made.__doc__ = re.sub(r"\n {8}", " ", inspect.cleandoc(kind.__doc__ or ""))
     made.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     made.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -156,17 +159,17 @@ def chosen_device(name: str) -> str:
 
 
 def placed(given: Overrides, **changes: Any) -> Overrides:
-    """Return choices with the device that they stand for, and other changes."""
+    """Return the choices with `device="auto"` resolved and other changes applied."""
     return dataclasses.replace(given, device=chosen_device(given.device), **changes)
 
 
 def parsed_options(pairs: Sequence[str], flag: str = "--set") -> dict[str, Any]:
-    """Return NAME=VALUE words by name; values are JSON, or text if they are not."""
+    """Return the values of NAME=VALUE words by name. A value that is not JSON stays text."""
     options: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise ValueError(f"{flag} takes NAME=VALUE, got {pair!r}")
+            raise ValueError(f"{flag} expects NAME=VALUE, got {pair!r}")
         try:
             options[name] = json.loads(value)
         except ValueError:

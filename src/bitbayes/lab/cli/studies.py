@@ -15,14 +15,19 @@ from bitbayes.lab.cli.shared import CONTINUES, Command, Name, options_of, parsed
 
 @dataclass
 class Demo(Command):
-    """Trains three rules on the 8x8 digits and draws the two synthetic figures, in about two minutes on two cores.
+    """Train small networks with three rules and draw two figures, in about two minutes.
 
     Args:
-        out: Folder of the runs and of the pictures.
-        seeds: Number of runs of every rule on the digits.
+        out: Folder where the runs and the figures are written.
+        seeds: Number of runs per rule on the digits.
     """
 
     again = CONTINUES
+    epilog = """
+The demo trains STE, BayesBiNN and a float network on the 8x8 digits, and
+STE and BayesBiNN on two moons and on a regression problem with a gap in its
+inputs. It downloads nothing and takes about two minutes on two CPU cores.
+"""
     out: str = "runs/demo"
     seeds: int = 3
 
@@ -42,15 +47,15 @@ class Demo(Command):
         jobs = min(2, torch.get_num_threads())  # a small network fills one core
         how: dict[str, Any] = {"note": show, "progress": progress, "jobs": jobs}
         examples = len(load_data(make_config("digits")).train)
-        show(f"8x8 digits: three rules, {self.seeds} seeds each, {DEMO_EPOCHS} epochs ...")
+        show(f"8x8 digits: three rules, {self.seeds} seed(s) per rule, {DEMO_EPOCHS} epochs ...")
         show(results.digits_table(digits_study(f"{out}/digits", self.seeds, **how), examples))
-        show("two moons: STE, and BayesBiNN in its published and its recommended setting ...")
+        show("Two moons: STE, and BayesBiNN with its published and its recommended settings ...")
         moons = moons_study(f"{out}/moons", **how)
         moons_picture = figures.moons_figure(moons, Path(out, "moons.png"))
-        show(results.moons_table(moons.figures), "regression with a gap: STE and BayesBiNN ...")
+        show(results.moons_table(moons.figures), "Regression with a gap in the inputs: STE and BayesBiNN ...")
         snelson = snelson_study(f"{out}/snelson", splits=1, **how)
         snelson_picture = figures.snelson_figure(snelson, Path(out, "snelson.png"))
-        show(results.snelson_table(snelson.figures), f"pictures: {moons_picture}, {snelson_picture}")
+        show(results.snelson_table(snelson.figures), f"figures: {moons_picture}, {snelson_picture}")
 
 
 _STREAM = ("tasks", "scenario", "prior", "prior_decay", "ess_decay", "method", "statistics", "curve_examples")
@@ -58,19 +63,26 @@ _STREAM = ("tasks", "scenario", "prior", "prior_decay", "ess_decay", "method", "
 
 @dataclass(kw_only=True)
 class Continual(Command):
-    """Learns one task after another. The same command continues where it was interrupted.
+    """Learn one task after another and measure how much is forgotten.
 
     Args:
-        stream: permuted-mnist or split-mnist.
-        rule: Learning rule. bayesbinn can take the posterior of one task as the prior of the next; ste:metaplastic
-            damps steps of large latent weights towards zero. Others: full-precision, ste.
-        method_set: Options of the method as NAME=VALUE.
-        samples: Number of networks that the mean averages over at test time; the recipe's by default.
-        seed: Seed of the run and of the permutations.
+        stream: Sequence of tasks: permuted-mnist or split-mnist.
+        rule: Learning rule: full-precision, ste, ste:metaplastic or bayesbinn. bayesbinn can use the posterior of one
+            task as the prior of the next. ste:metaplastic damps updates that move large latent weights towards zero.
+        method_set: Options of the method against forgetting as NAME=VALUE.
+        samples: Number of posterior samples that test predictions average over. The recipe sets the default.
+        seed: Random seed of the run and of the permutations.
         set: Options of the rule as NAME=VALUE.
     """
 
     again = CONTINUES
+    epilog = """
+If the command is interrupted, give it again: it continues from its checkpoint.
+
+examples:
+  bitbayes continual permuted-mnist --epochs 5
+  bitbayes continual split-mnist --rule ste --method replay --scenario class
+"""
     stream: Name
     rule: str = "bayesbinn"
     choice: Annotated[StreamChoice, options_of(StreamChoice, *_STREAM)]
@@ -83,14 +95,15 @@ class Continual(Command):
         options_of(
             Overrides,
             *("estimator", "lr", "device"),
-            epochs="Number of epochs of each task; the recipe's by default.",
-            data="Folder or hub id of MNIST; its hub id by default.",
-            out="Folder of the stream; by default runs/STREAM-RULE[-ESTIMATOR]-seedS, with unusual settings added.",
+            epochs="Number of epochs per task. The recipe sets the default.",
+            data="Folder or Hugging Face Hub id of MNIST. The recipe sets the default.",
+            out="Folder where the run is written. The default is runs/STREAM-RULE[-ESTIMATOR]-seedS, followed by "
+            "settings that differ from their defaults.",
         ),
     ]
 
     def run(self) -> None:
-        """Train, print the matrix and draw it."""
+        """Train, and print and draw the accuracy matrix."""
         from bitbayes.lab.report.figures import stream_figures
         from bitbayes.lab.report.tables import stream_table
         from bitbayes.lab.studies.streams import run_continual
@@ -104,17 +117,24 @@ class Continual(Command):
 
 @dataclass(kw_only=True)
 class Tune(Command):
-    """Searches for the settings of a rule, by validation accuracy. The same command continues an interrupted search.
+    """Search for the settings of a rule that maximise validation accuracy.
 
     Args:
-        recipe: Name of the experiment; `bitbayes recipes` lists them.
-        trials: Number of runs, those that are there already included; the first has the recipe's settings.
-        search: What to search, as NAME=LOW:HIGH; by default lr, and ess_scale where the recipe has one, within a
-            factor of ten of the recipe's values.
-        set: Options of the rule that are the same in every run, as NAME=VALUE.
+        recipe: Name of the recipe; `bitbayes recipes` lists all recipes.
+        trials: Number of trials in total, including finished ones. The first trial has the recipe's settings.
+        search: Settings to search and their ranges, as NAME=LOW:HIGH. The default is lr, and ess_scale if the recipe
+            sets it, within a factor of ten of the recipe's values.
+        set: Options of the rule that are the same in every trial, as NAME=VALUE.
     """
 
     again = CONTINUES
+    epilog = """
+If the search is interrupted, give the command again: it continues.
+
+examples:
+  bitbayes tune digits --trials 10
+  bitbayes tune mnist --rule ste --search lr=0.001:0.1 --trials 30
+"""
     recipe: Name
     trials: int = 20
     rule: Annotated[str, tyro.conf.arg(help=f"Learning rule: {rule_names()}.")] = "bayesbinn"
@@ -126,16 +146,16 @@ class Tune(Command):
             Overrides,
             *("data", "device", "precision"),
             defaults={"budget": "quick"},
-            estimator="Gradient estimator of bayesbinn; the recipe's by default.",
-            budget="Schedule of every run: the recipe's short one (quick), or the published one (paper).",
-            epochs="Number of epochs of the schedule; the budget's by default.",
-            seed="Seed of the runs and of the search; the recipe's by default.",
-            out="Folder of the runs; runs/tune-RECIPE-RULE[-ESTIMATOR] by default.",
+            estimator="Gradient estimator of bayesbinn. The recipe sets the default.",
+            budget="Schedule of every trial: the recipe's short one (quick) or the published one (paper).",
+            epochs="Number of epochs of the learning-rate schedule. The budget sets the default.",
+            seed="Random seed of the trials and of the search. The recipe sets the default.",
+            out="Folder where the trials are written. The default is runs/tune-RECIPE-RULE[-ESTIMATOR].",
         ),
     ]
 
     def run(self) -> None:
-        """Search, and print the trials and the command that trains with the best."""
+        """Search, and print the trials and the command that trains with the best settings."""
         from bitbayes.lab.report.tables import tuned_table
         from bitbayes.lab.studies.tune import parse_ranges, tune
 
@@ -143,7 +163,7 @@ class Tune(Command):
         rows = tune(self.recipe, self.rule, given, trials=self.trials, ranges=ranges)
         show(tuned_table(self.recipe, rows))
         if rows[0]["accuracy"] is not None:
-            print(f"the best again: {self._command(rows[0]['settings'])}")
+            print(f"train with the best settings: {self._command(rows[0]['settings'])}")
 
     def _command(self, settings: dict[str, float]) -> str:
         words = ["bitbayes train", self.recipe, "--rule", self.rule]

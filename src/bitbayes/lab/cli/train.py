@@ -23,7 +23,7 @@ from bitbayes.lab.cli.shared import (
 
 @dataclass
 class Recipes(Command):
-    """Lists every experiment: data, network, rules, published figures."""
+    """List all recipes: their data, networks, rules and published results."""
 
     def run(self) -> None:
         """Print the table."""
@@ -35,24 +35,28 @@ class Recipes(Command):
 
 @dataclass(kw_only=True)
 class Train(Command):
-    """Trains one network, or the same with several seeds.
+    """Train one network, or several with consecutive seeds.
 
     Args:
-        recipe: Name of the experiment; `bitbayes recipes` lists them.
-        seeds: Number of runs, with consecutive seeds; their folders are OUT/seed1, OUT/seed2, ...
-        jobs: Number of runs at a time, each in a process of its own.
-        resume: Continue the run in its folder from its checkpoint; refused where there is none.
-        set: Options of the rule as NAME=VALUE, such as ess=54000, or ess_scale=1 for 1 times the number of training
-            examples. An option that the rule does not have or does not use is refused, with a list of those it has.
-        tensorboard: Also write the metrics as event files for TensorBoard into the folder of the run.
+        recipe: Name of the recipe; `bitbayes recipes` lists all recipes.
+        seeds: Number of runs, with consecutive seeds. They are written to OUT/seed1, OUT/seed2, ...
+        jobs: Number of runs to train in parallel, each in its own process.
+        resume: Continue from the checkpoint in the run's folder. It is an error if there is none.
+        set: Options of the rule as NAME=VALUE, such as ess=54000, or ess_scale=1 for 1x the number of training
+            examples. An unknown or unused option is an error that lists the rule's options.
+        tensorboard: Also write the metrics as TensorBoard event files into the run's folder.
     """
 
+    epilog = """
+examples:
+  bitbayes train digits --epochs 20
+  bitbayes train mnist --rule ste --lr 0.01 --out runs/mnist-ste
+  bitbayes train mnist --rule bayesbinn:default --seeds 5 --jobs 2
+"""
     recipe: Name
     rule: Annotated[
         str,
-        tyro.conf.arg(
-            help=f"Learning rule: {rule_names()}. bayesbinn:default is the one setting that needs no search."
-        ),
+        tyro.conf.arg(help=f"Learning rule: {rule_names()}. bayesbinn:default needs no hyper-parameter search."),
     ] = "bayesbinn"
     seeds: int = 1
     jobs: int = 1
@@ -62,13 +66,13 @@ class Train(Command):
     given: Annotated[Overrides, options_of(Overrides)]
 
     def advice(self, saved: bool) -> str:
-        """Several runs continue by themselves, and a single one when it is told to."""
+        """Return what to do after Ctrl-C: several runs continue by themselves, one run needs --resume."""
         if (self.seeds, self.jobs) != (1, 1) or self.resume:
             return CONTINUES
         return "give the same command with --resume to continue" if saved else self.again
 
     def run(self) -> None:
-        """Train, on all processes that torchrun has started, and print the summary."""
+        """Train on all processes that torchrun has started, and print the summary."""
         from bitbayes.lab.recipes import make_config, run_recipe
         from bitbayes.lab.report.tables import summary_table
         from bitbayes.lab.train import EventProgress, default_progress
@@ -101,11 +105,13 @@ class Train(Command):
         from bitbayes.lab.train.rules import kept_posterior
 
         if self.seeds == 1:
-            raise ValueError(f"--jobs {self.jobs} is for several runs; say how many with --seeds")
+            raise ValueError(f"--jobs {self.jobs} needs several runs; set their number with --seeds")
         if self.tensorboard:
-            raise ValueError("--tensorboard follows one run; leave out --seeds, or --tensorboard")
+            raise ValueError("--tensorboard supports one run, got --seeds; leave out --seeds or --tensorboard")
         if under_torchrun():
-            raise ValueError("--seeds runs in one process or in its own; leave out torchrun, or --seeds")
+            raise ValueError(
+                "--seeds starts processes of its own, but torchrun has done so; leave out torchrun or --seeds"
+            )
         recipe = find_recipe(self.recipe)
         configs = make_configs(self.recipe, self.rule, self.seeds, given)
         if self.resume:
@@ -117,17 +123,25 @@ class Train(Command):
 
 @dataclass
 class Evaluate(Command):
-    """Evaluates a finished run: mode and mean, likelihood, calibration, entropy; writes evaluation.json.
+    """Evaluate a finished run on its test data and write evaluation.json into its folder.
 
     Args:
-        folder: Folder of the run.
-        samples: Number of networks that the mean averages over.
-        data: Folder or hub id of the data, if it is no longer where the run found it.
-        unlike: Recipe whose test inputs the network should be unsure of, such as fashion-mnist for a run on MNIST.
-        unlike_data: Folder or hub id of the data of that recipe.
-        device: cpu, cuda, ...; auto takes a GPU if there is one.
+        folder: Folder of the finished run.
+        samples: Number of posterior samples that the posterior mean averages over.
+        data: Folder or Hugging Face Hub id of the data set, if it has moved since the run was trained.
+        unlike: Recipe whose test inputs serve as out-of-distribution data, such as fashion-mnist for a run on MNIST.
+        unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data. The recipe sets the default.
+        device: PyTorch device, such as cpu or cuda. auto selects a GPU if one is available.
     """
 
+    epilog = """
+The table shows accuracy, likelihood, calibration and entropy of the posterior
+mode and of the posterior mean side by side.
+
+examples:
+  bitbayes evaluate runs/mnist-bayesbinn-released-seed0
+  bitbayes evaluate runs/mnist-ste-seed0 --unlike fashion-mnist
+"""
     folder: Name
     samples: int = 32
     data: str | None = None

@@ -42,7 +42,7 @@ def check_program(program: Program, tensors: Tensors) -> tuple[list[Value], set[
         try:
             op = OPS.get(step.op)
             if op is None:
-                raise PackedFileError(f"there is no such operation; there are {', '.join(OPS)}")
+                raise PackedFileError(f"there is no such operation; the operations are {', '.join(OPS)}")
             mine = _tensors(op, step, tensors, program.samples, differing)
             sources = [values[source] for source in step.sources]
             if op.sources and len(sources) != op.sources:
