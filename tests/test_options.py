@@ -106,7 +106,7 @@ TRAIN, TUNE = ["train", "digits", "--epochs", "1"], ["tune", "digits", "--epochs
         ([*TRAIN, "--set", "ess=1", "ess_scale=2"], "ess and ess_scale set the same number; give one of them"),
         (
             [*TRAIN, "--set", "es=1"],
-            "no option of rule bayesbinn is called 'es'; did you mean 'ess'? Choose from: ess, ",
+            "no option of rule bayesbinn is called 'es'; did you mean 'ess'? Choose from: ",
         ),
         ([*TRAIN, "--set", "prior=1"], "no option of rule bayesbinn is called 'prior'; "),
         ([*TRAIN, "--set", "lr=1"], "lr is no option of the rule here but a setting of the run: --lr"),

@@ -115,9 +115,8 @@ def c_header(network: PackedNetwork, name: str = "net") -> str:
         raise ValueError(f"a C header is of one network, got {network.program.samples}; pack the mode")
     for step in network.program.steps:
         if step.op not in _STEPS:
-            raise ValueError(
-                f"{step.op!r} of layer {step.name!r} cannot be written as C; the supported operations are {', '.join(_STEPS)}"
-            )
+            supported = ", ".join(_STEPS)
+            raise ValueError(f"{step.op!r} of layer {step.name!r} cannot be written as C, only: {supported}")
     plan = make_plan(network)
     code = _Writer(network, plan)
     blocks = []
