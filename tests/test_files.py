@@ -60,7 +60,7 @@ def test_a_flipped_bit_is_one_clear_line(kind, tmp_path):
             path.write_bytes(changed)
             with pytest.raises(refusal, match=re.escape(str(path))) as caught:
                 read(path)
-            assert "its SHA-256 is not that of what was written; take another copy of the file" in str(caught.value)
+            assert "its content does not match its SHA-256 digest; use another copy of the file" in str(caught.value)
             assert "\n" not in str(caught.value)
 
 

@@ -433,7 +433,7 @@ def test_bad_inputs_are_one_line(here, capsys):
         (["net.safetensors", "absent.png"], 1, "there is no file absent.png"),
         (["net.safetensors", "pipe.npy"], 2, "pipe.npy is no regular file"),
         (["net.safetensors", "/dev/zero"], 2, "/dev/zero is no regular file"),
-        (["net.safetensors", "a.png", "--data", "x.npy"], 2, "not both"),
+        (["net.safetensors", "a.png", "--data", "x.npy"], 2, "got both inputs, which are normalised here"),
         (["net.safetensors", "--data", "a.png"], 2, "a.png is a picture, so leave --data out"),
         (["net.safetensors", "--data", "big.npy"], 2, "big.npy has shape"),
     ]:

@@ -54,7 +54,7 @@ def test_real_by_module() -> None:
 def test_real_that_matches_nothing_names_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"'head.wieght' matches no parameter; the nearest name is 'head.weight'"):
         bb.split_parameters(UserNetwork(), real=["head.wieght"])
-    with pytest.raises(ValueError, match="not a module of the network"):
+    with pytest.raises(ValueError, match="not a module of this network"):
         bb.split_parameters(UserNetwork(), real=[nn.Linear(2, 2)])
 
 
@@ -124,7 +124,7 @@ def test_a_copy_of_the_model_alone_has_an_optimizer_of_its_own() -> None:
 def test_a_second_optimizer_is_refused() -> None:
     model, optimizer = followed()
     other = bb.STE([model[0].weight], seed=0)
-    with pytest.raises(RuntimeError, match=r"a BayesBiNN follows this Sequential already; call model.train.remove"):
+    with pytest.raises(RuntimeError, match=r"a BayesBiNN already follows this Sequential; call model.train.remove"):
         bb.follow(model, other)
     first = bb.follow(model, optimizer)  # the same again is fine
     vars(model)["train"].remove()

@@ -300,7 +300,7 @@ def test_spread_of_probabilities() -> None:
     assert torch.equal(bb.Prediction(outputs[:1]).probs_std, torch.zeros(1, 2))
 
 
-@pytest.mark.parametrize(("batches", "words"), [(torch.zeros(4, 3), "pass \\[x\\]"), ([{"x": 1}], "got dict")])
+@pytest.mark.parametrize(("batches", "words"), [(torch.zeros(4, 3), "use \\[x\\]"), ([{"x": 1}], "got dict")])
 def test_what_is_no_batches(batches: object, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         bb.refresh_batchnorm(nn.BatchNorm1d(3), batches)

@@ -207,7 +207,7 @@ def test_outputs_without_logits_are_refused(make: Callable[[Tensor], Any], outpu
 
 def test_a_packed_network_has_one_output() -> None:
     model = Wrapped(lambda y: {"logits": y})
-    with pytest.raises(ValueError, match="a packed network has one output, so output='logits' is of no use"):
+    with pytest.raises(ValueError, match="a packed network has a single output, so output='logits' has no effect"):
         bb.predict(model, torch.randn(7, 4), posterior_of(model), output="logits", backend="reference")
 
 

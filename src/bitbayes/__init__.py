@@ -36,7 +36,7 @@ else:
 
     def __getattr__(name: str) -> object:
         if name in ("calibration", "continual") and find_spec("torch") is not None:
-            return import_module(f"bitbayes.{name}")  # when it is first asked for
+            return import_module(f"bitbayes.{name}")  # on first use
         if name in __all__:  # packed networks run where torch is not installed
             raise ImportError(f"bitbayes.{name} needs torch; without it there is only bitbayes.packed")
         raise AttributeError(f"module 'bitbayes' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, which fit the networks that they were estimated with and hardly any other."""
+"""Re-estimation of BatchNorm's running statistics, which suit only the weights they were estimated with."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Weights = dict[str, Tensor]
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode for a while, and restore the mode of every module.
+    """Put a network into eval mode temporarily and restore the mode of every module.
 
-    Modules are set one by one, because `model.eval()` may switch an optimizer along (`bitbayes.follow`), and the
-    parameters must stay what they are.
+    Modules are switched one by one, because `model.eval()` may also switch an optimizer (`bitbayes.follow`), and the
+    parameters must not change.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -35,7 +35,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode for a while, and restore every module's mode and every buffer.
+    """Put a network into eval mode temporarily and restore every module's mode and every buffer.
 
     Example:
         >>> norm = torch.nn.BatchNorm1d(1)
@@ -44,7 +44,7 @@ def as_found(model: nn.Module) -> Iterator[None]:
         >>> norm.running_mean, norm.training
         (tensor([0.]), True)
     """
-    # Buffers are found by their places, because a forward pass may put another tensor there.
+    # Buffers are found by module and name, because a forward pass may replace the tensor.
     places = [(module, *place) for module in model.modules() for place in module._buffers.items()]
     buffers = [(*place, None if place[-1] is None else place[-1].clone()) for place in places]
     with evaluating(model):
@@ -60,19 +60,20 @@ def as_found(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def refresh_batchnorm(model: nn.Module, batches: Batches) -> None:
-    """Estimate the running statistics of every BatchNorm layer anew, for the weights that the parameters hold.
+    """Re-estimate the running statistics of every BatchNorm layer for the weights that the parameters hold.
 
-    Training gathers the statistics under draws, whose activations can be far from those of the mode. This function
-    replaces them by the plain average over the given batches, with dropout off. Modes and momenta stay as they are. If
-    a batch fails, the old statistics stay too.
+    During training, BatchNorm averages statistics over posterior samples, whose activations can differ strongly from
+    those of the mode. This function replaces them by the plain average over the given batches, with dropout off. The
+    training mode and momentum of every layer stay unchanged. If a batch raises an error, the old statistics are
+    restored.
 
     Args:
         model: Network.
-        batches: Batches of training inputs, x or tuples (x, ...), best with some hundred examples each.
+        batches: Batches of training inputs, as x or tuples (x, ...). Batches of a few hundred examples work best.
 
     Raises:
-        ValueError: If there are BatchNorm layers and no batch.
-        TypeError: If a batch is neither a tensor nor a tuple that begins with one.
+        ValueError: If there are BatchNorm layers but no batches.
+        TypeError: If a batch is neither a tensor nor a tuple that begins with a tensor.
 
     Example:
         >>> norm = torch.nn.BatchNorm1d(1)
@@ -85,16 +86,16 @@ def refresh_batchnorm(model: nn.Module, batches: Batches) -> None:
 
 
 def refresh(model: nn.Module, batches: Batches, weights: Weights | Iterator[Weights]) -> None:
-    """`refresh_batchnorm` for other weights than the model's, which is in eval mode before and after.
+    """Re-estimate BatchNorm statistics for weights other than the model's own; the model stays in eval mode.
 
     Args:
         model: Network.
         batches: Batches of training inputs.
-        weights: Weights by the names of the parameters that they replace; or an iterator of weights, to take the next
-            for each batch.
+        weights: Weights by the names of the parameters that they replace, or an iterator that yields such weights for
+            each batch.
     """
     if isinstance(batches, Tensor):
-        raise TypeError("batches must be an iterable of batches, got one tensor; for one batch pass [x]")
+        raise TypeError("batches must be an iterable of batches, got one tensor; to pass a single batch, use [x]")
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         return
@@ -109,14 +110,14 @@ def refresh(model: nn.Module, batches: Batches, weights: Weights | Iterator[Weig
         for norm in norms:
             norm.reset_running_stats()
             norm.training = True
-            norm.momentum = None  # torch's name for the plain average
+            norm.momentum = None  # makes torch compute the plain average
         each = itertools.repeat(weights) if isinstance(weights, dict) else weights
         for batch, replaced in zip(itertools.chain([first], stream), each, strict=False):
             x = batch[0] if isinstance(batch, (tuple, list)) else batch
             if not isinstance(x, Tensor):
                 raise TypeError(f"a batch must be inputs x, or a tuple (x, ...), got {type(x).__name__}")
             functional_call(model, replaced, (x,))
-    except BaseException:  # Ctrl-C too: half an average would be a silent wrong number
+    except BaseException:  # also on Ctrl-C: half an average would be silently wrong
         for buffer, value in before:
             buffer.copy_(value)
         raise
@@ -127,6 +128,6 @@ def refresh(model: nn.Module, batches: Batches, weights: Weights | Iterator[Weig
 
 
 def batch_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies of the buffers of all BatchNorm layers, by the names that they have in the network."""
+    """Return copies of the buffers of all BatchNorm layers by their names in the network."""
     norms = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
     return {key: buffer.clone() for name, norm in norms for key, buffer in norm.named_buffers(name)}

@@ -1,9 +1,9 @@
-"""Does a network know when it does not know? Calibration, temperature, and the separation of inputs by uncertainty.
+"""Measures of uncertainty: calibration, temperature scaling, and separation of inputs by uncertainty.
 
-Probabilities have shape (N, K), or (N, 1) with the probability of class 1. Classes have shape (N,). All functions raise
-ValueError for logits instead of probabilities, and for another number of classes than probabilities. A class that
-the network does not know counts as wrong where only right and wrong matter; it raises ValueError where its probability
-is needed.
+Probabilities have shape (N, K), or (N, 1) with the probability of class 1. Labels have shape (N,). All functions raise
+ValueError if they get logits instead of probabilities, or if the numbers of probabilities and labels differ. A label
+that is not among the K classes counts as an error in accuracies. It raises ValueError in functions that need its
+probability.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ Bins = Literal["width", "mass"]
 
 
 def probability_figures(probs: Tensor, y: Tensor) -> dict[str, float]:
-    """Return the usual figures of predicted probabilities.
+    """Return accuracy, likelihood, entropy, Brier score and calibration errors of predicted probabilities.
 
     Args:
         probs: Predicted probabilities.
         y: Classes.
 
     Returns:
-        accuracy in percent; nll and entropy in nats; brier (sum over classes); ece (15 bins of equal width) and
-        ece_mass (15 bins of equal mass).
+        A dictionary: `accuracy` in percent; `nll` and `entropy` in nats; `brier` (summed over classes); `ece` (15 bins
+        of equal width) and `ece_mass` (15 bins of equal mass).
 
     Example:
         >>> figures = probability_figures(torch.tensor([[0.5, 0.5], [0.0, 1.0]]), torch.tensor([0, 1]))
@@ -62,11 +62,11 @@ def probability_figures(probs: Tensor, y: Tensor) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence and accuracy in each bin that is not empty.
+    """Confidence and accuracy in each non-empty bin.
 
     Args:
         confidence: Mean probability of the predicted class, shape (B,).
-        accuracy: Fraction of right predictions, shape (B,).
+        accuracy: Fraction of correct predictions, shape (B,).
         share: Fraction of all examples, shape (B,).
     """
 
@@ -87,13 +87,13 @@ def reliability(probs: Tensor, y: Tensor, *, count: int = 15, bins: Bins = "widt
         probs: Predicted probabilities.
         y: Classes.
         count: Number of bins.
-        bins: "width" divides [0, 1] into equal parts; "mass" puts equally many examples into each bin.
+        bins: "width" for bins of equal width in [0, 1]; "mass" for bins with equal numbers of examples.
 
     Returns:
-        The bins that hold examples, by increasing confidence.
+        The non-empty bins in order of confidence.
 
     Raises:
-        ValueError: If `bins` is something else.
+        ValueError: If `bins` is neither "width" nor "mass".
 
     Example:
         >>> found = reliability(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]), count=10)
@@ -117,7 +117,7 @@ def reliability(probs: Tensor, y: Tensor, *, count: int = 15, bins: Bins = "widt
 
 
 def expected_calibration_error(probs: Tensor, y: Tensor, *, count: int = 15, bins: Bins = "width") -> float:
-    """Return the mean distance of confidence and accuracy over bins, between 0 and 1 (Guo et al., ICML 2017).
+    """Return the expected calibration error, a number between 0 and 1 (Guo et al., ICML 2017).
 
     Args:
         probs: Predicted probabilities.
@@ -133,10 +133,10 @@ def expected_calibration_error(probs: Tensor, y: Tensor, *, count: int = 15, bin
 
 
 def fit_temperature(prediction: Prediction[Tensor], y: Tensor) -> float:
-    """Return the temperature of the logits that makes the classes most likely (Guo et al., ICML 2017).
+    """Return the temperature that maximises the likelihood of the labels (Guo et al., ICML 2017).
 
-    Fit it on validation data. For several networks, it divides the logits of each, and the mean of their probabilities
-    is scored. It needs the extra `train`.
+    Fit the temperature on validation data. With several networks, it divides the logits of each network, and the mean
+    of their probabilities is scored. This function needs the extra `train`.
 
     Args:
         prediction: Logits of one or several networks.
@@ -163,16 +163,16 @@ def fit_temperature(prediction: Prediction[Tensor], y: Tensor) -> float:
 
 
 def separation(usual: Tensor, unusual: Tensor) -> float:
-    """Return the probability that an unusual input has the larger score: the area under the ROC curve.
+    """Return the area under the ROC curve: the probability that an unusual input has the larger score.
 
-    It needs the extra `train`.
+    This function needs the extra `train`.
 
     Args:
-        usual: Scores, such as entropies, of inputs that the network should know (or classified right), shape (N,).
-        unusual: Scores of inputs that the network should doubt (or classified wrong), shape (M,).
+        usual: Scores, such as entropies, of in-distribution (or correctly classified) inputs, shape (N,).
+        unusual: Scores of out-of-distribution (or misclassified) inputs, shape (M,).
 
     Returns:
-        A number between 0 and 1; 0.5 if the score says nothing.
+        A number between 0 and 1; 0.5 if the score does not separate the inputs.
 
     Raises:
         ValueError: If one side is empty, or a score is NaN.
@@ -182,21 +182,21 @@ def separation(usual: Tensor, unusual: Tensor) -> float:
         0.75
     """
     if len(usual) == 0 or len(unusual) == 0:
-        raise ValueError(f"both sides need examples, got {len(usual)} usual and {len(unusual)} unusual")
+        raise ValueError(f"both groups need at least one score, got {len(usual)} usual and {len(unusual)} unusual")
     if usual.isnan().any() or unusual.isnan().any():
-        raise ValueError("a score is NaN; an order of scores is needed")
-    _, ranks = torch.cat([usual, unusual]).unique(return_inverse=True)  # they keep the order and are finite
+        raise ValueError("scores must not be NaN; remove or replace the NaN entries")
+    _, ranks = torch.cat([usual, unusual]).unique(return_inverse=True)  # ranks keep the order and are finite
     labels = [0] * len(usual) + [1] * len(unusual)
     return float(require("sklearn.metrics", "train").roc_auc_score(labels, ranks.numpy(force=True)))
 
 
 def accuracy_by_coverage(probs: Tensor, y: Tensor, score: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the accuracy on the inputs of which the network is most certain (El-Yaniv & Wiener, JMLR 2010).
+    """Return the accuracy on the most certain inputs, for every coverage (El-Yaniv & Wiener, JMLR 2010).
 
     Args:
         probs: Predicted probabilities.
         y: Classes.
-        score: Uncertainty of each input, shape (N,); inputs with the largest score are rejected first. None takes the
+        score: Uncertainty of each input, shape (N,). Inputs with the largest score are rejected first. None uses the
             entropy of `probs`.
 
     Returns:
@@ -214,24 +214,26 @@ def accuracy_by_coverage(probs: Tensor, y: Tensor, score: Tensor | None = None) 
 
 
 def _checked(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities of all classes, and as many classes."""
+    """Return checked probabilities of all classes and their labels."""
     if probs.dim() != 2 or not len(probs) or y.numel() != len(probs):
         found = f"{tuple(probs.shape)} and {tuple(y.shape)}"
         raise ValueError(f"probabilities and classes must have shapes (N, K) and (N,), N at least 1; got {found}")
     full, y = _full(probs), y.reshape(-1).long()
     if not (full.min() >= -1e-3 and (full.sum(1) - 1).abs().max() < 1e-2):  # bfloat16 sums to 1 roughly
-        raise ValueError("rows are not probabilities: they are negative or do not sum to 1; apply softmax to logits")
+        raise ValueError(
+            "expected probabilities, got rows that are negative or do not sum to 1; apply softmax to logits"
+        )
     return full, y
 
 
 def _of_class(probs: Tensor, y: Tensor) -> Tensor:
-    """The probability of each class, which must be one of those that the network knows."""
+    """Return the probability of each label, which must be one of the classes that the network predicts."""
     if not 0 <= int(y.min()) <= int(y.max()) < probs.shape[1]:
         raise ValueError(f"classes must be from 0 to {probs.shape[1] - 1}, got {int(y.min())} to {int(y.max())}")
     return probs.gather(1, y[:, None])
 
 
 def _full(probs: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Both columns of a binary problem."""
+    """Return the probabilities of both classes of a binary problem."""
     probs = probs.to(dtype)
     return torch.cat([1 - probs, probs], -1) if probs.shape[-1] == 1 else probs

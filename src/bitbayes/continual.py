@@ -1,4 +1,4 @@
-"""From one task to the next: variational continual learning (Nguyen et al., ICLR 2018) with Bernoulli posteriors."""
+"""Variational continual learning (Nguyen et al., ICLR 2018) with Bernoulli posteriors."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from bitbayes.rules.optimizer import BinaryOptimizer
 
 
 def advance_prior(optimizer: BinaryOptimizer, *, decay: float = 1.0) -> BernoulliPosterior:
-    """Makes the posterior the prior of the steps to come: λ₀ ← decay · λ (BayesBiNN, eq. 21, for decay = 1).
+    """Use the posterior as the prior of the following steps: λ₀ ← decay · λ (BayesBiNN, eq. 21, for decay = 1).
 
     Args:
-        optimizer: A `BayesBiNN`.
-        decay: Relaxation in [0, 1]: 1 keeps all that was learned, 0 is the uniform prior again. Below 1 long streams
-            keep some freedom to learn, and forget slowly.
+        optimizer: A `BayesBiNN` optimizer that was trained on the tasks so far.
+        decay: Factor on λ in [0, 1]: 1 keeps the whole posterior; 0 returns to the uniform prior. With a value below 1,
+            long sequences of tasks remain learnable, and early tasks are forgotten slowly.
 
     Returns:
         The new prior.
@@ -32,8 +32,8 @@ def advance_prior(optimizer: BinaryOptimizer, *, decay: float = 1.0) -> Bernoull
         raise ValueError(f"decay must be in [0, 1], got {decay}")
     if not isinstance(optimizer, BayesBiNN):
         raise TypeError(
-            f"{type(optimizer).__name__} learns without a prior; use bitbayes.BayesBiNN for continual learning (it "
-            "takes the marginals of another posterior as its prior)"
+            f"{type(optimizer).__name__} has no prior; use bitbayes.BayesBiNN for continual learning (it can "
+            "use the marginals of another posterior as its prior)"
         )
     posterior = optimizer.posterior()
     prior = BernoulliPosterior({name: decay * natural for name, natural in posterior.natural.items()}, posterior.scale)

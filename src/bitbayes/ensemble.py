@@ -1,4 +1,4 @@
-"""The only loop over the networks that a posterior draws. `predict`, `pack` and the mean of a run consume it."""
+"""The loop over the networks that a posterior draws, which `predict`, `pack` and the evaluation of runs share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bitbayes.posterior import Posterior
 from bitbayes.rules.shards import sharded_modules
 
 Output = str | int | Callable[[Any], Tensor]
-"""What finds the logits among a network's outputs: a name, a place in a tuple, or a function."""
+"""How to find the logits among a network's outputs: a name, a tuple index, or a function."""
 
 
 def unwrapped(model: nn.Module, names: Collection[str] | None = None) -> nn.Module:
@@ -23,17 +23,17 @@ def unwrapped(model: nn.Module, names: Collection[str] | None = None) -> nn.Modu
 
     Args:
         model: Any module.
-        names: Names of parameters. If given, unwrapping stops at the first module that has them all, and the model
-            itself is returned if no module has.
+        names: Names of parameters. If given, unwrapping stops at the first module that has all of them. If no module
+            has all of them, the model itself is returned.
 
     Raises:
         ValueError: If `fully_shard` has been applied to the network.
     """
     if next(sharded_modules(model), None) is not None:
         raise ValueError(
-            "fully_shard has shared the parameters out, and drawn or packed networks need whole ones: load "
+            "fully_shard has sharded the parameters, but sampling and packing need whole ones; load "
             "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
-            "torch.distributed.checkpoint.state_dict into a network of its own"
+            "torch.distributed.checkpoint.state_dict into an unsharded network"
         )
     inside: Any = model
     while names is None or not set(names) <= {name for name, _ in inside.named_parameters(remove_duplicate=False)}:
@@ -52,19 +52,19 @@ def drawn_networks(
 ) -> Iterator[Weights]:
     """Yield the weights of each network, by the names of the parameters that they replace.
 
-    Draws reuse their memory, so weights are overwritten when the next network is asked for. Under autocast, weights
-    that its type holds exactly are drawn in that type.
+    Samples share memory: the weights are overwritten when the next network is requested. Under autocast, weights are
+    drawn in autocast's type if that type represents them exactly.
 
     Args:
-        model: Network in eval mode. With `batches`, its BatchNorm statistics become those of each network in turn;
+        model: Network in eval mode. With `batches`, its BatchNorm statistics are set to those of each network in turn;
             `bitbayes.batchnorm.as_found` restores them.
-        posterior: Posterior over the binary parameters. None yields one network, which replaces no weight.
+        posterior: Posterior over the binary parameters. None yields one network with the model's own weights.
         samples: Number of networks to draw.
-        seed: Seed of the draws.
+        seed: Seed of the samples.
         batches: Training batches from which each network's BatchNorm statistics are estimated.
 
     Raises:
-        ValueError: If the names or shapes of the posterior are not those of the model.
+        ValueError: If names or shapes of the posterior differ from those of the model.
     """
     reusable = None if batches is None else list(batches)
     for weights in [{}] if posterior is None else _draws(model, posterior, samples, seed):
@@ -87,7 +87,7 @@ def _draws(model: nn.Module, posterior: Posterior, samples: int, seed: int) -> I
 
 
 def _dtype(parameter: Tensor, scale: Tensor) -> torch.dtype:
-    """Autocast's type if it holds the weights exactly, because autocast would round to it anyway."""
+    """Return autocast's type if it represents the weights exactly, because autocast would round to it anyway."""
     device = parameter.device.type
     if parameter.dtype == torch.float32 and torch.is_autocast_enabled(device) and bool((scale == 1).all()):
         return torch.get_autocast_dtype(device)
@@ -95,7 +95,7 @@ def _dtype(parameter: Tensor, scale: Tensor) -> torch.dtype:
 
 
 def complete_states(model: nn.Module, networks: Iterable[Weights]) -> Iterator[Weights]:
-    """Yield all parameters and buffers by name, of each network of `drawn_networks`."""
+    """Yield all parameters and buffers of each network of `drawn_networks` by name."""
     named = dict(model.named_parameters(remove_duplicate=False))
     for weights in networks:
         # A tied weight has several names, but is drawn under one of them.
@@ -111,13 +111,13 @@ def network_outputs(
 
     Args:
         model: Network in eval mode.
-        weights: Parameters and buffers by name, in the place of the model's.
+        weights: Parameters and buffers by name that replace the model's own.
         x: Inputs, shape (N, ...).
         chunk: Number of inputs at a time; None for all at once.
-        output: What finds the logits; see `logits_of`.
+        output: How to find the logits; see `logits_of`.
 
     Raises:
-        ValueError: If the logits are not found, or if a chunk of inputs has another number of outputs.
+        ValueError: If the logits are not found, or if the numbers of inputs and outputs of a chunk differ.
     """
     inputs = x.split(chunk or max(len(x), 1))
     pieces = [logits_of(functional_call(model, weights, (piece,)), output) for piece in inputs]
@@ -137,11 +137,11 @@ def logits_of(outputs: Any, output: Output | None = None) -> Tensor:
 
     Args:
         outputs: Return value of the network: a tensor, a dictionary, a dataclass, or a tuple.
-        output: Key or attribute, place in a tuple, or function of the outputs. None takes a tensor itself, and of
-            anything else the entry or attribute that is called "logits".
+        output: Key, attribute or tuple index of the logits, or a function of the outputs. None uses a tensor itself,
+            and otherwise the entry or attribute "logits".
 
     Raises:
-        ValueError: If there is no such entry, or it is not a tensor of one value or more for each input.
+        ValueError: If there is no such entry, or the entry is not a tensor with at least one value per input.
 
     Example:
         >>> logits_of({"loss": None, "logits": torch.ones(2, 3)}).shape
@@ -160,8 +160,8 @@ def logits_of(outputs: Any, output: Output | None = None) -> Tensor:
             expected = "a tensor or an entry called 'logits'" if output is None else f"an entry {name!r}"
             names = f" with the entries {', '.join(map(repr, known))}" if known else ""
             raise ValueError(
-                f"the network returned a {type(outputs).__name__}{names}, expected {expected}; pass output=, the name "
-                "or the place of the logits, or a function that finds them"
+                f"the network returned a {type(outputs).__name__}{names}, expected {expected}; pass output=, the name, "
+                "the index of the logits, or a function that returns them"
             )
         found, what = known[name], f"the output {name!r}"
     if not isinstance(found, Tensor) or found.dim() == 0:
@@ -171,7 +171,7 @@ def logits_of(outputs: Any, output: Output | None = None) -> Tensor:
 
 
 def _entries(outputs: Any) -> dict[str | int, Any]:
-    """Return what outputs hold by key, by attribute and by place."""
+    """Return the entries of the outputs by key, attribute and index."""
     if isinstance(outputs, Mapping):
         return dict(outputs)
     if dataclasses.is_dataclass(outputs):

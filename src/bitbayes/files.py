@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and safetensors files that know when a bit of them has changed."""
+"""Atomic writing of files, and safetensors files with a digest that detects damage."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 DIGEST = "sha256"  # entry of a safetensors file's metadata
-_PIECE = 1 << 20  # bytes that are read at a time
+_PIECE = 1 << 20  # bytes to read at a time
 
 Piece = bytes | memoryview
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Lend a path to write to, and put the file that is written there in the place of `path`.
+    """Yield a temporary path, and afterwards replace `path` by the file that was written there.
 
-    The lent path is in the same folder and names no file. If writing fails, the old file stays, and nothing is left.
-    The file is flushed to the disk before it takes its place. A link is followed.
+    The temporary path is in the same folder and does not exist yet. If writing fails, the old file stays and the
+    temporary file is removed. The new file is flushed to disk before it replaces the old one. Symbolic links are
+    followed.
 
     Args:
         path: File to write.
 
     Raises:
-        OSError: If the file cannot be written; it names `path`.
+        OSError: If the file cannot be written. The error names `path`.
 
     Example:
         >>> import tempfile
@@ -53,12 +54,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def sealed(content: bytes) -> list[Piece]:
-    """Return a safetensors file, in pieces to write one after the other, with a digest in its metadata.
+    """Return a safetensors file with a digest in its metadata, as pieces to write in order.
 
-    The digest is the SHA-256 of the other metadata and of all tensors. The order of the metadata is that of the names.
+    The digest is the SHA-256 of the other metadata, in order of their names, and of all tensors.
 
     Args:
-        content: File that `safetensors` has made.
+        content: Bytes of a file that `safetensors` has serialised.
 
     Example:
         >>> import numpy as np
@@ -76,14 +77,14 @@ def sealed(content: bytes) -> list[Piece]:
 
 
 def check_seal(path: str | Path, about: Mapping[str, str]) -> None:
-    """Check a safetensors file against its digest, if it has one: files of earlier versions have none.
+    """Check a safetensors file against its digest, if it has one; files of earlier versions have none.
 
     Args:
         path: The file.
-        about: Its metadata.
+        about: Metadata of the file.
 
     Raises:
-        ValueError: If the metadata or the tensors are not those that were written.
+        ValueError: If the metadata or the tensors differ from what was written.
     """
     if DIGEST not in about:
         return
@@ -91,7 +92,7 @@ def check_seal(path: str | Path, about: Mapping[str, str]) -> None:
         file.seek(8 + int.from_bytes(file.read(8), "little"))
         found = _digest(about, iter(lambda: file.read(_PIECE), b""))
     if found != about[DIGEST]:
-        raise ValueError("its SHA-256 is not that of what was written; take another copy of the file")
+        raise ValueError("its content does not match its SHA-256 digest; use another copy of the file")
 
 
 def _digest(about: Mapping[str, str], pieces: Iterable[Piece]) -> str:

@@ -1,6 +1,6 @@
-"""Pure tensor maths that rules and posteriors share: signs, sech², KLs, Adam's direction.
+"""Pure tensor functions that rules and posteriors share: signs, sech², KL divergences, Adam's direction.
 
-Every function works elementwise on tensors of any shape and device, keeps the dtype, and has no state.
+Every function is elementwise and stateless, accepts tensors of any shape and device, and keeps the dtype.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def heaviside(x: Tensor) -> Tensor:
-    """1 where x ≥ 0 and 0 elsewhere, in the dtype of `x`.
+    """Return 1 where x ≥ 0 and 0 elsewhere, in the dtype of `x`.
 
     Args:
         x: Real values, any shape.
@@ -42,18 +42,18 @@ def heaviside(x: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return (x >= 0).to(x.dtype)
-    # On a CPU a comparison that writes floats is vectorised; through bool or where() it takes 20 times as long.
+    # On a CPU, a comparison that writes floats is vectorised; going through bool or where() takes 20× as long.
     return torch.ge(x, 0, out=torch.empty_like(x))
 
 
 def sign(x: Tensor) -> Tensor:
-    """Sign with values in {−1, +1}: zero maps to +1.
+    """Return the sign with values in {−1, +1}; zero maps to +1.
 
     Args:
         x: Real values, any shape.
 
     Returns:
-        A tensor like `x` holding −1 where `x` is negative and +1 elsewhere.
+        A tensor like `x` with −1 where `x` is negative and +1 elsewhere.
 
     Example:
         >>> sign(torch.tensor([-0.5, 0.0, 2.0]))
@@ -63,10 +63,10 @@ def sign(x: Tensor) -> Tensor:
 
 
 def sech2(x: Tensor) -> Tensor:
-    """Squared hyperbolic secant, 1 − tanh²(x), without cancellation.
+    """Return the squared hyperbolic secant, 1 − tanh²(x), without cancellation.
 
-    float32 `tanh` is exactly 1 from |x| ≈ 9, so 1 − tanh² is 0 there. Written with exp(−2|x|) the value
-    keeps its relative precision until it underflows near |x| = 44.
+    In float32, tanh(x) rounds to 1 from |x| ≈ 9 on, so 1 − tanh² is 0 there. Computed from exp(−2|x|), the value keeps
+    its relative precision until it underflows near |x| = 44.
 
     Args:
         x: Real values, any shape.
@@ -83,13 +83,13 @@ def sech2(x: Tensor) -> Tensor:
 
 
 def bernoulli_log_prob(natural: Tensor, weights: Tensor) -> Tensor:
-    """Log-probability of ±1 weights under independent Bernoullis with natural parameter λ.
+    """Return the log-probability of ±1 weights under independent Bernoullis with natural parameter λ.
 
-    P[w = ±1] = σ(±2λ) (BayesBiNN, section 3.1).
+    The probabilities are P[w = ±1] = σ(±2λ) (BayesBiNN, section 3.1).
 
     Args:
         natural: λ, any shape.
-        weights: Values of either sign, broadcastable to `natural`.
+        weights: Weights, broadcastable to `natural`; only their signs matter.
 
     Returns:
         Elementwise log-probabilities in nats.
@@ -102,7 +102,7 @@ def bernoulli_log_prob(natural: Tensor, weights: Tensor) -> Tensor:
 
 
 def bernoulli_entropy(natural: Tensor) -> Tensor:
-    """Entropy in bits of a ±1 Bernoulli with natural parameter λ.
+    """Return the entropy in bits of a ±1 Bernoulli with natural parameter λ.
 
     Args:
         natural: λ, any shape.
@@ -120,7 +120,7 @@ def bernoulli_entropy(natural: Tensor) -> Tensor:
 
 
 def bernoulli_kl(natural: Tensor, prior: Tensor) -> Tensor:
-    """KL divergence in nats between ±1 Bernoullis with natural parameters λ and λ₀.
+    """Return the KL divergence in nats between ±1 Bernoullis with natural parameters λ and λ₀.
 
     Args:
         natural: λ of the first distribution.
@@ -142,7 +142,7 @@ def bernoulli_kl(natural: Tensor, prior: Tensor) -> Tensor:
 
 
 def square(value: Tensor) -> Tensor:
-    """value², but no more than the largest number of its dtype: a moving average of infinities would end in NaN.
+    """Return value², at most the largest number of its dtype; infinities would turn a moving average into NaN.
 
     Args:
         value: Any real tensor.
@@ -158,16 +158,16 @@ def square(value: Tensor) -> Tensor:
 
 
 def bias_correction(decay: float | Tensor, step: int | Tensor) -> float | Tensor:
-    """1 − βᵗ, by which a moving average that began at 0 is too small.
+    """Return 1 − βᵗ, the divisor that corrects a moving average that began at 0.
 
-    For `schedule` of a rule: in `update`, a compiled loop would take this power for every weight.
+    Call this function in a rule's `schedule`: in `update`, a compiled loop would compute the power for every weight.
 
     Args:
         decay: β of the average.
-        step: Number t of the step, counted from 1; a 0-d tensor is not read.
+        step: Number t of the step, counted from 1. The value of a 0-d tensor is not read on the host.
 
     Returns:
-        The divisor, a tensor in double precision if the step is one.
+        The divisor; a float64 tensor if `step` is a tensor.
 
     Example:
         >>> bias_correction(0.5, 2)
@@ -177,7 +177,7 @@ def bias_correction(decay: float | Tensor, step: int | Tensor) -> float | Tensor
 
 
 class AdamOptions(Protocol):
-    """Numbers of one step of Adam, by attribute; `adam_options` computes them."""
+    """Coefficients of one step of Adam, as attributes; `adam_options` computes them."""
 
     beta1: float | Tensor
     beta2: float | Tensor
@@ -186,14 +186,14 @@ class AdamOptions(Protocol):
 
 
 def adam_options(betas: tuple[float, float], step: int | Tensor) -> dict[str, float | Tensor]:
-    """Return the numbers of one step of Adam by the names of `AdamOptions`.
+    """Return the coefficients of one step of Adam by the names of `AdamOptions`.
 
     Args:
-        betas: Decays of both moments.
-        step: Number of the step, counted from 1; a 0-d tensor is not read.
+        betas: Decay rates of both moments.
+        step: Number of the step, counted from 1. The value of a 0-d tensor is not read on the host.
 
     Returns:
-        Both decays, and the bias corrections of both moments.
+        Decay rates and bias corrections of both moments.
 
     Example:
         >>> adam_options((0.5, 0.75), 1)
@@ -207,17 +207,17 @@ def adam_options(betas: tuple[float, float], step: int | Tensor) -> dict[str, fl
 def adam(
     first: Tensor, second: Tensor, gradient: Tensor, o: AdamOptions, *, eps: float = 1e-8
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Adam's moments and direction (Kingma & Ba 2015, algorithm 1).
+    """Return Adam's new moments and direction (Kingma & Ba 2015, algorithm 1).
 
     Args:
         first: First moment before the step.
         second: Second moment before the step.
         gradient: Gradient of this step, same shape.
-        o: Numbers of the step.
-        eps: Added to the root of the second moment.
+        o: Coefficients of the step, from `adam_options`.
+        eps: Number that is added to the root of the second moment.
 
     Returns:
-        The new first moment, the new second moment, and the direction to subtract times the learning rate.
+        The new first moment, the new second moment, and the direction; subtract the learning rate times the direction.
 
     Example:
         >>> from types import SimpleNamespace
@@ -232,13 +232,13 @@ def adam(
 
 
 def annealed(first: float, growth: float, interval: int, step: int | Tensor, highest: float) -> float | Tensor:
-    """Return first · growth^⌊step / interval⌋, at most `highest`: the annealing of rules that harden soft weights.
+    """Return first · growth^⌊step / interval⌋, at most `highest`, to anneal rules that harden soft weights.
 
     Args:
         first: Value at step 0.
         growth: Factor, at least 1.
-        interval: Steps between two factors.
-        step: Steps so far; below 0 counts as 0. A 0-d tensor is not read.
+        interval: Number of steps between two factors.
+        step: Number of steps so far; negative numbers count as 0. The value of a 0-d tensor is not read on the host.
         highest: Upper bound.
 
     Example:
@@ -246,7 +246,7 @@ def annealed(first: float, growth: float, interval: int, step: int | Tensor, hig
         4.0
     """
     if isinstance(step, Tensor):
-        stairs = torch.floor(step.clamp(min=0).double() / interval)  # in double precision, as Python's
+        stairs = torch.floor(step.clamp(min=0).double() / interval)  # in double precision, like Python's numbers
         return (first * growth**stairs).clamp(max=highest)
     try:
         return min(first * growth ** (max(step, 0) // interval), highest)

@@ -1,9 +1,9 @@
-"""Counter-based noise: a pure function of (seed, stream, step, sample, tensor index) and nothing else.
+"""Counter-based noise: a pure function of (seed, stream, step, sample, tensor index).
 
-There is no generator to save: a resumed run, every rank of a data-parallel job, and every device compute the same
-bits. Word j of a stream is SplitMix64's output function at counter `key + j·golden` (Steele, Lea & Flood 2014); the
-key is a hash of the path, so streams start 2⁶⁴ / (number of streams) apart on average. Each 64-bit word serves
-two weights with 32 bits each.
+There is no generator state to save. A resumed run, every rank of a data-parallel job and every device compute the same
+bits. Word j of a stream is SplitMix64's output function at counter `key + j·golden` (Steele, Lea & Flood 2014). The key
+is a hash of the path, so streams start 2⁶⁴ / (number of streams) apart on average. Each 64-bit word provides 32 bits
+for each of two weights.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor
 
 from bitbayes.functional import sign
 
-# Values a piece: 1 MiB a float32 tensor, small enough for a second-level cache and large enough to hide dispatch.
+# Values per piece. A float32 tensor of 1 MiB fits into a second-level cache and is large enough to hide dispatch.
 CHUNK = 1 << 18
 
 _MASK = (1 << 64) - 1
 
 
 def _signed(value: int) -> int:
-    """The int64 with the same 64 bits, because torch multiplies signed words."""
+    """Return the int64 with the same 64 bits, because torch multiplies signed words."""
     value &= _MASK
     return value - (1 << 64) if value >> 63 else value
 
@@ -45,7 +45,7 @@ def _hash(seed: int, path: tuple[int, ...]) -> int:
     """The streams of a step have all but the end of their path in common."""
     if not path:
         return _mix((seed + _GOLDEN) & _MASK)
-    # Two rounds a counter: one xor-multiply round of small integers is too regular to chain.
+    # Two rounds per counter: one xor-multiply round of small integers is too regular to chain.
     return _mix((_mix((_hash(seed, path[:-1]) ^ path[-1]) & _MASK) + _GOLDEN) & _MASK)
 
 
@@ -54,15 +54,15 @@ def stream_key(seed: int, *path: int) -> int: ...
 @overload
 def stream_key(seed: int, *path: int | Tensor) -> int | Tensor: ...
 def stream_key(seed: int, *path: int | Tensor) -> int | Tensor:
-    """Hashes a seed and a path of counters to the 64-bit key of a noise stream.
+    """Hash a seed and a path of counters into the 64-bit key of a noise stream.
 
     Args:
         seed: Any integer.
-        path: What names the stream, such as purpose, step, sample and tensor index: integers, or 0-d int64 tensors,
-            whose values are not read.
+        path: Numbers that identify the stream, such as purpose, step, sample and tensor index. They are integers or 0-d
+            int64 tensors, whose values are not read on the host.
 
     Returns:
-        A signed 64-bit integer; a 0-d int64 tensor if there is one in the path.
+        A signed 64-bit integer, or a 0-d int64 tensor if the path contains one.
 
     Example:
         >>> stream_key(0, 1, 2) == stream_key(0, 1, 2), stream_key(0, 1, 2) == stream_key(0, 2, 1)
@@ -78,19 +78,19 @@ def stream_key(seed: int, *path: int | Tensor) -> int | Tensor:
 
 
 def _scramble(word: Tensor) -> Tensor:
-    """SplitMix64's output function, in place; masks turn torch's arithmetic shift into a logical one."""
+    """Apply SplitMix64's output function in place; masks turn torch's arithmetic shift into a logical one."""
     word = word.bitwise_xor_((word >> 30).bitwise_and_((1 << 34) - 1)).mul_(_signed(_MULTIPLY1))
     word = word.bitwise_xor_((word >> 27).bitwise_and_((1 << 37) - 1)).mul_(_signed(_MULTIPLY2))
     return word.bitwise_xor_((word >> 31).bitwise_and_((1 << 33) - 1))
 
 
 def spans(count: int, device: torch.device, rows: int = 1) -> Iterator[slice]:
-    """Even-aligned pieces of a flat tensor whose temporaries stay in a processor's cache; a GPU takes it whole.
+    """Yield even-aligned pieces of a flat tensor that fit into a CPU's cache; a GPU gets the whole tensor.
 
     Args:
         count: Length of the tensor.
-        device: Where it is.
-        rows: How many such tensors are worked on at once; the pieces are that much shorter.
+        device: Device of the tensor.
+        rows: Number of such tensors that are processed at once. The pieces become shorter by this factor.
 
     Yields:
         Slices that cover the tensor in order.
@@ -104,14 +104,14 @@ def spans(count: int, device: torch.device, rows: int = 1) -> Iterator[slice]:
 
 
 class Noise:
-    """The noise of one tensor (or of a contiguous piece of it) at one draw.
+    """Noise of one tensor, or of a contiguous piece of a tensor, at one draw.
 
     Args:
-        key: From `stream_key`; an int, or a 0-d int64 tensor inside a compiled function.
-        count: How many values to draw.
-        device: Where.
+        key: Key from `stream_key`: an int, or a 0-d int64 tensor inside a compiled function.
+        count: Number of values to draw.
+        device: Device of the values.
         start: Position of the first value in the stream; a 0-d tensor inside a compiled function.
-        shared_key: Of the values that all weights share, see `shared_normal`; as `key`.
+        shared_key: Key of the values that all weights share; see `shared_normal`.
 
     Example:
         >>> whole, tail = Noise(7, 8), Noise(7, 4, start=4)
@@ -132,13 +132,13 @@ class Noise:
         self._shared: dict[int, Tensor] = {}
 
     def part(self, span: slice) -> Noise:
-        """The noise of a piece of the tensor.
+        """Return the noise of a piece of the tensor.
 
         Args:
-            span: Positions in the piece at hand.
+            span: Positions within this noise.
 
         Returns:
-            Noise of `span.stop - span.start` values; what the weights share is computed once for all pieces.
+            Noise of `span.stop - span.start` values. Values that all weights share are computed once for all pieces.
 
         Example:
             >>> torch.equal(Noise(7, 8).part(slice(4, 8)).uniform(), Noise(7, 8).uniform()[4:])
@@ -149,7 +149,7 @@ class Noise:
         return piece
 
     def bits(self) -> Tensor:
-        """32 random bits a value.
+        """Return 32 random bits per value.
 
         Returns:
             An int32 tensor of shape (count,).
@@ -159,7 +159,7 @@ class Noise:
             torch.int32
         """
         if torch.compiler.is_compiling():
-            # Inductor cannot fuse a view to another dtype; hashing every word twice is cheaper than storing it.
+            # Inductor cannot fuse a view to another dtype, and hashing every word twice is cheaper than storing it.
             index = torch.arange(self.count, device=self.device) + self.start
             word = _scramble((index >> 1) * _signed(_GOLDEN) + self.key)
             return (word >> (32 * (index & 1))).to(torch.int32)
@@ -168,10 +168,10 @@ class Noise:
         return _scramble(word.mul_(_signed(_GOLDEN)).add_(self.key)).view(torch.int32)[odd : odd + self.count]
 
     def moved_key(self) -> tuple[int, int]:
-        """Return where the values begin, for the kernels, which count from 0.
+        """Return where the values begin in the form that the kernels expect, which count from 0.
 
         Returns:
-            The key of the stream that begins with the word of the first value, and that value's place in the word.
+            The key of the stream that begins with the first value's word, and the position of that value in its word.
 
         Example:
             >>> piece = Noise(7, 8).part(slice(5, 8))
@@ -183,7 +183,7 @@ class Noise:
         return _signed(int(self.key) + first * _GOLDEN), place
 
     def uniform(self) -> Tensor:
-        """Uniform values in the open interval (0, 1), symmetric about ½, with 23 bits.
+        """Return uniform values in the open interval (0, 1), symmetric about ½, with 23 bits.
 
         Returns:
             A float32 tensor of shape (count,).
@@ -197,7 +197,7 @@ class Noise:
         return (self.bits() & 0x7FFFFF).to(torch.float32).add_(0.5).mul_(2.0**-23)
 
     def logistic(self) -> Tensor:
-        """Half-logistic noise δ = ½·log(u / (1 − u)) of the binary Concrete (BayesBiNN, eq. 10).
+        """Return half-logistic noise δ = ½·log(u / (1 − u)) of the binary Concrete (BayesBiNN, eq. 10).
 
         Returns:
             A float32 tensor of shape (count,); λ + δ > 0 with probability σ(2λ).
@@ -209,7 +209,7 @@ class Noise:
         return torch.logit(self.uniform()).mul_(0.5)
 
     def normal(self) -> Tensor:
-        """Standard normal values (Box & Muller 1958), |r| < 5.8.
+        """Return standard normal values (Box & Muller 1958) with |r| < 5.8.
 
         Returns:
             A float32 tensor of shape (count,).
@@ -223,10 +223,10 @@ class Noise:
         return torch.sqrt(-2 * torch.log(first)) * torch.cos(2 * torch.pi * second)
 
     def shared_normal(self, count: int) -> Tensor:
-        """Standard normal values that all weights of the draw share, such as the r of a low-rank Gaussian.
+        """Return standard normal values that all weights of the draw share, such as r of a low-rank Gaussian.
 
         Args:
-            count: How many; the same in every piece of the tensor.
+            count: Number of values, which is the same for every piece of the tensor.
 
         Returns:
             A float32 tensor of shape (count,).
@@ -241,10 +241,10 @@ class Noise:
         return self._shared[count]
 
     def signs(self, probability: Tensor) -> Tensor:
-        """Hard draws: +1 with the given probability, else −1.
+        """Return hard draws: +1 with the given probability, else −1.
 
         Args:
-            probability: P[+1], float32, shape (count,). Exact to 2⁻²⁴.
+            probability: P[+1], float32, shape (count,). The frequency of +1 is exact to 2⁻²⁴.
 
         Returns:
             A float32 tensor of −1 and +1.

@@ -1,4 +1,4 @@
-"""Which parameters of a network are binary, what that saves, and keeping network and optimizer in the same mode."""
+"""Splitting of parameters into binary and real ones, memory summaries, and `follow` for train and eval mode."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ def split_parameters(
 ) -> tuple[Named, Named]:
     """Split a network's parameters into binary and real ones.
 
-    Binary are the weights of Linear, Conv, ConvTranspose, RNN, LSTM and GRU layers and the projections of
-    MultiheadAttention. Everything else is real: biases, normalisation, embeddings, and all that
+    The weights of Linear, Conv, ConvTranspose, RNN, LSTM and GRU layers and the projections of MultiheadAttention are
+    binary. All other parameters are real: biases, normalisation, embeddings, and everything that
     `bitbayes.nn.keep_real` has marked. A tensor that several layers share appears once, under its first name. It is
-    binary if it is the weight of any such layer and none of these layers is marked.
+    binary if it is the weight of such a layer and none of the layers that share it is marked.
 
     Args:
         model: Any network.
-        real: Further parameters that stay real: names, patterns such as "head.*", or modules of the network.
-        binary: Further parameters that become binary, such as weights of a layer of your own, given likewise. Of a
-            module all parameters become binary. An entry of `real` wins.
+        real: Further parameters to keep real: names, patterns such as "head.*", or modules of the network.
+        binary: Further parameters to make binary, such as the weights of a custom layer, in the same form as `real`. A
+            module stands for all of its parameters. If both match a parameter, `real` takes precedence.
 
     Returns:
-        Two lists of (name, parameter): binary and real. Parameters with `requires_grad=False` are in neither.
+        Two lists of (name, parameter) pairs: binary and real. Parameters with `requires_grad=False` are in neither
+        list.
 
     Raises:
-        ValueError: If nothing is binary, or an entry of `real` or `binary` matches nothing.
+        ValueError: If no parameter is binary, or an entry of `real` or `binary` matches nothing.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
@@ -56,7 +57,7 @@ def split_parameters(
         if isinstance(module, _TRANSPOSED) and isinstance(module.weight, Parameter):
             mark_transposed(module.weight, module.groups)
     found = {id(weight) for module in model.modules() for weight in _weights(module) if isinstance(weight, Parameter)}
-    # What `bitbayes.nn.keep_real` has marked, and all modules inside.
+    # Modules that `bitbayes.nn.keep_real` has marked, and all of their submodules.
     marked = [module for module in model.modules() if getattr(module, "stays_real", False)]
     found -= {id(parameter) for module in marked for parameter in module.parameters()}
     names = dict(model.named_parameters())
@@ -66,7 +67,7 @@ def split_parameters(
     first = [pair for pair in learnt if id(pair[1]) in found]
     if not first:
         raise ValueError(
-            f"nothing in {type(model).__name__} is binary: it has no trainable weights of Linear, Conv, recurrent or "
+            f"{type(model).__name__} has no binary parameters: no trainable weights of Linear, Conv, recurrent or "
             "attention layers besides those kept real; name yours with binary=[...]"
         )
     return first, [pair for pair in learnt if id(pair[1]) not in found]
@@ -82,17 +83,17 @@ def _weights(module: nn.Module) -> Iterable[object]:
 
 
 def _matched(model: nn.Module, option: str, entries: Iterable[str | nn.Module]) -> set[str]:
-    """Return the names of the parameters that an option speaks of."""
+    """Return the names of the parameters that an option matches."""
     if isinstance(entries, (str, nn.Module)):
         entries = [entries]
-    # All names of a shared tensor count, but the first is the one that is used.
+    # Every name of a shared tensor matches, but the first one is returned.
     every = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     found = set()
     for entry in entries:
         if isinstance(entry, nn.Module):
             if not any(module is entry for module in model.modules()):
-                raise ValueError(f"{option} has a {type(entry).__name__} that is not a module of the network")
+                raise ValueError(f"{option} contains a {type(entry).__name__} that is not a module of this network")
             found |= {first[id(parameter)] for parameter in entry.parameters()}
             continue
         matches = [name for name in every if fnmatch.fnmatchcase(name, entry)]
@@ -103,9 +104,9 @@ def _matched(model: nn.Module, option: str, entries: Iterable[str | nn.Module]) 
 
 
 class Follower:
-    """Stands in for `model.train` and switches the optimizer along; made by `follow`.
+    """Replacement of `model.train` that also switches the optimizer; `follow` creates it.
 
-    A plain object rather than a closure, so that deepcopy and pickle of (model, optimizer) keep the pair together.
+    This is an object rather than a closure, so that deepcopy and pickle of (model, optimizer) keep the pair together.
 
     Args:
         model: The network.
@@ -122,30 +123,31 @@ class Follower:
         self.model, self.optimizer = model, optimizer
 
     def __call__(self, mode: bool = True) -> nn.Module:
-        """Does what `model.train(mode)` does, for both."""
+        """Set the mode of the network and of the optimizer."""
         type(self.model).train(self.model, mode)
         self.optimizer.train(mode)
         reshard(self.model)
         return self.model
 
     def remove(self) -> None:
-        """Ends the following; both keep the mode they are in."""
+        """Stop following; network and optimizer keep their modes."""
         if self.model.__dict__.get("train") is self:
             del self.model.__dict__["train"]
 
 
 def follow(model: nn.Module, optimizer: BinaryOptimizer) -> Follower:
-    """Makes the optimizer follow `model.train()` and `model.eval()`, at once and from now on.
+    """Make the optimizer follow `model.train()` and `model.eval()`, starting with the current mode.
 
     Args:
-        model: The network whose mode leads. Wrappers such as torch.compile and DistributedDataParallel pass it on.
+        model: The network whose mode the optimizer follows. Wrappers such as torch.compile and DistributedDataParallel
+            pass their mode on to the network.
         optimizer: The optimizer of its binary parameters.
 
     Returns:
-        A handle whose `remove()` ends it.
+        A handle whose `remove()` stops the following.
 
     Raises:
-        RuntimeError: If another optimizer follows this network already.
+        RuntimeError: If another optimizer already follows this network.
 
     Example:
         >>> model = torch.nn.Linear(2, 2)
@@ -160,8 +162,8 @@ def follow(model: nn.Module, optimizer: BinaryOptimizer) -> Follower:
         present = model.__dict__["train"] = Follower(model, optimizer)
     elif present.optimizer is not optimizer:
         raise RuntimeError(
-            f"a {type(present.optimizer).__name__} follows this {type(model).__name__} already; call "
-            "model.train.remove() first, or give one optimizer all parameters, as groups"
+            f"a {type(present.optimizer).__name__} already follows this {type(model).__name__}; call "
+            "model.train.remove() first, or use one optimizer with all parameters in groups"
         )
     optimizer.train(model.training)
     return present
@@ -172,11 +174,11 @@ class SummaryRow:
     """One parameter of a network.
 
     Args:
-        name: Its name.
-        shape: Its shape.
-        binary: Whether it is binary.
+        name: Name of the parameter.
+        shape: Shape of the parameter.
+        binary: Whether the parameter is binary.
         weights: Number of entries.
-        bits: Bits it takes in a packed file.
+        bits: Number of bits in a packed file.
 
     Example:
         >>> SummaryRow("weight", (2, 3), True, 6, 6).bits
@@ -192,10 +194,10 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a network holds, parameter by parameter.
+    """Table of a network's parameters with their sizes.
 
     Args:
-        rows: One entry a parameter.
+        rows: One entry per parameter.
 
     Example:
         >>> print(summary(torch.nn.Linear(32, 4)))
@@ -223,7 +225,7 @@ class Summary:
 
     @property
     def bytes_packed(self) -> int:
-        """Bytes with one bit a binary weight and float32 elsewhere."""
+        """Bytes with one bit per binary weight and float32 for real parameters."""
         return sum((row.bits + 7) // 8 for row in self.rows)
 
     def __str__(self) -> str:
@@ -237,14 +239,14 @@ class Summary:
 
 
 def summary(model: nn.Module, binary: Named | None = None) -> Summary:
-    """Counts binary and real parameters, their bits and bytes.
+    """Count binary and real parameters, their bits and bytes.
 
     Args:
         model: The network.
-        binary: Its binary (name, parameter) pairs; None asks `split_parameters`.
+        binary: Binary (name, parameter) pairs of the network; None calls `split_parameters`.
 
     Returns:
-        The summary; printing it gives a table.
+        The summary, which prints as a table.
 
     Example:
         >>> summary(torch.nn.Linear(32, 4)).bytes_packed

@@ -1,4 +1,4 @@
-"""Predictions of what a network's parameters hold, or of the networks that a posterior draws."""
+"""Predictions of a single network, or of an ensemble that is sampled from a posterior."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from bitbayes.packed import PackedNetwork, load, pack
 from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
 
-# Small networks (by weights times inputs) are computed so many at a time, because a pass of one of them is mostly
-# dispatch. Larger ones are faster one by one; see benchmarks/predict.py.
+# Small networks (weights times inputs) are computed in groups of this size, because a pass of a single one is mostly
+# dispatch. Larger networks are faster one by one; see benchmarks/predict.py.
 _TOGETHER, _SMALL = 32, 10_000_000
 
 
@@ -35,35 +35,37 @@ def predict(
     backend: str | None = None,
     output: Output | None = None,
 ) -> Prediction[Tensor]:
-    """Predict with the weights that the parameters hold, or with networks drawn from a posterior.
+    """Predict with the model's current weights, or with networks sampled from a posterior.
 
-    The model computes in eval mode and is left as it was found. Under `torch.autocast` in bfloat16, weights of ±1 are
-    drawn in bfloat16, which holds them exactly: the outputs are the same and take less time.
+    The model computes in eval mode, and its mode and buffers are restored afterwards. Under `torch.autocast` in
+    bfloat16, weights of ±1 are sampled in bfloat16, which represents them exactly. The outputs are the same and take
+    less time.
 
     Args:
-        model: Network. If torch.compile or DistributedDataParallel wraps it and the posterior has the names of the
-            inner network, the inner network is used.
-        x: Inputs, shape (N, ...). Without `chunk`, dimension 0 may also be time, as recurrent layers have it.
-        posterior: Posterior over the binary parameters, with the model's names. None predicts with one network, the
-            parameters' own.
-        samples: Number of networks to draw.
-        seed: Seed of the draws.
-        chunk: Number of inputs at a time; None for all at once. It does not change the draws.
-        batches: Training batches, x or (x, ...). Each network's BatchNorm statistics are estimated anew from them,
-            which costs that many more passes. None uses the model's statistics.
-        backend: Backend of `bitbayes.packed.load` that runs the networks packed to one bit a weight. On a CPU,
-            "native" is faster for hundreds of inputs and more; its outputs are the same up to rounding. None runs the
-            model itself.
-        output: What finds the logits where the model returns more than one tensor: a key or an attribute, a place in a
-            tuple, or a function of the outputs. None takes a tensor itself, and the entry or attribute "logits" of a
-            dictionary, of a dataclass, or of an output of Hugging Face Transformers.
+        model: Network. If torch.compile or DistributedDataParallel wraps the network and the posterior has the
+            parameter names of the inner network, the inner network is used.
+        x: Inputs, shape (N, ...). Without `chunk`, dimension 0 may also be time, as in recurrent layers.
+        posterior: Posterior over the binary parameters, keyed by the model's parameter names. None predicts with the
+            model's current weights.
+        samples: Number of networks to sample.
+        seed: Seed of the samples.
+        chunk: Number of inputs at a time; None for all at once. It does not change the samples.
+        batches: Training batches, as x or (x, ...), from which the BatchNorm statistics of every sampled network are
+            re-estimated. This costs one more forward pass per batch and network. None uses the model's statistics.
+        backend: Backend of `bitbayes.packed.load` that runs the networks packed to one bit per weight. On a CPU,
+            "native" is faster from hundreds of inputs on, and its outputs are equal up to rounding. None runs the model
+            itself.
+        output: How to find the logits if the model returns more than one tensor: a key, an attribute, a tuple index, or
+            a function of the outputs. None uses a tensor itself, and otherwise the entry or attribute "logits" of a
+            dictionary, a dataclass, or an output of Hugging Face Transformers.
 
     Returns:
-        Outputs of shape (C, N, K), with means and uncertainties as properties.
+        Outputs of shape (C, N, K) for C networks, with means and uncertainties as properties.
 
     Raises:
-        ValueError: If `samples` or `chunk` is less than 1, if the posterior's names are not the model's, if the
-            backend does not exist or cannot run a layer, or if the logits are not found among the outputs.
+        ValueError: If `samples` or `chunk` is less than 1, if the names of the posterior differ from those of the
+            model, if the backend does not exist or cannot run a layer, or if the logits are not found among the
+            outputs.
 
     Example:
         >>> model = torch.nn.Linear(3, 2)
@@ -77,14 +79,15 @@ def predict(
         raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
     if backend is not None:
         if output is not None:
-            raise ValueError(f"a packed network has one output, so output={output!r} is of no use; leave it out")
+            raise ValueError(f"a packed network has a single output, so output={output!r} has no effect; leave it out")
         network = pack(model, x[:1], posterior, samples, seed=seed, batches=batches, draw=True)
         return Prediction(_packed_outputs(network, backend, x, chunk))
     together = 1
     if posterior is not None:
         model = unwrapped(model, posterior.shapes)
         small = sum(map(torch.Size.numel, posterior.shapes.values())) * min(chunk or len(x), len(x)) <= _SMALL
-        # One by one with statistics of their own, and under autocast, whose mixed types vmap's BatchNorm refuses.
+        # One by one if each network has its own statistics, and under autocast, whose mixed types vmap's BatchNorm
+        # refuses.
         together = _TOGETHER if small and batches is None and not torch.is_autocast_enabled(x.device.type) else 1
     networks = drawn_networks(model, posterior, samples, seed=seed, batches=batches)
     count = 1 if posterior is None else samples
@@ -98,7 +101,7 @@ def predict(
 def _next_outputs(
     model: nn.Module, networks: Iterator[Weights], count: int, x: Tensor, chunk: int | None, output: Output | None
 ) -> list[Tensor]:
-    """Outputs of the next networks, in one batched pass if there are several and the model can be batched."""
+    """Return the outputs of the next networks, in one batched pass if there are several and the model allows it."""
     if count == 1:
         return [network_outputs(model, next(networks), x, chunk, output)]
     stacked: Weights = {}
@@ -110,7 +113,7 @@ def _next_outputs(
     # Recurrent layers, branches on values and much else cannot be batched, in words that nobody has promised. One by
     # one the network computes as it was written, so that errors of its own are raised as they are.
     with contextlib.suppress(Exception), warnings.catch_warnings():
-        # torch warns of operations that it does one by one after all. What the network warns of is heard below.
+        # torch warns of operations that it runs one by one after all. Warnings of the network itself are raised below.
         warnings.simplefilter("error", UserWarning)
         return list(vmap(lambda weights: network_outputs(model, weights, x, chunk, output))(stacked))
     alone = ({name: tensor[place] for name, tensor in stacked.items()} for place in range(count))
@@ -118,7 +121,7 @@ def _next_outputs(
 
 
 def _packed_outputs(network: PackedNetwork, backend: str, x: Tensor, chunk: int | None) -> Tensor:
-    """Outputs of packed networks, on as many threads as torch has where the backend can be told."""
+    """Return outputs of packed networks, on as many threads as torch uses if the backend takes a number of threads."""
     threads = {"threads": torch.get_num_threads()} if backend in ("native", "openvino") else {}
     runtime = load(network, backend, **threads)
     pieces = [torch.as_tensor(runtime.outputs(piece.numpy(force=True))) for piece in x.split(chunk or max(len(x), 1))]

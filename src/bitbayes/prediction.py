@@ -1,4 +1,4 @@
-"""The outputs of one or several networks, and the uncertainties that can be read off them."""
+"""Outputs of one or several networks, and the uncertainties that follow from them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ A = TypeVar("A")
 
 @dataclass(frozen=True)
 class Prediction(Generic[A]):
-    """The outputs of one or several networks for the same inputs.
+    """Outputs of one or several networks for the same inputs.
 
-    All properties have the type of `outputs`: torch tensors, or NumPy arrays where torch is not installed.
+    All properties have the type of `outputs`: torch tensors, or NumPy arrays if torch is not installed.
 
     Args:
         outputs: Raw outputs (logits, or regression values), shape (C, N, K) for C networks.
@@ -33,7 +33,7 @@ class Prediction(Generic[A]):
 
     @property
     def sample_probs(self) -> A:
-        """Class probabilities of each network, shape (C, N, K). With K = 1 the output is one logit, for class 1."""
+        """Class probabilities of each network, shape (C, N, K). With K = 1, the only output is the logit of class 1."""
         return _probabilities(self.outputs)
 
     @property
@@ -42,10 +42,10 @@ class Prediction(Generic[A]):
         return _mean(self.sample_probs)
 
     def tempered(self, temperature: float) -> Prediction[A]:
-        """Return the prediction with all logits divided by a temperature; see `bitbayes.calibration.fit_temperature`.
+        """Return the prediction with all logits divided by a temperature from `bitbayes.calibration.fit_temperature`.
 
         Args:
-            temperature: Positive number. Above 1, the networks become less confident.
+            temperature: Positive number. Values above 1 make the networks less confident.
 
         Raises:
             ValueError: If the temperature is not positive.
@@ -62,12 +62,12 @@ class Prediction(Generic[A]):
 
     @property
     def mutual_information(self) -> A:
-        """Disagreement of the networks: entropy of the mean minus mean of the entropies, in nats, shape (N,)."""
+        """Disagreement of the networks: entropy of `probs` minus mean entropy of the networks, in nats, shape (N,)."""
         return (_entropy(self.probs) - _mean(_entropy(self.sample_probs))).clip(min=0)
 
     @property
     def probs_std(self) -> A:
-        """Standard deviation of each class probability over the networks, shape (N, K). One network has zeros."""
+        """Standard deviation of each class probability over the networks, shape (N, K); zeros for a single network."""
         return _std(self.sample_probs)
 
     @property
@@ -77,7 +77,7 @@ class Prediction(Generic[A]):
 
     @property
     def std(self) -> A:
-        """Standard deviation of the raw outputs over the networks, shape (N, K). One network has zeros."""
+        """Standard deviation of the raw outputs over the networks, shape (N, K); zeros for a single network."""
         return _std(self.outputs)
 
 

@@ -1,4 +1,4 @@
-"""A table of text, which a terminal, a Markdown file and an HTML page show in their own way."""
+"""A table of text that can be rendered for a terminal, as Markdown, and as HTML."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _HTML = """\
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under column headings; the first column names the rows.
+    """Rows of text below column headings; the first column names the rows.
 
     Args:
         title: Text above the table.
-        heads: Heading of each column; empty for a table without headings, which only `text` can show.
-        rows: One text for each column.
+        heads: Heading of each column; empty for a table without headings, which only `text` can render.
+        rows: Rows with one text per column.
         caption: Text below the table.
-        align: One letter for each column, "l" or "r". By default the first column is aligned to the left, and of the
-            others those without any letter, which are columns of numbers, to the right.
+        align: One letter per column, "l" or "r". By default, columns of numbers, which contain no letters, are aligned
+            to the right. The first column and all others are aligned to the left.
 
     Example:
         >>> print(Table("Digits", ["rule", "test", "kind"], [["ste", "98.4", "mode"]]).text())
@@ -59,7 +59,7 @@ class Table:
     align: str = ""
 
     def without_empty_columns(self) -> Table:
-        """Return the table without the columns, after the first, whose cells are all "-" or empty.
+        """Return the table without columns whose cells are all "-" or empty; the first column always stays.
 
         Example:
             >>> Table("", ["rule", "test", "bits"], [["ste", "98", "-"]]).without_empty_columns().heads
@@ -92,14 +92,14 @@ class Table:
         return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], marks, *lines[1:]))
 
     def rich(self, width: int | None = None) -> Any:
-        """Return a `rich.table.Table` for the terminal, in which no text is read as markup.
+        """Return a `rich.table.Table` for the terminal that reads no text as markup.
 
-        Lines separate rows that are several lines high.
+        Rules separate rows that are several lines high.
 
         Args:
-            width: Columns of the terminal; None for a table as wide as its texts. A narrow table folds texts between
-                words. Names in the first column and single words are never cut or broken, so the table can become
-                wider than the terminal; its attribute `width` says how wide it is.
+            width: Width of the terminal in characters; None for a table as wide as its texts. A narrow table wraps
+                texts between words. Names in the first column and single words are never cut or broken, so the table
+                can become wider than the terminal. Its attribute `width` says how wide it is.
         """
         rich, text = require("rich.table", "train"), require("rich.text", "train").Text
         sides, widths = self._sides(len(self.heads)), self._widths(width)
@@ -118,7 +118,7 @@ class Table:
         return table
 
     def _widths(self, limit: int | None) -> list[int]:
-        """Return the columns of the terminal that each column takes, without its frame."""
+        """Return the width of each column in characters, without its frame."""
         least, widths = [], []
         for index, head in enumerate(self.heads):
             lines = [line for row in self.rows for line in row[index].split("\n")]
@@ -136,14 +136,15 @@ class Table:
     def html(self) -> str:
         """Return the table as HTML in which every text is escaped, for a page that defines the classes.
 
-        The table scrolls sideways by itself, also with the keyboard (class "wide"). Columns that are aligned to the
-        right have the class "n", and the caption "quiet". The result is marked as safe for jinja2 templates.
+        The table scrolls sideways on its own, also with the keyboard (class "wide"). Columns that are aligned to the
+        right have the class "n", and the caption has the class "quiet". The result is marked as safe for jinja2
+        templates.
         """
         text = _template().render(table=self, sides=self._sides(len(self.heads)))
         return require("markupsafe", "report").Markup(text)
 
     def _sides(self, columns: int) -> str:
-        """The alignment of every column."""
+        """Return the alignment of every column."""
         if self.align:
             return self.align
         cells = [[row[i] for row in self.rows] for i in range(columns)]
@@ -151,7 +152,7 @@ class Table:
 
 
 def _framed(widths: Sequence[int]) -> int:
-    """Return the columns of the terminal that a table takes with its frame."""
+    """Return the width of a table in characters, including its frame."""
     return sum(widths) + 3 * len(widths) + 1
 
 
@@ -161,7 +162,7 @@ def _template() -> Any:
 
 
 def number(value: float | None, digits: int = 2, missing: str = "-") -> str:
-    """Return a number with a fixed count of decimals and commas between thousands, or `missing` for None.
+    """Return a number with fixed decimals and commas between thousands, or `missing` for None.
 
     Example:
         >>> number(98.856), number(None), number(10014720, 0)
@@ -171,11 +172,11 @@ def number(value: float | None, digits: int = 2, missing: str = "-") -> str:
 
 
 def brief(value: object, digits: int = 3) -> str:
-    """Return a setting as labels show it: numbers with many digits are rounded to a few significant ones.
+    """Return a setting as a short label: numbers with many digits are rounded to a few significant ones.
 
     Args:
-        value: Number, text, or anything else, which is shown as its own text.
-        digits: Significant digits that are kept of a number with more than two further ones.
+        value: Number, text, or any other object, which is shown as `str(value)`.
+        digits: Number of significant digits. A number with at most two more digits is not rounded.
 
     Example:
         >>> brief(0.00375619614449984), brief(0.9995), brief(360000.0), brief(1e-10), brief(12, 3), brief("adam")
@@ -189,13 +190,13 @@ def brief(value: object, digits: int = 3) -> str:
 
 
 def spread(values: Iterable[float | None], digits: int = 2, missing: str = "-") -> str:
-    """Return mean and sample standard deviation of the values that are not None, or `missing` if there is none.
+    """Return mean and sample standard deviation of the values that are not None, or `missing` if all are None.
 
     Example:
         >>> spread([98.0, 99.0, None]), spread([98.0]), spread([])
         ('98.50 ± 0.71', '98.00', '-')
     """
-    import statistics  # here, because it takes a while to load, and `import bitbayes` needs none of it
+    import statistics  # imported here, because it takes a while to load and `import bitbayes` does not need it
 
     known = [value for value in values if value is not None]
     if not known:
