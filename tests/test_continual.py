@@ -108,7 +108,7 @@ class TestPrior:
 
     def test_refusals(self) -> None:
         layer = nn.Linear(3, 2, bias=False)
-        with pytest.raises(TypeError, match="STE learns without a prior"):
+        with pytest.raises(TypeError, match="STE has no prior"):
             advance_prior(bb.STE([layer.weight], seed=0))
         with pytest.raises(ValueError, match=r"decay must be in \[0, 1\]"):
             advance_prior(bb.BayesBiNN([layer.weight], ess=1, seed=0), decay=1.5)

@@ -127,7 +127,7 @@ def test_where_the_compiler_fails_the_update_runs_without_it(monkeypatch: pytest
         optimizer = bb.PMF([weights], lr=0.1, seed=0, compile=option)
         if option:
             assert optimizer.implementation == "torch.compile"
-            with pytest.warns(RuntimeWarning, match="torch.compile failed .*; PMF runs without it, slower"):
+            with pytest.warns(RuntimeWarning, match="torch.compile failed .*; PMF runs without it and is slower"):
                 step(optimizer)
             assert optimizer.implementation == "eager"
         else:

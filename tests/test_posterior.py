@@ -119,9 +119,9 @@ def test_kl_of_many_weights_that_hardly_know_anything(size: float) -> None:
 
 def test_divergences_and_beliefs_that_do_not_exist() -> None:
     low_rank = bb.LowRankGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.ones(1, 2)})
-    with pytest.raises(TypeError, match=r"take marginals\(\)\.kl\(\)"):
+    with pytest.raises(TypeError, match=r"use marginals\(\)\.kl\(\)"):
         low_rank.kl()
-    with pytest.raises(TypeError, match=r"marginals\(\) makes one of it"):
+    with pytest.raises(TypeError, match=r"pass its marginals\(\) instead"):
         bb.BernoulliPosterior({"w": torch.zeros(2)}).kl(low_rank)
     with pytest.raises(ValueError, match="contain NaN or infinity"):
         bb.BernoulliPosterior({"w": torch.tensor([0.0, float("inf")])})

@@ -72,9 +72,9 @@ def test_no_parameters(rule: str) -> None:
 
 def test_a_tensor_twice() -> None:
     p = weight()
-    with pytest.raises(ValueError, match="'1' is given twice"):
+    with pytest.raises(ValueError, match="'1' was given twice"):
         bb.STE([p, p])
-    with pytest.raises(ValueError, match="'0' is given twice; each tensor belongs to one group"):
+    with pytest.raises(ValueError, match="'0' was given twice; each tensor belongs to one group"):
         bb.STE([{"params": [p]}, {"params": [p]}])
     optimizer = bb.STE([p], seed=0)
     with pytest.raises(ValueError, match="given twice"):
@@ -153,17 +153,17 @@ def test_a_state_of_another_rule_or_shape() -> None:
     model, optimizer = pair("ste-adam")
     before = snapshot(model, optimizer)
     _, bop = pair("bop")
-    with pytest.raises(ValueError, match="is of the rule Bop, this optimizer is STE"):
+    with pytest.raises(ValueError, match="is of the rule Bop, but this optimizer is STE"):
         optimizer.load_state_dict(bop.state_dict())
     other = bb.STE([nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.ones(3, 1))])
     with pytest.raises(ValueError, match=r"has shape \(4,\), expected \(48,\)"):
         optimizer.load_state_dict(other.state_dict())
-    with pytest.raises(ValueError, match="the saved state has 1 binary tensors, this optimizer 2"):
+    with pytest.raises(ValueError, match="the saved state has 1 binary tensors, but this optimizer has 2"):
         optimizer.load_state_dict(bb.STE([weight()]).state_dict())
     adam = torch.optim.Adam(network().parameters())
     state = copy.deepcopy(optimizer.state_dict())
     state["state"] = adam.state_dict()["state"]
-    with pytest.raises(ValueError, match="was it saved by a bitbayes rule"):
+    with pytest.raises(ValueError, match="load a state that a bitbayes rule has saved"):
         optimizer.load_state_dict(state)
     assert same(before, snapshot(model, optimizer))
 
@@ -212,7 +212,7 @@ def test_draws_agree_between_cpu_and_gpu() -> None:
         ({"scale_lr": -1.0}, "scale_lr must be a finite number of at least 0"),
         ({"samples": 0}, "samples must be"),
         ({"seed": 1.5}, "seed must be a whole number"),
-        ({"betas": 0.9}, "betas must be two decays"),
+        ({"betas": 0.9}, "betas must be two decay rates"),
     ],
 )
 def test_options_of_a_group_are_checked_and_the_group_is_refused_whole(option: dict, words: str) -> None:
@@ -235,9 +235,9 @@ def test_a_state_that_would_do_harm() -> None:
     p = weight()
     optimizer = bb.STE([p], lr=0.01, seed=0)
     alike = bb.MirrorDescent([weight()], lr=0.001)  # keeps tensors of the same names
-    with pytest.raises(ValueError, match="is of the rule MirrorDescent, this optimizer is STE"):
+    with pytest.raises(ValueError, match="is of the rule MirrorDescent, but this optimizer is STE"):
         optimizer.load_state_dict(alike.state_dict())
-    with pytest.raises(ValueError, match="this is no state of an optimizer"):
+    with pytest.raises(ValueError, match="expected an optimizer's state with param_groups and state"):
         optimizer.load_state_dict({})
     state = copy.deepcopy(optimizer.state_dict())
     state["state"][0]["belief"]["latent"][1] = float("nan")
@@ -302,7 +302,7 @@ def test_a_saved_state_with_an_option_out_of_range(option: str, value: float, me
     [lambda p: bb.BayesBiNN(p, lr=5.0, ess=1.0), lambda p: bb.Bop(p, lr=5.0), lambda p: bb.Bop2ndOrder(p, lr=2.0)],
 )
 def test_a_rate_that_is_a_share_is_at_most_one(build) -> None:
-    with pytest.raises(ValueError, match=r"lr must be at most 1, as it is a share of the step, got \d"):
+    with pytest.raises(ValueError, match=r"lr must be at most 1, because it is a fraction of the step, got \d"):
         build([weight()])
 
 

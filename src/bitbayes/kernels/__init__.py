@@ -1,7 +1,8 @@
-"""Compiled loops for the CPU: the update of a belief and the next draw in one pass over memory.
+"""Compiled loops for CPUs that update a belief and draw the next weights in one pass over memory.
 
-Nothing depends on them. The pure functions of the rules define what is computed; a kernel does the same faster where
-the machine has a C compiler (`kernels.status()` says so, or why not), and a rule asks for it with `compile=True`.
+The kernels are optional. The pure functions of the rules define what is computed, and a kernel computes the same
+faster. A rule requests kernels with `compile=True`. `kernels.status()` says whether kernels are available and, if not,
+why.
 """
 
 from bitbayes.kernels.build import status

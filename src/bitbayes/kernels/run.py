@@ -1,4 +1,4 @@
-"""Run a kernel on tensors, or say that it cannot."""
+"""Run kernels on tensors, or report that a kernel cannot run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from bitbayes.kernels import build
 from bitbayes.noise import Noise
 
 _NARROW = torch.float32, torch.bfloat16
-_SMALL = 1 << 15  # weights that one more thread must have to be worth waking
+_SMALL = 1 << 15  # weights that each further thread must get to be worth waking
 
 
 class Call(NamedTuple):
-    """A call of one function of `kernels.c`: its tensors and numbers beside the gradient and the weights.
+    """A call of one function of `kernels.c`: its tensors and numbers, apart from the gradient and the weights.
 
     Attributes:
         kernel: Name of the function.
-        arrays: Flat tensors of the belief, in the order of the function; None where it does without one.
-        numbers: The numbers `o` of the function, in its order.
-        noisy: Whether the function draws.
+        arrays: Flat tensors of the belief, in the order of the function; None for an optional one that is absent.
+        numbers: Numbers `o` of the function, in its order.
+        noisy: Whether the function draws random numbers.
     """
 
     kernel: str
@@ -38,7 +38,7 @@ class Job(NamedTuple):
     """A kernel and its tensors, ready to run.
 
     Attributes:
-        header: What `bitbayes_run` in `kernels.c` reads: six numbers, then address and size of an entry of each tensor.
+        header: Input of `bitbayes_run` in `kernels.c`: six numbers, then address and entry size of each tensor.
         numbers: Numbers of the call.
         weights: Weights that the kernel writes.
         others: Tensors whose memory the header points to.
@@ -52,7 +52,7 @@ class Job(NamedTuple):
 
 @functools.cache
 def _address(name: str) -> int | None:
-    """Return the address of a block function, or None where there are no kernels."""
+    """Return the address of a block function, or None if there are no kernels."""
     library = build.library()
     return None if library is None else ctypes.cast(getattr(library, name), ctypes.c_void_p).value
 
@@ -84,13 +84,13 @@ def _threads(weights: int) -> int:
 
 
 def takes(call: Call, weights: Tensor) -> bool:
-    """Return whether there are kernels here, and whether they can take the tensors of a call."""
+    """Return whether kernels are available and support the tensors of a call."""
     fine = _fits(weights) and weights.dtype in _NARROW
     return fine and all(t is None or _fits(t) for t in call.arrays) and _address(call.kernel) is not None
 
 
 def _job(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise) -> Job:
-    """Return the call as a job."""
+    """Return a job that runs the call."""
     belief = [tensor for tensor in call.arrays if tensor is not None]
     if gradient is not None and not (_fits(gradient) and gradient.dtype in _NARROW):
         gradient = gradient.float().contiguous()
@@ -111,16 +111,16 @@ def run(jobs: Iterable[Job]) -> None:
         numbers += job.numbers
         count, largest = count + 1, max(largest, job.weights.numel())
         if not job.weights.is_inference():
-            torch.autograd.graph.increment_version(job.weights)  # autograd notices the change, as it does torch's own
+            torch.autograd.graph.increment_version(job.weights)  # as torch's own operations do
     if count:
         _driver()(headers.buffer_info()[0], count, numbers.buffer_info()[0], _threads(largest))
 
 
 def submit(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise, jobs: list[Job] | None = None) -> bool:
-    """Run a call, or put it on the list `jobs` for `run`.
+    """Run a call, or append it to the list `jobs` for `run`.
 
     Returns:
-        Whether that was possible; if not, nothing has changed.
+        Whether a kernel supports the call. If not, nothing has changed.
     """
     if not takes(call, weights):
         return False
@@ -133,7 +133,7 @@ def submit(call: Call, gradient: Tensor | None, weights: Tensor, noise: Noise, j
 
 
 def finite(tensors: Iterable[Tensor]) -> bool:
-    """Return whether all values are finite, read once without a temporary; False also where no kernel reads them."""
+    """Return whether all values are finite, in one pass without temporaries; False also if no kernel can read them."""
     places, largest = array("q"), 0
     for tensor in tensors:
         if not (_fits(tensor) and tensor.dtype in _NARROW):

@@ -1,4 +1,4 @@
-"""Posteriors over binary weights, independent of the optimizer that found them."""
+"""Posteriors over binary weights, independent of the optimizer that trained them."""
 
 from bitbayes.posterior.base import Posterior, load_posterior
 from bitbayes.posterior.bernoulli import BernoulliPosterior

@@ -1,4 +1,4 @@
-"""What every posterior over binary weights can do."""
+"""The interface of all posteriors over binary weights."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from bitbayes.files import check_seal, replacing, sealed
 Parts = dict[str, dict[str, Tensor]]
 """Tensors of a posterior, by part, such as "natural", and by parameter name."""
 
-SAMPLE_STREAM, SHARED_SAMPLE_STREAM = 2, 4  # keep samples of a posterior apart from the draws of training
+SAMPLE_STREAM, SHARED_SAMPLE_STREAM = 2, 4  # keeps the noise of posterior samples apart from that of training
 
 
 class Posterior(ABC):
-    """A distribution over the weights of a network, −s or +s each; keyed by parameter names.
+    """Distribution over the weights of a network, each −s or +s, keyed by parameter names.
 
-    Subclasses define `natural` (of every weight alone), `sample_at`, and the parts that a file holds: `parts` and
-    `of_parts`.
+    Subclasses define `natural` (the marginal of every weight), `sample_at`, and the content of a saved file: `parts`
+    and `of_parts`.
 
     Args:
-        like: Tensors of the weights' shapes and devices by name.
-        scale: Positive scale s by name, broadcastable to the weights; missing names have s = 1.
+        like: Tensors by name that have the shapes and devices of the weights.
+        scale: Positive scale s by name, broadcastable to the weights. Missing names have s = 1.
 
     Raises:
-        ValueError: If there is no tensor, or a scale is unknown or not positive.
+        ValueError: If there is no tensor, or a scale has an unknown name or is not positive.
     """
 
     FORMAT: ClassVar[str]  # name of the file format
@@ -51,7 +51,7 @@ class Posterior(ABC):
         scale, one = scale or {}, torch.ones(())
         unknown = set(scale) - set(like)
         if unknown:
-            raise ValueError(f"scales for unknown tensors {sorted(unknown)}; known: {sorted(like)}")
+            raise ValueError(f"got scales for unknown tensors {sorted(unknown)}; the posterior has {sorted(like)}")
         self.shapes = {name: tensor.shape for name, tensor in like.items()}
         self.scale = {n: scale.get(n, one).detach().to(t.device, torch.float32).clone() for n, t in like.items()}
         for name, value in self.scale.items():
@@ -61,19 +61,20 @@ class Posterior(ABC):
 
     def __repr__(self) -> str:
         count = sum(shape.numel() for shape in self.shapes.values())
-        return f"{type(self).__name__}({len(self.shapes)} tensors, {count} weights, {self.entropy():.3f} bits a weight)"
+        content = f"{len(self.shapes)} tensors, {count} weights, {self.entropy():.3f} bits per weight"
+        return f"{type(self).__name__}({content})"
 
     @property
     @abstractmethod
     def natural(self) -> dict[str, Tensor]:
-        """λ = ½·log(p / (1 − p)) of every weight alone, with p = P[w > 0], by name."""
+        """λ = ½·log(p / (1 − p)) of every weight's marginal, with p = P[w > 0], by name."""
 
     @abstractmethod
     def sample_at(self, index: int, *, seed: int = 0, out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return one network of the sequence that `sample` draws: a function of (seed, index)."""
+        """Return network number `index` of those that `sample` draws; it depends only on (seed, index)."""
 
     def _room(self, out: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """Return where to write a draw: into what is given, or into new memory, which the system clears first."""
+        """Return tensors to write a sample into: the given ones after checking them, or new ones."""
         if out is None:
             return {name: self.scale[name].new_empty(shape) for name, shape in self.shapes.items()}
         self.check_like({name: tensor.shape for name, tensor in out.items()}, "out")
@@ -81,15 +82,15 @@ class Posterior(ABC):
 
     @abstractmethod
     def parts(self) -> tuple[Parts, dict[str, str]]:
-        """Return all tensors by part and parameter name, and further metadata."""
+        """Return all tensors by part and parameter name, and additional metadata."""
 
     @classmethod
     @abstractmethod
     def of_parts(cls, parts: Parts, about: Mapping[str, str]) -> Self:
-        """Make a posterior of what `parts` returned."""
+        """Construct a posterior from what `parts` returned."""
 
     def to(self, device: torch.device | str) -> Self:
-        """Return a copy on another device.
+        """Return a copy of the posterior on another device.
 
         Example:
             >>> bb.BernoulliPosterior({"w": torch.zeros(3)}).to("cpu").natural["w"].device
@@ -100,10 +101,10 @@ class Posterior(ABC):
         return type(self).of_parts(moved, about)
 
     def save(self, path: str | Path) -> None:
-        """Write all parameters and scales to a safetensors file with a digest, keyed by parameter names.
+        """Write the posterior to a safetensors file with a digest, keyed by parameter names.
 
         Args:
-            path: File to write; an older file is replaced when the new one is whole.
+            path: File to write. An existing file is replaced only after the new one is complete.
 
         Example:
             >>> import tempfile, os
@@ -119,7 +120,7 @@ class Posterior(ABC):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a posterior of this kind that `save` wrote, onto the CPU and bit for bit.
+        """Read a posterior of this class that `save` wrote, bit for bit, onto the CPU.
 
         Args:
             path: File to read.
@@ -148,10 +149,10 @@ class Posterior(ABC):
         return cls.of_parts(parts, about)
 
     def probabilities(self) -> dict[str, Tensor]:
-        """Return P[w > 0] for every weight.
+        """Return the probability P[w > 0] of every weight.
 
         Returns:
-            σ(2λ) by name, shapes of the weights.
+            σ(2λ) by name, with the shapes of the weights.
 
         Example:
             >>> bb.BernoulliPosterior({"w": torch.zeros(1)}).probabilities()["w"]
@@ -172,7 +173,7 @@ class Posterior(ABC):
         return {name: F.sign(natural) * self.scale[name] for name, natural in self.natural.items()}
 
     def mean(self) -> dict[str, Tensor]:
-        """Return the mean weights, μ = tanh(λ) times the scale.
+        """Return the mean of every weight, μ = tanh(λ) times the scale.
 
         Returns:
             Means by name.
@@ -184,14 +185,14 @@ class Posterior(ABC):
         return {name: natural.tanh() * self.scale[name] for name, natural in self.natural.items()}
 
     def sample(self, count: int = 1, *, seed: int = 0) -> dict[str, Tensor]:
-        """Draw hard weights of whole networks; sample c depends on (seed, c) alone, not on `count`.
+        """Draw the weights of whole networks; sample c depends only on (seed, c), not on `count`.
 
         Args:
             count: Number of networks to draw.
             seed: Seed of the counter-based noise.
 
         Returns:
-            Weights of ±scale by name, shapes (count, *shape of the weights).
+            Weights of ±scale by name, with shapes (count, *shape of the weights).
 
         Raises:
             ValueError: If `count` is less than 1.
@@ -207,9 +208,9 @@ class Posterior(ABC):
         return {name: torch.stack([weights[name] for weights in drawn]) for name in self.shapes}
 
     def entropy(self) -> Tensor:
-        """Return the mean per-weight entropy in bits: 1 for a coin, 0 for a point.
+        """Return the mean per-weight entropy in bits: 1 for fair coins, 0 for a single network.
 
-        Where weights depend on each other, the entropy of the whole network is less than their sum.
+        If weights are correlated, the entropy of the whole network is less than the sum of the per-weight entropies.
 
         Returns:
             A scalar tensor in [0, 1].
@@ -224,14 +225,14 @@ class Posterior(ABC):
         return torch.as_tensor(total / max(count, 1), dtype=torch.float32)
 
     def check_like(self, shapes: Mapping[str, torch.Size], what: str) -> None:
-        """Refuse tensors whose names or shapes differ from this posterior's.
+        """Raise ValueError for tensors whose names or shapes differ from this posterior's.
 
         Args:
             shapes: Shapes by name.
-            what: What has these shapes, for the message.
+            what: Name of the owner of these shapes, for the error message.
 
         Raises:
-            ValueError: If a name is missing, unknown, or has another shape.
+            ValueError: If a name is missing or unknown, or a shape differs.
 
         Example:
             >>> bb.BernoulliPosterior({"w": torch.zeros(3)}).check_like({"w": torch.Size([3])}, "the network")
@@ -249,7 +250,7 @@ class Posterior(ABC):
 
 
 def load_posterior(path: str | Path) -> Posterior:
-    """Read a posterior of any kind that its `save` wrote, onto the CPU and bit for bit.
+    """Read a posterior of any class that its `save` wrote, bit for bit, onto the CPU.
 
     Args:
         path: File to read.
@@ -273,7 +274,7 @@ def load_posterior(path: str | Path) -> Posterior:
 
 
 def _read(path: str | Path) -> tuple[Parts, dict[str, str]]:
-    """Return tensors by part and parameter name, and metadata, of a file of any origin."""
+    """Return tensors by part and parameter name, and metadata, from an untrusted file."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no posterior at {path}")
     try:

@@ -17,11 +17,11 @@ from bitbayes.posterior.base import SAMPLE_STREAM, Parts, Posterior
 
 
 class BernoulliPosterior(Posterior):
-    """Independent Bernoullis on −1 and +1, one for every weight of every named tensor.
+    """Independent Bernoulli distributions on −1 and +1, one per weight of every named tensor.
 
     Args:
-        natural: λ by parameter name, floating point, any shapes; kept as float32.
-        scale: Positive scale s by parameter name (weights are then ±s), broadcastable to λ. Missing names have s = 1.
+        natural: Natural parameters λ by parameter name, floating point, any shapes. They are stored as float32.
+        scale: Positive scale s by parameter name, so that weights are ±s, broadcastable to λ. Missing names have s = 1.
 
     Raises:
         ValueError: If there is no tensor, a λ is not floating point or not finite, or a scale is not positive.
@@ -45,7 +45,7 @@ class BernoulliPosterior(Posterior):
                 raise ValueError(f"natural parameters of {name!r} must be floating point, got {tensor.dtype}")
             if not tensor.isfinite().all():
                 raise ValueError(
-                    f"natural parameters of {name!r} contain NaN or infinity; a weight is certain from |λ| = 20 on"
+                    f"natural parameters of {name!r} contain NaN or infinity; use |λ| = 20 for a weight that is certain"
                 )
         self._natural = {name: tensor.detach().float().clone() for name, tensor in natural.items()}
         super().__init__(natural, scale)
@@ -56,19 +56,19 @@ class BernoulliPosterior(Posterior):
         return self._natural
 
     def sample_at(self, index: int, *, seed: int = 0, out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return one network of the sequence that `sample` draws.
+        """Return one of the networks that `sample` draws.
 
         Args:
-            index: Its place in the sequence.
+            index: Index of the network among the samples.
             seed: Seed of the counter-based noise.
-            out: Tensors to write into, of any floating-point type, such as what an earlier call returned: memory for
-                large ones need not be found again for every network. None for new ones of float32.
+            out: Tensors of any floating-point type to write into, such as those of an earlier call, which saves
+                allocating memory for every network. None allocates new float32 tensors.
 
         Returns:
-            Weights of ±scale by name, shapes of λ.
+            Weights of ±scale by name, with the shapes of λ.
 
         Raises:
-            ValueError: If names or shapes of `out` differ.
+            ValueError: If names or shapes of `out` differ from those of the posterior.
 
         Example:
             >>> q = BernoulliPosterior({"w": torch.zeros(4)})
@@ -79,7 +79,7 @@ class BernoulliPosterior(Posterior):
         for place, (name, natural) in enumerate(self.natural.items()):
             beliefs, flat = natural.reshape(-1), weights[name].view(-1)
             noise = Noise(stream_key(seed, SAMPLE_STREAM, index, place), natural.numel(), natural.device)
-            # Few weights are not worth the second that the first use of kernels on a machine takes.
+            # For few weights, the first use of kernels on a machine, which takes a second, does not pay.
             if natural.numel() < CHUNK or not kernels.submit(kernels.hard_draw(beliefs), None, flat, noise):
                 for span in spans(natural.numel(), natural.device):
                     flat[span] = noise.part(span).signs(torch.sigmoid(2 * beliefs[span]))
@@ -88,13 +88,14 @@ class BernoulliPosterior(Posterior):
         return weights
 
     def log_prob(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Return the log-probability of a whole network.
+        """Return the log-probability of whole networks.
 
         Args:
-            weights: Weights by name (their signs count), shapes of λ, or with one leading dimension of samples.
+            weights: Weights by name with the shapes of λ, or with one leading dimension of samples. Only their signs
+                matter.
 
         Returns:
-            A scalar in nats, or one value a sample.
+            A scalar in nats, or one value per sample.
 
         Raises:
             ValueError: If names or shapes differ.
@@ -105,7 +106,7 @@ class BernoulliPosterior(Posterior):
             tensor([0.1250, 0.1250])
         """
         if set(weights) != set(self.natural):
-            raise ValueError(f"weights are named {sorted(weights)}, the posterior {sorted(self.natural)}")
+            raise ValueError(f"weights are named {sorted(weights)}, but the posterior has {sorted(self.natural)}")
         total = torch.zeros(())
         for name, natural in self.natural.items():
             shape = weights[name].shape
@@ -118,17 +119,17 @@ class BernoulliPosterior(Posterior):
         return total
 
     def kl(self, other: BernoulliPosterior | None = None) -> Tensor:
-        """Return KL(self ‖ other) of all weights together.
+        """Return the KL divergence KL(self ‖ other), summed over all weights.
 
         Args:
             other: The second distribution; None means the uniform prior λ₀ = 0.
 
         Returns:
-            A scalar in nats, in float64 (it is a sum over many weights).
+            A float64 scalar in nats.
 
         Raises:
             ValueError: If names or shapes differ.
-            TypeError: If the other is of another family.
+            TypeError: If `other` is not a BernoulliPosterior.
 
         Example:
             >>> BernoulliPosterior({"w": torch.zeros(3)}).kl()
@@ -137,14 +138,14 @@ class BernoulliPosterior(Posterior):
         if other is not None:
             if not isinstance(other, BernoulliPosterior):
                 kind = type(other).__name__
-                raise TypeError(f"kl() needs a BernoulliPosterior, got {kind}; marginals() makes one of it")
+                raise TypeError(f"kl() needs a BernoulliPosterior, got {kind}; pass its marginals() instead")
             self.check_like(other.shapes, "the other posterior")
         total = torch.zeros((), dtype=torch.float64)
         for name, natural in self.natural.items():
             mine = natural.reshape(-1)
             theirs = torch.zeros_like(mine) if other is None else other.natural[name].to(mine.device).reshape(-1)
             for span in spans(len(mine), mine.device):
-                # In float32 the terms of a small divergence cancel, weight by weight to the same side.
+                # In float32, the terms of a small divergence cancel, and the errors of all weights have the same sign.
                 total += F.bernoulli_kl(mine[span].double(), theirs[span].double()).sum().cpu()
         return total
 
@@ -154,5 +155,5 @@ class BernoulliPosterior(Posterior):
 
     @classmethod
     def of_parts(cls, parts: Parts, about: Mapping[str, str]) -> BernoulliPosterior:
-        """Make a posterior of λ and scales."""
+        """Construct a posterior from λ and scales."""
         return cls(parts["natural"], parts["scale"])

@@ -1,4 +1,4 @@
-"""The low-rank Gaussian under sign of VISPA (Orecchia et al., NeurIPS 2024, section 3).
+"""The sign of a low-rank Gaussian, VISPA's posterior (Orecchia et al., NeurIPS 2024, section 3).
 
 w = sign(v), v = m + Zᵀr with r ~ N(0, I_K): weights of one tensor (or of the whole network) share r, and so are
 correlated. With a = m / ‖z‖ and ρ the correlation of v_i and v_j:
@@ -24,17 +24,17 @@ from bitbayes.noise import Noise, stream_key
 from bitbayes.posterior.base import SHARED_SAMPLE_STREAM, Parts, Posterior
 from bitbayes.posterior.bernoulli import BernoulliPosterior
 
-_SURE = 1e3  # |m| / ‖z‖ beyond which a weight is certain to every float
+_SURE = 1e3  # |m| / ‖z‖ from which on a weight is certain in floating point
 
 
 class LowRankGaussianPosterior(Posterior):
-    """The sign of a Gaussian of low rank over the weights.
+    """Distribution of the sign of a low-rank Gaussian over the weights.
 
     Args:
-        center: m by parameter name, any shapes; kept as float32.
-        factors: Z by parameter name, shape (K, *shape of m).
+        center: Center m by parameter name, any shapes. It is stored as float32.
+        factors: Factors Z by parameter name, shape (K, *shape of m).
         scale: Positive scale s by parameter name, broadcastable to m. Missing names have s = 1.
-        shared: "tensor": an r for every tensor; "network": one r for all, which then need the same K.
+        shared: "tensor" for one r per tensor; "network" for one r for all tensors, which then need the same rank K.
 
     Raises:
         ValueError: If names or shapes differ, a value is not finite, or a scale is not positive.
@@ -61,7 +61,7 @@ class LowRankGaussianPosterior(Posterior):
         if shared not in ("tensor", "network"):
             raise ValueError(f'shared must be "tensor" or "network", got {shared!r}')
         if set(center) != set(factors):
-            raise ValueError(f"centers are named {sorted(center)}, factors {sorted(factors)}")
+            raise ValueError(f"center and factors must have the same names, got {sorted(center)} and {sorted(factors)}")
         for name, tensor in center.items():
             if factors[name].shape[1:] != tensor.shape or factors[name].dim() != tensor.dim() + 1:
                 got, expected = tuple(factors[name].shape), tuple(tensor.shape)
@@ -78,16 +78,16 @@ class LowRankGaussianPosterior(Posterior):
 
     @property
     def natural(self) -> dict[str, Tensor]:
-        """λ of every weight alone: ½·log(Φ(a) / Φ(−a)) by name."""
+        """λ of every weight's marginal, ½·log(Φ(a) / Φ(−a)), by name."""
         standardised = {name: self._standardised(name) for name in self.shapes}
-        # Without the cancellation of 1 − Φ(a).
+        # This form avoids the cancellation of 1 − Φ(a).
         return {name: (log_ndtr(a) - log_ndtr(-a)) / 2 for name, a in standardised.items()}
 
     def mode(self) -> dict[str, Tensor]:
         """Return the most likely value of every weight, sign(m) times the scale.
 
         Returns:
-            Weights by name, shapes of m.
+            Weights by name, with the shapes of m.
 
         Example:
             >>> LowRankGaussianPosterior({"w": torch.tensor([-2.0])}, {"w": torch.ones(1, 1)}).mode()["w"]
@@ -96,19 +96,19 @@ class LowRankGaussianPosterior(Posterior):
         return {name: F.sign(center) * self.scale[name] for name, center in self.center.items()}
 
     def sample_at(self, index: int, *, seed: int = 0, out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return one network of the sequence that `sample` draws.
+        """Return one of the networks that `sample` draws.
 
         Args:
-            index: Its place in the sequence.
+            index: Index of the network among the samples.
             seed: Seed of the counter-based noise.
-            out: Tensors to write into, of any floating-point type, such as what an earlier call returned; None for
-                new ones of float32.
+            out: Tensors of any floating-point type to write into, such as those of an earlier call. None allocates new
+                float32 tensors.
 
         Returns:
-            Weights of ±scale by name, shapes of m.
+            Weights of ±scale by name, with the shapes of m.
 
         Raises:
-            ValueError: If names or shapes of `out` differ.
+            ValueError: If names or shapes of `out` differ from those of the posterior.
 
         Example:
             >>> q = LowRankGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.ones(1, 2)})
@@ -126,14 +126,14 @@ class LowRankGaussianPosterior(Posterior):
         return weights
 
     def correlation(self, first: tuple[str, Tensor | list[int]], second: tuple[str, Tensor | list[int]]) -> Tensor:
-        """Return the correlation of pairs of weights.
+        """Return the correlation coefficients of pairs of weights.
 
         Args:
-            first: Parameter name, and positions in the flat tensor, shape (P,).
-            second: The other weight of each pair, the same way.
+            first: Parameter name, and positions of weights in the flat tensor, shape (P,).
+            second: The other weight of each pair, in the same form.
 
         Returns:
-            Correlation coefficients in float64, shape (P,); 0 where a weight is certain.
+            Correlation coefficients in float64, shape (P,); 0 if a weight is certain.
 
         Raises:
             ValueError: If a name is unknown.
@@ -152,10 +152,10 @@ class LowRankGaussianPosterior(Posterior):
         return torch.where(variance > 0, found, 0.0)
 
     def marginals(self) -> BernoulliPosterior:
-        """Return the independent Bernoullis with the same mean weights, for instance as a prior of `BayesBiNN`.
+        """Return independent Bernoullis with the same mean weights, for example as a prior of `BayesBiNN`.
 
         Returns:
-            A posterior over the same names and shapes.
+            A Bernoulli posterior with the same names and shapes.
 
         Example:
             >>> LowRankGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.ones(1, 2)}).marginals().kl()
@@ -164,49 +164,49 @@ class LowRankGaussianPosterior(Posterior):
         return BernoulliPosterior(self.natural, self.scale)
 
     def kl(self, other: Posterior | None = None) -> Tensor:
-        """Refuse: signs of Gaussians that depend on each other have no divergence in closed form.
+        """Raise TypeError, because signs of correlated Gaussians have no KL divergence in closed form.
 
         Args:
             other: Any posterior.
 
         Raises:
-            TypeError: Always; `marginals().kl()` is the divergence of the weights on their own.
+            TypeError: Always. `marginals().kl()` returns the divergence of the marginals.
 
         Example:
             >>> q = LowRankGaussianPosterior({"w": torch.ones(2)}, {"w": torch.ones(1, 2)})
             >>> round(float(q.marginals().kl()), 3)
             0.511
         """
-        raise TypeError("a low-rank Gaussian under sign has no KL divergence in closed form; take marginals().kl()")
+        raise TypeError("a low-rank Gaussian under sign has no KL divergence in closed form; use marginals().kl()")
 
     def parts(self) -> tuple[Parts, dict[str, str]]:
-        """Return m, Z and the scales, and which weights share their noise."""
+        """Return m, Z, the scales, and which weights share their noise."""
         return {"center": self.center, "factors": self.factors, "scale": self.scale}, {"shared": self.shared}
 
     @classmethod
     def of_parts(cls, parts: Parts, about: Mapping[str, str]) -> LowRankGaussianPosterior:
-        """Make a posterior of m, Z and scales."""
+        """Construct a posterior from m, Z and scales."""
         return cls(parts["center"], parts["factors"], parts["scale"], shared=about["shared"])
 
     def _standardised(self, name: str) -> Tensor:
-        """A = m / ‖z‖, bounded where there is no noise."""
+        """Return a = m / ‖z‖, bounded where there is no noise."""
         length = self.factors[name].norm(dim=0)
         return (self.center[name] / length.clamp(min=1e-30)).clamp(-_SURE, _SURE)
 
     def _chosen(self, name: str, index: Tensor | list[int]) -> tuple[Tensor, Tensor, str]:
-        """A and Z of some weights of a tensor in float64, and its name."""
+        """Return a and Z of some weights of a tensor in float64, and the name of the tensor."""
         if name not in self.shapes:
-            raise ValueError(f"no tensor is named {name!r}; known: {sorted(self.shapes)}")
+            raise ValueError(f"the posterior has no tensor {name!r}; its tensors are {sorted(self.shapes)}")
         at = torch.as_tensor(index, device=self.center[name].device)
         a, z = self._standardised(name).reshape(-1)[at], self.factors[name].flatten(1)[:, at]
         return a.double(), z.double(), name
 
 
 def _sign_covariance(a: Tensor, b: Tensor, rho: Tensor) -> Tensor:
-    """Cov[sign(x + a), sign(y + b)] of standard normals of correlation ρ, by Gauss and Legendre's quadrature."""
+    """Return Cov[sign(x + a), sign(y + b)] of standard normals with correlation ρ by Gauss-Legendre quadrature."""
     nodes, weights = (torch.as_tensor(part, device=a.device) for part in np.polynomial.legendre.leggauss(128))
     end = torch.asin(rho)
-    # Squeezes nodes towards the end, where cos θ may vanish.
+    # The substitution crowds nodes towards the end, where cos θ may vanish.
     u = (nodes[:, None] + 1) / 2
     theta = end * (1 - (1 - u) ** 2)
     cosine = torch.cos(theta).clamp(min=1e-150)

@@ -1,4 +1,4 @@
-"""Learning rules for binary weights, one file for each idea, all of the same parts; `optimizer` runs them."""
+"""Learning rules for binary weights. Each file defines one idea in the same parts, and `optimizer` runs them."""
 
 from bitbayes.rules.adaste import AdaSTE
 from bitbayes.rules.bayesbinn import BayesBiNN

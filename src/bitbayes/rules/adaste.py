@@ -1,12 +1,13 @@
 """AdaSTE (Le, Høier, Lin & Zach, CVPR 2022): a straight-through estimator derived from a bilevel problem.
 
-Belief: latent θ and a moving average. Forward uses the lower problem's solution, which hardens as β grows:
+The belief is a latent θ and a moving average. The forward pass uses the lower problem's solution, which hardens as β
+grows:
 
     w = hardtanh((θ + β(1 + a)·sign θ) / (1 + β));    β ← min(β·growth, 1/a) every `interval` steps
 
-The gradient g at w is multiplied by 1/(1 + β) where w is not saturated; where it is, by 0 if the step would push θ
-further out, and by min(1/|θ|, ½) if it would bring θ towards a flip. With f that factor, N = ess and the released
-optimizer's shell:
+The gradient g at w is multiplied by a factor f. Where w is not saturated, f = 1/(1 + β). Where w is saturated, f = 0 if
+the step would push θ further out, and f = min(1/|θ|, ½) if it would bring θ towards a flip. With N = ess, the released
+optimizer then computes:
 
     m ← 0.9 m + 0.1 (N²·f·g + θ);    θ ← θ − α m / (1 − 0.9ᵗ)
 """
@@ -37,22 +38,22 @@ class AdaSTEOptions(Options):
 
 
 class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
-    """Trains latent weights with gradients kept alive where they would flip a weight.
+    """AdaSTE, which keeps gradients of saturated weights alive where they would flip the weight.
 
     Args:
         params: Binary parameters; see `BinaryOptimizer`.
         lr: Step size α.
-        ess: N; the released code multiplies the gradient by its square.
-        beta: First β.
-        growth: Factor on β.
-        interval: Steps between two factors (the paper: one epoch).
-        a: Margin a > 0; β ends at 1/a, where w is exactly sign(θ).
-        momentum: Decay of the moving average.
-        init_theta: Initial |θ|; signs are random.
-        **common: Options of all rules; see `BinaryOptimizer`.
+        ess: Effective sample size N. The released code multiplies the gradient by N².
+        beta: Initial β.
+        growth: Factor by which β grows.
+        interval: Number of steps between two growths of β. The paper uses one epoch.
+        a: Margin a > 0. β grows up to 1/a, where w is exactly sign(θ).
+        momentum: Decay rate of the moving average.
+        init_theta: Initial |θ|. The signs are random.
+        **common: Options that all rules share; see `BinaryOptimizer`.
 
     Raises:
-        ValueError: For options out of range.
+        ValueError: If an option is out of range.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1, bias=False)
@@ -89,7 +90,7 @@ class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
 
     @staticmethod
     def check(group: Values) -> None:
-        """Refuse options out of range."""
+        """Raise ValueError for options out of range."""
         checks.number(group["ess"], "ess", "a positive number (examples times augmentation)", low=0)
         checks.number(group["a"], "a", "positive", low=0)
         checks.number(group["init_theta"], "init_theta", "positive", low=0)
@@ -98,7 +99,7 @@ class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
 
     @staticmethod
     def schedule(group: Values, step: Count) -> Values:
-        """β now, and β when the weights at hand were drawn."""
+        """Return the current β, and β at the time the current weights were drawn."""
         at, highest = (group["beta"], group["growth"], group["interval"]), 1 / group["a"]
         return {
             "beta": F.annealed(*at, step, highest),
@@ -108,33 +109,33 @@ class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: AdaSTEOptions) -> Belief:
-        """θ = ±init_theta, and no average yet."""
+        """Return θ = ±init_theta and a moving average of zero."""
         latent = start * o.init_theta
         return {"latent": latent, "average": torch.zeros_like(latent)}
 
     @staticmethod
     def draw(belief: Belief, noise: Noise, o: AdaSTEOptions) -> Tensor:
-        """The lower problem's solution w."""
+        """Return the lower problem's solution w."""
         latent = belief["latent"]
         return ((latent + o.beta * (1 + o.a) * F.sign(latent)) / (1 + o.beta)).clamp(-1, 1)
 
     @staticmethod
     def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: AdaSTEOptions) -> Tensor:
-        """N²·f·g."""
+        """Return N²·f·g."""
         latent = belief["latent"]
         inside = 1 / (1 + o.beta_drawn)
-        # A step against the gradient brings θ towards a flip where θ·g > 0.
+        # Where θ·g > 0, a step against the gradient brings θ towards a flip.
         outside = (1 / latent.abs()).clamp(max=0.5) * F.heaviside(latent * gradient)
         factor = inside + F.heaviside(draw.abs() - 1) * (outside - inside)
         return o.ess * o.ess * factor * gradient
 
     @staticmethod
     def update(belief: Belief, estimate: Tensor, o: AdaSTEOptions) -> Belief:
-        """One step of the moving average on θ."""
+        """Take one step on θ along the moving average."""
         average = o.momentum * belief["average"] + (1 - o.momentum) * (estimate + belief["latent"])
         return {"latent": belief["latent"] - o.lr / o.correction * average, "average": average}
 
     @staticmethod
     def mode(belief: Belief, o: AdaSTEOptions) -> Tensor:
-        """sign(θ)."""
+        """Return sign(θ)."""
         return F.sign(belief["latent"])

@@ -1,18 +1,18 @@
 """BayesBiNN (Meng, Bachmann & Khan, ICML 2020): natural-gradient variational inference over Bernoulli weights.
 
-Belief: λ, the natural parameter of q(w) = Bernoulli with P[w = +1] = σ(2λ) and mean μ = tanh λ. The Bayesian
-learning rule (eqs. 7 and 17), with minibatch-mean gradient g at the draw and N = ess:
+The belief is λ, the natural parameter of the Bernoulli distribution q(w) with P[w = +1] = σ(2λ) and mean μ = tanh λ.
+With g the mini-batch mean of the gradient at the draw and N = ess, the Bayesian learning rule (eqs. 7 and 17) is
 
     λ ← (1 − α) λ − α (ĝ − λ₀),    ĝ ≈ ∂E_q[N·loss] / ∂μ
 
-and optionally the released code's momentum on (ĝ + λ − λ₀) with Adam's bias correction. The estimators of ĝ:
+optionally with the released code's momentum on (ĝ + λ − λ₀) and Adam's bias correction. The estimators of ĝ are
 
     "straight-through"  w ~ q, exactly ±1           ĝ = N·g
     "concrete"          w = tanh((λ + δ) / τ)       ĝ = N·g (1 − w²) / (τ sech² λ)                      (eqs. 10-13)
     "released"          the same draw               ĝ = N·g (1 − w² + ε) / τ / (1 − tanh² λ + ε),  ε = 1e-10
 
-For a loss that is multilinear in the weights the exact natural gradient is E[(loss(w_i = +1) − loss(w_i = −1)) / 2];
-"straight-through" is its first-order form. δ = ½·log(u / (1 − u)), u uniform.
+with δ = ½·log(u / (1 − u)) and uniform u. For a loss that is multilinear in the weights, the exact natural gradient is
+E[(loss(w_i = +1) − loss(w_i = −1)) / 2]; "straight-through" is its first-order approximation.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from bitbayes.rules import checks, shards
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
 from bitbayes.rules.rule import Belief, Count, Number, Options, Values
 
-_EPS = 1e-10  # the released code's guard, which at small τ is the whole gradient
-_POINT_TAU = 1e-6  # below this τ every relaxed draw is ±1 to float32 and λ is far beyond float32's tanh
+_EPS = 1e-10  # the released code's guard against division by 0, which dominates the gradient at small τ
+_POINT_TAU = 1e-6  # below this τ, every relaxed draw rounds to ±1 in float32, and tanh λ does too
 _TINY = 1e-35  # keeps 0 / sech² at 0 where sech² underflows
 
 
-# The recommended setting: `ess` over the number of examples, and the first |λ|.
+# The recommended setting: `ess` divided by the number of examples, and the initial |λ|.
 ESS_SCALE, INIT_LAMBDA = 300.0, 15.0
 
 
 def recommended_lr(steps: int) -> float:
-    """Return the recommended learning rate for a cosine to 0: λ forgets its start to e^-3 over that many steps."""
+    """Return the recommended learning rate for a cosine to 0: after all steps, e^-3 of the initial λ is left."""
     return min(6 / steps, 0.1)
 
 
@@ -54,7 +54,7 @@ class BayesBiNNOptions(Options):
     """Options that the functions of BayesBiNN read."""
 
     ess: Number
-    estimator: str  # "point" where the released estimator leaves one
+    estimator: str  # "point" if the released estimator's posterior is a point
     momentum: Number
     tau: Number
     init_lambda: float
@@ -64,32 +64,34 @@ class BayesBiNNOptions(Options):
 
 
 class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
-    """Trains a Bernoulli posterior over ±1 weights by natural gradients.
+    """BayesBiNN, which trains a Bernoulli posterior over ±1 weights with natural gradients.
 
     Args:
         params: Binary parameters; see `BinaryOptimizer`.
-        lr: Step size α of the natural-gradient step; also how fast the prior pulls λ back.
-        ess: Effective sample size: number of training examples times any augmentation factor, divided by any
-            posterior temperature. A larger value gives a more certain posterior.
-        estimator: "straight-through" (hard draws), "concrete" (the paper), or "released" (the published code, for
-            reproducing its image results).
-        momentum: β of the moving average of the natural gradient; 0 keeps no state for it.
-        tau: Temperature of the Concrete relaxation; unused by "straight-through".
-        init_lambda: Initial |λ|, the inertia of the first signs, which are random, or those of the weights with
-            `init="weights"`. None for 10 with "released", as published, and 1 else: from 10 on "concrete" has too much
-            variance to learn.
-        prior: λ₀ as a posterior over the same names and shapes; None is the uniform prior.
-        **common: Options of all rules; see `BinaryOptimizer`.
+        lr: Step size α of the natural-gradient step. It also determines how fast the prior pulls λ back.
+        ess: Effective sample size: the number of training examples, times the augmentation factor if there is
+            augmentation, divided by the posterior temperature if there is one. A larger value makes the posterior more
+            certain.
+        estimator: "straight-through" (hard draws), "concrete" (relaxed draws as in the paper), or "released" (the
+            published code, to reproduce its image results).
+        momentum: Decay rate β of the moving average of the natural gradient; 0 disables the average and saves its
+            memory.
+        tau: Temperature τ of the Concrete relaxation; unused by "straight-through".
+        init_lambda: Initial |λ|, which decides how firmly the initial signs are held. These signs are random, or those
+            of the weights with `init="weights"`. None selects 10 for "released", as published, and 1 otherwise. From 10
+            on, the variance of "concrete" is too large to learn.
+        prior: Prior λ₀ as a posterior with the same names and shapes; None selects the uniform prior.
+        **common: Options that all rules share; see `BinaryOptimizer`.
 
     Raises:
-        ValueError: For options out of range, or a prior whose names or shapes differ.
+        ValueError: If an option is out of range, or names or shapes of the prior differ.
 
-    `BayesBiNN.recommended` makes the setting to begin with. When `ess` is close to the number of examples, use
-    `init_lambda <= 1`: what remains of a larger start would look like evidence for the first signs.
+    Start with `BayesBiNN.recommended`. When `ess` is close to the number of examples, use `init_lambda <= 1`; otherwise
+    the random initial signs look like evidence.
 
-    At τ ≤ 1e-6 "released" is a deterministic rule: the scale is 1/τ, the noise never changes a sign, and the weights
-    are the sign of a decaying average of −g (Bop with threshold 0). It is computed in that closed form, with λ in
-    units of N/τ, and its posterior is a point: asking for one warns.
+    At τ ≤ 1e-6, "released" is a deterministic rule. The scale is 1/τ, the noise never changes a sign, and the weights
+    are the sign of a decaying average of −g (Bop with threshold 0). The rule is computed in this closed form, with λ in
+    units of N/τ. Its posterior is a point, and `posterior()` warns about this.
 
     Example:
         >>> layer = torch.nn.Linear(3, 1, bias=False)
@@ -107,7 +109,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
 
     has_posterior = True
     start = "signs"
-    _warned = False  # that the posterior is a point
+    _warned = False  # of a posterior that is a point
 
     def __init__(
         self,
@@ -131,20 +133,20 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
 
     @classmethod
     def recommended(cls, params: Params, *, steps: int, examples: int, **options: Any) -> Self:
-        """Construct the optimizer with the setting to begin with, measured on small and large classification problems.
+        """Construct the optimizer with recommended settings, which were measured on small and large problems.
 
-        The setting is lr = 6 / steps (at most 0.1), `ess` = 300 · examples, `init_lambda` = 15 and the
-        "straight-through" estimator. It is meant for a cosine schedule to 0 that is advanced after every step, such as
+        The settings are lr = 6 / steps (at most 0.1), `ess` = 300 · examples, `init_lambda` = 15 and the
+        "straight-through" estimator. They assume a cosine schedule to 0 that is advanced after every step, such as
         `torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)`.
 
         Args:
             params: Binary parameters; see `BinaryOptimizer`.
-            steps: Number of training steps of the run.
+            steps: Number of training steps.
             examples: Number of training examples.
-            **options: Options of `BayesBiNN` that replace those of the setting, or add to them.
+            **options: Options of `BayesBiNN` that override or extend the recommended settings.
 
         Raises:
-            ValueError: If `steps` or `examples` is no whole number of at least 1, or an option is out of range.
+            ValueError: If `steps` or `examples` is not a whole number of at least 1, or an option is out of range.
 
         Source:
             Measured on six problems; see "One setting everywhere" in `docs/results.md`.
@@ -162,7 +164,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
 
     @staticmethod
     def check(group: Values) -> None:
-        """Refuse options out of range."""
+        """Raise ValueError for options out of range."""
         checks.share(group["lr"], "lr")
         names = ("straight-through", "concrete", "released")
         checks.option(group["estimator"] in names, "estimator", f"one of {', '.join(names)}", group["estimator"])
@@ -173,7 +175,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
 
     @staticmethod
     def unread(group: Values) -> dict[str, str]:
-        """Hard draws have no temperature."""
+        """Return `tau` for the straight-through estimator, whose draws have no temperature."""
         return {"tau": "estimator is concrete or released"} if group["estimator"] == "straight-through" else {}
 
     @staticmethod
@@ -183,12 +185,12 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
 
     @staticmethod
     def hard(group: Values) -> bool:
-        """Unless draws are relaxed."""
+        """Return whether draws are exactly ±1, which is the case unless they are relaxed."""
         return group["estimator"] == "straight-through" or _is_point(group)
 
     @staticmethod
     def schedule(group: Values, step: Count) -> Values:
-        """The estimator in use, what λ is measured in, and the correction of its average."""
+        """Return the estimator in use, the unit of λ, and the bias correction of its average."""
         point = _is_point(group)
         return {
             "estimator": "point" if point else group["estimator"],
@@ -199,13 +201,13 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: BayesBiNNOptions) -> Belief:
-        """λ = ±init_lambda."""
+        """Return λ = ±init_lambda."""
         natural = start * (o.init_lambda / o.unit)
         return {"natural": natural, "average": torch.zeros_like(natural)} if o.averaged else {"natural": natural}
 
     @staticmethod
     def draw(belief: Belief, noise: Noise, o: BayesBiNNOptions) -> Tensor:
-        """A hard or relaxed draw."""
+        """Return a hard or relaxed draw."""
         natural = belief["natural"]
         if o.estimator == "point":
             return F.sign(natural)
@@ -215,7 +217,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
 
     @staticmethod
     def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: BayesBiNNOptions) -> Tensor:
-        """ĝ, in the unit of λ."""
+        """Return ĝ in the unit of λ."""
         if o.estimator == "point":
             return gradient
         if o.estimator == "straight-through":
@@ -228,7 +230,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
 
     @staticmethod
     def update(belief: Belief, estimate: Tensor, o: BayesBiNNOptions) -> Belief:
-        """One natural-gradient step."""
+        """Take one natural-gradient step."""
         natural = belief["natural"]
         change = estimate + natural
         if "prior" in belief:
@@ -240,12 +242,12 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
 
     @staticmethod
     def mode(belief: Belief, o: BayesBiNNOptions) -> Tensor:
-        """sign(λ)."""
+        """Return sign(λ)."""
         return F.sign(belief["natural"])
 
     @staticmethod
     def natural(belief: Belief, o: BayesBiNNOptions) -> Tensor:
-        """λ in nats, whatever unit it is kept in."""
+        """Return λ in nats, whatever its unit in the belief."""
         return belief["natural"] * o.unit
 
     @staticmethod
@@ -266,28 +268,28 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
 
     @torch.no_grad()
     def set_prior(self, prior: BernoulliPosterior) -> None:
-        """Makes a posterior the prior λ₀ of the steps to come (eq. 21), for continual learning.
+        """Use a posterior as the prior λ₀ of the following steps (eq. 21), for continual learning.
 
         Args:
-            prior: A posterior over the same names and shapes.
+            prior: A posterior with the same names and shapes.
 
         Raises:
-            TypeError: If it is no BernoulliPosterior.
-            ValueError: If names or shapes differ; nothing is changed then.
+            TypeError: If `prior` is not a BernoulliPosterior.
+            ValueError: If names or shapes differ. The optimizer is then unchanged.
         """
         if not isinstance(prior, BernoulliPosterior):
             kind = type(prior).__name__
-            raise TypeError(f"prior must be a BernoulliPosterior, got {kind}; load one, or leave it out")
+            raise TypeError(f"prior must be a BernoulliPosterior, got {kind}; use load_posterior(), or leave out prior")
         prior.check_like({name: parameter.shape for name, parameter in self.named_binary()}, "the optimizer")
         for place in self._places():
             flat = prior.natural[place.name].reshape(-1)[shards.span(place.parameter)].to(place.parameter.device)
             self._belief(place.parameter)["prior"] = flat / self.schedule(place.group, 0)["unit"]
 
     def posterior(self) -> BernoulliPosterior:
-        """The posterior q; warns once where it is only a point ("released" at tiny τ).
+        """Return the posterior q; warn once if it is a point ("released" at τ ≤ 1e-6).
 
         Returns:
-            A copy, keyed by parameter names.
+            A copy of the posterior, keyed by parameter names.
         """
         if any(map(_is_point, self.param_groups)) and not self._warned:
             self._warned = True

@@ -1,14 +1,15 @@
-"""Bop: flip a weight when a moving average of its gradient says so. The current signs w are in the belief.
+"""Bop flips a weight when a moving average of its gradient is large and pushes against its sign.
 
-There are no latent weights. With γ = lr, Bop (Helwegen et al., NeurIPS 2019) keeps the average m:
+There are no latent weights: the belief holds the current signs w. With γ = lr, Bop (Helwegen et al., NeurIPS 2019)
+keeps the average m:
 
     m ← (1 − γ) m + γ g;    w ← −w where w·m > threshold
 
-Second-order Bop (Suarez-Ramirez et al., CVPR workshops 2021) divides it by the gradient's size, with v averaging g²:
+Second-order Bop (Suarez-Ramirez et al., CVPR workshops 2021) divides m by the root of v, the moving average of g²:
 
     m ← m + γ (g − m);    v ← v + σ (g² − v);    w ← −w where w·m / (√v + 1e-10) > threshold
 
-The unbiased variant divides m and v by 1 − (1 − γ)ᵗ and 1 − (1 − σ)ᵗ first.
+The unbiased variant first divides m by 1 − (1 − γ)ᵗ and v by 1 − (1 − σ)ᵗ.
 """
 
 from __future__ import annotations
@@ -26,29 +27,29 @@ from bitbayes.rules.rule import Belief, Count, Number, O, Options, Values
 
 
 class _Flips(BinaryOptimizer[O]):
-    """Base of both rules in this file."""
+    """Base class of both rules in this file."""
 
     start = "signs"
 
     @staticmethod
     def check(group: Values) -> None:
-        """Refuse options out of range."""
+        """Raise ValueError for options out of range."""
         checks.share(group["lr"], "lr")
         checks.number(group["threshold"], "threshold", "at least 0", open_low=False)
 
     @staticmethod
     def hard(group: Values) -> bool:
-        """Return True, because a belief holds the signs themselves."""
+        """Return True, because the belief holds the signs themselves."""
         return True
 
     @staticmethod
     def draw(belief: Belief, noise: Noise, o: O) -> Tensor:
-        """The signs."""
+        """Return the signs."""
         return belief["sign"].float()
 
     @staticmethod
     def mode(belief: Belief, o: O) -> Tensor:
-        """The signs."""
+        """Return the signs."""
         return belief["sign"].float()
 
 
@@ -59,16 +60,15 @@ class BopOptions(Options):
 
 
 class Bop(_Flips[BopOptions]):
-    """Flips weights whose averaged gradient is consistent and large enough.
+    """Bop, which flips a weight whose averaged gradient is large and consistent.
 
     Args:
         params: Binary parameters; see `BinaryOptimizer`.
-        lr: Adaptivity rate γ of the moving average.
-        threshold: Size of the average that flips a weight.
-        **common: Options of all rules; see `BinaryOptimizer`.
+        lr: Adaptivity rate γ of the moving average. threshold: Magnitude of the average above which a weight flips.
+        **common: Options that all rules share; see `BinaryOptimizer`.
 
     Raises:
-        ValueError: For options out of range.
+        ValueError: If an option is out of range.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1, bias=False)
@@ -84,12 +84,12 @@ class Bop(_Flips[BopOptions]):
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: BopOptions) -> Belief:
-        """Signs of the start, and no average yet."""
+        """Return the initial signs and an average of zero."""
         return {"sign": F.sign(start).to(torch.int8), "average": torch.zeros_like(start)}
 
     @staticmethod
     def update(belief: Belief, estimate: Tensor, o: BopOptions) -> Belief:
-        """Average the gradient, then flip."""
+        """Update the average, then flip weights."""
         sign = belief["sign"].float()
         average = belief["average"] + o.lr * (estimate - belief["average"])
         return {"average": average, "sign": sign * F.sign(o.threshold - sign * average)}
@@ -110,18 +110,18 @@ class Bop2ndOrderOptions(BopOptions):
 
 
 class Bop2ndOrder(_Flips[Bop2ndOrderOptions]):
-    """Flips weights whose averaged gradient is large beside its own root mean square.
+    """Second-order Bop, which flips a weight whose averaged gradient is large relative to its root mean square.
 
     Args:
         params: Binary parameters; see `BinaryOptimizer`.
         lr: Adaptivity rate γ of the first moment.
-        threshold: Normalised average that flips a weight.
+        threshold: Magnitude of the normalised average above which a weight flips.
         sigma: Adaptivity rate σ of the second moment.
-        unbiased: Correct both moments for their start at zero.
-        **common: Options of all rules; see `BinaryOptimizer`.
+        unbiased: Whether to correct both moments for their initial value of zero.
+        **common: Options that all rules share; see `BinaryOptimizer`.
 
     Raises:
-        ValueError: For options out of range.
+        ValueError: If an option is out of range.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1, bias=False)
@@ -146,7 +146,7 @@ class Bop2ndOrder(_Flips[Bop2ndOrderOptions]):
 
     @staticmethod
     def check(group: Values) -> None:
-        """Refuse options out of range."""
+        """Raise ValueError for options out of range."""
         _Flips.check(group)
         checks.option(0 < group["sigma"] <= 1, "sigma", "in (0, 1]", group["sigma"])
 
@@ -160,13 +160,13 @@ class Bop2ndOrder(_Flips[Bop2ndOrderOptions]):
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: Bop2ndOrderOptions) -> Belief:
-        """Signs of the start, and no moments yet."""
+        """Return the initial signs and moments of zero."""
         zero = torch.zeros_like(start)
         return {"sign": F.sign(start).to(torch.int8), "first": zero, "second": zero.clone()}
 
     @staticmethod
     def update(belief: Belief, estimate: Tensor, o: Bop2ndOrderOptions) -> Belief:
-        """Average the gradient and its square, then flip."""
+        """Update the averages of the gradient and its square, then flip weights."""
         sign = belief["sign"].float()
         first = belief["first"] + o.lr * (estimate - belief["first"])
         second = belief["second"] + o.sigma * (F.square(estimate) - belief["second"])

@@ -1,4 +1,4 @@
-"""What the rules refuse, and the words they refuse it with."""
+"""Checks of options, parameters and states of the rules, with their error messages."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def number(value: object, name: str, expected: str, *, low: float = 0.0, open_lo
 
 
 def share(value: object, name: str) -> None:
-    """Raise ValueError unless a learning rate that is a share is at most 1; a tensor is not read."""
-    option(not isinstance(value, (int, float)) or value <= 1, name, "at most 1, as it is a share of the step", value)
+    """Raise ValueError unless a learning rate that is a fraction is at most 1; tensors are not read."""
+    fits = not isinstance(value, (int, float)) or value <= 1
+    option(fits, name, "at most 1, because it is a fraction of the step", value)
 
 
 def whole(value: object, name: str, low: int) -> None:
@@ -43,14 +44,14 @@ def decay(value: object, name: str) -> None:
 
 
 def betas(value: tuple[float, float]) -> None:
-    """Check Adam's decays."""
-    option(isinstance(value, (tuple, list)) and len(value) == 2, "betas", "two decays", value)
+    """Check Adam's decay rates."""
+    option(isinstance(value, (tuple, list)) and len(value) == 2, "betas", "two decay rates", value)
     for beta in value:
         decay(beta, "betas")
 
 
 def annealing(group: Mapping[str, Any]) -> None:
-    """Check a geometric annealing of β."""
+    """Check the options of a geometric annealing of β."""
     number(group["beta"], "beta", "positive", low=0)
     number(group["growth"], "growth", "at least 1", low=1, open_low=False)
     number(group["interval"], "interval", "a number of steps of at least 1", low=1, open_low=False)
@@ -58,7 +59,7 @@ def annealing(group: Mapping[str, Any]) -> None:
 
 
 def plain(group: dict[str, Any]) -> None:
-    """Make Python's numbers of NumPy's, and of tensors that hold one; `lr` may stay a tensor, as in torch."""
+    """Convert NumPy numbers and tensors with one value to Python numbers; `lr` may stay a tensor, as in torch."""
     for name, value in group.items():
         if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.dim() == 0 and name != "lr"):
             group[name] = value.item()
@@ -78,7 +79,7 @@ def common(group: Mapping[str, Any]) -> None:
 
 
 def not_empty(params: Iterable[Any]) -> list[Any]:
-    """Return the parameters as a list; refuse none at all."""
+    """Return the parameters as a list; raise ValueError if there are none."""
     if isinstance(params, Tensor):
         raise ValueError(f"expected an iterable of parameters, got one tensor; pass a list. {_FIND}")
     listed = list(params)
@@ -88,7 +89,7 @@ def not_empty(params: Iterable[Any]) -> list[Any]:
 
 
 def parameters(group: dict[str, Any], known: set[int]) -> None:
-    """Refuse tensors that are not real, or that another place of the optimizer holds."""
+    """Raise ValueError for tensors that are not floating-point or that the optimizer already has."""
     members = group["params"]
     members = [members] if isinstance(members, Tensor) else list(members)
     group["params"] = members
@@ -101,48 +102,48 @@ def parameters(group: dict[str, Any], known: set[int]) -> None:
             kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise ValueError(f"binary parameter {name!r} must be a floating-point tensor, got {kind}")
         if id(tensor) in seen:
-            raise ValueError(f"binary parameter {name!r} is given twice; each tensor belongs to one group, once")
+            raise ValueError(f"binary parameter {name!r} was given twice; each tensor belongs to one group, once")
         shards.check(name, tensor)
         seen.add(id(tensor))
     _few_dimensions(members)
 
 
 def _few_dimensions(members: list[Any]) -> None:
-    """Refuse what `model.parameters()` returns: biases and normalisation among weights, and no names to tell them by.
+    """Raise ValueError for what `model.parameters()` returns: biases and normalisation among weights, without names.
 
-    Names say that somebody has chosen, and so does a group that holds such tensors alone.
+    Named parameters are a deliberate choice, and so is a group that holds only such tensors.
     """
     bare = {place: member for place, member in enumerate(members) if isinstance(member, Tensor)}
     few = [place for place, member in bare.items() if member.dim() < 2]
     if 0 < len(few) < len(bare):
         raise ValueError(
             f"parameter {few[0]} has shape {tuple(bare[few[0]].shape)}, as a bias, a normalisation or a scale has, "
-            "which stay real; pass bitbayes.split_parameters(model)[0] instead of model.parameters(), or give such "
-            "tensors a group of their own to make them binary"
+            "which should stay real; pass bitbayes.split_parameters(model)[0] instead of model.parameters(), or put "
+            "such tensors into a group of their own to make them binary"
         )
 
 
 def saved_state(
     state_dict: dict[str, Any], current: list[tuple[Tensor, dict[str, Any]]], rule: str
 ) -> list[dict[str, Any]]:
-    """Return the saved state of each parameter in order, checked against the current one before anything changes."""
+    """Return the saved state of each parameter in order, after checking it against the current state."""
     if not {"state", "param_groups"} <= set(state_dict):
-        raise ValueError(f"this is no state of an optimizer: it has {sorted(state_dict)}, not state and param_groups")
-    theirs = {group.get("rule", rule) for group in state_dict["param_groups"]}  # older states do not say
+        raise ValueError(f"expected an optimizer's state with param_groups and state, got {sorted(state_dict)}")
+    theirs = {group.get("rule", rule) for group in state_dict["param_groups"]}  # older states do not name the rule
     if theirs - {rule}:
-        raise ValueError(f"the saved state is of the rule {', '.join(sorted(theirs))}, this optimizer is {rule}")
+        raise ValueError(f"the saved state is of the rule {', '.join(sorted(theirs))}, but this optimizer is {rule}")
     places = [place for group in state_dict["param_groups"] for place in group["params"]]
     if len(places) != len(current):
-        raise ValueError(f"the saved state has {len(places)} binary tensors, this optimizer {len(current)}")
+        raise ValueError(f"the saved state has {len(places)} binary tensors, but this optimizer has {len(current)}")
     saved = []
     for place, (parameter, mine) in zip(places, current, strict=True):
         theirs, what = state_dict["state"].get(place, {}), f"the saved state of tensor {place}"
         if not {"belief", "step"} <= set(theirs):
-            raise ValueError(f"{what} has no belief and step; was it saved by a bitbayes rule?")
+            raise ValueError(f"{what} has no belief and step; load a state that a bitbayes rule has saved")
         theirs = shards.own(theirs, parameter, mine)
         expected, got = _shapes(mine), _shapes(theirs)
         if (set(expected) ^ set(got)) - {"belief/prior"}:
-            raise ValueError(f"{what} holds {sorted(got)}, expected {sorted(expected)}: another rule?")
+            raise ValueError(f"{what} holds {sorted(got)}, expected {sorted(expected)}; load a state of the same rule")
         for name, tensor in theirs["belief"].items():
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"the saved belief {name!r} of tensor {place} holds NaN or infinity")
@@ -152,8 +153,8 @@ def saved_state(
                 raise ValueError(f"{key} of tensor {place} has shape {tuple(shape)}, expected {tuple(mine_shape)}")
             if dtype != mine_dtype:
                 raise ValueError(
-                    f"{key} of tensor {place} is {dtype}, expected {mine_dtype}: beliefs lose their meaning in half "
-                    "precision; save optimizer.state_dict() without casting it"
+                    f"{key} of tensor {place} is {dtype}, expected {mine_dtype}: half precision corrupts beliefs; "
+                    "save optimizer.state_dict() without casting it"
                 )
         saved.append(theirs)
     return saved
@@ -164,13 +165,13 @@ def _shapes(state: dict[str, Any], prefix: str = "") -> dict[str, tuple[torch.Si
     for key, value in state.items():
         if isinstance(value, dict):
             found |= _shapes(value, f"{prefix}{key}/")
-        elif isinstance(value, Tensor) and key not in ("step", "refused"):  # only where steps are capturable
+        elif isinstance(value, Tensor) and key not in ("step", "refused"):  # exists only if steps are capturable
             found[prefix + key] = (value.shape, value.dtype)
     return found
 
 
 def loss(closure: Callable[[], Tensor | None]) -> Tensor | None:
-    """Return what a closure returns, or refuse it if it is no loss."""
+    """Return the loss that a closure returned; raise TypeError if it is not a loss."""
     with torch.enable_grad():
         loss = closure()
     if not isinstance(loss, Tensor | None):

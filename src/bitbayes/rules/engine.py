@@ -1,10 +1,10 @@
-"""How an update runs: a rule's pure functions over the flat storage of one tensor.
+"""Execution of updates: a rule's pure functions over the flat storage of each tensor.
 
-Rules are written as equations that return new tensors. Here they are applied chunk by chunk, so that every temporary
-stays in the processor's cache and none has the network's size. Faster is one pass over memory: the C kernel that the
-rule names, where `bitbayes.kernels` has a compiler, or else torch.compile. The option `compile` says which of these may
-run: neither (False), only the kernels ("kernels"), or both (True). Where the compiler that they need is missing, the
-rule runs chunk by chunk after all. On a GPU torch.compile makes one call for all tensors of a step.
+Rules are written as equations that return new tensors. This module applies them chunk by chunk, so that temporaries
+stay in the processor's cache and none has the size of the network. A single pass over memory is faster: by the C kernel
+that the rule names, if `bitbayes.kernels` is available, or else by torch.compile. The option `compile` says which of
+these may run: neither (False), only the kernels ("kernels"), or both (True). If the required compiler is missing, the
+rule runs chunk by chunk. On a GPU, torch.compile makes one call for all tensors of a step.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from bitbayes.kernels import run as kernels
 from bitbayes.noise import Noise, spans
 from bitbayes.rules.rule import Belief, Options, Rule
 
-# Where a call costs little beside the work, tensors are compiled one by one: they share one compiled function then,
-# and one for all of them takes about a second a tensor to compile.
+# If a call costs little beside the work, tensors are updated one by one with a shared compiled function. A function for
+# all of them takes about a second per tensor to compile.
 ALONE = {"cpu"}
 
-# On a GPU the kernels of one graph are joined, up to eight at a time. Inductor's estimate of memory would forbid it, as
-# it takes what is written in place for new; older torch has no such estimate.
+# On a GPU, the kernels of one graph are fused, up to eight at a time. Inductor's estimate of memory would forbid this,
+# because it counts tensors that are written in place as new. Older torch has no such estimate.
 _JOINED = {"combo_kernels": True, "combo_kernel_peak_memory_pct_threshold": None}
 
-# An update by a kernel is faster at every size, for small networks by about half a millisecond a step. Below ten
-# thousand weights that is not worth the second in which a machine compiles the kernels for the first time.
-# torch.compile takes seconds in every process and saves tens of milliseconds a step from a million weights on.
+# An update by a kernel is faster at every size, for small networks by about half a millisecond per step. Below ten
+# thousand weights, this is not worth the second in which a machine compiles the kernels for the first time.
+# torch.compile takes seconds in every process and saves tens of milliseconds per step from a million weights on.
 _KERNELS_FROM, _COMPILE_FROM = 10_000, 1_000_000
 
 _FAILED: set[tuple[type[Rule[Any]], str]] = set()  # rules and devices for which torch.compile failed in this process
 
 Static = tuple[tuple[str, object], ...]
-Compile = bool | Literal["kernels"]  # which fast forms may run: none, the C kernels, or these and torch.compile
+Compile = bool | Literal["kernels"]  # fast implementations that may run: none, the C kernels, or also torch.compile
 
 
 class Update(NamedTuple):
-    """The update of one tensor, or of a piece of it.
+    """Update of one tensor, or of a piece of a tensor.
 
     Attributes:
         rule: The learning rule.
-        belief: Flat float32 tensors, or rows of them; changed in place.
-        gradient: Flat gradient at the weights, or an estimate already averaged over draws.
-        weights: Flat weights of the current draw; overwritten with the next.
+        belief: Flat float32 tensors, or rows of such tensors. They are changed in place.
+        gradient: Flat gradient at the weights, or an estimate that is already averaged over draws.
+        weights: Flat weights of the current draw. The next draw overwrites them.
         o: Options of the rule.
         drawn: Noise of the current draw.
         noise: Noise of the next draw.
         estimated: Whether `gradient` is already an estimate.
-        accept: 0-d bool on the device; False leaves the belief as it is. None accepts.
+        accept: 0-d bool on the device; False leaves the belief unchanged. None accepts the update.
     """
 
     rule: type[Rule[Any]]
@@ -80,7 +80,7 @@ class Update(NamedTuple):
         )
 
     def estimate(self) -> Tensor:
-        """Return what the draw says of the belief, in float32 whatever type the weights have."""
+        """Return the rule's estimate from the draw, in float32 whatever type the weights have."""
         if self.estimated:
             return self.gradient
         return self.rule.estimate(self.belief, self.gradient.float(), self.weights.float(), self.drawn, self.o)
@@ -105,7 +105,7 @@ def _spans(belief: Belief, weights: Tensor) -> Iterator[slice]:
 
 
 class Queue(NamedTuple):
-    """Updates of one step that are put off, to be run for all tensors in one call."""
+    """Deferred updates of one step, which run for all tensors in one call."""
 
     jobs: list[kernels.Job]
     compiled: list[Update]
@@ -123,12 +123,12 @@ def together() -> Iterator[Queue]:
 
 
 def automatic(weights: int) -> Compile:
-    """Return which fast forms pay for a number of weights."""
+    """Return which fast implementations pay off for a number of weights."""
     return weights >= _COMPILE_FROM or ("kernels" if weights >= _KERNELS_FROM else False)
 
 
 def implementation(update: Update, compile: Compile) -> str:
-    """Return what `advance` runs for an update: "kernel", "torch.compile" or "eager"."""
+    """Return which implementation `advance` runs for an update: "kernel", "torch.compile" or "eager"."""
     device = update.weights.device.type
     call = _kernel(update) if compile and device == "cpu" else None
     if call and kernels.takes(call, update.weights):
@@ -141,7 +141,7 @@ def advance(update: Update, *, compile: Compile = False, queue: Queue | None = N
 
     Args:
         update: Update of one tensor.
-        compile: Which fast forms may run.
+        compile: Which fast implementations may run.
         queue: Queue of `together`, for updates in one pass; None runs them at once.
     """
     device = update.weights.device.type
@@ -169,21 +169,21 @@ def run_in_pieces(update: Update) -> None:
 
 def _kernel(update: Update) -> kernels.Call | None:
     """Return the kernel that the rule names for an update."""
-    # A subclass does not inherit it: it may have changed the equations.
+    # A subclass does not inherit the kernel, because it may have changed the equations.
     kernel = vars(update.rule).get("update_kernel")
     return kernel and kernel(update.belief, update.o, update.drawn, update.noise, update.estimated)
 
 
 def accumulate(update: Update, samples: int, total: Tensor | None) -> Tensor:
-    """Add one draw's share of the mean estimate to those of the step's other draws.
+    """Add one draw's contribution to the mean estimate of a step.
 
     Args:
-        update: The draw and its gradient; nothing of it is changed.
-        samples: Draws of the step.
-        total: Sum over the draws before, changed in place; None for the first.
+        update: The draw and its gradient, which stay unchanged.
+        samples: Number of draws in the step.
+        total: Sum over the previous draws, which is changed in place; None for the first draw.
 
     Returns:
-        The total: flat, or rows for rules that have several estimates a weight.
+        The total: flat, or rows for rules with several estimates per weight.
     """
     weights, first = update.weights, total is None
     for span in _spans(update.belief, weights):
@@ -197,7 +197,7 @@ def accumulate(update: Update, samples: int, total: Tensor | None) -> Tensor:
 def redraw(
     rule: type[Rule[Any]], belief: Belief, weights: Tensor, o: Options, noise: Noise, compile: Compile = False
 ) -> None:
-    """Write a draw of an unchanged belief into flat weights: the draw that `advance` would write with `compile`."""
+    """Write a draw of an unchanged belief into flat weights, equal to the draw that `advance` would write."""
     if compile and weights.device.type == "cpu":
         kernel = vars(rule).get("draw_kernel")
         call = kernel and kernel(belief, o, noise)
@@ -212,13 +212,13 @@ def redraw(
 
 @functools.cache
 def has_compiler(device: str) -> bool:
-    """Return whether torch.compile can work: on a CPU it needs a compiler of C++, on a GPU Triton needs one of C."""
+    """Return whether torch.compile can work: it needs a C++ compiler on a CPU, and a C compiler on a GPU."""
     named, *usual = ("CXX", "c++", "g++", "clang++") if device == "cpu" else ("CC", "cc", "gcc", "clang")
     return any(shutil.which(name) for name in (os.environ.get(named, usual[0]).split()[:1] + usual))
 
 
 def run_compiled(updates: Iterable[Update]) -> None:
-    """Update the tensors of one step, those that are alike in one call."""
+    """Update the tensors of one step, with one call for all tensors of the same kind."""
     for (rule, static, names, device), group in itertools.groupby(updates, _kind):
         alike, compiled = list(group), compiled_update(rule, static, names)
         for part in ([update] for update in alike) if device.type in ALONE else [alike]:
@@ -229,42 +229,42 @@ def run_compiled(updates: Iterable[Update]) -> None:
                     raise
                 _FAILED.add((rule, device.type))
                 warnings.warn(
-                    f"torch.compile failed ({str(error).strip().splitlines()[0]}); {rule.__name__} runs without it, "
-                    "slower. Construct the optimizer with compile=False to silence this",
+                    f"torch.compile failed ({str(error).strip().splitlines()[0]}); {rule.__name__} runs without it and "
+                    "is slower. Pass compile=False to the optimizer to silence this warning",
                     RuntimeWarning,
                     stacklevel=2,
                 )
-                for update in part:  # nothing has changed: the failure is of the compiler, not of the compiled code
+                for update in part:  # nothing has changed, because the compiler failed and not the compiled code
                     run_in_pieces(update)
 
 
 def _compiles(update: Update) -> bool:
-    """Return whether torch.compile is worth a try: where it failed once for a rule, it is not asked again."""
+    """Return whether to try torch.compile: after one failure for a rule, it is not tried again."""
     device = update.weights.device.type
     return has_compiler(device) and (update.rule, device) not in _FAILED
 
 
 def _is_compile_error(error: Exception) -> bool:
-    from torch._dynamo.exc import TorchDynamoException  # torch.compile has loaded it
+    from torch._dynamo.exc import TorchDynamoException  # already loaded by torch.compile
 
     return isinstance(error, TorchDynamoException)
 
 
 def _numbers(update: Update) -> dict[str, Any]:
-    """Return the options that are handed to a compiled update; the others are part of it."""
+    """Return the options that are arguments of a compiled update; the others are compiled in."""
     values = vars(update.o).items()
     return {n: v for n, v in values if isinstance(v, (int, float, Tensor)) and not isinstance(v, bool)}
 
 
 def _kind(update: Update) -> tuple[Any, ...]:
-    """Return what updates that one call can do have in common: what is compiled, and where."""
+    """Return the key that updates of one call share: the compiled function and its device."""
     names = tuple(_numbers(update))
     static = tuple((name, value) for name, value in sorted(vars(update.o).items()) if name not in names)
     return update.rule, static, names, update.weights.device
 
 
 def call_compiled(compiled: Callable[..., None], updates: list[Update]) -> None:
-    """Hand several updates to their compiled function."""
+    """Run several updates with their compiled function."""
     device, estimated, accept = updates[0].weights.device, updates[0].estimated, updates[0].accept
     numbers = on_device([[*_numbers(update).values()] for update in updates], torch.float32, device)
     noises = [(update.drawn, update.noise) for update in updates]
@@ -277,7 +277,7 @@ def call_compiled(compiled: Callable[..., None], updates: list[Update]) -> None:
 @functools.cache
 def compiled_update(rule: type[Rule[Any]], static: Static, names: tuple[str, ...]) -> Callable[..., None]:
     """Return the compiled update of one rule with one set of options that are not numbers."""
-    from torch._inductor import config  # torch.compile loads it; import bitbayes need not
+    from torch._inductor import config  # imported here, because `import bitbayes` does not need it
 
     def compiled(
         beliefs: list[Belief],
@@ -296,15 +296,16 @@ def compiled_update(rule: type[Rule[Any]], static: Static, names: tuple[str, ...
             )
             Update(rule, beliefs[place], gradients[place], flat, o, drawn, noise, estimated, accept).run()
 
-    # torch.compile stops after eight recompilations of one code object, so every rule gets one of its own.
+    # torch.compile stops after eight recompilations of one code object, so every rule gets its own code object.
     compiled.__code__ = compiled.__code__.replace(co_name=f"compiled_{rule.__name__}")
     return torch.compile(compiled, dynamic=True, options={n: v for n, v in _JOINED.items() if hasattr(config, n)})
 
 
 def on_device(rows: list[list[Any]], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return numbers as one tensor, without waiting for the device: from pageable memory a copy would.
+    """Return numbers as one tensor without waiting for the device, as a copy from pageable memory would.
 
-    Where some are there already, the step may be part of a CUDA graph, to which memory of the host must not matter.
+    If some numbers are on the device already, the step may be part of a CUDA graph, which must not depend on host
+    memory.
     """
     values = list(itertools.chain.from_iterable(rows))
     if not any(isinstance(value, Tensor) for value in values):
@@ -320,17 +321,17 @@ def on_device(rows: list[list[Any]], dtype: torch.dtype, device: torch.device) -
 
 
 class NotFiniteError(RuntimeError):
-    """The loss or a gradient is NaN or infinite; the beliefs are as they were before the step."""
+    """Error for a loss or gradient that is NaN or infinite; the beliefs are as they were before the step."""
 
 
 class Refusals:
-    """Steps that were refused because a gradient was not finite, and that nobody has been told of.
+    """Steps that were refused because a gradient was not finite and that are not yet reported.
 
-    On a CPU a refusal raises at once. On a GPU nobody may wait for the device: it decides by a flag whether to accept
-    the step, and the refusal is reported at a later call, when the flag has arrived.
+    On a CPU, non-finite gradients raise immediately. On a GPU, where waiting for the device would be slow, a flag on
+    the device decides whether to accept the step, and a later call reports the refusal when the flag has arrived.
 
     Args:
-        defer: Whether refusals are deferred; None defers where the gradients are on a GPU.
+        defer: Whether to report refusals later; None does so if the gradients are on a GPU.
     """
 
     def __init__(self, defer: bool | None = None) -> None:
@@ -344,14 +345,14 @@ class Refusals:
 
         Args:
             gradients: Gradients by name.
-            compile: Which fast forms may run; the kernels can read gradients, too.
-            agree: Makes one flag of each gradient those of all processes that share the parameters out.
+            compile: Which fast implementations may run; the kernels can also check gradients.
+            agree: Function that combines the flags of all processes that share the parameters.
 
         Returns:
-            A 0-d bool tensor that says whether to accept the step; None: yes.
+            A 0-d bool tensor that says whether to accept the step; None means yes.
 
         Raises:
-            NotFiniteError: If one is not finite and that is known at once.
+            NotFiniteError: If a gradient is not finite and this is known immediately.
         """
         tensors = list(gradients.values())
         if not tensors or (not self.defer and agree is None and surely_finite(tensors, compile=compile)):
@@ -374,7 +375,7 @@ class Refusals:
 
 
 def refuse(names: Iterable[str]) -> None:
-    """Raise NotFiniteError if there are names of tensors whose gradient was not finite."""
+    """Raise NotFiniteError if any names of tensors with a non-finite gradient are given."""
     bad = ", ".join(map(repr, names))
     if bad:
         raise NotFiniteError(
@@ -384,22 +385,22 @@ def refuse(names: Iterable[str]) -> None:
 
 
 def finite_flags(gradients: list[Tensor]) -> Tensor:
-    """Return one 0-d bool for each gradient, stacked: whether every entry is finite; nothing is read back."""
+    """Return a stacked bool per gradient that says whether every entry is finite, without reading it back."""
     return torch.stack([_is_finite(gradient) for gradient in gradients])
 
 
 def surely_finite(gradients: list[Tensor], *, compile: Compile) -> bool:
-    """Return whether a quick look on the CPU says that all gradients are finite; False may mean that it cannot tell."""
+    """Return True if a quick check shows that all CPU gradients are finite; False may mean that it cannot tell."""
     if compile and kernels.finite(gradients):
         return True
     if any(gradient.device.type != "cpu" or gradient.dtype != torch.float32 for gradient in gradients):
-        return False  # torch's sums are fast for float32 alone
-    # One infinity or NaN stays in a sum. A sum that overflows tells nothing.
+        return False  # torch's sums are fast only for float32
+    # A single infinity or NaN makes the sum non-finite. A sum that overflows proves nothing.
     return bool(torch.stack([gradient.sum() for gradient in gradients]).isfinite().all())
 
 
 def _is_finite(tensor: Tensor) -> Tensor:
     if tensor.numel() == 0:
         return torch.ones((), dtype=torch.bool, device=tensor.device)
-    # Both extremes in one vectorised read; NaN wins in both. isfinite() would write a temporary.
+    # aminmax reads once, vectorised, and propagates NaN. isfinite() would write a temporary.
     return torch.stack(torch.aminmax(tensor)).isfinite().all()

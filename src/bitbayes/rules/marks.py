@@ -1,4 +1,4 @@
-"""What is written on a parameter for others to read; a copy of the parameter has no marks."""
+"""Marks on parameters that other modules read; a copy of a parameter has no marks."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from torch import Tensor
 def mark_transposed(parameter: Tensor, groups: int) -> None:
     """Mark a weight as one of a ConvTranspose layer, of shape (in, out / groups, *kernel).
 
-    An optimizer reads the mark when it takes the parameter. A copy of the parameter has none, until
+    An optimizer reads the mark when it gets the parameter. A copy of the parameter has no mark until
     `bitbayes.split_parameters` runs on the copied network.
 
     Args:
         parameter: The weight.
-        groups: Groups of the layer.
+        groups: Number of groups of the layer.
     """
     parameter.bitbayes_transposed_groups = groups  # type: ignore[attr-defined]
 
 
 def transposed_groups(parameter: Tensor) -> int:
-    """Return the groups of the ConvTranspose layer that a weight belongs to; 0 if it belongs to none."""
+    """Return the number of groups of the ConvTranspose layer that a weight belongs to, or 0 if it belongs to none."""
     return getattr(parameter, "bitbayes_transposed_groups", 0)
 
 
 def mark_drawn(parameter: Tensor, rule: str | None) -> None:
-    """Mark a parameter as holding the weights of a training step of a rule, or as holding the mode (None)."""
+    """Mark a parameter as holding training weights that a rule drew, or as holding the mode (None)."""
     version = 0 if parameter.is_inference() else parameter._version
     parameter.bitbayes_drawn_by = rule and (rule, version)  # type: ignore[attr-defined]
 
 
 def drawn_by(parameter: Tensor) -> str | None:
-    """Return the rule whose training weights a parameter holds; None if others were loaded since, or it has no mark."""
+    """Return the rule whose training weights a parameter holds; None if others were loaded or there is no mark."""
     rule, version = getattr(parameter, "bitbayes_drawn_by", None) or (None, 0)
     return rule if version == (0 if parameter.is_inference() else parameter._version) else None

@@ -24,12 +24,12 @@ from bitbayes.rules.rule import Belief, Count, O, Options, Rule
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
-# Streams of noise. Streams 2 and 4 are those of posterior samples.
+# Noise streams. Streams 2 and 4 belong to posterior samples.
 _START, _DRAW, _SHARED = 0, 1, 3
 
 
 class Common(TypedDict, total=False):
-    """Options that all rules share; `BinaryOptimizer` explains them."""
+    """Options that all rules share; `BinaryOptimizer` documents them."""
 
     samples: int
     scale: str
@@ -40,18 +40,18 @@ class Common(TypedDict, total=False):
     capturable: bool
 
 
-# What the draws of a step say of one tensor: the mean of the rule's estimates, and of the slope of its scale.
+# Means over the draws of a step for one tensor: the rule's estimate, and the slope of the tensor's scale.
 Mean = tuple[Tensor, Tensor | None]
 
 _NOT_OPTIONS = {"params", "param_names", "rule", "training", *Common.__annotations__}
 
 
 class Place(NamedTuple):
-    """One binary tensor among those of an optimizer.
+    """One binary tensor of an optimizer.
 
     Attributes:
-        number: Number of the tensor, which its noise is a function of.
-        name: Name of the parameter; its number if it was given without one.
+        number: Number of the tensor, on which its noise depends.
+        name: Name of the parameter, or its number if it was given without a name.
         parameter: The parameter.
         group: Its parameter group.
     """
@@ -63,38 +63,38 @@ class Place(NamedTuple):
 
     @property
     def own(self) -> Tensor:
-        """The values that this process holds: all of them, unless `fully_shard` shares the parameter out."""
+        """The values that this process holds: all of them, unless `fully_shard` has sharded the parameter."""
         return shards.local(self.parameter)
 
 
 class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
-    """Base of all rules; subclasses define the pure functions and their options.
+    """Base class of all learning rules; subclasses define the pure functions and their options.
 
-    The loop is torch's own: `backward`, `step`, `zero_grad`. After construction and after every step the parameters
-    hold a draw from the belief; after `eval()` they hold the mode, exactly ±scale. All noise is a function of
-    (seed, step, sample, tensor index), so (`model.state_dict()`, `optimizer.state_dict()`) resumes bit for bit.
+    The training loop is torch's own: `backward`, `step`, `zero_grad`. After construction and after every step, the
+    parameters hold a draw from the belief. After `eval()`, they hold the mode, exactly ±scale. All noise is a function
+    of (seed, step, sample, tensor index), so `model.state_dict()` and `optimizer.state_dict()` resume training bit for
+    bit.
 
     Args:
-        params: Parameters, (name, parameter) pairs such as `bitbayes.split_parameters` returns, or groups.
-        defaults: Options of the rule; groups may override them. Must contain `lr`.
-        samples: Draws that `step(closure)` averages the update over.
-        scale: Factor of ±1: "one", "fan_in" (1/√fan_in), or "channel" (learned, one per output channel, as
-            XNOR-Net's and VISPA's factors).
-        scale_lr: Learning rate of the logarithm of a "channel" scale.
-        init: "random" as in the papers, or "weights": sign and relative size of the values that the tensors hold.
-            None takes "random", unless a tensor looks trained (`bitbayes.rules.pretrained`): then "weights", with a
-            warning.
-        seed: Seed of the noise; None takes torch's own (`torch.initial_seed()`), of rank 0 in a distributed job.
-        compile: Update and draw in one pass over memory where there is a compiler: "kernels" allows the C kernels of
-            `bitbayes.kernels`, True also torch.compile, False neither. None chooses for each parameter group by its
-            size. `optimizer.param_groups[0]["compile"]` has the choice, and `implementation` says what runs.
-        capturable: Steps can be captured in a CUDA graph, and are counted on the device; `lr` is then best a tensor.
-            Refused steps are reported by `eval`, `train`, `posterior` and `state_dict`, which wait for the device.
+        params: Parameters, (name, parameter) pairs as returned by `bitbayes.split_parameters`, or parameter groups.
+        defaults: Options of the rule, which must include `lr`. Parameter groups may override them.
+        samples: Number of draws that `step(closure)` averages the update over.
+        scale: Factor of the ±1 weights: "one", "fan_in" (1/√fan_in), or "channel" (one learned factor per output
+            channel, as in XNOR-Net and VISPA).
+        scale_lr: Learning rate for the logarithm of a "channel" scale.
+        init: "random" as in the papers, or "weights" to start from the signs and relative sizes of the tensors' values.
+            None selects "random", or "weights" with a warning if a tensor looks trained (`bitbayes.rules.pretrained`).
+        seed: Seed of the noise. None uses `torch.initial_seed()`, in a distributed job that of rank 0.
+        compile: Which implementations may update and draw in one pass over memory: "kernels" allows the C kernels of
+            `bitbayes.kernels`, True also torch.compile, and False neither. None chooses for each parameter group by its
+            size and stores the choice in `optimizer.param_groups[0]["compile"]`. `implementation` says what runs.
+        capturable: Whether steps can be captured in a CUDA graph. Steps are then counted on the device, and `lr` should
+            be a tensor. `eval`, `train`, `posterior` and `state_dict` report refused steps and wait for the device.
 
     Raises:
-        ValueError: For options out of range, no parameters, a parameter given twice, or weights and parameters of
-            fewer than two dimensions in one group without names, as `model.parameters()` has them.
-        TypeError: If a subclass leaves a function of a rule undefined.
+        ValueError: If an option is out of range, there are no parameters, a parameter is given twice, or a group
+            without names mixes weights with parameters of fewer than two dimensions, as `model.parameters()` does.
+        TypeError: If a subclass does not define a required function.
     """
 
     def __init__(
@@ -118,12 +118,12 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         common |= dict(seed=seed, compile=compile, capturable=capturable, training=True)
         self.refusals = engine.Refusals()
         self._first_draws: dict[Parameter, int] = {}
-        self._trained: str | None = None  # name of a parameter that looked trained, until that is said
+        self._trained: str | None = None  # name of a parameter that looked trained, until the warning
         super().__init__(checks.not_empty(params), defaults | common)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if not hasattr(self, "refusals"):  # a copy, which has refused nothing yet
+        if not hasattr(self, "refusals"):  # a copy has not refused any step yet
             self.refusals = engine.Refusals()
             self._first_draws, self._trained = {}, None
 
@@ -134,11 +134,11 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     @property
     def implementation(self) -> str:
-        """What runs the updates: "kernel" (C), "torch.compile" or "eager"; several where tensors differ."""
+        """Implementation of the updates: "kernel" (C), "torch.compile" or "eager", or several if tensors differ."""
         found = set()
         for place in self._places():
             state, noise, values = self.state[place.parameter], self._noise(place), place.own
-            # What `scales.unit` lends, without its values.
+            # A tensor like the one that `scales.unit` yields, but without its values.
             lent = "scale" in state or not values.is_contiguous()
             flat = values.new_empty(values.numel()) if lent else values.view(-1)
             o = self._options(place, state["step"] + 1)
@@ -152,7 +152,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     @torch.no_grad()
     def named_mode(self) -> Iterator[tuple[str, Tensor]]:
-        """Iterate over (name, mode), exactly ±scale each, without touching the parameters."""
+        """Iterate over (name, mode) with modes of exactly ±scale, without changing the parameters."""
         self._report()
         for place in self._places():
             state, parameter = self.state[place.parameter], place.parameter
@@ -162,7 +162,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     @torch.no_grad()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a dictionary with "params" and options of this group, as in torch; they hold a draw at once."""
+        """Add a parameter group as in torch; its parameters hold a draw immediately."""
         known = {id(place.parameter) for place in self._places()}
         checks.parameters(param_group, known)
         super().add_param_group(param_group)
@@ -182,7 +182,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 self._trained = self._trained or trained
             states: dict[Tensor, Any] = {place.parameter: self._first_state(place) for place in places}
         except Exception:
-            self.param_groups.pop()  # refused whole
+            self.param_groups.pop()  # refused as a whole
             raise
         self.state.update(states)
         for place in places:
@@ -194,23 +194,24 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """Update the beliefs from the gradients at the current draw, and draw the next weights.
 
         Args:
-            closure: Clears the gradients, computes the loss, calls backward and returns the loss (or None, as the
-                closures of some trainers do). With `samples > 1` it is called once for every draw, and the update is
-                averaged over them. Without a closure the gradients at hand and one draw are used, and likewise with one
-                that leaves all gradients as they are, which trainers pass where users call backward themselves.
+            closure: Function that clears the gradients, computes the loss, calls backward and returns the loss (or
+                None, as the closures of some trainers do). With `samples > 1`, it is called once per draw, and the
+                update is averaged over the draws. Without a closure, the current gradients and one draw are used. The
+                same holds for a closure that leaves all gradients unchanged, which trainers pass if users call backward
+                themselves.
 
         Returns:
-            The mean loss over draws, or None if there is none.
+            The mean loss over draws, or None if there is no loss.
 
         Raises:
-            RuntimeError: If the parameters hold the mode, or a gradient is not finite (the beliefs are unchanged).
-            TypeError: If a gradient is sparse, or the closure returns something else than a loss.
+            RuntimeError: If the parameters hold the mode, or a gradient is not finite. The beliefs are then unchanged.
+            TypeError: If a gradient is sparse, or the closure returns something other than a loss.
         """
         self.refusals.report()
         self._check_first_draws()
         if not self.training:
             raise RuntimeError(
-                "step() needs the weights of a draw, but they are the mode; call optimizer.train() first"
+                "step() needs weights of a draw, but the parameters hold the mode; call optimizer.train() first"
             )
         loss, means, accept = None, None, None
         samples = self.param_groups[0]["samples"]
@@ -231,7 +232,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     @torch.no_grad()
     def train(self, mode: bool = True) -> Self:
-        """Make the parameters hold the current draw (True) or the mode (False); return the optimizer itself."""
+        """Write the current draw (True) or the mode (False) into the parameters, and return the optimizer."""
         self._report()
         self._check_first_draws()
         if mode != self.training:
@@ -241,13 +242,13 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         return self
 
     def eval(self) -> Self:
-        """Make the parameters hold the mode, exactly ±scale: a network to deploy."""
+        """Write the mode, exactly ±scale, into the parameters: the network to deploy."""
         return self.train(False)
 
     def posterior(self) -> Posterior:
         """Return a copy of the posterior over the weights, keyed by parameter names.
 
-        Of sharded parameters it is whole in every process, and all processes have to ask for it together.
+        The posterior of sharded parameters is whole in every process, and all processes must call this method together.
 
         Raises:
             RuntimeError: If the rule keeps no posterior.
@@ -255,7 +256,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         self._report()
         if not self.has_posterior:
             name = type(self).__name__
-            raise RuntimeError(f"{name} keeps no posterior, only a point; use bitbayes.BayesBiNN for one")
+            raise RuntimeError(f"{name} keeps one network and no posterior; use bitbayes.BayesBiNN for a posterior")
         natural, scale = {}, {}
         for place in self._places():
             state, parameter = self.state[place.parameter], place.parameter
@@ -265,7 +266,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         return BernoulliPosterior(natural, scale)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return beliefs, steps, options and seed: all that resuming needs beside the model's own state.
+        """Return beliefs, steps, options and seed: everything that resuming needs besides the model's own state.
 
         The beliefs of sharded parameters are DTensors of the parameter's shape, for `torch.distributed.checkpoint`.
         """
@@ -277,14 +278,14 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state bit for bit, and write its draw (or mode) into the parameters.
+        """Restore a state bit for bit, and write its draw or mode into the parameters.
 
         Args:
-            state_dict: From `state_dict()` of the same rule over the same shapes.
+            state_dict: Return value of `state_dict()` of the same rule with the same shapes.
 
         Raises:
-            ValueError: If beliefs are missing, of another rule or shape, not float32, or not finite, or an option
-                is out of range; nothing is changed then.
+            ValueError: If beliefs are missing, not float32, not finite, or of another rule or shape, or if an option is
+                out of range. The optimizer is then unchanged.
         """
         parameters = [place.parameter for place in self._places()]
         saved = checks.saved_state(state_dict, [(p, self.state[p]) for p in parameters], type(self).__name__)
@@ -297,7 +298,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         for group, own in zip(self.param_groups, mine, strict=True):
             group.update({name: own[name] for name in own.keys() - group.keys()})  # options that the saved state lacks
         for parameter, state in zip(parameters, saved, strict=True):
-            # torch has cast the beliefs to the dtype of the parameter; put the exact ones in their place.
+            # torch has cast the beliefs to the dtype of the parameter; restore the exact ones.
             self.state[parameter] = _copied(state, parameter.device)
         self._first_draws, self._trained = {}, None
         self._show_all()
@@ -311,13 +312,13 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             yield Place(index, names[at] if names else str(index), parameter, group)
 
     def _options(self, place: Place, step: Count, **more: Any) -> Any:
-        """Return what the rule's functions read at a step."""
+        """Return the options that the rule's functions read at a step."""
         plain = {key: value for key, value in place.group.items() if key not in _NOT_OPTIONS}
         number = step.double() if isinstance(step, Tensor) else step
         return Options(**plain | self.schedule(place.group, step) | more, step=number)
 
     def _first_state(self, place: Place) -> dict[str, Any]:
-        """Return a belief to begin with, the number of its step and, where steps are capturable, a flag of refusal."""
+        """Return the initial belief, its step number and, if steps are capturable, a flag for refused steps."""
         _, _, parameter, group = place
         count, device, seed = parameter.numel(), parameter.device, group["seed"]
         if group["init"] == "weights":
@@ -326,7 +327,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             start = Noise(stream_key(seed, _START, place.number), count, device).uniform() * 2 - 1
             start = F.sign(start) if self.start == "signs" else start
         more = Noise(stream_key(seed, _START, place.number, 1), count, device)
-        # A transposed weight says so of itself, and copies of it do not: so its fans are asked for here alone.
+        # Only the original tensor of a transposed weight has a mark, not its copies, so its fans are computed only
+        # here.
         fans = scales.fans(parameter)
         state: dict[str, Any] = {"step": 0}
         if group["capturable"]:
@@ -337,14 +339,14 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         return shards.own(state, parameter) if shards.is_sharded(parameter) else state
 
     def _belief(self, parameter: Tensor) -> Belief:
-        """Return the belief, on the device where the parameter is now."""
+        """Return the belief on the current device of the parameter."""
         state = self.state[parameter]
         if any(t.device != parameter.device for t in state["belief"].values()):
             self.state[parameter] = state = _copied(state, parameter.device)
         return state["belief"]
 
     def _noise(self, place: Place, sample: int = 0) -> Noise:
-        """Return the noise of the current draw; with the option `shared="network"` tensors have some in common."""
+        """Return the noise of the current draw; with `shared="network"`, tensors have some noise in common."""
         group, step = place.group, self.state[place.parameter]["step"]
         key = stream_key(group["seed"], _DRAW, step, sample, place.number)
         own = [] if group.get("shared") == "network" else [place.number]
@@ -365,7 +367,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     @torch.no_grad()
     def _check_first_draws(self) -> None:
-        """Say, before the first step, what became of weights that were there, or were loaded over the first draw."""
+        """Warn before the first step about trained weights that were used, or loaded over the first draw."""
         rule, trained, versions = type(self).__name__, self._trained, self._first_draws
         self._first_draws, self._trained = {}, None
         if trained is not None:
@@ -384,7 +386,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             self._show(place, sample)
 
     def _advance(self, place: Place, mean: Mean | None, accept: Tensor | None, queue: engine.Queue) -> None:
-        """Update one tensor from the mean of several draws, or from the gradient at the only one."""
+        """Update one tensor from the mean over several draws, or from the gradient at a single draw."""
         _, _, parameter, group = place
         belief, state, values = self._belief(parameter), self.state[parameter], place.own
         with scales.unit(values, state) as weights:
@@ -399,21 +401,21 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             o = self._options(place, state["step"])
             noises = drawn, self._noise(place)
             update = engine.Update(type(self), belief, gradient, weights, o, *noises, mean is not None, accept)
-            # A copy of the weights has to be written back at once.
+            # A copy of the weights must be written back immediately.
             own = weights.data_ptr() == values.data_ptr()
             engine.advance(update, compile=group["compile"], queue=queue if own else None)
 
     def _over_draws(
         self, closure: Callable[[], Tensor | None], samples: int
     ) -> tuple[Tensor | None, dict[Tensor, Mean] | None, Tensor | None]:
-        """Call the closure at each draw of a step; nothing is learned here.
+        """Call the closure at each draw of a step, without learning.
 
         Returns:
-            The mean loss, what the draws say of each tensor with a gradient (None if the closure computes no gradient),
+            The mean loss, the mean estimate of each tensor with a gradient (None if the closure computes no gradient),
             and whether to accept the step.
 
         Raises:
-            NotFiniteError: If a gradient is not finite. The weights are then those of before the call.
+            NotFiniteError: If a gradient is not finite. The weights are then as they were before the call.
         """
         losses: list[Tensor] = []
         means: dict[Tensor, Mean] = {}
@@ -442,12 +444,12 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         return torch.stack(losses).mean() if losses else None, means, accept
 
     def _gradients(self) -> list[tuple[int, int, Tensor | None]]:
-        """Return what tells whether a gradient has changed; the tensors are kept so that no other has their id."""
+        """Return the gradients and their versions to detect changes; keeping the tensors reserves their ids."""
         found = [place.parameter.grad for place in self._places()]
         return [(id(gradient), 0 if gradient is None else gradient._version, gradient) for gradient in found]
 
     def _added(self, place: Place, sample: int, samples: int, mean: Mean | None) -> Mean:
-        """Add what the current draw says of one tensor to what those before it said."""
+        """Add the estimate of the current draw for one tensor to those of the previous draws."""
         parameter, values = place.parameter, place.own
         belief, state = self._belief(parameter), self.state[parameter]
         with scales.unit(values, state) as weights:
@@ -461,7 +463,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             return engine.accumulate(update, samples, estimate), slope
 
     def _accept(self) -> Tensor | None:
-        """Refuse non-finite gradients: at once on a CPU; on a GPU by a flag on the device, reported later."""
+        """Refuse non-finite gradients: immediately on a CPU, by a flag on the device on a GPU."""
         given = {place.name: place.parameter for place in self._places() if place.parameter.grad is not None}
         gradients = {name: shards.local_gradient(parameter) for name, parameter in given.items()}
         for name, gradient in gradients.items():
@@ -472,16 +474,16 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             return self.refusals.accept(gradients, compile=options["compile"], agree=agree)
         if not gradients:
             return None
-        # Inside a CUDA graph nothing can be sent or asked for: refusals are noted on the device.
+        # Inside a CUDA graph, nothing can be read back, so refusals are noted on the device.
         flags = engine.finite_flags(list(gradients.values()))
         flags = flags if agree is None else agree(flags)
         for parameter, fine in zip(given.values(), flags, strict=True):
-            self._belief(parameter)  # so that the note is where the gradient is
+            self._belief(parameter)  # so that the note is on the gradient's device
             self.state[parameter]["refused"].logical_or_(~fine)
         return flags.all()
 
     def _report(self) -> None:
-        """Raise NotFiniteError for refused steps, also for those that capturable steps have noted on the device."""
+        """Raise NotFiniteError for refused steps, including those that capturable steps noted on the device."""
         self.refusals.report()
         if self.param_groups[0]["capturable"]:
             noted = {place.name: self.state[place.parameter]["refused"] for place in self._places()}
@@ -492,7 +494,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
 
 def _copied(state: Any, device: torch.device) -> Any:
-    """Return a deep copy of one parameter's state on a device, dtypes kept."""
+    """Return a deep copy of one parameter's state on a device with unchanged dtypes."""
     if isinstance(state, Tensor):
         return state.detach().to(device, copy=True)
     return {key: _copied(value, device) for key, value in state.items()} if isinstance(state, dict) else state

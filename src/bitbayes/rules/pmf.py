@@ -1,15 +1,15 @@
-"""PMF and mirror descent: soft weights tanh(βv) with an inverse temperature β that grows. v has Adam's moments.
+"""PMF and mirror descent: soft weights tanh(βv) with a growing inverse temperature β, trained with Adam.
 
-PMF, proximal mean-field (Ajanthan et al., ICCV 2019), anneals a categorical. For two values the softmax over {−1, +1}
-depends on one number, the half-difference v of the two logits:
+PMF, proximal mean-field (Ajanthan et al., ICCV 2019), anneals a categorical distribution. For two values, the softmax
+over {−1, +1} depends on one number, the half-difference v of the two logits:
 
     w = tanh(βv);    v ← v − α · Adam(g · J);    β ← min(β·growth, β_max) every `interval` steps
 
-J is the softmax's Jacobian: β(1 − w²) "exact", or β(2 − w²) "released", what the published code's I − uuᵀ comes to;
-the latter does not vanish where a weight is nearly hard.
+J is the softmax's Jacobian: β(1 − w²) if "exact", or β(2 − w²) if "released", to which the published code's I − uuᵀ
+amounts. The latter does not vanish if a weight is nearly hard.
 
 MD-tanh-S (Ajanthan, Gupta et al., AISTATS 2021) takes dual steps under the mirror map of tanh: the gradient at the
-primal point w moves the dual one v without the factor tanh′, so v ← v − α · Adam(g).
+primal point w moves the dual point v without the factor tanh′, so v ← v − α · Adam(g).
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ S = TypeVar("S", bound=MirrorDescentOptions)
 
 
 class _Soft(BinaryOptimizer[S]):
-    """Base of both rules in this file."""
+    """Base class of both rules in this file."""
 
     @staticmethod
     def check(group: Values) -> None:
-        """Refuse options out of range."""
+        """Raise ValueError for options out of range."""
         checks.annealing(group)
         checks.betas(group["betas"])
 
     @staticmethod
     def schedule(group: Values, step: Count) -> Values:
-        """β at this step."""
+        """Return β at this step."""
         beta = F.annealed(group["beta"], group["growth"], group["interval"], step, group["beta_max"])
         return {"beta": beta, **F.adam_options(group["betas"], step)}
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: S) -> Belief:
-        """Glorot's size, and no moments yet."""
+        """Return v of Glorot's size and moments of zero."""
         latent = start * o.bound
         return {"latent": latent, "first": torch.zeros_like(latent), "second": torch.zeros_like(latent)}
 
     @staticmethod
     def draw(belief: Belief, noise: Noise, o: S) -> Tensor:
-        """Soft weights."""
+        """Return the soft weights."""
         return torch.tanh(o.beta * belief["latent"])
 
     @staticmethod
     def mode(belief: Belief, o: S) -> Tensor:
-        """sign(v)."""
+        """Return sign(v)."""
         return F.sign(belief["latent"])
 
 
@@ -77,22 +77,22 @@ class PMFOptions(MirrorDescentOptions):
 
 
 class PMF(_Soft[PMFOptions]):
-    """Trains soft weights tanh(βv) with Adam while β grows.
+    """Proximal mean-field, which trains soft weights tanh(βv) with Adam while β grows.
 
     Args:
         params: Binary parameters; see `BinaryOptimizer`.
         lr: Learning rate of Adam.
-        beta: First inverse temperature β.
-        growth: Factor ρ on β.
-        interval: Steps between two factors.
+        beta: Initial inverse temperature β.
+        growth: Factor ρ by which β grows.
+        interval: Number of steps between two growths of β.
         beta_max: Upper bound of β.
-        jacobian: "released" or "exact".
-        betas: Adam's decays.
+        jacobian: Jacobian of the softmax: "released" or "exact"; see the module.
+        betas: Decay rates of Adam's moments.
         weight_decay: L2 penalty on v.
-        **common: Options of all rules; see `BinaryOptimizer`.
+        **common: Options that all rules share; see `BinaryOptimizer`.
 
     Raises:
-        ValueError: For options out of range.
+        ValueError: If an option is out of range.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1, bias=False)
@@ -128,7 +128,7 @@ class PMF(_Soft[PMFOptions]):
 
     @staticmethod
     def check(group: Values) -> None:
-        """Refuse options out of range."""
+        """Raise ValueError for options out of range."""
         _Soft.check(group)
         jacobian = group["jacobian"]
         checks.option(jacobian in ("released", "exact"), "jacobian", '"released" or "exact"', jacobian)
@@ -136,44 +136,44 @@ class PMF(_Soft[PMFOptions]):
 
     @staticmethod
     def schedule(group: Values, step: Count) -> Values:
-        """β now, and β when the weights at hand were drawn."""
+        """Return the current β, and β at the time the current weights were drawn."""
         drawn = F.annealed(group["beta"], group["growth"], group["interval"], step - 1, group["beta_max"])
         return {**_Soft.schedule(group, step), "beta_drawn": drawn}
 
     @staticmethod
     def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: PMFOptions) -> Tensor:
-        """The gradient with respect to v."""
+        """Return the gradient with respect to v."""
         slope = (2 if o.jacobian == "released" else 1) - draw * draw
         return gradient * slope * o.beta_drawn
 
     @staticmethod
     def update(belief: Belief, estimate: Tensor, o: PMFOptions) -> Belief:
-        """One step of Adam on v."""
+        """Take one step of Adam on v."""
         gradient = estimate + o.weight_decay * belief["latent"]
         first, second, direction = F.adam(belief["first"], belief["second"], gradient, o)
         return {"latent": belief["latent"] - o.lr * direction, "first": first, "second": second}
 
     @staticmethod
     def natural(belief: Belief, o: PMFOptions) -> Tensor:
-        """λ = βv: the categorical's mean is tanh(βv)."""
+        """Return λ = βv, because the mean of the categorical distribution is tanh(βv)."""
         return o.beta * belief["latent"]
 
 
 class MirrorDescent(_Soft[MirrorDescentOptions]):
-    """Trains dual weights with Adam at the soft primal weights tanh(βv), while β grows.
+    """Mirror descent, which trains dual weights v with gradients at tanh(βv) and Adam while β grows.
 
     Args:
         params: Binary parameters; see `BinaryOptimizer`.
         lr: Learning rate of Adam.
-        beta: First inverse temperature β.
-        growth: Factor on β.
-        interval: Steps between two factors.
+        beta: Initial inverse temperature β.
+        growth: Factor by which β grows.
+        interval: Number of steps between two growths of β.
         beta_max: Upper bound of β.
-        betas: Adam's decays.
-        **common: Options of all rules; see `BinaryOptimizer`.
+        betas: Decay rates of Adam's moments.
+        **common: Options that all rules share; see `BinaryOptimizer`.
 
     Raises:
-        ValueError: For options out of range.
+        ValueError: If an option is out of range.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1, bias=False)
@@ -204,6 +204,6 @@ class MirrorDescent(_Soft[MirrorDescentOptions]):
 
     @staticmethod
     def update(belief: Belief, estimate: Tensor, o: MirrorDescentOptions) -> Belief:
-        """One step of Adam on v."""
+        """Take one step of Adam on v."""
         first, second, direction = F.adam(belief["first"], belief["second"], estimate, o)
         return {"latent": belief["latent"] - o.lr * direction, "first": first, "second": second}

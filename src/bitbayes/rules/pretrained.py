@@ -1,4 +1,4 @@
-"""Beliefs that begin from the weights of a trained network, which no rule throws away without a word."""
+"""Initialisation of beliefs from trained weights, with warnings where trained weights are at risk."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 from bitbayes.rules import shards
 
 _ITERATIONS = 20
-_MARGIN = 2.5  # random matrices of 15 to 260,000 entries of a dozen kinds exceed the bound by at most 1.2
+_MARGIN = 2.5  # random matrices of a dozen kinds with 15 to 260,000 entries exceed the bound by a factor of at most 1.2
 
 
 @torch.no_grad()
 def looks_trained(weights: Tensor) -> bool:
     """Return whether weights look trained rather than drawn at random.
 
-    Training adds a few strong directions to a weight matrix. The largest singular value of a matrix of m × n
-    independent entries of standard deviation s stays close to s·(√m + √n), whatever their distribution (Bai & Yin,
-    Annals of Probability, 1988); the weights look trained where it is clearly larger. Orthogonal, constant and sparse
-    matrices stay below this bound, and so do matrices that are too small to tell.
+    Training adds a few strong directions to a weight matrix. The largest singular value of an m × n matrix with
+    independent entries of standard deviation s is close to s·(√m + √n), whatever their distribution (Bai & Yin, Annals
+    of Probability, 1988). The weights look trained if their largest singular value is clearly larger. Orthogonal,
+    constant and sparse matrices stay below this bound, and so do matrices that are too small to tell.
 
     Args:
         weights: Weights of shape (out, in, *kernel).
@@ -41,7 +41,7 @@ def looks_trained(weights: Tensor) -> bool:
     rows, columns = matrix.shape
     if not (spread > 0 and math.isfinite(spread)):
         return False
-    # Power iteration never finds more than the largest singular value. Torch's own random numbers are left alone.
+    # Power iteration never exceeds the largest singular value. It leaves torch's global random state unchanged.
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(columns, generator=generator).to(matrix.device)
     image = matrix @ vector
@@ -57,7 +57,7 @@ def first_trained(named: Iterable[tuple[str, Tensor]]) -> str | None:
 
 
 def relative_size(parameter: Tensor) -> Tensor:
-    """Return sign and relative size of a float tensor: w / mean|w|, flat."""
+    """Return signs and relative sizes of a float tensor: w / mean|w|, flat."""
     flat = shards.whole(parameter, shards.local(parameter).float().reshape(-1)).reshape(-1)
     size = flat.abs().mean()
     if not (size > 0 and torch.isfinite(size)):
@@ -69,7 +69,7 @@ def relative_size(parameter: Tensor) -> Tensor:
 
 
 def warn_of_start(rule: str, name: str) -> None:
-    """Warn that the beliefs of a rule have begun from the weights that were there."""
+    """Warn that a rule has initialised its beliefs from the weights that it got."""
     _warn(
         f'{name!r} looked trained, so {rule} began with the signs and sizes of the weights (init="weights"). Give '
         'init="weights" to silence this, or init="random" to train anew'
@@ -77,7 +77,7 @@ def warn_of_start(rule: str, name: str) -> None:
 
 
 def warn_of_change(rule: str, name: str) -> None:
-    """Warn that weights were changed after the optimizer was constructed: no belief knows them."""
+    """Warn that weights were changed after the optimizer was constructed, so that no belief reflects them."""
     _warn(
         f"the values of {name!r} were changed after {rule} was constructed, and its beliefs do not know them. Load "
         'pretrained weights first and construct the optimizer afterwards, with init="weights"; to resume a run, load '
@@ -86,7 +86,7 @@ def warn_of_change(rule: str, name: str) -> None:
 
 
 def _warn(message: str) -> None:
-    """Warn at the line of the user, below the frames of torch and of this package."""
+    """Warn at the user's line, below the stack frames of torch and of this package."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("bitbayes", "torch"):
         frame, level = frame.f_back, level + 1

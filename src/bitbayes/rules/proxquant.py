@@ -1,13 +1,13 @@
 """ProxQuant (Bai, Wang & Liberty, ICLR 2019): proximal steps of a W-shaped regulariser on real weights.
 
-Belief: the real weights θ with Adam's moments. The gradient is taken at θ itself (no straight-through); the pull
-towards ±1 grows with the step t:
+The belief is the real weights θ with Adam's moments. The gradient is taken at θ itself, without a straight-through
+estimator. The pull towards ±1 grows with the step t:
 
     θ ← θ − α · Adam(g);    θ ← sign(θ) · min(|θ| + α·rate·t, 1)
 
-which is the proximal map of α·rate·t · ||θ| − 1| followed by the clip to [−1, 1].
+The second step is the proximal map of α·rate·t · ||θ| − 1| followed by clipping to [−1, 1].
 
-After `harden_after` steps θ is its sign and stays so, while the real parameters go on training.
+After `harden_after` steps, θ is replaced by its sign and fixed, while the real parameters continue to train.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ class ProxQuantOptions(AdamStep):
 
 
 class ProxQuant(BinaryOptimizer[ProxQuantOptions]):
-    """Trains real weights that a growing proximal pull draws to ±1.
+    """ProxQuant, which trains real weights with a growing proximal pull towards ±1.
 
     Args:
         params: Binary parameters; see `BinaryOptimizer`.
         lr: Learning rate of Adam.
-        rate: Growth of the regulariser a step (the paper's grows by 1e-4 an epoch).
-        harden_after: Steps after which the weights are hard and fixed; None never hardens them in training.
-        betas: Adam's decays.
-        **common: Options of all rules; see `BinaryOptimizer`. The paper starts from a trained
-            float network: load it and give `init="weights"`.
+        rate: Growth of the regulariser per step. In the paper, it grows by 1e-4 per epoch.
+        harden_after: Number of steps after which the weights are set to their signs and fixed; None never does so in
+            training.
+        betas: Decay rates of Adam's moments.
+        **common: Options that all rules share; see `BinaryOptimizer`. The paper starts from a trained float network:
+            load its weights and pass `init="weights"`.
 
     Raises:
-        ValueError: For options out of range.
+        ValueError: If an option is out of range.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1, bias=False)
@@ -70,7 +71,7 @@ class ProxQuant(BinaryOptimizer[ProxQuantOptions]):
 
     @staticmethod
     def check(group: Values) -> None:
-        """Refuse options out of range."""
+        """Raise ValueError for options out of range."""
         checks.number(group["rate"], "rate", "at least 0", open_low=False)
         checks.betas(group["betas"])
         after = group["harden_after"]
@@ -78,33 +79,33 @@ class ProxQuant(BinaryOptimizer[ProxQuantOptions]):
 
     @staticmethod
     def schedule(group: Values, step: Count) -> Values:
-        """Whether the weights are hard by now."""
+        """Return whether the weights are hard by now."""
         after = group["harden_after"]
         hard = 0.0 if after is None else 1.0 * (step > after)
         return {"hard": hard, **F.adam_options(group["betas"], step)}
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: ProxQuantOptions) -> Belief:
-        """Real weights of Glorot's size, and no moments yet."""
+        """Return real weights of Glorot's size and moments of zero."""
         weights = (start * o.bound).clamp(-1, 1)
         return {"weights": weights, "first": torch.zeros_like(weights), "second": torch.zeros_like(weights)}
 
     @staticmethod
     def draw(belief: Belief, noise: Noise, o: ProxQuantOptions) -> Tensor:
-        """θ itself."""
+        """Return θ."""
         return belief["weights"]
 
     @staticmethod
     def update(belief: Belief, estimate: Tensor, o: ProxQuantOptions) -> Belief:
-        """One step of Adam, then the proximal step."""
+        """Take one step of Adam, then the proximal step."""
         first, second, direction = F.adam(belief["first"], belief["second"], estimate, o)
         weights = belief["weights"] - o.lr * direction
-        # The pull towards ±1 by α·rate·t and the clip, in one.
+        # This combines the pull towards ±1 by α·rate·t and the clip.
         soft = F.sign(weights) * (weights.abs() + o.lr * o.rate * o.step).clamp(max=1)
         hard = F.sign(belief["weights"])
         return {"weights": soft + o.hard * (hard - soft), "first": first, "second": second}
 
     @staticmethod
     def mode(belief: Belief, o: ProxQuantOptions) -> Tensor:
-        """sign(θ)."""
+        """Return sign(θ)."""
         return F.sign(belief["weights"])

@@ -1,6 +1,6 @@
-"""The scale s > 0 of a binary tensor, which then holds ±s.
+"""The scale s > 0 of a binary tensor, whose weights are then ±s.
 
-Rules see unit weights: draws of ±1 and gradients with respect to them. Everything about s lives here.
+Rules see unit weights: draws of ±1 and gradients with respect to them. Only this module handles s.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bitbayes.rules.rule import Options
 
 
 def fans(parameter: Tensor) -> tuple[int, int]:
-    """Return inputs and outputs of a weight of shape (out, in, *kernel); a vector counts as one output."""
+    """Return fan-in and fan-out of a weight of shape (out, in, *kernel); a vector counts as one output."""
     if parameter.dim() < 2:
         return max(parameter.numel(), 1), 1
     kernel = math.prod(parameter.shape[2:])
@@ -31,7 +31,7 @@ def fans(parameter: Tensor) -> tuple[int, int]:
 
 
 def begin(parameter: Tensor, kind: str) -> dict[str, Tensor]:
-    """Return the state of a scale: nothing for "one", s for "fan_in", s and Adam's moments of log s for "channel"."""
+    """Return the initial state of a scale: nothing for "one", s for "fan_in", s and Adam's moments for "channel"."""
     if kind == "one":
         return {}
     first = 1 / math.sqrt(fans(parameter)[0])
@@ -50,20 +50,20 @@ def begin(parameter: Tensor, kind: str) -> dict[str, Tensor]:
 
 
 def value(state: dict[str, Any]) -> Tensor:
-    """Return s, broadcastable to the tensor; 1 where there is none."""
+    """Return s, broadcastable to the tensor; 1 if there is no scale."""
     return state["scale"] if "scale" in state else torch.ones(())
 
 
 @contextmanager
 def unit(parameter: Tensor, state: dict[str, Any]) -> Iterator[Tensor]:
-    """Lend the weights as a flat tensor of unit scale, and write them back times s."""
+    """Yield the weights as a flat tensor of unit scale, and write them back times s."""
     data = parameter.detach()
     if "scale" not in state and data.is_contiguous():
         yield data.view(-1)
         return
     weights = (data / value(state)).reshape(-1)
     yield weights
-    # Read s again: it may have been learned meanwhile.
+    # Read s again, because it may have been learned meanwhile.
     data.copy_(weights.view(data.shape) * value(state))
 
 
@@ -73,14 +73,14 @@ def unit_gradient(gradient: Tensor, state: dict[str, Any]) -> Tensor:
 
 
 def slope(parameter: Tensor, state: dict[str, Any], weights: Tensor, gradient: Tensor) -> Tensor | None:
-    """Return ∂loss/∂log s = Σ (s·g)·w over the channel, from flat unit weights; None if s is not learned."""
+    """Return ∂loss/∂log s = Σ (s·g)·w over each channel, from flat unit weights; None if s is not learned."""
     if "scale_first" not in state:
         return None
     return (gradient * weights).view(parameter.shape).sum_to_size(state["scale"].shape)
 
 
 def learn(state: dict[str, Any], slope: Tensor | None, lr: float, accept: Tensor | None) -> None:
-    """Take one Adam step on log s of a "channel" scale; without a slope, or where `accept` is False, none."""
+    """Take one Adam step on log s of a "channel" scale, unless there is no slope or `accept` is False."""
     if slope is None:
         return
     moments = state["scale_first"], state["scale_second"]

@@ -1,8 +1,8 @@
-"""Parameters that `torch.distributed.fsdp.fully_shard` shares out among processes.
+"""Support for parameters that `torch.distributed.fsdp.fully_shard` shards across processes.
 
-Each process holds some rows (dimension 0) of a sharded parameter, which are one span of the flat tensor. It keeps the
-belief of this span, and draws with the noise of the positions in the whole tensor, so that all weights together are
-those that one process would draw.
+Each process holds some rows (dimension 0) of a sharded parameter, which form one span of the flat tensor. The process
+keeps the belief of this span and draws with the noise of its positions in the whole tensor. All weights together
+therefore equal those that a single process would draw.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ State = dict[str, Any]
 
 
 def is_sharded(tensor: object) -> TypeGuard[DTensor]:
-    """Return whether a tensor is a DTensor; `import bitbayes` does not load their module."""
+    """Return whether a tensor is a DTensor, without loading the module of DTensors."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def check(name: str, parameter: Tensor) -> None:
-    """Refuse a parameter that is shared out in another way than by rows."""
+    """Raise ValueError for a parameter that is not sharded by rows."""
     if not is_sharded(parameter):
         return
     from torch.distributed.tensor import Shard
@@ -36,7 +36,7 @@ def check(name: str, parameter: Tensor) -> None:
     if len(split) > 1 or any(type(placement) is not Shard or placement.dim != 0 for placement in split):
         raise ValueError(
             f"binary parameter {name!r} is a DTensor with placements {parameter.placements}; expected one Shard(0) "
-            "beside replicas, as torch.distributed.fsdp.fully_shard makes them without shard_placement_fn"
+            "besides replicas; call torch.distributed.fsdp.fully_shard without shard_placement_fn"
         )
 
 
@@ -52,20 +52,20 @@ def _rows(parameter: Tensor) -> slice:
     if axis is None:
         return slice(0, count)
     assert is_sharded(parameter)
-    each = -(-count // parameter.device_mesh.size(axis))  # as torch.chunk has it: the last processes may have none
+    each = -(-count // parameter.device_mesh.size(axis))  # as in torch.chunk, the last processes may have no rows
     start = min(parameter.device_mesh.get_local_rank(axis) * each, count)
     return slice(start, min(start + each, count))
 
 
 def _axis(parameter: Tensor) -> int | None:
-    """Return the dimension of the mesh over which the rows are shared out."""
+    """Return the dimension of the mesh over which the rows are sharded."""
     if not is_sharded(parameter):
         return None
     return next((axis for axis, place in enumerate(parameter.placements) if not place.is_replicate()), None)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return this process's rows, which share the memory of the parameter."""
+    """Return this process's rows, which share memory with the parameter."""
     return (tensor.to_local() if is_sharded(tensor) else tensor).detach()
 
 
@@ -79,19 +79,19 @@ def local_gradient(parameter: Tensor) -> Tensor:
 
 
 def like(parameter: Tensor, values: Tensor) -> Tensor:
-    """Return flat values of this process, or rows of them, with the shape of the parameter, sharded as it is."""
+    """Return flat values of this process, or rows of them, as DTensors of the parameter's shape and sharding."""
     lead = values.shape[:-1]
     return _sharded(parameter, values.view(*lead, *local(parameter).shape), (*lead, *parameter.shape), len(lead))
 
 
 def whole(parameter: Tensor, values: Tensor) -> Tensor:
-    """Return `like` with the rows of all processes, which have to call this together."""
+    """Return `like` with the rows of all processes, which must call this function together."""
     found = like(parameter, values)
     return found.full_tensor() if is_sharded(found) else found
 
 
 def whole_scale(parameter: Tensor, scale: Tensor) -> Tensor:
-    """Return a scale with the rows of all processes, which have to call this together."""
+    """Return a scale with the rows of all processes, which must call this function together."""
     found = _sharded_scale(parameter, scale)
     return found.full_tensor() if is_sharded(found) else found
 
@@ -112,7 +112,7 @@ def _sharded(parameter: Tensor, values: Tensor, shape: tuple[int, ...], dim: int
 
 
 def spread(state: State, parameter: Tensor) -> State:
-    """Return the state of a parameter for `torch.distributed.checkpoint`: with DTensors of the parameter's shape."""
+    """Return the state of a parameter for `torch.distributed.checkpoint`, with DTensors of the parameter's shape."""
     if not is_sharded(parameter):
         return state
     scale = {name: _sharded_scale(parameter, value) for name, value in state.items() if name.startswith("scale")}
@@ -123,10 +123,9 @@ def own(state: State, parameter: Tensor, mine: State | None = None) -> State:
     """Return this process's part of the state of a whole parameter.
 
     Args:
-        state: State of the whole parameter, as one process has it or as `spread` has left it.
+        state: State of the whole parameter, from a single process or from `spread`.
         parameter: The parameter.
-        mine: State that this process has at the moment, whose beliefs say how many rows there are; None if the
-            beliefs are flat.
+        mine: Current state of this process, whose beliefs tell the number of rows; None if the beliefs are flat.
     """
     beliefs = {}
     for name, value in state["belief"].items():
@@ -145,9 +144,10 @@ def own(state: State, parameter: Tensor, mine: State | None = None) -> State:
 
 
 def agreement(parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor] | None:
-    """Return what makes flags, one of each parameter, those of all processes; None if each holds whole parameters.
+    """Return a function that combines flags of all processes; None if each process holds whole parameters.
 
-    A flag is then true only where it is true in every process, so that all of them accept a step, or none.
+    A combined flag, one per parameter, is true only if it is true in every process. So either all processes accept a
+    step or none does.
     """
     sharded = [place for place, parameter in enumerate(parameters) if _axis(parameter) is not None]
     if not sharded:
@@ -176,13 +176,13 @@ def sharded_modules(model: nn.Module) -> Iterator[Any]:
 
 
 def reshard(model: nn.Module) -> None:
-    """Drop whole parameters that a forward pass has left, which do not know what the optimizer has written since."""
+    """Drop unsharded parameters that a forward pass left behind, because the optimizer has written new values since."""
     for module in sharded_modules(model):
         module.reshard()
 
 
 def shared_seed() -> int:
-    """Return torch's own seed; in a distributed job that of rank 0, so that all ranks draw the same weights."""
+    """Return torch's initial seed; in a distributed job that of rank 0, so that all ranks draw the same weights."""
     seed = torch.tensor(torch.initial_seed() & ((1 << 63) - 1))
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         on_gpu = torch.distributed.get_backend() == "nccl"

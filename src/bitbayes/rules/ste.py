@@ -1,13 +1,13 @@
-"""STE / BinaryConnect (Courbariaux, Bengio & David, NeurIPS 2015): gradient steps on latent weights at their signs.
+"""STE / BinaryConnect (Courbariaux, Bengio & David, NeurIPS 2015): latent weights with gradients at their signs.
 
-Belief: latent v, and the moments of the inner optimizer. With g the gradient at w = sign(v):
+The belief is a latent v and the moments of the inner optimizer. With g the gradient at w = sign(v):
 
     g ← g · 1[|v| ≤ window]                           (optional)
     d ← direction(g + decay·v)                        Adam's, or SGD with momentum
     d ← d · (1 − tanh²(m·v)) where d·v > 0            (optional)
     v ← clip(v − α·d, −c, c)
 
-With m, weights that training has made large resist a step towards zero, and so a change of sign: metaplasticity
+With m > 0, weights that training has made large resist steps towards zero, and thus sign flips. This is metaplasticity
 (Laborieux, Ernoult, Hirtzlin & Querlioz, Nature Communications 2021).
 """
 
@@ -37,22 +37,23 @@ class STEOptions(AdamStep):
 
 
 class STE(BinaryOptimizer[STEOptions]):
-    """Trains latent weights through their sign with Adam or SGD.
+    """Straight-through estimator, which trains latent weights through their signs with Adam or SGD.
 
     Args:
         params: Binary parameters; see `BinaryOptimizer`.
         lr: Learning rate of the inner optimizer.
         inner: "adam" or "sgd".
-        betas: Adam's decays.
-        momentum: SGD's momentum, as in torch without dampening.
+        betas: Decay rates of Adam's moments.
+        momentum: Momentum of SGD, as in torch without dampening.
         weight_decay: L2 penalty on the latent weights, added to the gradient.
-        clip: Latent weights stay in [−clip, clip]; None leaves them free.
-        window: The gradient is dropped where |v| exceeds it; None keeps it everywhere.
-        metaplasticity: m above, about 1.35 where published, with `clip=None`; None leaves all steps as they are.
-        **common: Options of all rules; see `BinaryOptimizer`.
+        clip: Bound that keeps latent weights in [−clip, clip]; None sets no bound.
+        window: Bound on |v| above which the gradient is set to 0; None keeps all gradients.
+        metaplasticity: Strength m of metaplasticity; the paper uses about 1.35 and no clip (`clip=None`). None disables
+            it.
+        **common: Options that all rules share; see `BinaryOptimizer`.
 
     Raises:
-        ValueError: For options out of range.
+        ValueError: If an option is out of range.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1, bias=False)
@@ -85,7 +86,7 @@ class STE(BinaryOptimizer[STEOptions]):
 
     @staticmethod
     def check(group: Values) -> None:
-        """Refuse options out of range."""
+        """Raise ValueError for options out of range."""
         checks.option(group["inner"] in ("adam", "sgd"), "inner", '"adam" or "sgd"', group["inner"])
         checks.betas(group["betas"])
         checks.decay(group["momentum"], "momentum")
@@ -96,7 +97,7 @@ class STE(BinaryOptimizer[STEOptions]):
 
     @staticmethod
     def unread(group: Values) -> dict[str, str]:
-        """Each inner optimizer has options of its own."""
+        """Return the options of the other inner optimizer."""
         return {"momentum": "inner is sgd"} if group["inner"] == "adam" else {"betas": "inner is adam"}
 
     @staticmethod
@@ -106,12 +107,12 @@ class STE(BinaryOptimizer[STEOptions]):
 
     @staticmethod
     def schedule(group: Values, step: Count) -> Values:
-        """What Adam asks for."""
+        """Return the coefficients of Adam's step."""
         return F.adam_options(group["betas"], step)
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: STEOptions) -> Belief:
-        """Latent weights of Glorot's size."""
+        """Return latent weights of Glorot's size and moments of zero."""
         latent = start * o.bound
         latent = latent if o.clip is None else latent.clamp(-o.clip, o.clip)
         moments = ("first", "second") if o.inner == "adam" else ("momentum",)
@@ -119,12 +120,12 @@ class STE(BinaryOptimizer[STEOptions]):
 
     @staticmethod
     def draw(belief: Belief, noise: Noise, o: STEOptions) -> Tensor:
-        """sign(v)."""
+        """Return sign(v)."""
         return F.sign(belief["latent"])
 
     @staticmethod
     def update(belief: Belief, estimate: Tensor, o: STEOptions) -> Belief:
-        """One step of the inner optimizer on v, then the clip."""
+        """Take one step of the inner optimizer on v, then clip."""
         latent = belief["latent"]
         gradient = estimate if o.window is None else estimate * F.heaviside(o.window - latent.abs())
         gradient = gradient + o.weight_decay * latent
@@ -142,7 +143,7 @@ class STE(BinaryOptimizer[STEOptions]):
 
     @staticmethod
     def mode(belief: Belief, o: STEOptions) -> Tensor:
-        """sign(v)."""
+        """Return sign(v)."""
         return F.sign(belief["latent"])
 
     @staticmethod

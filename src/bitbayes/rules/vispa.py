@@ -1,15 +1,17 @@
-"""VISPA (Orecchia, Hu, He, Wang, Yang, Wu & Geng, NeurIPS 2024): a low-rank Gaussian under sign, by semidefinite ideas.
+"""VISPA (Orecchia, Hu, He, Wang, Yang, Wu & Geng, NeurIPS 2024): the sign of a low-rank Gaussian over the weights.
 
-Belief: m and the K rows of Z, with SGD's momentum for each. Weights share r ~ N(0, I_K), drawn anew for every step:
+The belief is m and the K rows of Z, with SGD's momentum for each. Weights share r ~ N(0, I_K), which is drawn anew for
+every step:
 
     w = sign(m + Zᵀr / √S);    g for m, r_k·g for z_k;    V ← β V + (G + decay·B);    B ← B − α V
 
-and with `project=True` (Algorithm 1 of the paper) B_i ← B_i / √(m_i² + ‖z_i‖² / S) after every step: the second moment
-of a binary variable is 1. In the released code (`project=False`) that normalisation is applied to copies inside the
-forward pass, where it changes no sign, so the stored m and Z are free.
+With `project=True` (Algorithm 1 of the paper), B_i ← B_i / √(m_i² + ‖z_i‖² / S) follows every step, because the second
+moment of a binary variable is 1. The released code (`project=False`) applies this normalisation only to copies inside
+the forward pass, where it changes no sign, so the stored m and Z are free.
 
-Where paper and code differ: the paper's momentum is an average, (1 − β) G, which only divides α by 10 at β = 0.9; the
-paper has S = 1 and one r for the whole network (`shared="network"`), the code S = 100 and one r for every tensor.
+Paper and code differ in two points. The paper's momentum is an average, (1 − β) G, which only divides α by 10 at β =
+0.9. The paper has S = 1 and one r for the whole network (`shared="network"`), whereas the code has S = 100 and one r
+per tensor.
 """
 
 from __future__ import annotations
@@ -44,26 +46,26 @@ class VISPAOptions(Options):
 
 
 class VISPA(BinaryOptimizer[VISPAOptions]):
-    """Trains a low-rank Gaussian whose sign is the network.
+    """VISPA, which trains a low-rank Gaussian whose sign is the network.
 
-    It keeps 2 (K + 1) floats a weight: m, Z and their momentum.
+    It keeps 2 (K + 1) floats per weight: m, Z and their momentum.
 
     Args:
         params: Binary parameters; see `BinaryOptimizer`.
         lr: Learning rate α of SGD.
-        rank: K, the number of directions in which weights vary together; 0 is STE with SGD.
-        divisor: S, which divides the variance of the noise; None for 100 without projection and 1 with it.
-        project: The paper's projection, instead of the released code's free m and Z.
-        shared: "tensor": every tensor has its own r; "network": all have the same.
-        momentum: SGD's momentum, as in torch without dampening.
+        rank: Number K of directions in which weights vary together; 0 is STE with SGD.
+        divisor: Divisor S of the noise variance; None selects 100 without projection and 1 with projection.
+        project: Whether to use the paper's projection, instead of the released code's free m and Z.
+        shared: "tensor" for one r per tensor; "network" for one r for all tensors.
+        momentum: Momentum of SGD, as in torch without dampening.
         weight_decay: L2 penalty on m and Z, added to the gradient.
-        init_noise: Standard deviation of Zᵀr/√S at the start over that of m; None for the released code's, which is
-            Glorot's with the fans of the stacked tensor (about 0.01 to 0.2).
-        **common: Options of all rules; see `BinaryOptimizer`. The published networks have a
-            factor for every output channel, learned like other parameters: `bitbayes.nn.ChannelScale`.
+        init_noise: Initial ratio of the standard deviations of Zᵀr/√S and m. None selects the released code's ratio,
+            which is Glorot's with the fans of the stacked tensor (about 0.01 to 0.2).
+        **common: Options that all rules share; see `BinaryOptimizer`. The published networks have a learned factor per
+            output channel: `bitbayes.nn.ChannelScale`.
 
     Raises:
-        ValueError: For options out of range.
+        ValueError: If an option is out of range.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1, bias=False)
@@ -100,7 +102,7 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
 
     @staticmethod
     def check(group: Values) -> None:
-        """Refuse options out of range."""
+        """Raise ValueError for options out of range."""
         checks.whole(group["rank"], "rank", 0)
         checks.number(group["divisor"], "divisor", "a positive number", low=0)
         checks.option(group["shared"] in ("tensor", "network"), "shared", '"tensor" or "network"', group["shared"])
@@ -111,12 +113,12 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
 
     @staticmethod
     def unread(group: Values) -> dict[str, str]:
-        """Without directions there is no noise."""
+        """Return the options of the noise if there are no directions."""
         return {} if group["rank"] else dict.fromkeys(("divisor", "shared", "init_noise"), "rank is at least 1")
 
     @staticmethod
     def is_point(group: Values) -> bool:
-        """Return True without directions."""
+        """Return whether the rank is 0, so that there is no noise."""
         return not group["rank"]
 
     @staticmethod
@@ -126,13 +128,13 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
 
     @staticmethod
     def begin(start: Tensor, noise: Noise, o: VISPAOptions) -> Belief:
-        """A center with Glorot's standard deviation √(2 / (fan_in + fan_out)), and normal Z."""
+        """Return a center with Glorot's standard deviation √(2 / (fan_in + fan_out)), and normal Z."""
         center = start * (2 * o.bound)
         spread = center.square().mean().sqrt()
         if o.init_noise is not None:
             deviation = o.init_noise * spread * math.sqrt(o.divisor / max(o.rank, 1))
         else:
-            # Outputs times fan_in is the number of weights; the stack (K, out, in, ...) makes of it its own fans.
+            # Outputs times fan_in is the number of weights, which gives the fans of the stack (K, out, in, ...).
             deviation = math.sqrt(2 / (start.numel() + o.rank * o.fan_in))
         more = Noise(noise.key, o.rank * start.numel(), noise.device)
         rows = torch.cat([center[None], deviation * more.normal().view(o.rank, start.numel())])
@@ -140,30 +142,30 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
 
     @staticmethod
     def draw(belief: Belief, noise: Noise, o: VISPAOptions) -> Tensor:
-        """sign(m + Zᵀr / √S)."""
+        """Return sign(m + Zᵀr / √S)."""
         return F.sign(_coefficients(belief, noise, o.divisor**-0.5) @ belief["latent"])
 
     @staticmethod
     def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: VISPAOptions) -> Tensor:
-        """G for m, and r_k·g for row k of Z."""
+        """Return g for m, and r_k·g for row k of Z."""
         return _coefficients(belief, noise, 1.0)[:, None] * gradient
 
     @staticmethod
     def update(belief: Belief, estimate: Tensor, o: VISPAOptions) -> Belief:
-        """One step of SGD, then the projection."""
+        """Take one step of SGD, then project if `project` is set."""
         momentum = o.momentum * belief["momentum"] + (estimate + o.weight_decay * belief["latent"])
         return {"latent": _projected(belief["latent"] - o.lr * momentum, o), "momentum": momentum}
 
     @staticmethod
     def mode(belief: Belief, o: VISPAOptions) -> Tensor:
-        """sign(m)."""
+        """Return sign(m)."""
         return F.sign(belief["latent"][0])
 
     @staticmethod
     def update_kernel(belief: Belief, o: VISPAOptions, drawn: Noise, noise: Noise, estimated: bool) -> Call | None:
         """Return the kernel, which covers single draws of up to 64 rows."""
         draw = VISPA.draw_kernel(belief, o, noise)
-        if draw is None or estimated:  # an averaged estimate has rows too
+        if draw is None or estimated:  # an averaged estimate also has rows
             return None
         of_gradient = [1.0, *_factors(int(drawn.shared_key), len(belief["latent"]) - 1).tolist()]
         numbers = [o.lr, o.momentum, o.weight_decay, o.divisor, o.project, *of_gradient, *draw.numbers]
@@ -179,10 +181,10 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
         return Call("low_rank", [*belief["latent"]], [1.0, *factors.tolist()])
 
     def posterior(self) -> LowRankGaussianPosterior:
-        """The Gaussian under sign.
+        """Return the posterior, the sign of a low-rank Gaussian.
 
         Returns:
-            A copy, keyed by parameter names.
+            A copy of the posterior, keyed by parameter names.
         """
         self._report()
         center, factors, scale = {}, {}, {}
@@ -196,12 +198,12 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
 
 @functools.lru_cache(maxsize=256)
 def _factors(key: int, count: int) -> Tensor:
-    """Return normal values that the weights of a tensor share; a step's update asks for those of its draw again."""
+    """Return normal values that the weights of a tensor share; an update recomputes those of its draw."""
     return Noise(0, 0, shared_key=key).shared_normal(count)
 
 
 def _projected(rows: Tensor, o: VISPAOptions) -> Tensor:
-    """Makes the second moment of every weight 1, if that is wanted."""
+    """Return the belief with second moments of 1 if `project` is set."""
     if not o.project:
         return rows
     squares = rows.square()
@@ -210,6 +212,6 @@ def _projected(rows: Tensor, o: VISPAOptions) -> Tensor:
 
 
 def _coefficients(belief: Belief, noise: Noise, size: float | Tensor) -> Tensor:
-    """1 for m and size·r_k for every row of Z."""
+    """Return 1 for m and size·r_k for every row of Z."""
     rows = belief["latent"]
     return torch.cat([rows.new_ones(1), size * noise.shared_normal(len(rows) - 1)])
