@@ -276,7 +276,9 @@ def test_options_replace_those_of_the_recommended_setting() -> None:
 def test_a_draw_is_not_packed_unless_told() -> None:
     model, x = network(), torch.zeros(1, 20)
     optimizer = bb.BayesBiNN(bb.split_parameters(model)[0], ess=100, seed=0)
-    with pytest.raises(RuntimeError, match=r"'0.weight' holds the weights of a training step of BayesBiNN.*draw=True"):
+    with pytest.raises(
+        RuntimeError, match=r"'0.weight' holds weights that a training step of BayesBiNN drew.*draw=True"
+    ):
         bb.pack(model, x)
     drawn = bb.pack(model, x, draw=True)
     bb.pack(model, x, optimizer.posterior(), samples=2)  # draws its own

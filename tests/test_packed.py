@@ -358,8 +358,8 @@ class Half(nn.Module):
         (Product(), r"'odd \(Product\)': the product of two activations has no packed form"),
         (Sign(), r"'odd \(Sign\)': torch.sign is 0 at 0, .* use bitbayes.nn.BinaryActivation"),
         (Drop(), r"'odd \(Drop\)': dropout has no packed form"),
-        (Mean(), r"'odd \(Mean\)': a mean may only be over all places"),
-        (Pooled(), r"pooling needs a batch, channels, and as many axes as it pools"),
+        (Mean(), r"'odd \(Mean\)': a mean must be over all positions"),
+        (Pooled(), r"pooling needs inputs with a batch axis"),
         (Branch(), "torch.export cannot trace Refused"),
         (Half(), r"'odd \(Half\)': it computes in torch.float16"),
         (nn.Sequential(nn.Unflatten(1, (2, 4)), nn.Linear(4, 4)), r"'odd.1 \(Linear\)': Linear takes inputs \(N, K\)"),
@@ -434,7 +434,7 @@ def test_refusals_of_arguments():
         (lambda: load(packed, "torch", device="nowhere"), "device 'nowhere' cannot be used"),
         (lambda: load(packed).outputs(np.zeros((2, 7))), r"expected inputs of shape \(N, 8\), got \(2, 7\)"),
         (lambda: load(packed).outputs(np.zeros((2, 8), np.uint8)), "floating-point inputs, got uint8"),
-        (lambda: load(packed, "torch").outputs(torch.full((2, 8), torch.nan)), "the inputs have NaN"),
+        (lambda: load(packed, "torch").outputs(torch.full((2, 8), torch.nan)), "expected finite inputs, got NaN"),
     ]:
         with pytest.raises(ValueError, match=message):
             wrong()

@@ -295,8 +295,8 @@ def test_refusals():
             lambda: c_header(bb.pack(model, torch.zeros(1, 8))),
             r"'tanh' of layer '1 \(Tanh\)' cannot be written as C, ",
         ),
-        (lambda: c_header(several), "a C header is of one network, got 3"),
-        (lambda: onnx_model(several), "an ONNX model is of one network, got 3"),
+        (lambda: c_header(several), "a C header holds one network, got 3"),
+        (lambda: onnx_model(several), "an ONNX model holds one network, got 3"),
         (lambda: c_header(bb.pack(model[:1], torch.zeros(1, 8)), "my-net"), "begin with a letter, got 'my-net'"),
     ]:
         with pytest.raises(ValueError, match=message) as caught:

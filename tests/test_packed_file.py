@@ -118,7 +118,7 @@ CONV = {"kernel": [9], "stride": [1], "padding": [0], "dilation": [1], "groups":
         ),
         (changed(input=(17,)), r"weight has shape \[2, 2\], expected \[2, 3\]"),
         (changed(input=(1 << 30,)), "must have at most 6 axes and 1 to 16777216 numbers"),
-        (changed({"op": "eval"}), r"step 0 \('eval' of .*\): there is no such operation"),
+        (changed({"op": "eval"}), r"step 0 \('eval' of .*\): unknown operation"),
         (changed({"tensors": {"weight": "absent"}}), "there is no tensor 'absent'"),
         (changed({"tensors": {"weight": "1.scale"}}), r"weight has shape \[2\]"),
         (changed(other={"tensors": {"scale": "1.scale"}}), "1 tensors belong to no step"),
@@ -134,7 +134,7 @@ CONV = {"kernel": [9], "stride": [1], "padding": [0], "dilation": [1], "groups":
         (with_tensor("1.scale", np.array([np.inf, 1], np.float32)), "numbers that are not finite"),
         (with_tensor("1.scale", np.ones(3, np.float32)), r"scale has shape \[3\], expected \[1\] or \[2\]"),
         (with_tensor("1.scale", np.ones(2)), "scale cannot have the type float64"),
-        (with_tensor("0.weight", np.array([[13, 3], [250, 0]], np.uint8)), "ones in the bits that are left over"),
+        (with_tensor("0.weight", np.array([[13, 3], [250, 0]], np.uint8)), "ones in its unused bits"),
         (with_tensor("0.weight", np.zeros((0, 2), np.uint8)), "1 to 16777216 numbers"),
         (with_tensor("2.more", np.ones(1, np.float32)), "1 tensors belong to no step"),
     ],
@@ -152,17 +152,20 @@ def written(path, text, tensors=TENSORS, key="bitbayes.packed"):
 def test_unsound_files_are_refused(path):
     good = json.loads(OLD[8 : 8 + 0x1F0])["__metadata__"]["bitbayes.packed"]
     cases = [
-        (b"", "shorter than it says"),
+        (b"", "shorter than its header says"),
         (GOLDEN[:-1], "not a safetensors file"),
-        (GOLDEN[:300], "shorter than it says"),
-        (b"\xff" * 8 + GOLDEN[8:], "shorter than it says"),
-        ((1 << 21).to_bytes(8, "little") + b" " * (1 << 21), "the header has 2097152 bytes; at most 1048576 are read"),
+        (GOLDEN[:300], "shorter than its header says"),
+        (b"\xff" * 8 + GOLDEN[8:], "shorter than its header says"),
+        (
+            (1 << 21).to_bytes(8, "little") + b" " * (1 << 21),
+            "the header has 2097152 bytes, but at most 1048576 are",
+        ),
         (save(TENSORS, metadata={"format": "pt"}), "its metadata must have the entry 'bitbayes.packed'"),
-        (save(TENSORS | {"../evil": TENSORS["1.shift"]}, metadata={"bitbayes.packed": good}), "no allowed name"),
+        (save(TENSORS | {"../evil": TENSORS["1.shift"]}, metadata={"bitbayes.packed": good}), "a forbidden name"),
         (save(TENSORS | {"a": np.ones(1)}, metadata={"bitbayes.packed": good}), "or not one of U8, I8, I32, F16, F32"),
     ]
     for text, message in [
-        (good.replace('"version":1', '"version":3'), "version 3 of the format; this bitbayes reads versions 1 to 2"),
+        (good.replace('"version":1', '"version":3'), "version 3 of the format, but this bitbayes reads only 1 to 2"),
         (good[:-1] + ',"inputs":{}}', "the program must be an object of"),  # version 1 had none
         (good[:-1], "the program is not JSON"),
         ("[" * 50_000, "the program is not JSON"),
@@ -172,9 +175,9 @@ def test_unsound_files_are_refused(path):
         (good.replace("[9]", "[]"), "input must be the shape of one input"),
         (good.replace("[9]", "[-9]"), "input must be an integer from 1 to 2147483647, got -9"),
         (good.replace('"from":[1]', '"from":[2]'), r"step 1: from must name values 0 to 1, got \[2\]"),
-        (good.replace("1.scale", "../1.scale"), "step 1: '../1.scale' is no name of a tensor"),
+        (good.replace("1.scale", "../1.scale"), "step 1: '../1.scale' is not a valid name of a tensor"),
         (good.replace("first (Linear)", "\\u001b[2J"), "op and name must be texts of letters"),
-        (good.replace('"op"', '"ops"'), "step 0 must be an object of"),
+        (good.replace('"op"', '"ops"'), "step 0 must be an object with"),
         (good + " " * (1 << 18), "at most 262144"),
     ]:
         cases.append((save(TENSORS, metadata={"bitbayes.packed": text}), message))
@@ -189,7 +192,7 @@ def test_unsound_files_are_refused(path):
 
 def test_a_program_too_long_is_not_written(path):
     steps = [LINEAR, AFFINE, *(Step("tanh", (index + 2,), "x" * 200) for index in range(2000))]
-    with pytest.raises(PackedFileError, match="at most 262144 are read"):
+    with pytest.raises(PackedFileError, match="at most 262144 are allowed"):
         PackedNetwork(replace(PROGRAM, steps=tuple(steps)), TENSORS).save(path)
     assert not path.exists()
 
@@ -311,7 +314,7 @@ def test_a_tensor_has_the_axis_of_the_networks_everywhere_or_nowhere() -> None:
         Step("reshape", (0,), "b", {"shape": [1, 1]}),
         Step("conv", (2,), "c", conv, {"weight": "t"}),
     )
-    with pytest.raises(PackedFileError, match="axis of the networks in one step, and none in another"):
+    with pytest.raises(PackedFileError, match="axis of networks in one step but not in another"):
         PackedNetwork(Program((1,), count, steps), {"t": np.ones((count, 1, 1), np.float32)})
 
 
@@ -333,5 +336,5 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path: Path, changes: dic
 @pytest.mark.parametrize("version", ["true", "1.0", "0", "3"])
 def test_other_versions(version: str) -> None:
     text = program_text(Program((3,), 1, (Step("sign", (0,)),))).replace('"version":2', f'"version":{version}')
-    with pytest.raises(PackedFileError, match="this bitbayes reads versions 1 to 2"):
+    with pytest.raises(PackedFileError, match="but this bitbayes reads only 1 to 2"):
         parse_program(text)

@@ -58,8 +58,8 @@ def here(tmp_path, monkeypatch):
         ("image", {}, "colour must be 'grey' or 'rgb', got None"),
         ("image", {**GREY, "height": 0}, "height must be a whole number of pixels from 1 to 16777216, got 0"),
         ("image", {**GREY, "width": 6.0}, "width must be a whole number"),
-        ("image", {**GREY, "crop": 0}, r"crop must be a share in \(0, 1\], got 0.0"),
-        ("image", {**GREY, "crop": [0.5, 0.5]}, "crop must be a share"),
+        ("image", {**GREY, "crop": 0}, r"crop must be a fraction in \(0, 1\], got 0.0"),
+        ("image", {**GREY, "crop": [0.5, 0.5]}, "crop must be a fraction"),
         ("image", {**GREY, "mean": (0.1, 0.2)}, "mean has 2 numbers; for grey images give one$"),
         ("image", {**RGB, "std": (1.0, 1.0)}, "std has 2 numbers; for rgb images give one, or 3"),
         ("image", {**GREY, "std": 0}, "std from 1e-06 to 1e"),
@@ -70,7 +70,7 @@ def here(tmp_path, monkeypatch):
         ("image", {**GREY, "mean": True}, "mean must be a finite number or a list of them, got True"),
         ("image", {**GREY, "mean": ()}, "mean must be a number or a list of numbers"),
         ("image", {**GREY, "classes": "cat"}, "classes must be a list of names, got 'cat'"),
-        ("image", {**GREY, "classes": ["cat", ""]}, "a class's name must be 1 to 100 printable characters, got ''"),
+        ("image", {**GREY, "classes": ["cat", ""]}, "a class name must have 1 to 100 printable characters, got ''"),
         ("image", {**GREY, "classes": ["x" * 101]}, "1 to 100 printable characters"),
         ("image", {**GREY, "classes": ["\x1b[2J"]}, r"printable characters, got '\\x1b\[2J'"),
         ("image", {**GREY, "classes": ["\u202egnp"]}, "printable characters"),
@@ -205,13 +205,13 @@ def test_vectors_are_normalised():
     [
         (pixels(5, 4, 7), r"has shape \(5, 4, 7\), expected \(N, 1, 4, 6\), \(N, 4, 6, 1\), \(N, 4, 6\), \(N, 24\)"),
         (pixels(25), r"has shape \(25,\)"),
-        (pixels(5, 4, 6).astype(np.int64), "has the type int64, expected uint8"),
+        (pixels(5, 4, 6).astype(np.int64), "has type int64, expected uint8"),
         (pixels(5, 4, 6).astype(np.float32), "numbers from 0 to 248, expected uint8, or .* from 0 to 1"),
         (pixels(5, 4, 6) / 255 - 0.3, "do not normalise them before"),
         (np.full((4, 6), np.nan), "numbers from nan to nan"),
-        (np.zeros((4, 6), bool), "has the type bool"),
+        (np.zeros((4, 6), bool), "has type bool"),
         (np.float32(0), r"has shape \(\)"),
-        (np.zeros((4, 6), object), "has the type object"),
+        (np.zeros((4, 6), object), "has type object"),
     ],
 )
 def test_other_arrays_are_refused(array, message):
@@ -303,14 +303,14 @@ def test_pictures_that_would_do_harm(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.png")
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: pytest.fail("it was decoded"))
     for name, message in [
-        ("bomb.png", "bomb.png cannot be read: .*(bomb|crc|CRC|broken|checksum|limit)|it is no PNG"),
-        ("text.png", "text.png cannot be read: it is no PNG or JPEG picture"),
-        ("a.bmp", "a.bmp cannot be read: it is no PNG or JPEG picture"),
+        ("bomb.png", "bomb.png cannot be read: .*(bomb|crc|CRC|broken|checksum|limit)|it is not a PNG"),
+        ("text.png", "text.png cannot be read: it is not a PNG or JPEG image"),
+        ("a.bmp", "a.bmp cannot be read: it is not a PNG or JPEG image"),
         ("cut.jpg", "cut.jpg cannot be read: .*truncated"),
         ("large.png", f"large.png has 8200 by 8200 pixels; at most {MAX_PIXELS} are decoded"),
-        ("pipe.png", "pipe.png is no regular file"),
-        ("../..", "is no regular file"),
-        ("/dev/zero", "/dev/zero is no regular file"),
+        ("pipe.png", "pipe.png is not a regular file"),
+        ("../..", "is not a regular file"),
+        ("/dev/zero", "/dev/zero is not a regular file"),
         ("a\0b", "cannot be read: embedded null"),
     ]:
         with pytest.raises(ValueError, match=message) as caught:
@@ -429,12 +429,12 @@ def test_bad_inputs_are_one_line(here, capsys):
         (["net.safetensors", "normalised.npy"], 2, "do not normalise them before"),
         (["net.safetensors", "many.npy"], 2, "many.npy is an archive of arrays"),
         (["net.safetensors", "claim.npy"], 2, "claim.npy is no file of inputs"),
-        (["net.safetensors", "empty"], 2, "empty has no pictures; expected files whose names end in .png, .jpg"),
+        (["net.safetensors", "empty"], 2, "empty has no images; expected files whose names end in .png, .jpg"),
         (["net.safetensors", "absent.png"], 1, "there is no file absent.png"),
-        (["net.safetensors", "pipe.npy"], 2, "pipe.npy is no regular file"),
-        (["net.safetensors", "/dev/zero"], 2, "/dev/zero is no regular file"),
+        (["net.safetensors", "pipe.npy"], 2, "pipe.npy is not a regular file"),
+        (["net.safetensors", "/dev/zero"], 2, "/dev/zero is not a regular file"),
         (["net.safetensors", "a.png", "--data", "x.npy"], 2, "got both inputs, which are normalised here"),
-        (["net.safetensors", "--data", "a.png"], 2, "a.png is a picture, so leave --data out"),
+        (["net.safetensors", "--data", "a.png"], 2, "a.png is an image; leave out --data"),
         (["net.safetensors", "--data", "big.npy"], 2, "big.npy has shape"),
     ]:
         assert cli.main(["run", *words]) == code, words
@@ -453,7 +453,7 @@ def test_a_picture_that_cannot_be_read_does_not_end_the_others(here, capsys):
     assert [line.split("\t")[0] for line in captured.out.splitlines()] == ["imgs/a.png", "imgs/c.png"]
     assert (
         captured.err
-        == "bitbayes: 1 of 3 inputs cannot be used: imgs/b.jpg cannot be read: it is no PNG or JPEG picture\n"
+        == "bitbayes: 1 of 3 inputs cannot be used: imgs/b.jpg cannot be read: it is not a PNG or JPEG image\n"
     )
 
 

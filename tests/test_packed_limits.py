@@ -113,14 +113,14 @@ def scaled(samples: int, inputs: int, outputs: int) -> PackedNetwork:
         (lambda: scaled(4096, 1 << 14, 1 << 13), "takes more than 274877906944 operations for one input"),
         (
             lambda: PackedNetwork(Program((2,), 4096, branches(256)), {}),
-            "4096 networks of 512 steps; at most 1048576 steps in all",
+            "4096 networks of 512 steps; the limit is 1048576 in total",
         ),
         (
             lambda: PackedNetwork(
                 Program((1 << 12,), 1, tuple(Step("linear", (i,), "", {}, {"weight": "w"}) for i in range(8))),
                 {"w": np.zeros((1 << 12, 1 << 9), np.uint8)},
             ),
-            "steps share weights of others more than 67108864 times in all",
+            "steps reuse more than 67108864 weights of earlier steps",
         ),
         (
             lambda: PackedNetwork(

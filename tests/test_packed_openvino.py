@@ -210,7 +210,7 @@ def test_wrong_numbers_are_refused_at_load(monkeypatch):
             return pack(ones, bitorder="big")
 
     monkeypatch.setattr(openvino_graph, "np", Turned())
-    with pytest.raises(RuntimeError, match=r"computes this network wrongly .*; take the backend \"native\""):
+    with pytest.raises(RuntimeError, match=r"computes this network wrongly .*; use the backend \"native\""):
         load(network, "openvino")
 
 
@@ -222,7 +222,7 @@ def test_without_openvino():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = result.stderr.strip().splitlines()[-1]
-    assert f'openvino is not installed; run: {install_command("openvino")}; or take the backend "native"' in last
+    assert f'openvino is not installed; run: {install_command("openvino")}; or use the backend "native"' in last
 
 
 def test_a_signal_after_networks_have_gone(tmp_path):

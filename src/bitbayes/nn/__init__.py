@@ -1,4 +1,4 @@
-"""Networks of the published experiments, and the layers that they need beside torch's own."""
+"""Networks of the published experiments, and layers that binary networks need besides torch's own."""
 
 from bitbayes.nn.convolutional import alexnet, binaryconnect_vgg, narrow_vgg, vgg16, vgg_small
 from bitbayes.nn.layers import BinaryActivation, ChannelScale, ImageInput, LogitScale, RPReLU, Shift, keep_real

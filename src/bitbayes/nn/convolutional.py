@@ -1,7 +1,7 @@
 """Convolutional networks without skip connections: VGG-like networks for CIFAR, and AlexNet for ImageNet.
 
-In the networks for CIFAR, each layer is a convolution, a factor for each channel (VISPA only), 2x2 max-pooling where
-there is one, BatchNorm, and an activation.
+In the networks for CIFAR, each layer consists of a convolution, a factor per channel (VISPA only), 2x2 max-pooling in
+some layers, BatchNorm, and an activation.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def binaryconnect_vgg(
     Args:
         classes: Number of outputs.
         width: Factor of all channels and hidden widths.
-        activation: "relu"; or "sign" for `BinaryActivation("approx")` in the place of every ReLU. The images stay real.
-        logit_scale: Add a `LogitScale`, which the paper's network does not have.
+        activation: "relu", or "sign" for `BinaryActivation("approx")` in place of every ReLU. The images stay real.
+        logit_scale: Whether to add a `LogitScale`, which the paper's network does not have.
 
     Returns:
         The network, input shape (N, 3, 32, 32), output shape (N, classes).
 
     Raises:
-        ValueError: If the activation is unknown, or the width leaves no channel.
+        ValueError: If the activation is unknown, or the width is too small for a single channel.
 
     Example:
         >>> binaryconnect_vgg(10, width=0.125)(torch.randn(2, 3, 32, 32)).shape
@@ -53,21 +53,22 @@ def binaryconnect_vgg(
     """
     kind = chosen("activation", activation, _ACTIVATIONS)
     if not width * 128 >= 1:
-        raise ValueError(f"width must be at least 1/128, one channel, got {width!r}")
+        raise ValueError(f"width must be at least 1/128, which leaves one channel, got {width!r}")
     convolutions = [(round(width * channels), pooled) for channels, pooled in _SIX]
     network = _vgg(convolutions, [round(width * 1024)] * 2, classes, activation=kind)
     return network.append(LogitScale()) if logit_scale else network
 
 
 def narrow_vgg(classes: int, *, activation: str = "relu") -> nn.Sequential:
-    """Return this project's network for CIFAR on a laptop: four convolutions of 32 to 128 channels, 256 hidden units.
+    """Return a small CIFAR network for laptops: four convolutions of 32 to 128 channels and 256 hidden units.
 
-    It pools early, so that most of its 767,328 weights for 10 classes work on small maps. The first convolution and
-    the last layer are real, which leaves 763,904 binary weights. It ends in a learnable `LogitScale`.
+    The network pools early, so that most of its 767,328 weights (for 10 classes) act on small feature maps. The first
+    convolution and the last layer are real, which leaves 763,904 binary weights. The last layer is followed by a
+    learnable `LogitScale`.
 
     Args:
         classes: Number of outputs.
-        activation: "relu"; or "sign" for `BinaryActivation("approx")` in the place of every ReLU.
+        activation: "relu", or "sign" for `BinaryActivation("approx")` in place of every ReLU.
 
     Returns:
         The network, input shape (N, 3, 32, 32), output shape (N, classes).
@@ -90,7 +91,7 @@ def narrow_vgg(classes: int, *, activation: str = "relu") -> nn.Sequential:
 def vgg16(classes: int) -> nn.Sequential:
     """Return VISPA's VGG16 for CIFAR with real activations: thirteen convolutions and three linear layers, all binary.
 
-    It has 15,239,872 binary weights for 10 classes and 15,285,952 for 100. Only the `ChannelScale`s are real.
+    It has 15,239,872 binary weights for 10 classes and 15,285,952 for 100. Only the `ChannelScale` factors are real.
 
     Args:
         classes: Number of outputs.
@@ -120,7 +121,7 @@ def _vgg(
         layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))
         layers += [ChannelScale(width)] if scale else []
         layers += [nn.MaxPool2d(2)] if pooled else []
-        # The published momenta: 0.2 after convolutions, torch's own after linear layers.
+        # The published momenta are 0.2 after convolutions and torch's default after linear layers.
         layers += [nn.BatchNorm2d(width, eps=1e-5, momentum=0.2, affine=False), activation()]
         channels, size = width, size // 2 if pooled else size
     layers.append(nn.Flatten())
@@ -137,7 +138,7 @@ def vgg_small(classes: int) -> nn.Sequential:
     """Return VISPA's VGG-Small for CIFAR-10 with binary activations: 4,571,136 binary weights in five convolutions.
 
     The first convolution and the last linear layer are real, and so are their inputs. BatchNorm is affine, and PReLU
-    has a slope for each channel.
+    has one slope per channel.
 
     Args:
         classes: Number of outputs.
@@ -165,13 +166,13 @@ def vgg_small(classes: int) -> nn.Sequential:
 def alexnet(classes: int = 1000, *, activation: str = "real") -> nn.Sequential:
     """Return VISPA's AlexNet for ImageNet: four binary convolutions and two binary linear layers.
 
-    It has 58,236,928 binary weights. The first convolution, 11x11 with 96 channels, and the last linear layer are
-    real, and so are all biases. Each binary layer has a `ChannelScale` before BatchNorm. There is no dropout.
+    It has 58,236,928 binary weights. The first convolution (11x11, 96 channels), the last linear layer and all biases
+    are real. Each binary layer has a `ChannelScale` before BatchNorm. There is no dropout.
 
     Args:
         classes: Number of outputs.
-        activation: "real" for ReLU after every BatchNorm; "sign" for no ReLU, but a `BinaryActivation("approx")` before
-            every binary layer.
+        activation: "real" for ReLU after every BatchNorm, or "sign" for a `BinaryActivation("approx")` before every
+            binary layer instead.
 
     Returns:
         The network, input shape (N, 3, 224, 224), output shape (N, classes).

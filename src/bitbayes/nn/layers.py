@@ -1,6 +1,6 @@
-"""Layers that networks of binary weights need beside torch's own: activations, factors and shifts, real layers, images.
+"""Layers that binary networks need besides torch's own: activations, scales and shifts, real layers, image checks.
 
-Channels are dimension 1 everywhere, as in torch: shapes (N, C), (N, C, L), (N, C, H, W) and so on.
+As in torch, channels are always dimension 1: shapes (N, C), (N, C, L), (N, C, H, W) and so on.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from bitbayes.errors import chosen
 
 M = TypeVar("M", bound=nn.Module)
 
-# Beyond this |x| the derivative is zero. SwishSign's is 5e-214 there already.
+# Beyond this |x|, the derivative is zero. That of SwishSign is already 5e-214 there.
 _WINDOWS = {"clipped": 1.0, "approx": 1.0, "reste": 1.5, "swish": 100.0}
 _RESTE_FLOOR = 0.1
 _SWISH_BETA = 5.0
 
 
 class BinaryActivation(nn.Module):
-    """The sign of the input, with a surrogate derivative. The sign of 0 is +1, and NaN stays NaN.
+    """Sign of the input with a surrogate derivative; the sign of 0 is +1, and NaN stays NaN.
 
-    The derivative of sign is zero almost everywhere, so the backward pass uses that of a smoother function:
+    The derivative of the sign is zero almost everywhere, so the backward pass uses the derivative of a smoother
+    function:
 
         clipped   1 for |x| ≤ 1                                        BinaryNet (Courbariaux et al., 2016)
         approx    max(0, 2 − 2|x|)                                     Bi-Real Net (Liu et al., ECCV 2018)
@@ -32,7 +33,7 @@ class BinaryActivation(nn.Module):
         swish     β (2 − βx tanh(βx/2)) / (1 + cosh(βx)), β = 5        BNN+ (Darabi et al., 2018)
 
     Args:
-        backward: Name of the derivative.
+        backward: Name of the surrogate derivative: "clipped", "approx", "reste" or "swish".
 
     Raises:
         ValueError: If no derivative has this name.
@@ -51,12 +52,12 @@ class BinaryActivation(nn.Module):
         self.window = chosen("backward", backward, _WINDOWS)
         self.backward = backward
         if backward == "reste":
-            # A buffer is saved with the network, and changing it needs no new compilation.
+            # A buffer is saved with the network, and changing it requires no recompilation.
             self.register_buffer("order", torch.tensor(1.0))
 
     @property
     def o(self) -> float:
-        """ReSTE's o ≥ 1, to which training assigns numbers from 1 (the identity) to 3 (closer to sign).
+        """ReSTE's o ≥ 1, which training increases from 1 (the identity) to 3 (closer to the sign).
 
         Raises:
             AttributeError: If `backward` is not "reste".
@@ -73,10 +74,11 @@ class BinaryActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the signs, with the shape and dtype of `x`."""
         signs = (x >= 0).to(x.dtype) * 2 - 1
-        # The window is closed. The derivative of a clamp at its end depends on torch, so it ends one number later.
+        # The window includes its ends. The derivative of a clamp at its end depends on torch's version, so the clamp
+        # ends one floating-point number later.
         end = self.window * (1 + torch.finfo(x.dtype).eps)
         inside = x.clamp(-end, end)
-        # No autograd.Function: compile, vmap, jvp and export know these operations already. The usual
+        # This is no autograd.Function, because compile, vmap, jvp and export support these operations. The usual
         # s(x) + (sign(x) − s(x)).detach() rounds twice. Here the term added to the sign is slope · (a − a) = 0
         # exactly, in every dtype (clamping keeps infinity out of it), and its derivative is the slope.
         slope = self._slope(inside.detach())
@@ -85,7 +87,7 @@ class BinaryActivation(nn.Module):
         return signs + (zero if slope is None else slope.to(x.dtype) * zero)
 
     def _slope(self, x: Tensor) -> Tensor | None:
-        """The derivative inside the window; None for 1."""
+        """Return the derivative inside the window; None stands for 1."""
         if self.backward == "clipped":
             return None
         if self.backward == "approx":
@@ -102,17 +104,17 @@ class BinaryActivation(nn.Module):
 
 
 def _along_channels(vector: Tensor, x: Tensor) -> Tensor:
-    """Reshape (C,) to broadcast over `x`, and cast it, so that autocast's bfloat16 does not become float32."""
+    """Reshape (C,) to broadcast over `x`, and cast it so that autocast's bfloat16 does not become float32."""
     if x.dim() < 2 or x.shape[1] != vector.shape[0]:
-        # Without this check, one channel would broadcast silently.
+        # Without this check, a single channel would broadcast silently.
         raise ValueError(f"expected {vector.shape[0]} channels in dimension 1, got shape {tuple(x.shape)}")
     return vector.to(x.dtype).reshape(-1, *[1] * (x.dim() - 2))
 
 
 class Shift(nn.Module):
-    """One learned number for each channel, added to it; all are 0 at the start.
+    """Learned shift per channel, initially 0.
 
-    Before a `BinaryActivation` it makes ReActNet's RSign (Liu et al., ECCV 2020), which learns a threshold for each
+    Followed by a `BinaryActivation`, it forms ReActNet's RSign (Liu et al., ECCV 2020), which learns a threshold per
     channel.
 
     Args:
@@ -138,7 +140,7 @@ class Shift(nn.Module):
 
 
 class RPReLU(nn.Module):
-    """ReActNet's RPReLU (Liu et al., ECCV 2020): shift, PReLU with a slope for each channel, shift.
+    """ReActNet's RPReLU (Liu et al., ECCV 2020): a shift, PReLU with one slope per channel, and a shift.
 
     Args:
         channels: Number of channels of the input, C.
@@ -158,9 +160,9 @@ class RPReLU(nn.Module):
 
 
 class ChannelScale(nn.Module):
-    """One learned factor for each channel, between 0 and 1 at the start.
+    """Learned factor per channel, initially between 0 and 1.
 
-    VISPA and ReCU (Xu et al., ICCV 2021) have it after each layer of binary weights.
+    VISPA and ReCU (Xu et al., ICCV 2021) use it after each layer of binary weights.
 
     Args:
         channels: Number of channels of the input, C.
@@ -186,13 +188,13 @@ class ChannelScale(nn.Module):
 
 
 class LogitScale(nn.Module):
-    """One learned positive factor of all logits, a real parameter.
+    """Learned positive factor of all logits; a real parameter.
 
     A last BatchNorm without affine parameters gives each logit unit variance, which caps the confidence of a 10-class
     network near 0.757. This scale removes the cap.
 
     Args:
-        initial: Scale at the start, a positive number.
+        initial: Initial scale, a positive number.
 
     Raises:
         ValueError: If `initial` is not positive.
@@ -207,15 +209,15 @@ class LogitScale(nn.Module):
         if not initial > 0:
             raise ValueError(f"the initial scale must be positive, got {initial!r}")
         # The parameter is the logarithm, so that the scale stays positive. It has one dimension, because `fully_shard`
-        # refuses parameters without.
+        # refuses parameters without dimensions.
         self.log_scale = nn.Parameter(torch.tensor([float(initial)]).log())
 
     def forward(self, logits: Tensor) -> Tensor:
         """Scale logits of any shape."""
-        return logits * self.log_scale.exp().squeeze()  # without dimensions it does not widen bfloat16 logits
+        return logits * self.log_scale.exp().squeeze()  # a 0-d tensor does not widen bfloat16 logits
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **keywords: Any) -> None:
-        """Take log_scale without dimensions too, as networks had it before."""
+        """Also accept a 0-d log_scale, as earlier versions saved it."""
         name = f"{prefix}log_scale"
         if name in state_dict and state_dict[name].dim() == 0:
             state_dict[name] = state_dict[name].reshape(1)
@@ -223,13 +225,13 @@ class LogitScale(nn.Module):
 
 
 def keep_real(module: M) -> M:
-    """Mark a module so that `bitbayes.split_parameters` leaves all its parameters real, and return it.
+    """Mark a module so that `bitbayes.split_parameters` keeps all of its parameters real, and return the module.
 
-    First and last layers of binary networks often stay real. The mark is the attribute `stays_real` of the module,
-    which copies and pickles keep. It changes no computation.
+    The first and last layers of binary networks often stay real. The mark is the module's attribute `stays_real`, which
+    copies and pickles preserve. It does not change the computation.
 
     Args:
-        module: Layer, or a whole part of a network.
+        module: A layer or any other part of a network.
 
     Example:
         >>> model = torch.nn.Sequential(keep_real(torch.nn.Linear(4, 3)), torch.nn.Linear(3, 2, bias=False))
@@ -242,15 +244,15 @@ def keep_real(module: M) -> M:
 
 
 class ImageInput(nn.Module):
-    """A check of the shape of images, which also unflattens flat images.
+    """Check of the shape of images, which also unflattens flat images.
 
-    As the first layer of a network, it raises one clear error for a wrong shape, instead of a matrix product's.
+    As the first layer of a network, it raises a clear error for a wrong shape in place of a matrix product's error.
 
     Args:
         channels: Number of channels of an image.
-        size: Height and width that images must have; None for any. With a size, flat images of shape
-            (N, channels · size · size) are accepted too.
-        multiple: Number of which height and width must be multiples, so that each halving is exact.
+        size: Height and width that images must have; None accepts any size. With a size, flat images of shape (N,
+            channels · size · size) are also accepted.
+        multiple: Number that must divide height and width, so that each halving is exact.
 
     Example:
         >>> ImageInput(1, 28)(torch.zeros(5, 784)).shape
@@ -275,7 +277,7 @@ class ImageInput(nn.Module):
             raise ValueError(f"expected floating-point images, got {images.dtype}; scale and normalise them first")
         if self.size is not None and images.dim() == 2 and images.shape[1] == self.channels * self.size**2:
             return images.unflatten(1, (self.channels, self.size, self.size))
-        # The size of the batch is not compared, because it may be symbolic in an exported program.
+        # The batch size is not compared, because it may be symbolic in an exported program.
         fits = images.dim() == 4 and images.shape[1] == self.channels
         if fits and self.size is not None:
             fits = images.shape[2] == self.size and images.shape[3] == self.size

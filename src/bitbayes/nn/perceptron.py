@@ -1,6 +1,6 @@
-"""Multilayer perceptrons, as the BayesBiNN paper's code lays them out (Linear, BatchNorm, activation, dropout).
+"""Multilayer perceptrons with the layer order of the BayesBiNN paper's code: Linear, BatchNorm, activation, dropout.
 
-The file does not have the name of its function `mlp`, because the documentation could not tell the two apart.
+The file is not called `mlp`, because the documentation could not distinguish it from the function `mlp`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def mlp(
     eps: float = 1e-4,
     logit_scale: bool = True,
 ) -> nn.Sequential:
-    """Return a multilayer perceptron whose linear layers are meant to have binary weights.
+    """Return a multilayer perceptron for binary weights.
 
-    Each hidden layer is Linear, BatchNorm without affine parameters, activation, and dropout. The last layer is Linear,
-    BatchNorm, and a learnable logit scale.
+    Each hidden layer consists of Linear, BatchNorm without affine parameters, an activation, and dropout. The output
+    layer consists of Linear, BatchNorm, and a learnable logit scale.
 
     Args:
-        inputs: Number of inputs; longer shapes (N, ...) are flattened.
+        inputs: Number of inputs. Inputs of shape (N, ...) are flattened.
         hidden: Widths of the hidden layers.
         outputs: Number of outputs.
         activation: "relu" or "tanh".
@@ -48,7 +48,7 @@ def mlp(
         input_dropout: Dropout probability of the inputs; None for the value of `dropout`.
         momentum: Momentum of BatchNorm's running statistics.
         eps: Constant that BatchNorm adds to variances.
-        logit_scale: End in a `LogitScale`.
+        logit_scale: Whether to end with a `LogitScale`.
 
     Returns:
         The network, input shape (N, inputs), output shape (N, outputs).
@@ -85,7 +85,7 @@ def mnist_mlp(*, logit_scale: bool = False) -> nn.Sequential:
     """Return the MNIST network of the BayesBiNN paper: 784-2048-2048-2048-10, dropout 0.2, 10,014,720 binary weights.
 
     Args:
-        logit_scale: Add a `LogitScale`, which the paper's network does not have.
+        logit_scale: Whether to add a `LogitScale`, which the paper's network does not have.
 
     Returns:
         The network, input shape (N, 784) or (N, 1, 28, 28), output shape (N, 10).
@@ -98,7 +98,7 @@ def mnist_mlp(*, logit_scale: bool = False) -> nn.Sequential:
 
 
 def synthetic_mlp(inputs: int, *, norm_output: bool) -> nn.Sequential:
-    """Return the network of the paper's toy experiments: two hidden layers of 64 tanh units, biases, one output.
+    """Return the network of the paper's toy experiments: two hidden layers of 64 tanh units, biases, and one output.
 
     Args:
         inputs: Number of inputs: 2 for two moons, 1 for Snelson's data.

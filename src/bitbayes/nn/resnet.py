@@ -1,8 +1,8 @@
-"""ResNet18 with binary convolutions, for CIFAR, Tiny-ImageNet and ImageNet, as VISPA's code lays them out.
+"""ResNet18 with binary convolutions for CIFAR, Tiny-ImageNet and ImageNet, with the layers of VISPA's code.
 
-The sixteen 3x3 convolutions of the blocks are binary, 10,985,472 weights, each with a `ChannelScale`; the stem, the
-shortcuts' convolutions and the head are real. With binary activations, a `BinaryActivation("approx")` comes before each
-binary convolution, and Hardtanh replaces ReLU.
+The sixteen 3x3 convolutions of the blocks are binary. They have 10,985,472 weights, and each has a `ChannelScale`. The
+stem, the convolutions of shortcuts and the head are real. With binary activations, a `BinaryActivation("approx")`
+precedes each binary convolution, and Hardtanh replaces ReLU.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def resnet18(classes: int, *, activation: str = "real", input: str = "cifar") ->
 
     Args:
         classes: Number of outputs.
-        activation: "real" for ReLU and shortcuts of real 1x1 convolutions; "sign" for binary activations, Hardtanh,
-            and shortcuts without parameters (2x2 average pooling and channels of zeros).
-        input: "cifar"; or "tiny-imagenet", whose stem halves the image.
+        activation: "real" for ReLU and shortcuts with real 1x1 convolutions; "sign" for binary activations, Hardtanh,
+            and shortcuts without parameters (2x2 average pooling and zero channels).
+        input: "cifar", or "tiny-imagenet", whose stem halves the image.
 
     Returns:
-        The network, input shape (N, 3, H, W), output shape (N, classes). With "sign", the shortcuts need H and W that
-        are multiples of 8, or of 16 for "tiny-imagenet".
+        The network, input shape (N, 3, H, W), output shape (N, classes). With "sign", H and W must be multiples of 8,
+        or of 16 for "tiny-imagenet".
 
     Raises:
         ValueError: If the activation or the input is unknown.
@@ -63,7 +63,7 @@ def resnet18(classes: int, *, activation: str = "real", input: str = "cifar") ->
 
 
 def resnet18_imagenet(classes: int = 1000, *, activation: str = "real") -> nn.Sequential:
-    """Return ResNet18 for ImageNet: 7x7 stem, ordinary residual blocks, and BatchNorm before the head.
+    """Return ResNet18 for ImageNet with a 7x7 stem, standard residual blocks, and BatchNorm before the head.
 
     Args:
         classes: Number of outputs.
@@ -86,8 +86,8 @@ def resnet18_imagenet(classes: int = 1000, *, activation: str = "real") -> nn.Se
 def birealnet18(classes: int = 1000) -> nn.Sequential:
     """Return Bi-Real Net (Liu et al., ECCV 2018) with 18 layers for ImageNet, as ReCU and VISPA train it from scratch.
 
-    Activations are binary. A skip connection around each binary convolution lets real values pass through the whole
-    network. The factors of two-dimensional BatchNorm are 1e-8 at the start.
+    Activations are binary. A skip connection around each binary convolution passes real values through the whole
+    network. The factors of two-dimensional BatchNorm are initially 1e-8.
 
     Args:
         classes: Number of outputs.
@@ -122,7 +122,7 @@ def _imagenet(classes: int, *, sign: bool) -> nn.Sequential:
 
 
 def _network(layers: _Layers, block: Callable[[int, int, int], nn.Module], classes: int) -> nn.Sequential:
-    """The layers in front, then the stages and the head."""
+    """Return the network: the layers in front, then the stages and the head."""
     inputs = _WIDTHS[0]
     for index, width in enumerate(_WIDTHS, start=1):
         stride = 1 if index == 1 else 2
@@ -152,7 +152,7 @@ def _branch(inputs: int, outputs: int, stride: int, *, sign: bool) -> nn.Sequent
 
 
 class _Block(nn.Module):
-    """Two binary convolutions with one skip connection around both, or with one around each (`two_skips`)."""
+    """Two binary convolutions with one skip connection around both, or one around each (`two_skips`)."""
 
     def __init__(
         self, inputs: int, outputs: int, stride: int, shortcut: nn.Module, *, sign: bool, two_skips: bool
@@ -172,7 +172,7 @@ class _Block(nn.Module):
 
 
 class _MoreChannels(nn.Module):
-    """Adds channels of zeros, half of them before and half after."""
+    """Layer that adds zero channels, half of them before the input's channels and half after."""
 
     def __init__(self, more: int) -> None:
         super().__init__()

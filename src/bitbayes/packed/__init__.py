@@ -1,4 +1,4 @@
-"""Networks of one bit per weight as files, and what runs them. All of it but `pack` works without torch."""
+"""Files of networks with one bit per binary weight, and backends that run them. Only `pack` needs torch."""
 
 from bitbayes.packed.backends.c.write import c_header
 from bitbayes.packed.backends.load import load

@@ -1,4 +1,4 @@
-"""Makes a runtime from a file or a network."""
+"""Construct a runtime from a file or a network."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ BACKENDS = ("reference", "torch", "native", "openvino")
 
 
 def load(network: PackedNetwork | str | Path, backend: str = "reference", **options: Any) -> Runtime:
-    """Make a packed network run, from its file or from memory.
+    """Load a packed network, from a file or from memory, onto a backend that runs it.
 
     Args:
-        network: A packed network, or its file, of any origin: what is no sound packed network is refused.
-        backend: "reference" (NumPy alone, no torch, slow), "torch", "native" (compiled kernels; needs a C compiler, no
-            torch) or "openvino" (needs the extra of that name). All of them give the same answer.
+        network: Packed network, or path of its file. The file need not be trusted: it is fully checked.
+        backend: "reference" (needs only NumPy, slow), "torch", "native" (compiled kernels; needs a C compiler but not
+            torch) or "openvino" (needs the extra of that name). All backends compute the same outputs up to rounding.
         **options: Options of the backend: `device` for "torch", `threads` for "native" and "openvino"; `allow` and
             `inputs` for "openvino".
 
     Returns:
-        A runtime, with `outputs(x)` and `predict(x)`.
+        A runtime with the methods `outputs(x)` and `predict(x)`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ImportError: If what the backend needs is not installed.
-        PackedFileError: If the file is no sound packed network of this version.
+        ImportError: If a package that the backend needs is not installed.
+        PackedFileError: If the file is not a valid packed network of this version.
         ValueError: If there is no such backend.
 
     Example:
@@ -47,11 +47,11 @@ def load(network: PackedNetwork | str | Path, backend: str = "reference", **opti
     try:
         return _runtime(backend)(network, **options)
     except ImportError as error:
-        raise ImportError(f'{error}; or take the backend "native" or "reference"') from error
+        raise ImportError(f'{error}; or use the backend "native" or "reference"') from error
 
 
 def _runtime(backend: str) -> Callable[..., Runtime]:
-    """Import a backend when it is asked for, because torch and OpenVINO may not be installed."""
+    """Import a backend on demand, because torch and OpenVINO may not be installed."""
     match backend:
         case "torch":
             from bitbayes.packed.backends.torch import TorchRuntime as runtime

@@ -1,4 +1,4 @@
-"""Packed networks as ONNX models, for runtimes that read nothing else."""
+"""Export of packed networks as ONNX models, for runtimes that read only ONNX."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from bitbayes.packed.format.bits import Array, float_above
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 
-_OPSET, _IR = 13, 7  # of 2020: the first in which softmax takes one axis; runtimes of that age read it
+_OPSET, _IR = 13, 7  # of 2020, the first version in which softmax takes one axis, so that old runtimes can read it
 
 
 def onnx_model(network: PackedNetwork) -> Any:
-    """Write a network as an ONNX model of opset 13, with a batch of any size.
+    """Return a network as an ONNX model of opset 13, for batches of any size.
 
-    ONNX has no type of one bit, so binary weights become −1 and +1 in float32: the model takes 32 times the bytes of
-    the packed file, and runs as fast as any other network. It is for runtimes that read nothing else.
+    ONNX has no 1-bit type, so binary weights become −1 and +1 in float32. The model takes 32× the bytes of the packed
+    file and runs at the speed of a float network. It is meant for runtimes that read only ONNX.
 
     Args:
         network: A packed network with C = 1.
 
     Returns:
-        An `onnx.ModelProto` from `input` (N, ...) to `output` (N, ...); `onnx.save(model, path)` writes it.
+        An `onnx.ModelProto` from `input` (N, ...) to `output` (N, ...). `onnx.save(model, path)` writes it to a file.
 
     Raises:
         ImportError: If onnx is not installed.
@@ -40,7 +40,7 @@ def onnx_model(network: PackedNetwork) -> Any:
     """
     onnx = require("onnx", "onnx")
     if network.program.samples > 1:
-        raise ValueError(f"an ONNX model is of one network, got {network.program.samples}; pack the mode")
+        raise ValueError(f"an ONNX model holds one network, got {network.program.samples}; pack the mode")
     graph = _Graph(network)
     for index, step in enumerate(network.program.steps):
         graph.index = index
@@ -61,20 +61,20 @@ def onnx_model(network: PackedNetwork) -> Any:
 
 
 class _Graph:
-    """Nodes (type, inputs, outputs, name, attributes) and initialisers; ":" keeps our names apart from tensors'."""
+    """Nodes (type, inputs, outputs, name, attributes) and initialisers; ":" keeps their names apart from tensors'."""
 
     def __init__(self, network: PackedNetwork) -> None:
         self.network = network
         self.nodes: list[tuple[str, list[str], list[str], str, dict[str, Any]]] = []
         self.tensors: dict[str, Array] = {}
-        self.index = 0  # of the step that is written
+        self.index = 0  # number of the current step
 
     def source(self, step: Step, which: int = 0) -> str:
         """Return the name of a value that a step takes."""
         return f"value{step.sources[which]}" if step.sources[which] else "input"
 
     def add(self, op: str, *inputs: str, last: bool = True, **attributes: Any) -> str:
-        """Add a node; the last one of a step makes the step's value."""
+        """Add a node; the last node of a step makes the step's value."""
         steps = self.network.program.steps
         name = f"value{self.index + 1}" if self.index + 1 < len(steps) else "output"
         name = name if last else f"node{len(self.nodes)}"
@@ -91,7 +91,7 @@ class _Graph:
         return self.constant(f"number:{value}", np.array(value, np.float32))
 
     def own(self, name: str, values: Any, dtype: npt.DTypeLike = np.int64) -> str:
-        """Add sizes, pads and the like of the step."""
+        """Add a constant of the step, such as sizes or pads."""
         return self.constant(f"step{self.index}:{name}", np.array(values, dtype))
 
     def vector(self, step: Step, role: str) -> str:
@@ -118,7 +118,7 @@ def _affine(graph: _Graph, step: Step) -> None:
 
 
 def _sign(graph: _Graph, x: str, threshold: str) -> None:
-    """Less and Where are older than GreaterOrEqual."""
+    """Add a sign with Less and Where, which are older than GreaterOrEqual."""
     below = graph.add("Less", x, threshold, last=False)
     graph.add("Where", below, graph.number(-1), graph.number(1))
 
@@ -147,7 +147,7 @@ def _windows(step: Step, *more: str) -> dict[str, Any]:
 
 def _max_pool(graph: _Graph, step: Step) -> None:
     attributes, x = _windows(step, "dilation"), graph.source(step)
-    if step.sliding.ceil:  # runtimes round sizes up in different ways: what torch would see is padded instead
+    if step.sliding.ceil:  # Runtimes round sizes up in different ways, so the input is padded to what torch would see.
         before, after = zip(*step.sliding.pads(graph.network.source_shape(step)[1:]), strict=True)
         attributes["pads"] = [0] * (2 * len(after))
         pads = graph.own("pads", [0, 0, *before, 0, 0, *after])

@@ -1,8 +1,8 @@
-"""The oracle: runs packed networks with NumPy alone, slowly.
+"""The reference backend, which runs packed networks with NumPy only, slowly.
 
-Where weights and inputs are signs, sums are counted by xnor and popcount and are exact. Convolutions of real weights
-are summed as torch does on a CPU, because signs are taken of their sums. Elsewhere each step computes in float64 and
-rounds its result to float32.
+If weights and inputs are signs, sums are counted by xnor and popcount and are exact. Convolutions with real weights are
+summed in torch's order on a CPU, because signs are taken of their sums. All other steps compute in float64 and round
+their results to float32.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from bitbayes.packed.format.bits import Array, sign_products, unpack_signs
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 
-_CHUNK = 1 << 20  # numbers that a convolution lays out at a time
+_CHUNK = 1 << 20  # numbers that a convolution gathers at a time
 
 
 class ReferenceRuntime(Runtime):
-    """Runs a packed network with NumPy.
+    """Runtime that runs a packed network with NumPy.
 
     Args:
         network: Packed network to run.
@@ -47,7 +47,7 @@ class ReferenceRuntime(Runtime):
 
 
 def computed(network: PackedNetwork, index: int, sources: list[Array], sample: int) -> Array:
-    """Return the value that step `index` makes of the values that it takes, for one of the C networks."""
+    """Return the value that step `index` computes from its sources, for one of the C networks."""
     step = network.program.steps[index]
     tensors, signs = network.tensors_of(step, sample), network.values[step.sources[0]].signs
     if step.op == "linear":
@@ -61,7 +61,7 @@ def computed(network: PackedNetwork, index: int, sources: list[Array], sample: i
 
 
 def input_ranges(network: PackedNetwork, x: Array) -> dict[int, float]:
-    """Return the largest magnitude that each layer takes for inputs (N, ...), by the number of its step."""
+    """Return the largest input magnitude of each layer for inputs (N, ...), by the index of its step."""
     found: dict[int, float] = {}
 
     def watched(index: int, sources: list[Array], sample: int) -> Array:
@@ -80,7 +80,7 @@ def _along(tensor: Array, x: Array) -> Array:
 
 
 def _products(rows: Array, weight: Array, signs: bool) -> Array:
-    """Multiply rows (M, n) with weights (K, n), real numbers or bits."""
+    """Multiply rows (M, n) by weights (K, n), which are real numbers or bits."""
     if weight.dtype == np.uint8 and signs:
         return sign_products(rows, weight)
     if weight.dtype == np.uint8:
@@ -89,9 +89,9 @@ def _products(rows: Array, weight: Array, signs: bool) -> Array:
 
 
 def _in_order(rows: Array, weight: Array) -> npt.NDArray[np.float32]:
-    """Multiply rows (M, n) with real weights (K, n); each sum starts at zero and takes one fused multiply-add a term.
+    """Multiply rows (M, n) by real weights (K, n); each sum starts at zero with one fused multiply-add per term.
 
-    A product of two float32 is exact in float64; that its sum is rounded twice shows once in 2²⁹ terms or so.
+    A product of two float32 numbers is exact in float64. Double rounding of the sum shows about once in 2²⁹ terms.
     """
     sums = np.zeros((len(rows), len(weight)), np.float32)
     for numbers, weights in zip(rows.T.astype(np.float64), weight.T.astype(np.float64), strict=True):
@@ -123,7 +123,7 @@ def _conv(x: Array, weight: Array, step: Step, signs: bool) -> Array:
 
 
 def _pool_windows(x: Array, step: Step, fill: float) -> Array:
-    """Return what the windows of a pool see, (N, C, *places, *kernel)."""
+    """Return the windows of a pool, shape (N, C, *places, *kernel)."""
     sizes, sliding = x.shape[2:], step.sliding
     padded = np.pad(x, ((0, 0), (0, 0), *sliding.pads(sizes)), constant_values=fill)
     return sliding.windows(padded)[(slice(None), slice(None), *map(slice, sliding.places(sizes)))]

@@ -1,4 +1,4 @@
-"""Parts of all backends: their interface, the order of computation, and the checks of inputs."""
+"""Common parts of all backends: their interface, the order of computation, and checks of inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bitbayes.prediction import Prediction
 
 
 class Runtime(ABC):
-    """A packed network on a backend, ready to run; `bitbayes.packed.load` makes it.
+    """Packed network on a backend, ready to run; `bitbayes.packed.load` creates it.
 
     Attributes:
         network: The packed network.
@@ -38,25 +38,25 @@ class Runtime(ABC):
         """
 
     def predict(self, x: Any) -> Prediction[Any]:
-        """Return mean probabilities of all C networks, and their uncertainty.
+        """Return the prediction of all C networks: mean probabilities and uncertainties.
 
         Args:
             x: Inputs, shape (N, ...).
 
         Returns:
-            A prediction with `.probs`, `.entropy` and `.mutual_information`, as `bitbayes.predict` has them. One output
-            for each input counts as one logit.
+            A prediction with `.probs`, `.entropy` and `.mutual_information`, as `bitbayes.predict` returns it. A single
+            output per input is the logit of class 1.
         """
         outputs = self.outputs(x)
         return Prediction(outputs[..., None] if outputs.ndim == 2 else outputs)
 
 
 class Order:
-    """The order in which values are computed; each is dropped after its last use.
+    """Order in which values are computed; each value is dropped after its last use.
 
     Args:
-        tasks: For each task the values that it takes and the value that it makes; value 0 is the input.
-        keep: Values that are not dropped, beside that of the last task.
+        tasks: For each task, the values that it takes and the value that it makes. Value 0 is the input.
+        keep: Values to keep in addition to that of the last task.
 
     Example:
         >>> Order([((0,), 1), ((0, 1), 2)]).run({0: 3}, lambda task, values: 10 * sum(values))
@@ -74,11 +74,12 @@ class Order:
             self._tasks[place][2].append(value)
 
     def run(self, given: Mapping[int, Any], compute: Callable[[int, list[Any]], Any]) -> dict[int, Any]:
-        """Return the values that were not dropped.
+        """Return the values that are kept.
 
         Args:
             given: Values that no task makes.
-            compute: Takes the number of a task and the values that the task takes; returns the value that it makes.
+            compute: Function of the number of a task and the values that the task takes; returns the value that the
+                task makes.
         """
         values = dict(given)
         for place, (sources, target, done) in enumerate(self._tasks):
@@ -89,9 +90,9 @@ class Order:
 
 
 class Steps:
-    """The order in which the steps of a packed network are computed, one network after the other.
+    """Order in which the steps of a packed network are computed, one network after the other.
 
-    What the networks have in common is computed once.
+    Values that all networks have in common are computed once.
 
     Args:
         network: Packed network.
@@ -111,8 +112,8 @@ class Steps:
 
         Args:
             x: Inputs.
-            compute: Takes the number of a step, the values that it takes, and the number of the network; returns the
-                value that the step makes.
+            compute: Function of the number of a step, the values that the step takes, and the number of the network;
+                returns the value that the step makes.
         """
         common = self._before.run({0: x}, lambda place, sources: compute(self._common[place], sources, 0))
         for sample in range(self._samples):
@@ -121,24 +122,24 @@ class Steps:
 
 
 def check_inputs(network: PackedNetwork, shape: tuple[int, ...], floating: bool, dtype: Any) -> None:
-    """Refuse inputs of another shape or type than the network takes."""
+    """Raise ValueError for inputs of another shape or type than the network takes."""
     wanted = network.program.input
     if tuple(shape[1:]) != wanted or not shape:
         expected = ", ".join(map(str, ("N", *wanted)))
         raise ValueError(f"expected inputs of shape ({expected}), got {tuple(shape)}")
     if not floating:
-        how = "scale and normalise them as in training" if network.inputs is None else "call network.prepare(x) before"
+        how = "scale and normalise them as in training" if network.inputs is None else "call network.prepare(x) first"
         raise ValueError(f"expected floating-point inputs, got {dtype}; {how}")
 
 
 def check_finite(finite: bool) -> None:
-    """Refuse NaN and infinity, which have no sign bit to go on with."""
+    """Raise ValueError for NaN and infinity, whose sign is meaningless."""
     if not finite:
-        raise ValueError("the inputs have NaN or infinities; expected finite numbers")
+        raise ValueError("expected finite inputs, got NaN or infinities; remove or replace them")
 
 
 def checked(network: PackedNetwork, x: Any) -> npt.NDArray[np.float32]:
-    """Return inputs as an array of float32, or refuse them."""
+    """Return inputs as a float32 array, after checking them."""
     x = np.asarray(x)
     check_inputs(network, x.shape, np.issubdtype(x.dtype, np.floating), x.dtype)
     x = x.astype(np.float32, copy=False)
@@ -147,7 +148,7 @@ def checked(network: PackedNetwork, x: Any) -> npt.NDArray[np.float32]:
 
 
 def in_pieces(network: PackedNetwork, x: Array, most: int, run: Callable[[Array], Array]) -> Array:
-    """Return what comes out of inputs, so many at a time; the array is new and writable."""
+    """Return the outputs of inputs that are computed in pieces; the array is new and writable."""
     pieces = [run(x[start : start + most]) for start in range(0, len(x), most)]
     nothing = np.empty((network.program.samples, 0, *network.values[-1].shape), np.float32)
     return np.concatenate(pieces or [nothing], axis=1)

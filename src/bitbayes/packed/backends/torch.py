@@ -1,4 +1,4 @@
-"""Runs packed networks with torch's own operations, on any device."""
+"""The torch backend, which runs packed networks with torch's own operations on any device."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
 
-Tensors = dict[str, Tensor]  # of a step, by role
+Tensors = dict[str, Tensor]  # tensors of a step by role
 
 
 class TorchRuntime(Runtime):
-    """Runs a packed network with torch, in float32.
+    """Runtime that runs a packed network with torch in float32.
 
-    One network is unpacked to floats once; of several, each is unpacked when its turn comes.
+    A single network is unpacked to floats once. Several networks are unpacked one after the other, at every call.
 
     Args:
         network: Packed network to run.
-        device: Device that computes.
+        device: Device that runs the network.
 
     Raises:
         ValueError: If the device cannot be used.
@@ -52,7 +52,7 @@ class TorchRuntime(Runtime):
         check_inputs(self.network, tuple(x.shape), x.is_floating_point(), x.dtype)
         x = x.to(self.device, torch.float32)
         check_finite(bool(x.isfinite().all()))
-        # Sums of signs are exact in float32, and only there; TF32 and bfloat16 would round what is real.
+        # Sums of signs are exact only in float32. TF32 and bfloat16 would also round real values.
         with torch.autocast(self.device.type, enabled=False), _full_precision():
             return torch.stack(list(self._steps.run(x, self._value)))
 
@@ -63,7 +63,7 @@ class TorchRuntime(Runtime):
 
 
 def stored(network: PackedNetwork, device: torch.device | str = "cpu") -> list[Tensors]:
-    """Return the tensors of every step as `PackedNetwork.stacked` has them, on a device; steps may share a tensor."""
+    """Return the tensors of every step from `PackedNetwork.stacked` on a device; steps may share a tensor."""
     kept, found = Tensors(), list[Tensors]()
     for step in network.program.steps:
         for role, tensor in network.stacked(step).items():
@@ -74,7 +74,7 @@ def stored(network: PackedNetwork, device: torch.device | str = "cpu") -> list[T
 
 
 def once(network: PackedNetwork, every: list[Tensors]) -> list[Tensors]:
-    """Return what `stored` holds as `unpacked` does, of every step of the first network; steps may share a tensor."""
+    """Return the unpacked tensors of every step of the first network; steps may share a tensor."""
     kept, found = dict[tuple[str, torch.Size], Tensor](), list[Tensors]()
     for index, (step, tensors) in enumerate(zip(network.program.steps, every, strict=True)):
         mine = unpacked(network, index, tensors, 0)
@@ -83,7 +83,7 @@ def once(network: PackedNetwork, every: list[Tensors]) -> list[Tensors]:
 
 
 def unpacked(network: PackedNetwork, index: int, tensors: Tensors, sample: int) -> Tensors:
-    """Return what `stored` holds of a step, for one of the C networks, in float32 and the shapes that torch wants."""
+    """Return the tensors of a step for one of the C networks, in float32 and in torch's shapes."""
     step, rank, found = network.program.steps[index], len(network.values[index + 1].shape), Tensors()
     for role, every in tensors.items():
         tensor = every[sample % len(every)]
@@ -98,7 +98,7 @@ def unpacked(network: PackedNetwork, index: int, tensors: Tensors, sample: int) 
 
 
 def computed(step: Step, sources: list[Tensor], tensors: Tensors) -> Tensor:
-    """Return the value that a step makes from the values that it takes."""
+    """Return the value that a step computes from its sources."""
     return _STEPS[step.op](sources, step, tensors)
 
 
@@ -111,7 +111,7 @@ def _signs(bits: Tensor, count: int) -> Tensor:
 
 @contextlib.contextmanager
 def _full_precision() -> Iterator[None]:
-    """Compute float32 in float32, whatever the program around has chosen for its training."""
+    """Compute in full float32 precision, whatever the surrounding program has set for its training."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -133,8 +133,8 @@ def _affine(x: Tensor, t: Tensors) -> Tensor:
     if len(t) < 2:
         return x * t["scale"] if "scale" in t else x + t.get("shift", 0)
     scale, shift = (t[role].flatten().expand(x.shape[1]) for role in ("scale", "shift"))
-    # It is a BatchNorm's, as a rule, and then it is rounded as there. An eps of 0, which 1 + eps is as good as, torch
-    # 2.11 refuses.
+    # This affine step usually comes from a BatchNorm and is rounded in the same way. torch 2.11 refuses an eps of 0,
+    # and 1 + eps is equivalent.
     return F.batch_norm(x.to(scale.dtype), torch.zeros_like(scale), torch.ones_like(scale), scale, shift, eps=1e-30)
 
 

@@ -1,1 +1,1 @@
-"""From a module to a packed network: trace, fold, pack."""
+"""Conversion of a module to a packed network: trace, fold, pack."""

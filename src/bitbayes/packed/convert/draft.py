@@ -1,4 +1,4 @@
-"""A program in the making: steps whose tensors are float64 and have an axis for the C networks in front.
+"""Drafts of programs: steps whose tensors are float64 and have a leading axis of C networks.
 
 Tracing fills a `Builder` with steps; their constants become tensors when all networks are known.
 """
@@ -25,16 +25,16 @@ Get = Callable[[Any], npt.NDArray[np.float64]]  # the value of a constant in one
 Vector = Callable[[Get], npt.NDArray[np.float64]]
 Constant = Node | Vector  # a tensor of weights, or a vector to compute
 
-_CACHED = 1 << 16  # numbers at a time, whose temporaries stay in a processor's cache
-_MANY = 1 << 16  # weights that are worth the second that the first use of a kernel on a machine takes
+_CACHED = 1 << 16  # numbers at a time, so that temporaries stay in a processor's cache
+_MANY = 1 << 16  # least weights for which a kernel pays, whose first use on a machine takes a second
 
 
 @dataclass(frozen=True)
 class Draft(Step):
-    """A step in the making, which has its tensors, not their names.
+    """Draft of a step, which holds tensors rather than their names.
 
-    They have the shape (C or 1, ...); bits are uint8, real weights float32. While a network is traced they are what
-    the tensors are computed from: a `Constant` each.
+    The tensors have shape (C or 1, ...); bits are uint8 and real weights float32. During tracing, a `Constant` stands
+    for each tensor.
 
     Example:
         >>> Draft("affine", (0,), "scale", tensors={"scale": np.ones((1, 3))}).tensors["scale"].shape
@@ -45,14 +45,14 @@ class Draft(Step):
 
 
 class Refusal(Exception):
-    """Why an operation cannot be packed."""
+    """Reason why an operation cannot be packed."""
 
 
 class Builder:
-    """The steps so far, and what the nodes of the record are among them."""
+    """Builder of a program: the steps so far, and the values of the traced nodes."""
 
     def __init__(self) -> None:
-        self.layer = ""  # name of the layer that the next steps come from
+        self.layer = ""  # name of the layer from which the next steps come
         self.drafts: list[Draft] = []
         self.values: dict[Node, int] = {}
         self.constants: set[Node] = set()  # nodes that depend on no input
@@ -60,11 +60,11 @@ class Builder:
     def value(self, node: Any) -> int:
         """Return the number of a value that an operation takes."""
         if not isinstance(node, Node) or node not in self.values:
-            raise Refusal("it must take values that depend on the input")
+            raise Refusal("its arguments must depend on the input")
         return self.values[node]
 
     def constant(self, node: Any) -> bool:
-        """Return whether something is a number, or a node that depends on no input."""
+        """Return whether an argument is a number or a node that does not depend on the input."""
         return isinstance(node, int | float) or node in self.constants
 
     def add(self, op: str, sources: Sequence[int], constants: Mapping[str, Constant] = {}, **settings: Any) -> int:
@@ -76,7 +76,7 @@ class Builder:
 def split_scale(weight: Array) -> tuple[Array, Array]:
     """Split a float32 weight (outputs, ...) that is ±s into bits (outputs, bytes) and s, shape (1,) or (outputs,).
 
-    A weight that is not binary is returned as it is, with a scale of 1.
+    A weight that is not binary is returned unchanged, with a scale of 1.
 
     Example:
         >>> split_scale(np.array([[0.5, -0.5], [0.5, 0.5]], np.float32))
@@ -91,7 +91,7 @@ def split_scale(weight: Array) -> tuple[Array, Array]:
 
 
 def _signs_of(rows: Array, scale: Array) -> npt.NDArray[np.uint8] | None:
-    """Return the bits of rows that are ±their scale, or None if one is not."""
+    """Return the bits of rows whose entries are ±scale, or None if a row is not binary."""
     library = build.library("signs") if rows.size >= _MANY and sys.byteorder == "little" else None
     if library is None:
         few = max(1, _CACHED // rows.shape[1])
@@ -106,7 +106,7 @@ def _signs_of(rows: Array, scale: Array) -> npt.NDArray[np.uint8] | None:
 
 
 def stacked(parts: Sequence[Array]) -> Array:
-    """Join the tensors of C networks into one of shape (C, ...), or (1, ...) where they are all alike.
+    """Join the tensors of C networks into one of shape (C, ...), or (1, ...) if all are equal.
 
     Example:
         >>> stacked([np.ones(3), np.ones(3)]).shape
@@ -125,7 +125,7 @@ def finished(
     about: Mapping[str, str] | None = None,
     inputs: Inputs | None = None,
 ) -> PackedNetwork:
-    """Return the packed network of C = `samples` networks that take inputs of a shape; `real` is the type of reals.
+    """Return the packed network of C = `samples` networks; `real` is the type of real-valued tensors.
 
     Raises:
         PackedFileError: If a number is not finite.

@@ -1,6 +1,6 @@
-"""Makes programs shorter without changing what they compute: scales and shifts become one, signs become thresholds.
+"""Shorten programs without changing their results: merge scales and shifts, and turn signs into thresholds.
 
-All of it works channel by channel, in float64. Value 0 is the input, and draft i makes value i + 1.
+All computations are per channel and in float64. Value 0 is the input, and draft i makes value i + 1.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Shapes = Sequence[tuple[int, ...]]
 
 
 def shortened(drafts: Sequence[Draft], shapes: Shapes) -> list[Draft]:
-    """Return fewer steps that compute the same: to the last bit where sums are integers, to rounding elsewhere.
+    """Return fewer steps with the same result: bit for bit if sums are integers, up to rounding otherwise.
 
-    The shapes are those of all values, the input's first, without the batch.
+    The shapes are those of all values without the batch, starting with the input.
 
     Example:
         >>> two = [Draft("affine", (i,), "", tensors={"scale": np.full((1, 1), 2.0)}) for i in range(2)]
@@ -46,13 +46,13 @@ def _scale_shift(draft: Draft) -> tuple[Array, Array]:
 
 
 def _inner(drafts: list[Draft], index: int, users: Counter[int]) -> Draft | None:
-    """Return the step before, if nobody else needs what it makes."""
+    """Return the previous step, if no other step needs its value."""
     source = drafts[index].sources[0]
     return drafts[source - 1] if source > 0 and users[source] == 1 else None
 
 
 def _fold(drafts: list[Draft], index: int, users: Counter[int]) -> None:
-    """Let an affine step swallow the one before it."""
+    """Merge an affine step with the affine step before it."""
     outer, inner = drafts[index], _inner(drafts, index, users)
     scale, shift = _scale_shift(outer)
     if inner is not None and inner.op == "affine":
@@ -65,7 +65,7 @@ def _fold(drafts: list[Draft], index: int, users: Counter[int]) -> None:
 
 
 def _swap(drafts: list[Draft], index: int, users: Counter[int]) -> None:
-    """Take a maximum before a scale that is not negative, and so of integers where there are some."""
+    """Move a maximum before a non-negative scale, so that it is taken of integers if there are any."""
     pool, inner = drafts[index], _inner(drafts, index, users)
     if inner is not None and inner.op == "affine" and (_scale_shift(inner)[0] >= 0).all():
         place = pool.sources[0]
@@ -74,7 +74,7 @@ def _swap(drafts: list[Draft], index: int, users: Counter[int]) -> None:
 
 
 def _fuse(drafts: list[Draft], index: int, users: Counter[int], shapes: Shapes) -> None:
-    """Turn the sign of a monotone function of an integer into a comparison with an integer."""
+    """Replace the sign of a monotone function of an integer by a comparison with an integer."""
     chain, before = list[Draft](), drafts[index].sources[0]
     while before and users[before] == 1 and drafts[before - 1].op in _RISING:
         chain.insert(0, drafts[before - 1])
@@ -94,13 +94,13 @@ def _fuse(drafts: list[Draft], index: int, users: Counter[int], shapes: Shapes) 
             value = _RISING[draft.op](draft, value)
         return value >= 0
 
-    # The smallest count whose sign is +1, by bisection: above(low) is false and above(high) is true, or they are past
-    # the ends, where nothing is asked.
+    # Find the smallest count whose sign is +1 by bisection: above(low) is false and above(high) is true, or both lie
+    # past the ends, where above() is not evaluated.
     low, high = np.full(direction.shape, -limit - 1.0), np.full(direction.shape, limit + 1.0)
     while (high - low > 1).any():
         middle = np.floor((low + high) / 2)
         yes = above(middle)
-        # Where low and high are neighbours the middle is low, which stays.
+        # If low and high are neighbours, the middle is low, which stays.
         open_ = high - low > 1
         high, low = np.where(open_ & yes, middle, high), np.where(open_ & ~yes, middle, low)
     tensors: dict[str, Array] = {"threshold": high.astype(np.int32)}
@@ -110,7 +110,7 @@ def _fuse(drafts: list[Draft], index: int, users: Counter[int], shapes: Shapes) 
 
 
 def _skip(drafts: list[Draft], index: int) -> None:
-    """Skip what changes no sign before a sign is taken."""
+    """Skip steps before a sign that do not change the sign."""
     while drafts[index].op == "sign" and (source := drafts[index].sources[0]):
         inner = drafts[source - 1]
         if inner.op == "prelu":
@@ -133,7 +133,7 @@ _RISING: Mapping[str, Callable[[Draft, Array], Array]] = {
 
 
 def _count_limit(drafts: list[Draft], value: int, shapes: Shapes) -> int | None:
-    """Return the largest sum that a value can be, if it holds sums of products of signs, or maxima of them."""
+    """Return the largest magnitude of a value, if it holds sums of products of signs or maxima of such sums."""
     while value and drafts[value - 1].op == "max_pool":
         value = drafts[value - 1].sources[0]
     draft = drafts[value - 1] if value else None
@@ -143,7 +143,7 @@ def _count_limit(drafts: list[Draft], value: int, shapes: Shapes) -> int | None:
 
 
 def _signs(drafts: list[Draft], value: int) -> bool:
-    """Return whether a value holds −1 and +1 alone."""
+    """Return whether a value holds only −1 and +1."""
     if value == 0:
         return False
     draft = drafts[value - 1]
@@ -153,8 +153,8 @@ def _signs(drafts: list[Draft], value: int) -> bool:
 
 
 def _needed(drafts: list[Draft], shapes: Shapes) -> list[Draft]:
-    """Drop identities, and steps whose value nobody takes."""
-    stands = {0: 0}  # which value stands for which
+    """Drop identities and steps whose value is unused."""
+    stands = {0: 0}  # replacements of values
     for index, draft in enumerate(drafts):
         nothing = draft.op == "affine" and not draft.tensors
         nothing |= draft.op == "reshape" and shapes[draft.sources[0]] == shapes[index + 1]

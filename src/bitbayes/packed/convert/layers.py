@@ -1,4 +1,4 @@
-"""What every operation that torch.export records becomes: a table from names to functions."""
+"""Conversion of every operation that torch.export records: a table from names to functions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def shape_of(node: Any) -> tuple[Any, ...]:
 
 
 def _sizes(value: Any, rank: int, missing: Any = 1) -> list[int]:
-    """Return a setting of torch for every axis: it may be a number, a list of one, or nothing."""
+    """Return a torch setting for every axis, given a number, a list of one number, or nothing."""
     given = [value] if isinstance(value, int) else list(value or [missing])
     given = [size for each in given for size in (each if isinstance(each, list) else [each])]
     return given * rank if len(given) == 1 else given
@@ -60,7 +60,7 @@ def _batch_norm(b: Builder, node: Node, a: dict[str, Any]) -> int:
     if a.get("training") or mean is None:
         raise Refusal("it has no running statistics, so its outputs depend on the batch")
 
-    # Rounded where torch rounds on a CPU, since a sign may be taken of the result.
+    # Round as torch does on a CPU, because a sign may be taken of the result.
     def scale(get: Get) -> npt.NDArray[np.float64]:
         one = np.float32(1)
         scale = one / np.sqrt(get(variance).astype(np.float32) + np.float32(eps))
@@ -74,18 +74,18 @@ def _batch_norm(b: Builder, node: Node, a: dict[str, Any]) -> int:
 
 
 def _vector(constant: Any, value: Node) -> Vector:
-    """Return a constant that goes with a value: one number, or one for each of its channels."""
+    """Return a constant that is combined with a value: one number, or one per channel."""
     shape = () if isinstance(constant, int | float) else tuple(constant.meta["val"].shape)
     whole = (1, *shape_of(value))
     aligned = (1,) * (len(whole) - len(shape)) + shape
     channels = (1, whole[1], *[1] * (len(whole) - 2))
     if math.prod(shape) != 1 and aligned != channels:
-        raise Refusal(f"a constant of shape {shape} is neither one number nor one for each channel of {whole[1:]}")
+        raise Refusal(f"a constant of shape {shape} is neither a single number nor one per channel of {whole[1:]}")
     return lambda get: get(constant).reshape(-1)
 
 
 def _affine(b: Builder, value: Node, *, times: Any = 1, plus: Any = 0, sign: float = 1) -> int:
-    """Compute value · times + sign · plus."""
+    """Add a step that computes value · times + sign · plus."""
     scale, shift = _vector(times, value), _vector(plus, value)
     return b.add("affine", [b.value(value)], {"scale": scale, "shift": lambda get: sign * shift(get)})
 
@@ -114,17 +114,17 @@ def _mul(b: Builder, node: Node, a: dict[str, Any]) -> int:
 
 def _div(b: Builder, node: Node, a: dict[str, Any]) -> int:
     if not b.constant(a["other"]) or a.get("rounding_mode") is not None:
-        raise Refusal("it may only divide by a constant")
+        raise Refusal("it must divide by a constant")
     divisor = _vector(a["other"], a["self"])
     return b.add("affine", [b.value(a["self"])], {"scale": lambda get: 1 / divisor(get)})
 
 
 def _step_function(flip: bool, negate: bool) -> Layer:
-    """Compare x with t, as (sign + 1) / 2. x ≤ t is −x ≥ −t (`flip`), and < is what ≥ is not (`negate`)."""
+    """Compare x with t as (sign + 1) / 2. x ≤ t is −x ≥ −t (`flip`), and < is the negation of ≥ (`negate`)."""
 
     def convert(b: Builder, node: Node, a: dict[str, Any]) -> int:
         if not b.constant(a["other"]):
-            raise Refusal("it may only compare with a constant")
+            raise Refusal("it must compare with a constant")
         side, half = (-1 if flip else 1), (-0.5 if negate else 0.5)
         signs = b.add("sign", [_affine(b, a["self"], times=side, plus=a["other"], sign=-side)])
         return b.add("affine", [signs], {"scale": lambda get: get(half), "shift": lambda get: get(0.5)})
@@ -134,13 +134,13 @@ def _step_function(flip: bool, negate: bool) -> Layer:
 
 def _where(b: Builder, node: Node, a: dict[str, Any]) -> int:
     if not b.constant(a["self"]) or not b.constant(a["other"]):
-        raise Refusal("it may only choose between constants")
+        raise Refusal("it must choose between constants")
     one, zero = _vector(a["self"], node), _vector(a["other"], node)
     return b.add("affine", [b.value(a["condition"])], {"scale": lambda get: one(get) - zero(get), "shift": zero})
 
 
 def _clamp(low: Any, high: Any) -> Layer:
-    """Bounds are numbers, or names of arguments."""
+    """Add a clamp whose bounds are numbers or names of arguments."""
 
     def convert(b: Builder, node: Node, a: dict[str, Any]) -> int:
         bounds = [a[each] if isinstance(each, str) else each for each in (low, high)]
@@ -164,7 +164,7 @@ def _pool(op: str) -> Layer:
         if op == "max_pool":
             return b.add(op, [source], **sliding, dilation=_sizes(a["dilation"], rank), ceil=a["ceil_mode"])
         if a["ceil_mode"] or a.get("divisor_override") is not None:
-            raise Refusal("average pooling has no ceil_mode or divisor here")
+            raise Refusal("average pooling with ceil_mode or a divisor is not supported")
         return b.add(op, [source], **sliding, count_padding=a["count_include_pad"])
 
     return convert
@@ -173,7 +173,7 @@ def _pool(op: str) -> Layer:
 def _adaptive(b: Builder, node: Node, a: dict[str, Any]) -> int:
     size = list(shape_of(node)[1:])
     if len(size) != len(a["output_size"]):
-        raise Refusal("pooling needs a batch, channels, and as many axes as it pools")
+        raise Refusal("pooling needs inputs with a batch axis, a channel axis, and the pooled axes")
     return b.add("adaptive_avg_pool", [b.value(a["self"])], size=size)
 
 
@@ -181,7 +181,7 @@ def _mean(b: Builder, node: Node, a: dict[str, Any]) -> int:
     shape = shape_of(a["self"])
     axes = sorted(axis % (len(shape) + 1) for axis in a.get("dim") or [])
     if len(shape) not in (2, 3) or axes != list(range(2, len(shape) + 1)) or a.get("dtype") is not None:
-        raise Refusal("a mean may only be over all places of an image or a sequence")
+        raise Refusal("a mean must be over all positions of an image or a sequence")
     pooled = b.add("adaptive_avg_pool", [b.value(a["self"])], size=[1] * len(axes))
     return b.add("reshape", [pooled], shape=list(shape_of(node)))
 
@@ -189,7 +189,7 @@ def _mean(b: Builder, node: Node, a: dict[str, Any]) -> int:
 def _reshape(b: Builder, node: Node, a: dict[str, Any]) -> int:
     before, (batch, *after) = a["self"].meta["val"].shape, node.meta["val"].shape
     if not after or batch != before[0] or not all(isinstance(size, int) for size in after):
-        raise Refusal("the batch must stay the first axis, and there must be another")
+        raise Refusal("the batch must stay the first axis and must not be the only one")
     return b.add("reshape", [b.value(a["self"])], shape=after)
 
 
@@ -208,7 +208,7 @@ def _pad(b: Builder, node: Node, a: dict[str, Any]) -> int:
     pads += [0] * (2 * rank - len(pads))
     if a.get("mode", "constant") != "constant" or a["value"] not in (None, 0) or min(pads) < 0 or any(pads[2 * rank :]):
         raise Refusal("padding must be with zeros")
-    before, after = pads[0 : 2 * rank : 2][::-1], pads[1 : 2 * rank : 2][::-1]  # torch's begins at the last axis
+    before, after = pads[0 : 2 * rank : 2][::-1], pads[1 : 2 * rank : 2][::-1]  # torch's starts at the last axis
     return b.add("pad", [b.value(a["self"])], before=before, after=after)
 
 
@@ -224,7 +224,7 @@ def _softmax(b: Builder, node: Node, a: dict[str, Any]) -> int:
 
 
 def _sign(b: Builder, node: Node, a: dict[str, Any]) -> int:
-    raise Refusal("torch.sign is 0 at 0, which is no bit; use bitbayes.nn.BinaryActivation")
+    raise Refusal("torch.sign is 0 at 0, which is not a bit; use bitbayes.nn.BinaryActivation")
 
 
 LAYERS: dict[str, Layer] = {

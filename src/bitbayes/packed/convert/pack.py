@@ -1,4 +1,4 @@
-"""From a module, or from a posterior over its weights, to a packed network."""
+"""Packing of a module, or of networks sampled from a posterior."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ def pack(
     inputs: Inputs | None = None,
     draw: bool = False,
 ) -> PackedNetwork:
-    """Pack what a network's parameters hold, or networks drawn from a posterior: one bit for each binary weight.
+    """Pack a network, or networks sampled from a posterior, with one bit per binary weight.
 
-    The weight of a linear layer or convolution is binary if it is exactly ±s, with one s or one for each output
-    channel. Other weights stay real. BatchNorm becomes a scale and a shift, and a sign after it a comparison of
+    The weight of a linear layer or convolution is binary if it is exactly ±s, with one s or one s per output channel.
+    Other weights stay real. BatchNorm becomes a scale and a shift, and a sign after it becomes a comparison of
     integers. `docs/packing.md` lists the layers that can be packed.
 
     Args:
-        model: Network to pack; it is evaluated as in eval mode, and left as it was found.
-        example: Inputs in float32, shape (N, ...), with any N: all inputs will have the shape of one of them.
-        posterior: Posterior over the binary parameters, keyed by the model's names; None: pack one network, with the
-            parameters that the model holds.
-        samples: Number of networks to draw: the same that `bitbayes.predict` draws.
-        seed: Seed of the draws.
-        batches: Training batches (x or (x, ...)), from which BatchNorm statistics are estimated anew for every
-            network; None uses the model's.
-        real: Type of what is real in the file. float16 halves its bytes and rounds it to three digits; computation is
-            in float32.
-        about: Texts to keep in the file.
-        inputs: Size, colours and normalisation of the inputs, and names of the classes. With it the packed network
-            can be given pictures, see `PackedNetwork.prepare`.
-        draw: Pack the weights of a training step where the parameters hold these, rather than refuse them. A copy of
-            a network is recognised only if `bitbayes.follow` joins it to its optimizer.
+        model: Network to pack. It is evaluated in eval mode, and its state is restored afterwards.
+        example: Inputs in float32, shape (N, ...), with any N. They determine the shape of the packed network's inputs.
+        posterior: Posterior over the binary parameters, keyed by the model's parameter names. None packs a single
+            network with the model's current weights.
+        samples: Number of networks to sample. They equal those that `bitbayes.predict` samples.
+        seed: Seed of the samples.
+        batches: Training batches, as x or (x, ...), from which the BatchNorm statistics of every network are
+            re-estimated. None uses the model's statistics.
+        real: Type of real-valued tensors in the file. "float16" halves their bytes and rounds them to three digits.
+            Computation is always in float32.
+        about: Texts to store in the file.
+        inputs: Size, colours and normalisation of the inputs, and names of the classes. With this description, the
+            packed network accepts images; see `PackedNetwork.prepare`.
+        draw: Whether to pack weights that a training step drew; by default, this is an error. In a copy of a network,
+            such weights are recognised only if `bitbayes.follow` connects it with its optimizer.
 
     Returns:
         The packed network.
 
     Raises:
-        RuntimeError: If the parameters hold the weights of a training step, not the mode.
-        ValueError: If a layer cannot be packed (it is named), if no weight is binary, if a number is not finite (or is
-            too large for float16), or if the example is not float32.
+        RuntimeError: If the parameters hold weights that a training step drew, not the mode, and `draw` is False.
+        ValueError: If a layer cannot be packed (the message names it), if no weight is binary, if a number is not
+            finite or too large for float16, or if the example is not float32.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32, bias=False), torch.nn.ReLU(), torch.nn.Linear(32, 2))
@@ -89,13 +89,13 @@ def pack(
     if posterior is None and not draw:
         drawn = ((name, drawn_by(parameter)) for name, parameter in model.named_parameters())
         name, rule = next(((name, rule) for name, rule in drawn if rule), (None, None))
-        follower = vars(model).get("train")  # goes with copies, which marks of parameters do not
+        follower = vars(model).get("train")  # survives copying, unlike marks of parameters
         if name is None and isinstance(follower, Follower) and follower.optimizer.training:
             name, rule = next(follower.optimizer.named_binary())[0], type(follower.optimizer).__name__
         if name is not None:
             raise RuntimeError(
-                f"{name!r} holds the weights of a training step of {rule}, a random draw for many rules; call "
-                "optimizer.eval() (or model.eval() after bitbayes.follow), or give draw=True to pack the draw"
+                f"{name!r} holds weights that a training step of {rule} drew, not the mode; call "
+                "optimizer.eval() (or model.eval() after bitbayes.follow), or pass draw=True to pack the draw"
             )
     with as_found(model):
         program = exported(model, example)

@@ -1,4 +1,4 @@
-"""Whole layers that have no packed form, and what to do instead: their single operations would be named otherwise."""
+"""Errors for whole layers that cannot be packed, so that users see the layer and not one of its operations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REASONS = {**_EMBEDDING, **_RECURRENT, **_ATTENTION}
 
 
 def whole_layer(kinds: Iterable[str]) -> str | None:
-    """Return why a layer has no packed form, from the names of its class and of the classes around it.
+    """Return why a layer cannot be packed, from the names of its class and of the enclosing classes.
 
     Example:
         >>> whole_layer(["Classifier", "GRU"]), whole_layer(["Linear"])
@@ -34,7 +34,7 @@ def whole_layer(kinds: Iterable[str]) -> str | None:
 
 
 def first_refused(model: nn.Module) -> str | None:
-    """Return a sentence about the first layer of a network that has no packed form, or None if all may have one.
+    """Return a sentence about the first layer of a network that cannot be packed, or None if there is none.
 
     Example:
         >>> first_refused(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Embedding(3, 2)))
@@ -48,10 +48,10 @@ def first_refused(model: nn.Module) -> str | None:
 
 
 def check_packable(model: nn.Module, example: Tensor) -> None:
-    """Refuse an average of networks, and examples that no packed network takes.
+    """Raise ValueError for an average of networks, and for examples that no packed network accepts.
 
     Raises:
-        ValueError: With what came, what was expected and what to do.
+        ValueError: If the model is an average of networks, or the example is not float32 of shape (N, ...).
     """
     if isinstance(model, AveragedModel):
         raise ValueError(

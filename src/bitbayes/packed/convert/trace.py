@@ -1,6 +1,6 @@
-"""From a module to a list of drafts: torch.export records what it computes, a table says what each record becomes.
+"""Tracing of a module into drafts: torch.export records its operations, and a table converts each of them.
 
-What depends on parameters and buffers alone is computed once for each of the C networks.
+Values that depend only on parameters and buffers are computed once per network.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from bitbayes.packed.convert.refusals import ADVICE, first_refused, whole_layer
 from bitbayes.packed.format.bits import Array
 
 State = Mapping[str, Tensor]
-Tensors = dict[tuple[int, str], Array]  # by place of the step and role
+Tensors = dict[tuple[int, str], Array]  # tensors by index of the step and role
 
-# What changes no number when a network is evaluated.
+# Operations that change no number in eval mode.
 _ALIASES = {"to", "_to_copy", "detach", "detach_", "alias", "clone", "contiguous", "lift_fresh_copy"}
 _DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
 _CHECKS = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"}
 
 
 def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
-    """Record what a network in eval mode computes, for any number of inputs like those of the example.
+    """Record the operations of a network in eval mode, for any number of inputs like those of the example.
 
     Raises:
         ValueError: If torch.export cannot trace the network.
     """
-    example = example[:1].expand(2, *example.shape[1:]).clone()  # a batch of one would be taken for a constant
+    example = example[:1].expand(2, *example.shape[1:]).clone()  # torch.export would treat a batch of one as a constant
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # torch's own, about torch
+            warnings.simplefilter("ignore")  # warnings of torch about itself
             program = export(model, (example,), dynamic_shapes=({0: Dim("batch")},))
             calls = [node.target for node in program.graph.nodes]
             if any(isinstance(call, OpOverload) and call._schema.is_mutable for call in calls):
                 program = program.run_decompositions({})  # such as ReLU(inplace=True)
-    except Exception as error:  # torch.export raises whatever the network's code raises
+    except Exception as error:  # torch.export raises any error of the network's code
         lines = str(error).strip().splitlines() or [type(error).__name__]
         refused = first_refused(model)
         about = f"; {refused}; {ADVICE}" if refused else ""
@@ -57,12 +57,12 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
 
 
 def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
-    """Turn a record into steps; each layer of weights is followed by an affine step with its scale.
+    """Convert recorded operations to steps; an affine step with the scale follows each layer of weights.
 
-    The states, parameters and buffers by name of each of the C networks, are asked for one after the other.
+    The states, which are parameters and buffers by name of each of the C networks, are consumed one by one.
 
     Raises:
-        ValueError: If a layer has no packed form; names it.
+        ValueError: If a layer cannot be packed. The message names the layer.
     """
     graph, builder, s = _simplified(program.graph), Builder(), program.graph_signature
     names = {**s.inputs_to_parameters, **s.inputs_to_buffers, **s.inputs_to_lifted_tensor_constants}
@@ -88,7 +88,7 @@ def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
     if output not in builder.values:
         raise ValueError("the network's output does not depend on its input")
     builder.layer = _layer(output)
-    builder.add("affine", [builder.values[output]])  # the last step makes the output; folded away
+    builder.add("affine", [builder.values[output]])  # the last step makes the output; folding removes the identity
 
     networks = []
     with torch.no_grad():
@@ -118,7 +118,7 @@ def _convert(builder: Builder, node: Node) -> None:
 
 
 def _simplified(graph: Graph) -> Graph:
-    """Remove aliases, and terms that are zero: a − a is how a sign gets its derivative."""
+    """Remove aliases, and terms a − a, which are zero and give signs their derivative."""
     zeros: set[Node] = set()
     for node in list(graph.nodes):
         if node.op != "call_function":
@@ -127,7 +127,7 @@ def _simplified(graph: Graph) -> Graph:
         if name in _CHECKS:
             graph.erase_node(node)
         elif name in _DROPOUTS:
-            same = None if inputs[2] else inputs[0]  # it may be on in eval mode too, and then it is refused
+            same = None if inputs[2] else inputs[0]  # it may also be on in eval mode, and is then refused
         elif name in _ALIASES or (name == "slice" and shape_of(node) == shape_of(inputs[0])):
             _check_dtype(node)
             same = inputs[0]
@@ -139,7 +139,7 @@ def _simplified(graph: Graph) -> Graph:
             same = inputs[0]
         if isinstance(same, Node):
             node.replace_all_uses_with(same)
-            graph.erase_node(node)  # dropout is never dead to torch
+            graph.erase_node(node)  # torch never counts dropout as dead code
     graph.eliminate_dead_code()
     return graph
 
@@ -151,7 +151,7 @@ def _check_dtype(node: Any) -> None:
 
 
 def _tensors(builder: Builder, known: Mapping[Node, Any], first: Tensors | None) -> Tensors:
-    """Return every tensor of one network, by place and role; those that are the first network's are not kept twice."""
+    """Return every tensor of one network by index and role; tensors equal to the first network's are shared."""
 
     def get(value: Any) -> Array:
         tensor = known[value] if isinstance(value, Node) else torch.as_tensor(value)
@@ -191,7 +191,7 @@ def _packet(node: Node) -> str:
 
 
 def _arguments(node: Node) -> dict[str, Any]:
-    """Return all arguments by name, defaults too."""
+    """Return all arguments by name, including defaults."""
     assert isinstance(node.target, OpOverload)
     schema = node.target._schema.arguments
     given = {argument.name: value for argument, value in zip(schema, node.args, strict=False)}
@@ -205,6 +205,6 @@ def _layer(node: Node) -> str:
 
 
 def _modules(node: Node) -> list[tuple[str, str]]:
-    """Return names and types of the modules around a node, the innermost last."""
+    """Return names and types of the modules that enclose a node, the innermost last."""
     stack = node.meta.get("nn_module_stack", {"": ("", "network")}).values()
     return [(path, (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]) for path, kind in stack]

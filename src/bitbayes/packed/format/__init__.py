@@ -1,1 +1,1 @@
-"""The file of a packed network: its program, its operations, and what makes both sound."""
+"""The file format of packed networks: programs, operations, and checks of both."""

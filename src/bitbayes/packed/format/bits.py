@@ -1,7 +1,7 @@
-"""Signs as bits, and products of signs by xnor and popcount, with NumPy alone.
+"""Signs as bits, and products of signs by xnor and popcount, with NumPy only.
 
-A row of n signs takes ceil(n / 8) bytes: bit i of the row is bit i % 8 of byte i // 8, 1 for +1 and 0 for −1, and the
-bits that are left over are 0.
+A row of n signs takes ceil(n / 8) bytes. Bit i of the row is bit i % 8 of byte i // 8: 1 for +1 and 0 for −1. Unused
+bits are 0.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-_CHUNK = 1 << 20  # words of 64 bits that are compared at a time
+_CHUNK = 1 << 20  # number of 64-bit words that are compared at a time
 _COUNTS = np.array([bin(number).count("1") for number in range(1 << 16)], np.uint8)
 
 
 def row_bytes(count: int) -> int:
-    """Return the bytes that a row of so many signs takes."""
+    """Return the number of bytes of a row of `count` signs."""
     return (count + 7) // 8
 
 
@@ -46,9 +46,9 @@ def unpack_signs(bits: Array, count: int, dtype: npt.DTypeLike = np.float32) -> 
 
 
 def sign_products(rows: Array, weights: Array) -> npt.NDArray[np.int64]:
-    """Multiply every row with every row of weights by popcount.
+    """Multiply every row by every row of weights with popcount.
 
-    Where a row has 0 (the padding of a convolution) the product is 0: such places are masked.
+    Zeros in a row, such as the padding of a convolution, are masked and contribute 0.
 
     Args:
         rows: Numbers −1, 0 and +1, shape (M, n).
@@ -71,10 +71,10 @@ def sign_products(rows: Array, weights: Array) -> npt.NDArray[np.int64]:
 
 
 def float_above(numbers: Array) -> npt.NDArray[np.float32]:
-    """Return the smallest float32 that is not below each number: any float32 reaches both or neither.
+    """Return the smallest float32 at or above each number, so that comparisons with any float32 agree.
 
     Args:
-        numbers: Integers, or float16 and float32, which stay what they are.
+        numbers: Integers, or float16 and float32, which stay unchanged.
 
     Example:
         >>> float_above(np.array([3, (1 << 24) + 1], np.int32)).tolist()
@@ -85,7 +85,7 @@ def float_above(numbers: Array) -> npt.NDArray[np.float32]:
 
 
 def as_words(bits: Array) -> npt.NDArray[np.uint64]:
-    """Return rows of bytes as rows of 64-bit words, filled up with zeros."""
+    """Return rows of bytes as rows of 64-bit words, padded with zeros."""
     if bits.shape[-1] % 8:
         whole = np.zeros((*bits.shape[:-1], -(-bits.shape[-1] // 8) * 8), np.uint8)  # faster than np.pad
         whole[..., : bits.shape[-1]] = bits
@@ -94,7 +94,7 @@ def as_words(bits: Array) -> npt.NDArray[np.uint64]:
 
 
 def _popcount(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Count the ones in each row of words."""
+    """Return the number of ones in each row of words."""
     if hasattr(np, "bitwise_count"):
         return np.bitwise_count(words).sum(-1, dtype=np.int64)
     return _COUNTS[words.view(np.uint16)].sum(-1, dtype=np.int64)  # NumPy 1 has no popcount

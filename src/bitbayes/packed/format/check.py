@@ -1,4 +1,4 @@
-"""The one place that decides whether a program and its tensors are sound."""
+"""Validation of a program and its tensors."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from bitbayes.packed.format.ops import OPS, Op, Tensors, Value, bounded
 from bitbayes.packed.format.program import PackedFileError, Program, Step
 from bitbayes.packed.format.sliding import Sliding
 
-MAX_WORK = 1 << 38  # operations and numbers that the C networks together may take for one input
-MAX_HELD = 1 << 27  # numbers of the C networks that may be needed at the same time, for one input
-MAX_RUNS = 1 << 20  # steps of the C networks together
-MAX_AGAIN = 1 << 26  # weights that steps take after another step has taken them: a runtime prepares them for each
+MAX_WORK = 1 << 38  # most operations of all C networks together for one input
+MAX_HELD = 1 << 27  # most numbers of all C networks that are needed at the same time for one input
+MAX_RUNS = 1 << 20  # most steps of all C networks together
+MAX_AGAIN = 1 << 26  # most weights that steps share with earlier steps; a runtime prepares them for each step
 _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 _REAL = ("F32", "F16")
 _VECTORS = {"scale": _REAL, "shift": _REAL, "slope": _REAL, "threshold": ("I32",), "direction": ("I8",)}
 
 
 def check_program(program: Program, tensors: Tensors) -> tuple[list[Value], set[str]]:
-    """Check that steps, shapes and tensors fit together; allocate nothing but the answer.
+    """Check that steps, shapes and tensors fit together, without allocating anything but the result.
 
     Returns:
-        All values, the input first, and the names of the tensors that differ between the C networks.
+        All values, starting with the input, and the names of the tensors that differ between the C networks.
 
     Raises:
-        PackedFileError: If something does not fit; names the step.
+        PackedFileError: If something does not fit. The message names the step.
 
     Example:
         >>> check_program(Program((2, 4), 1, (Step("sign", (0,)),)), {})[0][1]
@@ -42,7 +42,7 @@ def check_program(program: Program, tensors: Tensors) -> tuple[list[Value], set[
         try:
             op = OPS.get(step.op)
             if op is None:
-                raise PackedFileError(f"there is no such operation; the operations are {', '.join(OPS)}")
+                raise PackedFileError(f"unknown operation; expected one of {', '.join(OPS)}")
             mine = _tensors(op, step, tensors, program.samples, differing)
             sources = [values[source] for source in step.sources]
             if op.sources and len(sources) != op.sources:
@@ -64,10 +64,10 @@ def check_program(program: Program, tensors: Tensors) -> tuple[list[Value], set[
 
 
 def _check_cost(program: Program, values: Sequence[Value], differing: set[str]) -> None:
-    """Check what one input costs; whoever reads a small file must not wait for long, or run out of memory."""
+    """Check the cost of one input, so that reading a small file can neither take long nor exhaust memory."""
     samples = program.samples
     if samples * len(program.steps) > MAX_RUNS:
-        raise PackedFileError(f"{samples} networks of {len(program.steps)} steps; at most {MAX_RUNS} steps in all")
+        raise PackedFileError(f"{samples} networks of {len(program.steps)} steps; the limit is {MAX_RUNS} in total")
     if samples * sum(value.size + value.binary + value.real for value in values) > MAX_WORK:
         raise PackedFileError(f"the program takes more than {MAX_WORK} operations for one input")
     if held(program, values, differing) > MAX_HELD:
@@ -75,7 +75,7 @@ def _check_cost(program: Program, values: Sequence[Value], differing: set[str]) 
 
 
 def _check_tied(program: Program, values: Sequence[Value], tensors: Tensors) -> None:
-    """Check how many weights the steps take that other steps take too."""
+    """Check how many weights are shared between steps."""
     seen, again = set[str](), 0
     for step in program.steps:
         name = step.tensors.get("weight")
@@ -85,21 +85,21 @@ def _check_tied(program: Program, values: Sequence[Value], tensors: Tensors) -> 
             again += rows * fan if name in seen else 0
             seen.add(name)
     if again > MAX_AGAIN:
-        raise PackedFileError(f"steps share weights of others more than {MAX_AGAIN} times in all")
+        raise PackedFileError(f"steps reuse more than {MAX_AGAIN} weights of earlier steps")
 
 
 def held(program: Program, values: Sequence[Value], differing: set[str]) -> int:
-    """Return the most numbers that are needed at the same time, for one input.
+    """Return the largest count of numbers that are needed at the same time for one input.
 
-    A value is needed from the step that makes it to the last step that takes it, and beside it the copy with padding
-    of what windows slide over. Where a value differs between the networks, all of them are held.
+    A value is needed from the step that makes it to the last step that takes it. Steps with sliding windows also need a
+    padded copy of their source. If a value differs between the networks, the values of all networks count.
 
     Example:
         >>> program = Program((4,), 1, (Step("tanh", (0,)), Step("tanh", (0,)), Step("add", (1, 2))))
         >>> held(program, [Value((4,))] * 4, set())
         12
     """
-    own, last = own_values(program, differing) | {len(program.steps)}, {0: 0}  # all have an output, be it the same
+    own, last = own_values(program, differing) | {len(program.steps)}, {0: 0}  # every network has an output
     for index, step in enumerate(program.steps):
         last |= dict.fromkeys((*step.sources, index + 1), index)
     sizes = [value.size * (program.samples if place in own else 1) for place, value in enumerate(values)]
@@ -116,7 +116,7 @@ def held(program: Program, values: Sequence[Value], differing: set[str]) -> int:
 
 
 def _padded(step: Step, shape: tuple[int, ...]) -> int:
-    """Return the entries of a step's source with its padding; 0 where none is added."""
+    """Return the number of entries of a step's padded source, or 0 without padding."""
     if "padding" not in step.settings:
         return 0
     sliding = Sliding.of(step.settings)
@@ -126,7 +126,7 @@ def _padded(step: Step, shape: tuple[int, ...]) -> int:
 
 
 def own_values(program: Program, differing: set[str]) -> set[int]:
-    """Return the values that each of the networks has for itself, from the names of the tensors that differ."""
+    """Return the values that differ between the networks, from the names of the tensors that differ."""
     own = set[int]()
     for index, step in enumerate(program.steps):
         if not differing.isdisjoint(step.tensors.values()) or not own.isdisjoint(step.sources):
@@ -135,10 +135,10 @@ def own_values(program: Program, differing: set[str]) -> set[int]:
 
 
 def check_tensors(program: Program, values: Sequence[Value], tensors: Tensors) -> None:
-    """Check that the numbers are what the steps of a program that `check_program` accepted need.
+    """Check the numbers in the tensors of a program that `check_program` has accepted.
 
     Raises:
-        PackedFileError: For numbers that are not finite, directions other than ±1, and ones in the bits left over.
+        PackedFileError: If numbers are not finite, directions are not ±1, or unused bits are not 0.
     """
     for name, tensor in tensors.items():
         if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
@@ -150,11 +150,11 @@ def check_tensors(program: Program, values: Sequence[Value], tensors: Tensors) -
         if weight is not None and weight.dtype == np.uint8:
             over = step.fan_in(values[step.sources[0]].shape) % 8
             if over and (weight[..., -1] >> over).any():
-                raise PackedFileError(f"tensor {step.tensors['weight']!r} has ones in the bits that are left over")
+                raise PackedFileError(f"tensor {step.tensors['weight']!r} has ones in its unused bits")
 
 
 def _check_inputs(program: Program, output: Value) -> None:
-    """Refuse a program whose inputs or classes are not those that it describes."""
+    """Raise PackedFileError if a program does not match its description of inputs and classes."""
     if program.inputs is not None:
         try:
             program.inputs.check_shape(program.input)
@@ -164,9 +164,9 @@ def _check_inputs(program: Program, output: Value) -> None:
 
 
 def _tensors(op: Op, step: Step, tensors: Tensors, samples: int, differing: dict[str, bool]) -> dict[str, Array]:
-    """Return tensors by role, as one of the networks has them, and note which have an axis of networks."""
+    """Return tensors by role, as in one network, and note which tensors have an axis of networks."""
     if not op.needed <= set(step.tensors) <= op.needed | op.optional:
-        raise PackedFileError(f"needs the tensors {sorted(op.needed)} and perhaps {sorted(op.optional)}")
+        raise PackedFileError(f"needs the tensors {sorted(op.needed)} and optionally {sorted(op.optional)}")
     found = {}
     for role, name in step.tensors.items():
         if name not in tensors:
@@ -180,7 +180,7 @@ def _tensors(op: Op, step: Step, tensors: Tensors, samples: int, differing: dict
             kernel = step.settings.get("kernel")
             rank += len(kernel) if isinstance(kernel, list | tuple) else 0
         differs = samples > 1 and tensor.ndim == rank + 1 and len(tensor) == samples
-        if differing.setdefault(name, differs) != differs:  # readers keep this by name
-            raise PackedFileError(f"tensor {name!r} has an axis of the networks in one step, and none in another")
+        if differing.setdefault(name, differs) != differs:  # readers store this by name
+            raise PackedFileError(f"tensor {name!r} has an axis of networks in one step but not in another")
         found[role] = tensor[0] if differs else tensor
     return found

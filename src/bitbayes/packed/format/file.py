@@ -1,4 +1,4 @@
-"""Packed networks as safetensors files. Nothing is unpickled, and nothing is believed."""
+"""Packed networks as safetensors files. Reading them unpickles nothing and checks everything."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from bitbayes.files import DIGEST, check_seal, replacing, sealed
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.program import NAME, PackedFileError, Program, parse_program, program_text
 
-KEY = "bitbayes.packed"  # of the program in the metadata; beside it there may be a digest
+KEY = "bitbayes.packed"  # metadata entry of the program; a digest may stand beside it
 MAX_HEADER = 1 << 20
 DTYPES = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "F16": np.float16, "F32": np.float32}
 
 
 def write_file(path: str | Path, program: Program, tensors: Mapping[str, Array]) -> None:
-    """Write a sound program and its tensors with a digest, under another name first, so that no half of a file is left.
+    """Write a valid program and its tensors with a digest, atomically.
 
     Raises:
         OSError: If the file cannot be written.
         PackedFileError: If the program is too long for a file, or could not be read back for another reason.
     """
     text = program_text(program)
-    parse_program(text)  # what could not be read back is refused before it is written
+    parse_program(text)  # refuse to write a program that could not be read back
     with replacing(path) as partial, open(partial, "xb") as file:
         file.writelines(sealed(save(dict(tensors), metadata={KEY: text})))
 
 
 def read_file(path: str | Path) -> tuple[Program, dict[str, Array]]:
-    """Read the program and the tensors of a file of any origin, with no more memory than the file has bytes.
+    """Read the program and the tensors of an untrusted file, in no more memory than the size of the file.
 
     `bitbayes.packed.format.check` decides whether program and tensors fit together.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        PackedFileError: If it is no safetensors file with a program of this version.
+        PackedFileError: If the file is not a safetensors file with a program of this version.
 
     Example:
         >>> read_file("absent.safetensors")
@@ -62,7 +62,8 @@ def read_file(path: str | Path) -> tuple[Program, dict[str, Array]]:
             program, names = parse_program(about[KEY]), list(file.keys())
             for name in names:
                 if not NAME.fullmatch(name) or file.get_slice(name).get_dtype() not in DTYPES:
-                    raise PackedFileError(f"tensor {name!a:.60} has no allowed name, or not one of {', '.join(DTYPES)}")
+                    types = ", ".join(DTYPES)
+                    raise PackedFileError(f"tensor {name!a:.60} has a forbidden name, or none of the types {types}")
             return program, {name: file.get_tensor(name) for name in names}
     except PackedFileError:
         raise
@@ -72,11 +73,11 @@ def read_file(path: str | Path) -> tuple[Program, dict[str, Array]]:
 
 
 def _check_header(path: str | Path) -> None:
-    """Check the length of the header before anything reads so many bytes."""
+    """Check the length of the header before anything reads that many bytes."""
     with open(path, "rb") as file:
         first = file.read(8)
     length, size = int.from_bytes(first, "little"), os.path.getsize(path)
     if len(first) < 8 or length > size - 8:
-        raise PackedFileError("not a safetensors file: it is shorter than it says")
+        raise PackedFileError("not a safetensors file: it is shorter than its header says")
     if length > MAX_HEADER:
-        raise PackedFileError(f"the header has {length} bytes; at most {MAX_HEADER} are read")
+        raise PackedFileError(f"the header has {length} bytes, but at most {MAX_HEADER} are allowed")

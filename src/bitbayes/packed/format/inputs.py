@@ -1,4 +1,4 @@
-"""Description of a packed network's inputs: size, colours, normalisation, and the names of its classes."""
+"""Description of a packed network's inputs: size, colours, normalisation, and class names."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import numpy.typing as npt
 
 from bitbayes.packed.format.bits import Array
 
-MAX_NAME = 100  # characters of a class's name
+MAX_NAME = 100  # most characters of a class name
 _CHANNELS = {"grey": 1, "rgb": 3}
 _LIMITS = {"image": (1e-6, 1e6), "vector": (1e-30, 1e30)}  # of a standard deviation; float32 holds what comes out
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Description of inputs, from which `PackedNetwork.prepare` makes them out of images or raw vectors.
+    """Description of a network's inputs, by which `PackedNetwork.prepare` converts images or raw vectors.
 
     Args:
         kind: "image", or "vector" for rows of numbers.
         colour: Channels of an image: "grey", or "rgb" in this order.
         height: Height of an image in pixels.
         width: Width of an image in pixels.
-        crop: Share of a picture that is kept: the largest rectangle in its middle that has the shape of the input,
-            times this share. None keeps the whole picture, and resizing may change its proportions.
-        mean: Number that is subtracted from pixels in [0, 1], or one number for each channel. For a vector, one number
-            for all entries or one for each.
-        std: Number that the difference is divided by, or one number for each channel or entry.
-        classes: Name of each class, in the order of the outputs; () if they have no names.
+        crop: Fraction in (0, 1] for a centre crop: the largest central rectangle with the aspect ratio of the input is
+            scaled by this fraction. None keeps the whole image, so that resizing may change its aspect ratio.
+        mean: Number that is subtracted from pixels in [0, 1], or one number per channel. For vectors, one number for
+            all entries or one per entry.
+        std: Number by which the difference is divided, or one number per channel or entry.
+        classes: Names of the classes, in the order of the outputs; () if they have no names.
 
     Raises:
-        ValueError: If a field is missing, is not of its kind, or holds a number or a name that cannot be used.
+        ValueError: If a field is missing, does not belong to this kind, or has an invalid value.
 
     Example:
         >>> Inputs("image", colour="grey", height=28, width=28, mean=0.1307, std=0.3081).shape
@@ -75,11 +75,11 @@ class Inputs:
         if self.crop is not None:
             crop = _numbers(self.crop, "crop")
             if isinstance(crop, tuple) or not 0 < crop <= 1:
-                raise ValueError(f"crop must be a share in (0, 1], got {short(crop)}")
+                raise ValueError(f"crop must be a fraction in (0, 1], got {short(crop)}")
             object.__setattr__(self, "crop", crop)
         for name, values in (("mean", self.means), ("std", self.stds)):
             if len(values) not in (1, self.channels):
-                given = "one" if self.channels == 1 else f"one, or {self.channels}, one for each channel"
+                given = "one" if self.channels == 1 else f"one, or {self.channels}, one per channel"
                 raise ValueError(f"{name} has {len(values)} numbers; for {self.colour} images give {given}")
 
     def __str__(self) -> str:
@@ -100,12 +100,12 @@ class Inputs:
 
     @property
     def means(self) -> tuple[float, ...]:
-        """The means, one for all channels or entries, or one for each."""
+        """Means: one for all channels or entries, or one for each."""
         return _tuple(self.mean)
 
     @property
     def stds(self) -> tuple[float, ...]:
-        """The standard deviations, one for all channels or entries, or one for each."""
+        """Standard deviations: one for all channels or entries, or one for each."""
         return _tuple(self.std)
 
     def name(self, index: int) -> str:
@@ -118,7 +118,7 @@ class Inputs:
         return self.classes[index] if self.classes else str(index)
 
     def check_shape(self, shape: Sequence[int]) -> None:
-        """Raise ValueError if a network with inputs of such a shape, without the batch, cannot take these inputs."""
+        """Raise ValueError if a network with inputs of this shape (without the batch) cannot take these inputs."""
         shape, size = tuple(shape), math.prod(shape)
         if self.kind == "image":
             allowed = {self.shape, (math.prod(self.shape),), *([self.shape[1:]] if self.channels == 1 else [])}
@@ -135,23 +135,24 @@ class Inputs:
             raise ValueError(f"mean and std have {counts} numbers, but the network takes {size}; give one or {size}")
 
     def check_outputs(self, shape: Sequence[int]) -> None:
-        """Raise ValueError if the classes are not as many as the outputs of a network; one output stands for two."""
+        """Raise ValueError if the numbers of classes and outputs differ; a single output stands for two classes."""
         outputs = math.prod(shape)
         if self.classes and len(self.classes) != (2 if outputs == 1 else outputs):
             raise ValueError(f"{len(self.classes)} classes have names, but the network has {outputs} outputs")
 
     def normalised(self, values: Array) -> npt.NDArray[np.float32]:
-        """Return the network's inputs, in float32, rounded where torch rounds.
+        """Return the network's inputs in float32, with the same rounding as torch.
 
         Args:
-            values: Images (N, channels, height, width) of type uint8 or in [0, 1], or vectors (N, entries).
+            values: Images (N, channels, height, width) of type uint8 or with numbers in [0, 1], or vectors (N,
+                entries).
 
         Example:
             >>> Inputs("vector", mean=1.0, std=2.0).normalised(np.array([[3.0, 1.0]]))
             array([[1., 0.]], dtype=float32)
         """
-        if self.kind == "vector":  # in float64: raw numbers may be large and differ little
-            with np.errstate(over="ignore"):  # runtimes refuse infinity
+        if self.kind == "vector":  # in float64, because raw numbers may be large and differ little
+            with np.errstate(over="ignore"):  # runtimes refuse infinities
                 return ((values.astype(np.float64) - np.array(self.means)) / np.array(self.stds)).astype(np.float32)
         x = values.astype(np.float32)
         if values.dtype == np.uint8:
@@ -169,7 +170,7 @@ def _few(numbers: tuple[float, ...]) -> str:
 
 
 def _numbers(value: Any, what: str) -> float | tuple[float, ...]:
-    """Return one finite number, or a tuple of two or more; lists, arrays and tensors are read too."""
+    """Return one finite number, or a tuple of several; lists, arrays and tensors are also accepted."""
     value = value.tolist() if hasattr(value, "tolist") else value
     several = list(value) if isinstance(value, list | tuple) else [value]
     if not several:
@@ -183,17 +184,17 @@ def _numbers(value: Any, what: str) -> float | tuple[float, ...]:
 def _finite(number: Real) -> bool:
     try:
         return math.isfinite(float(number))
-    except OverflowError:  # an integer that no float holds
+    except OverflowError:  # an integer too large for a float
         return False
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    """Return the names of classes, which terminals and pages show, or refuse them."""
+    """Return class names that are safe to show on terminals and pages, or raise ValueError."""
     if not isinstance(value, list | tuple):
         raise ValueError(f"classes must be a list of names, got {short(value)}")
     for name in value:
         if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME or not name.isprintable() or name.isspace():
-            raise ValueError(f"a class's name must be 1 to {MAX_NAME} printable characters, got {short(name)}")
+            raise ValueError(f"a class name must have 1 to {MAX_NAME} printable characters, got {short(name)}")
     return tuple(value)
 
 

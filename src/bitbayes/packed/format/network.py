@@ -22,13 +22,13 @@ from bitbayes.packed.format.summary import PackedRow, PackedSummary
 
 
 class PackedNetwork:
-    """A program and its tensors: bits where weights are binary, float32 where they are real. `bitbayes.pack` makes it.
+    """Packed network: a program and its tensors, with one bit per binary weight. `bitbayes.pack` creates it.
 
     `bitbayes.packed.load` runs it.
 
     Args:
         program: Steps of the network.
-        tensors: Tensors by name: uint8 for bits, float32, and integers for thresholds.
+        tensors: Tensors by name: uint8 for bits, float32 for real numbers, and integers for thresholds.
 
     Raises:
         PackedFileError: If program and tensors do not fit together.
@@ -57,17 +57,17 @@ class PackedNetwork:
 
     @classmethod
     def read(cls, path: str | Path) -> PackedNetwork:
-        """Read a file that `save` wrote, or refuse it.
+        """Read a file that `save` wrote, after checking it.
 
         Args:
-            path: File of any origin.
+            path: File to read, which need not be trusted.
 
         Returns:
             The network; `bitbayes.packed.load` runs it.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            PackedFileError: If it is no sound packed network of this version.
+            PackedFileError: If the file is not a valid packed network of this version.
         """
         try:
             return cls(*read_file(path))
@@ -80,20 +80,20 @@ class PackedNetwork:
         return self.program.inputs
 
     def prepare(self, given: Any) -> npt.NDArray[np.float32]:
-        """Make the network's inputs from pictures or raw numbers, as `inputs` says: no normalisation to remember.
+        """Convert images or raw numbers to the network's inputs as its description `inputs` says.
 
         Args:
-            given: For a network of images: the path of a PNG or JPEG file, an image of Pillow, or a list of them, which
-                are resized and converted; or an array of one image or several in the size of the network, of type uint8
-                or of floating-point numbers from 0 to 1, shape (N, C, H, W), (N, H, W, C), (N, C·H·W) or, if grey,
-                (N, H, W). For a network of vectors: an array (N, n) or (n,) of numbers that are not normalised yet.
+            given: For images, the path of a PNG or JPEG file, a Pillow image, or a list of these, which are resized and
+                converted; or an array of uint8 or of floating-point numbers from 0 to 1 that holds one or several
+                images of the network's size, with shape (N, C, H, W), (N, H, W, C), (N, C·H·W) or, if grey, (N, H, W).
+                For vectors, an array (N, n) or (n,) of numbers that are not yet normalised.
 
         Returns:
-            Shape (N, ...), float32, for `outputs` and `predict` of a runtime.
+            Inputs of shape (N, ...), float32, for `outputs` and `predict` of a runtime.
 
         Raises:
-            FileNotFoundError: If there is no such picture.
-            ValueError: If the network does not say what its inputs are, a file is no picture, or an array has another
+            FileNotFoundError: If there is no such file.
+            ValueError: If the network does not describe its inputs, a file is not an image, or an array has another
                 type or shape.
 
         Example:
@@ -113,10 +113,10 @@ class PackedNetwork:
         return inputs.normalised(images_of(given, inputs)).reshape(-1, *shape)
 
     def described(self) -> Inputs:
-        """Return what the inputs are.
+        """Return the description of the inputs.
 
         Raises:
-            ValueError: If the network does not say so.
+            ValueError: If the network has no description of its inputs.
         """
         if self.inputs is None:
             raise ValueError(
@@ -129,13 +129,14 @@ class PackedNetwork:
         """Return the network with all outputs divided by a temperature, see `bitbayes.calibration.fit_temperature`.
 
         Args:
-            temperature: Divisor of the outputs; above 1 the probabilities become less sure, and the classes stay.
+            temperature: Divisor of the outputs. Values above 1 make probabilities less confident. The predicted classes
+                stay the same.
 
         Returns:
-            A new network with one more step; `about` in its file has the temperature.
+            A new network with one more step. `about` in its file records the temperature.
 
         Raises:
-            ValueError: If the temperature is not positive, or the outputs are probabilities already.
+            ValueError: If the temperature is not positive, or the outputs are already probabilities.
 
         Example:
             >>> model = torch.nn.Sequential(torch.nn.Linear(16, 2, bias=False))
@@ -146,11 +147,11 @@ class PackedNetwork:
         """
         inverse = np.float32(1 / temperature if temperature else 0)
         if not (temperature > 0 and np.finfo(np.float32).tiny <= inverse < np.inf):
-            raise ValueError(f"temperature must be positive and of a usual size, got {temperature}")
+            raise ValueError(f"temperature must be positive and representable in float32, got {temperature}")
         steps = self.program.steps
         end = next((step.op for step in reversed(steps) if step.op not in ("reshape", "permute")), None)
         if end in ("softmax", "sigmoid"):
-            raise ValueError(f"the outputs are probabilities: the network ends in {end}; temper what is before it")
+            raise ValueError(f"the outputs are already probabilities, as the network ends in {end}; leave out {end}")
         name = "temperature"
         while name in self.tensors:
             name += "_"
@@ -163,7 +164,7 @@ class PackedNetwork:
         """Write a safetensors file.
 
         Args:
-            path: File to write; an older file is replaced when the new one is whole.
+            path: File to write. An existing file is replaced only after the new one is complete.
 
         Raises:
             OSError: If the file cannot be written.
@@ -174,7 +175,7 @@ class PackedNetwork:
         """Count weights, bits, bytes and operations layer by layer.
 
         Returns:
-            The counts; printing them gives a table.
+            The counts, which print as a table.
 
         Example:
             >>> model = torch.nn.Linear(16, 2, bias=False)
@@ -200,11 +201,11 @@ class PackedNetwork:
 
     @functools.cached_property
     def own_values(self) -> set[int]:
-        """Values that each of the C networks has for itself; all others they have in common."""
+        """Values that differ between the C networks; all other values are common to them."""
         return own_values(self.program, self._differing)
 
     def source_shape(self, step: Step) -> tuple[int, ...]:
-        """Return the shape of the first value that a step takes, without the batch."""
+        """Return the shape of a step's first source, without the batch."""
         return self.values[step.sources[0]].shape
 
     def made_by(self, value: int) -> Step | None:
@@ -212,17 +213,17 @@ class PackedNetwork:
         return self.program.steps[value - 1] if value else None
 
     def unflattened(self, value: int) -> int:
-        """Return the value that has the same entries in the same order before a reshape, or the value itself."""
+        """Return the value before a reshape, which has the same entries in the same order, or the value itself."""
         step = self.made_by(value)
         return step.sources[0] if step is not None and step.op == "reshape" else value
 
     def stacked(self, step: Step) -> dict[str, Array]:
-        """Return a step's tensors by role, with an axis of networks in front: size C, or 1 where all networks agree."""
+        """Return a step's tensors by role with a leading axis of networks: size C, or 1 if all networks agree."""
         named = {role: (name, self.tensors[name]) for role, name in step.tensors.items()}
         return {role: tensor if name in self._differing else tensor[None] for role, (name, tensor) in named.items()}
 
     def tensors_of(self, step: Step, sample: int = 0) -> dict[str, Array]:
-        """Return a step's tensors by role, as one of the C networks has them."""
+        """Return a step's tensors by role, as in one of the C networks."""
         return {role: tensor[sample % len(tensor)] for role, tensor in self.stacked(step).items()}
 
     def weight_shape(self, step: Step) -> tuple[int, ...]:
@@ -231,14 +232,14 @@ class PackedNetwork:
         return (len(self.tensors_of(step)["weight"]), inputs, *step.kernel)
 
     def weight(self, step: Step, sample: int = 0) -> npt.NDArray[np.float32]:
-        """Return a layer's weight as one of the C networks has it: −1 and +1, or real numbers.
+        """Return a layer's weight in one of the C networks: −1 and +1, or real numbers.
 
         Args:
             step: Linear step or convolution of the program.
-            sample: Which network.
+            sample: Index of the network.
 
         Returns:
-            Shape (outputs, inputs / groups, *kernel), float32.
+            A float32 array of shape (outputs, inputs / groups, *kernel).
 
         Example:
             >>> model = torch.nn.Linear(3, 1, bias=False)

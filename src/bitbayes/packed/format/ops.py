@@ -1,6 +1,6 @@
-"""The operations of packed networks: what each takes, the shape that it makes, and what it costs.
+"""The operations of packed networks: their inputs, output shapes, and costs.
 
-`docs/file-format.md` says the same in words.
+`docs/file-format.md` describes the same in words.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import numpy as np
 from bitbayes.packed.format.bits import Array, row_bytes
 from bitbayes.packed.format.program import PackedFileError, Step, finite_number, whole_number, whole_numbers
 
-MAX_VALUE = 1 << 24  # numbers that a value may have for one input
-MAX_MEANS = 1 << 12  # windows of an adaptive pool along an axis: they differ, so each is taken by itself
+MAX_VALUE = 1 << 24  # most numbers of a value for one input
+MAX_MEANS = 1 << 12  # most windows of an adaptive pool along an axis, each of which is computed separately
 
 
 @dataclass(frozen=True)
 class Value:
-    """What a step computes, for one input.
+    """Result of a step for one input.
 
     Args:
         shape: Shape without the batch.
         signs: Whether all entries are −1 or +1.
-        binary: Operations of xnor and popcount, two for each product.
-        real: Operations on floating-point numbers: two for each product, one where the weight is a sign.
+        binary: Number of xnor and popcount operations, two per product.
+        real: Number of floating-point operations: two per product, or one if the weight is a sign.
 
     Example:
         >>> Value((128, 32, 32)).size
@@ -48,11 +48,11 @@ class Value:
 
 Tensors = Mapping[str, Array]
 Infer = Callable[[Sequence[Value], Step, Tensors], Value]
-Check = Callable[[Any, str], Any]  # of a setting: returns it, or refuses it by its name
+Check = Callable[[Any, str], Any]  # check of a setting: returns the value, or raises an error with its name
 
 
 class Op(NamedTuple):
-    """An operation: its number of sources (0: one or more), its rule of shapes, its settings and its tensors."""
+    """Operation: its number of sources (0 means one or more), shape rule, settings and tensors."""
 
     sources: int
     infer: Infer
@@ -62,7 +62,7 @@ class Op(NamedTuple):
 
 
 def bounded(value: Value) -> Value:
-    """Return a value, or refuse one that is empty or too large."""
+    """Return a value; raise ValueError if it is empty or too large."""
     if not 1 <= value.size <= MAX_VALUE or len(value.shape) > 6:
         raise PackedFileError(f"shape {list(value.shape)} must have at most 6 axes and 1 to {MAX_VALUE} numbers")
     return value
@@ -99,7 +99,7 @@ def _linear(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
 
 
 def _places(value: Value, step: Step) -> tuple[int, ...]:
-    """Return the number of windows along each axis, if they fit into the input and its padding."""
+    """Return the number of windows along each axis; raise ValueError if they do not fit into the padded input."""
     sliding = step.sliding
     sizes = _spatial(value, sliding.kernel, sliding.stride, sliding.padding, sliding.dilation)
     padded = [size + 2 * p for size, p in zip(sizes, sliding.padding, strict=True)]
@@ -145,7 +145,7 @@ def _pool(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
 
 def _max_pool(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     result = _pool(values, step, tensors)
-    # A dilated window may see padding alone.
+    # A dilated window may see only padding.
     return Value(result.shape, values[0].signs and set(step.sliding.dilation) == {1}, real=result.real)
 
 
@@ -153,7 +153,7 @@ def _adaptive(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     wanted = step.settings["size"]
     sizes = _spatial(values[0], wanted)
     if max(wanted, default=0) > MAX_MEANS:
-        raise PackedFileError(f"{list(wanted)} windows; at most {MAX_MEANS} along an axis")
+        raise PackedFileError(f"{list(wanted)} windows; at most {MAX_MEANS} along an axis are allowed")
     if any(out > size for out, size in zip(wanted, sizes, strict=True)):
         raise PackedFileError(f"{list(sizes)} cannot become {list(wanted)}")
     return Value((values[0].shape[0], *wanted), real=values[0].size)
@@ -169,7 +169,7 @@ def _reshape(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
 def _permute(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     shape, axes = values[0].shape, step.settings["axes"]
     if sorted(axes) != list(range(1, len(shape) + 1)):
-        raise PackedFileError(f"axes must be an order of 1 to {len(shape)}")
+        raise PackedFileError(f"axes must be a permutation of 1 to {len(shape)}")
     return Value(tuple(shape[axis - 1] for axis in axes), values[0].signs)
 
 

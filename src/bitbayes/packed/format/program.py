@@ -1,4 +1,4 @@
-"""The program of a packed network: a list of steps, read from JSON with suspicion."""
+"""The program of a packed network: a list of steps, which is read from untrusted JSON."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from bitbayes.packed.format.inputs import Inputs, short
 from bitbayes.packed.format.sliding import Sliding
 
 MAX_TEXT, MAX_STEPS, MAX_SOURCES, MAX_SAMPLES, MAX_NUMBER = 1 << 18, 4096, 256, 4096, (1 << 31) - 1
-VERSION = 2  # that is written; version 1 had no `inputs`, and is still read
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}", re.ASCII)  # of a tensor; never used as a path
-LABEL = re.compile(r"[A-Za-z0-9_.,:()\- ]{0,200}", re.ASCII)  # what is shown on a terminal
+VERSION = 2  # version that is written; version 1, which had no `inputs`, can still be read
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}", re.ASCII)  # names of tensors, which are never used as paths
+LABEL = re.compile(r"[A-Za-z0-9_.,:()\- ]{0,200}", re.ASCII)  # texts that are shown on terminals
 
 
 class PackedFileError(ValueError):
-    """A file that is no packed network of this version; the message is one line and says why."""
+    """Error for a file that is not a packed network of this version; its message of one line says why."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a program. Value 0 is the input of the program, and step i makes value i + 1.
+    """One step of a program. Value 0 is the program's input, and step i computes value i + 1.
 
     Args:
         op: Name of the operation.
-        sources: Values that the operation takes.
+        sources: Numbers of the values that the operation takes.
         name: Layer that the step comes from.
-        settings: Strides and the like.
+        settings: Settings of the operation, such as strides.
         tensors: Names of the step's tensors, by role: "weight", "scale" and so on.
 
     Example:
@@ -62,12 +62,12 @@ class Step:
 
     @property
     def bounds(self) -> tuple[float | None, float | None]:
-        """Least and largest number of a clamp; a file may have an integer there that no array holds."""
+        """Smallest and largest number of a clamp, as floats, because a file may have integers too large for arrays."""
         low, high = (self.settings[key] for key in ("min", "max"))
         return None if low is None else float(low), None if high is None else float(high)
 
     def fan_in(self, source: Sequence[int]) -> int:
-        """Return the number of weights of one output of a layer.
+        """Return the number of weights per output of a layer.
 
         Args:
             source: Shape of the value that the layer takes.
@@ -81,13 +81,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """What a packed network computes; its last value is the output.
+    """Computation of a packed network; its last value is the output.
 
     Args:
         input: Shape of one input, without the batch.
         samples: Number of networks, C.
-        steps: Steps in the order in which they are computed.
-        about: Other texts to keep in the file.
+        steps: Steps in the order of computation.
+        about: Further texts to store in the file.
         inputs: Description of the inputs; None if the file has none.
 
     Example:
@@ -120,12 +120,12 @@ def program_text(program: Program) -> str:
 
 
 def parse_program(text: str) -> Program:
-    """Read a program from JSON of any origin; every type and every size is checked.
+    """Read a program from untrusted JSON; every type and every size is checked.
 
     `bitbayes.packed.format.check` decides whether the steps fit together.
 
     Raises:
-        PackedFileError: If it is not JSON, too long, or of another shape.
+        PackedFileError: If the text is not JSON, is too long, or is not a program.
 
     Example:
         >>> parse_program('{"version":2,"input":[3],"samples":1,"steps":[]}')
@@ -134,14 +134,14 @@ def parse_program(text: str) -> Program:
         bitbayes.packed.format.program.PackedFileError: steps must be a list of 1 to 4096 entries
     """
     if len(text) > MAX_TEXT:
-        raise PackedFileError(f"the program has {len(text)} characters; at most {MAX_TEXT} are read")
+        raise PackedFileError(f"the program has {len(text)} characters, but at most {MAX_TEXT} are allowed")
     try:
         whole = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise PackedFileError(f"the program is not JSON: {str(error)[:100]}") from None
     version = whole.get("version") if isinstance(whole, dict) else VERSION
     if type(version) is not int or not 1 <= version <= VERSION:
-        raise PackedFileError(f"version {short(version)} of the format; this bitbayes reads versions 1 to {VERSION}")
+        raise PackedFileError(f"version {short(version)} of the format, but this bitbayes reads only 1 to {VERSION}")
     optional = {"about"} if version == 1 else {"about", "inputs"}
     row = _fields(whole, "the program", {"version", "input", "samples", "steps"}, optional)
     if not isinstance(row["steps"], list) or not 1 <= len(row["steps"]) <= MAX_STEPS:
@@ -162,28 +162,28 @@ def parse_program(text: str) -> Program:
 
 
 def whole_number(value: Any, what: str, least: int = 0, most: int = MAX_NUMBER) -> int:
-    """Return an integer in a range, or refuse the value; True is no integer."""
+    """Return an integer in a range, or raise an error; True is not an integer."""
     if type(value) is not int or not least <= value <= most:
         raise PackedFileError(f"{what} must be an integer from {least} to {most}, got {short(value)}")
     return value
 
 
 def whole_numbers(value: Any, what: str, least: int = 0, longest: int = 8) -> tuple[int, ...]:
-    """Return a short list of integers as a tuple, or refuse the value."""
+    """Return a short list of integers as a tuple, or raise an error."""
     if not isinstance(value, list) or len(value) > longest:
         raise PackedFileError(f"{what} must be a list of at most {longest} integers, got {short(value)}")
     return tuple(whole_number(number, what, least) for number in value)
 
 
 def finite_number(value: Any, what: str) -> float:
-    """Return a number that float32 can hold, or refuse the value."""
+    """Return a number that float32 can represent, or raise an error."""
     if type(value) not in (int, float) or not abs(value) <= 3.4e38 or not math.isfinite(value):
         raise PackedFileError(f"{what} must be a finite number, got {short(value)}")
     return float(value)
 
 
 def _entry(inputs: Inputs) -> dict[str, Any]:
-    """Return what inputs are as an object of JSON, without the fields that have no value."""
+    """Return the description of inputs as a JSON object, without fields that have no value."""
     row = {"kind": inputs.kind, "colour": inputs.colour, "height": inputs.height, "width": inputs.width}
     row |= {"crop": inputs.crop, "mean": inputs.means, "std": inputs.stds, "classes": inputs.classes or None}
     return {key: value for key, value in row.items() if value is not None}
@@ -212,13 +212,13 @@ def _step(index: int, entry: Any) -> Step:
         raise PackedFileError(f"step {index}: settings and tensors must be objects")
     for tensor in tensors.values():
         if not isinstance(tensor, str) or not NAME.fullmatch(tensor):
-            raise PackedFileError(f"step {index}: {short(tensor)} is no name of a tensor")
+            raise PackedFileError(f"step {index}: {short(tensor)} is not a valid name of a tensor")
     return Step(op, sources, name, settings, tensors)
 
 
 def _fields(value: Any, what: str, needed: set[str], optional: set[str]) -> dict[str, Any]:
     if not isinstance(value, dict) or not needed <= set(value) <= needed | optional:
-        raise PackedFileError(f"{what} must be an object of {sorted(needed)} and perhaps {sorted(optional)}")
+        raise PackedFileError(f"{what} must be an object with {sorted(needed)} and optionally {sorted(optional)}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Windows that slide over one or two axes, as those of convolutions and pools do."""
+"""Sliding windows over one or two axes, as in convolutions and pools."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Sliding:
-    """A window and how it slides, with one number for each axis.
+    """Sliding window, described by one number per axis.
 
     Args:
-        kernel: Taps of the window.
+        kernel: Number of taps of the window.
         stride: Distance between neighbouring windows.
-        padding: Entries that are added at both ends.
+        padding: Number of entries that are added at both ends.
         dilation: Distance between neighbouring taps.
-        ceil: Whether a last window may lie partly outside (torch's `ceil_mode`).
+        ceil: Whether the last window may lie partly outside (torch's `ceil_mode`).
 
     Example:
         >>> Sliding((3,), (2,), (1,), (1,)).places((8,))
@@ -36,26 +36,26 @@ class Sliding:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Sliding:
-        """Return the windows that the settings of a step describe."""
+        """Return the sliding window that the settings of a step describe."""
         kernel, stride, padding = (tuple(settings[key]) for key in ("kernel", "stride", "padding"))
         dilation = tuple(settings.get("dilation", (1,) * len(kernel)))
         return cls(kernel, stride, padding, dilation, settings.get("ceil", False))
 
     @classmethod
     def covering(cls, sizes: Sequence[int]) -> Sliding:
-        """Return a single window that sees everything, as an output of a linear layer does."""
+        """Return a single window that sees the whole input, as an output of a linear layer does."""
         one, zero = (1,) * len(sizes), (0,) * len(sizes)
         return cls(tuple(sizes), one, zero, one)
 
     def in_two_axes(self) -> Sliding:
-        """Return the same windows over two axes, the first of which have size 1 where there were fewer."""
+        """Return the same windows over two axes, with leading axes of size 1 if there were fewer."""
         missing = 2 - len(self.kernel)
         one = {key: (1,) * missing + getattr(self, key) for key in ("kernel", "stride", "dilation")}
         return replace(self, **one, padding=(0,) * missing + self.padding)
 
     @functools.cached_property
     def span(self) -> tuple[int, ...]:
-        """Entries from the first tap to the last, both included."""
+        """Number of entries from the first tap to the last, inclusive."""
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
 
     def places(self, sizes: Sequence[int]) -> tuple[int, ...]:
@@ -63,12 +63,12 @@ class Sliding:
         found = []
         for size, span, s, p in zip(sizes, self.span, self.stride, self.padding, strict=True):
             count = (size + 2 * p - span + (s - 1 if self.ceil else 0)) // s + 1
-            # The last window must begin inside the input or its left padding.
+            # The last window must start inside the input or its left padding.
             found.append(count - 1 if self.ceil and (count - 1) * s >= size + p else count)
         return tuple(found)
 
     def pads(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
-        """Return the entries to add before and after each axis, so that all windows lie inside."""
+        """Return the number of entries to add before and after each axis, so that all windows lie inside."""
         axes = zip(sizes, self.places(sizes), self.span, self.stride, self.padding, strict=True)
         return [(p, max(p, (count - 1) * s + span - size - p)) for size, count, span, s, p in axes]
 
@@ -82,13 +82,13 @@ class Sliding:
         axes = zip(sizes, self.places(sizes), self.kernel, self.stride, self.padding, self.dilation, strict=True)
         found = []
         for size, count, k, s, p, d in axes:
-            start = np.arange(count) * s - p  # where the first tap lies; tap t is inside from -start / d on
+            start = np.arange(count) * s - p  # position of the first tap; tap t is inside from -start / d on
             ends = [np.clip(-((start - edge) // d), 0, k) for edge in (0, size)]
             found.append(np.stack(ends, axis=-1))
         return found
 
     def boxes(self, sizes: Sequence[int], most: int) -> Iterator[tuple[slice, ...]]:
-        """Cut the places of an input into boxes of at most so many places, or of one.
+        """Split the positions of windows into boxes of at most `most` positions, or of one.
 
         Example:
             >>> list(Sliding((1,), (1,), (0,), (1,)).boxes((3,), 2))
@@ -103,7 +103,7 @@ class Sliding:
         yield from itertools.product(*cuts)
 
     def windows(self, padded: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return what all windows see of (N, C, *sizes), padding included: (N, C, *places, *kernel), without a copy."""
+        """Return a view of all windows of padded inputs (N, C, *sizes), shape (N, C, *places, *kernel)."""
         axes = tuple(range(2, padded.ndim))
         view = np.lib.stride_tricks.sliding_window_view(padded, self.span, axis=axes)
         every = slice(None)

@@ -15,11 +15,11 @@ class PackedRow:
         op: Name of the operation.
         layer: Layer that the step comes from.
         output: Shape of its output, without the batch.
-        weights: Entries of its weights, thresholds, scales and shifts, in all C networks together.
-        bits: Bits that they need.
-        bytes: Bytes that they take in the file; 0 if an earlier step has brought them.
-        binary_ops: Operations of xnor and popcount for one input and one network: two for each product.
-        real_ops: Operations of real numbers: two for each product, one where the weight is a sign.
+        weights: Number of weights, thresholds, scales and shifts in all C networks together.
+        bits: Number of bits that the weights need.
+        bytes: Number of bytes that the weights take in the file; 0 if they belong to an earlier step.
+        binary_ops: Number of xnor and popcount operations for one input and one network, two per product.
+        real_ops: Number of floating-point operations: two per product, or one if the weight is a sign.
 
     Example:
         >>> PackedRow("sign", "1", (4,), 0, 0, 0, 0, 4).real_ops
@@ -38,11 +38,11 @@ class PackedRow:
 
 @dataclass(frozen=True)
 class PackedSummary:
-    """All steps of a packed network; printing it gives a table.
+    """Table of all steps of a packed network.
 
     Args:
         samples: Number of networks in the file, C.
-        rows: One entry a step.
+        rows: One entry per step.
 
     Example:
         >>> PackedSummary(1, (PackedRow("sign", "1", (4,), 0, 0, 0, 0, 4),)).bytes
@@ -59,12 +59,12 @@ class PackedSummary:
 
     @property
     def binary_ops(self) -> int:
-        """Operations of xnor and popcount, for one input and one network."""
+        """Number of xnor and popcount operations for one input and one network."""
         return sum(row.binary_ops for row in self.rows)
 
     @property
     def real_ops(self) -> int:
-        """Operations of real numbers, for one input and one network."""
+        """Number of floating-point operations for one input and one network."""
         return sum(row.real_ops for row in self.rows)
 
     def __str__(self) -> str:

@@ -1,1 +1,1 @@
-"""Writes packed networks as C99 headers."""
+"""Export of packed networks as C99 headers."""

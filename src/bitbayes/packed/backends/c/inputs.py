@@ -1,4 +1,4 @@
-"""Functions of a C header that make inputs of pixels and name classes, for networks that say what their inputs are."""
+"""Functions of a C header that convert pixels to inputs and name classes, for networks with a description of inputs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ return index >= 0 && index < {count} ? names[index] : "";
 
 
 def inputs_comment(inputs: Inputs | None, size: int) -> str:
-    """Return what the comment at the head of a header says of its functions; "@" stands for the header's name."""
+    """Return the lines of a header's comment on these functions; "@" stands for the name of the header."""
     if inputs is None:
         return ""
     parts = {"source": _source(inputs), "name": "pixels", "of": "uint8_t", "size": size, "what": _pixels(inputs)}
@@ -52,7 +52,7 @@ def inputs_comment(inputs: Inputs | None, size: int) -> str:
 
 
 def inputs_functions(inputs: Inputs | None, size: int) -> list[str]:
-    """Return the functions, which compilers do not complain about if they are not used.
+    """Return the functions, for which compilers do not warn if they are unused.
 
     Example:
         >>> "static inline" in inputs_functions(Inputs("vector", mean=1.0), 4)[0]
@@ -91,6 +91,6 @@ def _floats(numbers: tuple[float, ...]) -> str:
 
 
 def _literal(text: str) -> str:
-    """Return a text as a literal of ASCII characters in C; the octal forms cannot run into what follows."""
+    """Return a text as an ASCII literal in C; octal escapes cannot run into the next character."""
     plain = string.ascii_letters + string.digits + " -_.,:;()"
     return '"' + "".join(chr(byte) if chr(byte) in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'

@@ -1,4 +1,4 @@
-"""In which order a C header computes, and where in its scratch memory each value lies."""
+"""Order of computation in a C header, and places of values in its scratch memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 
-EACH = ("affine", "sign", "threshold", "clamp", "prelu")  # an entry at a time
+EACH = ("affine", "sign", "threshold", "clamp", "prelu")  # operations on one entry at a time
 
 
 class Group(NamedTuple):
-    """A step, and those that follow it an entry at a time: what is between them, its own value first, is not stored."""
+    """A step and the elementwise steps that follow it; the values between them are not stored."""
 
     step: Step
     first: int
@@ -26,7 +26,7 @@ class Group(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Groups in order; places in words of 32 bits: of the values, of each group's window; and how many there are."""
+    """Groups in order; places of values and of groups' windows in 32-bit words; and the number of words."""
 
     groups: list[Group]
     places: dict[int, int]
@@ -35,14 +35,14 @@ class Plan(NamedTuple):
 
 
 def words(bits: int) -> int:
-    """Return the number of 32-bit words that hold so many bits."""
+    """Return the number of 32-bit words that hold a number of bits."""
     return -(-bits // 32)
 
 
 def make_plan(network: PackedNetwork) -> Plan:
-    """Fuse steps, and give each value a place that no other value needs at the same time.
+    """Fuse steps, and assign each value a place that no other value needs at the same time.
 
-    A reshaped value lies where its source lies; input and output have no place in the scratch memory.
+    A reshaped value shares the place of its source. Input and output have no place in the scratch memory.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
@@ -68,7 +68,7 @@ def make_plan(network: PackedNetwork) -> Plan:
 
 
 def _groups(steps: tuple[Step, ...]) -> tuple[list[Group], dict[int, int]]:
-    """Return the groups, and for each value the one in whose place it lies."""
+    """Return the groups, and for each value the value whose place it shares."""
     users = Counter(source for step in steps for source in step.sources)
     after = {source: index for index, step in enumerate(steps) for source in step.sources}
     groups, done, roots = [], set[int](), {0: 0}

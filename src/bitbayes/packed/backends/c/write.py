@@ -1,7 +1,7 @@
-"""Packed networks as C headers, for machines too small for anything else.
+"""Writing of packed networks as C headers, for microcontrollers.
 
 Each step leaves its result in s, which the writer stores. Sums run over channels, then over the kernel, in the order of
-the weights. In the texts of this module "@" stands for the name of the header and an underscore.
+the weights. In the texts of this module, "@" stands for the name of the header and an underscore.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bitbayes.packed.format.bits import Array, float_above
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 
-_NAME = r"[A-Za-z][A-Za-z0-9_]{0,60}"  # compiled when it is first used: `import bitbayes` loads this module
+_NAME = r"[A-Za-z][A-Za-z0-9_]{0,60}"  # compiled on first use, because `import bitbayes` loads this module
 _LINE = 8  # numbers
 
 _HEAD = """\
@@ -80,27 +80,28 @@ if (logits[k] > logits[best]) best = k;
 return (int)best;
 }}
 """
-_NOTHING = r" \* 1(?=[ ;)\]])| - 0(?=;)|\b0 \+ "  # what adds and multiplies nothing
+_NOTHING = r" \* 1(?=[ ;)\]])| - 0(?=;)|\b0 \+ "  # additions of 0 and multiplications by 1
 
 
 def c_header(network: PackedNetwork, name: str = "net") -> str:
-    """Write a network as one C99 header: constant tables, and one function that allocates nothing.
+    """Return a network as a C99 header: constant tables and a function that allocates no memory.
 
-    If the network says what its inputs are, the header has a function that makes them of pixels (`name_prepare`), and,
-    if the classes have names, one that returns them (`name_class`).
+    If the network describes its inputs, the header has a function that converts pixels to inputs (`name_prepare`). If
+    the classes have names, it also has a function that returns them (`name_class`).
 
-    Signs are bits, and their products are computed by xnor and popcount. Steps that work entry by entry are computed
-    before anything is stored, and values that are not needed at the same time share their memory.
+    Signs are stored as bits, and their products are computed by xnor and popcount. Elementwise steps are fused with the
+    step before them, and values that are not needed at the same time share memory.
 
     Args:
         network: A packed network with C = 1.
-        name: Prefix of all names in the header; the function is called `name_predict`.
+        name: Prefix of all names in the header. The function is called `name_predict`.
 
     Returns:
         The text of the header.
 
     Raises:
-        ValueError: If the file holds several networks, a step has no C form (it is named), or `name` is no C name.
+        ValueError: If the file holds several networks, a step cannot be written as C (the message names it), or `name`
+            is not a valid C name.
 
     Example:
         >>> model = torch.nn.Linear(16, 2, bias=False)
@@ -112,7 +113,7 @@ def c_header(network: PackedNetwork, name: str = "net") -> str:
     if not re.fullmatch(_NAME, name):
         raise ValueError(f"name must be letters, digits and _ and begin with a letter, got {name!r}")
     if network.program.samples > 1:
-        raise ValueError(f"a C header is of one network, got {network.program.samples}; pack the mode")
+        raise ValueError(f"a C header holds one network, got {network.program.samples}; pack the mode")
     for step in network.program.steps:
         if step.op not in _STEPS:
             supported = ", ".join(_STEPS)
@@ -128,7 +129,7 @@ def c_header(network: PackedNetwork, name: str = "net") -> str:
     about, prepare = inputs_comment(network.inputs, inputs.size), inputs_functions(network.inputs, inputs.size)
     how = "as @prepare makes it" if prepare else "scaled and normalised as in training"
     tables, scratch = sum(table.nbytes for table in code.tables.values()), 4 * plan.words
-    # Only what is used, so that no compiler warns.
+    # Write only functions that are used, so that no compiler warns.
     parts = [
         _HEAD.format(inputs=inputs, outputs=outputs, tables=tables, scratch=scratch, how=how, about=about),
         f"#ifndef {name.upper()}_H\n#define {name.upper()}_H\n",
@@ -148,7 +149,7 @@ def _table(index: int, of: str, kind: str, table: Array) -> str:
 
 
 def _indented(text: str) -> str:
-    """Indent by two blanks for each open brace, and one empty line where there are more."""
+    """Indent by two blanks per open brace, and merge consecutive empty lines."""
     lines, depth = list[str](), 0
     for line in re.sub(r"\n{3,}", "\n\n", text).split("\n"):
         depth -= line.startswith("}")
@@ -158,7 +159,7 @@ def _indented(text: str) -> str:
 
 
 class _Writer:
-    """Writes what all steps share, and collects the tables that they read."""
+    """Writer of the expressions that all steps share; it collects the tables that they read."""
 
     def __init__(self, network: PackedNetwork, plan: Plan) -> None:
         self.network, self.plan = network, plan
@@ -199,7 +200,7 @@ class _Writer:
         return f"@t{list(self.tables).index(key)}"
 
     def store(self, group: Group, index: str, channel: str) -> str:
-        """Compute the chain of a group from s, the result of its step, and store its value."""
+        """Return lines that compute the chain of a group from s, the result of its step, and store its value."""
         lines, chain = [f"const int32_t i = {index};"], list(group.chain)
         if self.network.values[group.first].binary and chain and chain[0].op == "threshold":
             lines.append(f"const float y = {self._above(chain.pop(0), 's', channel, 'int32_t')};")
@@ -241,7 +242,7 @@ class _Writer:
 
 
 def _literal(number: np.generic) -> str:
-    """Return a number in C: a float32 by the fewest decimals that give it back, a word by its digits."""
+    """Return a number in C: a float32 by the fewest decimals that reproduce it, a word by its digits."""
     if number.dtype.kind == "u":
         return f"0x{number:08x}u"
     return f"{number!s}f" if number.dtype.kind == "f" else str(number)
@@ -267,7 +268,7 @@ def _group(code: _Writer, group: Group) -> str:
 
 
 class _Window(NamedTuple):
-    """Loops over places and, within a window, over the places that it sees; sizes and indices of both."""
+    """Loops over output places and over the places in each window, with sizes and indices of both."""
 
     outer: list[str]
     inner: list[str]
@@ -285,7 +286,7 @@ def _window(step: Step, source: Sequence[int], output: Sequence[int]) -> _Window
         window.outer.append(_loop(out, places))
         window.output.append((places, out))
         window.source.append((size, at))
-        if step.op == "adaptive_avg_pool":  # the products of sizes may need more than 32 bits
+        if step.op == "adaptive_avg_pool":  # products of sizes may need more than 32 bits
             end = f"(int32_t)((((int64_t){out} + 1) * {size} + {places - 1}) / {places})"
             window.inner.append(_loop(at, end, f"(int32_t)((int64_t){out} * {size} / {places})"))
             continue
@@ -301,14 +302,14 @@ def _window(step: Step, source: Sequence[int], output: Sequence[int]) -> _Window
 
 
 def _flat(index: str, axes: Sequence[tuple[int, str]]) -> str:
-    """Return the index of an entry, from that along its first axis and (size, index) of the others."""
+    """Return the flat index of an entry, from its index along the first axis and (size, index) of the others."""
     for size, inner in axes:
         index = f"{f'({index})' if ' ' in index else index} * {size} + {inner}"
     return index
 
 
 def _term(code: _Writer, step: Step, index: str, fan: int) -> str:
-    """Return the sum of weight number `index` of output o, times x."""
+    """Return the line that adds weight number `index` of output o, times x."""
     if code.network.tensors[step.tensors["weight"]].dtype != np.uint8:
         return f"s += (@sum)x * {code.table(step, 'weight', 'float')}[o * {fan} + {index}];"
     return f"s += @bit({code.table(step, 'weight', 'uint32_t')}[o * {words(fan)} + ({index} >> 5)], {index}) ? x : -x;"
@@ -340,7 +341,7 @@ def _conv(code: _Writer, group: Group) -> str:
         x = [f"const int32_t at = {at};", f"const float x = {code.entry(source, 'at')};"]
         sums = _nest(visited, *window.lines, order, *x, _term(code, step, "j", fan))
         return _nest([_loop("o", output[0]), *window.outer], "@sum s = 0;", sums, target)
-    # The window of a place is laid out in words once, with a mask of what is not padding, for all outputs.
+    # The window of a place is gathered into words once for all outputs, with a mask of entries that are not padding.
     signs, seen = code.plan.windows[group.value], code.plan.windows[group.value] + words(fan)
     at = f"const int32_t at = {_flat('c' if groups == 1 else f'g * {inside} + c', window.source)};"
     sign = f"@memory[{signs} + (j >> 5)].w |= {code.bit(source, 'at')} << (j & 31);"
@@ -386,7 +387,7 @@ def _softmax(code: _Writer, group: Group) -> str:
 
 
 def _each(code: _Writer, group: Group) -> str:
-    """Compute entry by entry; a reshaped value that is the output is copied."""
+    """Return lines for an elementwise step; a reshaped value that is the output is copied."""
     shape = code.shape(group.first)
     result = " + ".join(code.entry(source, "at") for source in group.step.sources)
     target = code.store(group, "at", _channel("at", shape))

@@ -1,1 +1,1 @@
-"""Runs packed networks with kernels in C that are compiled on this machine."""
+"""The native backend, which runs packed networks with kernels in C."""

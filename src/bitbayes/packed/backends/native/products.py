@@ -1,7 +1,7 @@
-"""Products of compiled kernels: signs with signs, numbers with signs, numbers with numbers.
+"""Products by compiled kernels: signs by signs, numbers by signs, numbers by numbers.
 
-Arrays have the C networks in front: (S, N, ...), S = C, or 1 where all networks have the same values. Weights are kept
-in blocks of outputs, as the kernels read them.
+Arrays have a leading axis of networks: (S, N, ...) with S = C, or S = 1 if all networks have the same values. Weights
+are stored in blocks of outputs, as the kernels read them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from bitbayes.kernels import build
 from bitbayes.packed.format.bits import Array, as_words, unpack_signs
 from bitbayes.packed.format.sliding import Sliding
 
-_BLOCK = 32  # outputs; BLOCK of the kernels
-_LINE = 64  # bytes of a line of the cache
-_NEVER = -1  # differences that no sum is below
+_BLOCK = 32  # outputs per block; BLOCK in the kernels
+_LINE = 64  # bytes of a cache line
+_NEVER = -1  # below every sum
 _NUMBER, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _ARGUMENTS = {
     "inference": {"bitbayes_signs": [_POINTER] * 3, "bitbayes_numbers": [_NUMBER] * 7 + [_POINTER] * 5},
@@ -35,7 +35,7 @@ def library(name: str) -> ctypes.CDLL:
     """Return the compiled kernels of a file, with the types of their arguments.
 
     Raises:
-        RuntimeError: If they cannot be compiled here; says why.
+        RuntimeError: If the kernels are not available. The message says why.
     """
     loaded = build.library(name)
     if loaded is None:
@@ -49,9 +49,9 @@ def library(name: str) -> ctypes.CDLL:
 
 
 def _address(array: Any) -> int:
-    """Return where an array begins."""
+    """Return the address of an array."""
     if array.size and array.flags.writeable:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # three times as fast
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # 3× as fast
     return array.__array_interface__["data"][0]
 
 
@@ -79,13 +79,13 @@ def wasteful(channels: int, taps: int, outputs: int, *, signs: bool) -> bool:
 
 
 def _padded(rows: Array, dtype: npt.DTypeLike, fill: float = 0) -> Array:
-    """Return numbers (..., outputs), as many as the blocks have."""
+    """Return numbers (..., outputs), padded to full blocks."""
     more = [(0, 0)] * (rows.ndim - 1) + [(0, -rows.shape[-1] % _BLOCK)]
     return np.pad(rows.astype(dtype, "C"), more, constant_values=fill)
 
 
 class _Product:
-    """What all products have: how many networks differ in some tensor, and scale and shift of all their outputs."""
+    """Base of all products: the number of networks that differ in some tensor, and scale and shift of all outputs."""
 
     def __init__(self, weight: Array, tensors: Mapping[str, Array]) -> None:
         self.networks, self.outputs = max(len(tensor) for tensor in (weight, *tensors.values())), weight.shape[1]
@@ -95,14 +95,14 @@ class _Product:
 
 
 def _done(failed: int) -> None:
-    """Check what a kernel returned."""
+    """Check the return value of a kernel."""
     if failed:
-        raise MemoryError("the compiled kernel found no memory for its buffers")
+        raise MemoryError("the compiled kernel could not allocate its buffers; use a smaller batch")
 
 
 @dataclass(frozen=True)
 class Signs:
-    """Signs as bits, with the channels last: (S, N, *places, words of 64 bits), bits left over 0.
+    """Signs as bits with channels last: (S, N, *places, words of 64 bits), with unused bits of 0.
 
     Example:
         >>> Signs(np.array([[[5]]], np.uint64), 3).floats.tolist()
@@ -114,7 +114,7 @@ class Signs:
 
     @functools.cached_property
     def floats(self) -> npt.NDArray[np.float32]:
-        """The same as −1 and +1, shape (S, N, channels, *places)."""
+        """The signs as −1 and +1, shape (S, N, channels, *places)."""
         return np.moveaxis(unpack_signs(self.words.view(np.uint8), self.channels), -1, 2)
 
 
@@ -129,15 +129,16 @@ def pack_places(ones: Array) -> npt.NDArray[np.uint64]:
 
 
 class SignProduct(_Product):
-    """A linear layer or convolution of binary weights on signs.
+    """Linear layer or convolution with binary weights on signs.
 
     Args:
-        bits: Rows of weights as the file has them, (networks, outputs, bytes), networks C, or 1 for all.
-        channels: Channels of an input.
+        bits: Rows of weights as in the file, (networks, outputs, bytes), with C networks or 1 for all.
+        channels: Number of channels of an input.
         sizes: Sizes of an input: (), (width,) or (height, width).
-        sliding: How the layer's windows slide over `sizes`; None for one that sees everything.
-        tensors: `scale` and `shift` of sums, (networks or 1, outputs or 1). Or `threshold`, integers (networks or 1,
-            outputs): bits come out, 1 where the sum reaches it; `direction`, ±1, is a factor of the sum before that.
+        sliding: Sliding windows over `sizes`; None for one window that sees the whole input.
+        tensors: `scale` and `shift` of sums, (networks or 1, outputs or 1); or integers `threshold` (networks or 1,
+            outputs). With `threshold`, the outputs are bits: 1 if the sum times `direction`, which is ±1, reaches the
+            threshold.
     """
 
     def __init__(
@@ -157,27 +158,28 @@ class SignProduct(_Product):
         seen = _Seen.of(sliding, sizes)
         self._classes = seen.classes
         rows, tables = [], []
-        for network in range(self.networks):  # one at a time: unpacked they take eight times the memory
+        for network in range(self.networks):  # one network at a time, because unpacked bits take 8× the memory
             fan = math.prod(sliding.kernel) * channels
             ones = np.unpackbits(bits[network % len(bits)], axis=-1, count=fan, bitorder="little").astype(bool)
-            if direction is not None:  # the other way round is the same with all weights negated
+            if direction is not None:  # the opposite direction is the same with all weights negated
                 ones ^= (direction[network % len(direction)] < 0)[:, None]
             ones = ones.reshape(self.outputs, channels, -1)
             rows.append(pack_places(ones.transpose(0, 2, 1)).reshape(self.outputs, -1))
-            # A tap outside has bits 0, which count as −1: its products, minus its weights' sum, are taken back.
+            # A tap outside the input has bits 0, which count as −1. Its products, minus the sum of its weights, are
+            # subtracted again.
             tables.append(fan + seen.outside(ones, sliding.kernel))
         self._weights, whole = _blocks(np.stack(rows)), np.stack(tables)  # (networks, classes, outputs)
         if threshold is None:
             self._table = _padded(whole, np.int64)
         else:
-            reached = (whole - threshold.astype(np.int64)[:, None]) // 2  # as many may differ
+            reached = (whole - threshold.astype(np.int64)[:, None]) // 2  # number of networks that may differ
             self._table = _padded(np.maximum(reached, _NEVER), np.int64, _NEVER)
         self._shape = [*sizes, -(-channels // 64), *self.places, *sliding.kernel]
         self._shape += [*sliding.stride, *sliding.padding, *sliding.dilation]
         self._shape += [self.outputs, self._weights.shape[1], self._table.shape[1], int(self.bits)]
         constants = (self._weights, self._table, self._classes, self._scale, self._shift)
         self._constants = [_address(tensor) for tensor in constants]
-        self._called: tuple[tuple[int, int, int], int, Array] | None = None  # the shape as it was last passed
+        self._called: tuple[tuple[int, int, int], int, Array] | None = None  # the shape of the last call
         self._function = library("inference").bitbayes_signs
 
     def __call__(self, x: npt.NDArray[np.uint64], threads: int = 1) -> Array:
@@ -189,9 +191,9 @@ class SignProduct(_Product):
         """
         sources, inputs, rank, threads = len(x), x.shape[1], self._rank, build.threads(threads)
         every = max(sources, self.networks)
-        if self.networks == 1:  # one network on more inputs
+        if self.networks == 1:  # treated as one network on more inputs
             sources, inputs = 1, sources * inputs
-        bits = (np.zeros, -(-self.outputs // 64), np.uint64)  # the kernel sets those that are 1
+        bits = (np.zeros, -(-self.outputs // 64), np.uint64)  # the kernel only sets bits that are 1
         make, words, kind = bits if self.bits else (np.empty, self.outputs, np.float32)
         out = make((every, x.shape[1], *self.places[2 - rank :], words), kind)
         key, called = (sources, inputs, threads), self._called
@@ -205,14 +207,14 @@ class SignProduct(_Product):
 
 
 class _Seen(NamedTuple):
-    """Which taps lie inside the input, at all places of an output: places that see the same taps are of one class.
+    """Classes of output places; places of one class see the same taps inside the input.
 
-    Inside are the taps of a rectangle, so there are classes of rows and of columns, and a class for each pair of them.
+    The taps inside the input form a rectangle, so there is a class for each pair of a row class and a column class.
 
     Attributes:
-        classes: The class of every place.
-        rows: First tap inside and the one after the last, for every class of rows.
-        columns: The same for every class of columns.
+        classes: Class of every place.
+        rows: For every row class, the first tap inside and the one after the last.
+        columns: The same for every column class.
     """
 
     classes: npt.NDArray[np.int32]
@@ -221,14 +223,14 @@ class _Seen(NamedTuple):
 
     @classmethod
     def of(cls, sliding: Sliding, sizes: Sequence[int]) -> _Seen:
-        """Find the classes of the places of an output."""
+        """Return the classes of the places of an output."""
         found = [np.unique(ends, axis=0, return_inverse=True) for ends in sliding.seen(sizes)]
         (rows, of_row), (columns, of_column) = ((each, inverse.reshape(-1)) for each, inverse in found)
         classes = of_row[:, None] * len(columns) + of_column
         return cls(np.ascontiguousarray(classes.reshape(-1), np.int32), rows, columns)
 
     def outside(self, ones: npt.NDArray[np.bool_], kernel: tuple[int, ...]) -> npt.NDArray[np.int64]:
-        """Return the sums of the weights outside, (classes, outputs), of signs (outputs, channels, taps)."""
+        """Return sums of the weights outside the input, (classes, outputs), from signs (outputs, channels, taps)."""
         (outputs, channels, _), (height, width) = ones.shape, kernel
         if np.array_equal(self.rows, [[0, height]]) and np.array_equal(self.columns, [[0, width]]):
             return np.zeros((1, outputs), np.int64)
@@ -241,13 +243,13 @@ class _Seen(NamedTuple):
 
 
 class NumberProduct(_Product):
-    """A linear layer of binary weights on float32 numbers; sums are in float32.
+    """Linear layer with binary weights on float32 numbers; sums are in float32.
 
-    A sum of K products is within K 2^-24 of the exact one, relative to the sum of the inputs' magnitudes.
+    A sum of K products is within K 2^-24 of the exact sum, relative to the sum of the inputs' magnitudes.
 
     Args:
-        bits: Rows of weights as the file has them, (networks, outputs, bytes), networks C, or 1 for all.
-        inputs: Inputs of the layer, K.
+        bits: Rows of weights as in the file, (networks, outputs, bytes), with C networks or 1 for all.
+        inputs: Number K of inputs of the layer.
         affine: `scale` and `shift` of sums, (networks or 1, outputs or 1).
     """
 
@@ -279,7 +281,7 @@ class NumberProduct(_Product):
         return out
 
     def _take_back(self, x: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
-        """Compute what is not finite again in float64: a part of a sum may overflow where the whole does not."""
+        """Recompute sums that are not finite in float64, because a partial sum may overflow when the whole does not."""
         with np.errstate(over="ignore", invalid="ignore"):
             for network, result in enumerate(out):
                 places = np.nonzero(~np.isfinite(result).all(1))[0]
@@ -292,10 +294,10 @@ class NumberProduct(_Product):
 
 
 class RealProduct(_Product):
-    """A convolution of real weights on float32 numbers, whose sums are rounded as `kernels/real.c` says.
+    """Convolution with real weights on float32 numbers; `kernels/real.c` describes how sums are rounded.
 
     Args:
-        weight: (networks, outputs, channels, *kernel), networks C, or 1 for all.
+        weight: Weights of shape (networks, outputs, channels, *kernel), with C networks or 1 for all.
         affine: `scale` and `shift` of sums, (networks or 1, outputs or 1).
     """
 
@@ -305,7 +307,7 @@ class RealProduct(_Product):
         self._weights, self.inputs = _blocks(rows), rows.shape[-1]
 
     def __call__(self, x: npt.NDArray[np.float32], threads: int = 1) -> npt.NDArray[np.float32]:
-        """Return sums (S, N, outputs) of what is seen, (S, N, K), channels last: K = (*kernel, channels)."""
+        """Return sums (S, N, outputs) of windows (S, N, K) with channels last: K = (*kernel, channels)."""
         x = np.ascontiguousarray(x, np.float32)
         out = np.empty((max(len(x), self.networks), x.shape[1], self.outputs), np.float32)
         function = library("real").bitbayes_real

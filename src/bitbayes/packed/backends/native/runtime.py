@@ -1,4 +1,4 @@
-"""Runs packed networks with compiled kernels: binary layers on bits, the rest with NumPy in float32."""
+"""The native runtime: binary layers run on bits in compiled kernels, other steps with NumPy in float32."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import MAX_SAMPLES, Step
 
-_PIECE = 1 << 19  # numbers of the largest value that are computed at a time, so that they stay in a cache
+_PIECE = 1 << 19  # numbers of the largest value per piece, so that pieces stay in a cache
 
 
 class _Job(NamedTuple):
-    """One or several steps that run as one, and the value that the last of them makes."""
+    """One or several steps that run as one, and the value that the last step makes."""
 
     run: Compute
     sources: tuple[int, ...]
@@ -32,15 +32,15 @@ class _Job(NamedTuple):
 
 
 class NativeRuntime(Runtime):
-    """Runs a packed network with kernels in C, compiled once on each machine for its processor.
+    """Runtime that runs a packed network with kernels in C.
 
-    Binary weights on signs are counted by xor and popcount, with thresholds, scales and shifts in the same pass;
-    binary weights on numbers are summed in float32. C networks run together: what their inputs have in common is
-    read once. A step without a kernel runs as the reference does.
+    Products of binary weights and signs are counted by xor and popcount, with thresholds, scales and shifts in the same
+    pass. Products of binary weights and numbers are summed in float32. All C networks run together, and common inputs
+    are read once. A step without a kernel runs as in the reference.
 
     Args:
         network: Packed network to run.
-        threads: Largest number of threads; 0: one for each core.
+        threads: Largest number of threads; 0 for one per core.
 
     Raises:
         RuntimeError: If the kernels cannot be compiled here; says why.
@@ -58,12 +58,12 @@ class NativeRuntime(Runtime):
         if threads < 0:
             raise ValueError(f"threads must be at least 0, got {threads}")
         if sys.byteorder != "little":
-            raise RuntimeError('the backend "native" wants a little-endian machine; take "torch" or "reference"')
+            raise RuntimeError('the backend "native" needs a little-endian machine; use "torch" or "reference"')
         library("inference")
         self.network, self.threads = network, threads or os.cpu_count() or 1
         last = len(network.program.steps)
         self._users = Counter(source for step in network.program.steps for source in step.sources)
-        self._users[last] += 1  # whoever called
+        self._users[last] += 1  # the calling module
         jobs: list[_Job] = []
         while not jobs or jobs[-1].target < last:
             jobs.append(self._job(jobs[-1].target if jobs else 0))
@@ -84,7 +84,7 @@ class NativeRuntime(Runtime):
         result = floats(values[len(self.network.program.steps)])
         return np.broadcast_to(result, (self.network.program.samples, *result.shape[1:]))
 
-    # Planning: which steps run as one, beginning with a given one.
+    # Planning: which steps run as one, starting with a given step.
 
     def _job(self, index: int) -> _Job:
         step = self.network.program.steps[index]
@@ -102,7 +102,7 @@ class NativeRuntime(Runtime):
         return _Job(lambda sources: fast([floats(x) for x in sources], step, shaped), step.sources, index + 1)
 
     def _wasteful(self, step: Step, signs: bool) -> bool:
-        """Return whether the kernels' layout of a layer's weights would take much memory; NumPy runs it then."""
+        """Return whether the kernels' layout of a layer's weights would take much memory; NumPy then runs the layer."""
         weight, inputs = self.network.tensors_of(step)["weight"], self.network.source_shape(step)[0]
         if not signs and (weight.dtype == np.uint8 or step.op == "linear"):
             return False  # a bit of 32 outputs takes as much as a number; a linear layer of numbers has no kernel
@@ -112,7 +112,7 @@ class NativeRuntime(Runtime):
         return wasteful(channels, math.prod(taps), len(weight), signs=signs)
 
     def _flat(self, step: Step) -> int:
-        """Return the value whose signs a linear layer takes: before a reshape, if its places have bits of their own."""
+        """Return the value whose signs a linear layer takes: before a reshape, if its places have their own bits."""
         flat = self.network.unflattened(step.sources[0])
         value = self.network.values[flat]
         channels, *places = value.shape
@@ -120,7 +120,7 @@ class NativeRuntime(Runtime):
         return flat if value.signs and few else step.sources[0]
 
     def _real(self, index: int, step: Step, weight: Array) -> _Job:
-        """Plan a layer of real weights; a convolution takes the affine step that follows."""
+        """Plan a layer of real weights; a convolution includes the affine step that follows."""
         weight = weight.astype(np.float32)
         if step.op == "linear":
             return _Job(steps.real_linear(weight), step.sources, index + 1)
@@ -128,7 +128,7 @@ class NativeRuntime(Runtime):
         return _Job(steps.number_layer(RealProduct(weight, tensors), step, self.threads), step.sources, last + 1)
 
     def _binary(self, index: int, step: Step, weight: Array) -> _Job:
-        """Plan a layer of binary weights, with the affine step or the comparison that follows."""
+        """Plan a layer of binary weights, including the affine step or comparison that follows."""
         value, source = self.network.values[step.sources[0]], step.sources[0]
         if not value.signs:
             last, tensors = self._taken(index, self._only_follower(index), ["affine"], len(weight))
@@ -139,11 +139,11 @@ class NativeRuntime(Runtime):
             second = self._only_follower(index + 1)
             if self._taken(index + 1, second, ["threshold"], len(weight))[
                 1
-            ]:  # of sums, a maximum; of signs, one or all
+            ]:  # a maximum of sums, or an any or all of signs
                 pool, follower = follower, second
         last, tensors = self._taken(index + (pool is not None), follower, ["affine", "threshold"], len(weight))
         if step.op == "linear":
-            source = self._flat(step)  # the weights are put in order, not the bits
+            source = self._flat(step)  # the weights are reordered, not the bits
             value = self.network.values[source]
         channels, *sizes = value.shape
         windows = step.sliding if step.op == "conv" else None
@@ -159,9 +159,10 @@ class NativeRuntime(Runtime):
     def _taken(
         self, index: int, follower: Step | None, operations: Sequence[str], networks: int = MAX_SAMPLES
     ) -> tuple[int, dict[str, Array]]:
-        """Return the last step of a job that takes its follower too, if that is such an operation, and its tensors.
+        """Return the last step of a job that includes the next step, if it is such an operation, and its tensors.
 
-        A follower with tensors for more networks than the weights have is not taken: the weights would be repeated.
+        A next step with tensors for more networks than the weights is not included, because the weights would be
+        repeated.
         """
         if follower is None or follower.op not in operations:
             return index, {}
@@ -171,7 +172,7 @@ class NativeRuntime(Runtime):
         return index + 1, tensors
 
     def _only_follower(self, index: int) -> Step | None:
-        """Return the next step, if it alone takes what this one makes, and nothing else."""
+        """Return the next step, if it is the only one that takes this step's value and takes no other."""
         every = self.network.program.steps
         only = index + 1 < len(every) and self._users[index + 1] == 1 and every[index + 1].sources == (index + 1,)
         return every[index + 1] if only else None

@@ -1,7 +1,7 @@
-"""How the native runtime runs one step: NumPy in float32 around the compiled products.
+"""Steps of the native runtime: NumPy in float32 around the compiled products.
 
-A value is numbers (S, N, channels, *places), S = C or 1 where the C networks agree, or `Signs`. Numbers of places lie
-in memory with the channels last, because that is how products make and take them; NumPy keeps that order.
+A value is `Signs`, or numbers (S, N, channels, *places) with S = C, or S = 1 if the C networks agree. In memory,
+numbers have channels last, because products read and write them in this order; NumPy preserves the order.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
 
-_ROWS = 1 << 23  # numbers that a convolution lays out at a time
-_TAPS = 1 << 10  # taps of the largest window that is pooled tap by tap
+_ROWS = 1 << 23  # numbers that a convolution gathers at a time
+_TAPS = 1 << 10  # most taps of a window that is pooled tap by tap
 Held = Array | Signs
 Compute = Callable[[list[Held]], Held]
 Tensors = Mapping[str, Array]
@@ -47,7 +47,7 @@ def along(tensor: Array, rank: int) -> npt.NDArray[np.float32]:
 
 
 def sign_layer(product: SignProduct, linear: bool, threads: int) -> Compute:
-    """Multiply signs with signs; a linear layer is a convolution with one place."""
+    """Multiply signs by signs; a linear layer is a convolution with one place."""
 
     def run(sources: list[Held]) -> Held:
         result = product(signs(sources[0]).words, threads)
@@ -59,7 +59,7 @@ def sign_layer(product: SignProduct, linear: bool, threads: int) -> Compute:
 
 
 def number_layer(product: NumberProduct | RealProduct, step: Step, threads: int) -> Compute:
-    """Multiply numbers with signs, weights in the file's order, or with numbers, channels last."""
+    """Multiply numbers by signs, with weights in the file's order, or by numbers with channels last."""
     last, sliding = isinstance(product, RealProduct), step.sliding if step.op == "conv" else None
 
     def run(sources: list[Held]) -> Held:
@@ -67,7 +67,7 @@ def number_layer(product: NumberProduct | RealProduct, step: Step, threads: int)
         if sliding is None:
             return product(x, threads)
         sizes, (networks, inputs) = x.shape[3:], x.shape[:2]
-        seen = _seen(x, sliding, channels_last=last)  # of an input and place, the numbers of its window
+        seen = _seen(x, sliding, channels_last=last)  # numbers of the window at each input and place
         fan, places = math.prod(seen.shape[-1 - len(sizes) :]), sliding.places(sizes)
         out = np.empty((max(networks, product.networks), inputs, *places, product.outputs), np.float32)
         for box in sliding.boxes(sizes, _ROWS // max(1, len(seen) * fan)):
@@ -80,16 +80,16 @@ def number_layer(product: NumberProduct | RealProduct, step: Step, threads: int)
 
 
 def real_linear(weight: Array) -> Compute:
-    """Multiply numbers with numbers, rounded once: it is the last layer, as a rule, and small."""
+    """Multiply numbers by numbers and round once; this is usually the small last layer."""
     columns = weight.swapaxes(1, 2).astype(np.float64)
     return lambda sources: (floats(sources[0]) @ columns).astype(np.float32)
 
 
 def _seen(x: Array, sliding: Sliding, *, channels_last: bool) -> Array:
-    """Return what a convolution sees at every place, without a copy: (S N, *places) and then channels and kernel."""
+    """Return a view of the windows of a convolution, (S N, *places) followed by channels and kernel."""
     x, rank = x.reshape(-1, *x.shape[2:]), len(sliding.kernel)
     sizes = [size + 2 * p for size, p in zip(x.shape[2:], sliding.padding, strict=True)]
-    padded = np.zeros((len(x), *sizes, x.shape[1]), np.float32)  # by hand, because np.pad takes longer than the copy
+    padded = np.zeros((len(x), *sizes, x.shape[1]), np.float32)  # because np.pad takes longer than the copy
     inside = tuple(slice(p, size - p) for size, p in zip(sizes, sliding.padding, strict=True))
     padded[(slice(None), *inside)] = np.moveaxis(x, 1, -1)
     seen = sliding.windows(np.moveaxis(padded, -1, 1))
@@ -98,7 +98,7 @@ def _seen(x: Array, sliding: Sliding, *, channels_last: bool) -> Array:
 
 
 def _pooled(x: Array, sliding: Sliding, fill: float, combine: np.ufunc) -> Array:
-    """Combine what each window of (S, N, *sizes, channels) sees, what lies outside being `fill`."""
+    """Combine the entries of each window of (S, N, *sizes, channels), with `fill` outside the input."""
     pads, first, others = _taps(sliding, x.shape[2:-1])
     if pads:
         x = np.pad(x, pads, constant_values=fill)
@@ -110,7 +110,7 @@ def _pooled(x: Array, sliding: Sliding, fill: float, combine: np.ufunc) -> Array
 
 @functools.lru_cache(1024)
 def _taps(sliding: Sliding, sizes: tuple[int, ...]) -> tuple[Any, tuple[slice, ...], list[tuple[slice, ...]]]:
-    """Return what to pad, if anything, and what the first tap and the others see at all places."""
+    """Return the padded source, if it needs padding, and the views of the first tap and of the others."""
     pads = [(0, 0), (0, 0), *sliding.pads(sizes), (0, 0)]
     axes = zip(sliding.places(sizes), sliding.kernel, sliding.stride, sliding.dilation, strict=True)
     cuts = [[slice(tap * d, tap * d + (count - 1) * s + 1, s) for tap in range(k)] for count, k, s, d in axes]
@@ -124,7 +124,7 @@ def many_taps(step: Step) -> bool:
 
 
 def pooled_signs(sliding: Sliding, direction: Array | None = None) -> Compute:
-    """Take the maximum of signs: +1 where one is; where sums are compared the other way round, where all are."""
+    """Take the maximum of signs: +1 if any is +1, or if all are in case sums are compared the other way round."""
     flip = None
     if direction is not None:
         flip = pack_places(direction < 0).reshape(len(direction), 1, *[1] * len(sliding.kernel), -1)
@@ -155,7 +155,7 @@ def _affine(x: Array, t: Tensors) -> Array:
 
 
 def _prelu(x: Array, slope: Array) -> Array:
-    if ((slope <= 1) & (slope != 0)).all():  # 0 times infinity is no number
+    if ((slope <= 1) & (slope != 0)).all():  # 0 times infinity is NaN
         return np.maximum(x, x * slope)  # the same, at half the cost
     return np.where(x > 0, x, x * slope)
 

@@ -1,1 +1,1 @@
-"""Runs packed networks with OpenVINO."""
+"""The OpenVINO backend."""

@@ -1,8 +1,8 @@
-"""Packed networks as OpenVINO graphs, built operation by operation.
+"""Construction of OpenVINO graphs from packed networks, operation by operation.
 
-A converted PyTorch model stays in float32. Binary layers run on bits only in one form, found by trial: a FakeQuantize
-whose limits are both the threshold, from 0 to 1, straight into a BinaryConvolution whose weights are u1. What else is
-near to it gives wrong numbers in silence; each such place says what is avoided.
+A converted PyTorch model would stay in float32. Binary layers run on bits only in one form, which was found by trial: a
+FakeQuantize whose limits are both the threshold, from 0 to 1, directly before a BinaryConvolution with u1 weights.
+Similar forms silently give wrong numbers; a comment at each such place says what it avoids.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Node = Any
 
 
 class _Sign(NamedTuple):
-    """Signs that have not been taken yet: +1 where `numbers` are at least `least`."""
+    """Signs that are not computed yet: +1 where `numbers` are at least `least`."""
 
     numbers: Node
     least: npt.NDArray[np.float32]
@@ -36,11 +36,11 @@ def graph(network: PackedNetwork, inputs: int, ranges: Mapping[int, float]) -> t
 
     Args:
         network: Packed network.
-        inputs: Batch size, because OpenVINO's binary convolution has no dynamic one.
-        ranges: int8 for layers of real weights and real inputs, by index: the largest magnitude of the inputs.
+        inputs: Batch size, because OpenVINO's binary convolution does not support a dynamic one.
+        ranges: Largest input magnitudes of the layers of real weights and real inputs that run in int8, by index.
 
     Returns:
-        The model, and what must live until it is compiled: constants share the memory of arrays.
+        The model, and arrays that must stay alive until it is compiled, because constants share their memory.
     """
     keep: list[Any] = []
     x = ops.parameter([inputs, *network.program.input], ov.Type.f32)
@@ -72,7 +72,7 @@ class _Graph(NamedTuple):
             elif step.op in ("sign", "threshold"):
                 rank, before = len(self.network.values[index + 1].shape), self.network.made_by(step.sources[0])
                 if step.op == "sign" and before is not None and before.op == "affine":
-                    # OpenVINO would fold the scale into a convolution's weights, which moves what is near zero.
+                    # OpenVINO would fold the scale into a convolution's weights, which changes values near zero.
                     sources = [values[before.sources[0]]]
                     tensors = _crossing(self.network.tensors_of(before, self.sample))
                 values.append(self.sign(sources[0], tensors, rank))
@@ -94,7 +94,7 @@ class _Graph(NamedTuple):
         bits = self.network.stacked(step)["weight"].dtype == np.uint8
         s = step.sliding if conv else Sliding.covering(())
         geometry = zip(s.stride, s.dilation, s.padding, s.span, strict=True)
-        # OpenVINO's binary convolution computes the first wrongly, and refuses a window that sees nothing but padding.
+        # OpenVINO's binary convolution computes the first case wrongly, and refuses windows that see only padding.
         wrong = any((stride > 1 and dilation > 1) or pad >= span for stride, dilation, pad, span in geometry)
         if bits and self.network.values[place].signs and step.groups == 1 and not wrong:
             flat = self.network.unflattened(place)
@@ -112,7 +112,7 @@ class _Graph(NamedTuple):
         return ops.convolution(*self.quantised(index, x, weight), *_places(step.sliding))
 
     def quantised(self, index: int, x: Node, weight: Array) -> tuple[Node, Node]:
-        """Round both to eight bits, if that is wanted; OpenVINO then computes with int8."""
+        """Round weights and inputs to eight bits if requested, so that OpenVINO computes in int8."""
         if index not in self.ranges:
             return x, ops.constant(weight)
         limit, largest = np.float32(self.ranges[index]), np.abs(weight).max()
@@ -121,36 +121,38 @@ class _Graph(NamedTuple):
         return x, ops.fake_quantize(ops.constant(weight), -largest, largest, -largest, largest, 255)
 
     def rectified(self, value: int) -> bool:
-        """Return whether no number of a value is below 0."""
+        """Return whether all numbers of a value are non-negative."""
         step = self.network.made_by(value)
         while step is not None and step.op in ("max_pool", "reshape"):
             step = self.network.made_by(step.sources[0])
         return step is not None and step.op == "clamp" and step.bounds[0] == 0
 
     def binary(self, value: Any, shape: Sequence[int], out: Sequence[int], weight: Array, windows: Sliding) -> Node:
-        """Multiply signs with signs. One axis is two, of which the first has size 1."""
+        """Multiply signs by signs. An input with one axis gets a first axis of size 1."""
         sign = value if isinstance(value, _Sign) else _Sign(value, np.zeros((1,) * (len(shape) + 1), np.float32))
         channels, sizes, sliding = shape[0], (1,) * (3 - len(shape)) + tuple(shape[1:]), windows.in_two_axes()
         ones = (weight > 0).astype(np.uint8).reshape(-1, channels, *sliding.kernel)
-        # Channels that are no multiple of 8 give wrong sums in silence. More are added: -1 in the input, +1 in weights.
+        # Numbers of channels that are not multiples of 8 silently give wrong sums, so channels are added: -1 in the
+        # input, +1 in weights.
         more = -channels % 8
         x, least = ops.reshape(sign.numbers, [self.inputs, channels, *sizes], False), sign.least.reshape(-1)
         if more:
             x = ops.pad(x, [0, 0, 0, 0], [0, more, 0, 0], "constant", np.float32(-1))
             least = np.append(np.broadcast_to(least, channels), np.zeros(more))
             ones = np.pad(ones, ((0, 0), (0, more), (0, 0), (0, 0)), constant_values=1)
-        # x > limit, so the limit is the number below. Processors may take tiny ones for 0: the last one that is not.
+        # OpenVINO compares x > limit, so the limit is the next number below. Processors may flush tiny numbers to 0, so
+        # the limit is the smallest normal number there.
         tiny = np.finfo(np.float32).tiny
         limit = np.nextafter(least.astype(np.float32), np.float32(-np.inf))
         limit = np.where(np.abs(limit) < tiny, -tiny, limit).reshape(1, -1, 1, 1)
-        # With other limits the comparison would not become part of the layer before; from -1 to 1, or into anything
-        # but a binary convolution, these make NaN.
+        # With other limits, the comparison would not be fused with the previous layer. From -1 to 1, or before anything
+        # but a binary convolution, these limits give NaN.
         x = ops.fake_quantize(x, limit, limit, np.float32(0), np.float32(1), 2)
-        packed = np.packbits(ones.reshape(-1), bitorder="little")  # an ordinary constant would turn bits round
+        packed = np.packbits(ones.reshape(-1), bitorder="little")  # an ordinary constant would reverse bits
         tensor = ov.Tensor(packed, ov.Shape(ones.shape), ov.Type.u1)
         self.keep.extend([packed, tensor])
         y = ops.binary_convolution(x, ops.constant(tensor), *_places(sliding), "xnor-popcount", 0.0)
-        if more:  # of every tap inside the input
+        if more:  # for every tap inside the input
             rows, columns = (ends[:, 1] - ends[:, 0] for ends in sliding.seen(sizes))
             y = ops.add(y, more * np.outer(rows, columns).astype(np.float32)[None, None])
         return ops.reshape(y, [self.inputs, *out], False)

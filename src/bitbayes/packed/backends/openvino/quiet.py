@@ -1,4 +1,4 @@
-"""Imports OpenVINO so that it asks nobody for anything."""
+"""Import of OpenVINO without telemetry."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ _TELEMETRY = ("openvino_telemetry", "openvino_telemetry.backend")
 def openvino(module: str) -> ModuleType:
     """Import a module of OpenVINO without its telemetry.
 
-    `import openvino` sends an event to a host on the internet and writes an identifier and statistics into the home
-    directory, unless the package `openvino_telemetry` is not installed. While OpenVINO is imported, that package
-    cannot be found; afterwards everything is as before. An OpenVINO that the program has imported itself stays as it
-    is.
+    If the package `openvino_telemetry` is installed, `import openvino` sends an event to a host on the internet and
+    writes an identifier and statistics into the home directory. This function hides that package while it imports
+    OpenVINO. An OpenVINO that the program has already imported is not affected.
 
     Args:
-        module: Dotted module name.
+        module: Dotted name of the module.
 
     Raises:
-        ImportError: Without OpenVINO; names the extra.
+        ImportError: If OpenVINO is not installed. The message names the extra.
     """
     before = {name: sys.modules[name] for name in _TELEMETRY if name in sys.modules}
     try:

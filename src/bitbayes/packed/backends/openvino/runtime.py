@@ -1,4 +1,4 @@
-"""Runs packed networks with OpenVINO: binary convolutions with thresholds and scales in the same kernel, x86 only."""
+"""The OpenVINO runtime: binary convolutions with thresholds and scales in the same kernel, on x86 only."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from bitbayes.packed.format.network import PackedNetwork
 
 ov = openvino("openvino")
 
-_MOST = 32  # inputs at a time
-_TURN = 3e-3  # seconds of a turn of a measurement
+_MOST = 32  # most inputs at a time
+_TURN = 3e-3  # seconds per turn of a measurement
 _ROUNDED, _ALIKE = ("bfloat16", "int8"), 0.99
-_CHECKED, _CLOSE = 4, 1e-4  # inputs of the check at load, and how near they come, relative to the largest output
+_CHECKED, _CLOSE = 4, 1e-4  # number of inputs of the check at load, and the tolerance relative to the largest output
 
 
 @functools.cache
 def _core() -> Any:
-    """Return the one core of the process.
+    """Return the only OpenVINO core of the process.
 
-    Every core's CPU plugin gives the calling thread a stack for signal handlers. The last of several that end in the
-    order in which they began restores the stack of one that is gone: the next signal, of Ctrl-C or a child that ends,
-    would kill the process without a word (OpenVINO 2026.4).
+    The CPU plugin of every core sets a stack for signal handlers in the calling thread. If several cores end in the
+    order in which they began, the last one restores the stack of a core that is gone. The next signal, such as Ctrl-C
+    or the end of a child process, would then kill the process silently (OpenVINO 2026.4).
     """
     return ov.Core()
 
@@ -39,8 +39,8 @@ def _core() -> Any:
 def compiled(network: PackedNetwork, inputs: int, threads: int, precision: str = "f32", ranges: Any = None) -> Any:
     """Return an inference request for one batch size.
 
-    With `threads=0` OpenVINO chooses their number. The precision is "f32" or "bf16"; OpenVINO's own choice would be
-    bf16 where the processor has it. `ranges` are those of `graph`.
+    With `threads=0`, OpenVINO chooses the number of threads. The precision is "f32" or "bf16"; OpenVINO itself would
+    choose bf16 if the processor supports it. `ranges` are those of `graph`.
     """
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
     if threads:
@@ -51,28 +51,28 @@ def compiled(network: PackedNetwork, inputs: int, threads: int, precision: str =
     except RuntimeError as error:
         last = (str(error).strip().splitlines() or ["no reason given"])[-1].strip()
         raise RuntimeError(
-            f'OpenVINO {ov.__version__} cannot run this network ({last[:160]}); take the backend "native" or "torch"'
+            f'OpenVINO {ov.__version__} cannot run this network ({last[:160]}); use the backend "native" or "torch"'
         ) from error
 
 
 class OpenVinoRuntime(Runtime):
-    """Runs a packed network with OpenVINO, in float32 where it is not binary unless `allow` says otherwise.
+    """Runtime that runs a packed network with OpenVINO, in float32 unless layers are binary or `allow` is set.
 
-    A model is compiled for each of the batch sizes 1, 2, 4, ... 32 when it is first needed; other batches are filled
-    up, or cut. At load its outputs are compared with the reference's.
+    A model for each of the batch sizes 1, 2, 4, ... 32 is compiled on first use; other batches are padded or split. At
+    load, the outputs are compared with those of the reference.
 
     Args:
         network: Packed network to run.
-        threads: Number of threads; 0: one for each core.
-        allow: Rounded forms that may take the place of float32, "bfloat16" and "int8". One is taken, for each batch
-            size by itself, if it is measured to be faster and its outputs for `inputs` correlate with those of
-            float32 to 0.99. Layers of binary weights and signs stay bits.
-        inputs: Inputs like those to come, (N, ...), of which 32 are used: int8's scales fit them, and they are timed.
+        threads: Number of threads; 0 for one per core.
+        allow: Precisions that may replace float32: "bfloat16" and "int8". For each batch size, one of them is used if
+            it measures faster and its outputs for `inputs` correlate with those of float32 by at least 0.99. Layers of
+            binary weights and signs stay on bits.
+        inputs: Representative inputs, (N, ...), of which 32 are used to fit the scales of int8 and to measure times.
 
     Raises:
         ImportError: Without OpenVINO; names the extra.
-        RuntimeError: If its outputs are not those of the reference.
-        ValueError: If `threads` is negative, or `allow` has another word or comes without `inputs`.
+        RuntimeError: If the outputs differ from those of the reference.
+        ValueError: If `threads` is negative, or `allow` has an unknown word or comes without `inputs`.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class OpenVinoRuntime(Runtime):
         if isinstance(allow, str) or not set(allow) <= set(_ROUNDED):
             raise ValueError(f"allow must be a list of {' and '.join(map(repr, _ROUNDED))}, got {allow!r}")
         if allow and (inputs is None or not len(inputs)):
-            raise ValueError("allow needs inputs: some inputs like those to come, which rounded forms are checked with")
+            raise ValueError("allow needs inputs=, representative inputs to check the rounded outputs; got none")
         self.network, self.threads = network, threads
-        self.chosen: dict[int, str] = {}  # the form in use for each batch size
+        self.chosen: dict[int, str] = {}  # the precision in use for each batch size
         self._allow: Sequence[str] = ()
         self._requests: dict[int, Any] = {}
         self._check()
@@ -113,7 +113,7 @@ class OpenVinoRuntime(Runtime):
         return self._results(self._requests[count], whole)[:, : len(x)]
 
     def _chosen(self, count: int) -> Any:
-        """Return the request for a batch size: float32, or the fastest form that is allowed and near to it."""
+        """Return the request for a batch size: float32, or the fastest allowed precision that is close to it."""
         best, self.chosen[count] = compiled(self.network, count, self.threads), "float32"
         if not self._allow:
             return best
@@ -135,9 +135,9 @@ class OpenVinoRuntime(Runtime):
         return np.stack(every * (self.network.program.samples // count))
 
     def _check(self) -> None:
-        """Compare with the reference.
+        """Compare the outputs with those of the reference.
 
-        Half of the inputs must agree, not all, because a sum of real numbers may be rounded across a threshold.
+        Only half of the inputs must agree, because a sum of real numbers may be rounded across a threshold.
         """
         shape = (_CHECKED, *self.network.program.input)
         x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -145,18 +145,18 @@ class OpenVinoRuntime(Runtime):
         usual = np.where(np.isfinite(wanted), np.abs(wanted), 0).max()  # an infinite number is close to everything
         with np.errstate(invalid="ignore"):
             apart = np.where((got == wanted) | (np.isnan(got) & np.isnan(wanted)), 0, np.abs(got - wanted))
-        apart = apart.reshape(wanted.shape[0], _CHECKED, -1).max(-1)  # NaN where one of the two is
+        apart = apart.reshape(wanted.shape[0], _CHECKED, -1).max(-1)  # NaN if one of the two is
         agree = (apart <= _CLOSE * usual).mean(1)
         if agree.min() < 0.5:
             far = np.where(np.isnan(apart), np.inf, apart).max()
             raise RuntimeError(
                 f"OpenVINO {ov.__version__} computes this network wrongly (outputs are {far:.3g} away "
-                'from the reference\'s); take the backend "native" or "torch"'
+                'from the reference\'s); use the backend "native" or "torch"'
             )
 
 
 def _seconds(calls: Mapping[str, Callable[[], Any]], turns: int = 5) -> dict[str, float]:
-    """Return the median seconds of each call, taken turn by turn so that a noisy neighbour disturbs all."""
+    """Return the median seconds of each call; calls take turns, so that disturbances affect all of them."""
     once = [[timeit.timeit(call, number=1) for _ in range(2)][1] for call in calls.values()]  # the first does not count
     number = 1 + int(_TURN / max(once))
     found = [{name: timeit.timeit(call, number=number) for name, call in calls.items()} for _ in range(turns)]
