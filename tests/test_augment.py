@@ -146,5 +146,5 @@ def test_validation_examples_go_back_to_training() -> None:
 
 
 def test_a_mean_for_every_channel() -> None:
-    with pytest.raises(ValueError, match=r"mean has 2 values, one for each channel, but x has shape \(4, 3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"mean has 2 values, one per channel, but x has shape \(4, 3, 8, 8\)"):
         TensorData(torch.zeros(4, 3, 8, 8), torch.zeros(4), mean=(0.0, 0.0))

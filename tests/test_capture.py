@@ -115,7 +115,7 @@ def test_what_cannot_be_captured_is_refused(
     two = dataclasses.replace(experiment.ranks, count=2)
     cases = [
         (dataclasses.replace(experiment, hooks=object()), "would not call object at every step"),  # type: ignore[arg-type]
-        (make_experiment(dataclasses.replace(config, capture=False), digits), "STE to be made with capturable=True"),
+        (make_experiment(dataclasses.replace(config, capture=False), digits), "STE with capturable=True"),
     ]
     for each, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -124,6 +124,6 @@ def test_what_cannot_be_captured_is_refused(
     with pytest.raises(ValueError, match="one process, got 2"):
         train(config, experiment)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="capture needs a device of type cuda, got cpu; leave it out"):
+    with pytest.raises(ValueError, match="capture needs a device of type cuda, got cpu; leave out capture"):
         train(config, make_experiment(config, digits))
     assert not (tmp_path / "run").exists()

@@ -189,7 +189,9 @@ def test_the_advice_after_ctrl_c_continues(tmp_path, words, begun, advice):
         errors, epoch = interrupted([*words, *more], tmp_path, begun, saved)
         assert len(errors.splitlines()) == 1 and "--resume" not in errors.replace(RESUME, "")
         expected = AGAIN if more else advice
-        assert re.search(rf"interrupted in epoch \d+; \S+ holds epoch {epoch} whole; {expected}\n$", errors), errors
+        assert re.search(rf"interrupted in epoch \d+; \S+ has a checkpoint of epoch {epoch}; {expected}\n$", errors), (
+            errors
+        )
         assert epoch > saved
         saved = epoch
 
@@ -210,7 +212,7 @@ def interrupted(words: list[str], folder: Path, begun: str, after: int) -> tuple
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    found = re.search(r"holds epoch (\d+) whole", errors)
+    found = re.search(r"has a checkpoint of epoch (\d+)", errors)
     assert found, errors
     return errors, int(found[1])
 
@@ -328,7 +330,7 @@ def test_every_figure_of_an_evaluation_has_a_name():
     ("rule", "estimator", "options", "said"),
     [
         ("full-precision", None, {}, "trains real weights and keeps no posterior"),
-        ("bop", None, {}, "keeps one network and no posterior; for a posterior take --rule bayesbinn:default"),
+        ("bop", None, {}, "keeps one network and no posterior; for a posterior, use --rule bayesbinn:default"),
         ("bayesbinn", "released", {"ess": 9, "tau": 1e-10}, "is a point: estimator released at tau 1e-10"),
         ("bayesbinn", "released", {"ess": 9, "tau": 1e-2}, "keeps a Bernoulli posterior"),
         ("bayesbinn", "straight-through", {"ess": 9}, "keeps a Bernoulli posterior over the binary weights."),
@@ -349,8 +351,8 @@ def test_the_automatic_precision_is_told_at_the_start(monkeypatch, capsys):
     assert cli.main([*words, "--resume"]) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if "--precision auto" in line]
     assert told == [
-        "digits ste: computes in float32, chosen by a short measurement (--precision auto)",
-        "digits ste: computes in float32, chosen when the run began (--precision auto)",
+        "digits ste: precision float32, selected by a short measurement (--precision auto)",
+        "digits ste: precision float32, selected when the run began (--precision auto)",
     ]
 
 
@@ -383,17 +385,17 @@ def test_reproduce_and_tune_tell_the_time_left_and_what_is_read(capsys):
     assert shown.count("left in all") == 5 and re.search(r"run 2 of 2, in \S+; about \d+ s left in all", shown)
     assert cli.main([*table, "--seeds", "3"]) == 0
     shown = capsys.readouterr().out
-    assert "2 of 3 runs are finished already: they are read, not trained again\n" in shown and "run 1 of 1" in shown
+    assert "2 of 3 runs are already finished and are not trained again\n" in shown and "run 1 of 1" in shown
     tune = ["tune", "digits", "--rule", "ste", "--epochs", "2", "--out", "tune", "--trials"]
     assert cli.main([*tune, "1"]) == 0
     capsys.readouterr()
     assert cli.main([*tune, "2"]) == 0
     shown = capsys.readouterr().out
-    assert "1 of 2 runs is finished already: it is read, not trained again\n" in shown and "left in all" in shown
+    assert "1 of 2 runs is already finished and is not trained again\n" in shown and "left in all" in shown
 
 
 def test_figures_say_that_they_read_old_runs(capsys):
-    for said in ("run 3 of 3, in runs/moons/", "3 of 3 runs are finished already: they are read, not trained again"):
+    for said in ("run 3 of 3, in runs/moons/", "3 of 3 runs are already finished and are not trained again"):
         assert cli.main(["reproduce", "moons", "--epochs", "50"]) == 0
         assert said in capsys.readouterr().out
 

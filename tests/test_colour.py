@@ -67,7 +67,7 @@ def test_missing_parts(tmp_path: Path) -> None:
         load_cifar10(tmp_path)
     with pytest.raises(ValueError, match="no data folder"):
         load_cifar10(tmp_path / "absent")
-    with pytest.raises(ValueError, match="validation must be a share"):
+    with pytest.raises(ValueError, match="validation must be a fraction"):
         load_cifar10(tmp_path, validation=-0.1)
 
 

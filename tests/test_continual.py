@@ -208,7 +208,7 @@ def test_a_long_stream_keeps_no_data_of_old_tasks(tmp_path: Path) -> None:
 
 
 def test_notes_say_how_long_the_rest_takes(tmp_path: Path) -> None:
-    assert run._to_go(2, 5, learning=60.0, measuring=40.0) == "; about 7 min to go"  # 3 · 60 + 20 · (3 + 4 + 5) seconds
+    assert run._to_go(2, 5, learning=60.0, measuring=40.0) == "; about 7 min left"  # 3 · 60 + 20 · (3 + 4 + 5) seconds
     assert run._to_go(5, 5, learning=60.0, measuring=40.0) == ""
     lines: list[str] = []
     stream(tmp_path, epochs=1, note=lines.append, count=3)

@@ -137,5 +137,5 @@ def test_refusals(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             Coreset(**choices)
     tiny = next(permuted_tasks(bundle(count=3), 1))
-    with pytest.raises(ValueError, match="has 3 training examples, too few to set two of them aside"):
+    with pytest.raises(ValueError, match="has 3 training examples, too few for a coreset of two examples"):
         Coreset(2).training_data(tiny, config(tmp_path))

@@ -313,7 +313,7 @@ def test_weights_of_a_long_stream(tmp_path: Path) -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     for memory in (EWC(), SI()):
-        with pytest.raises(ValueError, match=f"{memory.name} holds real weights in place, but STE trains binary ones"):
+        with pytest.raises(ValueError, match=f"{memory.name} supports only real weights, but STE trains binary ones"):
             stream(tmp_path, "ste", memory=memory)
     stream(tmp_path / "kept", "full-precision", tasks=1, epochs=1, memory=SI())
     with pytest.raises(ValueError, match="holds a stream with method si, not ewc"):
@@ -371,4 +371,4 @@ def test_the_command(tmp_path: Path, capsys, monkeypatch) -> None:
     )
     assert summary["method"] == "coreset" and summary["method_bytes"] == 2 * 20 * (784 + 8)
     assert main([*words, "--rule", "ste", "--method", "si"]) == 2
-    assert "si holds real weights in place" in capsys.readouterr().err
+    assert "si supports only real weights" in capsys.readouterr().err

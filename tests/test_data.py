@@ -82,7 +82,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
     (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"not parquet")
     with pytest.raises(ValueError, match="cannot load train"):
         load_mnist(tmp_path)
-    with pytest.raises(ValueError, match=r"validation must be a share"):
+    with pytest.raises(ValueError, match=r"validation must be a fraction"):
         load_mnist(tmp_path, validation=1.5)
 
 

@@ -181,5 +181,5 @@ def test_results_without_a_checkpoint_are_not_overwritten(tmp_path, capsys):
     (tmp_path / "ste-seed0" / "checkpoint.pt").unlink()
     before = (tmp_path / "ste-seed0" / "summary.json").read_text()
     assert cli.main([*words, "--epochs", "2"]) == 2
-    assert "holds results without the checkpoint to go on from" in capsys.readouterr().err
+    assert "holds results without a checkpoint to continue from" in capsys.readouterr().err
     assert (tmp_path / "ste-seed0" / "summary.json").read_text() == before

@@ -109,7 +109,7 @@ TRAIN, TUNE = ["train", "digits", "--epochs", "1"], ["tune", "digits", "--epochs
             "no option of rule bayesbinn is called 'es'; did you mean 'ess'? Choose from: ",
         ),
         ([*TRAIN, "--set", "prior=1"], "no option of rule bayesbinn is called 'prior'; "),
-        ([*TRAIN, "--set", "lr=1"], "lr is no option of the rule here but a setting of the run: --lr"),
+        ([*TRAIN, "--set", "lr=1"], "lr is a setting of the run, not an option of the rule; use --lr"),
         ([*TRAIN, "--set", "tau=1"], "uses it only if estimator is concrete or released; leave it out"),
         ([*TRAIN, "--rule", "ste", "--set", "momentum=0"], "uses it only if inner is sgd"),
         ([*TRAIN, "--rule", "ste", "--set", "scale_lr=1"], "uses it only if scale is channel"),

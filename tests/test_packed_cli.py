@@ -116,7 +116,7 @@ def test_inputs_of_a_regression_get_values_not_classes(tmp_path, capsys):
     assert cli.main(["run", "net.safetensors", "--data", "x.npy", "--out", "rows.jsonl"]) == 0
     assert "class" not in (tmp_path / "rows.jsonl").read_text()
     assert cli.main(["pack", "run", "-o", "net.safetensors", "--tempered"]) == 2
-    assert "a temperature needs classes" in capsys.readouterr().err
+    assert "a temperature needs a classifier" in capsys.readouterr().err
 
 
 def test_a_tempered_network_has_the_tempered_figures(tmp_path, capsys):

@@ -296,7 +296,7 @@ def test_pictures_that_would_do_harm(tmp_path, monkeypatch):
     data = bytearray(bomb.read_bytes())
     data[16:24] = (1 << 20).to_bytes(4, "big") * 2  # a trillion pixels, said in the header
     bomb.write_bytes(data)
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "cut.jpg").write_bytes(saved(tmp_path / "a.jpg", Image.fromarray(pixels(40, 60))).read_bytes()[:-300])
     saved(tmp_path / "a.bmp", Image.fromarray(pixels(4, 6)))
     saved(tmp_path / "large.png", Image.new("1", (8200, 8200)))  # 8 kB of file: decoded, 67 MB

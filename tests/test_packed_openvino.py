@@ -254,7 +254,7 @@ def test_what_openvino_refuses_is_one_line(monkeypatch):
 
     monkeypatch.setattr(openvino_runtime, "_core", Core)
     network = layer(np.random.default_rng(0), "linear", (8,), 3, {}, {})
-    with pytest.raises(RuntimeError, match=r"cannot run this network \(unsupported parameters\); take the") as caught:
+    with pytest.raises(RuntimeError, match=r"cannot run this network \(unsupported parameters\); use the") as caught:
         load(network, "openvino")
     assert "\n" not in str(caught.value)
 

@@ -94,7 +94,7 @@ def test_published_figures():
     [
         ("bayesbin", None, "did you mean 'bayesbinn'"),
         ("ste", "released", "only bayesbinn has estimators"),
-        ("bayesbinn:released", "concrete", "two estimators"),
+        ("bayesbinn:released", "concrete", "got two estimators"),
         ("bayesbinn", "straight", "did you mean 'straight-through'"),
     ],
 )
@@ -104,7 +104,7 @@ def test_wrong_rules(rule, estimator, words):
 
 
 def test_a_rule_without_settings():
-    with pytest.raises(ValueError, match="recipe moons has no settings for pmf; it has: "):
+    with pytest.raises(ValueError, match="recipe moons has no settings for pmf; choose from: "):
         find_rule(RECIPES["moons"], RuleName("pmf"), "paper")
 
 

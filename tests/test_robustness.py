@@ -163,7 +163,7 @@ def test_ctrl_c_inside_the_process(tmp_path, digits):
                 raise KeyboardInterrupt
 
     config = make_config("digits", epochs=5, out=str(tmp_path / "run"))
-    with pytest.raises(Interrupted, match=r"interrupted in epoch 3; .* holds epoch 2 whole"):
+    with pytest.raises(Interrupted, match=r"interrupted in epoch 3; .* has a checkpoint of epoch 2"):
         run_recipe(config, data=digits, progress=Stop())
     assert saved_epoch(tmp_path / "run") == 2
 
@@ -301,7 +301,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, digits):
             ["train", "digits", "--resume", "--out", "{empty}"],
             "there is no checkpoint.pt in {empty}",
         ),
-        (["train", "digits", "--resume", "--out", "runs/none"], "leave out --resume to start there"),
+        (["train", "digits", "--resume", "--out", "runs/none"], "leave out --resume to start anew"),
         (["train", "digits", "--seeds", "2", "--resume", "--out", "runs/none"], "runs/none/seed0 to runs/none/seed1"),
         (["continual", "permuted-mnist", "--tasks", "0"], "tasks must be at least 1, got 0"),
         (["train", "digits", "--set", "ess"], "NAME=VALUE"),
@@ -317,11 +317,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, digits):
             "moons does not take --data; its options are: --epochs, --out, ",
         ),
         (["reproduce", "trust", "--protocol", "test"], "trust does not take --protocol"),
-        (["reproduce", "table2", "--dataset", "cifar100"], "cifar100 has no quick schedule; take --budget paper"),
+        (["reproduce", "table2", "--dataset", "cifar100"], "cifar100 has no quick schedule; use --budget paper"),
         (["train", "digits", "--set", "ess_scale=abc"], "ess_scale must be a positive number, got 'abc'"),
         (["train", "moons", "--dropout", "0.5"], "the network has no dropout layer"),
-        (["train", "digits", "--set", "samples=3"], "samples is no option of the rule here"),
-        (["train", "digits", "--rule", "full-precision", "--samples", "3"], "samples 3 needs a rule that draws"),
+        (["train", "digits", "--set", "samples=3"], "samples is a setting of the run, not an option"),
+        (
+            ["train", "digits", "--rule", "full-precision", "--samples", "3"],
+            "samples must be 1 for rule full",
+        ),
         (
             ["train", "digits", "--rule", "pmf", "--set", "interval_epochs=-3"],
             "interval_epochs must be a positive number",

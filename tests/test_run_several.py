@@ -48,7 +48,7 @@ def test_what_is_finished_is_not_repeated(tmp_path: Path) -> None:
     times = {config.out: Path(config.out, "summary.json").stat().st_mtime_ns for config in configs(tmp_path, 2)}
     after = run_several(configs(tmp_path, 3), note=told.append)
     assert after[:2] == before and told[3:] == [f"run 1 of 1, in {tmp_path}/seed2"]
-    assert told[2] == "2 of 3 runs are finished already: they are read, not trained again"
+    assert told[2] == "2 of 3 runs are already finished and are not trained again"
     assert all(Path(out, "summary.json").stat().st_mtime_ns == time for out, time in times.items())
 
 

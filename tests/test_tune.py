@@ -134,7 +134,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         search(tmp_path, 2)
     path = tmp_path / "trial0" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "options": {}}))
-    with pytest.raises(ValueError, match="trial0 is no trial of this search; choose another --out"):
+    with pytest.raises(ValueError, match="trial0 is not a trial of this search; choose another --out"):
         search(tmp_path, 2, **how)
 
 

@@ -1,1 +1,1 @@
-"""Times of packed networks, beside the same networks without bits."""
+"""Timing of packed networks and of the same networks with float weights."""

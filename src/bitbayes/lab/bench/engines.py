@@ -1,4 +1,4 @@
-"""Times packed networks on every backend, beside the same network in torch and OpenVINO without bits."""
+"""Timing of packed networks on every backend, and of the same networks with float weights in torch and OpenVINO."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from bitbayes.packed.format.bits import Array
 from bitbayes.table import Table
 
 Call = Callable[[], Any]
-_TURN, _LONG = 3e-3, 0.5  # seconds of a turn, and of a call that is not worth repeating
+_TURN, _LONG = 3e-3, 0.5  # seconds per turn, and of a call that is too long to repeat
 
 
 class Timing(NamedTuple):
-    """How long an engine takes for a batch."""
+    """Time that an engine takes for a batch."""
 
     engine: str
     batch: int
     threads: int
-    seconds: float | None  # None: it could not run
+    seconds: float | None  # None if it could not run
     why: str = ""
 
 
@@ -44,7 +44,7 @@ def _backend(name: str, **options: Any) -> Callable[[PackedNetwork, Array, int],
     return build
 
 
-# What runs one of the C networks without bits, and then what runs all C of the file.
+# First engines that run one of the C networks with float weights, then backends that run all C networks.
 ENGINES: Mapping[str, Callable[[PackedNetwork, Array, int], Call]] = {
     "torch float32": _torch,
     "torch bfloat16": lambda network, x, threads: torch_bfloat16(network, x),
@@ -61,7 +61,7 @@ ENGINES: Mapping[str, Callable[[PackedNetwork, Array, int], Call]] = {
 def engines(
     network: PackedNetwork, x: Array, threads: int, names: tuple[str, ...] = tuple(ENGINES)
 ) -> tuple[dict[str, Call], dict[str, str]]:
-    """Return calls that run inputs (N, ...) by engine of `ENGINES`, and why other engines cannot run."""
+    """Return calls that run inputs (N, ...) by engine of `ENGINES`, and reasons why other engines cannot run."""
     calls: dict[str, Call] = {}
     missing: dict[str, str] = {}
     for name in names:
@@ -73,16 +73,16 @@ def engines(
 
 
 def measure(calls: Mapping[str, Call], turns: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
-    """Return the median seconds of each call, taken turn by turn so that a noisy neighbour disturbs all."""
+    """Return the median seconds of each call; calls take turns, so that disturbances affect all of them."""
     timers = {name: timeit.Timer(call, timer=clock) for name, call in calls.items()}
-    once = {name: timer.repeat(2, 1)[1] for name, timer in timers.items()}  # what the first call makes does not count
+    once = {name: timer.repeat(2, 1)[1] for name, timer in timers.items()}  # without the first call, which may compile
     counts = {name: max(1, round(_TURN / max(once[name], 1e-7))) for name in calls if once[name] <= _LONG}
     found = [{name: timers[name].timeit(count) / count for name, count in counts.items()} for _ in range(turns)]
     return once | {name: statistics.median(turn[name] for turn in found) for name in counts}
 
 
 def bench(network: PackedNetwork, batch: int, threads: int, turns: int = 7) -> list[Timing]:
-    """Time all engines of `ENGINES`, in that order, on random inputs; torch's number of threads is put back."""
+    """Time all engines of `ENGINES` in order on random inputs, and restore torch's number of threads."""
     x = np.random.default_rng(0).standard_normal((batch, *network.program.input)).astype(np.float32)
     try:
         import torch
@@ -101,7 +101,7 @@ def bench(network: PackedNetwork, batch: int, threads: int, turns: int = 7) -> l
 
 
 def timings_table(timings: Sequence[Sequence[Timing]], network: PackedNetwork) -> tuple[Table, list[str]]:
-    """Return the timings of one number of threads as a table, and notes on what they mean.
+    """Return the timings for one number of threads as a table, and notes on their meaning.
 
     Args:
         timings: What `bench` returned for each batch size.
@@ -116,16 +116,16 @@ def timings_table(timings: Sequence[Sequence[Timing]], network: PackedNetwork) -
         notes += [f"{engine[0].engine} could not run: {engine[0].why}"] if engine[0].why else []
     table = Table(f"{threads} thread{'s' if threads > 1 else ''}", ["engine", *columns], rows)
     notes.append(
-        "Speed is relative to torch float32. Engines that are no backend compute without bits: weights and sums have "
-        "the type that is named."
+        "Speed is relative to torch float32. Engines that are not backends do not use bits: weights and sums have the "
+        "named type."
     )
     notes.append(
         "OpenVINO int8 rounds weights and inputs of all layers by FakeQuantize, with one scale per tensor from the "
-        "largest magnitudes, and has rectifiers in the place of signs. It tells a speed, not an accuracy."
+        "largest magnitudes, and replaces signs by rectifiers. It shows a speed, not an accuracy."
     )
     if network.program.samples > 1:
         count = network.program.samples
-        notes.append(f"Backends run all {count} networks of the file; the other engines run one of them.")
+        notes.append(f"Backends run all {count} networks of the file; the other engines run one network.")
     return table, notes
 
 

@@ -1,4 +1,4 @@
-"""The same networks without bits, against which packed networks are measured."""
+"""Networks with float weights, with which packed networks are compared."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def without_bits(network: PackedNetwork, rectified: bool = False) -> PackedNetwo
 
     Args:
         network: Packed network.
-        rectified: Whether to replace each sign and comparison by a rectifier, as a network made for int8 would have.
+        rectified: Whether to replace each sign and comparison by a rectifier, as in a network that was made for int8.
     """
     steps: list[Step] = []
     tensors: dict[str, Array] = {}
-    place = [0]  # of an old value among the new ones
+    place = [0]  # number of an old value among the new values
     for index, step in enumerate(network.program.steps):
         sources = tuple(place[source] for source in step.sources)
         mine, settings, op = network.tensors_of(step), step.settings, step.op
@@ -47,14 +47,14 @@ def _step(op: str, sources: tuple[int, ...], settings: Any, mine: dict[str, Arra
 
 
 def openvino_rival(network: PackedNetwork, x: Array, threads: int, precision: str) -> Callable[[], Any]:
-    """Return a call that runs inputs (N, ...) with OpenVINO, without bits.
+    """Return a call that runs inputs (N, ...) with OpenVINO and float or int8 weights.
 
     Args:
         network: Packed network.
         x: Inputs, (N, ...).
         threads: Number of threads.
-        precision: "f32", "bf16", or "int8": weights and inputs of all layers rounded by FakeQuantize, one scale a
-            tensor, from the largest magnitudes on up to four of `x`; rectifiers in the place of signs.
+        precision: "f32", "bf16", or "int8", which rounds weights and inputs of all layers by FakeQuantize with one
+            scale per tensor from the largest magnitudes on up to four of `x`, and replaces signs by rectifiers.
 
     Raises:
         ImportError: If OpenVINO is not installed.
@@ -69,7 +69,7 @@ def openvino_rival(network: PackedNetwork, x: Array, threads: int, precision: st
 
 
 def torch_bfloat16(network: PackedNetwork, x: Array) -> Callable[[], Any]:
-    """Return a call that runs inputs (N, ...) with torch, with weights and inputs of layers in bfloat16.
+    """Return a call that runs inputs (N, ...) with torch, with weights and layer inputs in bfloat16.
 
     Raises:
         ImportError: If torch is not installed.

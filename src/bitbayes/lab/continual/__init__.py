@@ -1,4 +1,4 @@
-"""Continual learning: the posterior of a task is the prior of the next, and other methods against forgetting."""
+"""Continual learning with posteriors as priors, and with other methods against forgetting."""
 
 from bitbayes.lab.continual.accuracy import AccuracyMatrix
 from bitbayes.lab.continual.memory import Memory, NoMemory

@@ -1,4 +1,4 @@
-"""Accuracy on all tasks seen so far: how it is measured, and the figures that are read off it."""
+"""Accuracy on all tasks so far, and the metrics that follow from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bitbayes.lab.train.results import silent_posterior
 from bitbayes.predict import predict
 
 _CHUNK = 2000
-_ENDS = 5  # tasks at either end of a long stream
+_ENDS = 5  # number of tasks at either end of a long stream
 
 BatchStatistics = dict[str, Tensor]
 """Buffers of all BatchNorm layers, by name."""
@@ -31,10 +31,10 @@ Statistics = Literal["task", "shared"]
 
 
 class AccuracyMatrix:
-    """`R[t][i]`: accuracy in percent on task i after training on task t, for i ≤ t.
+    """Accuracy matrix: `R[t][i]` is the accuracy in percent on task i after training on task t, for i ≤ t.
 
-    Average accuracy and backward transfer are those of Lopez-Paz & Ranzato (NeurIPS 2017), forgetting that of Chaudhry
-    et al. (ECCV 2018).
+    Average accuracy and backward transfer are defined as by Lopez-Paz & Ranzato (NeurIPS 2017), forgetting as by
+    Chaudhry et al. (ECCV 2018).
 
     Args:
         rows: Accuracies after each task; row t has t + 1 entries.
@@ -57,25 +57,25 @@ class AccuracyMatrix:
         return len(self.rows)
 
     def append(self, row: Sequence[float]) -> None:
-        """Add the accuracies after one more task, the newest task last, or raise ValueError if some are missing."""
+        """Add the accuracies after one more task, the newest task last; raise ValueError if some are missing."""
         count = len(self.rows) + 1
         if len(row) != count:
-            raise ValueError(f"after task {count} there are {count} tasks, got {len(row)} values")
+            raise ValueError(f"after task {count} there are {count} tasks, got {len(row)} accuracies")
         self.rows.append([float(value) for value in row])
 
     @property
     def average(self) -> list[float]:
-        """Mean over the tasks so far, after each task."""
+        """Mean accuracy over the tasks so far, after each task."""
         return [sum(row) / len(row) for row in self.rows]
 
     @property
     def backward_transfer(self) -> float | None:
-        """Mean of `R[T][i] − R[i][i]` over the tasks before the last; negative where something was forgotten."""
+        """Mean of `R[T][i] − R[i][i]` over the tasks before the last; negative if tasks were forgotten."""
         return self._mean([self.rows[-1][i] - self.rows[i][i] for i in range(len(self.rows) - 1)])
 
     @property
     def forgetting(self) -> float | None:
-        """Mean over the tasks before the last of the best accuracy before the end minus that at the end."""
+        """Mean over the tasks before the last of the best earlier accuracy minus the final accuracy."""
         last = len(self.rows) - 1
         return self._mean([max(self.rows[t][i] for t in range(i, last)) - self.rows[last][i] for i in range(last)])
 
@@ -85,9 +85,9 @@ class AccuracyMatrix:
 
     @property
     def first_and_last(self) -> tuple[float, float] | None:
-        """Means at the end over the first and over the last five tasks; None for fewer than ten tasks.
+        """Mean final accuracies over the first five and the last five tasks; None for fewer than ten tasks.
 
-        The first mean says what is kept, the last what can still be learned.
+        The first mean shows what is retained, and the second what can still be learned.
         """
         if len(self.rows) < 2 * _ENDS:
             return None
@@ -109,7 +109,7 @@ class AccuracyMatrix:
 
 @dataclass(frozen=True)
 class Seen:
-    """Record of a task that a stream has trained on. It is small where the task can make its test data again."""
+    """Record of a task that was trained on. It is small if the task can recreate its test data."""
 
     name: str
     test: Callable[[], TensorData | None]
@@ -118,13 +118,13 @@ class Seen:
 
     @classmethod
     def of(cls, task: Task, statistics: BatchStatistics) -> Seen:
-        """Return the record of a task with the BatchNorm statistics at the end of its training, or so far."""
+        """Return the record of a task with its BatchNorm statistics at the end of its training, or so far."""
         test = task.data.test
         return cls(task.name, task.test_again or (lambda: test), task.classes, statistics)
 
 
 def batch_statistics(experiment: Experiment, config: RunConfig) -> BatchStatistics:
-    """Return BatchNorm statistics of the training data for what a test will use: draws, or the mode."""
+    """Return BatchNorm statistics on the training data for the test prediction: of samples, or of the mode."""
     optimizer = experiment.optimizer
     if optimizer is not None and optimizer.has_posterior:
         inputs = refresh_inputs(experiment, config.refresh_batches)
@@ -141,9 +141,9 @@ def accuracies(
     statistics: Statistics,
     examples: int | None = None,
 ) -> list[float]:
-    """Return the accuracy in percent on every task seen, or on so many test examples of each.
+    """Return the accuracy in percent on every task so far, or on `count` test examples of each.
 
-    If training examples of the tasks are kept, every network estimates its BatchNorm statistics from them.
+    If training examples of the tasks are kept, the BatchNorm statistics of every network are estimated from them.
     """
     used: list[BatchStatistics | Tensor] = [task.statistics for task in seen]
     if kept and statistics == "task":
@@ -158,9 +158,9 @@ def accuracies(
 def _accuracy(
     experiment: Experiment, config: RunConfig, task: Seen, statistics: BatchStatistics | Tensor, examples: int | None
 ) -> float:
-    """Percent of a task's test examples, or of so many spread over them.
+    """Return the accuracy in percent on a task's test examples, or on `count` examples spread over them.
 
-    BatchNorm statistics are given, or every network estimates its own from inputs that are given.
+    BatchNorm statistics are given, or are estimated for every network from given inputs.
     """
     test = task.test()
     if test is None:

@@ -1,4 +1,4 @@
-"""Interface of the methods against forgetting: what a stream keeps of old tasks beside the network and its beliefs."""
+"""Interface of methods against forgetting, which keep information on old tasks besides the beliefs."""
 
 # ruff: noqa: B027 -- a method overrides only the calls that it needs
 
@@ -13,12 +13,12 @@ from bitbayes.lab.train import Experiment, RunConfig
 
 
 class Memory(ABC):
-    """Method against forgetting, which is called at every task and at every step of a stream.
+    """Interface of a method against forgetting, which is called at every task and at every step.
 
-    The order of the calls is `training_data` of the first task, then `begin`. For each task follow `training_data`,
-    `before_update` and `after_update` at each of its steps, `corrected` at each evaluation, and `end_task`. What a
-    step depends on is in `state_dict`, which training keeps in the checkpoint of the task. Everything else must be a
-    function of the tasks, so that a stream which continues finds it again.
+    The first calls are `training_data` of the first task and `begin`. For each task, the calls are `training_data`,
+    `before_update` and `after_update` at each step, `corrected` at each evaluation, and `end_task`. `state_dict`
+    contains all state that a step depends on; training saves it in the checkpoint of the task. Everything else must be
+    a function of the tasks, so that an interrupted stream can recreate it.
 
     Args:
         **options: Options of the method, for summary.json.
@@ -48,23 +48,23 @@ class Memory(ABC):
         self.options = options
 
     def begin(self, experiment: Experiment) -> None:
-        """Prepare for a network that has not learned yet, or raise ValueError if it cannot be protected."""
+        """Prepare for an untrained network; raise ValueError if the method does not support it."""
 
     def training_data(self, task: Task, config: RunConfig) -> DataBundle[TensorData]:
-        """Return the data to train on while the task is learned."""
+        """Return the training data for a task."""
         return task.data
 
     def before_update(self) -> None:
-        """Change the gradients of the task's loss, for instance by those of a penalty."""
+        """Change the gradients of the task's loss, for example by adding those of a penalty."""
 
     def after_update(self) -> None:
-        """Take notice of a step of the weights."""
+        """Process a step of the weights."""
 
     def end_task(self, task: Task, experiment: Experiment, config: RunConfig) -> None:
-        """Take notice of a task that has been learned."""
+        """Process the end of a task's training."""
 
     def corrected(self, experiment: Experiment, config: RunConfig, *, mixed: bool) -> Experiment:
-        """Return what is evaluated: the experiment, or a copy with a better network. The stream goes on unchanged.
+        """Return the experiment to evaluate: the given one, or a copy with a better network. The stream is unchanged.
 
         Args:
             experiment: Experiment of the stream.
@@ -76,13 +76,13 @@ class Memory(ABC):
     def examples_seen(self) -> list[TensorData]:
         """Return training examples of each task so far, the newest last, for BatchNorm statistics at every evaluation.
 
-        Without examples, each task has the statistics of the end of its training.
+        Without examples, each task uses the statistics from the end of its training.
         """
         return []
 
     @abstractmethod
     def bytes(self) -> int:
-        """Return the number of bytes that are kept from task to task."""
+        """Return the number of bytes that are kept between tasks."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the tensors that a step depends on."""
@@ -93,7 +93,7 @@ class Memory(ABC):
 
 
 class NoMemory(Memory):
-    """The method "none", which keeps nothing but the network and its beliefs."""
+    """Method "none", which keeps only the network and its beliefs."""
 
     name: ClassVar[str] = "none"
 

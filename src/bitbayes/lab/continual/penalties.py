@@ -1,4 +1,4 @@
-"""Elastic weight consolidation and synaptic intelligence: penalties that hold real weights near their old values."""
+"""Elastic weight consolidation and synaptic intelligence: penalties that keep real weights near their old values."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from bitbayes.lab.train import Experiment, RunConfig
 from bitbayes.lab.train.measure import mode_weights
 from bitbayes.rules import checks
 
-_ENTRIES = 1 << 24  # of all per-example gradients at once: 64 MiB in float32
+_ENTRIES = 1 << 24  # most numbers of per-example gradients at a time: 64 MiB in float32
 
 
 class Penalty(Memory):
-    """Method that adds the penalty ½ Σ importance · (θ − anchor)², of which training needs the gradient alone."""
+    """Base of methods that add the gradient of a penalty ½ Σ importance · (θ − anchor)²."""
 
     def begin(self, experiment: Experiment) -> None:
-        """Start with weights of no importance, or raise ValueError if a rule trains binary weights.
+        """Start with zero importance; raise ValueError if a rule trains binary weights.
 
-        Binary weights hold draws, which are never near anything.
+        Binary weights are random draws, which cannot stay near an anchor.
         """
         if experiment.optimizer is not None:
             raise ValueError(
-                f"{self.name} holds real weights in place, but {type(experiment.optimizer).__name__} trains binary "
-                "ones; take rule full-precision, or for binary ones method replay, rule ste:metaplastic or the prior "
+                f"{self.name} supports only real weights, but {type(experiment.optimizer).__name__} trains binary "
+                "ones; use rule full-precision, or for binary weights method replay, rule ste:metaplastic or the prior "
                 "of bayesbinn"
             )
         self.parameters = {name: p for name, p in experiment.model.named_parameters() if p.requires_grad}
@@ -62,18 +62,19 @@ class Penalty(Memory):
 class EWC(Penalty):
     """Elastic weight consolidation (Kirkpatrick et al., PNAS 2017), for networks of real weights.
 
-    Old weights are held where the Fisher information is large. With θ*ₛ the weights after task s and Fₛ the diagonal
-    of the Fisher information there, task t minimises (eq. 3)
+    Weights with a large Fisher information are kept near their old values. With θ*ₛ the weights after task s and Fₛ the
+    diagonal of the Fisher information at θ*ₛ, task t minimises (eq. 3)
 
         lossₜ + (strength / 2) · Σ_{s<t} Σᵢ Fₛᵢ (θᵢ − θ*ₛᵢ)²
 
-    A sum of quadratics is one quadratic about their weighted mean, so the memory does not grow with the tasks:
+    A sum of quadratics is one quadratic around their weighted mean, so the memory does not grow with the number of
+    tasks:
 
         anchor ← anchor + F / (importance + F) · (θ* − anchor),    importance ← importance + F
 
     Args:
-        strength: λ of the paper, beside a mean loss. Laplace's approximation of the posterior says 1 for tasks of
-            equally many examples. A larger strength holds old tasks better, and new tasks are learned worse.
+        strength: λ of the paper, for a mean loss. Laplace's approximation of the posterior corresponds to 1 for tasks
+            with equally many examples. A larger strength retains old tasks better and learns new tasks worse.
         examples: Number of training examples from which the Fisher information is estimated.
 
     Raises:
@@ -97,7 +98,7 @@ class EWC(Penalty):
 
     @torch.no_grad()
     def end_task(self, task: Task, experiment: Experiment, config: RunConfig) -> None:
-        """Add the quadratic of the task: its Fisher information, about the present weights."""
+        """Add the quadratic of the task: its Fisher information around the current weights."""
         with mode_weights(experiment, config.refresh_batches, config.precision) as model:
             x, _ = next(batches(task.data.train, self.options["examples"], seed=config.seed, shuffle=True))
             found = fisher_diagonal(model, x, task.classes)
@@ -111,15 +112,15 @@ class EWC(Penalty):
 def fisher_diagonal(model: nn.Module, x: Tensor, classes: Sequence[int] | None = None) -> dict[str, Tensor]:
     """Return the diagonal of a classifier's Fisher information: E_x E_{y ~ p(y|x)} [(∂ log p(y|x) / ∂θᵢ)²].
 
-    The labels are the model's own, and their expectation is exact: nothing is drawn.
+    The expectation over the model's own labels is exact: no labels are sampled.
 
     Args:
         model: Classifier in eval mode, from inputs (N, ...) to logits (N, classes).
         x: Inputs, shape (N, ...).
-        classes: Outputs that compete; None for all.
+        classes: Outputs that compete; None for all outputs.
 
     Returns:
-        Fisher information per example in nats, by parameter name, in the shapes of the parameters.
+        Fisher information per example in nats by parameter name, with the shapes of the parameters.
 
     Raises:
         RuntimeError: If the model is in training mode, in which the examples of a batch depend on each other.
@@ -147,7 +148,7 @@ def fisher_diagonal(model: nn.Module, x: Tensor, classes: Sequence[int] | None =
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     with torch.no_grad():
         entries = model(x[:1]).shape[1] * sum(p.numel() for p in parameters.values())
-    for piece in x.split(max(1, _ENTRIES // entries)):  # as many examples as have room for all their gradients
+    for piece in x.split(max(1, _ENTRIES // entries)):  # as many examples as have room for all of their gradients
         for name, found in vmap(squares)(piece).items():
             total[name] += found.sum(0)
     return {name: found / len(x) for name, found in total.items()}
@@ -156,19 +157,19 @@ def fisher_diagonal(model: nn.Module, x: Tensor, classes: Sequence[int] | None =
 class SI(Penalty):
     """Synaptic intelligence (Zenke, Poole & Ganguli, ICML 2017), for networks of real weights.
 
-    A weight is important if its moves lowered the loss. While a task is learned, every weight adds up by how much it
-    lowers the loss, to first order (eq. 3). At the end of the task, this sum is related to how far the weight went
-    (eq. 5), and the next task is held to it (eq. 4):
+    A weight is important if its changes lowered the loss. During a task, the first-order decrease of the loss due to
+    every weight is summed up (eq. 3). At the end of the task, the sum is divided by the squared distance that the
+    weight moved (eq. 5) and becomes a penalty for the following tasks (eq. 4):
 
         ω ← ω − g · Δθ                                   at every step, g the gradient of the task's loss alone
         Ω ← max(0, Ω + ω / ((θ − θ̃)² + ξ)),    θ̃ ← θ,    ω ← 0    at the end of a task
         loss + strength · Σ Ω (θ − θ̃)²
 
-    The paper does not say what a negative Ω would do. It is cut off here, as in the paper's released code.
+    The paper does not define the effect of a negative Ω. It is clipped to 0 here, as in the paper's released code.
 
     Args:
-        strength: c of the paper.
-        damping: ξ of the paper, in squared units of the weights.
+        strength: Strength c of the paper.
+        damping: Damping ξ of the paper, in squared units of the weights.
 
     Raises:
         ValueError: If an option is out of range.
@@ -186,13 +187,13 @@ class SI(Penalty):
         checks.number(damping, "damping of si", "a positive number")
 
     def begin(self, experiment: Experiment) -> None:
-        """Start with weights of no importance."""
+        """Start with zero importance."""
         super().begin(experiment)
         self.path = {name: torch.zeros_like(anchor) for name, anchor in self.anchor.items()}
 
     @torch.no_grad()
     def before_update(self) -> None:
-        """Remember gradients and weights, then add the gradient of the penalty."""
+        """Save gradients and weights, then add the gradient of the penalty."""
         parameters = self.parameters.items()
         self._before = {name: (p.grad.clone(), p.clone()) for name, p in parameters if p.grad is not None}
         self.add_gradient(2 * self.options["strength"])
@@ -205,7 +206,7 @@ class SI(Penalty):
 
     @torch.no_grad()
     def end_task(self, task: Task, experiment: Experiment, config: RunConfig) -> None:
-        """Turn path integrals into importance."""
+        """Convert path integrals to importance."""
         for name, parameter in self.parameters.items():
             importance, anchor, path = self.importance[name], self.anchor[name], self.path[name]
             importance += path / ((parameter - anchor).square() + self.options["damping"])

@@ -26,7 +26,7 @@ _CHOICE_STREAM, _FIT_STREAM = 32, 33
 
 
 class Rehearsal(Memory):
-    """Method that keeps examples of every task."""
+    """Base of methods that keep examples of every task."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -38,14 +38,14 @@ class Rehearsal(Memory):
 
 
 class Replay(Rehearsal):
-    """Experience replay: examples of every old task are kept and learned again with every new one.
+    """Experience replay: examples of every old task are kept and trained on again with every new task.
 
-    An epoch of a later task goes through the task's examples once, and through as many old ones: the kept examples,
-    repeated, so that all old tasks together count as much as the new one. The order is shuffled as always, so a batch
-    is half old and half new. Any rule can use it (Robins 1995; with few examples Chaudhry et al. 2019).
+    An epoch of a later task uses the task's examples once and equally many old examples. The kept examples are
+    repeated, so that all old tasks together count as much as the new task. The order is shuffled as usual, so on
+    average half of a batch is old. Any rule can use replay (Robins 1995; with few examples Chaudhry et al. 2019).
 
     Args:
-        examples: Number of random examples that are kept of every task, or all of them if it has fewer.
+        examples: Number of random examples to keep per task, or all of them if the task has fewer.
 
     Raises:
         ValueError: If no example is kept.
@@ -62,14 +62,14 @@ class Replay(Rehearsal):
         checks.whole(examples, "examples of replay", 1)
 
     def training_data(self, task: Task, config: RunConfig) -> DataBundle[TensorData]:
-        """Return the task's own examples, and as many old ones."""
+        """Return the task's own examples and equally many old examples."""
         if not self.kept:
             return task.data
         new, old = task.data.train, joined(self.kept)
         return dataclasses.replace(task.data, train=new.joined(old.chosen(torch.arange(len(new)) % len(old))))
 
     def end_task(self, task: Task, experiment: Experiment, config: RunConfig) -> None:
-        """Keep some examples, which the seed of the run and the number of the task choose."""
+        """Keep some examples, which the seed of the run and the number of the task determine."""
         order = _shuffled(len(task.data.train), config.seed, len(self.kept))
         self.kept.append(task.data.train.chosen(order[: self.options["examples"]]))
 
@@ -77,21 +77,21 @@ class Replay(Rehearsal):
 class Coreset(Rehearsal):
     """Coresets (Nguyen et al., ICLR 2018, Algorithm 1): examples of every task that only a copy of the belief sees.
 
-    The examples are set aside before a task is learned, so the belief q̃ that goes from task to task has not seen them.
-    Before each evaluation, a copy is fitted to the coresets C of all tasks so far, with q̃ as its prior,
+    The examples are set aside before a task is learned, so the belief q̃ that is passed from task to task has not seen
+    them. Before each evaluation, a copy of q̃ is fitted to the coresets C of all tasks so far, with q̃ as its prior,
 
         q ∝ q̃ · p(C | w)
 
-    and predicts in its place. Then the copy is thrown away, and the stream goes on with q̃. Any rule can have a coreset.
-    For BayesBiNN, each kept example counts `weight` times; other rules are simply trained on the examples. The
+    and predicts in place of q̃. Then the copy is discarded, and training continues with q̃. Any rule can use a coreset.
+    With BayesBiNN, each kept example counts `weight` times; other rules are simply trained on the examples. The
     BatchNorm statistics of old tasks are estimated from the kept examples.
 
     Args:
-        examples: Number of examples that are kept of every task, at most half of them.
-        choice: "random", or "k-center" for examples spread over the inputs.
-        steps: Number of steps of the fit, with batches of the run's size and a learning rate that falls by a cosine
-            from that of the run. With 0 steps only the statistics are new.
-        weight: Effective examples for each kept one (BayesBiNN only).
+        examples: Number of examples to keep per task, at most half of them.
+        choice: "random", or "k-center" for examples that are spread over the inputs.
+        steps: Number of steps of the fit, with the batch size of the run and a cosine schedule that starts at the run's
+            learning rate. With 0 steps, only the BatchNorm statistics change.
+        weight: Effective number of examples per kept example (only for BayesBiNN).
 
     Raises:
         ValueError: If an option is out of range.
@@ -117,12 +117,12 @@ class Coreset(Rehearsal):
         checks.number(weight, "weight of a coreset", "a positive number")
 
     def training_data(self, task: Task, config: RunConfig) -> DataBundle[TensorData]:
-        """Return the task without its coreset, which the seed of the run and the number of the task choose."""
+        """Return the task without its coreset, which the seed of the run and the number of the task determine."""
         own = task.data.train
         order = _shuffled(len(own), config.seed, len(self.kept))
         count = min(self.options["examples"], len(own) // 2)
         if count < 2:
-            raise ValueError(f"{task.name} has {len(own)} training examples, too few to set two of them aside")
+            raise ValueError(f"{task.name} has {len(own)} training examples, too few for a coreset of two examples")
         index = order[:count] if self.options["choice"] == "random" else k_center(own, count, int(order[0]))
         self.kept.append(own.chosen(index))
         left = torch.ones(len(own), dtype=torch.bool)
@@ -130,18 +130,18 @@ class Coreset(Rehearsal):
         return dataclasses.replace(task.data, train=own.chosen(left))
 
     def corrected(self, experiment: Experiment, config: RunConfig, *, mixed: bool) -> Experiment:
-        """Return a copy of the network and of its belief, fitted to all coresets."""
+        """Return a copy of the network and its belief that is fitted to all coresets."""
         if self.options["steps"] == 0:
             return experiment
         parts = experiment.model, experiment.optimizer, experiment.real_optimizer
-        model, optimizer, real = copy.deepcopy(parts)  # in one go: the optimizers hold the model's parameters
+        model, optimizer, real = copy.deepcopy(parts)  # together, because optimizers hold the model's parameters
         found = dataclasses.replace(experiment, model=model, optimizer=optimizer, real_optimizer=real, hooks=None)
         whole = joined(self.kept)
         fit = self._config(config, len(whole))
         found = continue_experiment(found, fit, dataclasses.replace(experiment.data, train=whole))
         if isinstance(optimizer, BayesBiNN):
             advance_prior(optimizer)
-        sources = [whole] if mixed else self.kept  # BatchNorm sees in a batch what it will see in the test
+        sources = [whole] if mixed else self.kept  # BatchNorm sees the same mixture in a batch as in the test
         device = experiment.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(stream_key(config.seed, _FIT_STREAM, len(self.kept)))  # of dropout
@@ -155,7 +155,7 @@ class Coreset(Rehearsal):
         return dataclasses.replace(found, data=experiment.data, schedulers=[])
 
     def _config(self, config: RunConfig, kept: int) -> RunConfig:
-        """Epochs of one step, and an `ess` of the kept examples."""
+        """Return a configuration with epochs of one step, and an `ess` for the kept examples."""
         options = {name: value for name, value in config.spec.options.items() if name not in ("ess", "ess_scale")}
         if config.rule == "bayesbinn":
             options["ess"] = self.options["weight"] * kept
@@ -169,17 +169,17 @@ class Coreset(Rehearsal):
 
 
 def joined(parts: Sequence[TensorData]) -> TensorData:
-    """Return several sets of examples, at least one, as one set."""
+    """Return one or several sets of examples as one set."""
     return functools.reduce(TensorData.joined, parts)
 
 
 def k_center(data: TensorData, count: int, first: int) -> Tensor:
-    """Choose positions by greedy k-center (Gonzalez 1985): each next example is the farthest from all chosen ones.
+    """Choose positions by greedy k-center (Gonzalez 1985): each next example is the farthest from all chosen examples.
 
     Args:
-        data: Examples; distances are Euclidean, between inputs.
+        data: Examples, whose distances are Euclidean distances between inputs.
         count: Number of examples to choose, at most as many as there are.
-        first: Position of the first.
+        first: Position of the first chosen example.
 
     Example:
         >>> data = TensorData(torch.tensor([[0.0], [1.0], [9.0], [5.0]]), torch.zeros(4))
@@ -191,12 +191,12 @@ def k_center(data: TensorData, count: int, first: int) -> Tensor:
     found = [first]
     for _ in range(count - 1):
         nearest = torch.minimum(nearest, (flat - flat[found[-1]]).square_().sum(1))
-        nearest[found[-1]] = -1.0  # never again, even where inputs are equal
+        nearest[found[-1]] = -1.0  # never chosen again, even if inputs are equal
         found.append(int(nearest.argmax()))
     return torch.tensor(found)
 
 
 def _shuffled(count: int, seed: int, *path: int) -> Tensor:
-    """A permutation on the CPU, which the seed and the counters in `path` decide."""
+    """Return a permutation on the CPU, which the seed and the counters in `path` determine."""
     generator = torch.Generator().manual_seed(stream_key(seed, _CHOICE_STREAM, *path))
     return torch.randperm(count, generator=generator)

@@ -1,4 +1,4 @@
-"""Training on a stream of tasks, with one run folder for each, and accuracy on all tasks so far as it goes on."""
+"""Training on a sequence of tasks, with a run folder per task and accuracies on all tasks so far."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from bitbayes.lab.train import CROSS_ENTROPY, Experiment, Loss, Progress, RunCon
 from bitbayes.lab.train.experiment import continue_experiment
 from bitbayes.rules import BayesBiNN, checks
 
-_SHOWN = 8  # accuracies that fit into a line
+_SHOWN = 8  # number of accuracies that fit into a line
 
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """Settings of a stream beside those of the runs that learn its tasks.
+    """Settings of a stream in addition to those of the runs that learn its tasks.
 
     Args:
-        scenario: Knowledge of the task at test time. A stream is continued only with the scenario in its summary.json.
-        prior: Whether the posterior of a task is the prior of the next (`advance_prior`); only BayesBiNN has a prior.
-        decay: Relaxation of that prior, in [0, 1].
-        ess_decay: Factor of `ess` from task to task. Below 1, a later task moves the posterior less, so that earlier
-            tasks are kept better: all tasks share one network, and it would otherwise yield to the newest.
-        statistics: BatchNorm statistics at test time: "task" for those of the end of the task's own training, "shared"
-            for the newest for all tasks. "task" needs to know at test time which task an input is of.
-        curve_examples: Number of test examples of every task on which accuracy is measured after every epoch; 0 for
-            none. This does not change what is learned.
+        scenario: Knowledge of the task at test time. A stream continues only with the scenario in its summary.json.
+        prior: Whether the posterior of a task is the prior of the next task (`advance_prior`). Only BayesBiNN has a
+            prior.
+        decay: Factor on the natural parameters of that prior, in [0, 1].
+        ess_decay: Factor of `ess` from task to task. Below 1, later tasks move the posterior less, so that the shared
+            network retains earlier tasks better.
+        statistics: BatchNorm statistics at test time: "task" for those from the end of each task's training, "shared"
+            for the latest ones for all tasks. "task" requires that the task of an input is known at test time.
+        curve_examples: Number of test examples per task on which accuracy is measured after every epoch; 0 for none.
+            This does not change what is learned.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -55,14 +56,14 @@ class StreamSettings:
         checks.option(self.statistics in ("task", "shared"), "statistics", '"task" or "shared"', self.statistics)
 
     def record(self, memory: Memory) -> dict[str, Any]:
-        """Return the entries of summary.json that a stream is continued with: all settings that change its results."""
+        """Return the entries of summary.json that must not change when a stream continues."""
         settings = {name: value for name, value in vars(self).items() if name != "curve_examples"}
         return settings | {"method": memory.name, "method_options": memory.options}
 
 
 @dataclass(frozen=True)
 class StreamResult:
-    """Folder of a stream (task1, task2, ..., curves.jsonl, summary.json), its accuracies, and its summary."""
+    """Result of a stream: its folder (task1, task2, ..., curves.jsonl, summary.json), accuracies and summary."""
 
     folder: Path
     matrix: AccuracyMatrix
@@ -71,7 +72,7 @@ class StreamResult:
 
 @dataclass
 class _Watch:
-    """Measures all tasks so far while one is learned, and how long that takes."""
+    """Measurement of all tasks so far during training, and of its duration."""
 
     experiment: Experiment
     task: Task
@@ -105,33 +106,33 @@ def run_stream(
     progress: Progress | None = None,
     note: Callable[[str], None] = print,
 ) -> StreamResult:
-    """Train on one task after another with the same network and the same beliefs.
+    """Train on one task after another with the same network and beliefs.
 
-    Learning rates and schedule start anew with every task. A stream that was interrupted continues where it was,
-    between tasks or within one, if it is called again with the same arguments.
+    Learning rates and schedules restart with every task. An interrupted stream continues, between or within tasks, if
+    the function is called again with the same arguments.
 
-    After every task it writes summary.json. It also writes curves.jsonl with one line per epoch: task, epoch, and the
+    The function writes summary.json after every task, and curves.jsonl with one line per epoch: task, epoch, and the
     accuracies on all tasks so far, the newest last.
 
     Args:
-        config: Configuration of every task: `epochs` are those of one task, `out` is the folder of the stream.
+        config: Configuration of every task. `epochs` is the number of epochs per task, and `out` is the folder of the
+            stream.
         tasks: Tasks of the stream.
         network: Function that makes the network; it is called under the seed.
         settings: Settings of the stream.
-        loss: Loss of every task; `PAIRED` if it is known at test time which pair of classes an input is of.
-        memory: Method that keeps more of old tasks, such as `Coreset`, `Replay`, `EWC` or `SI`. The stream works on a
-            copy of it.
-        count: Number of tasks, if it is known; the notes then say how long the rest will take.
+        loss: Loss of every task; `PAIRED` if the pair of classes of an input is known at test time.
+        memory: Method against forgetting, such as `Coreset`, `Replay`, `EWC` or `SI`. The stream uses a copy of it.
+        count: Number of tasks if it is known, so that notes include the time left.
         progress: Display of each task.
-        note: Function that is told of each task at its end.
+        note: Function that gets a line about each task when it ends.
 
     Returns:
         Accuracies of the mean of `config.predict_samples` networks, or of the mode for rules without a posterior.
 
     Raises:
-        ValueError: If there are no tasks, the folder holds a stream with other settings or a single run, or the memory
-            does not suit the rule.
-        RunError: If somebody else is writing into the folder.
+        ValueError: If there are no tasks, the folder holds a single run or a stream with other settings, or the memory
+            does not support the rule.
+        RunError: If another process is writing into the folder.
         TypeError: If `settings.prior` is set for a rule without a prior.
 
     Example:
@@ -152,7 +153,7 @@ def run_stream(
     with folder.held():
         matrix = _recorded(folder, about)
         if len(matrix):
-            note(f"{len(matrix)} tasks are learned already, in {folder.path}: they are read, not trained again")
+            note(f"{len(matrix)} tasks in {folder.path} are already learned and are not trained again")
         experiment: Experiment | None = None
         seen: list[Seen] = []
         curves: list[dict[str, Any]] = []
@@ -199,22 +200,22 @@ def run_stream(
 
 
 def _less_sure(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """Options with another effective sample size."""
+    """Return options with another effective sample size."""
     return {name: value * factor if name in ("ess", "ess_scale") else value for name, value in options.items()}
 
 
 def _recorded(folder: RunFolder, about: dict[str, Any]) -> AccuracyMatrix:
-    """The rows that an earlier call has finished."""
+    """Return the rows that an earlier call has finished."""
     if folder.has("config.json"):
         raise ValueError(f"{folder.path} holds a single run, not a stream; choose another --out")
     if not folder.has("summary.json"):
         return AccuracyMatrix()
-    # Older files name no method.
+    # Older files do not name a method.
     summary = {"method": "none", "method_options": {}, "ess_decay": 1.0} | folder.read_json("summary.json")
     different = [name for name, value in about.items() if summary.get(name) != value]
     if different:
         was = ", ".join(f"{name} {summary.get(name)}, not {about[name]}" for name in different)
-        raise ValueError(f"{folder.path} holds a stream with {was}; continue with the same, or choose another --out")
+        raise ValueError(f"{folder.path} holds a stream with {was}; use the same settings, or choose another --out")
     return AccuracyMatrix(summary["matrix"])
 
 
@@ -231,6 +232,6 @@ def _shown(row: list[float]) -> str:
 
 
 def _to_go(done: int, count: int, learning: float, measuring: float) -> str:
-    """Return how long the rest takes. Every task takes as long to learn, but the evaluations become longer."""
+    """Return the time left, given that every task takes equally long to learn but evaluations become longer."""
     seconds = learning * (count - done) + measuring / done * sum(range(done + 1, count + 1))
-    return f"; about {seconds / 60:.0f} min to go" if done < count else ""
+    return f"; about {seconds / 60:.0f} min left" if done < count else ""

@@ -1,4 +1,4 @@
-"""Streams of tasks made of one data set: permuted pixels, or a few classes at a time."""
+"""Sequences of tasks from one data set: permuted pixels, or a few classes at a time."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from bitbayes.noise import stream_key
 _PERMUTATION_STREAM = 31
 
 Scenario = Literal["task", "domain", "class"]
-"""What is known at test time, and what is asked (van de Ven & Tolias 2019)."""
+"""Scenario: what is known at test time, and what is predicted (van de Ven & Tolias 2019)."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a stream.
+    """Task of a stream.
 
     Args:
-        name: Name in tables and figures.
-        data: Training and test data, without validation data, because the end of training is what counts.
-        classes: Outputs that count at test time; None for all.
-        test_again: Function that makes the test data once more, so that a long stream need not keep those of every
-            task; None keeps them.
+        name: Name of the task in tables and figures.
+        data: Training and test data, without validation data, because results are those at the end of training.
+        classes: Outputs that count at test time; None for all outputs.
+        test_again: Function that recreates the test data, so that a long stream need not keep those of every task; None
+            keeps them.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Task:
 
 
 def permuted_tasks(bundle: DataBundle[TensorData], count: int, *, seed: int = 0) -> Iterator[Task]:
-    """Yield tasks of the same classes with the pixels in another order, also in the first, as in the BayesBiNN paper.
+    """Yield tasks with the same classes and permuted pixels, including the first, as in the BayesBiNN paper.
 
     Args:
         bundle: Data with flat inputs, shape (N, pixels).
@@ -65,19 +65,18 @@ def permuted_tasks(bundle: DataBundle[TensorData], count: int, *, seed: int = 0)
         order = torch.randperm(plain.train.x.shape[1], generator=generator).to(plain.train.x.device)
         test = None if plain.test is None else functools.partial(_permuted, plain.test, order)
         parts = {"train": _permuted(plain.train, order), "test": None if test is None else test()}
-        data = dataclasses.replace(plain, **parts, inputs=None)  # permuted pixels are no image
+        data = dataclasses.replace(plain, **parts, inputs=None)  # permuted pixels are not an image
         yield Task(f"permutation {index + 1}", data, test_again=test)
 
 
 def split_tasks(bundle: DataBundle[TensorData], scenario: Scenario, *, each: int = 2) -> Iterator[Task]:
-    """Yield tasks of a few classes at a time, in their order: 0 and 1, 2 and 3, ...
+    """Yield tasks with a few classes each, in order: 0 and 1, 2 and 3, ...
 
     Args:
         bundle: Data whose number of classes is a multiple of `each`.
-        scenario: "task" for all outputs, of which the task's own count at test time, because the task is known;
-            "domain" for the place of the class within its task, that is `each` outputs; "class" for all outputs, which
-            all count.
-        each: Classes per task.
+        scenario: "task": the task is known at test time, so only its own outputs count. "domain": the network has
+            `each` outputs for the position of a class within its task. "class": all outputs count.
+        each: Number of classes per task.
 
     Raises:
         ValueError: If the scenario is unknown, or the classes cannot be split into such tasks.
@@ -91,7 +90,7 @@ def split_tasks(bundle: DataBundle[TensorData], scenario: Scenario, *, each: int
     if scenario not in ("task", "domain", "class"):
         raise ValueError(f"scenario must be task, domain or class, got {scenario!r}")
     if each < 1 or bundle.classes % each:
-        raise ValueError(f"{bundle.classes} classes cannot be split into tasks of {each}")
+        raise ValueError(f"{bundle.classes} classes cannot be split into tasks of {each} classes each")
     plain = bundle.without_validation()
     for start in range(0, bundle.classes, each):
         chosen = tuple(range(start, start + each))

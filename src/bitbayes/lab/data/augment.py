@@ -1,4 +1,4 @@
-"""Random changes of images, for a whole batch at once on its device."""
+"""Data augmentation of images, for a whole batch at once on its device."""
 
 from __future__ import annotations
 
@@ -13,24 +13,22 @@ _TRIES = 5
 
 
 class Augmentation(Protocol):
-    """Interface of a random change: a function of images and of `uniforms` uniform numbers for each image."""
+    """Interface of an augmentation: a function of images and of `uniforms` uniform numbers per image."""
 
     uniforms: ClassVar[int]
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
-        """Change uint8 images of shape (N, C, H, W) by numbers in (0, 1) of shape (N, uniforms)."""
+        """Augment uint8 images of shape (N, C, H, W) with numbers in (0, 1) of shape (N, uniforms)."""
         ...
 
 
 @dataclass(frozen=True)
 class CropFlip:
-    """Crop of the padded image at a uniformly random place, and a horizontal flip of every second one, as for CIFAR.
+    """Random crop of the padded image and random horizontal flip, as is usual for CIFAR.
 
     Args:
         pad: Width of the black frame around the image, in pixels.
-        flip: Whether to flip.
-
-    Example:
+        flip: Whether to flip. Example:
         >>> images = torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2)
         >>> CropFlip(pad=1)(images, torch.tensor([[0.5, 0.5, 0.9]]))[0, 0]  # in the middle, flipped
         tensor([[1, 0],
@@ -42,7 +40,7 @@ class CropFlip:
     flip: bool = True
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
-        """Change images; see `Augmentation`."""
+        """Augment images; see `Augmentation`."""
         count, channels, height, width = images.shape
         padded = F.pad(images, [self.pad] * 4)
         top, left = (uniform[:, :2] * (2 * self.pad + 1)).long().unbind(1)
@@ -60,12 +58,13 @@ class CropFlip:
 class ResizedCrop:
     """Random part of the image, of random area and aspect ratio, resized to the size of the image.
 
-    As in torchvision, a part that does not fit into the image is drawn again. After five tries it is cut to the image.
+    As in torchvision, a crop that does not fit into the image is drawn again. After five tries, it is clipped to the
+    image.
 
     Args:
-        scale: Smallest and largest share of the area.
-        ratio: Smallest and largest width over height; the logarithm is uniform.
-        flip: Whether to flip every second image.
+        scale: Smallest and largest fraction of the area.
+        ratio: Smallest and largest aspect ratio (width over height), whose logarithm is uniform.
+        flip: Whether to flip images at random.
 
     Example:
         >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
@@ -79,14 +78,14 @@ class ResizedCrop:
     flip: bool = True
 
     def box(self, uniform: Tensor, shape: float = 1.0) -> Tensor:
-        """Return where the crop is, in units where the image is [-1, 1] both ways.
+        """Return the position of the crop in units in which the image is [-1, 1] in both directions.
 
         Args:
             uniform: Numbers in (0, 1), shape (N, uniforms).
-            shape: Width over height of the image.
+            shape: Aspect ratio (width over height) of the image.
 
         Returns:
-            Middle (x, y), half sizes (horizontal, vertical), and -1 where the crop is mirrored, else 1; shape (5, N).
+            Centre (x, y), half sizes (horizontal, vertical), and -1 if the crop is mirrored, else 1; shape (5, N).
         """
         area = self.scale[0] + (self.scale[1] - self.scale[0]) * uniform[:, :_TRIES]
         low, high = torch.tensor(self.ratio, device=uniform.device).log()
@@ -100,7 +99,7 @@ class ResizedCrop:
         return torch.stack([x, y, wide, tall, mirror])
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
-        """Change images; see `Augmentation`."""
+        """Augment images; see `Augmentation`."""
         x, y, wide, tall, mirror = self.box(uniform, images.shape[3] / images.shape[2])
         zero = torch.zeros_like(x)
         move = torch.stack([torch.stack([mirror * wide, zero, x], 1), torch.stack([zero, tall, y], 1)], 1)

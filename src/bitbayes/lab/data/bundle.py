@@ -1,4 +1,4 @@
-"""A data set is tensors on a device; a batch is an index into them."""
+"""Data sets as tensors on a device; a batch is an index into them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from bitbayes.noise import Noise, stream_key
 from bitbayes.packed import Inputs
 
 _SHUFFLE_STREAM, _AUGMENT_STREAM = 21, 22
-_FINGERPRINTED = 64  # examples of each part
+_FINGERPRINTED = 64  # number of examples per part
 
 
 @dataclass(frozen=True)
 class TensorData:
-    """Examples as one tensor of inputs and one of targets, on the same device.
+    """Examples as one tensor of inputs and one of targets on the same device.
 
     Args:
         x: Inputs, shape (N, ...). Images of type uint8 are divided by 255 and normalised batch by batch.
-        y: Targets, shape (N,) for classes or (N, K) for regression and single logits.
-        mean: Number that is subtracted from the inputs, or one number for each channel of (N, C, H, W).
-        std: Number that the inputs are divided by, or one number for each channel.
-        augment: Random change of images (N, C, H, W), applied by `batches(..., augment=True)`.
+        y: Targets, shape (N,) for classes, or (N, K) for regression and single logits.
+        mean: Number that is subtracted from the inputs, or one number per channel of (N, C, H, W).
+        std: Number by which the inputs are divided, or one number per channel.
+        augment: Augmentation of images (N, C, H, W), which `batches(..., augment=True)` applies.
 
     Raises:
-        ValueError: If the numbers of inputs and targets, their devices, or the numbers of channels do not agree.
+        ValueError: If numbers of examples, devices, or numbers of channels differ.
 
     Example:
         >>> data = TensorData(torch.tensor([[255], [0]], dtype=torch.uint8), torch.tensor([1, 0]), mean=0.5, std=0.5)
@@ -48,13 +48,13 @@ class TensorData:
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
-            raise ValueError(f"{len(self.x)} inputs but {len(self.y)} targets; give one target for each input")
+            raise ValueError(f"got {len(self.x)} inputs but {len(self.y)} targets; give one target per input")
         if self.x.device != self.y.device:
-            raise ValueError(f"inputs on {self.x.device} but targets on {self.y.device}; move both to one device")
+            raise ValueError(f"got inputs on {self.x.device} but targets on {self.y.device}; move both to one device")
         for name, value in (("mean", self.mean), ("std", self.std)):
             if isinstance(value, tuple) and (self.x.dim() < 2 or len(value) != self.x.shape[1]):
                 shape = tuple(self.x.shape)
-                raise ValueError(f"{name} has {len(value)} values, one for each channel, but x has shape {shape}")
+                raise ValueError(f"{name} has {len(value)} values, one per channel, but x has shape {shape}")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -64,8 +64,8 @@ class TensorData:
 
         Args:
             index: Positions, on the device of the data.
-            uniform: Numbers in (0, 1) that decide the augmentation, shape (len(index), augment.uniforms); None for no
-                augmentation.
+            uniform: Numbers in (0, 1) that determine the augmentation, shape (len(index), augment.uniforms); None for
+                no augmentation.
         """
         x = self.x[index]
         if uniform is not None and self.augment is not None:
@@ -77,12 +77,12 @@ class TensorData:
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
     def chosen(self, index: Tensor) -> TensorData:
-        """Return a copy of the examples at some positions, which may be on any device, or where a mask is true."""
+        """Return a copy of the examples at some positions, on any device, or where a mask is true."""
         index = index.to(self.x.device)
         return dataclasses.replace(self, x=self.x[index], y=self.y[index])
 
     def joined(self, other: TensorData) -> TensorData:
-        """Return these examples and then others, with the normalisation and augmentation of these.
+        """Return these examples followed by others, with the normalisation and augmentation of these examples.
 
         Example:
             >>> len(TensorData(torch.zeros(2, 1), torch.zeros(2)).joined(TensorData(torch.ones(3, 1), torch.ones(3))))
@@ -104,19 +104,19 @@ class TensorData:
 
 
 class Examples(Protocol):
-    """Interface of a data set that can be trained on: `TensorData` in memory, or `LazyImages` from files."""
+    """Interface of training data: `TensorData` in memory, or `LazyImages` from files."""
 
     @property
     def augment(self) -> Augmentation | None:
-        """Random change of the inputs, if there is one."""
+        """Augmentation of the inputs, if there is one."""
         ...
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
         ...
 
     def joined(self, other: Any) -> Any:
-        """Return these examples and then others of the same kind."""
+        """Return these examples followed by others of the same kind."""
         ...
 
     def batches(self, indices: Iterable[Tensor], uniform: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -124,8 +124,8 @@ class Examples(Protocol):
 
         Args:
             indices: Positions of the examples of each batch.
-            uniform: Numbers in (0, 1) that decide the augmentation of every example, shape (N, augment.uniforms); None
-                for no augmentation.
+            uniform: Numbers in (0, 1) that determine the augmentation of every example, shape (N, augment.uniforms);
+                None for no augmentation.
         """
         ...
 
@@ -143,8 +143,8 @@ class DataBundle(Generic[E]):
         validation: Validation examples, if the experiment has any.
         test: Test examples, if the experiment has any.
         classes: Number of classes; 0 for regression.
-        source: Where the examples come from: a folder, a hub id, "generated", ...
-        inputs: Size, colours, normalisation and names of the classes, for packed networks; None if they are not known.
+        source: Origin of the examples: a folder, a hub id, "generated", ...
+        inputs: Size, colours, normalisation and class names, for packed networks; None if they are unknown.
 
     Example:
         >>> DataBundle("toy", TensorData(torch.zeros(2, 1), torch.zeros(2)), None, None, 2, "generated").classes
@@ -160,10 +160,10 @@ class DataBundle(Generic[E]):
     inputs: Inputs | None = None
 
     def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits that depend on the data, but not on where they lie.
+        """Return 16 hexadecimal digits that identify the data, independently of its location.
 
-        They depend on the sizes of all parts and on some examples of the parts in memory. Real numbers are rounded to
-        three decimals, because another machine may compute them slightly differently.
+        The digits depend on the sizes of all parts and on some examples of the parts in memory. Real numbers are
+        rounded to three decimals, because another machine may compute them slightly differently.
 
         Example:
             >>> data = TensorData(torch.zeros(5, 2), torch.arange(5))
@@ -183,7 +183,7 @@ class DataBundle(Generic[E]):
         return digest.hexdigest()[:16]
 
     def without_validation(self) -> DataBundle[E]:
-        """Return the data with the validation examples at the end of the training examples.
+        """Return the data with the validation examples appended to the training examples.
 
         Example:
             >>> part = TensorData(torch.zeros(2, 1), torch.zeros(2))
@@ -197,13 +197,13 @@ class DataBundle(Generic[E]):
 
 
 def check_share(share: float) -> None:
-    """Raise ValueError for a share of validation examples that is not in [0, 1)."""
+    """Raise ValueError for a fraction of validation examples that is not in [0, 1)."""
     if not 0 <= share < 1:
-        raise ValueError(f"validation must be a share in [0, 1), got {share}")
+        raise ValueError(f"validation must be a fraction in [0, 1), got {share}")
 
 
 def held_out(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw a share of examples for validation, and return the positions to train on and those held out.
+    """Hold out a random fraction of examples, and return the positions of training and validation examples.
 
     Example:
         >>> [len(part) for part in held_out(10, 0.2, seed=0)]
@@ -227,18 +227,18 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the normalised inputs and targets of one epoch, batch by batch.
 
-    The order depends on (seed, epoch) alone, and the augmentation of an example on (seed, epoch, example), so a resumed
-    run sees the same batches.
+    The order depends only on (seed, epoch), and the augmentation of an example only on (seed, epoch, example), so a
+    resumed run sees the same batches.
 
     Args:
         data: Examples.
-        size: Examples per batch, of all ranks together; the last batch may be smaller.
+        size: Number of examples per batch over all ranks. The last batch may be smaller.
         seed: Seed of the shuffle and of the augmentation.
         epoch: Number of the epoch.
         shuffle: Whether to shuffle.
         augment: Whether to augment, if the data has an augmentation.
-        rank: Rank of this process among those that share each batch.
-        ranks: Number of these processes. Together their shares are the whole batch, in order.
+        rank: Rank of this process among the processes that share each batch.
+        ranks: Number of processes that share each batch. Their shares, in order, form the whole batch.
 
     Raises:
         ValueError: If `size` is less than 1, or the rank is out of range.

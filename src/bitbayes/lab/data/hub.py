@@ -1,4 +1,4 @@
-"""Images of one split, from a folder of parquet or idx files or from the Hugging Face hub."""
+"""Images of one split, from a folder of parquet or idx files or from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _IDX_FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
-# Formats of real data sets. Pillow reads 40 more, some of which start other programs.
+# Formats of real data sets. Pillow reads 40 more formats, some of which start other programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_MOST_BYTES = 2**33  # of the decoded images of a split, which are in memory together; Tiny-ImageNet has 1.2 · 10⁹
+_MOST_BYTES = 2**33  # most bytes of a split's decoded images, which are all in memory; Tiny-ImageNet has 1.2 · 10⁹
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Layout of a data set on the hub.
+    """Layout of a data set on the Hugging Face Hub.
 
     Args:
         hub: Hub id.
@@ -42,9 +42,9 @@ class Layout:
         classes: Number of classes.
         size: Height and width of every image.
         channels: 1 for 8-bit grey, 3 for RGB.
-        grey: Whether grey images among colour ones are accepted.
+        grey: Whether grey images among colour images are accepted.
         idx: Whether folders may also hold the original idx files of MNIST.
-        names: Names of the classes; () to take those that the data set itself has.
+        names: Names of the classes; () to use those of the data set itself.
     """
 
     hub: str
@@ -62,12 +62,12 @@ def read_split(where: str | Path, split: str, layout: Layout) -> tuple[Tensor, T
     """Decode every image of a split.
 
     Args:
-        where: Folder of parquet files SPLIT-*.parquet or of idx files, or a hub id.
+        where: Folder of parquet files SPLIT-*.parquet or of idx files, or a Hugging Face Hub id.
         split: "train", "test", ...
-        layout: Layout to expect.
+        layout: Expected layout.
 
     Returns:
-        Images, shape (N, H, W) or (N, H, W, 3), uint8; and classes, shape (N,).
+        Images of type uint8, shape (N, H, W) or (N, H, W, 3); and classes, shape (N,).
 
     Raises:
         ValueError: If the folder, a file, a column, an image or a label is not as expected.
@@ -90,7 +90,7 @@ def _read_idx(folder: Path, split: str) -> tuple[Tensor, Tensor]:
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{folder / file} cannot be read: {error}") from None
         if len(raw) > _MOST_BYTES:
-            raise ValueError(f"{folder / file} unpacks to more than {_MOST_BYTES:,} bytes, the most that are read")
+            raise ValueError(f"{folder / file} unpacks to more than the limit of {_MOST_BYTES:,} bytes")
         if len(raw) < header:
             raise ValueError(f"{folder / file} cannot be read: it ends after {len(raw)} bytes")
         arrays.append(np.frombuffer(raw, dtype=np.uint8, offset=header).copy())
@@ -105,14 +105,14 @@ def _read_idx(folder: Path, split: str) -> tuple[Tensor, Tensor]:
 def parquet_files(folder: Path, split: str) -> list[str]:
     """Return the sorted paths of a split's parquet files.
 
-    Clones of the hub keep them in a folder inside, named data or after the configuration.
+    Clones of the hub keep the files in a subfolder that is named data or after the configuration.
 
     Raises:
-        ValueError: If several folders inside have such files.
+        ValueError: If several subfolders have such files.
     """
     files = sorted(str(f) for place in (".", "*") for f in folder.glob(f"{place}/{split}-*.parquet"))
     if len({Path(file).parent for file in files}) > 1:
-        raise ValueError(f"{folder} holds several data sets; name one of its folders")
+        raise ValueError(f"{folder} holds several data sets; give one of its subfolders")
     return files
 
 
@@ -124,7 +124,7 @@ def table_of(where: str | Path, split: str, layout: Layout) -> Any:
         raise ValueError(f"{where} has columns {table.column_names}, expected {layout.image} and {layout.label}")
     try:
         return table.cast_column(layout.image, require("datasets", "train").Image(decode=False))
-    except Exception as error:  # which one depends on the type of the column
+    except Exception as error:  # the error depends on the type of the column
         held = getattr(table.features[layout.image], "dtype", table.features[layout.image])
         raise ValueError(
             f"{where}: column {layout.image} holds values of type {held}, expected encoded images (bytes) or paths"
@@ -132,12 +132,12 @@ def table_of(where: str | Path, split: str, layout: Layout) -> Any:
 
 
 def class_names(table: Any, layout: Layout) -> tuple[str, ...]:
-    """Return the names that a table gives to its classes, or () if it has none that can be shown."""
+    """Return the class names of a table, or () if it has none that can be shown."""
     return shown_names(getattr(table.features[layout.label], "names", None) or (), layout)
 
 
 def shown_names(names: Sequence[str], layout: Layout) -> tuple[str, ...]:
-    """Return names of classes, cut if they are long, or () if they are not those of all classes or cannot be shown."""
+    """Return class names, shortened if long, or () if some are missing or cannot be shown."""
     sound = len(names) == layout.classes and all(name.isprintable() and not name.isspace() for name in names)
     return tuple(name[:MAX_NAME] for name in names) if sound and all(names) else ()
 
@@ -152,11 +152,12 @@ def _found(where: str | Path, split: str, layout: Layout) -> Any:
                 f"{where} has no {split}*.parquet{absent}; expected the layout of the hub's {layout.hub} (columns "
                 f"{layout.image} and {layout.label})" + (" or the original idx files" if layout.idx else "")
             )
-        # Not `load_dataset`, which tells a host that the package's reader of parquet files was used. Names of files are
-        # patterns to `datasets`, so that a folder called my[mnist] would match nothing.
+        # Not `load_dataset`, which reports to a host that the package's parquet reader was used. `datasets` treats file
+        # names as patterns, so a folder called my[mnist] would match nothing.
         read = require("datasets", "train").Dataset.from_parquet
         return _tried(lambda: read(list(map(glob.escape, files)), split=split), where, split)
-    # A path like data/mnist is a hub id only if there is no folder data here: a slip of the pen should not go online.
+    # A path like data/mnist is a hub id only if there is no folder data here, so that a typing error does not go
+    # online.
     local = str(where).startswith((".", "/", "~")) or str(where).count("/") != 1 or folder.parent.is_dir()
     if folder.exists() or local:
         near = "it is a file" if folder.exists() else f"the nearest that exists is {nearest_folder(folder)}"
@@ -168,7 +169,7 @@ def _found(where: str | Path, split: str, layout: Layout) -> Any:
 
 
 def nearest_folder(path: Path) -> str:
-    """Return the folder whose name is most like a missing one's, or else the deepest that exists, for error messages.
+    """Return the folder with the most similar name to a missing one, or its deepest existing parent, for messages.
 
     Example:
         >>> import tempfile
@@ -186,12 +187,12 @@ def nearest_folder(path: Path) -> str:
 
 
 def _tried(read: Callable[[], Any], where: str | Path, split: str, hint: str = "") -> Any:
-    """Return what was read, silently; every failure becomes one line."""
+    """Return what `read` returns, without output; every failure becomes a one-line error."""
     require("datasets", "train").disable_progress_bars()
     try:
         with _quiet("datasets", "huggingface_hub"):
             return read()
-    except Exception as error:  # the hub, the network and the file formats each raise their own
+    except Exception as error:  # the hub, the network and the file formats raise many types of errors
         raise ValueError(f"cannot load {split} of {where}: {_first_line(error)}{hint}") from error
 
 
@@ -201,7 +202,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Silence loggers for a while, because the error that is raised says what goes wrong."""
+    """Silence loggers temporarily, because the raised error says what went wrong."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
@@ -219,7 +220,7 @@ def _decode(table: Any, where: str | Path, layout: Layout) -> tuple[Tensor, Tens
     if not count:
         raise ValueError(f"{where} has no images")
     if (size := count * side * side * layout.channels) > _MOST_BYTES:
-        raise ValueError(f"{where}: {count:,} images take {size:,} bytes, more than the {_MOST_BYTES:,} that are read")
+        raise ValueError(f"{where}: {count:,} images take {size:,} bytes, more than the limit of {_MOST_BYTES:,}")
     images = np.empty(shape, dtype=np.uint8)
     # Opening raw bytes is several times faster than the library's own decoding row by row.
     for index, row in enumerate(table[layout.image]):
@@ -233,18 +234,18 @@ def _decode(table: Any, where: str | Path, layout: Layout) -> tuple[Tensor, Tens
 
 
 def decoded(row: Any, which: str, side: int | None = None) -> Any:
-    """Decode the picture in a row of the hub, after a look at its size.
+    """Decode the image in a row of the hub, after checking its size.
 
     Args:
-        row: Its encoded "bytes", or its "path".
-        which: Words that name the picture in errors.
-        side: Height and width that the picture must have; None for any size up to Pillow's `MAX_IMAGE_PIXELS`.
+        row: Encoded "bytes" of the image, or its "path".
+        which: Name of the image in error messages.
+        side: Required height and width of the image; None for any size up to Pillow's `MAX_IMAGE_PIXELS`.
 
     Returns:
-        The picture of Pillow.
+        The Pillow image.
 
     Raises:
-        ValueError: If the picture is missing, has another size, or cannot be decoded.
+        ValueError: If the image is missing, has another size, or cannot be decoded.
     """
     pillow = require("PIL.Image", "train")
     try:
@@ -261,17 +262,17 @@ def decoded(row: Any, which: str, side: int | None = None) -> Any:
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning):
         most = f"more than the {pillow.MAX_IMAGE_PIXELS:,} pixels that Pillow decodes"
         raise ValueError(f"{which} has {most}; make it smaller or leave it out") from None
-    except Exception as error:  # every format raises errors of its own
+    except Exception as error:  # every format raises its own errors
         raise ValueError(f"{which} cannot be decoded: {_first_line(error)}") from None
     return picture
 
 
 class _Refused(ValueError):
-    """An error that says all there is to say."""
+    """Error whose message is complete."""
 
 
 def _source(row: Any, which: str) -> Any:
-    """Return what Pillow opens: encoded bytes, or the path of a regular file, because a pipe would block for ever."""
+    """Return encoded bytes or the path of a regular file for Pillow; a pipe would block forever."""
     if row is None:
         raise _Refused(f"{which} is missing")
     if row["bytes"] is not None:
@@ -290,7 +291,7 @@ def _pixels(row: Any, which: str, layout: Layout) -> np.ndarray:
     if picture.mode == "L" and layout.grey:
         picture = picture.convert(wanted)
     if picture.mode != wanted:
-        # Palette indices, single bits or 16-bit values would pass for grey levels and give wrong numbers.
+        # Palette indices, single bits or 16-bit values would be read as grey levels and give wrong numbers.
         expected = {1: "one channel of 8 bits (L)", 3: "three channels of 8 bits (RGB)"}[layout.channels]
         raise ValueError(f"{which} has mode {picture.mode}, expected {expected}")
     return np.asarray(picture)

@@ -1,4 +1,4 @@
-"""Images as one uint8 tensor for each split: scikit-learn's digits, MNIST, Fashion-MNIST, CIFAR, Tiny-ImageNet."""
+"""Images as one uint8 tensor per split: scikit-learn's digits, MNIST, Fashion-MNIST, CIFAR, Tiny-ImageNet."""
 
 from __future__ import annotations
 
@@ -39,8 +39,7 @@ _CIFAR100 = tuple(
 def load_digits(*, device: torch.device | str = "cpu", seed: int = 0) -> DataBundle[TensorData]:
     """Load the 1,797 handwritten digits that ship with scikit-learn, 8×8 pixels, as uint8 inputs of shape (N, 64).
 
-    `seed` decides the split into 1,197 for training, 200 for validation and 400 for testing, with each class in
-    proportion.
+    `seed` determines the split into 1,197 training, 200 validation and 400 test images, stratified by class.
     """
     raw = require("sklearn.datasets", "train").load_digits()
     split = require("sklearn.model_selection", "train").train_test_split
@@ -58,15 +57,15 @@ def load_digits(*, device: torch.device | str = "cpu", seed: int = 0) -> DataBun
 
 @dataclass(frozen=True)
 class ImageLoader:
-    """Function that loads a data set of the hub.
+    """Loader of a data set from the Hugging Face Hub.
 
     Args:
         name: Name of the data set.
-        layout: Its columns, classes and sizes on the hub.
+        layout: Columns, classes and sizes on the hub.
         mean: Mean of the pixels in [0, 1], or of each channel.
         std: Standard deviation of the pixels, or of each channel.
-        splits: Names of the training and the test split.
-        augment: Usual augmentation of training images.
+        splits: Names of the training and test splits.
+        augment: Default augmentation of training images.
     """
 
     name: str
@@ -88,19 +87,19 @@ class ImageLoader:
         """Load the data set.
 
         Args:
-            where: Folder of parquet files, TRAIN-*.parquet and TEST-*.parquet with the columns and the names of splits
-                that the hub has, or a hub id; None for the data set's own id. MNIST and Fashion-MNIST can also be a
-                folder of the original idx files (*.gz).
+            where: Folder of parquet files, TRAIN-*.parquet and TEST-*.parquet with the hub's columns and split names,
+                or a Hugging Face Hub id; None for the data set's own id. For MNIST and Fashion-MNIST, the folder may
+                also hold the original idx files (*.gz).
             device: Device of the tensors.
             seed: Seed of the split.
-            validation: Share of the training images that is kept for validation.
-            augment: Augmentation of training images that `batches(augment=True)` applies; None for none.
+            validation: Fraction of the training images to hold out for validation.
+            augment: Augmentation of training images, which `batches(augment=True)` applies; None for no augmentation.
 
         Returns:
-            Inputs of type uint8: (N, 3, H, W) for colour, (N, H·W) for grey images.
+            Data with inputs of type uint8: (N, 3, H, W) for colour images, (N, H·W) for grey images.
 
         Raises:
-            ValueError: If the folder or its files are not what is expected; the message says what is.
+            ValueError: If the folder or its files are not as expected. The message says what is expected.
         """
         check_share(validation)
         where = self.layout.hub if where is None else where
@@ -133,12 +132,12 @@ class ImageLoader:
 
 
 load_mnist = ImageLoader("mnist", Layout("ylecun/mnist", idx=True, names=_DIGITS), 0.1307, 0.3081)
-"""Loader of MNIST: 60,000 grey images of 28×28 pixels for training and validation, and 10,000 for testing."""
+"""Loader of MNIST: 60,000 grey images of 28×28 pixels for training and validation, and 10,000 test images."""
 
 load_fashion_mnist = ImageLoader(
     "fashion-mnist", Layout("zalando-datasets/fashion_mnist", idx=True, names=_CLOTHES), 0.2860, 0.3530
 )
-"""Loader of Fashion-MNIST, which has the sizes and layouts of MNIST."""
+"""Loader of Fashion-MNIST, which has the sizes and layout of MNIST."""
 
 load_cifar10 = ImageLoader(
     "cifar10",
@@ -147,9 +146,9 @@ load_cifar10 = ImageLoader(
     std=(0.2023, 0.1994, 0.2010),
     augment=CropFlip(),
 )
-"""Loader of CIFAR-10: 50,000 images of 32×32 pixels and 10,000 for testing, normalised as in the BayesBiNN paper.
+"""Loader of CIFAR-10: 50,000 images of 32×32 pixels and 10,000 test images, normalised as in the BayesBiNN paper.
 
-Augmentation crops the image with 4 pixels of padding, and flips it.
+Augmentation crops the image with 4 pixels of padding and flips it at random.
 """
 
 load_cifar100 = ImageLoader(
@@ -163,7 +162,7 @@ load_cifar100 = ImageLoader(
 
 load_tiny_imagenet = ImageLoader(
     "tiny-imagenet",
-    Layout("zh-plus/tiny-imagenet", "image", "label", 200, 64, 3, grey=True),  # some two thousand images are grey
+    Layout("zh-plus/tiny-imagenet", "image", "label", 200, 64, 3, grey=True),  # about two thousand images are grey
     mean=(0.4802, 0.4481, 0.3975),
     std=(0.2770, 0.2691, 0.2821),
     splits=("train", "valid"),
@@ -171,5 +170,5 @@ load_tiny_imagenet = ImageLoader(
 )
 """Loader of Tiny-ImageNet: 100,000 images of 200 classes, 64×64 pixels. Its validation images are the test data.
 
-Augmentation takes a random part of the image, resizes and flips it.
+Augmentation resizes a random crop of the image and flips it at random.
 """

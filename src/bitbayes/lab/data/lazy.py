@@ -1,4 +1,4 @@
-"""Images that worker processes decode when they are needed, for data sets that do not fit into memory: ImageNet."""
+"""Images that worker processes decode on demand, for data sets that do not fit into memory: ImageNet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bitbayes.packed import Inputs
 
 _LAYOUT = Layout("ILSVRC/imagenet-1k", "image", "label", 1000, 224, 3, grey=True)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_CROP = 7 / 8  # of the shorter side, in the middle of a test image: 224 of 256 pixels
+_CROP = 7 / 8  # fraction of the shorter side in the centre crop of a test image: 224 of 256 pixels
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class LazyImages:
     """Images in files or in an Arrow table, which `batches` decodes.
 
     Args:
-        rows: Rows with the encoded image and the class: a table of `datasets`, or (path, class) pairs.
+        rows: Rows with encoded image and class: a table of `datasets`, or (path, class) pairs.
         chosen: Positions of the rows that are examples, shape (N,).
-        augment: Random crop that `batches(augment=True)` applies; otherwise the middle of the image is taken.
+        augment: Random crop that `batches(augment=True)` applies. Otherwise, images are cropped at the centre.
         size: Height and width of the decoded images.
         device: Device of the batches.
-        workers: Number of processes that decode; 0 decodes in this one.
+        workers: Number of worker processes that decode; 0 decodes in the main process.
         layout: Columns and number of classes.
 
     Example:
@@ -55,13 +55,13 @@ class LazyImages:
         return len(self.chosen)
 
     def joined(self, other: LazyImages) -> LazyImages:
-        """Return these examples and then those of another part of the same rows."""
+        """Return these examples followed by those of another part of the same rows."""
         return dataclasses.replace(self, chosen=torch.cat([self.chosen, other.chosen]))
 
     def batches(self, indices: Iterable[Tensor], uniform: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Decode batches ahead of their use; see `Examples.batches`."""
-        # Plain numbers, made lazily: otherwise an epoch of ImageNet is a million tensors, and each of them goes to a
-        # worker through shared memory of its own.
+        # Plain numbers that are made lazily. Otherwise, an epoch of ImageNet is a million tensors, each of which goes
+        # to a worker through its own shared memory.
         wanted = ((index.tolist(), None if uniform is None else uniform[index].tolist()) for index in indices)
         mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (_MEAN, _STD))
         loader = DataLoader(
@@ -70,7 +70,7 @@ class LazyImages:
             sampler=wanted,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # the loader draws a seed, which must not move the global generator
+            generator=torch.Generator(),  # the loader draws a seed, which must not advance the global generator
         )
         for found in loader:
             if isinstance(found, str):
@@ -81,13 +81,13 @@ class LazyImages:
 
 
 class _Decoder(Dataset[Any]):
-    """Work of a worker: decode a batch to (B, 3, size, size), uint8, and find its classes."""
+    """Decoder of batches in a worker: images (B, 3, size, size) of type uint8, and their classes."""
 
     def __init__(self, data: LazyImages) -> None:
         self.data = data
 
     def __getitem__(self, wanted: tuple[list[int], list[list[float]] | None]) -> tuple[Tensor, Tensor] | str:
-        """Return the batch or an error message, because the loader would wrap an exception in a page of traceback."""
+        """Return the batch or an error message, because the loader would wrap an exception in a long traceback."""
         examples, uniform = wanted
         images = torch.empty(len(examples), 3, self.data.size, self.data.size, dtype=torch.uint8)
         labels = torch.empty(len(examples), dtype=torch.int64)
@@ -116,7 +116,7 @@ class _Decoder(Dataset[Any]):
 
 
 def _cut(picture: Any, size: int, crop: ResizedCrop | None, uniform: Tensor | None) -> np.ndarray:
-    """A random part of the image resized, or its middle: 224 of 256 pixels of the shorter side."""
+    """Return a resized random crop of the image, or its centre: 224 of 256 pixels of the shorter side."""
     wide, high = picture.size
     if crop is None or uniform is None:
         side = min(wide, high) * _CROP
@@ -130,7 +130,7 @@ def _cut(picture: Any, size: int, crop: ResizedCrop | None, uniform: Tensor | No
         mirrored = mirror < 0
     bilinear = require("PIL.Image", "train").Resampling.BILINEAR
     array = np.asarray(picture.resize((size, size), bilinear, box=box))
-    return np.array(array[:, ::-1] if mirrored else array, order="C")  # a copy that torch may write to
+    return np.array(array[:, ::-1] if mirrored else array, order="C")  # a writable copy for torch
 
 
 def load_imagenet(
@@ -142,19 +142,20 @@ def load_imagenet(
     augment: bool = True,
     workers: int | None = None,
 ) -> DataBundle[LazyImages]:
-    """Load ImageNet (ILSVRC 2012), whose images of shape (3, 224, 224) are decoded when they are needed.
+    """Load ImageNet (ILSVRC 2012), whose images of shape (3, 224, 224) are decoded on demand.
 
-    Its validation images are the test data. Training images are cropped to 10 to 100 % of their area with aspect ratios
-    of 0.8 to 1.25, resized to 224 and flipped, as in VISPA's code. Test images are the middle 224 of 256 pixels.
+    Its validation images serve as test data. Training images are cropped to 10 to 100 % of their area with aspect
+    ratios of 0.8 to 1.25, resized to 224 and flipped, as in VISPA's code. Test images are the central 224 of 256
+    pixels.
 
     Args:
-        where: Folder of parquet files (train-*.parquet, validation-*.parquet with columns image and label), folder
-            with train/CLASS/*.JPEG and val/CLASS/*.JPEG, or a hub id; None for ILSVRC/imagenet-1k.
+        where: Folder of parquet files (train-*.parquet, validation-*.parquet with columns image and label), folder with
+            train/CLASS/*.JPEG and val/CLASS/*.JPEG, or a Hugging Face Hub id; None for ILSVRC/imagenet-1k.
         device: Device of the batches.
         seed: Seed of the split.
         validation: Share of the training images that is kept for validation.
-        augment: Whether training images are cropped at random and flipped.
-        workers: Number of processes that decode; None for one per core, at most 8.
+        augment: Whether to crop training images at random and flip them.
+        workers: Number of worker processes that decode; None for one per core, at most 8.
 
     Raises:
         ValueError: If the folder or its files are not what is expected; the message says what is.
@@ -183,13 +184,13 @@ def load_imagenet(
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     allowed = getattr(os, "sched_getaffinity", None)  # not on every system
     return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def _folders(folder: Path) -> tuple[list[list[tuple[str, int]]], tuple[str, ...]]:
-    """(path, class) of every image under train and val, and the names of the folders, by which classes are numbered."""
+    """Return (path, class) of every image under train and val, and the folder names, which number the classes."""
     val = next((folder / name for name in ("val", "validation") if (folder / name).is_dir()), None)
     if val is None:
         raise ValueError(f"{folder} has a folder train but neither val nor validation")

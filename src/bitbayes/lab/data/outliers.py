@@ -1,4 +1,4 @@
-"""Images of no class, made from images of known classes, to teach a network where its knowledge ends."""
+"""Outliers: images of no class, made from images of known classes, to train networks to be unsure of them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from bitbayes.lab.data.bundle import DataBundle, TensorData
 OUTLIER = -1
 """Target of an example that belongs to no class, for the loss `OUTLIER_EXPOSURE`."""
 
-_TILES = 4  # along each side
-_SOURCES = 4  # images that the tiles of one outlier are taken from
+_TILES = 4  # tiles along each side
+_SOURCES = 4  # number of images from which the tiles of one outlier come
 
 
 def shuffled_tiles(images: Tensor, count: int, seed: int = 0) -> Tensor:
-    """Make images of no class from 4×4 tiles, which are cut out of four images and put together in random order.
+    """Make images of no class from 4×4 tiles, which are cut from four images and joined in random order.
 
-    The images have the edges, strokes and colours of the known classes, but none of their shapes. Out-of-distribution
-    data will look different; measure whether the network doubts that, too.
+    The images have the edges, strokes and colours of the known classes, but none of their shapes. Real
+    out-of-distribution data looks different, so measure whether the network is unsure of such data, too.
 
     Args:
         images: Images of known classes, shape (N, C, H, W), or (N, H·W) for square images of one channel.
@@ -29,7 +29,8 @@ def shuffled_tiles(images: Tensor, count: int, seed: int = 0) -> Tensor:
         seed: Seed of the random choice.
 
     Returns:
-        Images of the same type and shape, (count, ...). Pixels at the lower and right edge that fill no tile are black.
+        Images of the same type and shape, (count, ...). Pixels at the lower and right edges that do not fill a tile are
+        black.
 
     Raises:
         ValueError: If there are no images, or they do not have at least 4×4 pixels.
@@ -43,7 +44,7 @@ def shuffled_tiles(images: Tensor, count: int, seed: int = 0) -> Tensor:
     whole = images.view(len(images), 1, side, side) if side and side**2 == images.shape[1] else images
     if not len(images) or whole.dim() != 4 or min(whole.shape[2:]) < _TILES:
         raise ValueError(
-            f"outliers are made from images (N, C, H, W), or (N, H·W) if square, of at least {_TILES} pixels a side; "
+            f"outliers are made from images (N, C, H, W), or (N, H·W) if square, of at least {_TILES} pixels per side; "
             f"got a tensor of shape {tuple(images.shape)}"
         )
     generator = torch.Generator().manual_seed(seed)
@@ -61,13 +62,13 @@ def shuffled_tiles(images: Tensor, count: int, seed: int = 0) -> Tensor:
 
 
 def with_outliers(bundle: DataBundle[TensorData], share: float = 0.1, seed: int = 0) -> DataBundle[TensorData]:
-    """Add images of no class, with the target −1, to the training examples; train with the loss `OUTLIER_EXPOSURE`.
+    """Add images of no class (target −1) to the training examples, for training with the loss `OUTLIER_EXPOSURE`.
 
     This is outlier exposure (Hendrycks, Mazeika & Dietterich, ICLR 2019), whose outliers are other data sets.
 
     Args:
         bundle: Images of classes.
-        share: Number of outliers for each training example.
+        share: Number of outliers per training example.
         seed: Seed of the random choice.
 
     Raises:
@@ -80,7 +81,7 @@ def with_outliers(bundle: DataBundle[TensorData], share: float = 0.1, seed: int 
         120
     """
     if not share > 0:
-        raise ValueError(f"share must be positive, got {share}; leave this call out for none")
+        raise ValueError(f"share must be positive, got {share}; do not call with_outliers for no outliers")
     train = bundle.train
     extra = shuffled_tiles(train.x, round(share * len(train)), seed)
     y = torch.cat([train.y, train.y.new_full((len(extra),), OUTLIER)])

@@ -18,10 +18,10 @@ _SNELSON_COUNT, _HELD_OUT = 200, 50
 def load_moons(
     *, device: torch.device | str = "cpu", train_seed: int = 0, test_seed: int = 1
 ) -> DataBundle[TensorData]:
-    """Generate two moons: 200 points with noise 0.1 for training, 1,000 for testing.
+    """Generate two moons with noise 0.1: 200 training points and 1,000 test points.
 
     Inputs have shape (N, 2) and are standardised with the statistics of the training points, as in the paper's code.
-    Targets are 0.0 or 1.0, shape (N, 1). The paper's seed of the training points is 0.
+    Targets are 0.0 or 1.0, shape (N, 1). The paper generates the training points with seed 0.
     """
     generate = require("sklearn.datasets", "train").make_moons
     raw = [generate(count, noise=0.1, random_state=seed) for count, seed in ((200, train_seed), (1000, test_seed))]
@@ -36,15 +36,15 @@ def load_moons(
 def load_snelson(
     folder: str | Path | None = None, device: torch.device | str = "cpu", split: int | None = 0
 ) -> DataBundle[TensorData]:
-    """Load Snelson's one-dimensional regression data: 150 points for training and 50 for testing.
+    """Load Snelson's one-dimensional regression data: 150 training points and 50 test points.
 
     Inputs and targets have shape (N, 1) and are standardised with the training statistics.
 
     Args:
         folder: Folder with train_inputs.txt and train_outputs.txt. None generates 200 other points, whose inputs have a
-            gap that shows the uncertainty in it; Snelson's own have no wide gap.
+            gap in which uncertainty is visible. Snelson's inputs have no wide gap.
         device: Device of the tensors.
-        split: Seed of the random split; None trains on all 200 points and tests on none.
+        split: Seed of the random split; None uses all 200 points for training and none for testing.
 
     Raises:
         ValueError: If the folder lacks the files, they do not hold 200 pairs of numbers, or all inputs or all outputs
@@ -75,7 +75,7 @@ def _standardised(values: Tensor, train: Tensor, name: str, folder: str | Path |
 
 
 def _generated() -> tuple[Tensor, Tensor]:
-    """A smooth function of inputs on (0, 6) without (2.2, 3.6), and noise of deviation 0.25."""
+    """Return a smooth function of inputs on (0, 6) without (2.2, 3.6), with noise of standard deviation 0.25."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(_SNELSON_COUNT, generator=generator) * 4.6
     x = torch.where(x < 2.2, x, x + 1.4)
@@ -93,7 +93,7 @@ def _read(folder: Path) -> tuple[Tensor, Tensor]:
     for name in ("train_inputs.txt", "train_outputs.txt"):
         path = folder / name
         if not path.is_file():
-            raise ValueError(f"no {name} in {folder}; Snelson's data are train_inputs.txt and train_outputs.txt")
+            raise ValueError(f"no {name} in {folder}; Snelson's data consist of train_inputs.txt and train_outputs.txt")
         try:
             columns.append(torch.tensor([float(word) for word in path.read_text().split()]))
         except ValueError as error:

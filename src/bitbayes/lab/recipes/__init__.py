@@ -1,4 +1,4 @@
-"""Every published experiment as a dataclass, with the published figure beside it."""
+"""Recipes: published experiments as dataclasses, with their published results."""
 
 from bitbayes.lab.recipes.base import DEFAULTS, Published, Recipe
 from bitbayes.lab.recipes.configure import (

@@ -1,4 +1,4 @@
-"""The class of a recipe: one published experiment, with its hyper-parameters and the figures to reach."""
+"""Definition of a recipe: one experiment with its hyper-parameters and published results."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from bitbayes.lab.train import COSINE_BY_STEPS, CROSS_ENTROPY, Loss, RuleSpec
 from bitbayes.rules.bayesbinn import ESS_SCALE, INIT_LAMBDA
 
 Load = Callable[[str | None, torch.device, int], DataBundle]
-"""From a folder or hub id or None, the device, and the seed of the split to the data."""
+"""Function from a folder or hub id (or None), a device, and the seed of the split to the data."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published figure.
+    """Published accuracies of one rule.
 
     Args:
         test: Test accuracy in percent at the best validation epoch, mean over runs.
         spread: Standard deviation over runs, as published; None for a single run.
-        train: Training accuracy.
-        validation: Validation accuracy.
+        train: Training accuracy. validation: Validation accuracy.
     """
 
     test: float
@@ -37,21 +36,21 @@ class Published:
 
 
 DEFAULT = RuleSpec(None, {"ess_scale": ESS_SCALE, "init_lambda": INIT_LAMBDA}, COSINE_BY_STEPS)
-"""The setting of `BayesBiNN.recommended`. It works on classification; for a regression use its mean and not its mode.
+"""Settings of `BayesBiNN.recommended`. They work for classification; for regression, use the mean and not the mode.
 
 See docs/results/one-setting.md.
 """
 
 DEFAULTS: Mapping[str, RuleSpec] = {"bayesbinn:default": DEFAULT}
-"""Rules that every recipe has beside its own."""
+"""Rules that every recipe has in addition to its own."""
 
 
 def generated(load: Callable[..., DataBundle], why: str) -> Load:
-    """Return `Recipe.load` for data that are not read from a place; `why` begins the error for `--data`."""
+    """Return `Recipe.load` for generated data; `why` starts the error message for `--data`."""
 
     def recipe_load(where: str | None, device: torch.device, seed: int) -> DataBundle:
         if where is not None:
-            raise ValueError(f"{why}; --data {where} is not used, leave it out")
+            raise ValueError(f"{why}, so --data {where} has no effect; leave it out")
         return load(device=device)
 
     return recipe_load
@@ -59,31 +58,31 @@ def generated(load: Callable[..., DataBundle], why: str) -> Load:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment: data, network, loss, and the hyper-parameters of every rule.
+    """Experiment: data, network, loss, and the hyper-parameters of every rule.
 
-    Rules are keyed by the text of their `RuleName`: "ste", the estimators of BayesBiNN as "bayesbinn:released", other
-    variants of a rule as "vispa:rank1". `DEFAULTS` come on top.
+    Rules are keyed by the text of their `RuleName`: "ste", estimators of BayesBiNN as "bayesbinn:released", and other
+    variants of a rule as "vispa:rank1". `DEFAULTS` are added to them.
 
     Args:
         name: Name on the command line.
-        title: A few words.
-        source: Where the settings and the published figures are from.
-        network: Makes the network.
-        load: Loads the data.
-        epochs: Length of the published schedule.
-        batch_size: Examples per step; 0 for all.
+        title: Short description of data and network.
+        source: Source of the settings and of the published results.
+        network: Function that makes the network.
+        load: Function that loads the data.
+        epochs: Number of epochs of the published schedule.
+        batch_size: Number of examples per step; 0 for all training examples.
         rules: Hyper-parameters by rule.
         loss: Training loss.
-        estimator: Estimator of BayesBiNN, unless another is asked for.
-        published: Published figures by rule.
-        quick_epochs: Length of the quick budget; None if there is none.
-        quick: Hyper-parameters for the quick budget, by rule; rules that are missing use `rules`.
-        all_binary: Biases are binary too.
-        evaluate_every: Epochs between two evaluations.
-        checkpoint_every: Epochs between two checkpoints.
-        predict_samples: Networks of the mean prediction.
-        seed: Seed of a run unless another is asked for.
-        wide: Large enough that bfloat16 may be faster; others compute in float32 unless told otherwise.
+        estimator: Default estimator of BayesBiNN.
+        published: Published results by rule.
+        quick_epochs: Number of epochs of the quick budget; None if there is no quick budget.
+        quick: Hyper-parameters for the quick budget by rule. Rules that are missing use `rules`.
+        all_binary: Whether biases are binary too.
+        evaluate_every: Number of epochs between two evaluations.
+        checkpoint_every: Number of epochs between two checkpoints.
+        predict_samples: Number of posterior samples of the mean prediction.
+        seed: Default seed of a run.
+        wide: Whether the network is so large that bfloat16 may be faster. Other networks default to float32.
     """
 
     name: str

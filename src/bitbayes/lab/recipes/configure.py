@@ -1,4 +1,4 @@
-"""From the name of a recipe and a few choices to a run."""
+"""Configuration of runs from the name of a recipe and a few choices."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _IMAGES = (ours.DIGITS, bayesbinn.MNIST, ours.FASHION_MNIST, bayesbinn.CIFAR10, 
 _OURS = (ours.MNIST_TRUST, ours.MNIST_OUTLIERS, ours.MNIST_FEW_OUTLIERS, ours.CIFAR10_SMALL, ours.CIFAR10_SMALL_W1A1)
 
 RECIPES = {recipe.name: recipe for recipe in (*_SYNTHETIC, *_IMAGES, *_OURS, *vispa.VISPA_RECIPES)}
-"""Every experiment by its name."""
+"""All recipes by name."""
 
 STREAMS = {recipe.name: recipe for recipe in (bayesbinn.PERMUTED_MNIST, bayesbinn.SPLIT_MNIST)}
-"""Every stream of tasks by its name."""
+"""Recipes of continual learning by name."""
 
 _ESTIMATORS = ("straight-through", "concrete", "released")
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return the recipe of a name.
+    """Return the recipe with a name.
 
     Raises:
         ValueError: If there is none.
@@ -45,7 +45,7 @@ def find_recipe(name: str) -> Recipe:
 
 
 def full_name(recipe: Recipe, rule: str, estimator: str | None = None) -> RuleName:
-    """Return the name of a rule with its estimator or variant, as recipes and tables have it.
+    """Return the name of a rule with its estimator or variant, as in recipes and tables.
 
     Args:
         recipe: Recipe whose default estimator is used if none is given.
@@ -53,7 +53,7 @@ def full_name(recipe: Recipe, rule: str, estimator: str | None = None) -> RuleNa
         estimator: Estimator of BayesBiNN, from `--estimator`.
 
     Raises:
-        ValueError: If one does not exist, or they contradict each other.
+        ValueError: If the rule or the estimator does not exist, or they contradict each other.
 
     Example:
         >>> str(full_name(find_recipe("mnist"), "bayesbinn")), str(full_name(find_recipe("mnist"), "ste"))
@@ -69,7 +69,7 @@ def full_name(recipe: Recipe, rule: str, estimator: str | None = None) -> RuleNa
             raise nearest("rule", rule, recipe.rules)
         return name
     if name.variant and estimator and name.variant != estimator:
-        raise ValueError(f"two estimators were given: {name.variant!r} and {estimator!r}")
+        raise ValueError(f"got two estimators, {name.variant!r} and {estimator!r}; give one of them")
     chosen = name.variant or estimator or recipe.estimator
     if chosen not in _ESTIMATORS and rule not in DEFAULTS:
         if estimator and not name.variant:
@@ -83,27 +83,28 @@ def find_rule(recipe: Recipe, name: RuleName, budget: Budget) -> RuleSpec:
     """Return the hyper-parameters of a rule, from `full_name`, for a budget.
 
     Raises:
-        ValueError: If the recipe has none for the rule.
+        ValueError: If the recipe has no hyper-parameters for the rule.
     """
     known = {**recipe.rules, **(recipe.quick if budget == "quick" else {}), **DEFAULTS}
     if str(name) not in known:
-        raise ValueError(f"recipe {recipe.name} has no settings for {name}; it has: {', '.join(known)}")
+        raise ValueError(f"recipe {recipe.name} has no settings for {name}; choose from: {', '.join(known)}")
     return known[str(name)]
 
 
 def make_config(
     recipe: Recipe | str, rule: str = "bayesbinn", given: Overrides | None = None, **settings: Any
 ) -> RunConfig:
-    """Return the record of a run from a recipe and what the user chose.
+    """Return the configuration of a run from a recipe and the user's choices.
 
     Args:
-        recipe: The recipe, or its name.
+        recipe: Recipe, or its name.
         rule: Name of the rule.
-        given: Choices that go before those of the recipe.
-        **settings: The same by keyword, and any other field of `RunConfig` or `RuleSpec`; None means the recipe's.
+        given: Choices that override those of the recipe.
+        **settings: Further choices by keyword, including any other field of `RunConfig` or `RuleSpec`; None keeps the
+            recipe's.
 
     Raises:
-        ValueError: For names that do not exist and values out of range.
+        ValueError: If a name does not exist or a value is out of range.
 
     Example:
         >>> make_config("mnist", "ste", seed=3).out
@@ -118,7 +119,7 @@ def make_config(
     spec = find_rule(recipe, name, budget)
     if "epochs" not in chosen and budget == "quick" and recipe.quick_epochs is None:
         raise ValueError(
-            f"{recipe.name} has no quick schedule; take --budget paper ({recipe.epochs} epochs), or say --epochs"
+            f"{recipe.name} has no quick schedule; use --budget paper ({recipe.epochs} epochs) or give --epochs"
         )
     seed = chosen.setdefault("seed", recipe.seed)
     if chosen["precision"] == "auto" and not recipe.wide:
@@ -154,7 +155,7 @@ def make_experiment(config: RunConfig, data: DataBundle | None = None) -> Experi
 
 
 def data_of(config: RunConfig, data: DataBundle | None = None) -> DataBundle:
-    """Return the data of a run as its protocol divides them; `data` may be loaded already."""
+    """Return the data of a run as divided by its protocol; `data` may be loaded already."""
     data = load_data(config) if data is None else data
     return data.without_validation() if config.protocol == "test" else data
 
@@ -177,13 +178,13 @@ def load_data(config: RunConfig) -> DataBundle:
 def run_recipe(
     config: RunConfig, *, resume: bool = False, data: DataBundle | None = None, progress: Progress | None = None
 ) -> RunResult:
-    """Train what a record says.
+    """Train a run.
 
     Args:
-        config: The record.
-        resume: Continue the run in `config.out`, if there is one.
-        data: Data that are loaded already.
-        progress: Display.
+        config: Configuration of the run.
+        resume: Whether to continue the run in `config.out`, if there is one.
+        data: Data that is already loaded.
+        progress: Display of the run.
     """
     with tuned_for(wide=find_recipe(config.recipe).wide):
         return train(config, make_experiment(config, data), resume=resume, progress=progress)

@@ -1,1 +1,1 @@
-"""Whatever trains or evaluates several runs: tables, trust, toy problems, searches, streams of tasks."""
+"""Studies, which train or evaluate several runs: tables, trust, toy problems, searches, task sequences."""

@@ -1,4 +1,4 @@
-"""Answers of a packed network to a user's own inputs: pictures, folders of pictures, and arrays."""
+"""Predictions of a packed network for a user's own inputs: images, folders of images, and arrays."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _BATCH = 64  # inputs at a time: 40 MB of photographs
 
 
 class Answer(NamedTuple):
-    """An input, and what the network says to it, as `--out` writes it; or why the input cannot be read."""
+    """Name of an input with its prediction, as `--out` writes it, or with the reason why it cannot be read."""
 
     input: str
     row: dict[str, Any] | ValueError
 
 
 def answers(runtime: Runtime, paths: Sequence[str], *, regression: bool, invert: bool = False) -> Iterator[Answer]:
-    """Yield the answer to every input, in order. An input that cannot be read does not end the others.
+    """Yield the prediction for every input, in order. An unreadable input does not stop the others.
 
     Args:
-        runtime: Packed network that says what its inputs are.
-        paths: PNG and JPEG files, folders of them, and .npy files.
+        runtime: Packed network with a description of its inputs.
+        paths: PNG and JPEG files, folders of such files, and .npy files.
         regression: Whether outputs are values rather than classes.
-        invert: Whether light and dark change places in images.
+        invert: Whether to invert light and dark in images.
 
     Raises:
         FileNotFoundError: If one of the paths does not exist.
-        ValueError: If a folder has no pictures, the network does not say what its inputs are, or takes no pictures.
+        ValueError: If a folder has no images, or the network has no description of its inputs or does not take images.
     """
     inputs = runtime.network.described()
     waiting: list[tuple[str, npt.NDArray[np.float32] | ValueError]] = []
@@ -50,14 +50,14 @@ def answers(runtime: Runtime, paths: Sequence[str], *, regression: bool, invert:
 
 
 def _files(paths: Sequence[str], inputs: Inputs) -> list[Path]:
-    """Return all files, so that a wrong path is said before anything else."""
+    """Return all files, so that a wrong path raises before anything is computed."""
     found = list[Path]()
     for path in paths:
         pictures = picture_files(path) if os.path.isdir(path) else [Path(path)]
         for file in pictures:
             check_regular(file)
             if inputs.kind == "vector" and file.suffix != ".npy":
-                raise ValueError(f"{file} is no .npy file, but the network takes vectors; give an array of them")
+                raise ValueError(f"{file} is not a .npy file, but the network takes vectors; give an array of vectors")
         found += pictures
     return found
 
@@ -65,7 +65,7 @@ def _files(paths: Sequence[str], inputs: Inputs) -> list[Path]:
 def _named(
     files: Sequence[Path], network: PackedNetwork, inputs: Inputs, invert: bool
 ) -> Iterator[tuple[str, npt.NDArray[np.float32] | ValueError]]:
-    """Yield names of inputs with what the network takes, or with why they cannot be read."""
+    """Yield names of inputs with the network's input, or with the reason why it cannot be read."""
     shape = network.program.input
     for file in files:
         try:
@@ -92,7 +92,7 @@ def _named(
 def _answered(
     runtime: Runtime, items: Sequence[tuple[str, npt.NDArray[np.float32] | ValueError]], regression: bool
 ) -> Iterator[Answer]:
-    """Yield the answers to a batch."""
+    """Yield the predictions for a batch."""
     read = [x for _, x in items if not isinstance(x, ValueError)]
     rows = iter(())
     if read:
@@ -103,7 +103,7 @@ def _answered(
 
 
 def class_rows(prediction: Prediction[npt.NDArray[Any]], inputs: Inputs | None = None) -> Iterator[dict[str, Any]]:
-    """Yield class, probabilities and doubt of each input; with `inputs`, the name of the class too."""
+    """Yield class, probabilities and uncertainty of each input; with `inputs`, also the name of the class."""
     probs, single = prediction.probs, prediction.outputs.shape[-1] == 1
     probs = np.concatenate([1 - probs, probs], -1) if single else probs
     unsure = zip(prediction.entropy.tolist(), prediction.mutual_information.tolist(), strict=True)
@@ -121,18 +121,18 @@ def regression_rows(prediction: Prediction[npt.NDArray[Any]], inputs: Inputs | N
 
 
 def read_array(path: str | Path) -> npt.NDArray[Any]:
-    """Return the array of a .npy file, of which only what is used is read.
+    """Return the array of a .npy file, memory-mapped, so that only the used part is read.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no such file, or is shorter than it says.
+        ValueError: If the file is not a .npy file, or is truncated.
     """
     check_regular(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (EOFError, OSError, ValueError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise ValueError(f"{path} is no file of inputs: {line}") from None
+        raise ValueError(f"{path} is not a readable .npy file: {line}") from None
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} is an archive of arrays; save one array with numpy.save")
     return array

@@ -1,4 +1,4 @@
-"""The runs of `bitbayes demo`: three rules on the 8×8 digits."""
+"""Runs of `bitbayes demo`: three rules on the 8×8 digits."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DEMO_EPOCHS = 60
 def digits_study(
     out: str, seeds: int, *, jobs: int = 1, progress: Progress | None = None, note: Callable[[str], None] = print
 ) -> list[TableRow]:
-    """Train three rules on the digits with several seeds, in folders of `out`; each row is a rule.
+    """Train three rules on the digits with several seeds, in subfolders of `out`, and return a row per rule.
 
     Args:
         out: Folder of the runs.
-        seeds: Runs of every rule.
-        jobs: Runs at a time.
+        seeds: Number of runs per rule.
+        jobs: Number of runs at a time.
         progress: Display of each run, with one job.
-        note: Told of each run, see `run_several`.
+        note: Function that gets a line about each run; see `run_several`.
     """
     rules = ("bayesbinn", "ste", "full-precision")
     configs = [

@@ -1,4 +1,4 @@
-"""Evaluation of a finished run: the mode and the mean of samples, side by side."""
+"""Evaluation of a finished run: posterior mode and posterior mean side by side."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def evaluate_run(
 
     Args:
         folder: Folder of the run.
-        samples: Networks that the mean averages over.
-        data: Where the data is, if not where the run found it.
-        unlike: Recipe whose test inputs the network should be unsure of, such as "fashion-mnist" for a run on MNIST:
-            adds the AUROC by which entropy and mutual information tell them from the run's own.
-        unlike_data: Where those are; None for the recipe's own default.
+        samples: Number of posterior samples that the mean averages over.
+        data: Folder or Hugging Face Hub id of the data, if it has moved since the run was trained.
+        unlike: Recipe whose test inputs serve as out-of-distribution data, such as "fashion-mnist" for a run on MNIST.
+            It adds the AUROCs by which entropy and mutual information separate these inputs from the run's own.
+        unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data; None for the recipe's default.
         device: Torch device.
 
     Raises:
         ValueError: If the folder is not a run, or the data is missing.
-        RunError: If a file of the run is missing or damaged, or the run is going on.
+        RunError: If a file of the run is missing or damaged, or the run is still in progress.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     if unlike is None and unlike_data is not None:
         raise ValueError(f"unlike_data {unlike_data} has no effect without unlike, the recipe that reads it")
     RunConfig.load(folder)
-    with RunFolder(folder).held():  # a run that goes on would write other weights than those that are measured
+    with RunFolder(folder).held():  # a run in progress would overwrite the weights that are measured
         run = load_run(folder, data=data, device=device)
         evaluation = _evaluation(run, samples, unlike, unlike_data)
         run.files.write_json("evaluation.json", evaluation.to_dict())
@@ -69,7 +69,7 @@ def _evaluation(run: FinishedRun, samples: int, unlike: str | None, unlike_data:
             figures[name], points[name] = predictions.figures(inputs), predictions.points(inputs)
     else:
         if unlike is not None:
-            raise ValueError(f"unlike needs a network that predicts classes; {run.config.recipe} is a regression")
+            raise ValueError(f"unlike needs a classifier, but {run.config.recipe} is a regression; leave it out")
         for name, predictor in predictors.items():
             figures[name] = measure_regression(predictor, run.experiment.data.train, _test(run))
     return Evaluation(
@@ -88,7 +88,7 @@ def _evaluation(run: FinishedRun, samples: int, unlike: str | None, unlike_data:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a network that predicts classes is evaluated on, normalised like its training data.
+    """Evaluation data of a classifier, normalised like its training data.
 
     Args:
         test: Inputs and targets.
@@ -102,10 +102,10 @@ class Inputs:
 
 
 def evaluation_inputs(run: FinishedRun, unlike: str | None = None, unlike_data: str | None = None) -> Inputs:
-    """Return the data that a run of classes is evaluated on; `unlike` and `unlike_data` as in `evaluate_run`.
+    """Return the evaluation data of a classification run; `unlike` and `unlike_data` are as in `evaluate_run`.
 
     Raises:
-        ValueError: If there is no test data that fits in memory, or the other data has another shape.
+        ValueError: If there is no test data that fits in memory, or the out-of-distribution data has another shape.
     """
     test, validation = _test(run), run.experiment.data.validation
     other = None if unlike is None else _unlike(test, unlike, unlike_data, run.experiment.device)
@@ -130,13 +130,13 @@ def _unlike(test: TensorData, recipe: str, where: str | None, device: torch.devi
     if not isinstance(other, TensorData) or other.x.shape[1:] != test.x.shape[1:] or other.x.dtype != test.x.dtype:
         came = f"{tuple(other.x.shape[1:])}, {other.x.dtype}" if isinstance(other, TensorData) else "none in memory"
         wanted = f"{tuple(test.x.shape[1:])}, {test.x.dtype}"
-        raise ValueError(f"inputs of {recipe} must be like the run's ({wanted}), got {came}")
+        raise ValueError(f"inputs of {recipe} must have the shape and type of the run's inputs ({wanted}), got {came}")
     return whole(dataclasses.replace(test, x=other.x, y=other.y))[0]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What some networks say of `Inputs`, part by part."""
+    """Predictions for the parts of `Inputs`."""
 
     test: Prediction
     held: Prediction | None = None
@@ -149,7 +149,7 @@ class Predictions:
         return cls(predicted(inputs.test[0]), held, None if inputs.unlike is None else predicted(inputs.unlike))
 
     def figures(self, inputs: Inputs) -> Figures:
-        """Return figures on test data, tempered ones where there is validation data, and AUROCs."""
+        """Return metrics on test data, tempered metrics if there is validation data, and AUROCs."""
         y, prediction = inputs.test[1], self.test
         figures = probability_figures(prediction.probs, y)
         wrong = prediction.probs.argmax(-1) != y.reshape(-1) if prediction.probs.shape[-1] > 1 else None
@@ -168,10 +168,10 @@ class Predictions:
         return figures
 
     def points(self, inputs: Inputs) -> dict[str, dict[str, list[float]]]:
-        """Return the points of reliability diagrams on test data, as `bitbayes.calibration.reliability` names them.
+        """Return the points of reliability diagrams on test data; see `bitbayes.calibration.reliability`.
 
         Returns:
-            For bins of equal "width" and of equal "mass": confidence, accuracy and share of the examples, bin by bin.
+            For bins of equal "width" and of equal "mass": confidence, accuracy and share of the examples in each bin.
 
         Example:
             >>> predictions = Predictions(Prediction(torch.tensor([[[3.0, 0.0], [0.0, 1.0]]])))
@@ -187,13 +187,13 @@ class Predictions:
 
 
 def fitted_temperature(run: FinishedRun, samples: int = 0) -> float:
-    """Return the temperature that suits the mean of so many networks (0: the mode) on a run's validation data.
+    """Return the temperature fitted on a run's validation data, for a mean of `samples` networks or the mode (0).
 
     Raises:
-        ValueError: If the run is of a regression, or has no validation data that fits in memory.
+        ValueError: If the run is a regression, or has no validation data that fits in memory.
     """
     data = run.experiment.data.validation
     if not run.experiment.loss.classifies or not isinstance(data, TensorData):
-        raise ValueError("a temperature needs classes, and validation data that fits in memory")
+        raise ValueError("a temperature needs a classifier and validation data that fits in memory")
     x, y = whole(data)
     return fit_temperature(run.predictor(samples)(x), y)

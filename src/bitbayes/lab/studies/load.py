@@ -1,4 +1,4 @@
-"""A finished run, read back from its folder, ready to predict."""
+"""Loading of a finished run from its folder."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from bitbayes.prediction import Prediction
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run, ready to predict.
+    """Finished run that is ready to predict.
 
     Args:
-        config: Its record.
-        files: Its folder.
-        experiment: Its data and settings; `experiment.model` holds the mode of the best epoch.
+        config: Configuration of the run.
+        files: Folder of the run.
+        experiment: Data and settings of the run. `experiment.model` holds the mode of the best epoch.
         posterior: Posterior of the same epoch; None if the rule keeps none.
     """
 
@@ -36,17 +36,17 @@ class FinishedRun:
     posterior: Posterior | None
 
     def predict(self, x: Tensor, samples: int = 0) -> Prediction:
-        """Predict with the mode, or with the mean of so many drawn networks; see `predictor`."""
+        """Predict with the mode, or with the mean of `samples` posterior samples; see `predictor`."""
         return self.predictor(samples)(x)
 
     def predictor(self, samples: int = 0) -> Callable[[Tensor], Prediction]:
-        """Return a function of inputs, with BatchNorm statistics of the draws estimated once.
+        """Return a function from inputs to predictions, with BatchNorm statistics of the samples estimated once.
 
         Args:
-            samples: Networks to draw; 0 for the mode.
+            samples: Number of posterior samples; 0 for the mode.
 
         Raises:
-            ValueError: If samples are wanted of a rule without a posterior.
+            ValueError: If samples are requested but the rule has no posterior.
         """
         if samples == 0:
             return self._mode
@@ -60,11 +60,11 @@ class FinishedRun:
 
 
 def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu") -> FinishedRun:
-    """Load the mode and the posterior of a run, and its data.
+    """Load the mode, the posterior and the data of a run.
 
     Args:
         folder: Folder of the run.
-        data: Where the data is, if not where the run found it.
+        data: Folder or Hugging Face Hub id of the data, if it has moved since the run was trained.
         device: Torch device.
 
     Raises:
@@ -76,6 +76,6 @@ def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu"
     files = RunFolder(folder)
     experiment = make_experiment(config)
     if experiment.optimizer is not None:
-        experiment.optimizer.eval()  # no draw, but the mode that is loaded next
+        experiment.optimizer.eval()  # marks the parameters as the mode, which is loaded next
     load_mode(files, experiment.model)
     return FinishedRun(config, files, experiment, load_posterior(files, experiment.device))

@@ -1,4 +1,4 @@
-"""A finished run as a packed network."""
+"""Packing of finished runs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ def pack_run(
     real: Literal["float32", "float16"] = "float32",
     data: str | None = None,
 ) -> PackedNetwork:
-    """Pack the mode of a finished run, or networks drawn from its posterior; the file names recipe, rule and inputs.
+    """Pack the mode of a finished run or posterior samples, with its recipe, rule and inputs.
 
     Args:
         folder: Folder of the run.
-        samples: Networks to draw, with the BatchNorm statistics that the run's own mean prediction uses; 0: the mode.
+        samples: Number of posterior samples, with the BatchNorm statistics that the run's mean prediction uses; 0 for
+            the mode.
         tempered: Whether to divide the outputs by a temperature that is fitted on the run's validation data.
-        real: Type of what is real.
-        data: Folder or hub id of the data, if it is no longer where the run found it.
+        real: Type of the real-valued tensors.
+        data: Folder or Hugging Face Hub id of the data, if it has moved since the run was trained.
 
     Raises:
         ValueError: If the folder is not a run, its rule keeps no posterior, a layer cannot be packed, or there is no
@@ -42,7 +43,7 @@ def pack_run(
     if not samples:
         network = pack(run.experiment.model, example, real=real, about=about, inputs=inputs)
     elif run.posterior is None:
-        raise ValueError(f"{run.config.rule} keeps no posterior; leave --samples out for its mode")
+        raise ValueError(f"{run.config.rule} keeps no posterior; leave out --samples to pack its mode")
     else:
         kept = kept_inputs(run.config, run.experiment)
         network = pack(

@@ -1,4 +1,4 @@
-"""Several runs: one after another, or side by side in processes of their own."""
+"""Several runs, one after another or in parallel processes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from bitbayes.lab.train.progress import OfSeveral, about
 
 
 def make_configs(recipe: str, rule: str, seeds: int, given: Overrides) -> list[RunConfig]:
-    """Return the records of one run with several seeds.
+    """Return the configurations of a run with several seeds.
 
     Args:
         recipe: Name of the recipe.
         rule: Name of the rule.
         seeds: Number of seeds.
-        given: Choices for all runs. The first seed is its `seed`, and the others follow; the folders are seed1, seed2,
-            ... in its `out`, or else runs/RECIPE-RULE[-ESTIMATOR]-seedS.
+        given: Choices for all runs. `seed` is the first of the consecutive seeds. The folders are seed1, seed2, ... in
+            `out`, or else runs/RECIPE-RULE[-ESTIMATOR]-seedS.
 
     Raises:
-        ValueError: If `seeds` is not positive, and as `make_config`.
+        ValueError: If `seeds` is not positive, or `make_config` raises it.
 
     Example:
         >>> [config.out for config in make_configs("mnist", "ste", 2, Overrides(out="runs/ste"))]
@@ -44,7 +44,7 @@ def make_configs(recipe: str, rule: str, seeds: int, given: Overrides) -> list[R
 
 
 def finished(config: RunConfig) -> Summary | None:
-    """Return the summary of a run that has ended, if it is the run in question; None if it is still to be run."""
+    """Return the summary of a finished run with this configuration, or None if it still has to run."""
     if not Path(config.out, "summary.json").is_file():
         return None
     try:
@@ -58,7 +58,7 @@ def finished(config: RunConfig) -> Summary | None:
 
 
 def _same_data(config: RunConfig) -> bool:
-    """Return whether a run was on the data that are asked for, which may have moved."""
+    """Return whether a run was trained on the requested data, which may have moved."""
     known = RunFolder(config.out).read_json("environment.json").get("data")
     return known in (None, data_of(config).fingerprint())
 
@@ -70,17 +70,17 @@ def run_several(
     progress: Progress | None = None,
     note: Callable[[str], None] = print,
 ) -> list[Summary]:
-    """Train what records say; runs that are finished are not repeated, those that were interrupted continue.
+    """Train several runs; finished runs are not repeated, and interrupted runs continue.
 
-    Each run computes what it would compute alone: the noise of a run is a function of its seed, and nothing is shared
-    but the data. Bit for bit so with the same number of threads; with `jobs` they are divided among the processes.
+    Each run computes the same as on its own: its noise is a function of its seed, and runs share only the data. Results
+    are equal bit for bit if the number of threads is equal; `jobs` divides the threads between processes.
 
     Args:
-        configs: One for each run; those that share a recipe and data are best, for they are loaded once with one job.
-        jobs: Runs at a time. More than one are processes, which pays where one run does not fill the machine:
-            small networks, many cores, a large GPU.
-        progress: Display of each run; several jobs have none.
-        note: Told of each run: as it begins, or with several jobs as it ends.
+        configs: One configuration per run. With one job, the data of runs with the same recipe and data is loaded once.
+        jobs: Number of runs at a time. Several jobs use one process each, which pays if one run does not fill the
+            machine: small networks, many cores, a large GPU.
+        progress: Display of each run; unused with several jobs.
+        note: Function that gets a line about each run when it begins or, with several jobs, when it ends.
 
     Returns:
         The summaries, in the order of `configs`.
@@ -105,14 +105,14 @@ def run_several(
 
 
 def already_there(finished: int, runs: int) -> str:
-    """Return a line that says how many runs are read and not trained.
+    """Return a line that says how many runs are finished and not trained again.
 
     Example:
         >>> already_there(2, 3)
-        '2 of 3 runs are finished already: they are read, not trained again'
+        '2 of 3 runs are already finished and are not trained again'
     """
-    verbs = ("is", "it is") if finished == 1 else ("are", "they are")
-    return f"{finished} of {runs} runs {verbs[0]} finished already: {verbs[1]} read, not trained again"
+    verb = "is" if finished == 1 else "are"
+    return f"{finished} of {runs} runs {verb} already finished and {verb} not trained again"
 
 
 def _in_turn(configs: Sequence[RunConfig], progress: Progress | None, note: Callable[[str], None]) -> None:
@@ -129,7 +129,7 @@ def _in_turn(configs: Sequence[RunConfig], progress: Progress | None, note: Call
 
 def _side_by_side(configs: Sequence[RunConfig], jobs: int, note: Callable[[str], None]) -> None:
     threads = max(1, torch.get_num_threads() // jobs)
-    # Spawned, because a process that has used OpenMP or CUDA must not be forked.
+    # Spawn, because a process that has used OpenMP or CUDA must not be forked.
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         note(f"{len(configs)} runs, {jobs} at a time")
         began = time.monotonic()
@@ -141,7 +141,7 @@ def _side_by_side(configs: Sequence[RunConfig], jobs: int, note: Callable[[str],
                 left = f"; {about(seconds)} left in all" if index < len(configs) else ""
                 note(f"run {index} of {len(configs)} done, in {futures[future].out}{left}")
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # what has begun ends, or hears of Ctrl-C itself
+            pool.shutdown(wait=False, cancel_futures=True)  # running jobs finish, or receive Ctrl-C themselves
             raise
 
 

@@ -1,4 +1,4 @@
-"""Streams of tasks: permuted MNIST as in the BayesBiNN paper (Figure 5) and split MNIST; methods against forgetting."""
+"""Continual learning: permuted MNIST as in the BayesBiNN paper (Figure 5), split MNIST, methods against forgetting."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from bitbayes.lab.recipes.bayesbinn import stream_network
 from bitbayes.lab.train import CROSS_ENTROPY, PAIRED, Progress, RunConfig
 from bitbayes.lab.train.machine import tuned_for
 
-# Of five tasks of permuted MNIST, found in the same runs. The factor says that the last of five counts a tenth of the
-# first; in longer streams the last one still does, as nothing could be learned at 0.55⁴⁹.
+# The factor for five tasks of permuted MNIST, which was found in the same runs. With it, the last of five tasks counts
+# a tenth of the first. In longer streams, the last task also counts a tenth, as nothing could be learned at 0.55⁴⁹.
 _ESS_DECAY, _TASKS = 0.55, 5
 
 
 def _default_ess_decay(tasks: int, prior: bool, prior_decay: float) -> float:
-    """Factor of `ess` from task to task; a prior that is relaxed makes room for later tasks by itself."""
+    """Return the default factor of `ess` from task to task; a relaxed prior needs none."""
     if not prior or prior_decay < 1:
         return 1.0
     return _ESS_DECAY ** ((_TASKS - 1) / max(tasks - 1, _TASKS - 1))
 
 
 def _check_used(config: RunConfig, choice: StreamChoice, split: bool) -> None:
-    """Refuse choices that have no effect on the stream or with the rule."""
+    """Raise ValueError for choices that have no effect on the stream or with the rule."""
     usual = StreamChoice()
     not_split = "permuted-mnist has one scenario; only split-mnist has several"
     without_prior = f"rule {config.rule} has no prior; only bayesbinn does"
@@ -50,11 +50,11 @@ METHODS: dict[str, type[continual.Memory]] = {
     method.name: method
     for method in (continual.NoMemory, continual.Coreset, continual.Replay, continual.EWC, continual.SI)
 }
-"""Methods against forgetting, by their names on the command line."""
+"""Methods against forgetting by their names on the command line."""
 
 
 def find_method(method: str, options: Mapping[str, Any]) -> continual.Memory:
-    """Make a method against forgetting, by its name in `METHODS`, with these keywords.
+    """Construct a method against forgetting from its name in `METHODS` and its options.
 
     Raises:
         ValueError: If there is no such method, or it has no such option.
@@ -84,20 +84,20 @@ def run_continual(
     progress: Progress | None = None,
     note: Callable[[str], None] = print,
 ) -> continual.StreamResult:
-    """Train on a stream, or continue one.
+    """Train on a sequence of tasks, or continue such a run.
 
     Args:
         stream: Name in `STREAMS`.
         rule: Learning rule.
-        choice: How the stream is learned.
-        given: Choices for the run of every task. Its `seed`, 1 by default, is also that of the permutations; its `out`
-            is the folder of the stream.
-        samples: Networks at test time; None for the recipe's.
+        choice: Settings of the stream.
+        given: Choices for the run of every task. `seed`, 1 by default, is also the seed of the permutations; `out` is
+            the folder of the stream.
+        samples: Number of posterior samples at test time; None for the recipe's number.
         progress: Display of each task.
-        note: Told of each task as it ends.
+        note: Function that gets a line about each task when it ends.
 
     Raises:
-        ValueError: For a stream, method or setting that does not exist, or a method that does not suit the rule.
+        ValueError: If a stream, method or setting does not exist, or a method does not support the rule.
     """
     if stream not in STREAMS:
         raise nearest("stream", stream, STREAMS)
@@ -107,7 +107,7 @@ def run_continual(
     memory = find_method(choice.method, choice.method_options)
     config = make_config(recipe, rule, given, predict_samples=samples)
     has_prior, split = config.rule == "bayesbinn", stream == "split-mnist"
-    known = not split or choice.scenario == "task"  # at test time, which task an input is of
+    known = not split or choice.scenario == "task"  # whether the task of an input is known at test time
     _check_used(config, choice, split)
     if given.out is None:
         unusual = {

@@ -1,4 +1,4 @@
-"""Published tables, reproduced: every rule and seed, ours beside published."""
+"""Reproduction of published tables: every rule and seed, beside the published results."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class PublishedTable:
 
     Args:
         columns: Accuracies in the table.
-        recipe: Its first recipe; others are asked for by name.
-        rules: Its rows; empty for all that the recipe has settings for.
+        recipe: Default recipe of the table; users may choose others.
+        rules: Rows of the table; empty for all rules for which the recipe has settings.
     """
 
     columns: tuple[str, ...]
@@ -55,11 +55,11 @@ _KEYS = {"train": "train_accuracy", "validation": "val_accuracy", "test": "test_
 
 @dataclass(frozen=True)
 class TableRow:
-    """One rule of a table.
+    """Row of a table: the runs of one rule.
 
     Args:
         rule: Text of its `RuleName`, with the estimator of BayesBiNN.
-        summaries: summary.json of every run.
+        summaries: Content of summary.json of every run.
     """
 
     rule: str
@@ -90,7 +90,7 @@ class TableRow:
 
 
 def table_rules(recipe: Recipe, wanted: Sequence[str] = ()) -> list[RuleName]:
-    """Return the rows of a table: the rules that were asked for, or all that the quick budget has settings for.
+    """Return the rows of a table: the requested rules, or all rules with settings for the quick budget.
 
     Raises:
         ValueError: If a rule does not exist.
@@ -105,22 +105,22 @@ def table_rules(recipe: Recipe, wanted: Sequence[str] = ()) -> list[RuleName]:
 def run_table(
     name: str, choice: TableChoice, given: Overrides, *, note: Callable[[str], None] = print
 ) -> tuple[list[TableRow], Path]:
-    """Train every rule with every seed; runs that are finished in the folder are not repeated.
+    """Train every rule with every seed; finished runs in the folder are not repeated.
 
-    Tables of one recipe are over the same runs, so by default they share a folder, in which each has a file of its own.
+    Tables of one recipe use the same runs, so by default they share a folder, in which each table has its own file.
 
     Args:
         name: Name of the table.
-        choice: Which runs; by default 3 seeds (quick) or 5 (paper) of every rule.
+        choice: Runs of the table; by default, 3 seeds (quick) or 5 seeds (paper) of every rule.
         given: Choices for every run; `out` is the folder of the runs.
-        note: Told of each run as it begins.
+        note: Function that gets a line about each run when it begins.
 
     Returns:
         The rows, and the folder.
 
     Raises:
-        ValueError: For names that do not exist, or a folder that holds the same table of another recipe.
-        RunError: If somebody else is writing into the folder.
+        ValueError: If a name does not exist, or the folder holds the same table of another recipe.
+        RunError: If another process is writing into the folder.
     """
     if name not in TABLES:
         raise nearest("table", name, TABLES)

@@ -1,4 +1,4 @@
-"""The two synthetic experiments of the BayesBiNN paper: what is trained, and what is measured."""
+"""The two synthetic experiments of the BayesBiNN paper: training and measurements."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from bitbayes.lab.train.machine import tuned_for
 from bitbayes.lab.train.measure import observation_noise, regression_figures, whole
 from bitbayes.lab.train.records import Record
 
-_SAMPLES = 100  # networks of every mean
+_SAMPLES = 100  # posterior samples per mean
 
 MOONS_RULES = {
     "ste": "STE (Adam)",
     "bayesbinn:released": "BayesBiNN, published",
     "bayesbinn:default": "BayesBiNN, recommended",
 }
-"""Rules on two moons by name, and titles: the published setting has τ = 1, `ess` = N and five draws a step."""
+"""Rules on two moons with their titles. The published setting has τ = 1, `ess` = N and five draws per step."""
 
 RING = 4.0
 """Radius of the points far from the data, in standardised inputs."""
@@ -35,18 +35,18 @@ RING = 4.0
 
 @dataclass(frozen=True)
 class MoonsRow(Record):
-    """What one run says on two moons.
+    """Measurements of one run on two moons.
 
     Args:
         rule: The rule with its estimator or variant.
         seed: Seed of the run; the training points are always the same.
-        networks: Networks whose mean is measured: 1 without a posterior.
+        networks: Number of networks in the measured mean: 1 without a posterior.
         mode_accuracy: Accuracy of the mode on fresh points, as a fraction.
-        accuracy: The same of the mean.
+        accuracy: Accuracy of the mean on fresh points, as a fraction.
         nll: Negative log-likelihood of the mean on fresh points, in nats.
         entropy_on_data: Mean entropy of the mean's predictions on fresh points, in nats.
-        entropy_on_ring: The same on a ring around the data.
-        entropy_bits_a_weight: Mean entropy of a weight in bits; None without a posterior.
+        entropy_on_ring: Mean entropy of the mean's predictions on a ring around the data.
+        entropy_bits_a_weight: Mean per-weight entropy in bits; None without a posterior.
     """
 
     rule: str
@@ -62,7 +62,7 @@ class MoonsRow(Record):
 
 @dataclass(frozen=True)
 class MoonsReference:
-    """Figures of the mean prediction of a known distribution over networks on two moons; see `MoonsRow`."""
+    """Metrics of the mean prediction of a known distribution over networks on two moons; see `MoonsRow`."""
 
     accuracy: float
     nll: float
@@ -73,13 +73,13 @@ class MoonsReference:
 EXACT_MOONS = MoonsReference(accuracy=0.995, nll=0.028, entropy_on_data=0.092, entropy_on_ring=0.123)
 """The exact posterior of the same network and points, with temperature 1 and a uniform prior.
 
-It was sampled by Gibbs in 24 chains of 2,500 sweeps, outside this package; the sampler comes with a later version.
+It was sampled by Gibbs sampling in 24 chains of 2,500 sweeps, outside this package.
 """
 
 
 @dataclass(frozen=True)
 class MoonsFigures(Record):
-    """moons.json: a row for every seed of every rule."""
+    """Content of moons.json: a row for every seed of every rule."""
 
     points: int
     radius: float
@@ -92,7 +92,7 @@ class MoonsFigures(Record):
 
 @dataclass(frozen=True)
 class MoonsStudy:
-    """Some rules on two moons: the runs of each by its name, and what was measured."""
+    """Study on two moons: runs by rule, and their measurements."""
 
     runs: dict[str, list[FinishedRun]]
     figures: MoonsFigures
@@ -100,7 +100,7 @@ class MoonsStudy:
 
 @dataclass(frozen=True)
 class SplitFigures(Record):
-    """What was measured on one split of Snelson's data: squared errors, percent inside two standard deviations, σ."""
+    """Measurements on one split of Snelson's data: squared errors, percentage within two standard deviations, and σ."""
 
     ste_error: float
     mode_error: float
@@ -111,7 +111,7 @@ class SplitFigures(Record):
 
 @dataclass(frozen=True)
 class SnelsonFigures(Record):
-    """snelson.json."""
+    """Content of snelson.json."""
 
     source: str
     estimator: str | None
@@ -122,7 +122,7 @@ class SnelsonFigures(Record):
 
 @dataclass(frozen=True)
 class SnelsonStudy:
-    """STE and BayesBiNN on Snelson's data: one pair of runs for every split, and what was measured."""
+    """Study on Snelson's data: runs of STE and BayesBiNN for every split, and their measurements."""
 
     ste: list[FinishedRun]
     bayes: list[FinishedRun]
@@ -138,14 +138,14 @@ def moons_study(
     note: Callable[[str], None] = print,
     progress: Progress | None = None,
 ) -> MoonsStudy:
-    """Train `MOONS_RULES` on two moons, measure accuracy and doubt on and off the data, and write moons.json.
+    """Train `MOONS_RULES` on two moons, measure accuracy and entropy on and off the data, and write moons.json.
 
     Args:
         out: Folder of the runs.
-        epochs: Length of the schedule, if not the recipe's.
-        seeds: Runs of every rule, with seeds from 0.
-        jobs: Runs at a time.
-        note: Told of each run as it begins, or with several jobs as it ends.
+        epochs: Number of epochs of the schedule; None for the recipe's.
+        seeds: Number of runs per rule, with seeds from 0.
+        jobs: Number of runs at a time.
+        note: Function that gets a line about each run when it begins or, with several jobs, when it ends.
         progress: Display, with one job.
 
     Raises:
@@ -160,7 +160,7 @@ def moons_study(
         ]
         for rule in MOONS_RULES
     }
-    # The published setting takes longest, so with several jobs it begins first.
+    # The published setting takes longest, so with several jobs it starts first.
     order = sorted((config for rule in configs.values() for config in rule), key=lambda config: -config.spec.samples)
     run_several(order, jobs=jobs, progress=progress, note=note)
     runs = {rule: [load_run(config.out) for config in configs[rule]] for rule in MOONS_RULES}
@@ -171,7 +171,7 @@ def moons_study(
 
 
 def moons_row(rule: str, run: FinishedRun) -> MoonsRow:
-    """Return what a finished run on two moons says on fresh points and on a ring around the data."""
+    """Return the measurements of a finished run on two moons, on fresh points and on a ring around the data."""
     (x, y), samples = evaluation_inputs(run).test, _SAMPLES if run.posterior else 0
     with tuned_for(wide=False):
         mode, fresh, far = run.predict(x), run.predict(x, samples), run.predict(ring(RING).to(x.device), samples)
@@ -189,7 +189,7 @@ def moons_row(rule: str, run: FinishedRun) -> MoonsRow:
 
 
 def ring(radius: float, count: int = 360) -> Tensor:
-    """Return points around the middle of the data, in standardised inputs, shape (count, 2).
+    """Return points on a circle around the data, in standardised inputs, shape (count, 2).
 
     Example:
         >>> ring(4.0, 4).norm(dim=1)
@@ -215,9 +215,9 @@ def snelson_study(
         out: Folder of the runs.
         data: Folder of Snelson's data; None generates data with a gap in the inputs.
         splits: Number of random splits into 150 and 50 points.
-        epochs: Length of the schedule, if not the recipe's.
-        jobs: Runs at a time.
-        note: Told of each run as it begins, or with several jobs as it ends.
+        epochs: Number of epochs of the schedule; None for the recipe's.
+        jobs: Number of runs at a time.
+        note: Function that gets a line about each run when it begins or, with several jobs, when it ends.
         progress: Display, with one job.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How far probabilities can be trusted: of one network, a posterior's mean, and ensembles, with the bytes of each."""
+"""Trustworthiness of probabilities of single networks, posterior means and ensembles, with their sizes in bytes."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from bitbayes.prediction import Prediction
 
 @dataclass(frozen=True)
 class TrustRow(Record):
-    """One way to predict.
+    """Row of a trust study: one way to predict.
 
     Args:
-        rule: Name, with the estimator of BayesBiNN.
-        kind: "network" (of a posterior, the mode), "mean" of posterior samples, or "ensemble" of all seeds' networks.
+        rule: Name of the rule, with the estimator of BayesBiNN.
+        kind: "network" (the mode, if there is a posterior), "mean" of posterior samples, or "ensemble" of the networks
+            of all seeds.
         networks: Number of networks that are averaged.
-        bytes: Size of these networks together.
-        figures: Figures over seeds by name, see `Predictions.figures`.
-        entropy_bits: Mean entropy of a weight in bits, for "mean".
+        bytes: Size of all averaged networks in bytes.
+        figures: Metrics over seeds by name; see `Predictions.figures`.
+        entropy_bits: Mean per-weight entropy in bits, for "mean".
     """
 
     rule: str
@@ -45,9 +46,9 @@ class TrustStudy:
     """Result of a trust study.
 
     Args:
-        rows: One for every way to predict.
+        rows: One row for every way to predict.
         examples: Predictions of the first seed by rule and kind, for figures.
-        inputs: Inputs that were predicted.
+        inputs: Inputs of the predictions.
         folder: Folder of trust.json.
     """
 
@@ -68,20 +69,20 @@ def trust_study(
 ) -> TrustStudy:
     """Train the runs of the table "trust" that are missing, evaluate all of them, and write trust.json.
 
-    For every rule: its network (of a posterior, the mode); the mean over the posterior, if there is one; and the
-    ensemble of the networks of all seeds (Lakshminarayanan et al., NeurIPS 2017). As many binary networks as a
-    float has bits take the bytes of one float network.
+    For every rule, the study evaluates three predictions: its network (the mode, if there is a posterior), the
+    posterior mean if there is a posterior, and the ensemble of the networks of all seeds (Lakshminarayanan et al.,
+    NeurIPS 2017). 32 binary networks take as many bytes as one float network.
 
     Args:
-        choice: Runs of the table, see `run_table`.
+        choice: Runs of the table; see `run_table`.
         given: Choices for every run.
-        unlike: Recipe of data that the networks should be unsure of; None leaves it out.
-        unlike_data: Folder or hub id of these data.
-        samples: Networks that a mean averages over.
-        note: Told of each step.
+        unlike: Recipe of the out-of-distribution data; None for no such data.
+        unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data.
+        samples: Number of posterior samples that a mean averages over.
+        note: Function that gets a line about each step.
 
     Raises:
-        ValueError: For names that do not exist, or data that is not as expected.
+        ValueError: If a name does not exist, or the data is not as expected.
     """
     table, folder = run_table("trust", choice, given, note=note)
     inputs: Inputs | None = None
@@ -118,14 +119,14 @@ def trust_study(
 
 
 def _bytes(run: FinishedRun, networks: int) -> int:
-    """Return the bytes of networks that share their real parameters; real weights take 32 bits."""
+    """Return the bytes of networks that share their real parameters, which take 32 bits each."""
     full, _ = run.experiment.bytes()
     binary = run.experiment.binary_weights()
     return full - 4 * binary + networks * ((binary + 7) // 8)
 
 
 def _ensemble(members: Sequence[Predictions]) -> Predictions:
-    """Return the networks of all members as one prediction."""
+    """Return the predictions of all members as one prediction."""
 
     def joined(parts: Sequence[Any]) -> Any:
         return None if parts[0] is None else Prediction(torch.cat([part.outputs for part in parts]))

@@ -1,4 +1,4 @@
-"""A search for the settings of a rule, judged on validation data alone."""
+"""Search for the settings of a rule by validation accuracy."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from bitbayes.noise import stream_key
 
 Ranges = dict[str, tuple[float, float]]
 
-_FREE = ("out", "data", "device", "stop_after")  # what a search may go on with another of
-_WIDE = 10.0  # the recipe's own value, divided and multiplied by it, where no range is given
+_FREE = ("out", "data", "device", "stop_after")  # settings that may differ when a search continues
+_WIDE = 10.0  # default range: the recipe's value divided and multiplied by this factor
 _TRIAL_STREAM = 13  # keeps the seeds of proposals apart from those of runs
 _RANGE = re.compile(r"(\w+)=([^:=]+):([^:=]+)")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a search, in a folder of its own.
+    """One run of a search, in its own folder.
 
     Args:
         number: Number of the folder.
-        settings: Values of what is searched, by name.
-        accuracy: Validation accuracy in percent; None for a run that diverged, or has not ended.
+        settings: Values of the searched settings by name.
+        accuracy: Validation accuracy in percent; None if the run diverged or has not ended.
         ended: Whether the run has ended.
     """
 
@@ -48,11 +48,11 @@ class Trial:
 
     @property
     def place(self) -> str:
-        """Name of the folder within that of the search."""
+        """Name of the trial's folder within the folder of the search."""
         return f"trial{self.number}"
 
     def config(self, base: RunConfig, folder: Path) -> RunConfig:
-        """Return the record of the run."""
+        """Return the configuration of the run."""
         return _with(base, self.settings).changed(out=str(folder / self.place))
 
     def row(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def parse_ranges(words: Sequence[str]) -> Ranges:
     """Return (low, high) by name from NAME=LOW:HIGH words.
 
     Raises:
-        ValueError: If a word is not of that form, or not 0 < low < high.
+        ValueError: If a word does not have this form, or 0 < low < high does not hold.
 
     Example:
         >>> parse_ranges(["lr=1e-3:1e-1"])
@@ -76,7 +76,7 @@ def parse_ranges(words: Sequence[str]) -> Ranges:
         try:
             name, low, high = match[1], float(match[2]), float(match[3])  # type: ignore[index]
         except (TypeError, ValueError):
-            raise ValueError(f"a range is NAME=LOW:HIGH, such as lr=1e-4:1e-2; got {word!r}") from None
+            raise ValueError(f"a range has the form NAME=LOW:HIGH, such as lr=1e-4:1e-2; got {word!r}") from None
         if not 0 < low < high < float("inf"):
             raise ValueError(f"the range of {name} must satisfy 0 < low < high, got {low:g} and {high:g}")
         ranges[name] = (low, high)
@@ -95,29 +95,29 @@ def tune(
 ) -> list[dict[str, Any]]:
     """Train with the recipe's settings, then with others that Optuna proposes (TPE: Bergstra et al., NeurIPS 2011).
 
-    Numbers are searched on a logarithmic scale. What is proposed is a function of the seed and of the trials so far,
-    which are the folders trial0, trial1, ... The same call continues a search that was interrupted, also within a
-    trial, until there are as many trials as it asks for.
+    Settings are searched on a logarithmic scale. Proposals are a function of the seed and of the trials so far, which
+    are the folders trial0, trial1, ... The same call continues an interrupted search, also within a trial, until there
+    are `trials` trials.
 
     Args:
-        recipe: Name of the recipe; its data must have classes and a validation part.
+        recipe: Name of the recipe, whose data must have classes and a validation part.
         rule: Name of the rule.
-        given: Choices for every run. Its `seed` is also that of the search; its `out` is the folder of the trials,
-            runs/tune-RECIPE-RULE[-ESTIMATOR] by default.
-        trials: Number of trials, with those that are there already.
-        ranges: (low, high) of `lr` and of options of the rule; None for a factor of ten both ways around the recipe's
-            `lr` and, where it has one, `ess_scale`.
+        given: Choices for every run. `seed` is also the seed of the search; `out` is the folder of the trials, by
+            default runs/tune-RECIPE-RULE[-ESTIMATOR].
+        trials: Number of trials in total, including finished ones.
+        ranges: Range (low, high) of `lr` and of options of the rule. None searches within a factor of ten of the
+            recipe's `lr` and, if it sets one, `ess_scale`.
         progress: Display of each run.
-        note: Told of each trial.
+        note: Function that gets a line about each trial.
 
     Returns:
-        The trials, best first: folder within `out`, settings, and accuracy (validation, percent; None if the run
-        diverged). The same is written to tune.json, after every trial.
+        The trials, best first: folder within `out`, settings, and validation accuracy in percent (None if the run
+        diverged). The same rows are written to tune.json after every trial.
 
     Raises:
-        ValueError: For names or ranges that do not make sense, data without validation part, or a folder that holds
-            another search.
-        RunError: If a file cannot be written, or somebody else is writing into the folder.
+        ValueError: If a name or a range is invalid, the data has no validation part, or the folder holds another
+            search.
+        RunError: If a file cannot be written, or another process is writing into the folder.
     """
     if trials < 1:
         raise ValueError(f"trials must be at least 1, got {trials}")
@@ -129,7 +129,7 @@ def tune(
     folder = Path(given.out or f"runs/tune-{recipe}-{full.slug}")
     data = load_data(base)
     if data.validation is None or not find_recipe(recipe).loss.classifies:
-        raise ValueError(f"{recipe} cannot be tuned: that takes classes and validation data")
+        raise ValueError(f"{recipe} cannot be tuned, because tuning needs classes and validation data")
     own = _own(base, data)
     searched = dict(ranges or _around(base, own))
     _check(base, {name: low for name, (low, _) in searched.items()})
@@ -139,7 +139,7 @@ def tune(
         _continue_search(files, base, searched)
         found = [_recorded(folder, number, base, searched) for number in _numbers(folder)]
         ended = [trial for trial in found if trial.ended]
-        begun = [trial for trial in found if not trial.ended]  # one, unless its folder was tampered with
+        begun = [trial for trial in found if not trial.ended]  # one trial, unless its folder was changed by hand
         if ended:
             note(already_there(min(len(ended), trials), trials))
         progress = OfSeveral(progress or default_progress(), max(trials - len(ended), 0) * base.last_epoch)
@@ -162,26 +162,26 @@ def tune(
 
 
 def _with(base: RunConfig, values: Mapping[str, float]) -> RunConfig:
-    """Return a run with other values of `lr` and of options of its rule."""
+    """Return a configuration with other values of `lr` and of options of its rule."""
     options = {name: value for name, value in values.items() if name != "lr"}
     return base.changed(lr=values.get("lr", base.spec.lr), options=base.spec.with_options(options).options)
 
 
 def _check(base: RunConfig, values: Mapping[str, float]) -> None:
-    """Refuse to search an option that the rule does not have or use."""
+    """Raise ValueError for a searched option that the rule does not have or use."""
     options = {name: value for name, value in values.items() if name != "lr"}
     check_options(base.rule, base.estimator, _with(base, values).spec, options)
 
 
 def _around(base: RunConfig, own: Mapping[str, Any]) -> Ranges:
     values = {name: own[name] for name in ("lr", "ess_scale") if name in own}
-    if base.estimator == "released":  # at tiny τ only signs are left, which no `ess` changes
+    if base.estimator == "released":  # at tiny τ, only signs matter, which `ess` does not change
         values.pop("ess_scale", None)
     return {name: (value / _WIDE, value * _WIDE) for name, value in values.items()}
 
 
 def _own(base: RunConfig, data: DataBundle) -> dict[str, Any]:
-    """Return the settings of the run without a search: those of the recipe, and for the rest the rule's defaults."""
+    """Return the settings without a search: those of the recipe, and the rule's defaults for the rest."""
     optimizer = make_experiment(base, data).optimizer
     group = {} if optimizer is None else optimizer.param_groups[0]
     numbers = {name: value for name, value in group.items() if isinstance(value, (int, float))}
@@ -189,7 +189,7 @@ def _own(base: RunConfig, data: DataBundle) -> dict[str, Any]:
 
 
 def _continue_search(files: RunFolder, base: RunConfig, searched: Ranges) -> None:
-    """Write search.json, which says what is searched; refuse a folder where that was something else."""
+    """Write search.json, which describes the search; refuse the folder of another search."""
     about = {name: value for name, value in json.loads(base.to_json()).items() if name not in _FREE}
     about["ranges"] = {name: list(limits) for name, limits in searched.items()}
     before = files.read_json("search.json") if files.has("search.json") else _journal(files) or about
@@ -200,11 +200,11 @@ def _continue_search(files: RunFolder, base: RunConfig, searched: Ranges) -> Non
 
 
 def _journal(files: RunFolder) -> dict[str, Any] | None:
-    """Return what an earlier version wrote instead of search.json, into the journal of its study."""
+    """Return the description that an earlier version wrote into the journal of its study."""
     if not files.has("study.log"):
         return None
     for line in (files.path / "study.log").read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):  # a line that a kill has cut off
+        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):  # a line that a kill has truncated
             return json.loads(line)["user_attr"]["about"]
     return None
 
@@ -216,13 +216,13 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def _recorded(folder: Path, number: int, base: RunConfig, searched: Ranges) -> Trial:
-    """Return a trial that has begun: its folder says all of it."""
+    """Return a trial that has begun, as read from its folder."""
     spec = RunConfig.load(folder / f"trial{number}").spec
     values = {"lr": spec.lr, **spec.options}
     try:
         trial = Trial(number, {name: float(values[name]) for name in searched})
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{folder / f'trial{number}'} is no trial of this search; choose another --out") from None
+        raise ValueError(f"{folder / f'trial{number}'} is not a trial of this search; choose another --out") from None
     config = trial.config(base, folder)
     if summary := finished(config):
         return replace(trial, accuracy=summary.val_accuracy, ended=True)
@@ -233,12 +233,12 @@ def _recorded(folder: Path, number: int, base: RunConfig, searched: Ranges) -> T
 def _proposed(
     optuna: Any, number: int, before: Sequence[Trial], searched: Ranges, base: RunConfig, own: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Return the settings of the next trial, which depend on the seed and on the trials before: the first its own."""
+    """Return the settings of the next trial; the first trial has the recipe's own settings."""
     sampler = optuna.samplers.TPESampler(seed=stream_key(base.seed, _TRIAL_STREAM, number) % 2**32)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     limits = {name: optuna.distributions.FloatDistribution(*ends, log=True) for name, ends in searched.items()}
     for trial in before:
-        if all(low <= trial.settings[name] <= high for name, (low, high) in searched.items()):  # maybe not the first
+        if all(low <= trial.settings[name] <= high for name, (low, high) in searched.items()):  # possibly not the first
             state = optuna.trial.TrialState.FAIL if trial.accuracy is None else optuna.trial.TrialState.COMPLETE
             how = {"params": trial.settings, "distributions": limits, "value": trial.accuracy, "state": state}
             study.add_trial(optuna.trial.create_trial(**how))
@@ -248,6 +248,6 @@ def _proposed(
 
 def _accuracy(config: RunConfig, data: DataBundle, progress: Progress | None) -> float:
     summary = finished(config) or run_recipe(config, resume=True, data=data, progress=progress).summary
-    Path(config.out, "checkpoint.pt").unlink(missing_ok=True)  # the belief is kept, what a further epoch needs is not
+    Path(config.out, "checkpoint.pt").unlink(missing_ok=True)  # keep the result, not what a further epoch needs
     assert summary is not None and summary.val_accuracy is not None
     return summary.val_accuracy

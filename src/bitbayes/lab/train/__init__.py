@@ -1,4 +1,4 @@
-"""The training loop, its record, its files, and its display."""
+"""The training loop, and the configuration, files and display of a run."""
 
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.distributed import Ranks, joined

@@ -1,8 +1,8 @@
-"""A whole training step as a CUDA graph: recorded once, then repeated without Python.
+"""Capture of a whole training step as a CUDA graph, which is replayed without Python.
 
-What a graph repeats are operations on the device with the numbers that Python had when they were recorded. So batches
-go through tensors that stay where they are, learning rates become tensors while a step runs, and the counter of
-steps, from which draws and annealing follow, is on the device already (`capturable` of the optimizers).
+A graph replays device operations with the numbers that Python had during capture. Batches are therefore copied into
+fixed tensors, and learning rates become tensors while a step runs. The step counter, on which draws and annealing
+depend, is already on the device (`capturable` of the optimizers).
 """
 
 from __future__ import annotations
@@ -18,56 +18,57 @@ from torch.optim import Optimizer
 from bitbayes.lab.train.experiment import Experiment
 from bitbayes.rules.optimizer import BinaryOptimizer
 
-_WARM_UP = 3  # steps that are run as they are, in which libraries choose their algorithms and compilers compile
+_WARM_UP = 3  # uncaptured warm-up steps, in which libraries choose their algorithms and compilers compile
 
 TrainingStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From inputs and targets to the loss and the number of right predictions, all on the device."""
+"""Function from inputs and targets to the loss and the number of correct predictions, all on the device."""
 
 
 class CudaGraph:
-    """Records operations on a device and repeats them: `torch.cuda.CUDAGraph`, on a stream of its own."""
+    """Recorder of device operations: `torch.cuda.CUDAGraph` on its own stream."""
 
     def __init__(self) -> None:
         self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
 
     def aside(self, action: Callable[[], None]) -> None:
-        """Run an action on the stream of the graph, between what comes before and after, without recording it."""
+        """Run an action on the stream of the graph, in order with other work, without recording it."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             action()
         torch.cuda.current_stream().wait_stream(self._stream)
 
     def record(self, action: Callable[[], None]) -> None:
-        """Record an action without effect: afterwards all tensors are as they were."""
+        """Record an action without executing it: all tensors stay unchanged."""
         with torch.cuda.graph(self._graph, stream=self._stream):
             action()
 
     def replay(self) -> None:
-        """Carry out what was recorded."""
+        """Replay the recorded operations."""
         self._graph.replay()
 
 
 GRAPHS: dict[str, type[CudaGraph]] = {"cuda": CudaGraph}
-"""What records a step, by the type of the device."""
+"""Recorders of steps by device type."""
 
 
 class Captured:
-    """A training step that runs as it is a few times, is then recorded, and repeated from then on.
+    """Training step that runs normally a few times, is then captured, and is replayed from then on.
 
-    Batches of another shape than the first, as the last of an epoch may be, run as they are.
+    Batches of another shape than the first one, such as the last batch of an epoch, run normally.
 
     Args:
-        step: Reads nothing back from the device, and clears the gradients itself.
-        optimizers: Those that it steps: rules with `capturable=True`, and torch's own with `fused=True`.
-        graph: What records it.
-        device: Where it runs.
+        step: Step function that reads nothing back from the device and clears the gradients itself.
+        optimizers: Optimizers that it steps: rules with `capturable=True`, and torch's own with `fused=True`.
+        graph: Recorder of the step.
+        device: Device of the step.
     """
 
     def __init__(self, step: TrainingStep, optimizers: list[Optimizer], graph: CudaGraph, device: torch.device) -> None:
         self._step, self._graph, self._optimizers = step, graph, optimizers
         self._rates: list[tuple[dict[str, Any], Tensor]] = []
         for optimizer in optimizers:
-            # A rule computes with rates in double precision, as with Python's; torch's kernels read single.
+            # Rules compute with learning rates in double precision, as with Python's floats; torch's kernels read
+            # float32.
             dtype = torch.float64 if isinstance(optimizer, BinaryOptimizer) else torch.float32
             self._rates += [(group, torch.zeros((), dtype=dtype, device=device)) for group in optimizer.param_groups]
         self._taken = 0
@@ -92,7 +93,7 @@ class Captured:
         else:
             if self._taken == _WARM_UP:
                 for optimizer in self._optimizers:
-                    optimizer.zero_grad()  # memory of gradients is the graph's own
+                    optimizer.zero_grad()  # the graph owns the memory of gradients
                 with self._tensor_rates(capturing=True):
                     self._graph.record(self._run)
             self._graph.replay()
@@ -106,7 +107,7 @@ class Captured:
 
     @contextmanager
     def _tensor_rates(self, *, capturing: bool = False) -> Iterator[None]:
-        """Lend the optimizers their rates as tensors; schedules, records and checkpoints see Python's numbers."""
+        """Replace learning rates by tensors during a step; schedules, records and checkpoints see Python numbers."""
         before = []
         for group, rate in self._rates:
             changed = {"lr": rate} | ({"capturable": True} if capturing and "capturable" in group else {})
@@ -122,14 +123,14 @@ class Captured:
 def check(experiment: Experiment) -> None:
     """Raise ValueError if the steps of a run cannot be captured.
 
-    The device may have no graphs, several processes may train, or something may look into every step.
+    Capture is impossible if the device has no graphs, several processes train, or hooks run at every step.
     """
     device, optimizer = experiment.device, experiment.optimizer
     if device.type not in GRAPHS:
-        raise ValueError(f"capture needs a device of type {' or '.join(GRAPHS)}, got {device}; leave it out")
+        raise ValueError(f"capture needs a device of type {' or '.join(GRAPHS)}, got {device}; leave out capture")
     if experiment.ranks.count > 1:
-        raise ValueError(f"capture is for one process, got {experiment.ranks.count}; leave it out")
+        raise ValueError(f"capture supports one process, got {experiment.ranks.count}; leave out capture")
     if experiment.hooks is not None:
-        raise ValueError(f"capture would not call {type(experiment.hooks).__name__} at every step; leave it out")
+        raise ValueError(f"capture cannot call {type(experiment.hooks).__name__} at every step; leave out capture")
     if optimizer is not None and not optimizer.param_groups[0]["capturable"]:
-        raise ValueError(f"capture needs {type(optimizer).__name__} to be made with capturable=True")
+        raise ValueError(f"capture needs {type(optimizer).__name__} with capturable=True, got capturable=False")

@@ -1,4 +1,4 @@
-"""The bytes of checkpoint.pt: the archive of torch.save, with a SHA-256 of all that is before it as its comment."""
+"""Format of checkpoint.pt: the archive of torch.save with a SHA-256 of all preceding bytes as its comment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO, Any, Protocol
 
 import torch
 
-# A zip archive ends with the length of a comment, and the comment: zip readers, torch among them, skip it.
+# A zip archive ends with a comment and its length before it. Zip readers, including torch's, skip the comment.
 _LENGTH = struct.Struct("<H")
 _END = struct.Struct("<4s4H2LH")  # the last record of an archive: signature, numbers, sizes, length of the comment
 _NAME = b"sha256 "
@@ -27,7 +27,7 @@ class _Sink(Protocol):
 
 
 class _Signer:
-    """A file that hashes what is written to it, except for the length of the comment at the end of the archive."""
+    """File that hashes what is written to it, except for the comment's length at the end of the archive."""
 
     def __init__(self, file: _Sink) -> None:
         self.file, self.digest, self.last = file, hashlib.sha256(), b""
@@ -49,25 +49,25 @@ class _Signer:
         self.file.flush()
 
     def sign(self) -> None:
-        """Write the length of the comment that torch has left empty, and the comment."""
+        """Write the comment, which torch left empty, and its length."""
         self.file.write(_LENGTH.pack(_COMMENT) + _NAME + self.digest.hexdigest().encode())
 
 
 def save(state: dict[str, Any], file: _Sink) -> None:
-    """Write tensors and plain values, and a SHA-256 of every byte before it as the comment of the archive."""
+    """Write tensors and plain values, and a SHA-256 of all preceding bytes as the comment of the archive."""
     signer = _Signer(file)
     torch.save(state, signer)  # type: ignore[arg-type]
     signer.sign()
 
 
 def load(file: IO[bytes], device: torch.device | str = "cpu") -> Any:
-    """Read what `save` wrote. The SHA-256 is compared before anything is unpickled.
+    """Read what `save` wrote, after comparing its SHA-256 and before unpickling anything.
 
-    Files of earlier versions have no SHA-256. For them the CRCs of the entries are checked, and no entry may have the
-    attribute of a folder: torch would leave its tensor uninitialised.
+    Files of earlier versions have no SHA-256. In such files, the CRCs of the entries are checked, and no entry may have
+    the attribute of a folder, because torch would leave its tensor uninitialised.
 
     Raises:
-        ValueError: If the file is damaged. For a file without SHA-256 it may be another error.
+        ValueError: If the file is damaged. A file without SHA-256 may raise another error.
     """
     if not _signed(file):
         _check_archive(file)
@@ -78,7 +78,7 @@ def load(file: IO[bytes], device: torch.device | str = "cpu") -> Any:
 
 
 def _signed(file: IO[bytes]) -> bool:
-    """Return whether a file has a SHA-256; raise ValueError if it is not the SHA-256 of the file."""
+    """Return whether a file has a SHA-256; raise ValueError if it does not match the file."""
     size = file.seek(0, io.SEEK_END)
     content = size - _LENGTH.size - _COMMENT
     file.seek(max(content, 0))
@@ -91,12 +91,12 @@ def _signed(file: IO[bytes]) -> bool:
         digest.update(piece)
         left -= len(piece)
     if comment != _NAME + digest.hexdigest().encode():
-        raise ValueError("its bytes do not have the SHA-256 at its end")
+        raise ValueError("its bytes do not match the SHA-256 at its end")
     return True
 
 
 def _check_archive(file: IO[bytes]) -> None:
-    """Check what can be checked of an archive without a SHA-256."""
+    """Check an archive without a SHA-256 as far as possible."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(size - _END.size, 0))
     end = file.read()

@@ -1,4 +1,4 @@
-"""What a run is: a frozen record that goes into config.json, and comes back from it."""
+"""Configuration of a run: a frozen record that is written to and read from config.json."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from bitbayes.lab.train.schedule import Schedule
 _PRECISIONS = ("auto", "fp32", "bf16")
 _COUNTS = ("epochs", "accumulate", "evaluate_every", "checkpoint_every", "refresh_batches", "predict_samples")
 
-# What may differ between a run and its continuation: none of it changes what is learned, as long as the data are the
-# same wherever they lie, which their fingerprint says.
+# Settings that may differ between a run and its continuation. They do not change what is learned, as long as the data
+# are the same, which their fingerprint verifies.
 _FREE = ("stop_after", "out", "data", "device", "variant")
 
 # The first entries of config.json; the others follow in the order of the fields.
@@ -31,33 +31,34 @@ _FIRST = (
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that a training run depends on, beside the code.
+    """All settings that a training run depends on, apart from the code.
 
     Args:
         recipe: Name of the recipe that builds the network and the data.
         rule: Name of the learning rule.
         out: Folder where the run is written.
         spec: Settings of the rule.
-        epochs: Length of the schedule.
+        epochs: Number of epochs of the schedule.
         estimator: Gradient estimator of BayesBiNN; None for other rules.
-        variant: Name of the settings that the rule was given by, such as "default" or "rank1"; None for those that have
-            the name of the rule or of its estimator.
-        stop_after: Last epoch of this run, on that schedule; None means `epochs`.
-        batch_size: Examples per step; 0 means all of them.
-        accumulate: Parts that a batch is processed in, one after the other: less memory for the same batch. BatchNorm
-            sees each part alone.
+        variant: Name of a variant of the rule's settings, such as "default" or "rank1"; None for the rule's or its
+            estimator's own settings.
+        stop_after: Last epoch of this run on that schedule; None means `epochs`.
+        batch_size: Number of examples per step; 0 means all training examples.
+        accumulate: Number of micro-batches that each batch is split into to save memory. BatchNorm sees each
+            micro-batch separately.
         seed: Seed of the network, the batches, dropout and the draws.
         data_seed: Seed of the split into training and validation data.
         device: Torch device.
         precision: "fp32", "bf16" (autocast around the forward pass) or "auto" (measured).
-        capture: Record whole steps as a CUDA graph.
-        data: Folder or hub id of the data; None for the default of the recipe.
-        refresh_batches: Training batches of 500 that BatchNorm statistics of the mode are estimated from.
-        evaluate_every: Epochs between two evaluations (and lines of metrics.jsonl).
-        checkpoint_every: Epochs between two checkpoints.
-        predict_samples: Networks that the mean prediction averages over.
-        protocol: "validation": the best epoch is the one with the best validation accuracy of the mode. "test": that of
-            VISPA's paper, without validation data: the best *test* accuracy, of the mean where there is a posterior.
+        capture: Whether to capture whole steps as a CUDA graph.
+        data: Folder or Hugging Face Hub id of the data; None for the recipe's default.
+        refresh_batches: Number of training batches of 500 from which BatchNorm statistics of the mode are estimated.
+        evaluate_every: Number of epochs between two evaluations, and so between two lines of metrics.jsonl.
+        checkpoint_every: Number of epochs between two checkpoints.
+        predict_samples: Number of posterior samples that the mean prediction averages over.
+        protocol: How the best epoch is selected. "validation" selects it by the validation accuracy of the mode. "test"
+            is the protocol of VISPA's paper, without validation data: the best *test* accuracy, of the posterior mean
+            if there is a posterior.
 
     Raises:
         ValueError: If a value is out of range.
@@ -104,7 +105,7 @@ class RunConfig:
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must be in [0, 2**31), got {self.seed}")
         if self.spec.lr is None and self.rule != "bayesbinn":
-            raise ValueError(f"lr of rule {self.rule} must be a number, got None, which is for bayesbinn alone")
+            raise ValueError(f"lr of rule {self.rule} must be a number, got None, which only bayesbinn supports")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.epochs:
             raise ValueError(f"stop_after must lie between 1 and epochs ({self.epochs}), got {self.stop_after}")
         if self.precision not in _PRECISIONS:
@@ -119,17 +120,17 @@ class RunConfig:
 
     @property
     def rule_name(self) -> RuleName:
-        """The rule with its variant or else its estimator, as users name it."""
+        """Rule with its variant or else its estimator, as users name it."""
         return RuleName(self.rule, self.variant or self.estimator)
 
     def flat(self) -> dict[str, Any]:
-        """Return all settings by name, those of the rule among them, in the order of config.json."""
+        """Return all settings by name, including those of the rule, in the order of config.json."""
         values = {**vars(self), **vars(self.spec)}
         del values["spec"]
         return {name: values.pop(name) for name in _FIRST} | values
 
     def changed(self, **settings: Any) -> RunConfig:
-        """Return a copy with other settings, of the run or of its rule.
+        """Return a copy with other settings of the run or of its rule.
 
         Raises:
             ValueError: If there is no such setting, or a value is out of range.
@@ -144,7 +145,7 @@ class RunConfig:
     def to_json(self) -> str:
         """Return the record as indented JSON."""
         values = self.flat()
-        if self.variant is None:  # most runs have none, and older records did not know of it
+        if self.variant is None:  # most runs have no variant, and older records lack the entry
             del values["variant"]
         return json.dumps(values, indent=2, default=dataclasses.asdict) + "\n"
 
@@ -153,7 +154,7 @@ class RunConfig:
         """Read what `to_json` wrote; unknown entries are ignored, so that newer files can be read.
 
         Raises:
-            ValueError: If it is no JSON object, or a value is out of range or of another type.
+            ValueError: If the text is not a JSON object, or a value is out of range or of another type.
         """
         raw = parsed(text)
         if not isinstance(raw, dict):
@@ -180,14 +181,14 @@ class RunConfig:
             raise ValueError(f"{path} is not a record of a run: {error}") from error
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Return a short text for each setting that another record would train differently."""
+        """Return a short text for each difference from another record that changes what is learned."""
         ours, theirs = self.flat(), other.flat()
         free = (*_FREE, "precision") if "auto" in (self.precision, other.precision) else _FREE
         names = [name for name in ours if name not in free and ours[name] != theirs[name]]
         return [f"{name} {_short(ours[name])}, not {_short(theirs[name])}" for name in names]
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that decide what is learned by name, as JSON has them. Equal runs have equal ones."""
+        """Return the settings that determine what is learned, by name and in JSON types."""
         return {name: value for name, value in json.loads(self.to_json()).items() if name not in _FREE}
 
     def differing(self, identity: Mapping[str, Any]) -> list[str]:
@@ -231,7 +232,7 @@ def _check_types(record: RunConfig | RuleSpec | Schedule) -> None:
 
 
 def _fits(value: object, kind: Any) -> bool:
-    """Return whether a value that came from JSON is of the type of an annotation."""
+    """Return whether a value from JSON has the type of an annotation."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return any(_fits(value, one) for one in inner)

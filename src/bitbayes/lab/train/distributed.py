@@ -1,7 +1,8 @@
-"""Data-parallel runs: the ranks that torchrun starts, and what they tell each other.
+"""Data-parallel runs: the ranks that torchrun starts, and their communication.
 
-Every rank holds the whole network and the same beliefs; it sees its share of each batch, and DistributedDataParallel
-averages the gradients. Draws are a function of the seed, so all ranks draw the same weights without a word.
+Every rank holds the whole network and the same beliefs. It processes its share of each batch, and
+DistributedDataParallel averages the gradients. Draws are a function of the seed, so all ranks draw the same weights
+without communication.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the job; a process on its own is rank 0 of 1.
+    """Rank of this process in its job; a single process is rank 0 of 1.
 
     Args:
         rank: Number of this process.
@@ -48,18 +49,18 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this rank writes files and speaks to the user."""
+        """Whether this rank writes files and prints."""
         return self.rank == 0
 
     def total(self, value: Tensor) -> Tensor:
-        """Return the sum over all ranks of tensors of one shape; `value` itself for a single process."""
+        """Return the sum of tensors over all ranks; `value` itself for a single process."""
         if self.count > 1:
             value = value.clone()
             dist.all_reduce(value)
         return value
 
     def agreed(self, value: str) -> str:
-        """Return the value of rank 0, for choices that ranks could make differently."""
+        """Return the value of rank 0, for decisions that must be the same on all ranks."""
         if self.count == 1:
             return value
         held = [value]
@@ -67,10 +68,10 @@ class Ranks:
         return held[0]
 
     def compare(self, settings: Mapping[str, Any]) -> None:
-        """Compare settings of all ranks, which must be the same; every rank must call it with the same names.
+        """Check that settings are equal on all ranks; every rank must call this method with the same names.
 
         Raises:
-            ValueError: On every rank, if one of them has another value than rank 0.
+            ValueError: On every rank, if any rank has another value than rank 0.
         """
         if self.count == 1:
             return
@@ -80,7 +81,7 @@ class Ranks:
             for name, value in every[0].items():
                 if theirs[name] != value:
                     advice = "give all processes the same command"
-                    raise ValueError(f"process {rank} has {name} {theirs[name]}, but process 0 {value}; {advice}")
+                    raise ValueError(f"process {rank} has {name} {theirs[name]}, but process 0 has {value}; {advice}")
 
     def wrapped(self, model: nn.Module) -> nn.Module:
         """Return a DistributedDataParallel around a network; the network itself for a single process."""
@@ -88,7 +89,7 @@ class Ranks:
 
     @staticmethod
     def alone(model: nn.Module) -> AbstractContextManager[None]:
-        """Let backward passes inside add to this rank's gradients; the next one outside averages the sums."""
+        """Accumulate gradients of this rank without averaging; the next backward pass outside averages the sums."""
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
@@ -97,7 +98,7 @@ def joined(device: str) -> Iterator[str]:
     """Join the process group that torchrun describes in the environment; do nothing in a process on its own.
 
     Args:
-        device: "cpu" (gloo) or "cuda" (nccl, one GPU a process).
+        device: "cpu" (gloo) or "cuda" (nccl, one GPU per process).
 
     Yields:
         The device of this rank.
@@ -114,21 +115,21 @@ def joined(device: str) -> Iterator[str]:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     backend = "nccl" if device.startswith("cuda") else "gloo"
-    # Functions there take the group of the moment of their import as a default, and DistributedDataParallel imports
-    # them. Imported later they would keep the group's threads to the end of the interpreter, which then may abort.
+    # Functions there use the group at the time of their import as a default, and DistributedDataParallel imports them.
+    # If they were imported later, they would keep the group's threads until the interpreter ends, which may then abort.
     importlib.import_module("torch.distributed.nn.functional")
     store, rank, count = next(iter(rendezvous("env://")))
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
-        # torchrun keeps one store for all attempts: without a prefix a restarted rank may read the address of a dead
-        # one. Agents of several nodes count restarts each on its own, so there torchrun must make a new store (see the
-        # page on many machines).
+        # torchrun keeps one store for all attempts: without a prefix, a restarted rank may read the address of a dead
+        # one. Agents of several nodes count restarts separately, so torchrun must make a new store there (see the page
+        # on many machines).
         store = dist.PrefixStore(f"attempt{_attempt()}", store)  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group(backend, store=store, rank=rank, world_size=count)
     try:
         yield device
         dist.barrier()  # rank 0 may still be writing the summary
     finally:
-        gc.collect()  # what still refers to the group from a cycle
+        gc.collect()  # objects in cycles that still refer to the group
         dist.destroy_process_group()
 
 
@@ -138,7 +139,7 @@ def under_torchrun() -> bool:
 
 
 def restarted() -> bool:
-    """Return whether torchrun has started this process again (`--max-restarts`), so that the run goes on."""
+    """Return whether torchrun has restarted this process (`--max-restarts`), so that the run continues."""
     return _attempt() > 0
 
 

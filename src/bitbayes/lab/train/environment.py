@@ -1,4 +1,4 @@
-"""What a run was made with, beside its record: versions, the kind of processor, and the commit."""
+"""Environment of a run: versions, the kind of processor, and the commit."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from bitbayes import __version__
 
 
 def environment(device: torch.device) -> dict[str, str | int]:
-    """Return the content of environment.json: what may change the last digits of a run, or its time.
+    """Return the content of environment.json: whatever may change the last digits of a run, or its time.
 
-    It names no path, no user and no machine, so that a run can be given away. The commit is there where the package
-    lies in a git checkout of its own.
+    It contains no path, user or machine name, so that a run can be shared. The commit is included if the package lies
+    in its own git checkout.
 
     Example:
         >>> sorted(environment(torch.device("cpu")).keys() - {"commit"})
@@ -34,11 +34,11 @@ def environment(device: torch.device) -> dict[str, str | int]:
     return found
 
 
-@functools.cache  # of the code that this process has loaded
+@functools.cache  # commit of the code that this process has loaded
 def _commit() -> str | None:
-    """Return the commit of the checkout that tracks this package, with "-dirty" if it has changes; None without one.
+    """Return the commit of the checkout that tracks this package, with "-dirty" if it has changes, or None.
 
-    An installed package may lie inside the checkout of another project, whose commit says nothing: hence `ls-files`.
+    `ls-files` excludes the case that an installed package lies inside the checkout of another project.
     """
     tracked, head = "ls-files --error-unmatch __init__.py", "describe --always --dirty --abbrev=40 --exclude=*"
     git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]

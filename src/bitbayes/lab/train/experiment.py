@@ -1,4 +1,4 @@
-"""What a run trains: the network, its optimizers, and the data, built once from a `RunConfig`."""
+"""Objects of a run: the network, its optimizers and the data, built once from a `RunConfig`."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class StepHooks(Protocol):
     """Hooks of a training step: four methods of `Experiment.hooks` that training calls."""
 
     def before_update(self) -> None:
-        """The gradients of the loss are there, not yet clipped; they may be changed."""
+        """Run after the gradients are computed and before they are clipped; the gradients may be changed."""
 
     def after_update(self) -> None:
-        """The weights have moved."""
+        """Run after the weights have been updated."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values that a step depends on, for the checkpoint."""
+        """Return tensors and plain values that steps depend on, for the checkpoint."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put them back."""
+        """Restore what `state_dict` returned."""
 
 
 @dataclass
 class Experiment:
-    """The objects that a run works on.
+    """Objects of a run.
 
     Args:
         model: The network, on the device of the run.
@@ -51,10 +51,10 @@ class Experiment:
         loss: Training loss.
         optimizer: The learning rule; None for full precision.
         real_optimizer: Adam or SGD on the real parameters; None if there are none.
-        schedulers: Learning-rate schedules, stepped at the start of every epoch, or step.
+        schedulers: Learning-rate schedules, which are stepped at the start of every epoch or step.
         device: Device of the batches.
         ranks: The processes that train the network together.
-        hooks: Called at every step, and kept in the checkpoint.
+        hooks: Hooks that are called at every step and saved in the checkpoint.
     """
 
     model: nn.Module
@@ -72,11 +72,11 @@ class Experiment:
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """That of the binary weights and that of the real ones, as far as there are any."""
+        """The optimizers of the binary and of the real parameters, as far as they exist."""
         return [part for part in (self.optimizer, self.real_optimizer) if part is not None]
 
     def modules(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, by name; all have `state_dict` and `load_state_dict`."""
+        """Return the objects that a checkpoint saves, by name; all have `state_dict` and `load_state_dict`."""
         parts = {name: getattr(self, name) for name in ("model", "optimizer", "real_optimizer", "hooks")}
         parts |= {f"scheduler_{index}": scheduler for index, scheduler in enumerate(self.schedulers)}
         return {name: part for name, part in parts.items() if part is not None}
@@ -86,7 +86,7 @@ class Experiment:
         return 0 if self.optimizer is None else _numbers(self.optimizer.named_binary())
 
     def bytes(self) -> tuple[int, int]:
-        """Return the bytes of all parameters at 32 bits, and with one bit for each that is or could be binary."""
+        """Return the bytes of all parameters in float32, and with one bit per parameter that is or could be binary."""
         total = _numbers(self.model.named_parameters())
         binary = self.binary_weights() if self.optimizer is not None else _numbers(split_parameters(self.model)[0])
         return 4 * total, 4 * (total - binary) + (binary + 7) // 8
@@ -103,14 +103,14 @@ def build_experiment(
 
     Args:
         config: The run.
-        network: Makes the network; called under the seed of the run.
+        network: Function that makes the network; it is called under the seed of the run.
         data: The data, on the device of the run.
         loss: Training loss.
-        all_binary: Make biases binary too, as in the synthetic experiments of the BayesBiNN paper.
+        all_binary: Whether biases are binary too, as in the synthetic experiments of the BayesBiNN paper.
 
     Raises:
-        ValueError: For an unknown rule, an option that the rule does not know, a dropout that no layer takes, settings
-            that differ among the ranks of a data-parallel run, or a batch that has no example for each of them.
+        ValueError: If the rule or an option is unknown, the network has no dropout layer for `dropout`, settings differ
+            between the ranks of a data-parallel run, or a batch has fewer examples than there are ranks.
     """
     if config.rule not in RULES:
         raise nearest("rule", config.rule, RULES)
@@ -126,7 +126,7 @@ def build_experiment(
         if spec.options:
             raise ValueError(f"rule {config.rule} has no options, got {', '.join(spec.options)}")
         if spec.samples > 1:
-            raise ValueError(f"samples {spec.samples} needs a rule that draws; {config.rule} has no draws")
+            raise ValueError(f"samples must be 1 for rule {config.rule}, which does not sample; got {spec.samples}")
         optimizer, real = None, list(model.parameters())
     else:
         binary, others = (list(model.named_parameters()), []) if all_binary else split_parameters(model)
@@ -141,8 +141,8 @@ def _check_ranks(config: RunConfig, examples: int) -> None:
     ranks.compare({name: value for name, value in config.flat().items() if name not in ("data", "device")})
     batch = min(config.batch_size or examples, examples)
     if batch < ranks.count:
-        advice = "every process needs one: raise --batch-size, or start fewer processes"
-        raise ValueError(f"a batch of {batch} examples cannot be shared by {ranks.count} processes; {advice}")
+        advice = "raise --batch-size, or start fewer processes"
+        raise ValueError(f"a batch of {batch} examples cannot be split between {ranks.count} processes; {advice}")
 
 
 def resolved(config: RunConfig, examples: int) -> RuleSpec:
@@ -153,7 +153,7 @@ def resolved(config: RunConfig, examples: int) -> RuleSpec:
 def _set_dropout(model: nn.Module, probability: float) -> None:
     layers = [module for module in model.modules() if isinstance(module, _DropoutNd)]
     if not layers:
-        raise ValueError(f"dropout {probability} was asked for, but the network has no dropout layer")
+        raise ValueError(f"dropout {probability} has no effect, because the network has no dropout layer; leave it out")
     for layer in layers:
         layer.p = probability
 
@@ -163,9 +163,9 @@ def _binary_optimizer(
 ) -> BinaryOptimizer:
     for name in ("lr", "samples", "seed", "estimator"):
         if name in spec.options:
-            raise ValueError(f"{name} is no option of the rule here but a setting of the run: --{name}, not --set")
-    # Small runs keep the eager form, in which the published tables were made. A kernel's draws differ from the eager
-    # ones in a few weights of a hundred million, and a run that differs in one weight ends in other numbers.
+            raise ValueError(f"{name} is a setting of the run, not an option of the rule; use --{name}")
+    # Small runs keep the eager implementation, with which the published tables were made. A kernel's draws differ from
+    # eager draws in a few of a hundred million weights, and a run that differs in one weight ends with other numbers.
     compiled = _numbers(binary) >= 1_000_000
     keywords = {"samples": spec.samples, "seed": config.seed, "compile": compiled, "capturable": config.capture}
     keywords |= {**spec.options} | ({} if config.estimator is None else {"estimator": config.estimator})
@@ -177,13 +177,13 @@ def _binary_optimizer(
 
 
 def _real_rate(spec: RuleSpec, optimizer: BinaryOptimizer | None) -> float:
-    """Return the learning rate of the real parameters, which for full precision are all."""
+    """Return the learning rate of the real parameters, which include all parameters for full precision."""
     assert spec.lr is not None, "of resolved settings"
     return spec.lr if optimizer is None else spec.real_lr
 
 
 def _real_optimizer(spec: RuleSpec, parameters: list[nn.Parameter], rate: float) -> Optimizer:
-    """One fused kernel instead of a dozen operations per tensor."""
+    """Return the optimizer of the real parameters, with one fused kernel in place of a dozen operations per tensor."""
     kind = partial(SGD, momentum=0.9) if spec.real_optimizer == "sgd" else Adam
     optimizer = kind(parameters, lr=rate, weight_decay=spec.real_weight_decay, fused=True)
     optimizer.register_load_state_dict_pre_hook(_shaped_as_parameters)
@@ -191,7 +191,7 @@ def _real_optimizer(spec: RuleSpec, parameters: list[nn.Parameter], rate: float)
 
 
 def _shaped_as_parameters(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Give moments without dimensions the shape of a parameter of one weight: `LogitScale` had none before."""
+    """Reshape 0-d moments to a parameter of one weight, because `LogitScale` was 0-d in earlier versions."""
     shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
 
     def shaped(name: str, value: Any, shape: torch.Size) -> Any:
@@ -206,10 +206,10 @@ def _shaped_as_parameters(optimizer: Optimizer, state_dict: dict[str, Any]) -> d
 
 
 def continue_experiment(experiment: Experiment, config: RunConfig, data: DataBundle) -> Experiment:
-    """Return the same network and beliefs on other data, with learning rates and schedules from their start.
+    """Return an experiment with the same network and beliefs on other data, with restarted schedules.
 
     Args:
-        experiment: What was trained so far; shares its network and optimizers with the result.
+        experiment: Experiment so far, which shares its network and optimizers with the result.
         config: The new run.
         data: Data of the new run.
     """
@@ -224,12 +224,12 @@ def continue_experiment(experiment: Experiment, config: RunConfig, data: DataBun
 
 
 def _schedulers(config: RunConfig, data: DataBundle, *parts: Optimizer | None) -> list[LRScheduler]:
-    """Return the schedule of the run for every optimizer that there is."""
+    """Return the schedule of the run for every optimizer that exists."""
     steps = steps_per_epoch(config, len(data.train))
     return [config.spec.schedule.build(part, config.epochs, steps) for part in parts if part is not None]
 
 
 def steps_per_epoch(config: RunConfig, examples: int) -> int:
-    """Return the steps of an epoch; a last batch with one example per rank is left out, as BatchNorm cannot use it."""
+    """Return the steps per epoch; a last batch of one example per rank is dropped, as BatchNorm cannot use it."""
     full, rest = divmod(examples, config.batch_size or examples)
     return full + (rest >= (2 * Ranks.here().count if full else 1))

@@ -1,4 +1,4 @@
-"""The files of a run, each written so that a kill, Ctrl-C or a full disk leaves the last whole one."""
+"""Files of a run, which are written atomically, so that a kill, Ctrl-C or a full disk leaves the last complete file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _CHECKPOINT = "checkpoint.pt"
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on; the message is one line and says what is left."""
+    """Error of a run that cannot continue; its message of one line says what was saved."""
 
 
 class _Guard:
-    """A binary file that remembers its OSError: torch.save reports another one on top of it."""
+    """Binary file that remembers its OSError, because torch.save replaces it by another error."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -43,15 +43,15 @@ class _Guard:
 
 
 class RunFolder:
-    """Names and safe writing of the files of one run.
+    """Folder of a run: names of its files, and safe reading and writing.
 
-    Files are written under another name, flushed to the disk, and renamed into place. Where writing fails, a RunError
-    names the last good checkpoint of a run, and the old file is untouched. A folder that does not exist is made as
-    soon as it is held, or a file is written.
+    Files are written under another name, flushed to disk, and renamed into place. If writing fails, a RunError names
+    the last good checkpoint, and the old file is unchanged. A folder that does not exist is created when it is held or
+    a file is written.
 
     Args:
         path: The folder.
-        writes: False for all ranks but the first of a data-parallel run: what they are told to write is dropped.
+        writes: Whether to write files. Ranks other than the first of a data-parallel run drop all writes.
 
     Example:
         >>> import tempfile
@@ -63,7 +63,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, *, writes: bool = True) -> None:
         self.path, self.writes = Path(path), writes
-        self.saved_epoch: int | None = None  # of checkpoint.pt, for messages
+        self.saved_epoch: int | None = None  # epoch of checkpoint.pt, for messages
         self._held, self._lock = False, None
 
     def has(self, name: str) -> bool:
@@ -74,12 +74,12 @@ class RunFolder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Make the folder, and keep everybody else from holding it, until the block ends or the process does.
+        """Create the folder and lock it until the block or the process ends.
 
-        A folder that was made here and is empty at the end is removed.
+        A folder that was created here and is empty at the end is removed.
 
         Raises:
-            RunError: If it cannot be made, or somebody else holds it.
+            RunError: If the folder cannot be created, or another process holds it.
         """
         if not self.writes:
             yield
@@ -100,14 +100,14 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"cannot make the folder {self.path}: {error.strerror}") from error
+            raise RunError(f"cannot create the folder {self.path}: {error.strerror}") from error
 
     def _find(self) -> None:
-        """Make the folder for a file; a folder that is held must be where it was, for it may be another one now."""
+        """Create the folder for a file; check that a held folder is still in place."""
         if not self._held:
             self._make()
         elif not lock.leads(self.path, self._lock):
-            raise RunError(f"{self.path} was renamed or removed while it was in use; continue the run where it is now")
+            raise RunError(f"{self.path} was renamed or removed while it was in use; continue the run in its new place")
 
     def _acquired(self) -> int | None:
         try:
@@ -121,7 +121,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def _replacing(self, name: str) -> Iterator[Path]:
-        """Lend a path to write to, and put what is there in the place of the file."""
+        """Yield a temporary path, and afterwards replace the file by what was written there."""
         target, partial = self.path / name, self.path / f".{name}.partial"
         self._find()
         try:
@@ -130,16 +130,16 @@ class RunFolder:
                 os.fsync(file.fileno())
             os.replace(partial, target)
         except BaseException as error:
-            with contextlib.suppress(OSError):  # the disk is in trouble already; the next start removes it
+            with contextlib.suppress(OSError):  # the disk already has a problem; the next start removes the file
                 partial.unlink(missing_ok=True)
-            if isinstance(error, SafetensorError):  # its only word for a full disk
+            if isinstance(error, SafetensorError):  # its only message for a full disk
                 error = OSError(one_line(error))
             if isinstance(error, OSError):
                 raise self._failure(target, error) from error
             raise
 
     def _failure(self, target: Path, cause: OSError) -> RunError:
-        state = ""  # for most files there is no more to say
+        state = ""  # most files need no further advice
         if self.saved_epoch is not None:
             state = f"; the last good state is {_CHECKPOINT} of epoch {self.saved_epoch}"
         elif target.name == _CHECKPOINT:
@@ -176,7 +176,7 @@ class RunFolder:
         self.write_text(name, json.dumps(_finite(value), indent=2) + "\n")
 
     def write_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write a file of JSON objects, one a line."""
+        """Write a file of JSON objects, one per line."""
         self.write_text(name, "".join(json.dumps(_finite(row)) + "\n" for row in rows))
 
     def append_line(self, name: str, row: Mapping[str, Any]) -> None:
@@ -192,12 +192,12 @@ class RunFolder:
             raise self._failure(target, error) from error
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
-        """Write a safetensors file with metadata; tensors that share memory are written each on its own."""
+        """Write a safetensors file with metadata; tensors that share memory are written separately."""
         whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         self.write(name, lambda file: [file.write(piece) for piece in sealed(save(whole, metadata=about))])
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
-        """Write the state that a run continues from: tensors and plain values, among them "epoch"."""
+        """Write the state that a run continues from: tensors and plain values, including "epoch"."""
         self.write(_CHECKPOINT, lambda file: checkpoint.save(state, file))
         self.saved_epoch = state["epoch"]
 
@@ -222,7 +222,7 @@ class RunFolder:
         """
         path = self.path / name
         if not path.is_file():
-            raise RunError(f"{path} does not exist; train to the end first, or continue with --resume")
+            raise RunError(f"{path} does not exist; let the run finish first, for example with --resume")
         try:
             with safe_open(str(path), framework="pt") as file:
                 check_seal(path, file.metadata() or {})
@@ -231,7 +231,7 @@ class RunFolder:
             raise RunError(f"{path} is damaged: {one_line(error)}") from error
 
     def read_checkpoint(self, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """Return the state of the checkpoint, after every byte of the file was checked.
+        """Return the state of the checkpoint, after checking every byte of the file.
 
         Raises:
             RunError: If it is missing or damaged.
@@ -243,7 +243,7 @@ class RunFolder:
         try:
             with open(path, "rb") as file:
                 state = checkpoint.load(file, device)
-        except Exception as error:  # one of a dozen types, depending on the byte that is wrong
+        except Exception as error:  # one of a dozen types, depending on which byte is wrong
             raise RunError(f"{path} is damaged ({one_line(error)}); {advice}") from error
         if not isinstance(state, dict) or "epoch" not in state:
             raise RunError(f"{path} is not a checkpoint of a run; {advice}")
@@ -253,22 +253,22 @@ class RunFolder:
     # Removing. ----------------------------------------------------------------------------------------------------
 
     def clean(self) -> None:
-        """Delete what a killed run had half written; only for who begins to write it."""
+        """Delete files that a killed run left half written; call this only before writing."""
         for left in self.path.glob(".*.partial") if self.writes else ():
             left.unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
-        """Delete a file, if it is there."""
+        """Delete a file if it exists."""
         if self.writes:
             (self.path / name).unlink(missing_ok=True)
 
     def set_aside(self) -> Path | None:
-        """Rename a folder that holds an older run, and return its new name; None if there was no older run.
+        """Rename a folder that holds an older run, and return its new name, or None if there was no older run.
 
-        The folder must be held; the new one of its name is.
+        The folder must be held. Afterwards, the new folder of its name is held.
 
         Raises:
-            RunError: If it cannot be renamed, or somebody else holds a folder inside.
+            RunError: If the folder cannot be renamed, or another process holds a subfolder.
         """
         if not self.writes or not (self.has(_CHECKPOINT) or self.has("summary.json")):
             return None
@@ -282,7 +282,7 @@ class RunFolder:
             os.replace(self.path, aside)
             self.path.mkdir()
         except OSError as error:
-            raise RunError(f"cannot move the older run {self.path} aside: {error.strerror}") from error
+            raise RunError(f"cannot rename the older run {self.path}: {error.strerror}") from error
         old, self._lock = self._lock, None
         lock.release(old)
         self._lock = self._acquired()
@@ -290,7 +290,7 @@ class RunFolder:
 
 
 def set_aside_from(path: Path) -> tuple[Path, int] | None:
-    """Return where an older run stood before `set_aside`, and its number; None for any other folder.
+    """Return the path of an older run before `set_aside`, and its number; None for any other folder.
 
     Example:
         >>> set_aside_from(Path("runs/digits.old-2"))
@@ -301,10 +301,10 @@ def set_aside_from(path: Path) -> tuple[Path, int] | None:
 
 
 def require_checkpoint(folders: Sequence[str]) -> None:
-    """Raise ValueError if no folder holds a checkpoint, for a user who expects to go on from one."""
+    """Raise ValueError if no folder holds a checkpoint, although the user asked to resume."""
     if not any(Path(folder, _CHECKPOINT).is_file() for folder in folders):
         places = folders[0] if len(folders) == 1 else f"{folders[0]} to {folders[-1]}"
-        raise ValueError(f"nothing to resume: there is no {_CHECKPOINT} in {places}; leave out --resume to start there")
+        raise ValueError(f"nothing to resume: there is no {_CHECKPOINT} in {places}; leave out --resume to start anew")
 
 
 def _in_use(path: Path, holder: str) -> RunError:
@@ -312,12 +312,12 @@ def _in_use(path: Path, holder: str) -> RunError:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of a message, at most 160 characters; the name of the type if there is no message."""
+    """Return the first line of an error's message, at most 160 characters, or the name of its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
+    """Return a value in which NaN and infinities are None, because JSON has no NaN."""
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None
     if isinstance(value, Mapping):

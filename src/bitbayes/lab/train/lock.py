@@ -1,4 +1,4 @@
-"""Locks on folders: one process at a time writes into a folder, and a kill releases its lock."""
+"""Locks on folders: one process at a time writes into a folder, and a killed process releases its lock."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows, where two processes must be kept apart by their user
+except ImportError:  # Windows has no flock, so users must keep two processes apart
     fcntl = None
 
 _held: set[int] = set()
 
 
 def acquire(folder: Path) -> int | None:
-    """Lock a folder for this process, and return a handle for `release`; None where the system has no such locks.
+    """Lock a folder for this process, and return a handle for `release`, or None if the system has no such locks.
 
-    The lock (`flock`) is on the folder itself. It needs no file, goes with the folder when that is renamed, and ends
-    with the process at the latest.
+    The lock (`flock`) is on the folder itself. It needs no file, stays with the folder if it is renamed, and ends with
+    the process at the latest.
 
     Raises:
         BlockingIOError: If another process, or another part of this one, holds the lock. `strerror` names the process
-            where the system tells.
+            if the system tells.
         OSError: If there is no such folder, or it cannot be opened.
     """
     if fcntl is None:
@@ -35,11 +35,11 @@ def acquire(folder: Path) -> int | None:
             os.close(handle)
             if isinstance(error, BlockingIOError):
                 raise BlockingIOError(error.errno, holder or "another process") from None
-            return None  # a network file system that locks no folders
+            return None  # a network file system without locks on folders
         if leads(folder, handle):
             _held.add(handle)
             return handle
-        os.close(handle)  # renamed between opening and locking: what has its name now is another folder
+        os.close(handle)  # renamed between opening and locking: another folder has its name now
 
 
 def release(handle: int | None) -> None:
@@ -50,7 +50,7 @@ def release(handle: int | None) -> None:
 
 
 def locked(folder: Path) -> str | None:
-    """Return who holds the lock of a folder; None if nobody does, or the system does not tell."""
+    """Return which process holds the lock of a folder; None if none does or the system does not tell."""
     try:
         release(acquire(folder))
     except BlockingIOError as error:
@@ -61,7 +61,7 @@ def locked(folder: Path) -> str | None:
 
 
 def leads(folder: Path, handle: int | None) -> bool:
-    """Return whether a path still leads to the folder that was locked."""
+    """Return whether a path still leads to the locked folder."""
     if handle is None:
         return True
     try:
@@ -71,21 +71,21 @@ def leads(folder: Path, handle: int | None) -> bool:
 
 
 def _holder(handle: int) -> str | None:
-    """Return who locks a folder, from Linux's table of locks; None where there is no such table."""
-    # The device in the table may differ from that of stat (btrfs, overlays), so the number of the folder must do.
+    """Return which process locks a folder, from Linux's table of locks; None if there is no such table."""
+    # The device in the table may differ from that of stat (btrfs, overlays), so only the inode is compared.
     number = str(os.fstat(handle).st_ino)
     try:
         rows = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
     except (OSError, ValueError):
         return None
     found = {row[4] for row in rows if row[1:2] == ["FLOCK"] and row[5].rpartition(":")[2] == number}
-    if len(found) != 1 or not (process := int(found.pop())) > 0:  # of another container it is 0 or -1
+    if len(found) != 1 or not (process := int(found.pop())) > 0:  # 0 or -1 for a process in another container
         return None
     return "this process" if process == os.getpid() else f"process {process}"
 
 
 def _forget() -> None:
-    """Let a forked child close its copies, which would otherwise hold the locks of a parent that was killed."""
+    """Close copies in a forked child, which would otherwise keep the locks of a killed parent."""
     while _held:
         os.close(_held.pop())
 

@@ -32,28 +32,28 @@ from bitbayes.lab.train.schedule import advance
 from bitbayes.noise import stream_key
 from bitbayes.rules.engine import NotFiniteError
 
-_BINS = 20  # of P[w = +1], in a row of metrics
+_BINS = 20  # bins of P[w = +1] in a row of metrics
 _NAMES = {"fp32": "float32", "bf16": "bfloat16"}
 _EPOCH_STREAM = 11  # keeps dropout's seeds apart from the noise of the rules
 
 
 class DivergedError(RunError):
-    """A run whose loss, or a gradient, is not finite. It cannot be continued, because it would end there again."""
+    """Error of a run whose loss or gradient is not finite; resuming the run would end at the same place."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run, with a line that says what is left. How to go on depends on who has started the run.
+    """Ctrl-C during a run, with a line that says what was saved; the caller adds how to continue.
 
     Args:
-        line: The line.
-        saved: Whether the run has a checkpoint, from which it can be continued.
+        line: What was interrupted and what was saved, in one line.
+        saved: Whether the run has a checkpoint from which it can continue.
     """
 
     def __init__(self, line: str, saved: bool) -> None:
         super().__init__(line)
         self.saved = saved
 
-    def __reduce__(self) -> tuple[Any, ...]:  # it may come from another process
+    def __reduce__(self) -> tuple[Any, ...]:  # the error may come from another process
         return Interrupted, (str(self), self.saved)
 
 
@@ -62,10 +62,10 @@ class RunResult:
     """Result of a run.
 
     Args:
-        config: The record of the run, with the precision that was chosen.
+        config: Configuration of the run, with the precision that was selected.
         folder: Folder of its files.
-        history: The rows of metrics.jsonl.
-        summary: The content of summary.json; None in all processes of a data-parallel run but the first.
+        history: Rows of metrics.jsonl.
+        summary: Content of summary.json; None in all processes of a data-parallel run but the first.
     """
 
     config: RunConfig
@@ -76,14 +76,14 @@ class RunResult:
 
 @dataclass
 class _Training:
-    """A run while it is going on."""
+    """State of a run in progress."""
 
     config: RunConfig
     experiment: Experiment
     folder: RunFolder
     data: str  # fingerprint of the data
     history: list[EpochRow] = dataclasses.field(default_factory=list)
-    epoch: int = 0  # epochs that are whole
+    epoch: int = 0  # number of completed epochs
 
 
 def train(
@@ -94,25 +94,26 @@ def train(
     progress: Progress | None = None,
     figures: Callable[[RunConfig], Mapping[str, Any]] | None = None,
 ) -> RunResult:
-    """Train, and write the files of a run: its record, metrics, checkpoint and final weights.
+    """Train a network, and write the run's configuration, metrics, checkpoints, weights and summary.
 
-    A run that ends by an error or by Ctrl-C leaves failure.json with one line about it, until it is continued. The run
-    is a function of `config` and the data: evaluation, checkpoints, a kill and `resume` do not change it. Dropout uses
-    torch's global generator, seeded anew for every epoch.
+    A run that ends with an error or Ctrl-C leaves failure.json with one line about the reason, until the run continues.
+    The result is a function of `config` and the data: evaluation, checkpoints, a kill and `resume` do not change it.
+    Dropout uses torch's global generator, which is reseeded for every epoch.
 
     Args:
         config: The run.
-        experiment: Its objects, freshly built from `config`.
-        resume: Continue from checkpoint.pt in `config.out`, if there is one; an older run is otherwise moved aside.
-            Results without a checkpoint are never overwritten.
-        progress: Display; None for a bar on a terminal and lines elsewhere.
-        figures: Further entries of a row of metrics.jsonl, asked for after each evaluation; must not change the run.
+        experiment: Objects of the run, freshly built from `config`.
+        resume: Whether to continue from checkpoint.pt in `config.out`, if it exists. Otherwise, the folder of an older
+            run is renamed. Results without a checkpoint are never overwritten.
+        progress: Display; None shows a bar on a terminal and lines elsewhere.
+        figures: Function that returns further entries of a row of metrics.jsonl after each evaluation. It must not
+            change the run.
 
     Raises:
-        ValueError: If `resume` finds a run with other settings, by another number of processes, or without its
-            checkpoint; or if the processes of a data-parallel run differ in their settings.
+        ValueError: If `resume` finds a run with other settings, another number of processes, or no checkpoint; or if
+            the settings of the processes of a data-parallel run differ.
         DivergedError: If the loss or a gradient is not finite.
-        RunError: If a file cannot be written or read, the checkpoint is that of another run, or the folder is in use.
+        RunError: If a file cannot be written or read, the checkpoint belongs to another run, or the folder is in use.
     """
     if config.capture:
         capture.check(experiment)
@@ -121,8 +122,8 @@ def train(
     with _held(folder, experiment.ranks):
         run = _begin(config, experiment, folder, resume)
         if config.precision == "auto":
-            how = "chosen by a short measurement" if not run.epoch else "chosen when the run began"
-            progress.note(f"{_title(run)}: computes in {_NAMES[run.config.precision]}, {how} (--precision auto)")
+            how = "selected by a short measurement" if not run.epoch else "selected when the run began"
+            progress.note(f"{_title(run)}: precision {_NAMES[run.config.precision]}, {how} (--precision auto)")
         try:
             return _finish(run, progress, figures)
         except KeyboardInterrupt:
@@ -137,7 +138,7 @@ def train(
 
 @contextlib.contextmanager
 def _held(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
-    """Hold a folder through the first rank. A refusal is raised on all ranks, so that none waits for another."""
+    """Hold a folder through the first rank. An error is raised on all ranks, so that none waits for another."""
     with contextlib.ExitStack() as stack:
         refusal = ""
         try:
@@ -154,7 +155,7 @@ def _title(run: _Training) -> str:
 
 
 def _finish(run: _Training, progress: Progress, figures: Callable[[RunConfig], Mapping[str, Any]] | None) -> RunResult:
-    """Run the epochs that are left, and summarize all."""
+    """Run the remaining epochs, and write the summary."""
     config, experiment = run.config, run.experiment
     step = functools.partial(training_step, config, experiment)
     if config.capture:
@@ -182,22 +183,22 @@ def _finish(run: _Training, progress: Progress, figures: Callable[[RunConfig], M
     return RunResult(config, run.folder.path, run.history, summary)
 
 
-# Begin, or go on. ---------------------------------------------------------------------------------------------------
+# Begin or continue. ---------------------------------------------------------------------------------------------------
 
 
 def _begin(config: RunConfig, experiment: Experiment, folder: RunFolder, resume: bool) -> _Training:
-    """Start a new run, or load the state of an old one."""
+    """Start a new run, or load the state of an old run."""
     ranks, data = experiment.ranks, experiment.data.fingerprint()
     ranks.compare({"resume": resume, "data": data})
     folder.clean()
-    # As the first rank sees it, for it may write the first checkpoint before another has looked.
+    # Use the first rank's view, because it may write the first checkpoint before another rank looks.
     if resume and ranks.agreed("found" if folder.has("checkpoint.pt") else ""):
         return _load(config, experiment, folder, data)
     if resume and folder.has("summary.json"):
-        raise ValueError(f"{folder.path} holds results without the checkpoint to go on from; choose another --out")
+        raise ValueError(f"{folder.path} holds results without a checkpoint to continue from; choose another --out")
     aside = None if resume else folder.set_aside()
     if aside is not None:
-        print(f"an older run was in {folder.path}; it is now {aside}", file=sys.stderr)
+        print(f"{folder.path} held an older run, which was renamed to {aside}", file=sys.stderr)
     precision = ranks.agreed(choose_precision(config.precision, experiment.device))
     run = _Training(dataclasses.replace(config, precision=precision), experiment, folder, data)
     _write_record(run)
@@ -222,7 +223,7 @@ def _load(config: RunConfig, experiment: Experiment, folder: RunFolder, data: st
         raise ValueError(f"{folder.path} was started with {'; '.join(differences)}; {advice}")
     known = folder.read_json("environment.json").get("data") if folder.has("environment.json") else None
     if known not in (None, data):
-        raise ValueError(f"{folder.path} was trained on other data; give --data as before, or choose another --out")
+        raise ValueError(f"{folder.path} was trained on other data; use the same --data, or choose another --out")
     state = folder.read_checkpoint(experiment.device)
     run = _Training(dataclasses.replace(config, precision=recorded.precision), experiment, folder, data)
     _compare(run, state.get("run", {}))
@@ -233,25 +234,25 @@ def _load(config: RunConfig, experiment: Experiment, folder: RunFolder, data: st
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"checkpoint.pt in {folder.path} does not fit this run: {one_line(error)}") from error
     run.epoch = state["epoch"]
-    # Rows after the checkpoint belong to epochs that will be run again.
+    # Rows after the checkpoint belong to epochs that will run again.
     folder.write_lines("metrics.jsonl", [row.to_dict() for row in run.history])
     _write_record(run)
     return run
 
 
 def _signature(run: _Training) -> dict[str, Any]:
-    """Return what a checkpoint says of its run: the settings, the data, and the number of processes."""
+    """Return the signature of a run in its checkpoint: settings, data, and number of processes."""
     return {"config": run.config.identity(), "data": run.data, "ranks": run.experiment.ranks.count}
 
 
 def _compare(run: _Training, signature: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another run or number of processes; one of an earlier version has no signature."""
+    """Refuse a checkpoint of another run or number of processes; earlier versions wrote no signature."""
     mine, place = _signature(run), f"checkpoint.pt in {run.folder.path}"
     found = {**mine, **signature}
     if differences := run.config.differing(found["config"]):
-        raise RunError(f"{place} is of another run, with {'; '.join(differences)}; restore a copy of the right one")
+        raise RunError(f"{place} is of another run, with {'; '.join(differences)}; restore a copy of the right file")
     if found["data"] != mine["data"]:
-        raise RunError(f"{place} is of another run, on other data; restore a copy of the right one")
+        raise RunError(f"{place} is of another run, on other data; restore a copy of the right file")
     if (count := found["ranks"]) != mine["ranks"]:
         what = f"{count} processes" if count > 1 else "one process"
         how = f"with torchrun for {count} processes" if count > 1 else "without torchrun"
@@ -268,7 +269,7 @@ def _save(run: _Training) -> None:
 
 def _leave(run: _Training, why: str, *, diverged: bool = False) -> None:
     about = {"epochs_done": run.epoch, "error": why} | ({"diverged": True} if diverged else {})
-    with contextlib.suppress(RunError):  # the disk that is full, of which the run's own error tells
+    with contextlib.suppress(RunError):  # a full disk, which the run's own error reports
         run.folder.write_json("failure.json", about)
 
 
@@ -277,23 +278,23 @@ def _interrupted(run: _Training) -> Interrupted:
     if saved is None:
         return Interrupted(f"interrupted before the first checkpoint of {path}", saved=False)
     where = f"in epoch {run.epoch + 1}" if run.epoch < last else "after the last epoch"
-    held = f"epoch {saved} whole" if saved else "the start of the run"
-    return Interrupted(f"interrupted {where}; {path} holds {held}", saved=True)
+    held = f"epoch {saved}" if saved else "the start of the run"
+    return Interrupted(f"interrupted {where}; {path} has a checkpoint of {held}", saved=True)
 
 
 # An epoch. ----------------------------------------------------------------------------------------------------------
 
 
 def _epoch(run: _Training, step: Callable[..., tuple[Tensor, Tensor]], progress: Progress, evaluated: bool) -> EpochRow:
-    """Take one pass over the training data; return what it says of its epoch, before any evaluation."""
-    signs: list[Tensor] | None = None  # of the mode before the last step
+    """Train for one epoch, and return its entries for the row of metrics."""
+    signs: list[Tensor] | None = None  # signs of the mode before the last step
     config, experiment, ranks = run.config, run.experiment, run.experiment.ranks
     epoch, data = run.epoch + 1, experiment.data.train
     steps, size = steps_per_epoch(config, len(data)), config.batch_size or len(data)
     per_step = config.spec.schedule.per_step
     if not per_step:
         advance(experiment.schedulers)
-    torch.manual_seed(stream_key(config.seed, _EPOCH_STREAM, epoch) + ranks.rank)  # of dropout
+    torch.manual_seed(stream_key(config.seed, _EPOCH_STREAM, epoch) + ranks.rank)  # for dropout
     experiment.model.train()
     losses, counts = torch.zeros(steps, device=experiment.device), torch.zeros(steps)
     hits = torch.zeros((), device=experiment.device)
@@ -310,11 +311,11 @@ def _epoch(run: _Training, step: Callable[..., tuple[Tensor, Tensor]], progress:
                 signs = mode_signs(experiment)
             losses[index], right = step(x, y, len(x) * ranks.count / batch)
             hits += right
-        except NotFiniteError as error:  # of this step; a GPU may tell of an earlier one
+        except NotFiniteError as error:  # an error of this step; a GPU may report an earlier one
             losses[index] = torch.nan
             _refuse(run, epoch, losses, str(error).partition(". ")[0])
         progress.step(epoch, index + 1)
-    recorded = ranks.total(losses).cpu() / ranks.count  # the one wait for the device in an epoch
+    recorded = ranks.total(losses).cpu() / ranks.count  # the only wait for the device per epoch
     seconds = time.perf_counter() - started
     _refuse(run, epoch, recorded)
     whole = float(counts.sum())
@@ -329,7 +330,7 @@ def _epoch(run: _Training, step: Callable[..., tuple[Tensor, Tensor]], progress:
 
 
 def _refuse(run: _Training, epoch: int, losses: Tensor, what: str = "the loss is not finite") -> None:
-    """End a run whose losses are not all finite."""
+    """Raise DivergedError if a loss is not finite."""
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
         advice = "look for NaN in the data or lower the learning rate"
@@ -338,7 +339,7 @@ def _refuse(run: _Training, epoch: int, losses: Tensor, what: str = "the loss is
 
 
 def _evaluate(run: _Training, row: EpochRow, before: list[Tensor], last: bool) -> tuple[EpochRow, list[Tensor]]:
-    """Measure the mode, and keep its weights if they are the best so far; return its row of metrics and its signs."""
+    """Evaluate the mode, and save its weights if they are the best so far; return the row of metrics and the signs."""
     config, experiment, optimizer = run.config, run.experiment, run.experiment.optimizer
     data, loss, precision = experiment.data, experiment.loss, config.precision
     with mode_weights(experiment, config.refresh_batches, precision) as model:
@@ -373,26 +374,28 @@ def _evaluate(run: _Training, row: EpochRow, before: list[Tensor], last: bool) -
 def training_step(
     config: RunConfig, experiment: Experiment, x: Tensor, y: Tensor, share: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Take a gradient at the current draw (or at several), and update everything that learns.
+    """Compute the gradient at the current draw (or at several), and update all parameters.
 
     Args:
         config: The run.
         experiment: Its objects.
         x: Inputs of the batch.
         y: Targets of the batch.
-        share: Examples of this rank over the mean of all ranks: averaged gradients are those of the whole batch.
+        share: Number of examples of this rank relative to the mean over ranks, so that averaged gradients are those of
+            the whole batch.
 
     Returns:
-        Mean loss over the draws (times `share`), and the number of right predictions at the last; both on the device.
+        The mean loss over the draws (times `share`), and the number of correct predictions at the last draw; both on
+        the device.
 
     Raises:
-        NotFiniteError: If the loss or a gradient is not finite (on a GPU the caller looks at the losses instead).
+        NotFiniteError: If the loss or a gradient is not finite. On a GPU, the caller checks the losses instead.
     """
     optimizer, real = experiment.optimizer, experiment.real_optimizer
     right = torch.zeros((), device=x.device)
     groups = real.param_groups if real is not None and optimizer is not None and config.spec.samples > 1 else []
     averaged = [parameter for group in groups for parameter in group["params"]]
-    sums: dict[Tensor, Tensor] = {}  # of the gradients of the real parameters over several draws, each clipped alone
+    sums: dict[Tensor, Tensor] = {}  # of the real parameters' gradients over draws, each clipped separately
 
     def closure() -> Tensor:
         nonlocal right
@@ -421,7 +424,7 @@ def training_step(
 
 
 def _passes(config: RunConfig, experiment: Experiment, x: Tensor, y: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Add the gradients of a batch, part after part; return its loss and the number of right predictions."""
+    """Add up the gradients of a batch in parts; return its loss and the number of correct predictions."""
     count = min(config.accumulate, max(len(x) // 2, 1))  # BatchNorm needs two examples
     losses, hits = [], []
     for index, (inputs, targets) in enumerate(zip(x.tensor_split(count), y.tensor_split(count), strict=True), start=1):

@@ -1,4 +1,4 @@
-"""What a network is trained on, and which of its predictions are right."""
+"""Training losses, with their criteria of correct predictions."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-OfBatch = Callable[[Tensor, Tensor], Tensor]  # from outputs and targets to a scalar
+OfBatch = Callable[[Tensor, Tensor], Tensor]  # function from outputs and targets to a scalar
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A training loss and its notion of a correct prediction.
+    """Training loss with its criterion of correct predictions.
 
     Args:
         name: Name in files and messages.
-        mean: Mean loss of a batch from outputs and targets, a scalar.
-        hits: Number of correct predictions in a batch, a scalar on the device; None for a regression, where
-            predictions are near or far rather than right or wrong.
+        mean: Function from outputs and targets to the mean loss of a batch, a scalar.
+        hits: Function from outputs and targets to the number of correct predictions, a scalar on the device; None for
+            regression, where predictions are neither correct nor wrong.
 
     Example:
         >>> logits, classes = torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
@@ -43,7 +43,7 @@ class Loss:
 
 
 def within_pair(output: Tensor, target: Tensor) -> Tensor:
-    """Mask logits (N, K) with -inf so that a class competes with its neighbour alone: 0 with 1, 2 with 3, and so on."""
+    """Mask logits (N, K) with -inf so that a class competes only with its neighbour: 0 with 1, 2 with 3, and so on."""
     pair = torch.arange(output.shape[1], device=output.device) // 2
     return output.masked_fill(pair != target.unsqueeze(1) // 2, -torch.inf)
 
@@ -64,19 +64,20 @@ def _binary(output: Tensor, target: Tensor) -> Tensor:
 
 
 CROSS_ENTROPY = Loss("cross_entropy", F.cross_entropy, lambda output, target: (output.argmax(1) == target).sum())
-"""Classes."""
+"""Cross-entropy loss for classes."""
 OUTLIER_EXPOSURE = Loss("outlier_exposure", _outlier_exposure, _outlier_hits)
-"""Classes, and examples of no class (target −1), for which all classes are equally right (Hendrycks et al., ICLR 2019).
+"""Cross-entropy loss for classes and examples of no class (target −1), whose target distribution is uniform.
 
-An example of no class counts as correct where no class has half of the probability.
+This is outlier exposure (Hendrycks et al., ICLR 2019). An example of no class counts as correct if no class has half of
+the probability.
 """
 PAIRED = Loss(
     "paired",
     lambda output, target: F.cross_entropy(within_pair(output, target), target),
     lambda output, target: (within_pair(output, target).argmax(1) == target).sum(),
 )
-"""Classes of which 0 and 1, 2 and 3, ... compete."""
+"""Cross-entropy loss in which classes 0 and 1, 2 and 3, ... compete."""
 BINARY = Loss("binary", _binary, lambda output, y: ((output.reshape(-1) > 0) == (y.reshape(-1) > 0.5)).sum())
-"""One logit, for two classes."""
+"""Binary cross-entropy loss of a single logit for two classes."""
 SQUARED = Loss("squared", lambda output, y: F.mse_loss(output.reshape(-1), y.reshape(-1).to(output.dtype)))
-"""Regression."""
+"""Squared error for regression."""

@@ -1,4 +1,4 @@
-"""How a process uses the machine while a network trains: its threads and its memory."""
+"""Threads and memory of a process while a network trains."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import torch
 # Parameters of glibc's mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _KEEP = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}
-# Its own thresholds grow with what is freed, until they have been set. So they are left where they end up with tensors.
+# glibc's own thresholds grow with freed blocks until they are set, so they are restored to where large tensors leave
+# them.
 _AFTERWARDS = {_TRIM_THRESHOLD: 64 << 20, _MMAP_THRESHOLD: 32 << 20, _MMAP_MAX: 65536}
 
 
 def tuned_for(*, wide: bool) -> contextlib.AbstractContextManager[object]:
     """Return a context that suits the size of a network while it trains.
 
-    Small networks get one thread: more threads cost time on small tensors, most of all on a busy machine. Wide networks
-    keep the memory that a step frees for the next step.
+    Small networks get one thread, because more threads cost time on small tensors, especially on a busy machine. Wide
+    networks keep the memory that a step frees for the next step.
     """
     return kept_memory() if wide else _one_thread()
 
@@ -37,11 +38,12 @@ def _one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_memory() -> Iterator[bool]:
-    """Keep freed memory in the process, where its C library is glibc; yield whether memory is kept.
+    """Keep freed memory in the process if its C library is glibc; yield whether memory is kept.
 
-    Otherwise the memory of large tensors goes back to the system when they are freed, and the next step gets it anew:
-    page by page, each cleared first. `benchmarks/memory.py` measures the cost. Afterwards large tensors go back to the
-    system again, at once if they are free by then. Settings of the user in environment variables are left alone.
+    Otherwise, the memory of freed large tensors returns to the system, and the next step gets it again page by page,
+    each cleared first. `benchmarks/memory.py` measures the cost. After the block, the memory of large tensors returns
+    to the system again, immediately if it is free by then. Settings of the user in environment variables take
+    precedence.
     """
     libc = _glibc()
     if libc is None:
@@ -58,11 +60,11 @@ def kept_memory() -> Iterator[bool]:
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """Return glibc of this process, or None for another C library or if the user has settings already."""
+    """Return glibc of this process, or None for another C library or if the user has set its variables."""
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return None
     try:
         libc = ctypes.CDLL(None)
-    except (OSError, TypeError):  # Windows takes no None
+    except (OSError, TypeError):  # Windows does not accept None
         return None
     return libc if hasattr(libc, "gnu_get_libc_version") else None

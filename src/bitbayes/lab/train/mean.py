@@ -1,4 +1,4 @@
-"""The mean prediction of a run's posterior, with BatchNorm statistics that fit the draws."""
+"""Mean prediction of a run's posterior, with BatchNorm statistics of each sample."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
 
 _CHUNK = 2000
-_MOST = 1 << 28  # numbers of training inputs that are kept for statistics
-_STATISTICS_SEED = 1  # of the draws for shared statistics; the prediction's own draws have seed 0
+_MOST = 1 << 28  # most numbers of training inputs that are kept for statistics
+_STATISTICS_SEED = 1  # seed of the samples for shared statistics; the prediction's samples have seed 0
 
 
 class MeanPredictor:
-    """Average of the networks that a posterior draws, each with BatchNorm statistics of its own.
+    """Average over posterior samples, each with its own BatchNorm statistics.
 
-    The statistics are estimated once, from training inputs. Neither the mode's statistics nor statistics pooled over
+    The statistics are estimated once from training inputs. Neither the mode's statistics nor statistics pooled over
     samples fit an individual sample.
 
     Args:
         config: Configuration of the run.
         experiment: Experiment whose training data gives the statistics.
-        model: Network with the real parameters of the posterior's epoch; it is not changed.
+        model: Network with the real parameters of the posterior's epoch. It is not changed.
         posterior: Posterior over the binary weights.
         samples: Number of networks; None for `config.predict_samples`.
     """
@@ -48,7 +48,7 @@ class MeanPredictor:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Prediction[Tensor]:
-        """Predict with every network."""
+        """Predict with every sample."""
         with autocast(self.device, self.precision):
             networks = drawn_networks(self._model, self.posterior, len(self._statistics))
             pairs = zip(networks, self._statistics, strict=True)
@@ -57,7 +57,7 @@ class MeanPredictor:
 
 
 def kept_inputs(config: RunConfig, experiment: Experiment) -> list[Tensor]:
-    """Return batches of training inputs for the statistics of several networks: the mode's, if memory holds them."""
+    """Return batches of training inputs for several networks' statistics: those of the mode, if memory suffices."""
     kept: list[Tensor] = []
     for x in refresh_inputs(experiment, config.refresh_batches):
         if kept and (len(kept) + 1) * x.numel() > _MOST:
@@ -69,7 +69,7 @@ def kept_inputs(config: RunConfig, experiment: Experiment) -> list[Tensor]:
 def pooled_statistics(
     model: nn.Module, posterior: Posterior, inputs: Iterable[Tensor], config: RunConfig, device: torch.device
 ) -> dict[str, Tensor]:
-    """Return BatchNorm statistics that are averaged over draws: each batch of inputs goes through another network."""
+    """Return BatchNorm statistics averaged over samples: each batch of inputs passes through another sample."""
     with as_found(model), autocast(device, config.precision), torch.no_grad():
         networks = drawn_networks(model, posterior, config.refresh_batches, seed=_STATISTICS_SEED)
         refresh(model, inputs, networks)

@@ -1,4 +1,4 @@
-"""Figures of a network: of what its parameters hold now, of the mode, and of predictions of a regression."""
+"""Metrics of a network: at its current weights, at the mode, and of regression predictions."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _TEST_SIZE = 1000
 
 @torch.no_grad()
 def measure(model: nn.Module, data: TensorData | None, loss: Loss, precision: str) -> tuple[float | None, ...]:
-    """Score what the parameters of a network in eval mode hold now.
+    """Evaluate a network in eval mode with its current weights.
 
     Returns:
-        Mean loss (the negative log-likelihood for classes), accuracy in percent (None for a regression), and squared
-        error (None for classes); all None where there is no data.
+        The mean loss (the negative log-likelihood for classes), accuracy in percent (None for regression), and squared
+        error (None for classes); all None without data.
     """
     if data is None:
         return None, None, None
@@ -49,7 +49,7 @@ def measure(model: nn.Module, data: TensorData | None, loss: Loss, precision: st
 
 
 def whole(data: TensorData) -> tuple[Tensor, Tensor]:
-    """Return all inputs and targets of a data set at once, ready for a network."""
+    """Return all inputs and targets of a data set, ready for a network."""
     pairs = list(batches(data, _TEST_SIZE))
     return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
 
@@ -60,7 +60,7 @@ def whole(data: TensorData) -> tuple[Tensor, Tensor]:
 def refresh_inputs(experiment: Experiment, count: int) -> Iterator[Tensor]:
     """Return inputs of the first `count` batches of 500 of a fixed shuffle of the training data.
 
-    A last batch that is not full is only there if it is the only one.
+    An incomplete last batch is included only if it is the only batch.
     """
     data = experiment.data.train
     stream = batches(data, _REFRESH_SIZE, seed=0, epoch=0, shuffle=True)
@@ -69,9 +69,9 @@ def refresh_inputs(experiment: Experiment, count: int) -> Iterator[Tensor]:
 
 @contextlib.contextmanager
 def mode_weights(experiment: Experiment, count: int, precision: str) -> Iterator[nn.Module]:
-    """Lend the network in eval mode with the mode in its parameters, and BatchNorm statistics from `count` batches.
+    """Yield the network in eval mode with the mode's weights and BatchNorm statistics from `count` batches.
 
-    Afterwards training goes on as if nothing had happened.
+    Afterwards, weights, statistics and modes are restored.
     """
     model, optimizer = experiment.model, experiment.optimizer
     with as_found(model), contextlib.ExitStack() as afterwards:
@@ -84,12 +84,12 @@ def mode_weights(experiment: Experiment, count: int, precision: str) -> Iterator
 
 
 def mode_signs(experiment: Experiment) -> list[Tensor]:
-    """Return whether the weights of the mode are +1, one tensor for every binary one; empty for full precision."""
+    """Return whether the weights of the mode are +1, one tensor per binary parameter; empty for full precision."""
     return [] if experiment.optimizer is None else [mode > 0 for _, mode in experiment.optimizer.named_mode()]
 
 
 def flipped(before: list[Tensor], after: list[Tensor]) -> float | None:
-    """Return the share of the binary weights whose sign differs, in [0, 1]; None without binary weights.
+    """Return the fraction of the binary weights whose sign differs, in [0, 1]; None without binary weights.
 
     Example:
         >>> flipped([torch.tensor([True, False])], [torch.tensor([True, True])])
@@ -123,15 +123,16 @@ def measure_regression(predicted: Callable[[Tensor], Prediction], train: TensorD
 
 
 def regression_figures(test: Prediction, y: Tensor, noise: float) -> Figures:
-    """Return the squared error of the mean, and the Gaussian likelihood with the spread of the networks and the noise.
+    """Return squared error, noise, likelihood and coverage of a regression's mean prediction.
 
     Args:
         test: Prediction for the test data.
-        y: Test targets, as many as outputs.
-        noise: From `observation_noise`.
+        y: Test targets, one per output.
+        noise: Standard deviation of the observation noise, from `observation_noise`.
 
     Returns:
-        error, noise, nll, and inside (percent of targets within two predictive standard deviations).
+        A dictionary with `error`, `noise`, `nll`, and `inside`, the percentage of targets within two predictive
+        standard deviations.
 
     Example:
         >>> both = Prediction(torch.tensor([[[-3.0]], [[3.0]]]))  # two networks: mean 0, variance 18
@@ -145,10 +146,11 @@ def regression_figures(test: Prediction, y: Tensor, noise: float) -> Figures:
 
 
 def observation_noise(train: Prediction, target: Tensor) -> float:
-    """Return the standard deviation σ of the noise that makes the training targets most likely, on a grid of 0.1 %.
+    """Return the noise standard deviation σ that maximises the likelihood of the training targets.
 
-    The predictive variance is v(x) + σ², with v the variance over networks. The residuals of the mean alone would
-    count the disagreement of the networks twice. σ lies between a thousandth of their root mean square and that itself.
+    The predictive variance is v(x) + σ², with v the variance over networks. The residuals of the mean alone would count
+    the disagreement of the networks twice. σ is found on a grid of 0.1 %, between a thousandth of the root mean square
+    of the residuals and that value.
 
     Example:
         >>> round(observation_noise(Prediction(torch.zeros(1, 4, 1)), torch.full((4,), 2.0)), 2)  # one network
@@ -163,12 +165,12 @@ def observation_noise(train: Prediction, target: Tensor) -> float:
 
 
 def gaussian_nll(squared_residuals: Tensor, variances: Tensor, noise: float) -> float:
-    """Return the mean negative log-likelihood in nats of Gaussians of variance v + σ².
+    """Return the mean negative log-likelihood in nats of Gaussians with variance v + σ².
 
     Args:
-        squared_residuals: Shape (N,).
-        variances: v, the variance over networks, the same shape.
-        noise: σ, the standard deviation of the observation noise.
+        squared_residuals: Squared residuals, shape (N,).
+        variances: Variance v over networks, shape (N,).
+        noise: Standard deviation σ of the observation noise.
 
     Example:
         >>> round(gaussian_nll(torch.ones(1), torch.zeros(1), 1.0), 4)

@@ -1,4 +1,4 @@
-"""What a run computes in: float32, or bfloat16 with its binary weights in bfloat16 where that changes no number."""
+"""Precision of a run: float32, or bfloat16 with binary weights in bfloat16 if that changes no number."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bitbayes.lab.train.experiment import Experiment
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """Return "fp32" or "bf16"; "auto" takes bfloat16 only where a probe of a few milliseconds says that it is faster.
+    """Return "fp32" or "bf16"; "auto" selects bfloat16 only if a probe of a few milliseconds finds it faster.
 
-    Without hardware for it, bfloat16 is emulated.
+    Without hardware support, bfloat16 is emulated.
 
     Example:
         >>> choose_precision("fp32", torch.device("cpu"))
@@ -40,12 +40,12 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 @contextmanager
 def bfloat16_weights(config: RunConfig, experiment: Experiment) -> Iterator[None]:
-    """Hold the binary weights in bfloat16, where that saves time and changes no number.
+    """Keep the binary weights in bfloat16, if that saves time and changes no number.
 
-    In a run in bfloat16, autocast rounds weights of float32 in every forward pass and widens their gradients in every
-    backward pass. Where the draws are ±1, weights in bfloat16 are the same numbers, and so are their gradients: both
-    conversions go, and half as much memory is read and written. Beliefs stay float32. Afterwards the weights are
-    float32 again. Gradients of these weights are cleared before and after.
+    In a bfloat16 run, autocast rounds float32 weights in every forward pass and widens their gradients in every
+    backward pass. If draws are ±1, weights in bfloat16 are the same numbers, and so are their gradients. Both
+    conversions are then unnecessary, and half as much memory is read and written. Beliefs stay float32. Afterwards, the
+    weights are float32 again. Gradients of these weights are cleared before and after.
     """
     weights = _exact(config, experiment)
     _convert(weights, torch.bfloat16)
@@ -56,7 +56,7 @@ def bfloat16_weights(config: RunConfig, experiment: Experiment) -> Iterator[None
 
 
 def _exact(config: RunConfig, experiment: Experiment) -> list[nn.Parameter]:
-    """Return the weights that bfloat16 holds exactly; none where their gradients are added to or divided."""
+    """Return the weights that bfloat16 represents exactly; none if their gradients are accumulated or divided."""
     optimizer = experiment.optimizer
     changed = config.accumulate > 1 or config.spec.clip_gradient is not None or experiment.hooks is not None
     if optimizer is None or config.precision != "bf16" or changed or experiment.ranks.count > 1:

@@ -1,4 +1,4 @@
-"""What a run shows while it works: a bar on a terminal, a few plain lines elsewhere, curves in TensorBoard."""
+"""Display of a running run: a bar on a terminal, plain lines elsewhere, curves in TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from bitbayes.lab.train.records import EpochRow
 
 
 class Progress:
-    """What `train` tells while it works; a display defines the calls that it has something to show for."""
+    """Interface of displays, which `train` calls; a display overrides the methods that it needs."""
 
-    left_in_all = ""  # how long the rest of several runs takes, if the run is one of several
+    left_in_all = ""  # estimated remaining time of all runs, if the run is one of several
 
     def note(self, line: str) -> None:
-        """Tell something about the run before it starts."""
+        """Show a line about the run before it starts."""
 
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
-        """Begin: `done` of `epochs` epochs are behind us, each of `steps` steps."""
+        """Begin a run after `done` of `epochs` epochs, each with `steps` steps."""
 
     def step(self, epoch: int, step: int) -> None:
-        """A step has ended."""
+        """Show that a step has ended."""
 
     def epoch(self, row: EpochRow) -> None:
-        """An epoch has been evaluated."""
+        """Show an epoch that has been evaluated."""
 
     def close(self) -> None:
-        """The run has ended, in whatever way."""
+        """End the display, however the run has ended."""
 
 
 class SilentProgress(Progress):
-    """Shows nothing."""
+    """Display that shows nothing."""
 
 
 class LineProgress(Progress):
-    """One line an epoch, or about twenty lines for a run of very many epochs."""
+    """Display with one line per epoch, or about twenty lines for a run of very many epochs."""
 
     def note(self, line: str) -> None:
         """Print the line."""
         print(line, flush=True)
 
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
-        """Remember how long the run is."""
+        """Remember the length of the run."""
         self._title, self._last = title, epochs
         self._every = 1 if epochs <= 50 or steps > 20 else max(1, epochs // 20)
         if done:
@@ -59,7 +59,7 @@ class LineProgress(Progress):
 
 
 class BarProgress(Progress):
-    """A rich progress bar: epoch, loss, accuracy, time left in the run, and in all runs if it is one of several."""
+    """Progress bar with epoch, loss, accuracy, and time left in the run or in all runs."""
 
     def __init__(self) -> None:
         progress = require("rich.progress", "train")
@@ -73,7 +73,7 @@ class BarProgress(Progress):
         self._shown = 0.0
 
     def note(self, line: str) -> None:
-        """Print the line, where the bar will begin below it."""
+        """Print the line above the bar."""
         print(line, flush=True)
 
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
@@ -84,12 +84,12 @@ class BarProgress(Progress):
         self._bar.start()
 
     def _left(self) -> str:
-        """Return the time left in all runs, or in this one if there are no others: both have no room."""
+        """Return the time left in all runs, or in this run if it is the only one; there is no room for both."""
         seconds = self._bar.tasks[-1].time_remaining
         return self.left_in_all or ("" if seconds is None else f"{about(seconds)} left")
 
     def step(self, epoch: int, step: int) -> None:
-        """Move the bar, a few times a second."""
+        """Move the bar a few times per second."""
         now = time.monotonic()
         if now - self._shown > 0.1:
             self._shown = now
@@ -98,24 +98,23 @@ class BarProgress(Progress):
             self._bar.update(self._task, description=text, completed=done, left=self._left())
 
     def epoch(self, row: EpochRow) -> None:
-        """Show the loss and one accuracy: a terminal of 80 columns has room for no more."""
+        """Show the loss and one accuracy, because a terminal of 80 columns has no room for more."""
         metrics = " ".join([f"loss {row.train_loss:.3f}", *_accuracies(row, "val", "test", "train")[:1]])
         done = row.epoch * self._steps
         self._bar.update(self._task, metrics=metrics, completed=done, left=self._left())
 
     def close(self) -> None:
-        """Remove the bar, so that the next run starts with one of its own."""
+        """Remove the bar, so that the next run starts its own."""
         self._bar.stop()
         for task in self._bar.task_ids:
             self._bar.remove_task(task)
 
 
 class OfSeveral(Progress):
-    """Another display of runs one after another, which is also told how long the rest of all of them takes.
+    """Wrapper of a display for consecutive runs that also estimates the time left in all of them.
 
     Args:
-        shown: The other display.
-        epochs: Sum of the epochs of all runs.
+        shown: The other display. epochs: Total number of epochs of all runs.
 
     Example:
         >>> progress = OfSeveral(SilentProgress(), epochs=4)
@@ -127,8 +126,8 @@ class OfSeveral(Progress):
 
     def __init__(self, shown: Progress, epochs: int) -> None:
         self._shown = shown
-        self._later = epochs  # of runs that have not begun
-        self._mine, self._at, self._trained = 0, 0, 0  # epochs of this run, of them so far; trained by all runs so far
+        self._later = epochs  # epochs of runs that have not begun
+        self._mine, self._at, self._trained = 0, 0, 0  # epochs of this run; completed; trained by all runs
         self._began: float | None = None
 
     def note(self, line: str) -> None:
@@ -136,7 +135,7 @@ class OfSeveral(Progress):
         self._shown.note(line)
 
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
-        """Take the next run; epochs of it that were trained before take no time."""
+        """Begin the next run; its epochs that were trained before take no time."""
         self._began = time.monotonic() if self._began is None else self._began
         self._later, self._mine, self._at = max(self._later - epochs, 0), epochs, done
         self._estimate()
@@ -147,14 +146,14 @@ class OfSeveral(Progress):
         self._shown.step(epoch, step)
 
     def epoch(self, row: EpochRow) -> None:
-        """Estimate from the epochs so far."""
+        """Estimate the time left from the epochs so far."""
         self._trained += row.epoch - self._at
         self._at = row.epoch
         self._estimate()
         self._shown.epoch(row)
 
     def close(self) -> None:
-        """Close the other display, which the next run starts again."""
+        """Close the wrapped display, which the next run starts again."""
         self._shown.close()
 
     def _estimate(self) -> None:
@@ -165,7 +164,7 @@ class OfSeveral(Progress):
 
 
 def about(seconds: float) -> str:
-    """Return how long something takes, in a few characters.
+    """Return a duration in a few characters.
 
     Example:
         >>> about(0.2), about(70), about(4000), about(200_000)
@@ -177,10 +176,10 @@ def about(seconds: float) -> str:
 
 
 class EventProgress(Progress):
-    """Another display that also writes each row of metrics into an event file for TensorBoard.
+    """Wrapper of a display that also writes each row of metrics into an event file for TensorBoard.
 
-    The file lies in the folder of the run, so that `tensorboard --logdir runs` names runs by their folders. A run that
-    is continued writes a further file, and TensorBoard drops what the earlier one has after that epoch.
+    The file lies in the folder of the run, so that `tensorboard --logdir runs` names runs by their folders. A continued
+    run writes another file, and TensorBoard drops later epochs of the earlier file.
 
     Args:
         shown: The other display.
@@ -211,7 +210,7 @@ class EventProgress(Progress):
 
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
         """Open the file."""
-        # Not earlier: an older run in the folder has been moved aside by now.
+        # Not earlier, because an older run in the folder is renamed before this call.
         writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter
         self._writer = writer(str(self._folder), purge_step=done + 1 if done else None)
         self._shown.start(title, epochs, done, steps)
@@ -221,7 +220,7 @@ class EventProgress(Progress):
         self._shown.step(epoch, step)
 
     def epoch(self, row: EpochRow) -> None:
-        """Write the numbers of the epoch; names such as accuracy/test put curves of one kind side by side."""
+        """Write the metrics of the epoch; names such as accuracy/test put curves of one kind side by side."""
         for name, value in row.to_dict().items():
             if name != "epoch" and isinstance(value, int | float):
                 self._writer.add_scalar("/".join(name.rsplit("_", 1)[::-1]), value, row.epoch)
@@ -236,11 +235,11 @@ class EventProgress(Progress):
 
 
 def _accuracies(row: EpochRow, *parts: str) -> list[str]:
-    """Return a short text for the accuracy on each of some parts of the data, where the row has it."""
+    """Return a short text per part of the data for which the row has an accuracy."""
     found = {part: getattr(row, f"{part}_accuracy") for part in parts}
     return [f"{part} {accuracy:.2f}" for part, accuracy in found.items() if accuracy is not None]
 
 
 def default_progress() -> Progress:
-    """Return a bar if stdout is a terminal, else lines."""
+    """Return a progress bar if stdout is a terminal, and lines otherwise."""
     return BarProgress() if sys.stdout.isatty() else LineProgress()

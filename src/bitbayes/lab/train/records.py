@@ -1,4 +1,4 @@
-"""What the files of a run hold: a row of metrics for each evaluation, a summary, and figures of an evaluation."""
+"""Content of a run's files: a row of metrics per evaluation, a summary, and the results of an evaluation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ Figures = dict[str, float]
 """Measured quantities by name: accuracy in percent, NLL and entropies in nats."""
 
 
-_DEEPEST = 20  # lists and objects inside one another; ours have 4
+_DEEPEST = 20  # nesting of lists and objects; the files of runs have 4 levels
 
 
 def parsed(text: str) -> Any:
-    """Return the content of a JSON file that somebody else may have written.
+    """Return the content of an untrusted JSON file.
 
     Raises:
-        ValueError: If the text is no JSON, holds a whole number beyond 64 bits, or is nested more than 20 deep.
+        ValueError: If the text is not JSON, holds an integer of more than 64 bits, or is nested more than 20 levels
+            deep.
 
     Example:
         >>> parsed('{"epochs": 3}')
@@ -48,10 +49,10 @@ def _whole(digits: str) -> int:
 
 
 class Record:
-    """A dataclass that goes into a JSON file and comes back from it; None and `{}` are mostly left out."""
+    """Dataclass that is written to and read from a JSON file; None and `{}` are mostly omitted."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the entries that are present, by name; records inside become dictionaries too."""
+        """Return the present entries by name; nested records also become dictionaries."""
         return dataclasses.asdict(self, dict_factory=_present)  # type: ignore[call-overload]
 
     @classmethod
@@ -68,7 +69,7 @@ class Record:
             raise ValueError(f"not the record of a run: {error}") from error
 
 
-# Entries that every file has, null where they mean nothing, so that programs which read the files find them.
+# Entries that every file has, null if they do not apply, so that programs can rely on them.
 _ALWAYS = {"estimator", "train_accuracy", "val_accuracy", "test_accuracy", "test_nll", "flips", "step_flips", "std"}
 _ALWAYS |= {"last_test_accuracy", "last_test_nll"}
 
@@ -79,29 +80,29 @@ def _present(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRow(Record):
-    """One line of metrics.jsonl: an epoch and the evaluation after it. Accuracies are in percent.
+    """Line of metrics.jsonl: an epoch and the evaluation after it. Accuracies are in percent.
 
     Args:
         epoch: Number of the epoch, from 1.
-        lr: Learning rate of its last step.
-        train_loss: Mean loss of its batches, at the draws that were trained on.
-        train_accuracy: Accuracy of the same draws; None for a regression.
+        lr: Learning rate of the last step of the epoch.
+        train_loss: Mean training loss of the epoch, at the draws.
+        train_accuracy: Training accuracy of the epoch, at the draws; None for regression.
         val_accuracy: Validation accuracy of the mode.
         test_accuracy: Test accuracy of the mode.
         test_nll: Test negative log-likelihood of the mode, in nats.
-        flips: Share of the mode's weights whose sign differs from the evaluation before.
-        step_flips: Share of the mode's weights that the last step of the epoch has turned.
+        flips: Fraction of the mode's weights whose sign differs from the previous evaluation.
+        step_flips: Fraction of the mode's weights that the last step of the epoch flipped.
         seconds: Wall-clock time of the epoch without the evaluation.
-        val_error: Validation squared error of the mode, for a regression.
-        test_error: Test squared error of the mode, for a regression.
-        probabilities: Percent of the weights in equal parts of P[w = +1].
-        mean_samples: Networks that the mean averages over.
+        val_error: Validation squared error of the mode, for regression.
+        test_error: Test squared error of the mode, for regression.
+        probabilities: Percentage of the weights in equal bins of P[w = +1].
+        mean_samples: Number of posterior samples that the mean averages over.
         mean_test_accuracy: Test accuracy of the mean of posterior samples.
-        mean_test_nll: Its negative log-likelihood.
-        mean_test_error: Its squared error, for a regression.
+        mean_test_nll: Test negative log-likelihood of the mean, in nats.
+        mean_test_error: Test squared error of the mean, for regression.
         sample_test_accuracy: Test accuracy of one sample.
-        observation_noise: Standard deviation of the noise of a regression, estimated on training data.
-        accuracies: Accuracy on every task so far, the newest last, in a stream of tasks.
+        observation_noise: Standard deviation of a regression's observation noise, estimated on training data.
+        accuracies: Accuracy on every task so far, the newest last, in continual learning.
     """
 
     epoch: int
@@ -128,9 +129,9 @@ class EpochRow(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Summary(Record):
-    """summary.json: what a finished run has reached. Accuracies are in percent.
+    """Content of summary.json: the results of a finished run. Accuracies are in percent.
 
-    The figures are those of the mode at the best epoch that the protocol selects, unless their name says otherwise.
+    Metrics belong to the mode at the best epoch that the protocol selects, unless their name says otherwise.
     """
 
     recipe: str
@@ -166,20 +167,20 @@ class Summary(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Record):
-    """evaluation.json: figures of the mode and, with a posterior, of the mean of samples on test data.
+    """Content of evaluation.json: test metrics of the mode and, with a posterior, of the posterior mean.
 
     Args:
         recipe: Name of the recipe.
         rule: Name of the rule.
         estimator: Gradient estimator of BayesBiNN.
         seed: Seed of the run.
-        samples: Networks that the mean averages over.
-        posterior_entropy_bits: Mean entropy of a weight in bits.
+        samples: Number of posterior samples that the mean averages over.
+        posterior_entropy_bits: Mean per-weight entropy in bits.
         unlike: Recipe of the out-of-distribution data, if any was used.
-        mode: Figures of the mode.
-        mean: Figures of the mean.
+        mode: Metrics of the mode.
+        mean: Metrics of the mean.
         reliability: Points of reliability diagrams by "mode" or "mean", then by kind of bins, then by "confidence",
-            "accuracy" and "share"; empty for a regression.
+            "accuracy" and "share"; empty for regression.
     """
 
     recipe: str
@@ -196,7 +197,7 @@ class Evaluation(Record):
 
 @dataclass(frozen=True)
 class Spread(Record):
-    """One figure over several seeds: mean, sample standard deviation (None for a single seed), and the values."""
+    """Metric over several seeds: mean, sample standard deviation (None for a single seed), and values."""
 
     mean: float
     std: float | None
@@ -204,7 +205,7 @@ class Spread(Record):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Return mean and standard deviation of at least one value.
+        """Return mean and standard deviation of one or more values.
 
         Example:
             >>> Spread.of([1.0, 3.0])

@@ -1,4 +1,4 @@
-"""Results of a run: its best weights, its posterior, and its summary."""
+"""Results of a run: its best weights, posterior and summary."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from bitbayes.posterior import Posterior
 from bitbayes.posterior import load_posterior as read_posterior
 from bitbayes.rules.optimizer import BinaryOptimizer
 
-_PIECE = 2000  # test examples that are predicted, and then forgotten but for their probabilities
+_PIECE = 2000  # test examples that are predicted at a time, of which only probabilities are kept
 
 
 def silent_posterior(optimizer: BinaryOptimizer) -> Posterior:
-    """Return the posterior of a rule without the warning that it is a point, which the summary shows by its entropy."""
+    """Return the posterior of a rule without the warning about point posteriors; the summary shows the entropy."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return optimizer.posterior()
@@ -37,7 +37,7 @@ def silent_posterior(optimizer: BinaryOptimizer) -> Posterior:
 
 
 def best_row(config: RunConfig, history: Sequence[EpochRow]) -> EpochRow:
-    """Return the row that the protocol selects, the first of equals; the last row if it has nothing to go by.
+    """Return the row that the protocol selects, the first of equal rows, or the last row without a criterion.
 
     Example:
         >>> from bitbayes.lab.train.rules import RuleSpec
@@ -51,12 +51,12 @@ def best_row(config: RunConfig, history: Sequence[EpochRow]) -> EpochRow:
 
 
 def is_best(config: RunConfig, history: Sequence[EpochRow], row: EpochRow, last: bool) -> bool:
-    """Return whether a row is better than all before it; without a criterion only the last of the run is."""
+    """Return whether a row is better than all rows before it; without a criterion, only the last row is."""
     return last if _criterion(config, row) is None else best_row(config, [*history, row]) is row
 
 
 def _criterion(config: RunConfig, row: EpochRow) -> float | None:
-    """Return what the best epoch is best at."""
+    """Return the criterion of the best epoch for a row, or None."""
     if config.protocol == "validation":
         return row.val_accuracy
     return row.test_accuracy if row.mean_test_accuracy is None else row.mean_test_accuracy
@@ -66,8 +66,8 @@ def _criterion(config: RunConfig, row: EpochRow) -> float | None:
 
 
 def save_best(folder: RunFolder, experiment: Experiment, config: RunConfig, epoch: int) -> None:
-    """Write model.safetensors, from parameters that hold the mode and its BatchNorm, and posterior.safetensors."""
-    folder.remove("evaluation.json")  # of the network before
+    """Write model.safetensors from the mode and its BatchNorm statistics, and posterior.safetensors."""
+    folder.remove("evaluation.json")  # of an earlier best epoch
     about = {"recipe": config.recipe, "rule": config.rule, "epoch": str(epoch)}
     state = experiment.model.state_dict()
     tensors = {name: t.float() if t.dtype == torch.bfloat16 else t for name, t in state.items()}  # `bfloat16_weights`
@@ -78,7 +78,7 @@ def save_best(folder: RunFolder, experiment: Experiment, config: RunConfig, epoc
 
 
 def load_mode(folder: RunFolder, model: nn.Module) -> None:
-    """Put the weights of model.safetensors into a network.
+    """Load the weights of model.safetensors into a network.
 
     Raises:
         ValueError: If names or shapes differ.
@@ -92,7 +92,7 @@ def load_mode(folder: RunFolder, model: nn.Module) -> None:
 
 
 def load_posterior(folder: RunFolder, device: torch.device) -> Posterior | None:
-    """Return the posterior of posterior.safetensors, or None if the rule keeps none."""
+    """Return the posterior of posterior.safetensors, or None if the rule has no posterior."""
     path = folder.path / "posterior.safetensors"
     return read_posterior(path).to(device) if path.is_file() else None
 
@@ -120,7 +120,7 @@ def summarize(config: RunConfig, experiment: Experiment, folder: RunFolder, hist
         "bytes_32_bit": full,
         "bytes_1_bit": packed,
     }
-    # Settings of the run and figures of the best epoch have the same names there.
+    # Settings of the run and metrics of the best epoch have the same names in the summary.
     summary = Summary.from_dict(vars(config) | vars(best) | found | mean)
     folder.write_json("summary.json", summary.to_dict())
     return summary
@@ -129,16 +129,16 @@ def summarize(config: RunConfig, experiment: Experiment, folder: RunFolder, hist
 def mean_figures(
     config: RunConfig, experiment: Experiment, model: nn.Module, posterior: Posterior | None = None
 ) -> dict[str, Any]:
-    """Measure the mean over posterior samples, and one sample, on test data.
+    """Evaluate the posterior mean and a single sample on test data.
 
     Args:
         config: The run.
-        experiment: Its objects.
-        model: With the real parameters that go with the posterior.
-        posterior: Over the binary weights; None for what the optimizer believes now.
+        experiment: Objects of the run.
+        model: Network with the real parameters that belong to the posterior.
+        posterior: Posterior over the binary weights; None for the optimizer's current posterior.
 
     Returns:
-        Entries of an `EpochRow` or `Summary`; none if the rule keeps no posterior, or there is no test data.
+        Entries of an `EpochRow` or `Summary`; empty if the rule has no posterior or there is no test data.
     """
     data, optimizer = experiment.data, experiment.optimizer
     if posterior is None and optimizer is not None and optimizer.has_posterior:
@@ -163,7 +163,7 @@ def mean_figures(
 
 
 def _peak_memory(device: torch.device) -> float | None:
-    """Return MiB: of the device on a GPU, else the largest resident size of this process."""
+    """Return the peak memory in MiB: of the device on a GPU, else the largest resident size of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:

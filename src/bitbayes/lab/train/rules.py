@@ -29,12 +29,12 @@ RULES: dict[str, type[BinaryOptimizer] | None] = {
     "bayesbinn": rules.BayesBiNN,
     "vispa": rules.VISPA,
 }
-"""Learning rules by the names of the command line; None is plain Adam."""
+"""Learning rules by their names on the command line; None is plain Adam."""
 
 RELATIVE = {"ess_scale": "ess", "interval_epochs": "interval", "harden_at": "harden_after"}
-"""Options that are relative to the data and the run, and the options of the rule that they become."""
+"""Options that are relative to the data and the run, with the options of the rule that they become."""
 
-# Keywords of a rule that are settings of the run here, or that no text can name.
+# Keywords of a rule that are settings of the run, or whose values cannot be given as text.
 _OF_THE_RUN = {
     "lr": "--lr",
     "samples": "--samples",
@@ -47,7 +47,7 @@ _OBJECTS = {"prior"}
 
 @dataclass(frozen=True)
 class RuleName:
-    """A learning rule and its variant: an estimator of BayesBiNN, or other settings of the same rule.
+    """Name of a learning rule and its variant: an estimator of BayesBiNN, or other settings of the same rule.
 
     Example:
         >>> name = RuleName.parse("bayesbinn:default")
@@ -60,7 +60,7 @@ class RuleName:
 
     @classmethod
     def parse(cls, text: str) -> RuleName:
-        """Read RULE or RULE:VARIANT."""
+        """Parse RULE or RULE:VARIANT."""
         rule, _, variant = text.partition(":")
         return cls(rule, variant or None)
 
@@ -69,26 +69,27 @@ class RuleName:
 
     @property
     def slug(self) -> str:
-        """The name as a part of file names."""
+        """Name of the rule for use in file names."""
         return str(self).replace(":", "-")
 
 
 @dataclass(frozen=True)
 class RuleSpec:
-    """The settings of a rule, and of the real parameters beside it.
+    """Settings of a rule and of the real parameters.
 
     Args:
-        lr: Learning rate of the binary weights (of all weights for full precision). None, for bayesbinn: that of
-            `BayesBiNN.recommended`.
-        options: Keywords of the rule beside the learning rate, see `option_names`. `ess_scale`, `interval_epochs` and
-            `harden_at` are relative to the data and the run, see `resolve`.
-        schedule: How both learning rates change over the epochs.
+        lr: Learning rate of the binary weights, or of all weights for full precision. None, which only bayesbinn
+            supports, is that of `BayesBiNN.recommended`.
+        options: Keywords of the rule apart from the learning rate; see `option_names`. `ess_scale`, `interval_epochs`
+            and `harden_at` are relative to the data and the run; see `resolve`.
+        schedule: Schedule of both learning rates.
         real_lr: Learning rate of the real parameters.
-        clip_gradient: Largest norm of the gradient over all weights; None leaves the gradient alone.
-        samples: Posterior samples per training step.
-        real_optimizer: "adam", or "sgd" (momentum 0.9), of the real parameters, or of all for full precision.
+        clip_gradient: Largest norm of the gradient over all weights; None does not clip.
+        samples: Number of posterior samples per training step.
+        real_optimizer: Optimizer of the real parameters, or of all parameters for full precision: "adam", or "sgd" with
+            momentum 0.9.
         real_weight_decay: L2 penalty on the parameters of that optimizer.
-        dropout: Probability of every dropout layer; None keeps those of the network.
+        dropout: Dropout probability of every dropout layer; None keeps those of the network.
 
     Raises:
         ValueError: If a value is out of range.
@@ -109,7 +110,7 @@ class RuleSpec:
     dropout: float | None = None
 
     def __post_init__(self) -> None:
-        # As JSON will give them back, so that a record equals its own copy.
+        # In the types that JSON returns, so that a record equals its own copy.
         object.__setattr__(self, "options", json.loads(json.dumps(self.options)))
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, got {self.samples}")
@@ -123,8 +124,7 @@ class RuleSpec:
     def with_options(self, options: Mapping[str, Any]) -> RuleSpec:
         """Return the settings with some options changed.
 
-        A number and its relative form, such as `ess` and `ess_scale`, set the same thing. Each takes the place of the
-        other.
+        An option and its relative form, such as `ess` and `ess_scale`, replace each other.
 
         Raises:
             ValueError: If both forms are given.
@@ -146,9 +146,9 @@ class RuleSpec:
 
         Args:
             examples: Number of training examples; `ess` becomes `ess_scale` times this number.
-            steps: Steps of an epoch; `interval` becomes `interval_epochs` times this number.
-            epochs: Epochs of the schedule; `harden_after` becomes the fraction `harden_at` of all steps. If `lr` is
-                None, it becomes that of `BayesBiNN.recommended` for all steps.
+            steps: Number of steps per epoch; `interval` becomes `interval_epochs` times this number.
+            epochs: Number of epochs of the schedule; `harden_after` becomes the fraction `harden_at` of all steps. If
+                `lr` is None, it becomes that of `BayesBiNN.recommended` for all steps.
 
         Returns:
             Settings whose `options` are keywords of the rule, and whose `lr` is a number.
@@ -176,7 +176,7 @@ class RuleSpec:
 
 
 def option_names(rule: str) -> list[str]:
-    """Return the names of the options that a rule can be given by `--set`, relative ones among them.
+    """Return the names of a rule's options that `--set` accepts, including relative ones.
 
     Example:
         >>> option_names("ste")
@@ -193,16 +193,16 @@ def option_names(rule: str) -> list[str]:
 
 
 def check_options(rule: str, estimator: str | None, spec: RuleSpec, chosen: Mapping[str, Any]) -> None:
-    """Refuse options that the rule does not have, that are out of range, or that have no effect beside the others.
+    """Raise ValueError for options that the rule does not have, are out of range, or have no effect.
 
     Args:
         rule: Name of the rule.
         estimator: Gradient estimator of BayesBiNN; None for other rules.
-        spec: All settings, those that were chosen among them.
-        chosen: Options that a user has chosen.
+        spec: All settings, including the chosen ones.
+        chosen: Options that the user has set.
 
     Raises:
-        ValueError: If an option is refused.
+        ValueError: If an option is unknown, out of range, or has no effect.
 
     Example:
         >>> check_options("ste", None, RuleSpec(1e-2), {"momentum": 0.5})
@@ -213,16 +213,16 @@ def check_options(rule: str, estimator: str | None, spec: RuleSpec, chosen: Mapp
     known = option_names(rule)
     for name in chosen:
         if name in _OF_THE_RUN:
-            raise ValueError(f"{name} is no option of the rule here but a setting of the run: {_OF_THE_RUN[name]}")
+            raise ValueError(f"{name} is a setting of the run, not an option of the rule; use {_OF_THE_RUN[name]}")
         if not known:
             raise ValueError(f"rule {rule} has no options, got {name}")
         if name not in known:
             raise nearest(f"option of rule {rule}", name, known)
     try:
         group = _group(rule, estimator, spec)
-    except TypeError as error:  # such as a text where the rule compares a number
+    except TypeError as error:  # such as a text that the rule compares with a number
         given = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
-        raise ValueError(f"rule {rule} does not take {given}: {error}") from error
+        raise ValueError(f"rule {rule} does not accept {given}: {error}") from error
     without = _without_effect(rule, group)
     for name in chosen:
         condition = without.get(RELATIVE.get(name, name))
@@ -237,24 +237,24 @@ def _without_effect(rule: str, group: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _group(rule: str, estimator: str | None, spec: RuleSpec) -> Mapping[str, Any]:
-    """Return all options of a rule with their values, defaults included, as an optimizer over one tensor has them."""
+    """Return all options of a rule with their values, including defaults, as in an optimizer over one tensor."""
     kind = RULES[rule]
     if kind is None:
         return {}
-    settings = spec.resolve(1000, steps=1000, epochs=1000)  # what is relative to the run only needs to be in range
+    settings = spec.resolve(1000, steps=1000, epochs=1000)  # relative options only need to be in range
     own = {} if estimator is None else {"estimator": estimator}
     one = [torch.nn.Parameter(torch.ones(2, 2))]
     return kind(one, lr=settings.lr, **own, seed=0, **settings.options).param_groups[0]  # type: ignore[arg-type]
 
 
 def kept_posterior(rule: str, estimator: str | None, spec: RuleSpec) -> str:
-    """Return a sentence that says which posterior a run will keep, and which rule keeps one if this one does not.
+    """Return a sentence on the posterior that a run will keep, with advice if it keeps none.
 
     Example:
         >>> kept_posterior("bop", None, RuleSpec(1e-3))
-        'Rule bop keeps one network and no posterior; for a posterior take --rule bayesbinn:default.'
+        'Rule bop keeps one network and no posterior; for a posterior, use --rule bayesbinn:default.'
     """
-    kind, advice = RULES[rule], "for a posterior take --rule bayesbinn:default"
+    kind, advice = RULES[rule], "for a posterior, use --rule bayesbinn:default"
     if kind is None:
         return "The run trains real weights and keeps no posterior."
     if not kind.has_posterior:

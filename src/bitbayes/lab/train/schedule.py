@@ -15,21 +15,21 @@ _KINDS = ("constant", "cosine", "exponential", "milestones", "staircase", "warmu
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a learning rate changes over the epochs of a run.
+    """Learning-rate schedule over the epochs of a run.
 
     Args:
-        kind: "constant"; "cosine" (down to `end`; a single epoch has the first value); "exponential" (by `factor` over
-            the whole run); "milestones" (times `factor` from the epoch of each of `milestones` on); "staircase" (times
-            `factor` after every `every` epochs); "warmup-cosine" (step by step, up from 0 over `warmup` epochs, then
-            down to 0).
-        factor: Factor of the learning rate, see `kind`.
-        milestones: Fractions of the run, so that a shorter run keeps its shape.
-        every: Epochs of one stair.
-        end: Last value of "cosine"; 1e-16 in the BayesBiNN paper.
-        warmup: Epochs of "warmup-cosine" in which the rate rises.
+        kind: "constant"; "cosine" (falls to `end`; a single epoch has the first value); "exponential" (falls by
+            `factor` over the whole run); "milestones" (multiplied by `factor` at the epoch of each of `milestones`);
+            "staircase" (multiplied by `factor` after every `every` epochs); "warmup-cosine" (updated every step: rises
+            from 0 over `warmup` epochs, then falls to 0).
+        factor: Factor of the learning rate; see `kind`.
+        milestones: Fractions of the run, so that shorter runs have the same shape.
+        every: Number of epochs per stair.
+        end: Final value of "cosine"; 1e-16 in the BayesBiNN paper.
+        warmup: Number of epochs of "warmup-cosine" in which the rate rises.
 
     Raises:
-        ValueError: For an unknown kind.
+        ValueError: If the kind is unknown.
 
     Example:
         >>> import torch
@@ -56,12 +56,12 @@ class Schedule:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Schedule:
-        """Read what `dataclasses.asdict` and JSON made of a schedule."""
+        """Restore a schedule from its `dataclasses.asdict` form in JSON."""
         return cls(**{**raw, "milestones": tuple(raw.get("milestones", ()))})
 
     @property
     def per_step(self) -> bool:
-        """Whether the scheduler is stepped before every step, instead of every epoch."""
+        """Whether the scheduler is stepped before every step rather than every epoch."""
         return self.kind == "warmup-cosine"
 
     def build(self, optimizer: Optimizer, epochs: int, steps: int = 1) -> LRScheduler:
@@ -69,8 +69,8 @@ class Schedule:
 
         Args:
             optimizer: Optimizer whose learning rate the scheduler sets.
-            epochs: Length of the run.
-            steps: Steps of an epoch.
+            epochs: Number of epochs of the run.
+            steps: Number of steps per epoch.
         """
         if self.kind == "warmup-cosine":
             return LambdaLR(optimizer, _WarmupCosine(self.warmup * steps, epochs * steps))
@@ -79,22 +79,22 @@ class Schedule:
         if self.kind == "exponential":
             return ExponentialLR(optimizer, gamma=self.factor ** (1 / epochs))
         if self.kind == "milestones":
-            # From the epoch of the milestone on, as where the scheduler is stepped at the start of an epoch.
+            # From the epoch of the milestone on, because the scheduler is stepped at the start of an epoch.
             return LambdaLR(optimizer, _Stairs(self.factor, tuple(round(f * epochs) - 1 for f in self.milestones)))
         if self.kind == "staircase":
             return LambdaLR(optimizer, _Stairs(self.factor, tuple(range(self.every, epochs, self.every))))
-        # Also a cosine over a single epoch, which would run at `end` and learn nothing.
+        # Includes a cosine over a single epoch, which would run at `end` and learn nothing.
         return ConstantLR(optimizer, factor=1.0, total_iters=0)
 
 
 COSINE_BY_STEPS = Schedule("warmup-cosine", warmup=0)
-"""A cosine to 0 step by step, for short runs: the published one moves by epochs, and its last epoch has a rate of 0."""
+"""Cosine to 0 in steps, for short runs; the published cosine changes per epoch, and its last epoch has a rate of 0."""
 
 
-# MultiStepLR and SequentialLR multiply the rate again and again, and so differ from these two in the last bits.
+# MultiStepLR and SequentialLR multiply the rate repeatedly, and so differ from these two in the last bits.
 @dataclass(frozen=True)
 class _Stairs:
-    """Factor of the learning rate in an epoch: one factor more after each of some whole epochs."""
+    """Factor of the learning rate in an epoch: one more factor after each of the given epochs."""
 
     factor: float
     after: tuple[int, ...]
@@ -113,7 +113,7 @@ class _WarmupCosine:
     def __call__(self, step: int) -> float:
         if step < self.warmup:
             return step / self.warmup
-        if self.total == 1:  # whose only step would learn nothing
+        if self.total == 1:  # the only step would learn nothing
             return 1.0
         done = (step - self.warmup) / max(self.total - self.warmup, 1)
         return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
@@ -122,11 +122,11 @@ class _WarmupCosine:
 def advance(schedulers: list[LRScheduler]) -> None:
     """Step schedulers at the start of an epoch (or step), as the released BayesBiNN code does.
 
-    Epoch 1 of a cosine therefore runs at its second value, and the last epoch at `end`, where nothing is learned. Only
-    a cosine over a single epoch (or step) stays at its first value, because it would learn nothing at all.
+    Epoch 1 of a cosine therefore runs at its second value, and the last epoch at `end`, where nothing is learned. A
+    cosine over a single epoch (or step) stays at its first value, because it would otherwise learn nothing.
     """
     with warnings.catch_warnings():
-        # torch would have schedulers step after the first optimizer step; here the order is meant.
+        # torch expects schedulers to step after the first optimizer step; the order here is intended.
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*")
         for scheduler in schedulers:
             scheduler.step()
