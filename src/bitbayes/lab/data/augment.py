@@ -28,7 +28,9 @@ class CropFlip:
 
     Args:
         pad: Width of the black frame around the image, in pixels.
-        flip: Whether to flip. Example:
+        flip: Whether to flip.
+
+    Example:
         >>> images = torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2)
         >>> CropFlip(pad=1)(images, torch.tensor([[0.5, 0.5, 0.9]]))[0, 0]  # in the middle, flipped
         tensor([[1, 0],
