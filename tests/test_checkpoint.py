@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitbayes.lab.train import RunError, RunFolder
+from bitbayes.lab.train import RunError, RunFolder, checkpoint
 from nested import equal
 
 FOLDER = 8 * 38 + 4  # bit of an entry of the central directory: "this is a folder"
@@ -84,3 +84,20 @@ def test_large_tensors_are_signed_piece_by_piece(tmp_path):
     assert equal(RunFolder(tmp_path).read_checkpoint(), state)
     bits = [8 * byte for byte in (0, 2**20 - 1, 2**20, 2**21, len(content) // 2)]
     assert flip(tmp_path / "checkpoint.pt", content, bits, state) == (len(bits), 0)
+
+
+class Interrupted(io.BytesIO):
+    """A file during whose third write the user presses Ctrl-C."""
+
+    writes = 0
+
+    def write(self, data):
+        self.writes += 1
+        if self.writes == 3:
+            raise KeyboardInterrupt
+        return super().write(data)
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_stays_ctrl_c():
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save({"weights": torch.zeros(100_000)}, Interrupted())

@@ -56,7 +56,13 @@ class _Signer:
 def save(state: dict[str, Any], file: _Sink) -> None:
     """Write tensors and plain values, and a SHA-256 of all preceding bytes as the comment of the archive."""
     signer = _Signer(file)
-    torch.save(state, signer)  # type: ignore[arg-type]
+    try:
+        torch.save(state, signer)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        # After Ctrl-C torch still closes its archive, which fails because the archive is not whole.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
     signer.sign()
 
 
