@@ -22,7 +22,7 @@ def draw() -> Figure:
             share = [1 / len(entropy)] * len(entropy)
             axes.hist(entropy, bins=21, range=(0, 2.1), weights=share, color=colour, alpha=0.6, label=label)
         axes.set(xlabel="entropy of the prediction, nats", ylim=(0, 1))
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=9.5)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     row[0].set_ylabel("share of the digits")
     row[1].set_yticklabels([])

@@ -40,7 +40,8 @@ def draw() -> Figure:
             colour = style.MUTED if rule == "full-precision" else style.BLUE
             axes.plot(test["values"], [place] * len(test["values"]), "o", color=colour, markersize=3.5, alpha=0.55)
             axes.plot([test["mean"]], [place], "|", color=style.INK, markersize=13, markeredgewidth=1.6)
-        axes.set(title=title, xlabel="test accuracy, %", ylim=(-0.6, len(order) - 0.4))
+        axes.set_title(title, fontsize=9.5)
+        axes.set(xlabel="test accuracy, %", ylim=(-0.6, len(order) - 0.4))
         axes.set_yticks(range(len(order)), [NAMES[rule] for rule in order] if axes is row[0] else [])
         axes.tick_params(axis="y", length=0, labelcolor=style.INK)
         axes.grid(axis="both", linewidth=0.6)
