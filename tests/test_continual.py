@@ -212,7 +212,7 @@ def test_notes_say_how_long_the_rest_takes(tmp_path: Path) -> None:
     assert run._to_go(5, 5, learning=60.0, measuring=40.0) == ""
     lines: list[str] = []
     stream(tmp_path, epochs=1, note=lines.append, count=3)
-    assert ["min to go" in line for line in lines] == [True, True, False]
+    assert ["min left" in line for line in lines] == [True, True, False]
 
 
 def test_later_tasks_of_a_long_stream_are_still_learned() -> None:

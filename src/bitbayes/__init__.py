@@ -1,6 +1,23 @@
-"""bitbayes: train, trust and ship binary neural networks.
+"""Train, trust and ship binary neural networks in PyTorch.
 
-The network holds weights; the optimizer holds beliefs.
+Learning rules such as `BayesBiNN` and `STE` are optimizers of torch. The network's parameters hold weights of ±1, and
+the optimizer holds a belief about every weight. During training, the weights are draws from the belief; `eval` writes
+the most likely weights. A posterior samples networks for predictions with uncertainty, and `pack` writes a network to a
+file with one bit per binary weight.
+
+Example:
+    >>> model = torch.nn.Linear(4, 3)
+    >>> binary, real = bb.split_parameters(model)
+    >>> optimizer = bb.BayesBiNN.recommended(binary, steps=100, examples=8, seed=0)
+    >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+    >>> torch.nn.functional.cross_entropy(model(x), y).backward()
+    >>> optimizer.step()
+    >>> prediction = bb.predict(model, x, optimizer.posterior(), samples=10)
+    >>> tuple(prediction.probs.shape)
+    (8, 3)
+    >>> packed = bb.pack(model.eval(), x, optimizer.eval().posterior(), samples=10)
+    >>> packed.program.samples
+    10
 """
 
 from importlib import import_module
