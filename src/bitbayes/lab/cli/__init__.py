@@ -1,4 +1,4 @@
-"""The command line; each group of commands has its own file."""
+"""The command line. Each group of commands has its own file."""
 
 from bitbayes.lab.cli.app import main
 

@@ -78,7 +78,7 @@ def _fail(line: str, code: int) -> int:
 def _interrupted(command: Any, stop: KeyboardInterrupt) -> str:
     """Return where a command was interrupted and how to continue it."""
     what = str(stop) or "interrupted"
-    # A run says so itself, see `bitbayes.lab.train.Interrupted`.
+    # A run raises its own message; see `bitbayes.lab.train.Interrupted`.
     advice = getattr(command, "advice", lambda saved: "give the same command again")
     return f"{what}; {advice(getattr(stop, 'saved', False))}"
 
@@ -89,7 +89,7 @@ def _parse(words: list[str]) -> Any:
         return _fail(unknown_command(words[0], _COMMANDS), 2)
     options = [word.partition("=")[0] for word in words if word.startswith("--")]
     twice = next((name for name in options if options.count(name) > 1), None)
-    if twice is not None:  # the last would win without a word
+    if twice is not None:  # the last one would silently win
         return _fail(f"{twice} was given twice; give it once, with all of its values", 2)
     complaint, name = io.StringIO(), words[0] if words and words[0] in _COMMANDS else None
     try:

@@ -61,9 +61,9 @@ def encodable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def folded() -> Iterator[None]:
-    """Break the lines that are printed meanwhile between words, where they are longer than the terminal is wide.
+    """Wrap lines that are printed inside the block and are wider than the terminal.
 
-    A list of choices in braces that has no room becomes the word COMMAND.
+    A long list of choices in braces becomes the word COMMAND.
 
     Example:
         >>> with folded():
@@ -80,7 +80,7 @@ def folded() -> Iterator[None]:
 
 
 class _Taken(io.StringIO):
-    """Text that is meant for a stream, and looks like the stream to whoever asks what it can show."""
+    """Text buffer with the encoding and terminal properties of the stream that it replaces."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__()

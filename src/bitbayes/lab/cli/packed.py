@@ -76,8 +76,8 @@ class Run(Command):
         data: Instead of inputs, the folder or Hugging Face Hub id of the recipe's data set, or a .npy file with inputs
             of shape (N, ...) that are already normalised as in training. The recipe sets the default.
         out: File to write the predictions to, one JSON object per line and input.
-        backend: Backend: torch; native, which is compiled on this machine; openvino, an optional extra; or reference,
-            which needs only NumPy and is slow.
+        backend: Backend: torch; native, which uses compiled kernels; openvino, an optional extra; or reference, which
+            needs only NumPy and is slow.
     """
 
     epilog = """
@@ -152,15 +152,18 @@ examples:
             print(f"root mean squared error {np.sqrt(np.mean((prediction.mean - targets) ** 2)):.4f}")
         elif targets is not None:
             right = np.array([row["class"] for row in rows]) == targets.reshape(-1)
-            print(f"accuracy {100 * right.mean():.2f}")
-        for name in [] if not rows else [name for name in rows[0] if name not in ("class", "mean", "probabilities")]:
-            print(f"mean {name} {np.mean([row[name] for row in rows]):.4f}")
+            print(f"accuracy {100 * right.mean():.2f} %")
+        names = {"entropy": "entropy", "mutual_information": "mutual information", "std": "standard deviation"}
+        for name, words in names.items():
+            if rows and name in rows[0]:
+                unit = "" if regression else " nats"
+                print(f"mean {words} {np.mean([row[name] for row in rows]):.4f}{unit}")
         return rows
 
 
 @dataclass
 class Bench(Command):
-    """Time a packed network on every backend and compare it with unpacked networks.
+    """Time a packed network on every backend, and the same network with float weights.
 
     Args:
         network: File of the packed network.
@@ -170,8 +173,8 @@ class Bench(Command):
     """
 
     epilog = """
-The inputs are random. The network is compared with its float copy in torch
-and in OpenVINO.
+The inputs are random. The network with float weights runs in torch and in
+OpenVINO for comparison.
 
 example:
   bitbayes bench mnist.safetensors --batch 1 32 --threads 1

@@ -1,7 +1,7 @@
-"""The experiments of the BayesBiNN paper: two synthetic ones, MNIST, CIFAR-10, CIFAR-100, and streams of tasks.
+"""Recipes of the BayesBiNN paper: two synthetic problems, MNIST, CIFAR-10, CIFAR-100, and continual learning.
 
-Settings: Meng, Bachmann & Khan, ICML 2020, Tables 3, 4, 9, 10 and 13, and the released code. Rules that are not in the
-paper take the settings of their own papers, for which see `docs`.
+The settings are those of Meng, Bachmann & Khan, ICML 2020, Tables 3, 4, 9, 10 and 13, and of the released code. Rules
+that are not in the paper use the settings of their own papers; see `docs`.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ MOONS = Recipe(
         "full-precision": RuleSpec(1e-2, schedule=_STEPS),
         # The released STE keeps the biases real; here they are binary for every rule.
         "ste": RuleSpec(1e-1, schedule=_STEPS),
-        # The published settings. Its code adds 1e-10 to both parts of the scale, which at |λ| = 15 makes it 1.
+        # The published settings. The paper's code adds 1e-10 to both parts of the scale, which makes the scale 1 at |λ|
+        # = 15.
         "bayesbinn:released": RuleSpec(1e-3, {**_SMOOTH, "init_lambda": 15.0}, _STEPS, samples=5),
         "bayesbinn:concrete": RuleSpec(1e-3, {**_SMOOTH, "init_lambda": 1.0}, _STEPS, samples=5),
-        # Ours: found by a search over ess and lr, see docs/log.md.
+        # Our settings, found by a search over ess and lr; see docs/log.md.
         "bayesbinn:straight-through": RuleSpec(3e-2, {"ess_scale": 1000.0}, _STEPS),
     },
     all_binary=True,
@@ -63,10 +64,11 @@ SNELSON = dataclasses.replace(
     quick_epochs=5000,
     rules={
         "full-precision": RuleSpec(1e-2, schedule=_DOWN),
-        # This setting and that of the straight-through estimator are each the best of five on validation points
-        # (`benchmarks/snelson.py`). The paper's constant rate of 0.1 does not settle, and has twice the error.
+        # These settings and those of the straight-through estimator are each the best of five on validation points
+        # (`benchmarks/snelson.py`). The paper's constant rate of 0.1 does not converge and has twice the error.
         "ste": RuleSpec(3e-3),
-        # The published settings. Its code adds 1e-10 to both parts of the scale, which at |λ| = 10 makes it 1.
+        # The published settings. The paper's code adds 1e-10 to both parts of the scale, which makes the scale 1 at |λ|
+        # = 10.
         "bayesbinn:released": RuleSpec(1e-4, {**_SMOOTH, "init_lambda": 10.0}, _DOWN),
         "bayesbinn:concrete": RuleSpec(1e-4, {**_SMOOTH, "init_lambda": 1.0}, _DOWN),
         "bayesbinn:straight-through": RuleSpec(1e-3, {"ess_scale": 300.0, "momentum": 0.99}),
@@ -89,7 +91,7 @@ MNIST = Recipe(
         "ste": RuleSpec(1e-2, clip_gradient=1.0),
         "bop": RuleSpec(1e-5, {"threshold": 1e-8}, Schedule("exponential", factor=1e-3)),
         "bop2": RuleSpec(1e-7, {"threshold": 1e-6, "sigma": 1e-3}),
-        # 7,000 iterations are 13 epochs of 540.
+        # 7,000 iterations are 13 epochs of 540 steps.
         "pmf": RuleSpec(1e-3, {"growth": 1.2, "interval": 2000}, Schedule("staircase", factor=0.2, every=13)),
         "md": RuleSpec(1e-3, {"growth": 1.2, "interval": 2000}, Schedule("staircase", factor=0.2, every=55)),
         "proxquant": RuleSpec(1e-2, {"rate": 1e-4 / 540, "harden_at": 2 / 3, "init": "weights"}, Schedule("constant")),
@@ -108,8 +110,8 @@ MNIST = Recipe(
         "bayesbinn:released": Published(98.86, 0.05, 99.85, 99.02),
     },
     quick_epochs=10,
-    # Ten epochs in the paper's batches. Its schedules are too slow for that: rates are higher, and annealing is
-    # compressed so that it ends with the run. What was searched for these numbers is in docs/results.md.
+    # Ten epochs with the paper's batch size. The paper's schedules are too slow for ten epochs, so rates are higher,
+    # and annealing is compressed to end with the run. docs/results.md describes the search for these numbers.
     quick={
         "full-precision": RuleSpec(1e-3, schedule=COSINE_BY_STEPS),
         "ste": RuleSpec(1e-2, schedule=COSINE_BY_STEPS),
@@ -137,18 +139,18 @@ def _cifar(*, float_lr: float, bop_threshold: float, tau: float) -> dict[str, Ru
         "full-precision": RuleSpec(float_lr),
         "ste": RuleSpec(1e-2, clip_gradient=1.0),
         "bop": RuleSpec(1e-4, {"threshold": bop_threshold}, tenth),
-        # 30,000 iterations are 33 epochs of 900.
+        # 30,000 iterations are 33 epochs of 900 steps.
         "pmf": RuleSpec(1e-2, {"growth": 1.05, "interval": 500, "weight_decay": 1e-4}, fifth),
-        # 45,000 training images, enlarged by the crops (5) and flips (2) as the paper counts them.
+        # 45,000 training images times the crops (5) and flips (2) that the paper counts.
         "bayesbinn:released": RuleSpec(3e-4, {"ess_scale": 10.0, "tau": tau}),
         "bayesbinn:straight-through": DEFAULT,
         "vispa": RuleSpec(0.1, {"rank": 8, "weight_decay": 5e-4}, Schedule("warmup-cosine", warmup=5), **sgd),
     }
 
 
-# For a few epochs, searched on the narrow network in batches of 200; see docs/results.md. The large one, in batches of
-# 50, has these too, but for STE, whose rate is too much there. PMF is not among them: on the large network's short
-# schedule it keeps the published annealing, which has then hardly begun.
+# Settings for a few epochs, from a search on the narrow network with batches of 200; see docs/results.md. The large
+# network, with batches of 50, uses the same settings except for STE, whose rate is too high there. PMF is missing: on
+# the large network's short schedule, it keeps the published annealing, which then hardly begins.
 CIFAR_SHORT = {
     "full-precision": RuleSpec(3e-3, schedule=COSINE_BY_STEPS),
     "ste": RuleSpec(3e-3, schedule=COSINE_BY_STEPS),
@@ -199,11 +201,11 @@ CIFAR100 = dataclasses.replace(
     },
 )
 
-# Streams of tasks: Table 13 and Figure 5. Found on five tasks of permuted MNIST; see docs/log.md.
+# Continual learning: Table 13 and Figure 5. Settings were found on five tasks of permuted MNIST; see docs/log.md.
 
 
 def stream_network(outputs: int) -> torch.nn.Module:
-    """The paper's 784-100-100-10; with a logit scale, which its last BatchNorm needs to be sure of anything."""
+    """Return the paper's 784-100-100-10 network with a logit scale, without which BatchNorm caps confidence."""
     return nn.mlp(784, [100, 100], outputs, logit_scale=False).append(nn.LogitScale(6.0))
 
 
@@ -218,10 +220,10 @@ PERMUTED_MNIST = Recipe(
     rules={
         "full-precision": RuleSpec(1e-3),
         "ste": RuleSpec(1e-2),
-        # Laborieux et al. 2021; latent weights must be free to grow for metaplasticity to hold them.
+        # Laborieux et al. 2021; latent weights must be free to grow for metaplasticity to have an effect.
         "ste:metaplastic": RuleSpec(5e-3, {"metaplasticity": 1.35, "clip": None}),
         "bayesbinn:straight-through": RuleSpec(3e-3, {"ess_scale": 1.0, "init_lambda": 0.1}, COSINE_BY_STEPS),
-        # The published rule and τ. The published run also had 100 epochs a task, 100 networks at test time, BatchNorm
+        # The published rule and τ. The published run also had 100 epochs per task, 100 networks at test time, BatchNorm
         # statistics that all tasks share, no logit scale, and the same `ess` for all tasks.
         "bayesbinn:released": RuleSpec(1e-3, {"ess_scale": 1.0, "tau": 1e-2}),
     },

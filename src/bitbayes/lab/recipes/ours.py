@@ -1,4 +1,4 @@
-"""Our own experiments: small networks for a laptop, Fashion-MNIST, and how far probabilities can be trusted."""
+"""Recipes of this project: small networks for laptops, Fashion-MNIST, and trust in probabilities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bitbayes.lab.recipes.base import DEFAULT, Recipe, generated
 from bitbayes.lab.recipes.bayesbinn import CIFAR_SHORT, MNIST
 from bitbayes.lab.train import COSINE_BY_STEPS, OUTLIER_EXPOSURE, RuleSpec
 
-# The 8×8 digits that come with scikit-learn: a real data set with no download, for `make demo` and for tests.
+# The 8×8 digits that come with scikit-learn: a real data set without a download, for `make demo` and tests.
 DIGITS = Recipe(
     name="digits",
     title="8x8 digits, MLP 64-128-128-10",
@@ -57,9 +57,9 @@ MNIST_TRUST = Recipe(
     epochs=10,
     quick_epochs=10,
     batch_size=500,
-    # In batches of 500, which are faster. BayesBiNN's draws differ so much on this network that two a step are worth
-    # their time, which is double. STE has the same time for comparison, and the float network goes without dropout,
-    # whose noise a drawn network might replace.
+    # Batches of 500 are faster. BayesBiNN's samples differ so much on this network that two samples per step are worth
+    # twice the time. For comparison, STE gets the same time, and the float network is also trained without dropout,
+    # whose noise sampling might replace.
     rules={
         **{name: MNIST.quick[name] for name in ("full-precision", "ste")},
         "bayesbinn:released": RuleSpec(1e-2, {"ess_scale": 1.0, "tau": 1e-10}, COSINE_BY_STEPS),
@@ -75,7 +75,7 @@ MNIST_TRUST = Recipe(
 
 
 def _outliers(name: str, share: float, how_many: str) -> Recipe:
-    """The same with images of no class, so many for each training image."""
+    """Return the recipe with outliers, `share` of them per training image."""
     return dataclasses.replace(
         MNIST_TRUST,
         name=name,
@@ -95,7 +95,7 @@ CIFAR10_SMALL = Recipe(
     title="CIFAR-10, a narrow VGG for a laptop, real activations",
     source="ours",
     network=partial(nn.narrow_vgg, 10, activation="relu"),
-    load=partial(load_cifar10, augment=CropFlip(pad=0)),  # six epochs are too short for crops to pay
+    load=partial(load_cifar10, augment=CropFlip(pad=0)),  # six epochs are too short for crops to help
     epochs=6,
     quick_epochs=6,
     batch_size=200,

@@ -1,10 +1,11 @@
-"""The image experiments of the VISPA paper: Tables 1 to 4, and the ablations of the rank and of Z.
+"""Recipes of the VISPA paper: Tables 1 to 4, and the ablations of the rank and of Z.
 
-Settings: Orecchia et al., NeurIPS 2024, section 4, and the released code where the two differ (momentum without
-dampening, learning rates of ImageNet times 4 at batch 1024); CIFAR is normalised with its own mean and deviation, not
-with ImageNet's as there. VISPA's published figures are the best *test* epoch of a mean of 40 sampled networks:
-`--protocol test`. Those of rivals are of their own protocols and networks, in which every layer is binary; only figures
-that could be verified in a text or repository of their authors are kept.
+The settings are those of Orecchia et al., NeurIPS 2024, section 4, and of the released code if the two differ (momentum
+without dampening, learning rates of ImageNet times 4 at batch 1024). Unlike there, CIFAR is normalised with its own
+mean and standard deviation, not with ImageNet's. VISPA's published results are those of the best *test* epoch with a
+mean of 40 sampled networks: `--protocol test`. Published results of other rules come from their own protocols and
+networks, in which every layer is binary. Only results that could be verified in a text or repository of their authors
+are included.
 """
 
 from __future__ import annotations
@@ -38,23 +39,23 @@ _RIVALS = {
 def _annealed(
     pmf: tuple[float, float, float, int], md: tuple[float, float, float, int], growth: float = 1.05
 ) -> dict[str, RuleSpec]:
-    """PMF, MD-tanh-S and AdaSTE as tuned by their authors: (lr, its factor, growth of β, steps between two growths).
+    """Return PMF, MD-tanh-S and AdaSTE as tuned by their authors: (lr, its factor, growth of β, steps per growth).
 
-    They trained 100,000 steps with batches of 128, the rate falling every 30,000: 153 epochs of 50,000 images in
-    batches of 256, which is what `--protocol test` has on CIFAR.
+    The authors trained 100,000 steps with batches of 128, and the rate fell every 30,000 steps: 153 epochs of 50,000
+    images in batches of 256, as with `--protocol test` on CIFAR.
     """
 
     def spec(lr: float, factor: float, grow: float, interval: int) -> RuleSpec:
         options = {"growth": grow, "interval": interval}
         return RuleSpec(lr, options, Schedule("staircase", factor=factor, every=153))
 
-    # The factor N of AdaSTE is that of the training data with its augmentation.
+    # AdaSTE's N counts the training data with its augmentation.
     adaste = {"ess_scale": 10.0, "growth": growth, "interval_epochs": 1.0}
     return {"pmf": spec(*pmf), "md": spec(*md), "adaste": RuleSpec(3e-4, adaste)}
 
 
 def _rules(lr: float, decay: float, rank: int, *, ranks: tuple[int, ...] = ()) -> dict[str, RuleSpec]:
-    """VISPA, the same without Z (which is STE with SGD), the float network under the same SGD, and rivals."""
+    """Return VISPA, VISPA without Z (which is STE with SGD), the float network with the same SGD, and other rules."""
 
     def spec(**options: object) -> RuleSpec:
         return RuleSpec(lr, options, _WARMUP, real_lr=lr, real_optimizer="sgd", real_weight_decay=decay)
@@ -66,7 +67,7 @@ def _rules(lr: float, decay: float, rank: int, *, ranks: tuple[int, ...] = ()) -
     return {"full-precision": spec(), "vispa": vispa(rank), "vispa:no-z": vispa(0), **variants, **_RIVALS}
 
 
-# Figure 1 has the ranks. For the Bi-Real ResNet-18 on ImageNet the paper's text has 63.9, its README 62.1.
+# Figure 1 has the ranks. For the Bi-Real ResNet-18 on ImageNet, the paper's text has 63.9, its README 62.1.
 _PUBLISHED = {
     "cifar10-vgg-small-w1a1": {"vispa": Published(92.7, 0.1)},
     "cifar10-resnet18-w1a1": {
@@ -146,4 +147,4 @@ VISPA_RECIPES = (
     _recipe("imagenet", "resnet18", "ResNet-18, real", nn.resnet18_imagenet, _IMAGENET_W1A32, 200, 1024),
     _recipe("imagenet", "resnet18-w1a1", "Bi-Real ResNet-18, binary", nn.birealnet18, _IMAGENET_W1A1, 200, 1024),
 )
-"""Every experiment of the paper."""
+"""All recipes of the paper."""

@@ -17,8 +17,8 @@ def load(network: PackedNetwork | str | Path, backend: str = "reference", **opti
 
     Args:
         network: Packed network, or path of its file. The file need not be trusted: it is fully checked.
-        backend: "reference" (needs only NumPy, slow), "torch", "native" (compiled kernels; needs a C compiler but not
-            torch) or "openvino" (needs the extra of that name). All backends compute the same outputs up to rounding.
+        backend: "reference" (needs only NumPy, slow), "torch", "native" (compiled kernels; works without torch) or
+            "openvino" (needs the extra of that name). All backends compute the same outputs up to rounding.
         **options: Options of the backend: `device` for "torch", `threads` for "native" and "openvino"; `allow` and
             `inputs` for "openvino".
 

@@ -183,7 +183,7 @@ class PackedNetwork:
             >>> print(bb.pack(model, torch.zeros(1, 16)).summary())
             step    layer   output  weights  bits  bytes  binary ops  real ops
             linear  Linear  2            32    32      4           0        32
-            1 network, 4 bytes of tensors; for one input 0 binary and 32 real operations
+            1 network, 4 bytes of tensors; for one input: 0 binary and 32 real operations
         """
         rows, seen = [], set[str]()
         for step, value in zip(self.program.steps, self.values[1:], strict=True):

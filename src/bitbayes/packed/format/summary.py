@@ -76,5 +76,5 @@ class PackedSummary:
         one = self.samples == 1
         networks, each = ("1 network", "") if one else (f"{self.samples} networks", " and network")
         total = f"{self.binary_ops:,} binary and {self.real_ops:,} real operations"
-        caption = f"{networks}, {self.bytes:,} bytes of tensors; for one input{each} {total}"
+        caption = f"{networks}, {self.bytes:,} bytes of tensors; for one input{each}: {total}"
         return Table("", heads, rows, caption, align="lllrrrrr").text()
