@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import runpy
 import shutil
 import statistics
@@ -440,6 +441,16 @@ def test_colour_is_normalised_by_channels(page):
     entry = json.loads(program_text(program))["inputs"]
     got = np.array(page.evaluate(code, [entry, pixels.reshape(-1).tolist()]), np.float32)
     assert np.array_equal(got, bb.packed.PackedNetwork(program, {}).prepare(pixels).reshape(-1))
+
+
+def test_three_sentences_explain_what_is_seen(page):
+    text = page.locator("header p").inner_text()
+    assert len(re.findall(r"\.(?=\s|$)", text)) == 3
+    assert all(word in text for word in ("Each bar", "each dot", "“I don’t know”"))
+    page.click('[data-example="letter"]')
+    limit = float(SHIPPED.program.about["doubt"])
+    entropy, shown = re.fullmatch(r"([\d.]+) nats \(limit ([\d.]+)\)", page.locator("#nats").inner_text()).groups()
+    assert float(entropy) > limit == pytest.approx(float(shown), abs=0.005)
 
 
 def test_keyboard_and_phone(browser, site):

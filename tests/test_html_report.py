@@ -179,6 +179,20 @@ def test_page_shows_everything(runs):
     assert {"Weight probabilities", "Weight probabilities by epoch: bayesbinn-0"} <= set(found)
 
 
+def test_captions_are_sentences_that_name_what_they_show(runs, page):
+    sections = make_sections(read_folders([runs]))
+    captions = [chart.about for section in sections for chart in section.charts]
+    assert len(captions) > 10
+    assert [
+        one for one in captions if not re.fullmatch(r"(The chart shows|Colours show|Each|Every|All) .*\.", one)
+    ] == []
+    assert {"bayesbinn:straight-through (2 runs)", "ste (1 run)"} <= set(page.words("label"))
+    tables = {chart.title: chart.table.heads for section in sections for chart in section.charts}
+    assert tables["Test accuracy"][-2:] == ["epoch of the highest", "last epoch"]
+    assert tables["Test negative log-likelihood"][-2:] == ["epoch of the lowest", "last epoch"]
+    assert tables["Mean accuracy over the tasks so far"][-2:] == ["task of the highest", "last task"]
+
+
 def test_tables_have_what_the_runs_reached(runs, page):
     summaries = [json.loads((runs / f"bayesbinn-{i}/summary.json").read_text()) for i in (0, 1)]
     values = [summary["test_accuracy"] for summary in summaries]
