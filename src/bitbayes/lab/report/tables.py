@@ -119,8 +119,8 @@ def evaluation_table(found: Evaluation) -> Table:
         caption = "The run has no posterior, so there is no mean of samples."
     elif bits < _POINT:
         caption = (
-            f"The posterior is concentrated on one point (per-weight entropy below {_POINT:g} bits). Its samples equal "
-            "the mode, so both columns agree. To get a wider posterior, train with --rule bayesbinn:default."
+            f"The posterior is a point (per-weight entropy below {_POINT:g} bits). Its samples equal the mode, so both "
+            "columns agree. To get a wider posterior, train with --rule bayesbinn:default."
         )
     else:
         caption = f"The per-weight entropy of the posterior is {number(bits, 4)} bits."
