@@ -64,7 +64,7 @@ def test_recurrent_networks(kind: type[nn.RNNBase], batch_first: bool, whole: bo
 
 def test_chunks_of_time_are_refused() -> None:
     model = Reader(nn.GRU, batch_first=False)
-    with pytest.raises(ValueError, match="2 inputs of a chunk have 5 outputs, so dimension 0 of x is not that of the"):
+    with pytest.raises(ValueError, match="2 inputs of a chunk have 5 outputs, so dimension 0 of x is not the batch"):
         bb.predict(model, torch.randn(7, 5, 4), posterior_of(model), samples=2, chunk=2)
 
 

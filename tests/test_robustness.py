@@ -301,7 +301,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, digits):
             ["train", "digits", "--resume", "--out", "{empty}"],
             "there is no checkpoint.pt in {empty}",
         ),
-        (["train", "digits", "--resume", "--out", "runs/none"], "leave out --resume to start anew"),
+        (["train", "digits", "--resume", "--out", "runs/none"], "leave out --resume to start a run"),
         (["train", "digits", "--seeds", "2", "--resume", "--out", "runs/none"], "runs/none/seed0 to runs/none/seed1"),
         (["continual", "permuted-mnist", "--tasks", "0"], "tasks must be at least 1, got 0"),
         (["train", "digits", "--set", "ess"], "NAME=VALUE"),

@@ -55,7 +55,9 @@ else:
         if name in ("calibration", "continual") and find_spec("torch") is not None:
             return import_module(f"bitbayes.{name}")  # on first use
         if name in __all__:  # packed networks run where torch is not installed
-            raise ImportError(f"bitbayes.{name} needs torch; without it there is only bitbayes.packed")
+            raise ImportError(
+                f"bitbayes.{name} needs torch; install torch, or use bitbayes.packed, which works without it"
+            )
         raise AttributeError(f"module 'bitbayes' has no attribute {name!r}")
 
 

@@ -124,8 +124,8 @@ def network_outputs(
     for given, found in zip(inputs, pieces, strict=True):
         if len(inputs) > 1 and len(given) != len(found):
             raise ValueError(
-                f"{len(given)} inputs of a chunk have {len(found)} outputs, so dimension 0 of x is not that of the "
-                "examples, or the network mixes them; leave chunk out"
+                f"{len(given)} inputs of a chunk have {len(found)} outputs, so dimension 0 of x is not the batch, or "
+                "the network mixes examples; leave out chunk"
             )
     outputs = torch.cat(pieces)
     outputs = outputs if outputs.dtype == torch.float64 else outputs.float()

@@ -42,7 +42,7 @@ def _mix(word: int) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def _hash(seed: int, path: tuple[int, ...]) -> int:
-    """The streams of a step have all but the end of their path in common."""
+    """Return the hash of a path, cached because the streams of a step share all but the end of their path."""
     if not path:
         return _mix((seed + _GOLDEN) & _MASK)
     # Two rounds per counter: one xor-multiply round of small integers is too regular to chain.

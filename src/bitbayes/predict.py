@@ -110,7 +110,7 @@ def _next_outputs(
             if name not in stacked:
                 stacked[name] = weight.new_empty((count, *weight.shape))
             stacked[name][place] = weight
-    # Recurrent layers, branches on values and much else cannot be batched, in words that nobody has promised. One by
+    # Recurrent layers, branches on values and much else cannot be batched, with errors of no fixed type. One by
     # one the network computes as it was written, so that errors of its own are raised as they are.
     with contextlib.suppress(Exception), warnings.catch_warnings():
         # torch warns of operations that it runs one by one after all. Warnings of the network itself are raised below.

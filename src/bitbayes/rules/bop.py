@@ -64,7 +64,8 @@ class Bop(_Flips[BopOptions]):
 
     Args:
         params: Binary parameters; see `BinaryOptimizer`.
-        lr: Adaptivity rate γ of the moving average. threshold: Magnitude of the average above which a weight flips.
+        lr: Adaptivity rate γ of the moving average.
+        threshold: Magnitude of the average above which a weight flips.
         **common: Options that all rules share; see `BinaryOptimizer`.
 
     Raises:

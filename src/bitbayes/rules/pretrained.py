@@ -71,8 +71,8 @@ def relative_size(parameter: Tensor) -> Tensor:
 def warn_of_start(rule: str, name: str) -> None:
     """Warn that a rule has initialised its beliefs from the weights that it got."""
     _warn(
-        f'{name!r} looked trained, so {rule} began with the signs and sizes of the weights (init="weights"). Give '
-        'init="weights" to silence this, or init="random" to train anew'
+        f'{name!r} looked trained, so {rule} began with the signs and sizes of the weights (init="weights"). Pass '
+        'init="weights" to silence this, or init="random" to train from scratch'
     )
 
 

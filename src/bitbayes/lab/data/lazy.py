@@ -193,7 +193,7 @@ def _folders(folder: Path) -> tuple[list[list[tuple[str, int]]], tuple[str, ...]
     """Return (path, class) of every image under train and val, and the folder names, which number the classes."""
     val = next((folder / name for name in ("val", "validation") if (folder / name).is_dir()), None)
     if val is None:
-        raise ValueError(f"{folder} has a folder train but neither val nor validation")
+        raise ValueError(f"{folder} has a folder train but neither val nor validation; add one of them")
     names = [sorted(entry.name for entry in place.iterdir() if entry.is_dir()) for place in (folder / "train", val)]
     for mine, theirs, place in ((names[0], names[1], val), (names[1], names[0], folder / "train")):
         missing = sorted(set(mine) - set(theirs))

@@ -23,7 +23,8 @@ class Published:
     Args:
         test: Test accuracy in percent at the best validation epoch, mean over runs.
         spread: Standard deviation over runs, as published; None for a single run.
-        train: Training accuracy. validation: Validation accuracy.
+        train: Training accuracy in percent.
+        validation: Validation accuracy in percent.
     """
 
     test: float

@@ -40,7 +40,7 @@ def answers(runtime: Runtime, paths: Sequence[str], *, regression: bool, invert:
     inputs = runtime.network.described()
     waiting: list[tuple[str, npt.NDArray[np.float32] | ValueError]] = []
     if invert and inputs.kind != "image":
-        raise ValueError("only images can be inverted, but the network takes vectors")
+        raise ValueError("only images can be inverted, but the network takes vectors; leave out --invert")
     for item in _named(_files(paths, inputs), runtime.network, inputs, invert):
         waiting.append(item)
         if len(waiting) == _BATCH:

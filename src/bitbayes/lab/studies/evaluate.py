@@ -118,7 +118,7 @@ def _test(run: FinishedRun) -> TensorData:
         raise ValueError(f"recipe {recipe} has no test data")
     if not isinstance(test, TensorData):
         raise ValueError(
-            f"evaluate holds all test data in memory, which those of {recipe} do not fit; summary.json has the "
+            f"evaluate needs all test data in memory, but those of {recipe} do not fit; summary.json has the "
             "accuracy and likelihood of the mode and of the mean"
         )
     return test

@@ -304,7 +304,7 @@ def require_checkpoint(folders: Sequence[str]) -> None:
     """Raise ValueError if no folder holds a checkpoint, although the user asked to resume."""
     if not any(Path(folder, _CHECKPOINT).is_file() for folder in folders):
         places = folders[0] if len(folders) == 1 else f"{folders[0]} to {folders[-1]}"
-        raise ValueError(f"nothing to resume: there is no {_CHECKPOINT} in {places}; leave out --resume to start anew")
+        raise ValueError(f"nothing to resume: there is no {_CHECKPOINT} in {places}; leave out --resume to start a run")
 
 
 def _in_use(path: Path, holder: str) -> RunError:

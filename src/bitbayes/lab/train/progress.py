@@ -114,7 +114,8 @@ class OfSeveral(Progress):
     """Wrapper of a display for consecutive runs that also estimates the time left in all of them.
 
     Args:
-        shown: The other display. epochs: Total number of epochs of all runs.
+        shown: Display of each run.
+        epochs: Total number of epochs of all runs.
 
     Example:
         >>> progress = OfSeveral(SilentProgress(), epochs=4)
@@ -131,7 +132,7 @@ class OfSeveral(Progress):
         self._began: float | None = None
 
     def note(self, line: str) -> None:
-        """Tell the other display."""
+        """Show the line in the wrapped display."""
         self._shown.note(line)
 
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
@@ -182,7 +183,7 @@ class EventProgress(Progress):
     run writes another file, and TensorBoard drops later epochs of the earlier file.
 
     Args:
-        shown: The other display.
+        shown: Display of the run.
         folder: Folder of the run.
 
     Raises:
@@ -205,7 +206,7 @@ class EventProgress(Progress):
         self._writer: Any = None
 
     def note(self, line: str) -> None:
-        """Tell the other display."""
+        """Show the line in the wrapped display."""
         self._shown.note(line)
 
     def start(self, title: str, epochs: int, done: int, steps: int) -> None:
