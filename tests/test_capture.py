@@ -114,7 +114,7 @@ def test_what_cannot_be_captured_is_refused(
     experiment = make_experiment(config, digits)
     two = dataclasses.replace(experiment.ranks, count=2)
     cases = [
-        (dataclasses.replace(experiment, hooks=object()), "would not call object at every step"),  # type: ignore[arg-type]
+        (dataclasses.replace(experiment, hooks=object()), "cannot call object at every step"),  # type: ignore[arg-type]
         (make_experiment(dataclasses.replace(config, capture=False), digits), "STE with capturable=True"),
     ]
     for each, message in cases:

@@ -114,7 +114,7 @@ TRAIN, TUNE = ["train", "digits", "--epochs", "1"], ["tune", "digits", "--epochs
         ([*TRAIN, "--rule", "ste", "--set", "momentum=0"], "uses it only if inner is sgd"),
         ([*TRAIN, "--rule", "ste", "--set", "scale_lr=1"], "uses it only if scale is channel"),
         ([*TRAIN, "--rule", "vispa", "--set", "rank=0", "divisor=3"], "uses it only if rank is at least 1"),
-        ([*TRAIN, "--rule", "proxquant", "--set", "harden_after=late"], "does not take harden_after='late'"),
+        ([*TRAIN, "--rule", "proxquant", "--set", "harden_after=late"], "does not accept harden_after='late'"),
         ([*TRAIN, "--rule", "proxquant", "--set", "harden_after=0"], "harden_after must be a step of at least 1"),
         ([*TRAIN, "--rule", "full-precision", "--set", "clip=1"], "rule full-precision has no options, got clip"),
         ([*TRAIN, "--rule", "full-precision", "--real-lr", "1"], "real_lr has no effect"),

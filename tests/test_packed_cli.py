@@ -159,4 +159,4 @@ def test_a_file_of_inputs_that_is_none(capsys, values):
         np.save("x.npy", values)
     assert cli.main(["run", "net.safetensors", "--data", "x.npy"]) == 2
     error = capsys.readouterr().err
-    assert ("x.npy is no file of inputs" if values is None else "expected (N, 16)") in error
+    assert ("x.npy is not a readable .npy file" if values is None else "expected (N, 16)") in error

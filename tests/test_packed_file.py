@@ -169,7 +169,7 @@ def test_unsound_files_are_refused(path):
     ]
     for text, message in [
         (good.replace('"version":1', '"version":3'), "version 3 of the format, but this bitbayes reads only 1 to 2"),
-        (good[:-1] + ',"inputs":{}}', "the program must be an object of"),  # version 1 had none
+        (good[:-1] + ',"inputs":{}}', "the program must be an object with"),  # version 1 had none
         (good[:-1], "the program is not JSON"),
         ("[" * 50_000, "the program is not JSON"),
         (good.replace('"samples":1', '"samples":1,"samples":1'), "a name appears twice"),

@@ -423,12 +423,12 @@ def test_bad_inputs_are_one_line(here, capsys):
     os.mkfifo("pipe.npy")
     for words, code, message in [
         (["old.safetensors", "a.png"], 2, "old.safetensors does not describe its inputs; pack the run again with"),
-        (["vectors.safetensors", "a.png"], 2, "a.png is no .npy file, but the network takes vectors"),
+        (["vectors.safetensors", "a.png"], 2, "a.png is not a .npy file, but the network takes vectors"),
         (["net.safetensors", "big.npy"], 2, "big.npy has shape (3, 9, 9), expected (N, 1, 4, 6)"),
         (["net.safetensors", "none.npy"], 2, "none.npy has no inputs"),
         (["net.safetensors", "normalised.npy"], 2, "do not normalise them before"),
         (["net.safetensors", "many.npy"], 2, "many.npy is an archive of arrays"),
-        (["net.safetensors", "claim.npy"], 2, "claim.npy is no file of inputs"),
+        (["net.safetensors", "claim.npy"], 2, "claim.npy is not a readable .npy file"),
         (["net.safetensors", "empty"], 2, "empty has no images; expected files whose names end in .png, .jpg"),
         (["net.safetensors", "absent.png"], 1, "there is no file absent.png"),
         (["net.safetensors", "pipe.npy"], 2, "pipe.npy is not a regular file"),

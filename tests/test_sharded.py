@@ -76,8 +76,8 @@ def test_a_state_of_one_process_goes_on_in_two_and_back(folder: Path, ranks: lis
     ("case", "message"),
     [
         ("not finite", "NotFiniteError: the gradient of '0.weight' is not finite; the step was refused"),
-        ("predict", "ValueError: fully_shard has shared the parameters out, and drawn or packed networks need whole"),
-        ("pack", "ValueError: fully_shard has shared the parameters out, and drawn or packed networks need whole"),
+        ("predict", "ValueError: fully_shard has sharded the parameters, but sampling and packing need whole"),
+        ("pack", "ValueError: fully_shard has sharded the parameters, but sampling and packing need whole"),
         ("columns", "ValueError: binary parameter 'weight' is a DTensor with placements (Shard(dim=1),); expected"),
         ("transposed", 'ValueError: scale="channel" of a transposed convolution needs the rows of all processes'),
     ],
