@@ -60,10 +60,10 @@ def test_what_ranks_cannot_do_together(tmp_path: Path) -> None:
     assert process.returncode == 0, output
     same = "give all processes the same command"
     expected = {
-        "seed": f"process 1 has seed 1, but process 0 0; {same}",
-        "epochs": f"process 1 has stop_after 2, but process 0 1; {same}",
+        "seed": f"process 1 has seed 1, but process 0 has 0; {same}",
+        "epochs": f"process 1 has stop_after 2, but process 0 has 1; {same}",
         "batch": "a batch of 1 examples cannot be split between 2 processes; raise --batch-size",
-        "resume": f"process 1 has resume False, but process 0 True; {same}",
+        "resume": f"process 1 has resume False, but process 0 has True; {same}",
         "busy": f"{tmp_path / 'busy'} is in use by this process",
     }
     for name, line in expected.items():
