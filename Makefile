@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+TRITON := build/triton
+RELEASE := build/release
 
 # Small networks on small tensors: one thread a process and two processes beat two threads in one
 # process, because a layer of a test is too small to be worth splitting.
 JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest
 
-.PHONY: setup demo notebook test check lint format types docs slow torch bench clean
+.PHONY: setup tools demo notebook test check lint workflows format types docs slow gpu-code torch bench sdist wheels \
+	distributions clean
 .DEFAULT_GOAL := check
 
 setup: $(STAMP)
@@ -17,6 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,report,dev,docs]'
 	touch $@
+
+# What some tests need beside `setup`: Chromium, a compiler and an emulator for ARM, Lightning, IVON. Asks for root.
+tools: $(STAMP)
+	.ci/tools $(BIN)
 
 demo: $(STAMP)
 	$(BIN)/bitbayes demo
@@ -31,12 +38,20 @@ test: $(STAMP)
 # One command checks everything; CI runs this one. The tests come last, so that their summary is
 # the last thing on the screen, and in a recipe line of their own, so that -j cannot reorder them.
 check: $(STAMP)
-	$(MAKE) --no-print-directory lint types docs
+	$(MAKE) --no-print-directory lint workflows types docs
 	$(MAKE) --no-print-directory test
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Without a network; a checker that is missing is one line, because `make tools` brings both.
+workflows:
+	@PATH="$(abspath $(BIN)):$$PATH"; \
+	for checker in "actionlint" "zizmor --offline --quiet --no-progress .github"; do \
+		if ! command -v "$${checker%% *}" >/dev/null; then echo "not run: $${checker%% *} (make tools)"; \
+		else $$checker || exit 1; fi; \
+	done
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -51,6 +66,14 @@ docs: $(STAMP)
 slow: $(STAMP)
 	$(PYTEST) -q -m slow
 
+# The code that a GPU would run, in Triton's interpreter. Triton stays out of .venv, because torch for CPUs has none.
+gpu-code: $(STAMP) $(TRITON)/.installed
+	PYTHONPATH=$(TRITON) $(PYTEST) -q -m slow -n $(JOBS) tests/test_gpu_code.py
+
+$(TRITON)/.installed: Makefile
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TRITON) triton==3.7.1
+	touch $@
+
 # The tests with another torch, in an environment of its own: `make torch TORCH=2.15.0`. Not for CI: what the package
 # index has of torch usually brings gigabytes of libraries for GPUs.
 torch:
@@ -63,6 +86,23 @@ torch:
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/step.py
+
+# The files of a release, in dist/: the archive of the sources, and the wheels of this kind of machine.
+sdist: $(RELEASE)/.installed
+	$(RELEASE)/bin/python -m build --quiet --sdist --outdir dist
+
+wheels: $(RELEASE)/.installed
+	CIBW_ARCHS=native $(RELEASE)/bin/cibuildwheel --output-dir dist
+
+# Check dist/ before it is published: `make distributions TAG=v0.2.0`.
+distributions: $(RELEASE)/.installed
+	$(RELEASE)/bin/python .ci/distributions.py "$(TAG)" dist
+	$(RELEASE)/bin/twine check --strict dist/*
+
+$(RELEASE)/.installed: .ci/release.txt
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet -r .ci/release.txt
+	touch $@
 
 clean:
 	rm -rf site runs .pytest_cache .ruff_cache build dist

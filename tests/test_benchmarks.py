@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import bitbayes as bb
+import needs
 from bitbayes.lab.data import load_snelson
 from tape import TapeGraph
 
@@ -22,7 +23,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("gpu")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@needs.NO_CUDA.unless(not torch.cuda.is_available())
 def test_without_a_gpu_one_line_says_so(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^not measured: torch sees no GPU here"):
         gpu.main([])
@@ -68,7 +69,7 @@ def test_a_float_network_takes_a_step(gpu: Any) -> None:
     weight = torch.nn.Parameter(torch.ones(4))
     for name, make in step.FLOAT.items():
         if name == "float, IVON":
-            pytest.importorskip("ivon")
+            needs.IVON.module("ivon")
         before = weight.detach().clone()
         optimizer, sample = make([weight])
         with sample():

@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 import bitbayes
+import needs
 from bitbayes.lab import cli
 from bitbayes.lab.cli import app
 from bitbayes.lab.cli.output import show
@@ -145,9 +146,7 @@ def test_no_network_names_data(monkeypatch, capsys):
     assert len(errors.splitlines()) == 1
 
 
-@pytest.mark.skipif(
-    os.name == "nt" or (os.geteuid() == 0 and not Path("/proc/self/mounts").exists()), reason="no folder"
-)
+@needs.UNIX.unless(os.name != "nt" and (os.geteuid() != 0 or Path("/proc/self/mounts").exists()))
 def test_a_folder_that_cannot_be_written_is_named_without_checkpoints(tmp_path, capsys):
     """A folder stands where the file should be, which stops root too."""
     assert cli.main(["train", "digits", "--rule", "ste", "--epochs", "1", "--out", "run"]) == 0
@@ -182,7 +181,7 @@ RESUME, AGAIN = "give the same command with --resume to continue", "give the sam
 def test_the_advice_after_ctrl_c_continues(tmp_path, words, begun, advice):
     """The advice is followed, and the run goes on from where it was: a second Ctrl-C finds a later epoch."""
     if words[0] == "tune":
-        pytest.importorskip("optuna")
+        needs.OPTUNA.module("optuna")
     saved = -1
     for turn in range(2):
         more = ["--resume"] if turn and advice == RESUME else []
@@ -378,7 +377,7 @@ def test_the_time_left_is_that_of_all_runs(monkeypatch):
 
 
 def test_reproduce_and_tune_tell_the_time_left_and_what_is_read(capsys):
-    pytest.importorskip("optuna")
+    needs.OPTUNA.module("optuna")
     table = ["reproduce", "table2", "--dataset", "digits", "--rules", "ste", "--epochs", "2", "--out", "table"]
     assert cli.main([*table, "--seeds", "2"]) == 0
     shown = capsys.readouterr().out

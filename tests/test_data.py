@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import needs
 from bitbayes.lab.data import (
     TensorData,
     batches,
@@ -21,7 +22,7 @@ from bitbayes.lab.data import (
 from generated import encoded, write
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of data sets beside the project is missing")
+needs_shared = needs.DATA.unless(SHARED.is_dir())
 
 
 def parquet_folder(path: Path, *, size: int = 28, labels: int = 10, column: str = "image") -> Path:

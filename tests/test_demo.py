@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import runpy
 import shutil
@@ -22,6 +21,7 @@ import pytest
 import torch
 
 import bitbayes as bb
+import needs
 from bitbayes.lab.data import TensorData, load_mnist
 from bitbayes.packed import PackedNetwork, Program, Step
 from bitbayes.packed.format.program import program_text
@@ -30,7 +30,6 @@ from generated import write
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "docs" / "demo"
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 INPUTS = bb.packed.Inputs("image", colour="grey", height=28, width=28, classes=tuple("0123456789"))
 SHIPPED = bb.packed.load(DEMO / "digits.safetensors").network
 
@@ -73,10 +72,6 @@ UNLIKE = {
 }
 
 
-def chromium() -> str | None:
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-
-
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
@@ -105,10 +100,7 @@ def site(folder):
 
 @pytest.fixture(scope="module")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'bitbayes[dev]'")
-    path = chromium()
-    if path is None:
-        pytest.skip(f"no Chromium: none of {', '.join(BROWSERS)} is installed, and CHROMIUM is not set")
+    sync_api, path = needs.PLAYWRIGHT.module("playwright.sync_api"), needs.browser()
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
@@ -136,7 +128,7 @@ def page(browser, site):
 def scans():
     """The first 1,000 test digits of MNIST and their classes."""
     if not MNIST.is_dir():
-        pytest.skip(f"no MNIST in {MNIST}")
+        needs.DATA.skip()
     test = load_mnist(MNIST).test
     return test.x[:1000], test.y[:1000].numpy()
 
@@ -491,7 +483,7 @@ def test_the_file_is_small_and_says_what_it_is():
 
 
 def test_training_makes_such_a_file(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
+    needs.EXPERIMENTS.module("matplotlib")
     data = write(tmp_path / "mnist", "mnist", train=200, test=40)
     words = [data, "--epochs", "1", "--width", "16", "--samples", "2", "--scribbles", "120", "--out", tmp_path / "net"]
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, words)])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import needs
 import parallel_refusals
 from nested import equal
 from parallel_run import run
@@ -91,7 +92,7 @@ def children(process: subprocess.Popen) -> list[int]:
     return sorted(found)
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the ranks in /proc, which is Linux's")
+@needs.LINUX.unless(Path("/proc/self/stat").exists())
 def test_a_killed_rank_costs_nothing(tmp_path: Path) -> None:
     words = ["-m", "bitbayes", "train", "digits", "--epochs", "8", "--seed", "3"]
     whole = torchrun(*words, "--out", str(tmp_path / "whole"))

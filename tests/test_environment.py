@@ -7,9 +7,9 @@ import re
 import shutil
 import subprocess
 
-import pytest
 import torch
 
+import needs
 from bitbayes.lab.recipes import make_config, run_recipe
 from bitbayes.lab.train import SilentProgress
 from bitbayes.lab.train import environment as environment_module
@@ -30,7 +30,7 @@ def test_it_is_written_down_without_names_of_places(tmp_path, monkeypatch):
     assert json.loads(path.read_text())["python"] == "4.0"
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+@needs.GIT.unless(shutil.which("git"))
 def test_the_commit_is_that_of_this_package_or_none(tmp_path, monkeypatch):
     """Not that of a project whose checkout holds the environment that the package is installed in."""
 

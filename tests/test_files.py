@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 import bitbayes as bb
+import needs
 from bitbayes.files import DIGEST, replacing, sealed
 from bitbayes.lab.train.folder import RunError, RunFolder
 from bitbayes.packed import PackedFileError, PackedNetwork, Program, Step
@@ -96,7 +97,7 @@ def test_the_digest_is_that_of_the_specification(tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(kind, tmp_path):
     """In a real process that may write no more than some bytes of a file, as on a full disk."""
     if not hasattr(os, "fork"):
-        pytest.skip("needs resource limits")
+        needs.UNIX.skip()
     path = tmp_path / "file.safetensors"
     KINDS[kind][0](path)
     content = path.read_bytes()

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import Parameter
 
 import bitbayes as bb
-from bitbayes.kernels import build
+import needs
 from bitbayes.rules import engine
 from bitbayes.rules.pretrained import looks_trained
 
-needs_compiler = pytest.mark.skipif(build.library() is None, reason=build.status())
+needs_compiler = needs.kernels()
 
 
 def step(optimizer: bb.BinaryOptimizer, seed: int = 0) -> None:

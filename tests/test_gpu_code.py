@@ -1,6 +1,6 @@
 """The code that a GPU would run for an update, run on the CPU.
 
-It takes Triton, which is no part of `make setup`: `pip install triton`, then `pytest -m slow tests/test_gpu_code.py`.
+It takes Triton, which is no part of `make setup`: `make gpu-code` fetches it and runs these tests.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import needs
 from bitbayes.kernels import run
 from bitbayes.rules import engine
 from laws import HARD, every_rule, pair, snapshot, steps
 
 if importlib.util.find_spec("triton") is None:
-    pytest.skip("needs Triton and its interpreter: pip install triton", allow_module_level=True)
+    needs.TRITON.skip()
 from gpu_code import GpuCode  # before Triton, which it tells to interpret
 
 STEPS = 4

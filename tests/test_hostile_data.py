@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 import bitbayes
+import needs
 from bitbayes.lab.data import LazyImages, batches, hub, load_mnist, load_snelson
 from generated import encoded, write
 
@@ -139,7 +140,7 @@ def test_a_small_archive_that_unpacks_to_gigabytes(tmp_path: Path, monkeypatch: 
         load_mnist(tmp_path)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes and devices")
+@needs.UNIX.unless(sys.platform != "win32")
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     """A pipe would block for ever, and /dev/zero would be read for ever."""
     os.mkfifo(tmp_path / "pipe.png")

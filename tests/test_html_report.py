@@ -14,6 +14,7 @@ import torch
 import tyro
 
 import bitbayes as bb
+import needs
 from bitbayes.calibration import reliability
 from bitbayes.lab.cli.reproduce import Report
 from bitbayes.lab.continual import StreamSettings, permuted_tasks, run_stream
@@ -311,15 +312,14 @@ def test_results_come_before_all_charts(runs, tmp_path):
         assert text.index(wanted) < text.index("<caption>All runs") < charts
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
 def test_a_phone_shows_results_on_its_first_screens(runs, tmp_path):
     """Also below a long list of what was left out; and nothing but wide tables scrolls sideways."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'bitbayes[dev]'")
+    sync_api, chromium = needs.PLAYWRIGHT.module("playwright.sync_api"), needs.browser()
     found = read_folders([runs])
     found.notes.extend(f"runs/{number}/config.json is not a record of a run" for number in range(40))
     page = write_page(found, tmp_path / "report.html")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for width, height in ((390, 844), (1280, 800)):
             for scheme in ("light", "dark"):
                 context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+import needs
 from bitbayes import errors
 from bitbayes.errors import install_command
 
-tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no reader of TOML")
+tomllib = needs.TOML.module("tomllib")
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

@@ -18,6 +18,7 @@ from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import bitbayes as bb
+import needs
 from bitbayes.kernels import build, run
 from bitbayes.noise import CHUNK, Noise, stream_key
 from bitbayes.rules import engine
@@ -49,7 +50,7 @@ LEFT_OUT: dict[str, Make] = {
 ROUNDED = {"ste-adam", "ste-adam, free", "vispa, projected"}
 
 covered = pytest.mark.parametrize("rule", COVERED)
-needs_compiler = pytest.mark.skipif(build.library() is None, reason=build.status())
+needs_compiler = needs.kernels()
 
 
 @pytest.fixture
@@ -344,7 +345,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
         cache.mkdir()
         cache.chmod(0o500)
         if os.access(cache, os.W_OK):
-            pytest.skip("root writes everywhere")
+            needs.NO_ROOT.skip()
     library, why = outcome()
     assert library is not None and "for this process alone: " in why and str(tmp_path) in why
     assert library.bitbayes_run and not list(temporary.iterdir())
@@ -487,7 +488,7 @@ def test_a_relative_cache_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @needs_compiler
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@needs.UNIX.unless(hasattr(os, "fork"))
 def test_a_forked_process_updates_too() -> None:
     """The threads of the parent are not there; a kernel that waited for them would hang."""
     code = """

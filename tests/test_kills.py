@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+import needs
 from bitbayes.lab.train import RunFolder
 from generated import write
 from nested import equal
 from test_robustness import environment
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the CPU time of another process")
+pytestmark = needs.LINUX.unless(sys.platform == "linux")
 
 COMMANDS = {
     "train": ["train", "digits", "--epochs", "6"],

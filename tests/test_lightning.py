@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import bitbayes as bb
+import needs
 from laws import data, every_rule, loss, pair, same, snapshot, steps
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "binarise.md"
@@ -93,7 +94,7 @@ def test_the_wrapper_switches_the_optimizer() -> None:
 def lightning() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("lightning", reason="needs Lightning")
+        return needs.LIGHTNING.module("lightning")
 
 
 def example(name: str) -> Any:

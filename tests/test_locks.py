@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+import needs
 from bitbayes.lab import cli
 from bitbayes.lab.train import RunError, RunFolder, lock
 from generated import write
 from test_robustness import command, environment, saved_epoch, start, wait_for
 
-pytestmark = pytest.mark.skipif(lock.fcntl is None, reason="the system has no such locks")
+pytestmark = needs.UNIX.unless(lock.fcntl)
 
 
 def test_a_second_process_is_refused_and_changes_nothing(tmp_path):

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+import needs
 from bitbayes.lab.train import machine
 from bitbayes.lab.train.machine import kept_memory, tuned_for
 
@@ -36,7 +37,7 @@ def _run(**environment: str) -> tuple[bool, int, int, int]:
     return kept == "True", before, during, after
 
 
-@pytest.mark.skipif(machine._glibc() is None, reason="no glibc here, or settings of its own in the environment")
+@needs.GLIBC.unless(machine._glibc() is not None)
 def test_freed_memory_is_kept_while_a_run_lasts():
     kept, before, during, after = _run()
     assert kept

@@ -6,9 +6,9 @@ import os
 import subprocess
 import sys
 
-import pytest
+import needs
 
-pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+pytestmark = needs.EXPERIMENTS.unless_installed("sklearn")
 
 # Asked of the network is what Python tells its audit hooks, from any thread and library; each is refused too.
 CHILD = """
@@ -93,7 +93,7 @@ def test_nothing_is_asked_of_the_network_and_nothing_written_to_home(tmp_path):
 
 def test_importing_openvino_with_the_library_leaves_the_process_as_it_was():
     """Its telemetry can still be imported by whoever wants it, and an OpenVINO that is there already stays."""
-    pytest.importorskip("openvino", reason="no OpenVINO: pip install 'bitbayes[openvino]'")
+    needs.OPENVINO.module("openvino")
     code = """
 import sys
 from bitbayes.packed.backends.openvino.quiet import openvino

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 import bitbayes as bb
+import needs
 from bitbayes.lab import cli
 from bitbayes.packed import Inputs, PackedNetwork, Program, Step, c_header, load, onnx_model
 from bitbayes.packed.backends import reference
 from bitbayes.packed.format.bits import float_above, unpack_signs
 from test_packed import Narrow, grid, settled
 
-needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+needs_gcc = needs.COMPILER.unless(shutil.which("gcc"))
 FLAGS = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 DRIVER = """
 #include <stdio.h>
@@ -244,8 +245,8 @@ def test_a_float_takes_the_place_of_an_integer(threshold):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnx_is_the_reference(name):
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'bitbayes[onnx]'")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="it is not installed: pip install 'bitbayes[onnx]'")
+    onnx = needs.ONNX.module("onnx")
+    onnxruntime = needs.ONNX.module("onnxruntime")
     packed, x = made(name)
     model = onnx_model(packed)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 13)]
@@ -267,7 +268,7 @@ def test_onnx_is_the_reference(name):
 
 def test_export_of_every_other_step():
     """Steps that the networks above do not have."""
-    onnxruntime = pytest.importorskip("onnxruntime", reason="it is not installed: pip install 'bitbayes[onnx]'")
+    onnxruntime = needs.ONNX.module("onnxruntime")
     pool = {"kernel": [2], "stride": [3], "padding": [1], "dilation": [3], "ceil": True}
     steps = (
         Step("clamp", (0,), "", {"min": -1.5, "max": None}),
@@ -384,6 +385,6 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert cli.main(["export", "net.safetensors"]) == 2
     error = capsys.readouterr().err
     assert "give --c, --onnx or both" in error and len(error.splitlines()) == 1
-    onnx = pytest.importorskip("onnx", reason="it is not installed: pip install 'bitbayes[onnx]'")
+    onnx = needs.ONNX.module("onnx")
     assert cli.main(["export", "net.safetensors", "--onnx", "net.onnx"]) == 0
     assert onnx.load("net.onnx") == onnx_model(packed)

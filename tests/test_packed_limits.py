@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import runpy
 import tracemalloc
@@ -14,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bitbayes.kernels import build
+import needs
 from bitbayes.packed import PackedFileError, PackedNetwork, Program, Step, load
 from bitbayes.packed.backends import reference
 from bitbayes.packed.backends.native import steps as native_steps
@@ -22,7 +23,7 @@ from bitbayes.packed.backends.runtime import Order
 from bitbayes.packed.format.bits import pack_signs
 
 MB = 1 << 20
-compiled = pytest.mark.skipif(build.library("inference") is None, reason=build.status("inference"))
+compiled = needs.kernels("inference")
 
 
 def peak(call: Callable[[], Any]) -> tuple[Any, int]:
@@ -159,7 +160,7 @@ def test_weights_that_networks_share_are_there_once():
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 def test_what_networks_share_is_computed_once(backend, monkeypatch):
-    module: Any = reference if backend == "reference" else pytest.importorskip("bitbayes.packed.backends.torch")
+    module: Any = reference if backend == "reference" else importlib.import_module("bitbayes.packed.backends.torch")
     network, seen = scaled(7, 8, 3), []
     plain = module._STEPS["tanh"]
     monkeypatch.setitem(module._STEPS, "tanh", lambda xs, step, t: seen.append(1) or plain(xs, step, t))
@@ -205,7 +206,7 @@ def mutated(total: int, folder: Path) -> Any:
 
 
 @compiled
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux counts it")
+@needs.LINUX.unless(Path("/proc/self/clear_refs").exists())
 def test_mutated_files_take_little_time_and_memory(tmp_path):
     """Each 2 s and four times its own memory; 20,000 in the slow test."""
     found = mutated(100, tmp_path)
@@ -214,6 +215,6 @@ def test_mutated_files_take_little_time_and_memory(tmp_path):
 
 @compiled
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux counts it")
+@needs.LINUX.unless(Path("/proc/self/clear_refs").exists())
 def test_twenty_thousand_mutated_files_take_little_time_and_memory(tmp_path):
     assert sum(mutated(20_000, tmp_path).values()) == 20_000

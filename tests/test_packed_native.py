@@ -15,6 +15,7 @@ from torch import nn
 
 import arm
 import bitbayes as bb
+import needs
 from bitbayes.kernels import build
 from bitbayes.packed import PackedNetwork, Program, Step, load
 from bitbayes.packed.backends.native import products
@@ -26,7 +27,7 @@ from bitbayes.packed.format.bits import pack_signs
 from bitbayes.packed.format.sliding import Sliding
 from test_packed import Narrow, grid, halved, settled
 
-pytestmark = pytest.mark.skipif(build.library("inference") is None, reason=build.status("inference"))
+pytestmark = needs.kernels("inference")
 
 LENGTHS = (1, 7, 31, 63, 64, 65, 127, 128, 513)
 # What CC must say for a path; on a processor that lacks it, it is skipped.
@@ -45,14 +46,14 @@ def path(request, monkeypatch):
     wanted = request.param
     if wanted == "neon":
         if arm.MISSING:
-            pytest.skip(arm.MISSING)
+            needs.ARM.skip()
         monkeypatch.setattr(products, "library", arm.library)
         return
     monkeypatch.setenv("CC", f"cc {PATHS[wanted]}")
     monkeypatch.setattr(build, "_outcome", build._outcome.__wrapped__)
     libraries: dict[str, Any] = {name: products.library.__wrapped__(name) for name in ("inference", "real")}
     if PATHS[wanted] and libraries["inference"].bitbayes_path().decode() != wanted:
-        pytest.skip(f"no {wanted} on this processor")
+        needs.processor(wanted).skip()
     monkeypatch.setattr(products, "library", libraries.__getitem__)
 
 

@@ -13,17 +13,17 @@ import torch
 from torch import nn
 
 import bitbayes as bb
+import needs
 from bitbayes.errors import install_command
 from bitbayes.packed import PackedNetwork, Program, Step, load
+from bitbayes.packed.backends.openvino import graph as openvino_graph
+from bitbayes.packed.backends.openvino import runtime as openvino_runtime
+from bitbayes.packed.backends.openvino.runtime import OpenVinoRuntime
 from bitbayes.packed.format.bits import pack_signs
 from test_packed import grid, settled
 from test_packed_native import NETWORKS, some_signs
 
-pytest.importorskip("openvino", reason="no OpenVINO: pip install 'bitbayes[openvino]'")
-
-from bitbayes.packed.backends.openvino import graph as openvino_graph
-from bitbayes.packed.backends.openvino import runtime as openvino_runtime
-from bitbayes.packed.backends.openvino.runtime import OpenVinoRuntime
+pytestmark = needs.OPENVINO.unless_installed("openvino")
 
 
 def agree(network: PackedNetwork, x: Any, exact: bool = False) -> OpenVinoRuntime:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import needs
 from bitbayes.kernels import build
 from bitbayes.packed import PackedNetwork, Program, Step, load
 from bitbayes.packed.backends.load import BACKENDS
@@ -73,9 +74,9 @@ def network(op: str, settings: dict[str, Any], tensors: dict[str, Any], *, signs
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
 def test_every_operation_on_every_backend(backend, op):
     if backend == "native" and build.library("inference") is None:
-        pytest.skip(build.status("inference"))
-    if backend != "native" and importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
+        needs.COMPILER.skip()
+    if backend == "openvino" and importlib.util.find_spec(backend) is None:
+        needs.OPENVINO.skip()
     x = (np.random.default_rng(1).integers(-24, 25, (3, 4, 5, 6)) / 16).astype(np.float32)
     for (settings, tensors), signs in [(form, signs) for form in FORMS[op] for signs in (False, True)]:
         packed = network(op, settings, tensors, signs=signs)
@@ -84,7 +85,7 @@ def test_every_operation_on_every_backend(backend, op):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5, err_msg=f"{op} {settings} {signs}")
 
 
-@pytest.mark.skipif(build.library("inference") is None, reason=build.status("inference"))
+@needs.kernels("inference")
 @pytest.mark.parametrize(
     ("op", "tensors"),
     [
@@ -107,8 +108,8 @@ def test_after_an_overflow_the_kernels_have_the_infinities_of_the_reference(op, 
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
-@pytest.mark.skipif(build.library("inference") is None, reason=build.status("inference"))
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
+@needs.kernels("inference")
+@needs.UNIX.unless(hasattr(__import__("os"), "fork"))
 def test_a_forked_process_runs_too():
     """The threads of its parent are not there; a kernel that waited for them would hang."""
     code = """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import needs
 from bitbayes.lab.recipes import find_recipe
 from bitbayes.lab.recipes.configure import make_config, run_recipe
 
@@ -15,7 +16,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 CURVES = SHARED / "published" / "bayesbinn_curves.json"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not CURVES.is_file(), reason="the published curves beside the project are missing"),
+    needs.DATA.unless(CURVES.is_file()),
 ]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import bitbayes as bb
+import needs
 from laws import RULES, data, every_rule, loss, make, network, pair, same, snapshot, steps
 
 
@@ -176,7 +177,7 @@ def test_a_point_posterior_warns_once() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs.CUDA.unless(torch.cuda.is_available())
 @every_rule
 def test_moving_to_a_gpu_and_back(rule: str) -> None:
     model, optimizer = pair(rule)
@@ -194,7 +195,7 @@ def test_moving_to_a_gpu_and_back(rule: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs.CUDA.unless(torch.cuda.is_available())
 def test_draws_agree_between_cpu_and_gpu() -> None:
     runs = []
     for device in ("cpu", "cuda"):

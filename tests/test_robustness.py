@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import needs
 from bitbayes.lab import cli
 from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.recipes import make_config, run_recipe
@@ -209,7 +210,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+@needs.UNIX.unless(sys.platform != "win32")
 def test_a_write_that_the_system_refuses(tmp_path):
     out = tmp_path / "run"
     process = start([sys.executable, "-c", FILE_LIMIT, *command(out)[3:]])

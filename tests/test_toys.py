@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import needs
 from bitbayes.lab.recipes import make_config
 from bitbayes.lab.studies.load import load_run
 from bitbayes.lab.studies.several import run_several
@@ -78,7 +79,7 @@ def test_two_moons_near_the_exact_posterior(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="Snelson's data beside the project are missing")
+@needs.DATA.unless(DATA.is_dir())
 def test_snelson(tmp_path: Path) -> None:
     """With settings chosen on validation points, STE and the mean of BayesBiNN are both useful; BayesBiNN has bands."""
     figures = snelson_study(str(tmp_path), data=str(DATA)).figures

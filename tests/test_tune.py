@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+import needs
 from bitbayes.lab import cli
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.studies.tune import parse_ranges, tune
 from bitbayes.lab.train import DivergedError, RunConfig, RunError, SilentProgress
 
-pytest.importorskip("optuna", reason="needs the extra tune")
+pytestmark = needs.OPTUNA.unless_installed("optuna")
 
 
 def search(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import bitbayes as bb
+import needs
 from bitbayes.noise import Noise
 from bitbayes.posterior import BernoulliPosterior, LowRankGaussianPosterior, load_posterior
 from laws import data, loss, network, steps
@@ -42,7 +43,7 @@ def test_correlation_against_a_numerical_integral(rho: float) -> None:
     a, b = 0.4, -1.1
     z = torch.tensor([[1.0, rho], [0.0, math.sqrt(1 - rho * rho)]])
     q = LowRankGaussianPosterior({"w": torch.tensor([a, b])}, {"w": z})
-    scipy = pytest.importorskip("scipy.stats")
+    scipy = needs.EXPERIMENTS.module("scipy.stats")
     joint = scipy.multivariate_normal([0, 0], [[1, rho], [rho, 1]]).cdf([a, b])
     p, r = scipy.norm.cdf(a), scipy.norm.cdf(b)
     expected = 4 * (joint - p * r) / math.sqrt((1 - (2 * p - 1) ** 2) * (1 - (2 * r - 1) ** 2))
