@@ -203,7 +203,7 @@ def test_changelog_and_citation_are_of_the_version(release: Any, tmp_path: Path,
     assert name in line
 
 
-# Forms and papers. --------------------------------------------------------------------------------------------------
+# Security, forms and papers. ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
