@@ -57,6 +57,7 @@ TRITON = Need("Triton", "make gpu-code")
 YAML = Need("PyYAML", "make setup")
 
 # Python packages of the extras, which `make setup` installs.
+HUB = Need("the extra hub", "make setup")
 EXPERIMENTS = Need("the extra train", "make setup")
 ONNX = Need("the extra onnx", "make setup")
 OPENVINO = Need("OpenVINO", "make setup")
@@ -70,6 +71,7 @@ DATA = Need("the data sets in ../shared, which are no part of the repository")
 LINUX = Need("Linux")
 UNIX = Need("Linux or macOS")
 GLIBC = Need("glibc with its own settings of malloc")
+OPENMP = Need("a torch that uses OpenMP")
 NO_ROOT = Need("a user other than root")
 TOML = Need("Python 3.11 or newer")
 

@@ -13,6 +13,7 @@ import pytest
 
 import needs
 from bitbayes.lab.train.rules import RULES
+from bitbayes.packed.format import check, file, images, program
 
 yaml = needs.YAML.module("yaml")
 
@@ -204,6 +205,34 @@ def test_changelog_and_citation_are_of_the_version(release: Any, tmp_path: Path,
 
 
 # Security, forms and papers. ---------------------------------------------------------------------------------------
+
+SECURITY = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+
+
+def test_the_limits_of_the_security_policy_are_those_of_the_format() -> None:
+    table = dict(re.findall(r"^\| ([a-z][^|]*) \| ([\d,]+(?: [MK]iB)?) \|$", SECURITY, re.MULTILINE))
+    assert table == {
+        "header of the file": f"{file.MAX_HEADER >> 20} MiB",
+        "program": f"{program.MAX_TEXT >> 10} KiB",
+        "steps of a program": f"{program.MAX_STEPS:,}",
+        "networks in a file": f"{program.MAX_SAMPLES:,}",
+        "steps of all networks together": f"{check.MAX_RUNS:,}",
+        "operations for one input": f"{check.MAX_WORK:,}",
+        "numbers in memory at the same time, for one input": f"{check.MAX_HELD:,}",
+    }
+    assert f"more than {images.MAX_PIXELS // 10**6} million pixels" in SECURITY
+
+
+def test_the_security_policy_promises_what_the_fuzzer_measures() -> None:
+    fuzzer = (ROOT / "benchmarks" / "fuzz_limits.py").read_text(encoding="utf-8")
+    ((seconds, times, spare),) = re.findall(r"SECONDS, TIMES, ALLOWED = ([\d.]+), (\d+), (\d+) << 20", fuzzer)
+    assert (float(seconds), int(times)) == (2, 4) and SECURITY.count("at most 2 s of CPU time and four times the") == 2
+    assert len(re.findall(rf"\b{spare}\s+MiB\b", SECURITY)) == 2
+    tests = (ROOT / "tests" / "test_packed_limits.py").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+)(\.py)?`", SECURITY)
+    assert len(named) == 4
+    for name, suffix in named:
+        assert (ROOT / "tests" / f"{name}{suffix}").exists() if suffix else f"def {name}(" in tests, name
 
 
 @pytest.mark.parametrize(
