@@ -11,7 +11,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PLATFORMS = ("manylinux[0-9_.a-z]*_x86_64", "manylinux[0-9_.a-z]*_aarch64", "macosx_[0-9_]+_(?:arm64|universal2)")
+WHEEL = r"-py3-none-(?:[\w.]+\.)?{}(?:\.[\w.]+)?\.whl"
+FILES = {
+    "source distribution": r"\.tar\.gz",
+    "wheel for Linux on x86-64": WHEEL.format("manylinux[0-9_.a-z]*_x86_64"),
+    "wheel for Linux on ARM": WHEEL.format("manylinux[0-9_.a-z]*_aarch64"),
+    "wheel for macOS on ARM": WHEEL.format("macosx_[0-9_]+_(?:arm64|universal2)"),
+}
 
 
 def complaints(tag: str, folder: Path, root: Path = ROOT) -> list[str]:
@@ -26,10 +32,10 @@ def complaints(tag: str, folder: Path, root: Path = ROOT) -> list[str]:
     if not re.search(rf"^version: {re.escape(version)}$", text["CITATION.cff"], re.MULTILINE):
         found.append(f"CITATION.cff is not of version {version}")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    for pattern in (r"\.tar\.gz", *(rf"-py3-none-(?:[\w.]+\.)?{platform}(?:\.[\w.]+)?\.whl" for platform in PLATFORMS)):
+    for what, pattern in FILES.items():
         files = {name for name in names if re.fullmatch(f"bitbayes-{re.escape(version)}{pattern}", name)}
         if len(files) != 1:
-            found.append(f"{folder} has {len(files)} files bitbayes-{version}{pattern}, expected one")
+            found.append(f"{folder} has {len(files)} files that are the {what} of version {version}, expected 1")
         names -= files
     return found + [f"{folder} has {name}, which no release has" for name in sorted(names)]
 

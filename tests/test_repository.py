@@ -186,7 +186,7 @@ def test_the_tag_is_the_version(release: Any, tag: str) -> None:
 def test_a_release_lacks_no_platform(release: Any, tmp_path: Path, name: str) -> None:
     (tmp_path / "dist" / name).unlink()
     (line,) = release()
-    assert "has 0 files" in line
+    assert "has 0 files that are the " in line
 
 
 @pytest.mark.parametrize("name", ["bitbayes-1.1.0.tar.gz", "bitbayes-1.2.0-py3-none-any.whl", "notes.txt"])
