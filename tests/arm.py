@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bitbayes.kernels import build
+from bitbayes.kernels import build, variants
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 MISSING = next((f"no {program}" for program in (COMPILER, EMULATOR) if shutil.which(program) is None), "")
@@ -59,7 +59,7 @@ def _program(name: str, function: str) -> Path:
     source = Path(build.__file__).with_name(f"{name}.c")
     (folder / "main.c").write_text(_MAIN, encoding="utf-8")
     what = [f'-DKERNEL="{source}"', f"-DCALL={_CALLS[function]}", str(folder / "main.c"), "-o", str(folder / "program")]
-    flags = [flag for flag in build._FLAGS if flag not in ("-shared", "-fPIC")]
+    flags = [flag for flag in variants.FLAGS if flag not in ("-shared", "-fPIC")]
     subprocess.run([COMPILER, *flags, "-include", "stdlib.h", "-static", *what, "-lm"], check=True)
     return folder / "program"
 

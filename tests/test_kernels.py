@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import functools
 import os
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import bitbayes as bb
 import needs
-from bitbayes.kernels import build, run
+from bitbayes.kernels import build, run, threads, variants
 from bitbayes.noise import CHUNK, Noise, stream_key
 from bitbayes.rules import engine
 
@@ -507,6 +509,155 @@ assert status == 0, status
 """
     run = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+# Libraries of a wheel. ------------------------------------------------------------------------------------------------
+
+_SSE = "fpu sse sse2 ssse3 sse4_1 sse4_2 popcnt"
+_AVX2 = f"{_SSE} avx avx2 bmi1 bmi2 f16c fma abm movbe"
+_AVX512 = f"{_AVX2} avx512f avx512bw avx512cd avx512dq avx512vl"
+
+
+@pytest.mark.parametrize(
+    ("machine", "line", "name", "wanted"),
+    [
+        ("x86_64", f"flags : {_SSE}", "kernels", ["x86-64"]),
+        ("x86_64", f"flags : {_SSE} avx avx2", "kernels", ["x86-64"]),  # without fused multiply-adds
+        ("x86_64", f"flags : {_AVX2}", "kernels", ["x86-64-v3", "x86-64"]),
+        ("x86_64", f"flags : {_AVX2} avx512f", "inference", ["x86-64-v3", "x86-64"]),  # not all of the level
+        ("x86_64", f"flags : {_AVX512}", "inference", ["x86-64-v4", "x86-64-v3", "x86-64"]),
+        ("x86_64", f"flags : {_AVX512} avx512_vpopcntdq", "kernels", ["x86-64-v4", "x86-64-v3", "x86-64"]),
+        (
+            "x86_64",
+            f"flags : {_AVX512} avx512_vpopcntdq",
+            "inference",
+            ["x86-64-v4+vpopcntdq", "x86-64-v4", "x86-64-v3", "x86-64"],
+        ),
+        ("x86_64", "", "kernels", ["x86-64"]),  # nothing known, as on macOS
+        ("aarch64", "Features : fp asimd sve", "inference", ["armv8-a"]),
+        ("arm64", "", "inference", ["arm64"]),
+        ("riscv64", "", "inference", []),
+        ("i686", f"flags : {_AVX2}", "inference", []),
+    ],
+)
+def test_a_processor_gets_the_fastest_variant_that_it_can_run(
+    machine: str, line: str, name: str, wanted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants.platform, "machine", lambda: machine)
+    monkeypatch.setattr(variants, "processor", lambda: line)
+    assert [variant.name for variant in variants.fitting(name)] == wanted
+
+
+def test_this_processor_has_the_features_that_linux_lists() -> None:
+    assert variants.processor() == "" or len(variants.processor().partition(":")[2].split()) > 3
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As if this were a wheel whose libraries are in the folder, on a processor with the variants "fast" and "any"."""
+    folder, cache = tmp_path / "shipped", tmp_path / "cache"
+    folder.mkdir()
+    monkeypatch.setattr(build, "SHIPPED", folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setattr(variants, "fitting", lambda name: [variants.Variant("fast"), variants.Variant("any")])
+    return folder
+
+
+def ship(folder: Path, variant: str) -> Path:
+    """Put a library into the wheel."""
+    source, made = Path(build.__file__).with_name("kernels.c"), folder / "made"
+    flags = [f'-DBITBAYES_NOTE="{variant}"', "-O0"]  # quick to compile
+    subprocess.run(variants.command(variants.compiler(), flags, source, made), check=True)
+    return made.rename(folder / variants.shipped_name("kernels", variant, made.read_bytes()))
+
+
+@needs_compiler
+def test_the_library_of_a_wheel_is_used_and_no_compiler_looked_for(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = ship(shipped, "any").read_bytes()
+    monkeypatch.setattr(variants, "compiler", None)
+    library, about = outcome()
+    assert library is not None and library.bitbayes_run
+    assert about == "shipped with the wheel, any"
+    (shipped / variants.shipped_name("kernels", "fast", content)).write_bytes(content)
+    assert outcome()[1] == "shipped with the wheel, fast"
+    assert not (tmp_path / "cache").exists()
+
+
+@needs_compiler
+@pytest.mark.parametrize("harm", ["truncated", "emptied", "of another machine"])
+def test_a_damaged_library_of_a_wheel_is_passed_over(harm: str, shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the next variant, then for a library that is compiled here, then for none; `status` names it."""
+    good = ship(shipped, "any")
+    content = b"MZ of another machine" if harm == "of another machine" else good.read_bytes()
+    bad = shipped / variants.shipped_name("kernels", "fast", content)
+    bad.write_bytes({"truncated": content[:4000], "emptied": b""}.get(harm, content))
+    assert outcome()[1] == "shipped with the wheel, any"
+    good.unlink()
+    library, about = outcome()
+    assert library is not None and about.startswith("compiled by ") and f"(in the wheel {bad.name}" in about
+    monkeypatch.setenv("CC", "no-such-compiler")
+    library, about = outcome()
+    assert library is None and about.startswith("not in use: no C compiler: ") and bad.name in about
+    assert len(about.splitlines()) == 1
+
+
+@needs_compiler
+def test_a_missing_library_is_compiled(shipped: Path) -> None:
+    assert outcome()[1].startswith("compiled by ") and "in the wheel" not in outcome()[1]
+
+
+# Threads. -------------------------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+def test_kernels_run_on_the_threads_of_torch() -> None:
+    """Where torch's runtime is one of OpenMP, it is that one, and no second."""
+    if "OpenMP" not in torch.__config__.parallel_info().partition("ATen parallel backend: ")[2]:
+        pytest.skip("torch has no OpenMP here")
+    found = threads._openmp()
+    assert found == threads._addresses(torch._C.__file__, threads._OPENMP) and all(found)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["openmp", "posix", "none", "refused"])
+def test_every_kind_of_threads_does_every_part_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "refused": the system starts one thread and no more."""
+    started: list[int] = []
+    create_type = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)
+    posix = threads._addresses(None, threads._POSIX)
+    real_create = create_type(posix[0])
+
+    @create_type
+    def create(thread: int, attributes: int, function: int, argument: int) -> int:
+        started.append(1)
+        return 11 if len(started) > 1 else real_create(thread, attributes, function, argument)
+
+    address = ctypes.cast(create, ctypes.c_void_p).value
+    openmp = threads._openmp()
+    given = {"openmp": [*openmp, 0, 0], "posix": [0, 0, 0, *posix], "none": [0] * 5}
+    given["refused"] = [0, 0, 0, address or 0, posix[1]]
+    if kind == "openmp" and not all(openmp):
+        pytest.skip("no OpenMP here")
+    library = build.library()
+    assert library is not None
+    tell = functools.partial(library.bitbayes_threads, (ctypes.c_int64 * 5)(*given[kind]))
+    before, runs = torch.get_num_threads(), []
+    try:
+        tell()
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            runs.append(trained(COVERED["straight-through"], 150_001, steps=2, compile=True))
+    finally:
+        torch.set_num_threads(before)
+        threads.connect(library)
+    (one, weights), (other, others) = runs
+    assert torch.equal(weights, others)
+    assert torch.equal(one.state[weights]["belief"]["natural"], other.state[others]["belief"]["natural"])
+    assert len(started) == (
+        4 if kind == "refused" else 0
+    )  # the first of a draw and two steps starts one, and asks for two
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile imports what torch deprecates

@@ -61,7 +61,7 @@ else:
         raise AttributeError(f"module 'bitbayes' has no attribute {name!r}")
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "PMF",

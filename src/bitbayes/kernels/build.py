@@ -1,46 +1,28 @@
-"""Compiles the C files beside it once a machine, with the C compiler that is there, and loads them.
+"""Loads the compiled C files: those that came with the wheel, else those that this machine has compiled.
 
-A library is kept in the user's cache under a name that hashes the source, the compiler, the processor, and its own
-content; one that is damaged, or that others could have written, is not loaded. Where the cache cannot be written, each
-process compiles a library of its own, and removes the file. Nothing here raises: without a compiler there are no
-kernels, and `status` says why.
+A wheel brings a library for every kind of processor of its family, and nothing is compiled then. Without one, as in a
+source tree, the C compiler of the machine makes it once. It is kept in the user's cache under a name that hashes the
+source, the compiler, the processor, and its own content; one that is damaged, or that others could have written, is not
+loaded. Where the cache cannot be written, each process compiles a library of its own, and removes the file. Nothing
+here raises: without a library there are no kernels, and `status` says why.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
 import platform
-import shlex
-import shutil
 import stat
 import subprocess
 import tempfile
 from pathlib import Path
 
-# IEEE arithmetic as written, on every machine; the last two allow to vectorise roots and choices, and change no value.
-_FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+from bitbayes.kernels import variants
+from bitbayes.kernels.threads import connect
+
+SHIPPED = Path(__file__).with_name("shipped")  # there in a wheel that has libraries
 _PROCESS = os.getpid()  # that imported this module
-
-
-def _compiler() -> list[str]:
-    """Return the command of `$CC`, which may have options, or `cc`; its first word is a file that exists."""
-    program, *options = shlex.split(os.environ.get("CC") or "cc")
-    found = shutil.which(program)
-    if found is None:
-        raise OSError(f"no C compiler: {program} is not on the path; set CC to one")
-    return [found, *options]
-
-
-def _processor() -> str:
-    """Return what code for this machine may use: a home directory may be shared by machines that differ."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 def _cache() -> Path:
@@ -61,13 +43,29 @@ def _cached(folder: Path, stem: str) -> Path | None:
     """Return the library of a name whose content is as long and as whole as when it was written."""
     for found in sorted(folder.glob(f"{stem}-*.so")):
         _check_owner(found)
-        if found.name == f"{stem}-{_digest(found.read_bytes())}.so":
+        if found.name == f"{stem}-{variants.digest(found.read_bytes())}.so":
             return found
     return None
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+def _load(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    connect(library)
+    return library
+
+
+def _shipped(name: str) -> tuple[ctypes.CDLL | None, str]:
+    """Return the fastest library of the wheel that fits, with its variant; or None, and what is wrong with those."""
+    wrong = []
+    for variant in variants.fitting(name):
+        for path in sorted(SHIPPED.glob(f"{name}.{variant.name}.*.so")):
+            try:
+                if path.name != variants.shipped_name(name, variant.name, path.read_bytes()):
+                    raise OSError("is damaged")
+                return _load(path), variant.name
+            except OSError as error:
+                wrong.append(f"{path.name} {error}")
+    return None, "; ".join(wrong)
 
 
 def _compile(source: Path, compiler: list[str], processor: str, folder: Path, stem: str) -> Path:
@@ -75,48 +73,58 @@ def _compile(source: Path, compiler: list[str], processor: str, folder: Path, st
 
     The end of its name is a digest of its content, by which a damaged library is known.
     """
-    native = ["-march=native"] if processor else []
     with tempfile.TemporaryDirectory(dir=folder) as room:
         made = Path(room) / "made.so"
         failure = ""
-        # Some compilers have no OpenMP: then one thread. Some do not know their machine: then its family's code.
-        for more in ([*native, "-fopenmp"], native, []):
-            command = [*compiler, *_FLAGS, *more, str(source), "-o", str(made), "-lm"]
+        # Some compilers do not know their machine: then its family's code.
+        for flags in [["-march=native"]] * bool(processor) + [[]]:
+            command = variants.command(compiler, flags, source, made)
             run = subprocess.run(command, capture_output=True, text=True, timeout=120)
             if run.returncode == 0:
                 made.chmod(0o700)
                 with open(made, "rb") as file:
                     os.fsync(file.fileno())
-                target = folder / f"{stem}-{_digest(made.read_bytes())}.so"
+                target = folder / f"{stem}-{variants.digest(made.read_bytes())}.so"
                 os.replace(made, target)
                 return target
             failure = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
     raise OSError(f"{compiler[0]} failed: {failure}")
 
 
+def _compiled(name: str) -> tuple[ctypes.CDLL, str]:
+    """Return the library that this machine has compiled, and where it is; compile it if that was not done."""
+    source = Path(__file__).with_name(f"{name}.c")
+    compiler, processor = variants.compiler(), variants.processor()
+    program = Path(compiler[0]).stat()
+    about = [*compiler, *variants.FLAGS, program.st_size, program.st_mtime_ns, platform.machine(), processor]
+    text = source.read_bytes() + source.with_name("threads.h").read_bytes()
+    stem = f"{name}-{variants.digest(repr([*about, text]).encode())}"
+    try:
+        folder = _cache()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_owner(folder)
+        target = _cached(folder, stem) or _compile(source, compiler, processor, folder, stem)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise  # one of ours: the folder belongs to others, or the compiler fails
+        with tempfile.TemporaryDirectory(prefix="bitbayes-") as room:
+            target = _compile(source, compiler, processor, Path(room), stem)
+            return _load(target), f"compiled by {compiler[0]} for this process alone: {error}"
+    return _load(target), f"compiled by {compiler[0]}, kept at {target}"
+
+
 @functools.cache
 def _outcome(name: str = "kernels") -> tuple[ctypes.CDLL | None, str]:
-    """Return the library, or None; and where it is, or why there is none."""
+    """Return the library, or None; and where it is from, or why there is none."""
+    library, about = _shipped(name)
+    if library is not None:
+        return library, f"shipped with the wheel, {about}"
+    wrong = about and f" (in the wheel {about})"
     try:
-        source = Path(__file__).with_name(f"{name}.c")
-        compiler, processor = _compiler(), _processor()
-        program = Path(compiler[0]).stat()
-        about = [*compiler, *_FLAGS, program.st_size, program.st_mtime_ns, platform.machine(), processor]
-        stem = f"{name}-{_digest(repr([*about, source.read_bytes()]).encode())}"
-        try:
-            folder = _cache()
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _check_owner(folder)
-            target = _cached(folder, stem) or _compile(source, compiler, processor, folder, stem)
-        except (OSError, RuntimeError) as error:
-            if isinstance(error, OSError) and error.errno is None:
-                raise  # one of ours: the folder belongs to others, or the compiler fails
-            with tempfile.TemporaryDirectory(prefix="bitbayes-") as room:
-                target = _compile(source, compiler, processor, Path(room), stem)
-                return ctypes.CDLL(str(target)), f"compiled by {compiler[0]} for this process alone: {error}"
-        return ctypes.CDLL(str(target)), f"compiled by {compiler[0]}, kept at {target}"
+        library, about = _compiled(name)
+        return library, about + wrong
     except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
-        return None, f"not in use: {error}"
+        return None, f"not in use: {error}{wrong}"
 
 
 def threads(wanted: int) -> int:
@@ -125,12 +133,16 @@ def threads(wanted: int) -> int:
 
 
 def library(name: str = "kernels") -> ctypes.CDLL | None:
-    """Return the compiled kernels, or None. The first call on a machine takes about a second."""
+    """Return the compiled kernels, or None. Without a wheel the first call on a machine takes about a second."""
     return _outcome(name)[0]
 
 
 def status(name: str = "kernels") -> str:
-    """Say whether the compiled kernels are in use, and if not, why; compiles them if that was not tried yet.
+    """Return whether the compiled kernels are in use and where they are from, or why they are not in use.
+
+    A wheel brings compiled kernels, and the line is then "shipped with the wheel" and the kind of processor they are
+    for. Otherwise the first call compiles them with `$CC` or `cc`, and the line begins with "compiled by". The line
+    begins with "not in use" where neither works.
 
     Args:
         name: Which: "kernels" of the learning rules, "finite" that reads their gradients, "signs" that packs
@@ -140,7 +152,7 @@ def status(name: str = "kernels") -> str:
         One line.
 
     Example:
-        >>> bb.kernels.status().split()[0] in ("compiled", "not")
+        >>> bb.kernels.status().split()[0] in ("shipped", "compiled", "not")
         True
     """
     return _outcome(name)[1]

@@ -2,6 +2,8 @@
 
 #include <stdint.h>
 
+#include "threads.h"
+
 /* The largest magnitude, as bits: of two magnitudes the larger has the larger bits; an infinity or NaN has the largest.
    Four places are read at once: one stream of reads does not fill the way to memory. */
 #define LARGEST(name, bits)                                                                                            \
@@ -30,19 +32,32 @@ typedef struct {
     int64_t size; /* bytes of a value: 4 of a float32, 2 of a bfloat16, which is the upper half of one */
 } values;
 
-int bitbayes_finite(const values *tensors, int count, int threads) {
+typedef struct {
+    const values *tensors;
+    int count;
+    int *infinite;
+} reading;
+
+static void some_values(const void *loop, int64_t part, int64_t parts) {
+    const reading *all = loop;
     const int64_t chunk = 1 << 16;
     int infinite = 0;
-    (void)threads;
-    for (int t = 0; t < count; t++) {
-        values all = tensors[t];
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1) reduction(| : infinite)
-        for (int64_t start = 0; start < all.count; start += chunk) {
-            int64_t some = all.count - start < chunk ? all.count - start : chunk;
-            const char *x = (const char *)all.address + start * all.size;
-            infinite |= all.size == 4 ? single((const uint32_t *)x, some) >= 0x7f800000u
-                                      : brain((const uint16_t *)x, some) >= 0x7f80u;
+    for (int t = 0; t < all->count; t++) {
+        values x = all->tensors[t];
+        int64_t chunks = (x.count + chunk - 1) / chunk, end = beginning(chunks, part + 1, parts);
+        for (int64_t c = beginning(chunks, part, parts); c < end; c++) {
+            int64_t start = c * chunk, some = x.count - start < chunk ? x.count - start : chunk;
+            const char *from = (const char *)x.address + start * x.size;
+            infinite |= x.size == 4 ? single((const uint32_t *)from, some) >= 0x7f800000u
+                                    : brain((const uint16_t *)from, some) >= 0x7f80u;
         }
     }
+    if (infinite) __atomic_store_n(all->infinite, 1, __ATOMIC_RELAXED);
+}
+
+int bitbayes_finite(const values *tensors, int count, int threads) {
+    int infinite = 0;
+    reading all = {tensors, count, &infinite};
+    in_parallel(some_values, &all, threads);
     return !infinite;
 }

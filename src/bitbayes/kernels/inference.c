@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "threads.h"
+
 #if defined(__AVX512F__) && !defined(BITBAYES_PORTABLE)
 #include <immintrin.h>
 #define BYTES 64
@@ -48,6 +50,13 @@ const char *bitbayes_path(void) {
 static inline words popcount(words x) {
 #if defined(__AVX512VPOPCNTDQ__) && !defined(BITBAYES_PORTABLE)
     return (words)_mm512_popcnt_epi64((__m512i)x);
+#elif defined(__AVX512BW__) && !defined(BITBAYES_PORTABLE)
+    const __m512i low = _mm512_set1_epi8(15);
+    const __m512i counts = _mm512_set4_epi32(0x04030302, 0x03020201, 0x03020201, 0x02010100);
+    __m512i right = _mm512_and_si512((__m512i)x, low);
+    __m512i left = _mm512_and_si512(_mm512_srli_epi16((__m512i)x, 4), low);
+    __m512i bytes = _mm512_add_epi8(_mm512_shuffle_epi8(counts, right), _mm512_shuffle_epi8(counts, left));
+    return (words)_mm512_sad_epu8(bytes, _mm512_setzero_si512());
 #elif defined(__AVX2__) && !defined(__AVX512F__) && !defined(BITBAYES_PORTABLE)
     const __m256i low = _mm256_set1_epi8(15);
     const __m256i counts = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1,
@@ -168,30 +177,43 @@ static void some_rows(const shape *s, const uint64_t *x, int64_t source, int64_t
     }
 }
 
-/* All products. Tasks are groups of rows, or where these are few, groups of blocks; nothing depends on which.
-   Returns 0, or 1 without memory. */
-int bitbayes_signs(const shape *s, const uint64_t *x, void *out) {
+typedef struct {
+    const shape *s;
+    const uint64_t *x;
+    void *out;
+    int64_t groups, cuts; /* tasks are groups of rows, or where these are few, groups of blocks */
+    int *failed;
+} sign_product;
+
+static void some_signs(const void *loop, int64_t part, int64_t parts) {
+    const sign_product *all = loop;
+    const shape *s = all->s;
     const void *weights = (void *)(intptr_t)s->weights_at, *table = (void *)(intptr_t)s->table_at;
     const void *classes = (void *)(intptr_t)s->classes_at;
     const void *scale = (void *)(intptr_t)s->scale_at, *shift = (void *)(intptr_t)s->shift_at;
     int64_t length = s->kernel_y * s->kernel_x * s->channels, rows = s->inputs * s->places_y * s->places_x;
-    int64_t groups = (rows + ROWS - 1) / ROWS, all = s->networks * s->blocks, cuts = 1;
-    if (groups * s->sources < s->threads) cuts = all < s->threads ? all : s->threads;
-    int failed = 0;
-#pragma omp parallel num_threads(s->threads) if (s->threads > 1) reduction(| : failed)
-    {
-        uint64_t *gathered = malloc(ROWS * length * sizeof *gathered);
-        failed = gathered == NULL;
-#pragma omp for schedule(static)
-        for (int64_t task = 0; task < groups * s->sources * cuts; task++) {
-            int64_t cut = task % cuts, group = task / cuts % groups, source = task / cuts / groups;
-            int64_t first = group * ROWS, count = rows - first < ROWS ? rows - first : ROWS;
-            int64_t blocks[2] = {all * cut / cuts, all * (cut + 1) / cuts};
-            if (gathered)
-                some_rows(s, x, source, first, count, blocks, weights, table, classes, scale, shift, gathered, out);
-        }
-        free(gathered);
+    int64_t cuts = all->cuts, groups = all->groups, every = s->networks * s->blocks, tasks = groups * s->sources * cuts;
+    uint64_t *gathered = malloc(ROWS * length * sizeof *gathered);
+    if (gathered == NULL) {
+        __atomic_store_n(all->failed, 1, __ATOMIC_RELAXED);
+        return;
     }
+    for (int64_t task = beginning(tasks, part, parts); task < beginning(tasks, part + 1, parts); task++) {
+        int64_t cut = task % cuts, group = task / cuts % groups, source = task / cuts / groups;
+        int64_t first = group * ROWS, count = rows - first < ROWS ? rows - first : ROWS;
+        int64_t blocks[2] = {every * cut / cuts, every * (cut + 1) / cuts};
+        some_rows(s, all->x, source, first, count, blocks, weights, table, classes, scale, shift, gathered, all->out);
+    }
+    free(gathered);
+}
+
+/* All products; nothing depends on the tasks or threads. Returns 0, or 1 without memory. */
+int bitbayes_signs(const shape *s, const uint64_t *x, void *out) {
+    int64_t groups = (s->inputs * s->places_y * s->places_x + ROWS - 1) / ROWS, every = s->networks * s->blocks;
+    int64_t cuts = groups * s->sources < s->threads ? (every < s->threads ? every : s->threads) : 1;
+    int failed = 0;
+    sign_product all = {s, x, out, groups, cuts, &failed};
+    in_parallel(some_signs, &all, s->threads);
     return failed;
 }
 
@@ -266,34 +288,46 @@ static void one_row(const float *x, int64_t words32, int64_t blocks, const uint3
     }
 }
 
-/* All products. Tasks are rows, or where these are few, groups of blocks; returns as `bitbayes_signs` does. */
+typedef struct {
+    int64_t sources, networks, rows, count, outputs, blocks, cuts; /* tasks are rows, or where these are few, blocks */
+    const float *x, *scale, *shift;
+    const uint32_t *weights;
+    float *out;
+    int *failed;
+} number_product;
+
+static void some_numbers(const void *loop, int64_t part, int64_t parts) {
+    const number_product *n = loop;
+    int64_t blocks = n->blocks, all = n->networks * blocks, tasks = n->sources * n->rows * n->cuts;
+    float *sums = malloc(all * BLOCK * sizeof *sums);
+    floats *prepared = malloc(INPUTS / 32 * TABLES * sizeof *prepared);
+    if (sums == NULL || prepared == NULL) {
+        __atomic_store_n(n->failed, 1, __ATOMIC_RELAXED);
+        tasks = 0;
+    }
+    for (int64_t task = beginning(tasks, part, parts); task < beginning(tasks, part + 1, parts); task++) {
+        int64_t cut = task % n->cuts, row = task / n->cuts % n->rows, source = task / n->cuts / n->rows;
+        int64_t first = all * cut / n->cuts, last = all * (cut + 1) / n->cuts;
+        one_row(n->x + (source * n->rows + row) * n->count * 32, n->count, last - first,
+                n->weights + (source * all + first) * n->count * BLOCK, prepared, sums);
+        for (int64_t b = first; b < last; b++) {
+            int64_t network = source * n->networks + b / blocks, at = b % blocks * BLOCK, rest = n->outputs - at;
+            float *to = n->out + (network * n->rows + row) * n->outputs + at, *from = sums + (b - first) * BLOCK;
+            const float *a = n->scale + network * blocks * BLOCK + at, *c = n->shift + network * blocks * BLOCK + at;
+            for (int64_t i = 0; i < (rest < BLOCK ? rest : BLOCK); i++) to[i] = __builtin_fmaf(from[i], a[i], c[i]);
+        }
+    }
+    free(prepared);
+    free(sums);
+}
+
+/* All products; returns as `bitbayes_signs` does. */
 int bitbayes_numbers(int64_t sources, int64_t networks, int64_t rows, int64_t count, int64_t outputs, int64_t blocks,
                      int64_t threads, const float *x, const uint32_t *weights, const float *scale, const float *shift,
                      float *out) {
-    int64_t all = networks * blocks, cuts = 1;
-    if (rows * sources < threads) cuts = all < threads ? all : threads;
+    int64_t all = networks * blocks, cuts = rows * sources < threads ? (all < threads ? all : threads) : 1;
     int failed = 0;
-#pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : failed)
-    {
-        float *sums = malloc(all * BLOCK * sizeof *sums);
-        floats *prepared = malloc(INPUTS / 32 * TABLES * sizeof *prepared);
-        failed = sums == NULL || prepared == NULL;
-#pragma omp for schedule(static)
-        for (int64_t task = 0; task < sources * rows * cuts; task++) {
-            int64_t cut = task % cuts, row = task / cuts % rows, source = task / cuts / rows;
-            int64_t first = all * cut / cuts, last = all * (cut + 1) / cuts;
-            if (failed) continue;
-            one_row(x + (source * rows + row) * count * 32, count, last - first,
-                    weights + (source * all + first) * count * BLOCK, prepared, sums);
-            for (int64_t b = first; b < last; b++) {
-                int64_t network = source * networks + b / blocks, at = b % blocks * BLOCK, rest = outputs - at;
-                float *to = out + (network * rows + row) * outputs + at, *from = sums + (b - first) * BLOCK;
-                const float *a = scale + network * blocks * BLOCK + at, *c = shift + network * blocks * BLOCK + at;
-                for (int64_t i = 0; i < (rest < BLOCK ? rest : BLOCK); i++) to[i] = __builtin_fmaf(from[i], a[i], c[i]);
-            }
-        }
-        free(prepared);
-        free(sums);
-    }
+    number_product n = {sources, networks, rows, count, outputs, blocks, cuts, x, scale, shift, weights, out, &failed};
+    in_parallel(some_numbers, &n, threads);
     return failed;
 }

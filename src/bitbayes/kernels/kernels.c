@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "threads.h"
+
 enum { BLOCK = 128, MOST_ARRAYS = 128 };
 
 typedef void block(void *const *belief, const float *restrict g, const int32_t *restrict bits, const float *restrict o,
@@ -256,22 +258,31 @@ typedef struct {
     int64_t rule, count, arrays, numbers, key, noisy; /* the gradient, the weights and the belief follow as arrays */
 } header;
 
-/* Runs jobs on tensors that have nothing in common, in one go: each is a header and its arrays; `o` has the numbers of
-   all. A thread does not wait for the others between tensors. */
-void bitbayes_run(const int64_t *jobs, int count, const float *o, int threads) {
-    (void)threads;
-#pragma omp parallel num_threads(threads) if (threads > 1) firstprivate(jobs, o)
-    for (int j = 0; j < count; j++) {
-        const header *h = (const header *)jobs;
+typedef struct {
+    const int64_t *jobs;
+    int count;
+    const float *o;
+} list;
+
+static void some_blocks(const void *loop, int64_t part, int64_t parts) {
+    list all = *(const list *)loop;
+    for (int j = 0; j < all.count; j++) {
+        const header *h = (const header *)all.jobs;
         const array *tensors = (const array *)(h + 1);
-        job a = {(block *)h->rule, tensors + 2, h->arrays, tensors[0], tensors[1], o, h->key, h->noisy};
-        int64_t blocks = (h->count + BLOCK - 1) / BLOCK;
-#pragma omp for schedule(static) nowait
-        for (int64_t b = 0; b < blocks; b++) {
+        job a = {(block *)h->rule, tensors + 2, h->arrays, tensors[0], tensors[1], all.o, h->key, h->noisy};
+        int64_t blocks = (h->count + BLOCK - 1) / BLOCK, end = beginning(blocks, part + 1, parts);
+        for (int64_t b = beginning(blocks, part, parts); b < end; b++) {
             int64_t start = b * BLOCK, rest = h->count - start;
             one_block(&a, start, rest < BLOCK ? rest : BLOCK);
         }
-        jobs = (const int64_t *)(tensors + 2 + h->arrays);
-        o += h->numbers;
+        all.jobs = (const int64_t *)(tensors + 2 + h->arrays);
+        all.o += h->numbers;
     }
+}
+
+/* Runs jobs on tensors that have nothing in common, in one go: each is a header and its arrays; `o` has the numbers of
+   all. A thread does not wait for the others between tensors. */
+void bitbayes_run(const int64_t *jobs, int count, const float *o, int threads) {
+    list all = {jobs, count, o};
+    in_parallel(some_blocks, &all, threads);
 }

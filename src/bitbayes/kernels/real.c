@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "threads.h"
+
 #if defined(BITBAYES_PORTABLE)
 #define BYTES 16
 #elif defined(__AVX512F__)
@@ -55,27 +57,40 @@ static inline __attribute__((always_inline)) void products(const float *x, const
     for (int r = 0; r < tile; r++) memcpy(sums[r], found[r], sizeof sums[r]);
 }
 
-/* Rows (rows, count) times weights (blocks, count, BLOCK), then scale and shift, rounded once: (rows, outputs). */
-void bitbayes_real(int64_t rows, int64_t count, int64_t outputs, int64_t threads, const float *x, const float *weights,
-                   const float *scale, const float *shift, float *out) {
+typedef struct {
+    int64_t rows, count, outputs;
+    const float *x, *weights, *scale, *shift;
+    float *out;
+} product;
+
+static void some_tiles(const void *loop, int64_t part, int64_t parts) {
+    const product *all = loop;
+    const float *scale = all->scale, *shift = all->shift;
+    int64_t rows = all->rows, count = all->count, outputs = all->outputs;
     int64_t blocks = (outputs + BLOCK - 1) / BLOCK, tiles = (rows + TILE - 1) / TILE;
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (int64_t t = 0; t < tiles; t++) {
-        const float *mine = x + t * TILE * count;
+    for (int64_t t = beginning(tiles, part, parts); t < beginning(tiles, part + 1, parts); t++) {
+        const float *mine = all->x + t * TILE * count;
         int tile = rows - t * TILE < TILE ? (int)(rows - t * TILE) : TILE;
         for (int64_t b = 0; b < blocks; b++) {
+            const float *weights = all->weights + b * count * BLOCK;
             float sums[TILE][BLOCK];
             if (tile == TILE)
-                products(mine, weights + b * count * BLOCK, count, TILE, sums);
+                products(mine, weights, count, TILE, sums);
             else
-                for (int r = 0; r < tile; r++)
-                    products(mine + r * count, weights + b * count * BLOCK, count, 1, sums + r);
+                for (int r = 0; r < tile; r++) products(mine + r * count, weights, count, 1, sums + r);
             int64_t rest = outputs - b * BLOCK < BLOCK ? outputs - b * BLOCK : BLOCK;
             for (int r = 0; r < tile; r++) {
-                float *to = out + (t * TILE + r) * outputs + b * BLOCK;
+                float *to = all->out + (t * TILE + r) * outputs + b * BLOCK;
                 for (int64_t i = 0; i < rest; i++)
                     to[i] = __builtin_fmaf(sums[r][i], scale[b * BLOCK + i], shift[b * BLOCK + i]);
             }
         }
     }
+}
+
+/* Rows (rows, count) times weights (blocks, count, BLOCK), then scale and shift, rounded once: (rows, outputs). */
+void bitbayes_real(int64_t rows, int64_t count, int64_t outputs, int64_t threads, const float *x, const float *weights,
+                   const float *scale, const float *shift, float *out) {
+    product all = {rows, count, outputs, x, weights, scale, shift, out};
+    in_parallel(some_tiles, &all, threads);
 }

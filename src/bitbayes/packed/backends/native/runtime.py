@@ -43,14 +43,14 @@ class NativeRuntime(Runtime):
         threads: Largest number of threads; 0 for one per core.
 
     Raises:
-        RuntimeError: If the kernels cannot be compiled here; says why.
+        RuntimeError: If no compiled kernels are in use here; says why.
         ValueError: If `threads` is negative.
 
     Example:
         >>> model = torch.nn.Linear(3, 2)
         >>> _ = bb.STE([model.weight], seed=0).eval()
         >>> network = bb.pack(model, torch.zeros(1, 3))
-        >>> if bb.kernels.status("inference").startswith("compiled"):
+        >>> if not bb.kernels.status("inference").startswith("not in use"):
         ...     assert NativeRuntime(network).predict(np.ones((5, 3))).probs.shape == (5, 2)
     """
 
