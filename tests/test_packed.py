@@ -177,7 +177,7 @@ def test_two_dimensional_corners(tmp_path):
             return self.last(nn.functional.leaky_relu(x, 0.2).mean((2, 3)))
 
     # torch 2.6 cannot trace it: its [:] of the batch has a largest length.
-    with pytest.raises(ValueError, match="slice has no packed form|cannot trace Corners: Constraints violated"):
+    with pytest.raises(ValueError, match=r"slice has no packed form|cannot trace Corners: Constraints violated"):
         bb.pack(settled(Corners()), grid(1, 4, 9, 5))
 
     class Allowed(Corners):
