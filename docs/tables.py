@@ -50,16 +50,16 @@ RULES = {
 }
 # Heading of a column, and digits after the point.
 COLUMNS = {
-    "train": ("train", 2),
-    "validation": ("validation", 2),
-    "test": ("test", 2),
-    "published": ("published", 2),
-    "mean_test": ("mean of samples", 2),
-    "entropy_bits": ("entropy per weight, bits", 3),
-    "test_nll": ("NLL", 3),
+    "train": ("train, %", 2),
+    "validation": ("validation, %", 2),
+    "test": ("test, %", 2),
+    "published": ("published, %", 2),
+    "mean_test": ("mean of samples, %", 2),
+    "entropy_bits": ("per-weight entropy, bits", 3),
+    "test_nll": ("NLL, nats", 3),
 }
 TRUST = {name: (FIGURES[name][0], FIGURES[name][-1]) for name in TRUST_FIGURES}
-TRUST["auroc_unlike"] = ("AUROC, Fashion-MNIST", 3)
+TRUST |= {"accuracy": ("accuracy, %", 2), "nll": ("NLL, nats", 4), "auroc_unlike": ("AUROC, Fashion-MNIST", 3)}
 SHOWN = (1, 2, 3, 4, 5, 10, 20, 50)  # tasks of a stream
 SETTING = ("recipe", "scenario", "rule", "method", "method_options", "prior", "decay", "epochs", "tasks")
 STREAM = (*SETTING, "seed", "average_accuracy", "backward_transfer", "first_five", "last_five")
@@ -100,7 +100,7 @@ def data_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
         figure, digits, note = ("test_error", 3, ", squared error") if "test_error" in one else ("test", 2, "")
         cells = (cell(by_rule.get(rule, {}).get(figure), digits) for rule in rules)
         lines.append([recipe + note, *cells, cell(one[f"mean_{figure}"], digits), cell(one["entropy_bits"], 2)])
-    last = ["one setting, mean of samples", "entropy per weight, bits"]
+    last = ["one setting, mean of samples", "per-weight entropy, bits"]
     return markdown(["recipe", *(RULES[rule] for rule in rules), *last], lines)
 
 
@@ -114,7 +114,7 @@ def trust_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
         figures = (cell(row["figures"].get(name), TRUST[name][1]) for name in names)
         rows.append([RULES[row["rule"]], kind, f"{row['bytes'] / 1e6:.2f}", bits, *figures])
     heads = [TRUST[name][0] for name in names]
-    return markdown(["rule", "prediction", "MB", "entropy per weight, bits", *heads], rows)
+    return markdown(["rule", "prediction", "MB", "per-weight entropy, bits", *heads], rows)
 
 
 def streams_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
@@ -134,7 +134,7 @@ def streams_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
         label = [*([one["scenario"]] if scenarios else []), RULES[one["rule"]], _against_forgetting(one)]
         rows.append([*label, str(one["epochs"]), str(len(streams)), *cells])
     heads = [*(["scenario"] if scenarios else []), "rule", "against forgetting", "epochs per task", "seeds"]
-    heads += [f"after {task}" for task in tasks] + (["first five", "last five"] if ends else [])
+    heads += [f"after task {task}" for task in tasks] + (["first five tasks", "last five tasks"] if ends else [])
     return markdown(heads, rows)
 
 
@@ -155,9 +155,9 @@ def moons_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return one row per rule, with the mean and spread over its seeds, and a last row for the exact posterior."""
     names = {
         "accuracy": "accuracy",
-        "nll": "NLL",
-        "entropy_on_data": "entropy on the data",
-        "entropy_on_ring": "entropy on the ring",
+        "nll": "NLL, nats",
+        "entropy_on_data": "entropy on the data, nats",
+        "entropy_on_ring": "entropy on the ring, nats",
     }
     rows = []
     for rule in dict.fromkeys(run["rule"] for run in found["runs"]):

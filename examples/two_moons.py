@@ -41,7 +41,7 @@ def main() -> None:
     (test, truth), *_ = batches(data.test, len(data.test))
     prediction = bb.predict(model, test, optimizer.posterior(), samples=50, batches=[x])
     print(f"accuracy of the mean of 50 networks: {(prediction.probs.argmax(1) == truth.flatten()).float().mean():.3f}")
-    print(f"entropy per weight: {optimizer.posterior().entropy():.2f} bits")
+    print(f"per-weight entropy: {optimizer.posterior().entropy():.2f} bits")
 
     line = torch.linspace(-3, 3, 100)
     plane = torch.cartesian_prod(line, line)

@@ -115,7 +115,7 @@ def test_results_are_kept_without_times_and_paths(tables, tmp_path, monkeypatch)
     tables.keep("a.json", [tmp_path / "results.json"])
     kept = json.loads((tmp_path / "results" / "a.json").read_text())
     assert kept["rows"] == [{"rule": "ste", "test": {"mean": 98.1235, "std": None}}]
-    assert tables.table("a.json").splitlines() == ["| rule | test |", "| --- | ---: |", "| STE, Adam | 98.12 |"]
+    assert tables.table("a.json").splitlines() == ["| rule | test, % |", "| --- | ---: |", "| STE, Adam | 98.12 |"]
     for name, tests in (("all", (("bop", 1.0), ("ste", 2.0), ("vispa", 3.0))), ("some", (("pmf", 4.0), ("ste", 5.0)))):
         rows = [{"rule": rule, "test": {"mean": mean, "std": None}} for rule, mean in tests]
         (tmp_path / f"{name}.json").write_text(json.dumps({"recipe": "mnist", "rows": rows}))

@@ -24,7 +24,7 @@ _MEASURED = {
     "NLL of the mean": ("mean_test_nll", 3),
     "error": ("test_error", 3),
     "error of the mean": ("mean_test_error", 3),
-    "entropy per weight, bits": ("posterior_entropy_bits", 3),
+    "per-weight entropy, bits": ("posterior_entropy_bits", 3),
     "s/epoch": ("seconds_per_epoch", 1),
 }  # by heading: entry of summary.json, and digits after the point
 
@@ -59,8 +59,8 @@ def results_table(name: str | None, recipe: Recipe, rows: Sequence[TableRow]) ->
     if not recipe.loss.classifies:
         keys = {"test_error": 4, "mean_test_error": 4, "posterior_entropy_bits": 3}
         cells = [[row.rule, *(spread(row.values(key), digits) for key, digits in keys.items())] for row in rows]
-        return Table(title, ["rule", "squared error", "mean of samples", "entropy per weight, bits"], cells, caption)
-    rest = ("one sample", "mean of samples", "entropy per weight, bits", "NLL", "s/epoch")
+        return Table(title, ["rule", "squared error", "mean of samples", "per-weight entropy, bits"], cells, caption)
+    rest = ("one sample", "mean of samples", "per-weight entropy, bits", "NLL", "s/epoch")
     cells = []
     shown = 2 if recipe.published else 1
     heads = [head for column in columns for head in (column, "published")[:shown]]
@@ -89,7 +89,7 @@ def group_results_table(recipe: str, groups: Sequence[Group]) -> Table:
     """Return ours beside published for the groups of runs on a page; runs that are not finished are left out."""
     chosen = {"validation": "validation", "test": "test (VISPA's paper)"}
     rest = ("one sample", "mean of samples", "NLL", "NLL of the mean", "error", "error of the mean")
-    rest += ("entropy per weight, bits",)
+    rest += ("per-weight entropy, bits",)
     heads = ["rule", "test", "published", "runs", "epochs", "epoch chosen by"]
     heads += ["validation", "published validation", "train", "published train", *rest]
     rows = []

@@ -209,7 +209,7 @@ def trust_table(study: TrustStudy) -> Table:
         "prediction",
         "networks",
         "MB",
-        "entropy per weight, bits",
+        "per-weight entropy, bits",
         *(FIGURES[name][0] for name in TRUST_FIGURES),
     ]
     cells = []
