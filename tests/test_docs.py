@@ -180,7 +180,7 @@ def test_results_of_the_small_experiments_are_kept_without_their_folders(tables,
         tables.keep(f"{name}.json", [tmp_path / f"{name}.json"])
     assert "somewhere" not in (tmp_path / "results" / "b.json").read_text()
     moons, snelson = (tables.table(f"{name}.json").splitlines() for name in ("a", "b"))
-    assert moons[2] == "| STE (Adam) | 100 | 2 | 0.990 ± 0.000 | 0.020 ± 0.000 | 0.050 ± 0.000 | 0.040 ± 0.000 |"
+    assert moons[2] == "| STE, Adam | 100 | 2 | 0.990 ± 0.000 | 0.020 ± 0.000 | 0.050 ± 0.000 | 0.040 ± 0.000 |"
     assert moons[-1].startswith("| exact posterior, sampled elsewhere |  |  | 0.995 | 0.028 | 0.092 | 0.123 |")
     assert snelson[2:] == [f"| {split} | 0.100 | 0.500 | 0.250 | 97.5 |" for split in ("0", "1", "mean")]
 

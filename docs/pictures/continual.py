@@ -8,8 +8,8 @@ from parts import guides
 
 # Label, rule, method, prior; colour, and place of the label.
 CURVES = (
-    ("BayesBiNN, prior", "bayesbinn", "none", True, style.BLUE, 94),
-    ("full precision, EWC", "full-precision", "ewc", False, style.GREEN, 88),
+    ("BayesBiNN, prior", "bayesbinn", "none", True, style.BLUE, 95),
+    ("full precision, EWC", "full-precision", "ewc", False, style.GREEN, 87),
     ("full precision", "full-precision", "none", False, style.MUTED, 43),
     ("STE", "ste", "none", False, style.ORANGE, 35.5),
     ("BayesBiNN, no prior", "bayesbinn", "none", False, style.PURPLE, 27),
@@ -29,7 +29,7 @@ def draw() -> Figure:
         axes.fill_between(tasks, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.2, lw=0)
         axes.plot(tasks, [sum(c) / len(c) for c in columns], "o-", color=colour, markersize=4)
         axes.annotate(label, (5.12, height), color=colour, va="center", annotation_clip=False)
-    axes.set(xlabel="tasks learned, one after another", ylabel="average accuracy on them, %", ylim=(0, 100))
+    axes.set(xlabel="tasks learned, one after another", ylabel="average accuracy on these tasks, %", ylim=(0, 100))
     axes.set(title="With the prior, learning the fifth task does not erase the first four", xticks=range(1, 6))
     axes.set_xlim(0.9, 6.5)
     axes.grid(axis="y", linewidth=0.6)

@@ -6,7 +6,7 @@ from style import BLUE, LINE, MUTED, ORANGE, PURPLE, new_figure
 
 
 def draw() -> Figure:
-    """Return three panels: accuracy, entropy per weight and KL budget, λ held."""
+    """Return three panels: accuracy, per-weight entropy and KL budget, λ held."""
     figure, axes = new_figure(1, 3, width=7.8, height=2.7)
     (rows,) = tables("estimators/tempered.md")
     rows = [row for row in rows if row[1:5] == ["straight-through", "3", "1", "0.01"]]

@@ -14,13 +14,14 @@ def draw() -> Figure:
     table = json.loads(speed.KEPT.read_text(encoding="utf-8"))["tables"]["prediction"]
     rows = table["rows"]
     figure, ((axis,),) = style.new_figure(height=3.6)
+    back = {"facecolor": style.PAPER, "edgecolor": "none", "pad": 0.6}  # the dashed line stays behind the text
     for shift, (column, colour) in zip((-0.27, 0, 0.27), SHOWN.items(), strict=True):
         for place, values in enumerate(rows.values()):
             value = values[table["columns"].index(column)]
             axis.barh(place + shift, value, 0.25, color=colour, label=column if place == 0 else None)
             text = f"{value}×" if isinstance(value, int) else f"{value:.2f}×"
             at = (value, place + shift)
-            axis.annotate(text, at, (3, 0), textcoords="offset points", va="center", fontsize=8)
+            axis.annotate(text, at, (3, 0), textcoords="offset points", va="center", fontsize=8, bbox=back)
     axis.axvline(1, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     names = [name.replace(" | ", ", ") + (" input" if name.endswith(" 1") else " inputs") for name in rows]
     axis.set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.4, -0.6), xlim=(0, 13.5))

@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 from parts.dots import Row, colour, dots, hollow, results
-from style import INK, MUTED, new_figure
+from style import BLUE, BOX, INK, MUTED, new_figure
 
 _NAMES = {
     "full-precision": "full precision",
@@ -31,7 +31,9 @@ def draw() -> Figure:
     axis = axes[0, 0]
     dots(axis, rows)
     hollow(axis, ensembles)
+    axis.plot([], [], "o", color=BLUE, markersize=8, label="mean of three seeds")
+    axis.plot([], [], "o", color=BLUE, markersize=4, alpha=0.45, markeredgewidth=0, label="one seed")
     axis.plot([], [], "D", markersize=6, markerfacecolor="none", markeredgecolor=INK, label="ensemble of three seeds")
     axis.set(xlabel="negative log-likelihood on test data, nats (smaller is better)")
-    axis.legend(loc="lower right", labelcolor=MUTED)
+    axis.legend(loc="center right", labelcolor=MUTED, fontsize=9, labelspacing=0.3, **BOX)
     return figure

@@ -9,17 +9,17 @@ from style import BLUE, GREEN, LINE, MUTED, ORANGE, PURPLE, new_figure
 
 # Rule, method, prior and decay of a stream: label, colour, line.
 _FIVE = {
-    ("bayesbinn", "coreset", True, 1.0): ("prior, 200 inputs per task", GREEN, "-"),
-    ("bayesbinn", "none", True, 1.0): ("prior", BLUE, "-"),
-    ("bayesbinn", "none", False, 1.0): ("no prior", BLUE, ":"),
+    ("bayesbinn", "coreset", True, 1.0): ("BayesBiNN, stored inputs", GREEN, "-"),
+    ("bayesbinn", "none", True, 1.0): ("BayesBiNN, prior", BLUE, "-"),
+    ("bayesbinn", "none", False, 1.0): ("BayesBiNN, no prior", BLUE, ":"),
     ("full-precision", "ewc", False, 1.0): ("full precision, EWC", PURPLE, "-"),
     ("ste:metaplastic", "none", False, 1.0): ("STE, metaplastic", ORANGE, "-"),
     ("ste", "none", False, 1.0): ("STE", ORANGE, ":"),
 }
 _FIFTY = {
-    ("bayesbinn", "coreset", True, 1.0): ("prior, 200 inputs per task", GREEN, "-"),
-    ("bayesbinn", "none", True, 1.0): ("prior", BLUE, "-"),
-    ("bayesbinn", "none", True, 0.9): ("prior × 0.9", BLUE, "--"),
+    ("bayesbinn", "coreset", True, 1.0): ("BayesBiNN, stored inputs", GREEN, "-"),
+    ("bayesbinn", "none", True, 1.0): ("BayesBiNN, prior", BLUE, "-"),
+    ("bayesbinn", "none", True, 0.9): ("BayesBiNN, prior × 0.9", BLUE, "--"),
 }
 
 

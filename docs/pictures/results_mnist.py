@@ -1,8 +1,8 @@
-"""Test accuracy of every rule on MNIST: three seeds, their mean, and the figure of the rule's paper."""
+"""Test accuracy of every rule on MNIST: three seeds, their mean, and the figure of the BayesBiNN paper."""
 
 from matplotlib.figure import Figure
 from parts.dots import colour, dots, hollow, results
-from style import BLUE, INK, MUTED, new_figure
+from style import BLUE, BOX, INK, MUTED, new_figure
 
 _NAMES = {
     "full-precision": "full precision",
@@ -30,5 +30,5 @@ def draw() -> Figure:
     axis.plot([], [], "o", color=BLUE, markersize=8, label="mean of three seeds")
     axis.plot([], [], "o", color=BLUE, markersize=4, alpha=0.45, markeredgewidth=0, label="one seed")
     axis.plot([], [], "D", markersize=6, markerfacecolor="none", markeredgecolor=INK, label="published, 500 epochs")
-    axis.legend(loc="lower right", labelcolor=MUTED, fontsize=9, labelspacing=0.3)
+    axis.legend(loc="lower right", labelcolor=MUTED, fontsize=9, labelspacing=0.3, **BOX)
     return figure

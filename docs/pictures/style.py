@@ -40,6 +40,9 @@ DARK = {
 PAPER, INK, MUTED, LINE = (LIGHT[name] for name in ("paper", "ink", "muted", "line"))
 BLUE, ORANGE, GREEN, PURPLE = (LIGHT[name] for name in ("blue", "orange", "green", "purple"))
 
+# Options of a legend that stands among data: a frame tells its markers from theirs.
+BOX: dict[str, Any] = {"frameon": True, "framealpha": 1, "facecolor": PAPER, "edgecolor": LINE}
+
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, selectable, searchable
     "svg.hashsalt": "bitbayes",  # the same picture gives the same file

@@ -11,8 +11,8 @@ def draw() -> Figure:
     found = guides.names_after("trust", 1)
     seen = found["seen"]
     panels = (
-        ("One network is sure of many unknown digits", found["mode"]),
-        ("The mean of 32 networks doubts most of them", found["mean"]),
+        ("The mode is sure of many unknown digits", found["mode"]),
+        ("The mean of 32 samples is sure of few of them", found["mean"]),
     )
     kinds = ((seen, style.BLUE, "digits 0 to 7, known"), (~seen, style.ORANGE, "digits 8 and 9, unknown"))
     figure, (row,) = style.new_figure(1, 2, width=7.6, height=2.8)

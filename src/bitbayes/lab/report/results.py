@@ -13,7 +13,7 @@ from bitbayes.lab.studies.toys import EXACT_MOONS, MOONS_RULES, MoonsFigures, Sn
 from bitbayes.lab.train import RunFolder
 from bitbayes.table import Table, number, spread
 
-_RULES = {"bayesbinn": "BayesBiNN", "ste": "STE (Adam)", "full-precision": "full precision (Adam)"}
+_RULES = {"bayesbinn": "BayesBiNN", "ste": "STE, Adam", "full-precision": "full precision, Adam"}
 _MEASURED = {
     "train": ("train_accuracy", 2),
     "validation": ("val_accuracy", 2),

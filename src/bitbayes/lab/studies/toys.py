@@ -23,7 +23,7 @@ from bitbayes.lab.train.records import Record
 _SAMPLES = 100  # posterior samples per mean
 
 MOONS_RULES = {
-    "ste": "STE (Adam)",
+    "ste": "STE, Adam",
     "bayesbinn:released": "BayesBiNN, published",
     "bayesbinn:default": "BayesBiNN, recommended",
 }
