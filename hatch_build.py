@@ -1,4 +1,4 @@
-"""Compile the kernels into a wheel; hatchling calls this.
+"""Compile the kernels into a wheel, and make the README readable on the package index; hatchling calls this.
 
 `$BITBAYES_KERNELS` says what a wheel is to hold: "required" (fail where a file cannot be compiled; releases are made
 so), "none" (no library, so the wheel fits every machine), or nothing (libraries where there is a compiler).
@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 _KERNELS = Path("src/bitbayes/kernels")
 _WISHES = ("required", "none", "")
+_RELATIVE = re.compile(r"(!?)\[([^\]]*)\]\((?!https?://|#)([^)\s]+)\)")
 
 
 def _module(path: Path) -> Any:
@@ -109,3 +112,25 @@ class CustomBuildHook(BuildHookInterface):
         """Remove what was compiled; it is in the wheel now."""
         if hasattr(self, "_room"):
             self._room.cleanup()
+
+
+class CustomMetadataHook(MetadataHookInterface):
+    """Gives the package index a README whose links and pictures lead to the repository that makes the release."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Set the README; outside of GitHub's workflows, which name their repository, it stays as it is."""
+        text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
+        server, repository = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
+        if server and repository:
+            text = absolute_links(text, f"{server}/{repository}", f"v{metadata['version']}")
+        metadata["readme"] = {"content-type": "text/markdown", "text": text}
+
+
+def absolute_links(text: str, repository: str, tag: str) -> str:
+    """Return Markdown whose relative links lead to pages of a repository at a tag, and images to its files."""
+
+    def whole(found: re.Match[str]) -> str:
+        image, words, path = found.groups()
+        return f"{image}[{words}]({repository}/{'raw' if image else 'blob'}/{tag}/{path})"
+
+    return _RELATIVE.sub(whole, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -184,3 +185,15 @@ int main(int count, char **paths) {
         (tmp_path / name).write_bytes(content)
     command = [arm.EMULATOR, "-L", "/usr/aarch64-linux-gnu", "./main", *(f"./{name}" for name in found)]
     assert run(*command, cwd=tmp_path).split() == ["neon"]
+
+
+def test_a_release_shows_its_pictures_and_links_on_the_package_index(tmp_path: Path) -> None:
+    named = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "owner/bitbayes"}
+    wheel = built(tmp_path / "release", **named, BITBAYES_KERNELS="none")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        text = archive.read(name).decode()
+    start = f"https://github.com/owner/bitbayes/raw/v{bb.__version__}/docs/images/"
+    assert f"({start}belief.svg)" in text and f"({start}moons.svg)" in text
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(targets) > 20 and all(target.startswith("https://") for target in targets)
