@@ -120,7 +120,7 @@ def test_the_size_is_checked_before_the_pixels_are_decoded(tmp_path: Path, size,
 
 
 def test_the_images_of_a_split_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_MOST_BYTES", 36 * 784)
+    monkeypatch.setattr(hub, "MOST_BYTES", 36 * 784)
     folder = write(tmp_path / "fits", "mnist", train=36, test=10)
     assert len(load_mnist(folder, validation=0).train) == 36
     # Pixels that no decoder would take: the count is checked first.
@@ -130,7 +130,7 @@ def test_the_images_of_a_split_fit_into_memory(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_small_archive_that_unpacks_to_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_MOST_BYTES", 10_000)
+    monkeypatch.setattr(hub, "MOST_BYTES", 10_000)
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (tmp_path / f"{name}-ubyte.gz").write_bytes(gzip.compress(b"\0" * 1_000_000))
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz unpacks to more than the limit of 10,000 bytes"):

@@ -37,6 +37,7 @@ class Pack(Command):
         tempered: Divide the outputs by a temperature that is fitted on the run's validation data.
         real: Type of the real-valued parameters. float16 takes half as many bytes as float32.
         data: Folder or Hugging Face Hub id of the data set, if it has moved since the run was trained.
+        trust: Run the recipe file of the run, a program, although this account has not run it before.
     """
 
     epilog = """
@@ -50,12 +51,13 @@ examples:
     tempered: Flag = False
     real: Literal["float32", "float16"] = "float32"
     data: str | None = None
+    trust: Flag = False
 
     def run(self) -> None:
         """Pack, and print the size of each layer."""
         from bitbayes.lab.studies.pack import pack_run
 
-        network = pack_run(self.folder, samples=self.samples, tempered=self.tempered, real=self.real, data=self.data)
+        network = pack_run(**{name: value for name, value in vars(self).items() if name != "output"})
         network.save(self.output)
         print(network.summary())
         print(_described(network))
@@ -75,6 +77,7 @@ class Run(Command):
         invert: Invert light and dark. MNIST's digits are light on dark, so black digits on white paper need this.
         data: Instead of inputs, the folder or Hugging Face Hub id of the recipe's data set, or a .npy file with inputs
             of shape (N, ...) that are already normalised as in training. The recipe sets the default.
+            For a network of your own recipe, a folder of pictures in classes.
         out: File to write the predictions to, one JSON object per line and input.
         backend: Backend: torch; native, which uses compiled kernels; openvino, an optional extra; or reference, which
             needs only NumPy and is slow.
@@ -290,7 +293,8 @@ def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any],
     import torch
 
     from bitbayes.lab.data import TensorData
-    from bitbayes.lab.recipes import find_recipe
+    from bitbayes.lab.data.pictures import labelled_pictures
+    from bitbayes.lab.recipes import RECIPES
     from bitbayes.lab.train.measure import whole
 
     if "recipe" not in network.program.about:
@@ -298,7 +302,16 @@ def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any],
             "the file names no recipe; name image files or arrays after the file, or give normalised inputs with "
             "--data INPUTS.npy"
         )
-    recipe = find_recipe(network.program.about["recipe"])
+    name = network.program.about["recipe"]
+    if name not in RECIPES:  # of a file, which a packed network never runs
+        if data is None or network.inputs is None or network.inputs.kind != "image":
+            raise ValueError(
+                f"the file is of a recipe of its author's own, {name}: give pictures or arrays after its name"
+                + (", or a folder of pictures in classes with --data FOLDER" if data is None else "")
+            )
+        inputs, numbers = labelled_pictures(data, network.inputs)
+        return inputs.reshape(-1, *network.program.input), numbers, False
+    recipe = RECIPES[name]
     test = recipe.load(data, torch.device("cpu"), 0).test
     if not isinstance(test, TensorData):
         raise ValueError(f"the test data of recipe {recipe.name} does not fit in memory; give a .npy file with --data")

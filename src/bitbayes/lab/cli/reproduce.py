@@ -126,13 +126,13 @@ def _flag(option: str) -> str:
 
 
 def _table(command: Reproduce) -> None:
-    from bitbayes.lab.recipes import find_recipe
+    from bitbayes.lab.recipes import open_recipe
     from bitbayes.lab.report import results
     from bitbayes.lab.studies.tables import TABLES, run_table
 
     name, choice = command.target, command.choice
     rows, folder = run_table(name, choice, placed(command.given))
-    recipe = find_recipe(choice.dataset or TABLES[name].recipe)
+    recipe = open_recipe(choice.dataset or TABLES[name].recipe)
     written, text = results.write_results(name, recipe, rows, folder)
     show(results.results_table(name, recipe, rows).without_empty_columns(), f"written: {written}, {text}")
 

@@ -73,7 +73,7 @@ def readable(kind: type) -> type:
     return kind
 
 
-_POSITIONAL = {name: name.upper() for name in ("recipe", "target", "stream", "network")} | {"folder": "RUN"}
+_POSITIONAL = {name: name.upper() for name in ("recipe", "target", "stream", "network", "file")} | {"folder": "RUN"}
 
 
 def _shown(hint: Any, default: Any, **extra: Any) -> Any:

@@ -31,6 +31,10 @@ class Recipes(Command):
         from bitbayes.lab.report.tables import recipes_table
 
         show(recipes_table(RECIPES.values()))
+        show(
+            "A recipe of your own is a Python file: `bitbayes new my_recipe.py` writes one to begin with, and commands "
+            "take my_recipe.py where they take the name of a recipe."
+        )
 
 
 @dataclass(kw_only=True)
@@ -96,7 +100,7 @@ examples:
             show(summary_table(result.summary, result.folder))
 
     def _several(self, given: Overrides) -> None:
-        from bitbayes.lab.recipes import find_recipe, full_name
+        from bitbayes.lab.recipes import full_name, open_recipe
         from bitbayes.lab.report import results
         from bitbayes.lab.studies.several import make_configs, run_several
         from bitbayes.lab.studies.tables import TableRow
@@ -112,7 +116,7 @@ examples:
             raise ValueError(
                 "--seeds starts processes of its own, but torchrun has done so; leave out torchrun or --seeds"
             )
-        recipe = find_recipe(self.recipe)
+        recipe = open_recipe(self.recipe)
         configs = make_configs(self.recipe, self.rule, self.seeds, given)
         if self.resume:
             require_checkpoint([config.out for config in configs])
@@ -132,6 +136,7 @@ class Evaluate(Command):
         unlike: Recipe whose test inputs serve as out-of-distribution data, such as fashion-mnist for a run on MNIST.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data. The recipe sets the default.
         device: PyTorch device, such as cpu or cuda. auto selects a GPU if one is available.
+        trust: Run the recipe file of the run, a program, although this account has not run it before.
     """
 
     epilog = """
@@ -148,6 +153,7 @@ examples:
     unlike: str | None = None
     unlike_data: str | None = None
     device: str = "auto"
+    trust: Flag = False
 
     def run(self) -> None:
         """Evaluate, and print the table."""

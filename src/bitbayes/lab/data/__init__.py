@@ -1,5 +1,6 @@
 """Data sets as tensors on the training device."""
 
+from bitbayes.lab.data.arrays import from_arrays
 from bitbayes.lab.data.augment import Augmentation, CropFlip, ResizedCrop
 from bitbayes.lab.data.bundle import DataBundle, Examples, TensorData, batches
 from bitbayes.lab.data.images import (
@@ -13,6 +14,7 @@ from bitbayes.lab.data.images import (
 )
 from bitbayes.lab.data.lazy import LazyImages, load_imagenet
 from bitbayes.lab.data.outliers import OUTLIER, shuffled_tiles, with_outliers
+from bitbayes.lab.data.pictures import load_pictures
 from bitbayes.lab.data.toy import load_moons, load_snelson
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "ResizedCrop",
     "TensorData",
     "batches",
+    "from_arrays",
     "load_cifar10",
     "load_cifar100",
     "load_digits",
@@ -33,6 +36,7 @@ __all__ = [
     "load_imagenet",
     "load_mnist",
     "load_moons",
+    "load_pictures",
     "load_snelson",
     "load_tiny_imagenet",
     "shuffled_tiles",

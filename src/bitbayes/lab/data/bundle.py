@@ -159,6 +159,19 @@ class DataBundle(Generic[E]):
     source: str
     inputs: Inputs | None = None
 
+    def described(self) -> str:
+        """Return the sizes of all parts in words.
+
+        Example:
+            >>> part = TensorData(torch.zeros(3, 1), torch.zeros(3))
+            >>> DataBundle("toy", part, None, part, 2, "generated").described()
+            '3 training and 3 test examples of 2 classes from generated'
+        """
+        parts = {"training": self.train, "validation": self.validation, "test": self.test}
+        counts = [f"{len(part):,} {name}" for name, part in parts.items() if part is not None]
+        listed = ", ".join(counts[:-1]) + " and " + counts[-1] if len(counts) > 1 else counts[0]
+        return f"{listed} examples{f' of {self.classes} classes' if self.classes else ''} from {self.source}"
+
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that identify the data, independently of its location.
 

@@ -28,7 +28,9 @@ _IDX_FILES = {
 }
 # Formats of real data sets. Pillow reads 40 more formats, some of which start other programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_MOST_BYTES = 2**33  # most bytes of a split's decoded images, which are all in memory; Tiny-ImageNet has 1.2 · 10⁹
+_HUB = "hub:"
+OFFLINE = "; without a network, give a folder of its parquet files with --data"
+MOST_BYTES = 2**33  # most bytes of a split's decoded images, which are all in memory; Tiny-ImageNet has 1.2 · 10⁹
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,11 @@ def _read_idx(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     for file, header in zip(_IDX_FILES[split], (16, 8), strict=True):
         try:
             with gzip.open(folder / file) as unpacked:
-                raw = unpacked.read(_MOST_BYTES + 1)  # a small file may unpack to any size
+                raw = unpacked.read(MOST_BYTES + 1)  # a small file may unpack to any size
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{folder / file} cannot be read: {error}") from None
-        if len(raw) > _MOST_BYTES:
-            raise ValueError(f"{folder / file} unpacks to more than the limit of {_MOST_BYTES:,} bytes")
+        if len(raw) > MOST_BYTES:
+            raise ValueError(f"{folder / file} unpacks to more than the limit of {MOST_BYTES:,} bytes")
         if len(raw) < header:
             raise ValueError(f"{folder / file} cannot be read: it ends after {len(raw)} bytes")
         arrays.append(np.frombuffer(raw, dtype=np.uint8, offset=header).copy())
@@ -138,12 +140,29 @@ def class_names(table: Any, layout: Layout) -> tuple[str, ...]:
 
 def shown_names(names: Sequence[str], layout: Layout) -> tuple[str, ...]:
     """Return class names, shortened if long, or () if some are missing or cannot be shown."""
-    sound = len(names) == layout.classes and all(name.isprintable() and not name.isspace() for name in names)
+    return printable_names(names) if len(names) == layout.classes else ()
+
+
+def printable_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return class names, shortened if long, or () if one of them cannot be shown."""
+    sound = all(name.isprintable() and not name.isspace() for name in names)
     return tuple(name[:MAX_NAME] for name in names) if sound and all(names) else ()
+
+
+def hub_id(where: str | Path) -> str | None:
+    """Return the id in "hub:OWNER/NAME", which stands for the hub whatever folders there are; None for other places.
+
+    Example:
+        >>> hub_id("hub:ylecun/mnist"), hub_id("data/mnist")
+        ('ylecun/mnist', None)
+    """
+    return str(where)[len(_HUB) :] if str(where).startswith(_HUB) else None
 
 
 def _found(where: str | Path, split: str, layout: Layout) -> Any:
     folder = Path(where)
+    if (name := hub_id(where)) is not None:
+        return tried(lambda: require("datasets", "train").load_dataset(name, split=split), where, split, OFFLINE)
     if folder.is_dir():
         files = parquet_files(folder, split)
         if not files:
@@ -155,7 +174,7 @@ def _found(where: str | Path, split: str, layout: Layout) -> Any:
         # Not `load_dataset`, which reports to a host that the package's parquet reader was used. `datasets` treats file
         # names as patterns, so a folder called my[mnist] would match nothing.
         read = require("datasets", "train").Dataset.from_parquet
-        return _tried(lambda: read(list(map(glob.escape, files)), split=split), where, split)
+        return tried(lambda: read(list(map(glob.escape, files)), split=split), where, split)
     # A path like data/mnist is a hub id only if there is no folder data here, so that a typing error does not go
     # online.
     local = str(where).startswith((".", "/", "~")) or str(where).count("/") != 1 or folder.parent.is_dir()
@@ -164,8 +183,7 @@ def _found(where: str | Path, split: str, layout: Layout) -> Any:
         raise ValueError(
             f"no data folder {where} ({near}); give a folder of parquet files, or a hub id such as {layout.hub}"
         )
-    hint = "; without a network, give a folder of its parquet files with --data"
-    return _tried(lambda: require("datasets", "train").load_dataset(str(where), split=split), where, split, hint)
+    return tried(lambda: require("datasets", "train").load_dataset(str(where), split=split), where, split, OFFLINE)
 
 
 def nearest_folder(path: Path) -> str:
@@ -186,7 +204,7 @@ def nearest_folder(path: Path) -> str:
     return str(missing.parent.absolute()) if alike is None else present[alike]
 
 
-def _tried(read: Callable[[], Any], where: str | Path, split: str, hint: str = "") -> Any:
+def tried(read: Callable[[], Any], where: str | Path, split: str, hint: str = "") -> Any:
     """Return what `read` returns, without output; every failure becomes a one-line error."""
     require("datasets", "train").disable_progress_bars()
     try:
@@ -219,8 +237,8 @@ def _decode(table: Any, where: str | Path, layout: Layout) -> tuple[Tensor, Tens
     shape = (count, side, side) if layout.channels == 1 else (count, side, side, layout.channels)
     if not count:
         raise ValueError(f"{where} has no images")
-    if (size := count * side * side * layout.channels) > _MOST_BYTES:
-        raise ValueError(f"{where}: {count:,} images take {size:,} bytes, more than the limit of {_MOST_BYTES:,}")
+    if (size := count * side * side * layout.channels) > MOST_BYTES:
+        raise ValueError(f"{where}: {count:,} images take {size:,} bytes, more than the limit of {MOST_BYTES:,}")
     images = np.empty(shape, dtype=np.uint8)
     # Opening raw bytes is several times faster than the library's own decoding row by row.
     for index, row in enumerate(table[layout.image]):

@@ -36,14 +36,16 @@ _CIFAR100 = tuple(
 )
 
 
-def load_digits(*, device: torch.device | str = "cpu", seed: int = 0) -> DataBundle[TensorData]:
+def load_digits(*, device: torch.device | str = "cpu", seed: int = 0, flat: bool = True) -> DataBundle[TensorData]:
     """Load the 1,797 handwritten digits that ship with scikit-learn, 8×8 pixels, as uint8 inputs of shape (N, 64).
 
-    `seed` determines the split into 1,197 training, 200 validation and 400 test images, stratified by class.
+    `seed` determines the split into 1,197 training, 200 validation and 400 test images, stratified by class. Without
+    `flat` the inputs have shape (N, 1, 8, 8).
     """
     raw = require("sklearn.datasets", "train").load_digits()
     split = require("sklearn.model_selection", "train").train_test_split
     images = torch.tensor(raw.data * (255 / 16)).round().to(torch.uint8)
+    images = images if flat else images.view(-1, 1, 8, 8)
     labels = torch.tensor(raw.target, dtype=torch.int64)
     rest, test = split(np.arange(len(labels)), test_size=400, stratify=raw.target, random_state=seed)
     train, validation = split(rest, test_size=200, stratify=raw.target[rest], random_state=seed)

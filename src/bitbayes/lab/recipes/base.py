@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
 
 from bitbayes.lab.data import DataBundle
+from bitbayes.lab.recipes.source import Source
 from bitbayes.lab.train import COSINE_BY_STEPS, CROSS_ENTROPY, Loss, RuleSpec
 from bitbayes.rules.bayesbinn import ESS_SCALE, INIT_LAMBDA
 
@@ -45,6 +48,24 @@ See docs/results/one-setting.md.
 DEFAULTS: Mapping[str, RuleSpec] = {"bayesbinn:default": DEFAULT}
 """Rules that every recipe has in addition to its own."""
 
+STARTING_RULES: Mapping[str, RuleSpec] = {
+    "full-precision": RuleSpec(3e-3, schedule=COSINE_BY_STEPS),
+    "ste": RuleSpec(1e-2, schedule=COSINE_BY_STEPS),
+    "bop": RuleSpec(1e-3, {"threshold": 1e-8}, COSINE_BY_STEPS),
+    "bop2": RuleSpec(1e-3, {"threshold": 1e-6, "sigma": 1e-2}, COSINE_BY_STEPS),
+    "pmf": RuleSpec(1e-2, {"growth": 1.2, "interval_epochs": 1.0}, COSINE_BY_STEPS),
+    "md": RuleSpec(1e-2, {"growth": 1.2, "interval_epochs": 1.0}, COSINE_BY_STEPS),
+    "proxquant": RuleSpec(1e-2, {"rate": 1e-3, "harden_at": 0.8, "init": "weights"}, COSINE_BY_STEPS),
+    "adaste": RuleSpec(1e-3, {"ess_scale": 1.0, "growth": 1.2, "interval_epochs": 1.0}, COSINE_BY_STEPS),
+    "bayesbinn:straight-through": DEFAULT,
+    "bayesbinn:released": RuleSpec(1e-3, {"ess_scale": 1.0, "tau": 1e-10}, COSINE_BY_STEPS),
+    "vispa": RuleSpec(1.0, schedule=COSINE_BY_STEPS),
+}
+"""Settings of every rule for a network that nobody has searched on: those of the 8×8 digits, and BayesBiNN's default.
+
+`bitbayes tune` finds better ones for a network and its data.
+"""
+
 
 def generated(load: Callable[..., DataBundle], why: str) -> Load:
     """Return `Recipe.load` for generated data; `why` starts the error message for `--data`."""
@@ -57,7 +78,7 @@ def generated(load: Callable[..., DataBundle], why: str) -> Load:
     return recipe_load
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Experiment: data, network, loss, and the hyper-parameters of every rule.
 
@@ -65,11 +86,11 @@ class Recipe:
     variants of a rule as "vispa:rank1". `DEFAULTS` are added to them.
 
     Args:
-        name: Name on the command line.
+        name: Name on the command line and in tables; empty for the name of the file that defines the recipe.
         title: Short description of data and network.
         source: Source of the settings and of the published results.
-        network: Function that makes the network.
-        load: Function that loads the data.
+        network: Function that makes the network. It may take the data, a `DataBundle`, as its argument.
+        load: Function that loads the data, given the value of `--data` or None, the device, and the seed of the split.
         epochs: Number of epochs of the published schedule.
         batch_size: Number of examples per step; 0 for all training examples.
         rules: Hyper-parameters by rule.
@@ -84,16 +105,27 @@ class Recipe:
         predict_samples: Number of posterior samples of the mean prediction.
         seed: Default seed of a run.
         wide: Whether the network is so large that bfloat16 may be faster. Other networks default to float32.
+        file: Program that defines the recipe; None for the recipes of this package.
+
+    Example:
+        >>> from bitbayes.lab.data import load_digits
+        >>> def load(where, device, seed):
+        ...     return load_digits(device=device, seed=seed)
+        >>> def network(data):
+        ...     return torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, data.classes))
+        >>> recipe = Recipe(name="mine", load=load, network=network, epochs=10, batch_size=50)
+        >>> recipe.builder(load_digits())()[2].out_features
+        10
     """
 
-    name: str
-    title: str
-    source: str
-    network: Callable[[], nn.Module]
+    name: str = ""
+    title: str = ""
+    source: str = "own"
+    network: Callable[..., nn.Module]
     load: Load
     epochs: int
-    batch_size: int
-    rules: Mapping[str, RuleSpec]
+    batch_size: int = 100
+    rules: Mapping[str, RuleSpec] = field(default_factory=lambda: STARTING_RULES)
     loss: Loss = CROSS_ENTROPY
     estimator: str = "straight-through"
     published: Mapping[str, Published] = field(default_factory=dict)
@@ -105,3 +137,13 @@ class Recipe:
     predict_samples: int = 10
     seed: int = 0
     wide: bool = False
+    file: Source | None = None
+
+    def builder(self, data: DataBundle) -> Callable[[], nn.Module]:
+        """Return a function without arguments that makes the network for some data."""
+        needed = [
+            parameter
+            for parameter in inspect.signature(self.network).parameters.values()
+            if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        ]
+        return partial(self.network, data) if needed else self.network

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from bitbayes.errors import nearest
 from bitbayes.lab.choices import Budget, Overrides
 from bitbayes.lab.data import DataBundle
-from bitbayes.lab.recipes import bayesbinn, ours, vispa
+from bitbayes.lab.recipes import bayesbinn, file, ours, vispa
 from bitbayes.lab.recipes.base import DEFAULTS, Recipe
-from bitbayes.lab.train import RULES, Progress, RuleName, RuleSpec, RunConfig, RunResult, train
+from bitbayes.lab.recipes.check import check_built, check_data, check_network, check_weights
+from bitbayes.lab.train import RULES, Progress, Ranks, RuleName, RuleSpec, RunConfig, RunResult, default_progress, train
 from bitbayes.lab.train.experiment import Experiment, build_experiment
 from bitbayes.lab.train.machine import tuned_for
 from bitbayes.lab.train.rules import check_options
@@ -26,11 +30,12 @@ RECIPES = {recipe.name: recipe for recipe in (*_SYNTHETIC, *_IMAGES, *_OURS, *vi
 STREAMS = {recipe.name: recipe for recipe in (bayesbinn.PERMUTED_MNIST, bayesbinn.SPLIT_MNIST)}
 """Recipes of continual learning by name."""
 
+_RESERVED = RECIPES | STREAMS
 _ESTIMATORS = ("straight-through", "concrete", "released")
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return the recipe with a name.
+    """Return the recipe of this package with a name; `open_recipe` also takes files.
 
     Raises:
         ValueError: If there is none.
@@ -42,6 +47,50 @@ def find_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise nearest("recipe", name, RECIPES)
     return RECIPES[name]
+
+
+def open_recipe(text: str) -> Recipe:
+    """Return the recipe that a user has named: one of this package, or that of a Python file, which is run.
+
+    Args:
+        text: "mnist", "my_recipe.py", or "my_recipe.py:name" for another variable than `recipe`.
+
+    Raises:
+        ValueError: If there is no such recipe.
+        RecipeError: If the file does not exist, defines no such recipe, or a line of it raises an error.
+
+    Example:
+        >>> open_recipe("mnist").epochs
+        500
+    """
+    if file.is_file(text):
+        return file.open_file(text, _RESERVED)
+    try:
+        return find_recipe(text)
+    except ValueError as error:
+        there = f"{text}.py, which exists" if Path(f"{text}.py").is_file() else "a Python file, such as my_recipe.py"
+        raise ValueError(f"{error}; or name {there}") from None
+
+
+def recipe_of(config: RunConfig) -> Recipe:
+    """Return the recipe of a record; that of a file must have been opened, because a record alone runs no program."""
+    return find_recipe(config.recipe) if config.recipe_file is None else file.opened(config)
+
+
+def recipe_of_run(folder: str | Path, config: RunConfig, *, trust: bool = False) -> Recipe:
+    """Return the recipe of a run: that of a file from the copy in the folder, which is a program and is run.
+
+    Args:
+        folder: Folder of the run.
+        config: Its record.
+        trust: Run the program although this account has not run it before.
+
+    Raises:
+        RecipeError: If the copy is not the program that the run was trained by, or is not trusted.
+    """
+    if config.recipe_file is None:
+        return find_recipe(config.recipe)
+    return file.open_copy(folder, config, _RESERVED, trust=trust)
 
 
 def full_name(recipe: Recipe, rule: str, estimator: str | None = None) -> RuleName:
@@ -97,7 +146,7 @@ def make_config(
     """Return the configuration of a run from a recipe and the user's choices.
 
     Args:
-        recipe: Recipe, or its name.
+        recipe: Recipe, or its name or file.
         rule: Name of the rule.
         given: Choices that override those of the recipe.
         **settings: Further choices by keyword, including any other field of `RunConfig` or `RuleSpec`; None keeps the
@@ -110,7 +159,7 @@ def make_config(
         >>> make_config("mnist", "ste", seed=3).out
         'runs/mnist-ste-seed3'
     """
-    recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = open_recipe(recipe) if isinstance(recipe, str) else recipe
     chosen: dict[str, Any] = {}
     for source in (vars(given or Overrides()), settings):
         chosen |= {name: value for name, value in source.items() if value is not None}
@@ -141,6 +190,8 @@ def make_config(
         evaluate_every=recipe.evaluate_every,
         checkpoint_every=recipe.checkpoint_every,
         predict_samples=recipe.predict_samples,
+        recipe_file=recipe.file and recipe.file.text,
+        recipe_sha256=recipe.file and recipe.file.sha256,
     )
     config = config.changed(**chosen)
     if options:
@@ -148,19 +199,43 @@ def make_config(
     return config
 
 
-def make_experiment(config: RunConfig, data: DataBundle | None = None) -> Experiment:
-    """Build the objects of a run; `data` may be loaded already."""
-    recipe = find_recipe(config.recipe)
-    return build_experiment(config, recipe.network, data_of(config, data), recipe.loss, all_binary=recipe.all_binary)
+def make_experiment(config: RunConfig, data: DataBundle | None = None, recipe: Recipe | None = None) -> Experiment:
+    """Build the objects of a run.
+
+    Args:
+        config: The record of the run.
+        data: Data that are loaded already.
+        recipe: The recipe, if it is not the one that `open_recipe` has opened for the record.
+
+    Raises:
+        ValueError: If the device or the data does not exist, or the network of a recipe file does not suit its data.
+    """
+    recipe = recipe or recipe_of(config)
+    data = data_of(config, data, recipe)
+    build = recipe.builder(data)
+    if recipe.file is None:
+        return build_experiment(config, build, data, recipe.loss, all_binary=recipe.all_binary)
+
+    def checked() -> nn.Module:
+        model = build()
+        check_built(model)
+        if config.rule != "full-precision" and not recipe.all_binary:
+            check_weights(model)
+        return model
+
+    with recipe.file.blamed():
+        experiment = build_experiment(config, checked, data, recipe.loss, all_binary=recipe.all_binary)
+        check_network(experiment)
+    return experiment
 
 
-def data_of(config: RunConfig, data: DataBundle | None = None) -> DataBundle:
+def data_of(config: RunConfig, data: DataBundle | None = None, recipe: Recipe | None = None) -> DataBundle:
     """Return the data of a run as divided by its protocol; `data` may be loaded already."""
-    data = load_data(config) if data is None else data
+    data = load_data(config, recipe) if data is None else data
     return data.without_validation() if config.protocol == "test" else data
 
 
-def load_data(config: RunConfig) -> DataBundle:
+def load_data(config: RunConfig, recipe: Recipe | None = None) -> DataBundle:
     """Load the data of a run onto its device.
 
     Raises:
@@ -172,7 +247,16 @@ def load_data(config: RunConfig) -> DataBundle:
     except (RuntimeError, AssertionError) as error:
         line = str(error).splitlines()[0]
         raise ValueError(f"device {config.device!r} cannot be used: {line}") from error
-    return find_recipe(config.recipe).load(config.data, device, config.data_seed)
+    recipe = recipe or recipe_of(config)
+    with _blamed(recipe):
+        data = recipe.load(config.data, device, config.data_seed)
+    if recipe.file is not None:
+        check_data(data, recipe.loss, device)
+    return data
+
+
+def _blamed(recipe: Recipe) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if recipe.file is None else recipe.file.blamed()
 
 
 def run_recipe(
@@ -186,5 +270,15 @@ def run_recipe(
         data: Data that is already loaded.
         progress: Display of the run.
     """
-    with tuned_for(wide=find_recipe(config.recipe).wide):
-        return train(config, make_experiment(config, data), resume=resume, progress=progress)
+    recipe = recipe_of(config)
+    if recipe.file is None:
+        with tuned_for(wide=recipe.wide):
+            return train(config, make_experiment(config, data), resume=resume, progress=progress)
+    if resume:
+        file.check_unchanged(config)
+    progress = progress or default_progress()
+    with tuned_for(wide=recipe.wide), _blamed(recipe):
+        experiment = make_experiment(config, data)
+        if Ranks.here().first:
+            progress.note(f"{config.recipe}: {experiment.data.described()}")
+        return train(config, experiment, resume=resume, progress=progress, programs=recipe.file.files)

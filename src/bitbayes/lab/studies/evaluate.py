@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bitbayes.calibration import fit_temperature, probability_figures, reliability, separation
 from bitbayes.lab.data import TensorData
-from bitbayes.lab.recipes import find_recipe
+from bitbayes.lab.recipes import open_recipe
 from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.train import RunConfig, RunFolder
 from bitbayes.lab.train.measure import measure_regression, whole
@@ -28,6 +28,7 @@ def evaluate_run(
     unlike: str | None = None,
     unlike_data: str | None = None,
     device: str = "cpu",
+    trust: bool = False,
 ) -> Evaluation:
     """Measure accuracy, likelihood, Brier score, calibration and entropy on the test data; write evaluation.json.
 
@@ -39,6 +40,7 @@ def evaluate_run(
             It adds the AUROCs by which entropy and mutual information separate these inputs from the run's own.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data; None for the recipe's default.
         device: Torch device.
+        trust: Run the recipe file of the run, a program, although this account has not run it before.
 
     Raises:
         ValueError: If the folder is not a run, or the data is missing.
@@ -50,7 +52,7 @@ def evaluate_run(
         raise ValueError(f"unlike_data {unlike_data} has no effect without unlike, the recipe that reads it")
     RunConfig.load(folder)
     with RunFolder(folder).held():  # a run in progress would overwrite the weights that are measured
-        run = load_run(folder, data=data, device=device)
+        run = load_run(folder, data=data, device=device, trust=trust)
         evaluation = _evaluation(run, samples, unlike, unlike_data)
         run.files.write_json("evaluation.json", evaluation.to_dict())
     return evaluation
@@ -126,7 +128,7 @@ def _test(run: FinishedRun) -> TensorData:
 
 def _unlike(test: TensorData, recipe: str, where: str | None, device: torch.device) -> Tensor:
     """Return test inputs of another recipe, normalised like the run's own."""
-    other = find_recipe(recipe).load(where, device, 0).test
+    other = open_recipe(recipe).load(where, device, 0).test
     if not isinstance(other, TensorData) or other.x.shape[1:] != test.x.shape[1:] or other.x.dtype != test.x.dtype:
         came = f"{tuple(other.x.shape[1:])}, {other.x.dtype}" if isinstance(other, TensorData) else "none in memory"
         wanted = f"{tuple(test.x.shape[1:])}, {test.x.dtype}"

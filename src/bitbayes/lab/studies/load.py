@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from bitbayes.lab.recipes import make_experiment
+from bitbayes.lab.recipes import make_experiment, recipe_of_run
 from bitbayes.lab.train import Experiment, RunConfig, RunFolder
 from bitbayes.lab.train.mean import MeanPredictor
 from bitbayes.lab.train.precision import autocast
@@ -59,22 +59,25 @@ class FinishedRun:
             return predict(self.experiment.model, x, chunk=2000)
 
 
-def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu") -> FinishedRun:
+def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu", trust: bool = False) -> FinishedRun:
     """Load the mode, the posterior and the data of a run.
+
+    A run of a recipe file is loaded by the copy of that file in its folder, because the file may have changed.
 
     Args:
         folder: Folder of the run.
         data: Folder or Hugging Face Hub id of the data, if it has moved since the run was trained.
         device: Torch device.
+        trust: Run the recipe file of the run, a program, although this account has not run it before.
 
     Raises:
-        ValueError: If the folder is not a run, or the data is missing.
+        ValueError: If the folder is not a run, the data is missing, or the recipe file is not trusted.
         RunError: If a file of the run is missing or damaged.
     """
     config = RunConfig.load(folder)
     config = dataclasses.replace(config, data=data or config.data, device=device)
     files = RunFolder(folder)
-    experiment = make_experiment(config)
+    experiment = make_experiment(config, recipe=recipe_of_run(folder, config, trust=trust))
     if experiment.optimizer is not None:
         experiment.optimizer.eval()  # marks the parameters as the mode, which is loaded next
     load_mode(files, experiment.model)

@@ -19,6 +19,7 @@ def pack_run(
     tempered: bool = False,
     real: Literal["float32", "float16"] = "float32",
     data: str | None = None,
+    trust: bool = False,
 ) -> PackedNetwork:
     """Pack the mode of a finished run or posterior samples, with its recipe, rule and inputs.
 
@@ -29,6 +30,7 @@ def pack_run(
         tempered: Whether to divide the outputs by a temperature that is fitted on the run's validation data.
         real: Type of the real-valued tensors.
         data: Folder or Hugging Face Hub id of the data, if it has moved since the run was trained.
+        trust: Run the recipe file of the run, a program, although this account has not run it before.
 
     Raises:
         ValueError: If the folder is not a run, its rule keeps no posterior, a layer cannot be packed, or there is no
@@ -36,7 +38,7 @@ def pack_run(
     """
     if samples < 0:
         raise ValueError(f"samples must be at least 0, got {samples}")
-    run = load_run(folder, data=data)
+    run = load_run(folder, data=data, trust=trust)
     example = next(iter(batches(run.experiment.data.train, 1)))[0]
     about = {"recipe": run.config.recipe, "rule": run.config.rule, "loss": run.experiment.loss.name}
     inputs = run.experiment.data.inputs

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from bitbayes.lab.choices import Overrides
-from bitbayes.lab.recipes import find_recipe, make_config, run_recipe
+from bitbayes.lab.recipes import make_config, open_recipe, run_recipe
 from bitbayes.lab.recipes.configure import data_of, load_data
 from bitbayes.lab.train import Progress, RunConfig, RunError, RunFolder, SilentProgress, Summary, default_progress
 from bitbayes.lab.train.progress import OfSeveral, about
@@ -21,7 +21,7 @@ def make_configs(recipe: str, rule: str, seeds: int, given: Overrides) -> list[R
     """Return the configurations of a run with several seeds.
 
     Args:
-        recipe: Name of the recipe.
+        recipe: Name or file of the recipe.
         rule: Name of the rule.
         seeds: Number of seeds.
         given: Choices for all runs. `seed` is the first of the consecutive seeds. The folders are seed1, seed2, ... in
@@ -36,9 +36,10 @@ def make_configs(recipe: str, rule: str, seeds: int, given: Overrides) -> list[R
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
-    first = find_recipe(recipe).seed if given.seed is None else given.seed
+    found = open_recipe(recipe)
+    first = found.seed if given.seed is None else given.seed
     return [
-        make_config(recipe, rule, given, seed=seed, out=given.out and f"{given.out}/seed{seed}")
+        make_config(found, rule, given, seed=seed, out=given.out and f"{given.out}/seed{seed}")
         for seed in range(first, first + seeds)
     ]
 
@@ -147,4 +148,6 @@ def _side_by_side(configs: Sequence[RunConfig], jobs: int, note: Callable[[str],
 
 def _run(config: RunConfig, threads: int) -> None:
     torch.set_num_threads(threads)
+    if config.recipe_file is not None:
+        open_recipe(config.recipe_file)
     run_recipe(config, resume=True, progress=SilentProgress())

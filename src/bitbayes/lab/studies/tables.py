@@ -9,7 +9,7 @@ from typing import Any
 
 from bitbayes.errors import nearest
 from bitbayes.lab.choices import Overrides, TableChoice
-from bitbayes.lab.recipes import Recipe, find_recipe, full_name, make_config
+from bitbayes.lab.recipes import Recipe, full_name, make_config, open_recipe
 from bitbayes.lab.studies.several import run_several
 from bitbayes.lab.train import RuleName, RunFolder, Summary
 from bitbayes.lab.train.records import Spread
@@ -96,7 +96,7 @@ def table_rules(recipe: Recipe, wanted: Sequence[str] = ()) -> list[RuleName]:
         ValueError: If a rule does not exist.
 
     Example:
-        >>> [str(rule) for rule in table_rules(find_recipe("mnist"), ["bayesbinn", "ste"])]
+        >>> [str(rule) for rule in table_rules(open_recipe("mnist"), ["bayesbinn", "ste"])]
         ['bayesbinn:released', 'ste']
     """
     return [full_name(recipe, name) for name in wanted or recipe.quick or recipe.rules]
@@ -126,7 +126,7 @@ def run_table(
         raise nearest("table", name, TABLES)
     if choice.seeds is not None and choice.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {choice.seeds}")
-    recipe = find_recipe(choice.dataset or TABLES[name].recipe)
+    recipe = open_recipe(choice.dataset or TABLES[name].recipe)
     rules = table_rules(recipe, choice.rules or TABLES[name].rules)
     folder = Path(given.out or f"runs/{recipe.name}-{given.budget}{'-test' if given.protocol == 'test' else ''}")
     seeds = [recipe.seed + index for index in range(choice.seeds or _SEEDS[given.budget])]

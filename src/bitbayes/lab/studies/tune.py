@@ -13,7 +13,7 @@ from typing import Any
 from bitbayes.errors import require
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.data import DataBundle
-from bitbayes.lab.recipes import find_recipe, full_name, make_config, make_experiment, run_recipe
+from bitbayes.lab.recipes import full_name, make_config, make_experiment, open_recipe, run_recipe
 from bitbayes.lab.recipes.configure import load_data
 from bitbayes.lab.studies.several import already_there, finished
 from bitbayes.lab.train import DivergedError, Progress, RunConfig, RunFolder, default_progress
@@ -124,11 +124,12 @@ def tune(
     optuna = require("optuna", "tune")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     given = given or Overrides()
-    base = make_config(recipe, rule, given)
-    full = full_name(find_recipe(recipe), rule, given.estimator)
-    folder = Path(given.out or f"runs/tune-{recipe}-{full.slug}")
+    found = open_recipe(recipe)
+    base = make_config(found, rule, given)
+    full = full_name(found, rule, given.estimator)
+    folder = Path(given.out or f"runs/tune-{found.name}-{full.slug}")
     data = load_data(base)
-    if data.validation is None or not find_recipe(recipe).loss.classifies:
+    if data.validation is None or not found.loss.classifies:
         raise ValueError(f"{recipe} cannot be tuned, because tuning needs classes and validation data")
     own = _own(base, data)
     searched = dict(ranges or _around(base, own))
@@ -137,16 +138,16 @@ def tune(
     with files.held():
         files.clean()
         _continue_search(files, base, searched)
-        found = [_recorded(folder, number, base, searched) for number in _numbers(folder)]
-        ended = [trial for trial in found if trial.ended]
-        begun = [trial for trial in found if not trial.ended]  # one trial, unless its folder was changed by hand
+        trials_there = [_recorded(folder, number, base, searched) for number in _numbers(folder)]
+        ended = [trial for trial in trials_there if trial.ended]
+        begun = [trial for trial in trials_there if not trial.ended]  # one trial, unless its folder was changed by hand
         if ended:
             note(already_there(min(len(ended), trials), trials))
         progress = OfSeveral(progress or default_progress(), max(trials - len(ended), 0) * base.last_epoch)
         while True:
             rows = [trial.row() for trial in ended]
             rows.sort(key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0)))
-            files.write_json("tune.json", {"recipe": recipe, "rule": str(full), "trials": rows})
+            files.write_json("tune.json", {"recipe": found.name, "rule": str(full), "trials": rows})
             if len(ended) >= trials:
                 return rows
             number = max((trial.number for trial in ended), default=-1) + 1

@@ -20,7 +20,9 @@ _COUNTS = ("epochs", "accumulate", "evaluate_every", "checkpoint_every", "refres
 
 # Settings that may differ between a run and its continuation. They do not change what is learned, as long as the data
 # are the same, which their fingerprint verifies.
-_FREE = ("stop_after", "out", "data", "device", "variant")
+_FREE = ("stop_after", "out", "data", "device", "variant", "recipe_file")
+
+_RARE = ("variant", "recipe_file", "recipe_sha256")
 
 # The first entries of config.json; the others follow in the order of the fields.
 _FIRST = (
@@ -59,6 +61,8 @@ class RunConfig:
         protocol: How the best epoch is selected. "validation" selects it by the validation accuracy of the mode. "test"
             is the protocol of VISPA's paper, without validation data: the best *test* accuracy, of the posterior mean
             if there is a posterior.
+        recipe_file: File of the recipe, as the user named it; None for the recipes of this package.
+        recipe_sha256: SHA-256 of that file and of the modules beside it that it imports.
 
     Raises:
         ValueError: If a value is out of range.
@@ -92,6 +96,8 @@ class RunConfig:
     checkpoint_every: int = 1
     predict_samples: int = 10
     protocol: Literal["validation", "test"] = "validation"
+    recipe_file: str | None = None
+    recipe_sha256: str | None = None
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -145,8 +151,9 @@ class RunConfig:
     def to_json(self) -> str:
         """Return the record as indented JSON."""
         values = self.flat()
-        if self.variant is None:  # most runs have no variant, and older records lack the entry
-            del values["variant"]
+        for name in _RARE:  # most runs have none of these entries, and older records lack them
+            if values[name] is None:
+                del values[name]
         return json.dumps(values, indent=2, default=dataclasses.asdict) + "\n"
 
     @classmethod

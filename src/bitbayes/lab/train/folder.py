@@ -18,6 +18,7 @@ from bitbayes.files import check_seal, sealed
 from bitbayes.lab.train import checkpoint, lock
 
 _CHECKPOINT = "checkpoint.pt"
+_MOST_PROGRAM = 1 << 24  # bytes
 
 
 class RunError(RuntimeError):
@@ -201,6 +202,23 @@ class RunFolder:
         self.write(_CHECKPOINT, lambda file: checkpoint.save(state, file))
         self.saved_epoch = state["epoch"]
 
+    @property
+    def programs(self) -> Path:
+        """Folder, in that of the run, of the Python files that define its recipe."""
+        return self.path / "recipe"
+
+    def write_programs(self, files: Mapping[str, bytes]) -> None:
+        """Write the Python files of the recipe, by their paths in `programs`, and remove others that it holds."""
+        if not self.writes:
+            return
+        inside = self.programs
+        for old in [path for path in inside.rglob("*.py") if path.relative_to(inside).as_posix() not in files]:
+            old.unlink()
+        for path, content in files.items():
+            target = inside / path
+            if not target.is_file() or target.read_bytes() != content:
+                RunFolder(target.parent).write(target.name, lambda file, content=content: file.write(content))
+
     # Reading. -----------------------------------------------------------------------------------------------------
 
     def read_json(self, name: str) -> Any:
@@ -213,6 +231,29 @@ class RunFolder:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read {self.path / name}: {error}") from error
+
+    def read_programs(self) -> dict[str, bytes]:
+        """Return the Python files of the recipe by their paths in `programs`.
+
+        Raises:
+            RunError: If there are none, or they are not regular files of moderate size.
+        """
+        inside, found, left = self.programs, dict[str, bytes](), _MOST_PROGRAM
+        for path in sorted(inside.rglob("*.py")):
+            if path.is_symlink() or not path.is_file():
+                raise RunError(f"{path} is no regular file; restore it")
+            try:
+                with open(path, "rb") as file:
+                    content = file.read(left + 1)
+            except OSError as error:
+                raise RunError(f"cannot read {path}: {error.strerror}") from error
+            left -= len(content)
+            if left < 0:
+                raise RunError(f"{inside} holds more than {_MOST_PROGRAM:,} bytes of programs; restore it")
+            found[path.relative_to(inside).as_posix()] = content
+        if not found:
+            raise RunError(f"{inside} has no Python files; restore the recipe of the run")
+        return found
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Return the tensors of a safetensors file by name, on the CPU.

@@ -82,6 +82,7 @@ class _Training:
     experiment: Experiment
     folder: RunFolder
     data: str  # fingerprint of the data
+    programs: Mapping[str, bytes]
     history: list[EpochRow] = dataclasses.field(default_factory=list)
     epoch: int = 0  # number of completed epochs
 
@@ -93,6 +94,7 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
     figures: Callable[[RunConfig], Mapping[str, Any]] | None = None,
+    programs: Mapping[str, bytes] | None = None,
 ) -> RunResult:
     """Train a network, and write the run's configuration, metrics, checkpoints, weights and summary.
 
@@ -108,6 +110,7 @@ def train(
         progress: Display; None shows a bar on a terminal and lines elsewhere.
         figures: Function that returns further entries of a row of metrics.jsonl after each evaluation. It must not
             change the run.
+        programs: Python files that define the recipe, by path. They are copied into the folder of the run.
 
     Raises:
         ValueError: If `resume` finds a run with other settings, another number of processes, or no checkpoint; or if
@@ -120,7 +123,7 @@ def train(
     progress = (progress or default_progress()) if experiment.ranks.first else SilentProgress()
     folder = RunFolder(config.out, writes=experiment.ranks.first)
     with _held(folder, experiment.ranks):
-        run = _begin(config, experiment, folder, resume)
+        run = _begin(config, experiment, folder, resume, programs or {})
         if config.precision == "auto":
             how = "selected by a short measurement" if not run.epoch else "selected when the run began"
             progress.note(f"{_title(run)}: precision {_NAMES[run.config.precision]}, {how} (--precision auto)")
@@ -186,21 +189,23 @@ def _finish(run: _Training, progress: Progress, figures: Callable[[RunConfig], M
 # Begin or continue. ---------------------------------------------------------------------------------------------------
 
 
-def _begin(config: RunConfig, experiment: Experiment, folder: RunFolder, resume: bool) -> _Training:
+def _begin(
+    config: RunConfig, experiment: Experiment, folder: RunFolder, resume: bool, programs: Mapping[str, bytes]
+) -> _Training:
     """Start a new run, or load the state of an old run."""
     ranks, data = experiment.ranks, experiment.data.fingerprint()
     ranks.compare({"resume": resume, "data": data})
     folder.clean()
     # Use the first rank's view, because it may write the first checkpoint before another rank looks.
     if resume and ranks.agreed("found" if folder.has("checkpoint.pt") else ""):
-        return _load(config, experiment, folder, data)
+        return _load(config, experiment, folder, data, programs)
     if resume and folder.has("summary.json"):
         raise ValueError(f"{folder.path} holds results without a checkpoint to continue from; choose another --out")
     aside = None if resume else folder.set_aside()
     if aside is not None:
         print(f"{folder.path} held an older run, which was renamed to {aside}", file=sys.stderr)
     precision = ranks.agreed(choose_precision(config.precision, experiment.device))
-    run = _Training(dataclasses.replace(config, precision=precision), experiment, folder, data)
+    run = _Training(dataclasses.replace(config, precision=precision), experiment, folder, data, programs)
     _write_record(run)
     folder.write_lines("metrics.jsonl", [])
     _save(run)
@@ -212,10 +217,14 @@ def _write_record(run: _Training) -> None:
     about = environment(run.experiment.device) | {"data": run.data}
     run.folder.write_text("config.json", run.config.to_json())
     run.folder.write_json("environment.json", about)
+    if run.programs:
+        run.folder.write_programs(run.programs)
     run.folder.remove("failure.json")
 
 
-def _load(config: RunConfig, experiment: Experiment, folder: RunFolder, data: str) -> _Training:
+def _load(
+    config: RunConfig, experiment: Experiment, folder: RunFolder, data: str, programs: Mapping[str, bytes]
+) -> _Training:
     recorded = RunConfig.load(folder.path)
     differences = recorded.differences(config)
     if differences:
@@ -225,7 +234,7 @@ def _load(config: RunConfig, experiment: Experiment, folder: RunFolder, data: st
     if known not in (None, data):
         raise ValueError(f"{folder.path} was trained on other data; use the same --data, or choose another --out")
     state = folder.read_checkpoint(experiment.device)
-    run = _Training(dataclasses.replace(config, precision=recorded.precision), experiment, folder, data)
+    run = _Training(dataclasses.replace(config, precision=recorded.precision), experiment, folder, data, programs)
     _compare(run, state.get("run", {}))
     try:
         for name, part in experiment.modules().items():

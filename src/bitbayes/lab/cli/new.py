@@ -1,0 +1,37 @@
+"""The command that begins a recipe of the user's own: new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from bitbayes.lab.cli.shared import Name
+
+
+@dataclass
+class New:
+    """Writes a recipe of your own to begin with: a network and its data in a Python file, which runs as it is.
+
+    Args:
+        file: The Python file to write, such as my_recipe.py.
+    """
+
+    file: Name
+
+    def run(self) -> None:
+        """Write the file, and say what to do with it."""
+        path = Path(self.file)
+        if path.suffix != ".py":
+            raise ValueError(f"{path} is no name of a Python file; give one that ends in .py, such as my_recipe.py")
+        text = files("bitbayes.lab.recipes").joinpath("template.py").read_text(encoding="utf-8")
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            raise ValueError(f"{path} exists already; give another name, or remove it") from None
+        except OSError as error:
+            raise ValueError(f"cannot write {path}: {error.strerror}") from error
+        print(f"written: {path}")
+        print(f"train it on the 8x8 digits: bitbayes train {path}")
+        print(f"train it on your pictures: bitbayes train {path} --data FOLDER (FOLDER/CLASS/*.png)")

@@ -1,0 +1,148 @@
+"""A user's own arrays as a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitbayes.lab.data.augment import Augmentation
+from bitbayes.lab.data.bundle import DataBundle, TensorData, check_share, held_out
+from bitbayes.lab.data.hub import printable_names
+from bitbayes.packed import Inputs
+
+_TEST_SEED = 0
+
+
+def from_arrays(
+    x: Any,
+    y: Any,
+    test: tuple[Any, Any] | None = None,
+    *,
+    classes: int | Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    validation: float = 0.1,
+    held: float = 0.2,
+    augment: Augmentation | None = None,
+    name: str = "arrays",
+) -> DataBundle[TensorData]:
+    """Make a data set from arrays of NumPy or tensors, which it checks and normalises.
+
+    Args:
+        x: Inputs: vectors (N, D) or images (N, C, H, W) or (N, H, W). Images have the type uint8, or floating-point
+            numbers from 0 to 1. Mean and standard deviation of the training inputs are subtracted and divided by: for
+            each entry of vectors, for each channel of images.
+        y: Targets: whole numbers from 0 for classes, shape (N,); floating-point numbers for a regression, shape (N,) or
+            (N, K).
+        test: Inputs and targets for testing; None to hold out a share of the examples.
+        classes: Number of classes, or their names; None for one more than the largest target.
+        device: Device of the tensors.
+        seed: Seed of the split into training and validation data.
+        validation: Share of the training examples that is kept for validation.
+        held: Share of the examples that is held out for testing if `test` is None; the seed of this split is always 0.
+        augment: Random change of training images; None for none.
+        name: Name of the data set.
+
+    Raises:
+        ValueError: If shapes, types or numbers cannot be used; the message says what came and what was expected.
+
+    Example:
+        >>> x, y = torch.randn(100, 5), torch.arange(100) % 3
+        >>> data = from_arrays(x, y, classes=("red", "green", "blue"))
+        >>> data.described()
+        '72 training, 8 validation and 20 test examples of 3 classes from arrays'
+    """
+    for share in (validation, held):
+        check_share(share)
+    (inputs, targets), fresh = _pair(x, y, "x", "y"), test if test is None else _pair(*test, "test x", "test y")
+    if fresh is None:
+        kept, chosen = held_out(len(inputs), held, _TEST_SEED)
+        fresh, (inputs, targets) = (inputs[chosen], targets[chosen]), (inputs[kept], targets[kept])
+    if fresh[0].shape[1:] != inputs.shape[1:] or fresh[0].dtype != inputs.dtype or fresh[1].dtype != targets.dtype:
+        came, wanted = (f"{tuple(a.shape[1:])}, {a.dtype} and {b.dtype}" for a, b in (fresh, (inputs, targets)))
+        raise ValueError(f"test inputs and targets must be like those for training ({wanted}), got {came}")
+    names = () if classes is None or isinstance(classes, int) else tuple(map(str, classes))
+    count = 0
+    if not targets.is_floating_point():
+        largest = int(max(targets.max(), fresh[1].max() if len(fresh[1]) else 0))
+        count = largest + 1 if classes is None else len(names) or int(classes)  # type: ignore[arg-type]
+        if min(int(targets.min()), int(fresh[1].min()) if len(fresh[1]) else 0) < 0 or largest >= count:
+            low = min(int(targets.min()), int(fresh[1].min()) if len(fresh[1]) else 0)
+            raise ValueError(f"y has classes from {low} to {largest}; expected 0 to {count - 1}, for {count} classes")
+    elif classes is not None:
+        raise ValueError(f"y is of type {targets.dtype}, for a regression; leave classes out, or give whole numbers")
+    kept, chosen = held_out(len(inputs), validation, seed)
+    if not len(kept):
+        raise ValueError(f"x has {len(x)} examples, of which none is left for training; give more")
+    about, mean, std = _normalisation(inputs[kept], printable_names(names))
+    train = TensorData(inputs.to(device), targets.to(device), mean, std, augment)
+    plain = TensorData(inputs.to(device), targets.to(device), mean, std)
+    return DataBundle(
+        name,
+        train.chosen(kept),
+        plain.chosen(chosen) if len(chosen) else None,
+        TensorData(fresh[0].to(device), fresh[1].to(device), mean, std) if len(fresh[0]) else None,
+        count,
+        name,
+        about,
+    )
+
+
+def _pair(x: Any, y: Any, x_name: str, y_name: str) -> tuple[Tensor, Tensor]:
+    inputs, targets = _tensor(x, x_name), _tensor(y, y_name)
+    if len(inputs) != len(targets) or not len(inputs):
+        raise ValueError(f"{x_name} has {len(inputs)} examples and {y_name} has {len(targets)}; give as many of both")
+    if inputs.dim() == 3:
+        inputs = inputs[:, None]
+    if inputs.dim() not in (2, 4):
+        raise ValueError(f"{x_name} has shape {tuple(inputs.shape)}; expected (N, D), (N, C, H, W) or (N, H, W)")
+    if inputs.dim() == 4 and inputs.shape[1] not in (1, 3):
+        raise ValueError(
+            f"{x_name} has shape {tuple(inputs.shape)}; expected images (N, C, H, W) of C = 1 or 3 channels"
+        )
+    if inputs.dtype != torch.uint8 or inputs.dim() == 2:
+        inputs = inputs.float()
+        if not inputs.isfinite().all():
+            raise ValueError(f"{x_name} has numbers that are not finite (nan or inf); remove or replace them")
+        if inputs.dim() == 4 and not (inputs.min() >= 0 and inputs.max() <= 1):
+            low, high = float(inputs.min()), float(inputs.max())
+            raise ValueError(
+                f"{x_name} has numbers from {low:.4g} to {high:.4g}; expected images of uint8, or from 0 to 1"
+            )
+    if targets.is_floating_point():
+        if not targets.isfinite().all():
+            raise ValueError(f"{y_name} has numbers that are not finite (nan or inf); remove or replace them")
+        return inputs, targets.float()[:, None] if targets.dim() == 1 else targets.float()
+    if targets.dim() != 1:
+        raise ValueError(f"{y_name} has shape {tuple(targets.shape)}; expected one class for each example, shape (N,)")
+    return inputs, targets.long()
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    try:
+        found = value.detach().cpu() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+    except (TypeError, ValueError) as error:
+        kind = getattr(value, "dtype", type(value).__name__)
+        raise ValueError(f"{name} is of type {kind}; expected numbers in an array of NumPy or a tensor") from error
+    if found.dim() == 0 or found.is_complex():
+        raise ValueError(
+            f"{name} is of type {found.dtype} and shape {tuple(found.shape)}; expected an array of numbers"
+        )
+    return found
+
+
+def _normalisation(x: Tensor, names: tuple[str, ...]) -> tuple[Inputs, Any, Any]:
+    """Return the description of inputs, and their mean and standard deviation for each channel or entry."""
+    pixels = (x.double() / 255 if x.dtype == torch.uint8 else x.double()).transpose(0, 1).flatten(1)
+    means: tuple[float, ...] = tuple(pixels.mean(1).float().tolist())
+    stds: tuple[float, ...] = tuple(std if std > 1e-6 else 1.0 for std in pixels.std(1, correction=0).float().tolist())
+    mean, std = (means, stds) if len(means) > 1 else (means[0], stds[0])
+    if x.dim() == 2:
+        return Inputs("vector", mean=mean, std=std, classes=names), mean, std
+    _, channels, height, width = x.shape
+    colour = "grey" if channels == 1 else "rgb"
+    return Inputs("image", colour=colour, height=height, width=width, mean=mean, std=std, classes=names), mean, std

@@ -1,0 +1,211 @@
+"""Where a user's pictures and their classes are: in folders, in tables of `datasets`, or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitbayes.errors import require
+from bitbayes.lab.data.hub import OFFLINE, decoded, hub_id, nearest_folder, tried
+from bitbayes.packed.format.images import SUFFIXES, picture_files
+
+_TRAIN = ("train", "training")
+_TEST = ("test", "testing")
+_VALIDATION = ("validation", "valid", "val")
+_LABELS = ("label", "labels", "class", "target")
+_LAYOUTS = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Pictures of one split, which are not yet decoded.
+
+    Args:
+        pictures: Path of each picture, or its row in a table of `datasets`.
+        labels: Number of the class of each.
+        where: Where they are, for messages.
+    """
+
+    pictures: Sequence[Any]
+    labels: Sequence[int]
+    where: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def picture(self, index: int) -> Any:
+        """Return what `read_picture` takes: a path, or a decoded image of Pillow."""
+        row = self.pictures[index]
+        return decoded(row, self.name(index)) if isinstance(row, dict) else row
+
+    def name(self, index: int) -> str:
+        """Return what a message calls a picture."""
+        row = self.pictures[index]
+        return f"{self.where}: picture {index}" if isinstance(row, dict) else str(row)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Pictures of all splits, and the names of their classes in the order of their numbers."""
+
+    classes: tuple[str, ...]
+    train: Rows
+    validation: Rows | None = None
+    test: Rows | None = None
+
+
+def find_pictures(where: str | Path) -> Splits:
+    """Find a user's pictures.
+
+    Args:
+        where: Folder of pictures, folder of parquet files SPLIT-*.parquet, folder that `datasets` has saved, or
+            "hub:OWNER/NAME".
+
+    Raises:
+        ValueError: If there are none, or they are not in folders or columns that say their classes.
+    """
+    folder = Path(where)
+    if (name := hub_id(where)) is not None:
+        load = require("datasets", "train").load_dataset
+        return _of_tables(dict(tried(lambda: load(name), where, "all splits", OFFLINE)), str(where))
+    if not folder.is_dir():
+        near = f"; the nearest that exists is {nearest_folder(folder)}" if not folder.exists() else ""
+        what = "is no folder" if folder.exists() else "does not exist"
+        raise ValueError(f"{where} {what}{near}; give a folder ({_LAYOUTS}) or hub:OWNER/NAME")
+    if (folder / "dataset_dict.json").is_file():
+        load = require("datasets", "train").load_from_disk
+        return _of_tables(dict(tried(lambda: load(str(folder)), where, "all splits")), str(where))
+    if files := _parquet(folder):
+        read = require("datasets", "train").Dataset.from_parquet
+        return _of_tables(
+            {split: tried(lambda paths=paths: read(paths), where, split) for split, paths in files.items()}, str(where)
+        )
+    return _of_folders(folder)
+
+
+def _parquet(folder: Path) -> dict[str, list[str]]:
+    """Return the parquet files of each split, which may be in one folder inside."""
+    found: dict[str, list[str]] = {}
+    every = [*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]
+    if len({path.parent for path in every}) > 1:
+        raise ValueError(f"{folder} holds several data sets; name one of its folders")
+    for path in sorted(every):
+        found.setdefault(path.stem.partition("-")[0], []).append(str(path))
+    return found
+
+
+def _one(names: Sequence[str], present: Any) -> str | None:
+    return next((name for name in names if name in present), None)
+
+
+# Folders. -----------------------------------------------------------------------------------------------------------
+
+
+def _of_folders(folder: Path) -> Splits:
+    inside = _folders(folder)
+    train = _one(_TRAIN, inside)
+    if train is None:
+        names = tuple(inside)
+        _check_classes(folder, names)
+        return Splits(names, _in_classes(folder, names))
+    validation, test = _one(_VALIDATION, inside), _one(_TEST, inside)
+    if test is None:
+        validation, test = None, validation
+    names = tuple(_folders(folder / train))
+    _check_classes(folder / train, names)
+    parts = []
+    for part in (validation, test):
+        if part is not None and (other := set(_folders(folder / part)) ^ set(names)):
+            raise ValueError(f"{folder / train} and {folder / part} have other classes: {min(other)} is in one of them")
+        parts.append(None if part is None else _in_classes(folder / part, names))
+    return Splits(names, _in_classes(folder / train, names), *parts)
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _check_classes(folder: Path, names: Sequence[str]) -> None:
+    if len(names) > 1:
+        return
+    if len(names) == 1 and len(_folders(folder / names[0])) > 1:
+        raise ValueError(f"{folder} has one folder; its classes seem to be in {folder / names[0]}, so give that one")
+    held = f"one class, {names[0]}" if names else "no folders of classes"
+    raise ValueError(f"{folder} has {held}; expected two or more: {_LAYOUTS}")
+
+
+def _in_classes(folder: Path, names: Sequence[str]) -> Rows:
+    pictures, labels = [], []
+    for label, name in enumerate(names):
+        try:
+            files = picture_files(folder / name)
+        except ValueError:
+            raise ValueError(
+                f"{folder / name} has no pictures ({', '.join(SUFFIXES)}); every folder beside it is a class, so add "
+                "some, or remove the folder"
+            ) from None
+        pictures += files
+        labels += [label] * len(files)
+    return Rows(pictures, labels, str(folder))
+
+
+# Tables. ------------------------------------------------------------------------------------------------------------
+
+
+def _of_tables(tables: dict[str, Any], where: str) -> Splits:
+    train = _one(_TRAIN, tables)
+    if train is None:
+        raise ValueError(f"{where} has the splits {', '.join(tables)}; expected train")
+    validation, test = _one(_VALIDATION, tables), _one(_TEST, tables)
+    if test is None:
+        validation, test = None, validation
+    image, label = _columns(tables[train], where)
+    known = _numbers(tables[train], label)
+    if len(known) < 2:
+        raise ValueError(f"{where} has {len(known)} classes in its column {label}; expected two or more")
+
+    def rows(split: str) -> Rows:
+        return _of_table(tables[split], image, label, known, f"{where} ({split})")
+
+    parts = [None if split is None else rows(split) for split in (validation, test)]
+    return Splits(tuple(known), rows(train), *parts)
+
+
+def _numbers(table: Any, label: str) -> dict[str, int]:
+    """Return the number of each class by its name; classes without names are called by their numbers."""
+    feature = table.features[label]
+    names = list(getattr(feature, "names", None) or ())
+    if not names and getattr(feature, "dtype", "") == "string":
+        names = sorted(set(filter(None, table[label])))
+    elif not names:
+        numbers = [number for number in table[label] if isinstance(number, int)]
+        names = [str(number) for number in range(max(numbers, default=-1) + 1)]
+    return {name: index for index, name in enumerate(names)}
+
+
+def _columns(table: Any, where: str) -> tuple[str, str]:
+    """Return the names of the columns of pictures and of classes."""
+    kinds = {name: type(feature).__name__ for name, feature in table.features.items()}
+    images = [name for name, kind in kinds.items() if kind == "Image"]
+    labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    labels = labels or [name for name in _LABELS if name in kinds]
+    if len(images) != 1 or len(labels) != 1:
+        raise ValueError(
+            f"{where} has columns {', '.join(kinds)}; expected one of pictures (found: {', '.join(images) or 'none'}) "
+            f"and one of classes (found: {', '.join(labels) or 'none'})"
+        )
+    return images[0], labels[0]
+
+
+def _of_table(table: Any, image: str, label: str, known: dict[str, int], where: str) -> Rows:
+    encoded = table.cast_column(image, require("datasets", "train").Image(decode=False))
+    labels = []
+    for index, value in enumerate(table[label]):
+        number = known.get(value) if isinstance(value, str) else value
+        if not isinstance(number, int) or not 0 <= number < len(known):
+            raise ValueError(f"{where}: label {index} is {value!r}, expected a class from 0 to {len(known) - 1}")
+        labels.append(number)
+    return Rows(list(encoded[image]), labels, where)
