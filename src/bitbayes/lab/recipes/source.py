@@ -75,8 +75,9 @@ class Source:
         message = (" ".join(str(error).splitlines()[:1]) or "no message")[:_LONGEST]
         if isinstance(error, SyntaxError):
             message = error.msg
-        if not (_PACKAGE in Path(inner).parents and isinstance(error, ValueError)):  # our own need no more words
-            message = f"{type(error).__name__}: {message}"
+        if _PACKAGE in Path(inner).parents and isinstance(error, ValueError):  # our own, which says what to do
+            return f"{' '.join(str(error).split())} ({file}, line {number})"
+        message = f"{type(error).__name__}: {message}"
         if isinstance(error, ModuleNotFoundError) and (self.place / f"{error.name}.py").is_file():
             message += f" ({error.name}.py is beside it, so import it at the top of the file)"
         lines = self.files[names[file]].decode(errors="replace").splitlines()
