@@ -70,7 +70,7 @@ def load_pictures(
         ...         Image.new("L", (8, 8), 20 * index).save(folder / name / f"{index}.png")
         >>> data = load_pictures(folder)
         >>> data.train.x.shape, len(data.test), data.inputs.classes
-        (torch.Size([16, 1, 8, 8]), 4, ('cat', 'dog'))
+        (torch.Size([14, 1, 8, 8]), 4, ('cat', 'dog'))
     """
     for name, share in (("validation", validation), ("test", test)):
         try:
