@@ -140,7 +140,8 @@ def _normalisation(x: Tensor, names: tuple[str, ...]) -> tuple[Inputs, Any, Any]
     pixels = (x.double() / 255 if x.dtype == torch.uint8 else x.double()).transpose(0, 1).flatten(1)
     means: tuple[float, ...] = tuple(pixels.mean(1).float().tolist())
     stds: tuple[float, ...] = tuple(std if std > 1e-6 else 1.0 for std in pixels.std(1, correction=0).float().tolist())
-    mean, std = (means, stds) if len(means) > 1 else (means[0], stds[0])
+    mean = means[0] if len(means) == 1 else means
+    std = stds[0] if len(stds) == 1 else stds
     if x.dim() == 2:
         return Inputs("vector", mean=mean, std=std, classes=names), mean, std
     _, channels, height, width = x.shape

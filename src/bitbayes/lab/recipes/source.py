@@ -87,7 +87,7 @@ class Source:
 
 def _line_of(error: BaseException, names: Container[str]) -> tuple[str, int] | None:
     """Return the innermost of some files that an error went through, and its line."""
-    if isinstance(error, SyntaxError) and error.filename in names:
+    if isinstance(error, SyntaxError) and error.filename is not None and error.filename in names:
         return error.filename, error.lineno or 0
     steps = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     return next((step for step in reversed(steps) if step[0] in names), None)
