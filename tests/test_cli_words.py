@@ -50,7 +50,7 @@ WRONG: list[tuple[list[str], str]] = [
     ([], "no command was given; choose from: recipes, train, "),
     (["trian", "digits"], "there is no command 'trian'; did you mean 'train'? Choose from: recipes, train, "),
     (["--verson"], "did you mean --version?"),
-    (["train"], "train needs RECIPE: Name of the recipe; `bitbayes recipes` lists all recipes; usage: bitbayes train"),
+    (["train"], "train needs RECIPE: Name of the recipe, or a Python file that defines one; `bitbayes recipes` lists"),
     (["reproduce"], "reproduce needs TARGET: A table (table2, table10, "),
     (["reproduce"], ") or a figure (moons, snelson, curves, histogram); usage: bitbayes reproduce TARGET; see "),
     (["pack"], "pack needs RUN: Folder of the finished run; --output STR: File to write; usage: bitbayes pack RUN --"),

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from bitbayes.lab.cli.shared import Name
+from bitbayes.lab.cli.shared import Command, Name
 
 
 @dataclass
-class New:
-    """Writes a recipe of your own to begin with: a network and its data in a Python file, which runs as it is.
+class New(Command):
+    """Write a recipe of your own to begin with: a Python file with a network and its data, which runs as it is.
 
     Args:
-        file: The Python file to write, such as my_recipe.py.
+        file: Python file to write, such as my_recipe.py.
     """
 
     file: Name

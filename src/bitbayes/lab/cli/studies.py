@@ -120,7 +120,7 @@ class Tune(Command):
     """Search for the settings of a rule that maximise validation accuracy.
 
     Args:
-        recipe: Name of the recipe; `bitbayes recipes` lists all recipes.
+        recipe: Name of the recipe, or a Python file that defines one; `bitbayes recipes` lists the names.
         trials: Number of trials in total, including finished ones. The first trial has the recipe's settings.
         search: Settings to search and their ranges, as NAME=LOW:HIGH. The default is lr, and ess_scale if the recipe
             sets it, within a factor of ten of the recipe's values.

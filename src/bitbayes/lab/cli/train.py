@@ -42,7 +42,7 @@ class Train(Command):
     """Train one network, or several with consecutive seeds.
 
     Args:
-        recipe: Name of the recipe; `bitbayes recipes` lists all recipes.
+        recipe: Name of the recipe, or a Python file that defines one; `bitbayes recipes` lists the names.
         seeds: Number of runs, with consecutive seeds. They are written to OUT/seed1, OUT/seed2, ...
         jobs: Number of runs to train in parallel, each in its own process.
         resume: Continue from the checkpoint in the run's folder. It is an error if there is none.
