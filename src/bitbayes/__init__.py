@@ -24,7 +24,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from bitbayes import packed
+from bitbayes import hub, packed, zoo
 from bitbayes.packed import pack
 from bitbayes.prediction import Prediction
 
@@ -81,6 +81,7 @@ __all__ = [
     "calibration",
     "continual",
     "follow",
+    "hub",
     "kernels",
     "load_posterior",
     "nn",
@@ -90,4 +91,5 @@ __all__ = [
     "refresh_batchnorm",
     "split_parameters",
     "summary",
+    "zoo",
 ]

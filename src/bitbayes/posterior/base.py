@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +15,8 @@ from typing_extensions import Self
 
 from bitbayes import functional as F
 from bitbayes.files import check_seal, replacing, sealed
+from bitbayes.hub import Description, Pretrained
+from bitbayes.posterior.describe import described
 
 Parts = dict[str, dict[str, Tensor]]
 """Tensors of a posterior, by part, such as "natural", and by parameter name."""
@@ -22,11 +24,12 @@ Parts = dict[str, dict[str, Tensor]]
 SAMPLE_STREAM, SHARED_SAMPLE_STREAM = 2, 4  # keeps the noise of posterior samples apart from that of training
 
 
-class Posterior(ABC):
+class Posterior(Pretrained):
     """Distribution over the weights of a network, each −s or +s, keyed by parameter names.
 
-    Subclasses define `natural` (the marginal of every weight), `sample_at`, and the content of a saved file: `parts`
-    and `of_parts`.
+    `save_pretrained`, `from_pretrained` and `push_to_hub` of `bitbayes.hub.Pretrained` keep it in a folder with a model
+    card, and share it on the Hugging Face Hub. Subclasses define `natural` (the marginal of every weight), `sample_at`,
+    and the content of a saved file: `parts` and `of_parts`.
 
     Args:
         like: Tensors by name that have the shapes and devices of the weights.
@@ -36,6 +39,7 @@ class Posterior(ABC):
         ValueError: If there is no tensor, or a scale has an unknown name or is not positive.
     """
 
+    PRETRAINED: ClassVar[str] = "posterior.safetensors"
     FORMAT: ClassVar[str]  # name of the file format
     NEEDS: ClassVar[tuple[str, ...]]  # parts and metadata that a file must have
     _kinds: ClassVar[dict[str, type[Posterior]]] = {}
@@ -140,6 +144,15 @@ class Posterior(ABC):
             found = about.get("format")
             raise ValueError(f"{path} is not a saved posterior: its format is {found!r}, expected {cls.FORMAT!r}")
         return cls._checked(path, parts, about)
+
+    @classmethod
+    def _of_file(cls, path: Path) -> Self:
+        if cls is Posterior:
+            return load_posterior(path)  # type: ignore[return-value]
+        return cls.load(path)
+
+    def _description(self, source: str) -> Description:
+        return described(type(self).__name__, self.shapes, float(self.entropy()), source)
 
     @classmethod
     def _checked(cls, path: str | Path, parts: Parts, about: Mapping[str, str]) -> Self:

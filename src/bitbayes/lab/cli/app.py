@@ -26,7 +26,7 @@ _ABOUT = (
 )
 _KINDS = (
     *(train.Recipes, train.Train, new.New, train.Evaluate, reproduce.Reproduce, studies.Demo, studies.Continual),
-    *(packed.Pack, packed.Run, packed.Bench, packed.Summary, packed.Export, reproduce.Report, studies.Tune),
+    *(packed.Pack, packed.Run, packed.Bench, packed.Summary, packed.Export, packed.Zoo, reproduce.Report, studies.Tune),
 )
 _COMMANDS = {kind.__name__.lower(): readable(kind) for kind in _KINDS}
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from bitbayes.lab.cli.output import show
 from bitbayes.lab.cli.shared import Command, Flag, Name, Output, tyro
 from bitbayes.lab.studies.answers import class_rows, read_array, regression_rows
+from bitbayes.lab.studies.zoo import find_packed, zoo_table
 from bitbayes.packed import PackedNetwork, Runtime, c_header, load, onnx_model
 from bitbayes.packed.format.images import SUFFIXES
 from bitbayes.prediction import Prediction
@@ -71,7 +72,8 @@ class Run(Command):
     """Run a packed network on your own images and arrays, or on its recipe's test data.
 
     Args:
-        network: File of the packed network.
+        network: File of the packed network, or zoo:NAME, or hub:OWNER/NAME[@REVISION]. `bitbayes zoo` lists the
+            networks that come with the package.
         inputs: PNG or JPEG files, folders of such files, or .npy files. Arrays hold vectors or images, as uint8 or as
             numbers from 0 to 1. Images are scaled, converted and normalised as the file describes.
         invert: Invert light and dark. MNIST's digits are light on dark, so black digits on white paper need this.
@@ -108,7 +110,7 @@ examples:
             )
         if self.invert and not self.inputs:
             raise ValueError("--invert needs image files or arrays of images; name them after the network's file")
-        runtime, unread = load(self.network, self.backend), list[str]()
+        runtime, unread = load(find_packed(self.network), self.backend), list[str]()
         rows = self._answers(runtime, unread) if self.inputs else self._figures(runtime)
         if self.out is not None:
             Path(self.out).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -169,7 +171,8 @@ class Bench(Command):
     """Time a packed network on every backend, and the same network with float weights.
 
     Args:
-        network: File of the packed network.
+        network: File of the packed network, or zoo:NAME, or hub:OWNER/NAME[@REVISION]. `bitbayes zoo` lists the
+            networks that come with the package.
         threads: Numbers of threads to measure. The default is one thread, then one per CPU core.
         batch: Batch sizes to measure.
         turns: Number of measurements per backend, taken in turns. The table shows their median.
@@ -194,7 +197,7 @@ example:
         threads = self.threads or tuple(sorted({1, os.cpu_count() or 1}))
         if min(*threads, *self.batch, self.turns, 1) < 1:
             raise ValueError("--threads, --batch and --turns take whole numbers of at least 1; got a smaller one")
-        network = PackedNetwork.read(self.network)
+        network = find_packed(self.network)
         for count in threads:
             table, notes = timings_table([bench(network, size, count, self.turns) for size in self.batch], network)
             show(table, *notes)
@@ -205,16 +208,31 @@ class Summary(Command):
     """Print the weights, bits, bytes and operations of each layer of a packed network.
 
     Args:
-        network: File of the packed network.
+        network: File of the packed network, or zoo:NAME, or hub:OWNER/NAME[@REVISION]. `bitbayes zoo` lists the
+            networks that come with the package.
     """
 
     network: Name
 
     def run(self) -> None:
         """Print the table."""
-        network = PackedNetwork.read(self.network)
+        network = find_packed(self.network)
         print(network.summary())
         print(_described(network))
+
+
+@dataclass
+class Zoo(Command):
+    """List the pretrained networks that come with the package: size, test accuracy and calibration."""
+
+    epilog = """
+example:
+  bitbayes run zoo:mnist digit.png
+"""
+
+    def run(self) -> None:
+        """Print the table."""
+        show(zoo_table())
 
 
 @dataclass
@@ -222,7 +240,7 @@ class Export(Command):
     """Export a packed network as a C header or as an ONNX model.
 
     Args:
-        network: File of the packed network, which must hold a single network.
+        network: File of the packed network, or zoo:NAME, or hub:OWNER/NAME[@REVISION]. It must hold a single network.
         c: C header to write, for microcontrollers. Its names start with the name of the file: net.h defines
             net_predict, and my-net.h defines my_net_predict.
         onnx: ONNX model to write, for other runtimes.
@@ -240,7 +258,7 @@ example:
         """Write the requested files."""
         if self.c is None and self.onnx is None:
             raise ValueError("got no file to write; give --c, --onnx or both")
-        network, files = PackedNetwork.read(self.network), {}
+        network, files = find_packed(self.network), {}
         if self.c is not None:
             files[self.c] = c_header(network, _identifier(Path(self.c).stem)).encode()
         if self.onnx is not None:

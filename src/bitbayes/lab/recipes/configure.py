@@ -22,9 +22,10 @@ from bitbayes.lab.train.rules import check_options
 
 _SYNTHETIC = (bayesbinn.MOONS, bayesbinn.SNELSON)
 _IMAGES = (ours.DIGITS, bayesbinn.MNIST, ours.FASHION_MNIST, bayesbinn.CIFAR10, bayesbinn.CIFAR100)
-_OURS = (ours.MNIST_TRUST, ours.MNIST_OUTLIERS, ours.MNIST_FEW_OUTLIERS, ours.CIFAR10_SMALL, ours.CIFAR10_SMALL_W1A1)
+_TRUST = (ours.MNIST_TRUST, ours.MNIST_OUTLIERS, ours.MNIST_FEW_OUTLIERS)
+_SMALL = (ours.MNIST_SMALL, ours.CIFAR10_SMALL, ours.CIFAR10_SMALL_W1A1)
 
-RECIPES = {recipe.name: recipe for recipe in (*_SYNTHETIC, *_IMAGES, *_OURS, *vispa.VISPA_RECIPES)}
+RECIPES = {recipe.name: recipe for recipe in (*_SYNTHETIC, *_IMAGES, *_TRUST, *_SMALL, *vispa.VISPA_RECIPES)}
 """All recipes by name."""
 
 STREAMS = {recipe.name: recipe for recipe in (bayesbinn.PERMUTED_MNIST, bayesbinn.SPLIT_MNIST)}

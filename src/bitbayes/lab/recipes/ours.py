@@ -47,6 +47,27 @@ FASHION_MNIST = dataclasses.replace(
 )
 
 
+MNIST_SMALL = dataclasses.replace(
+    MNIST,
+    name="mnist-small",
+    title="MNIST, MLP 784-256-256-10 with a learnable logit scale, twenty epochs",
+    source="ours",
+    network=partial(nn.mlp, 784, [256, 256], 10, dropout=0.2),
+    epochs=20,
+    quick_epochs=20,
+    batch_size=200,
+    rules={
+        "full-precision": RuleSpec(1e-3, schedule=COSINE_BY_STEPS),
+        "ste": RuleSpec(1e-2, schedule=COSINE_BY_STEPS),
+        "bayesbinn:straight-through": DEFAULT,
+    },
+    quick={},
+    published={},
+    estimator="straight-through",
+    wide=False,
+)
+
+
 MNIST_TRUST = Recipe(
     name="mnist-trust",
     title="MNIST, the same MLP with a learnable logit scale, ten epochs",

@@ -7,13 +7,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from bitbayes.hub import Description, Pretrained
 from bitbayes.packed.format.bits import Array, unpack_signs
 from bitbayes.packed.format.check import check_program, check_tensors, own_values
+from bitbayes.packed.format.describe import described
 from bitbayes.packed.format.file import read_file, write_file
 from bitbayes.packed.format.images import images_of, vectors_of
 from bitbayes.packed.format.inputs import Inputs
@@ -21,10 +23,11 @@ from bitbayes.packed.format.program import PackedFileError, Program, Step
 from bitbayes.packed.format.summary import PackedRow, PackedSummary
 
 
-class PackedNetwork:
+class PackedNetwork(Pretrained):
     """Packed network: a program and its tensors, with one bit per binary weight. `bitbayes.pack` creates it.
 
-    `bitbayes.packed.load` runs it.
+    `bitbayes.packed.load` runs it. `save_pretrained`, `from_pretrained` and `push_to_hub` of `bitbayes.hub.Pretrained`
+    keep it in a folder with a model card, and share it on the Hugging Face Hub.
 
     Args:
         program: Steps of the network.
@@ -42,6 +45,8 @@ class PackedNetwork:
         >>> bb.packed.load(network).outputs(torch.ones(3, 16).numpy()).shape
         (1, 3, 2)
     """
+
+    PRETRAINED: ClassVar[str] = "model.safetensors"
 
     def __init__(self, program: Program, tensors: Mapping[str, Array]) -> None:
         self.program, self.tensors = program, dict(tensors)
@@ -198,6 +203,14 @@ class PackedNetwork:
                 seen.add(name)
             rows.append(PackedRow(step.op, step.name, value.shape, weights, bits, size, value.binary, value.real))
         return PackedSummary(self.program.samples, tuple(rows))
+
+    @classmethod
+    def _of_file(cls, path: Path) -> PackedNetwork:
+        return cls.read(path)
+
+    def _description(self, source: str) -> Description:
+        """Return what a model card says of the network."""
+        return described(self.summary(), self.program, self.values[-1].shape, source)
 
     @functools.cached_property
     def own_values(self) -> set[int]:

@@ -1,0 +1,55 @@
+"""What a model card says of a packed network."""
+
+from __future__ import annotations
+
+from bitbayes.hub import Description, load_call
+from bitbayes.packed.format.program import Program
+from bitbayes.packed.format.summary import PackedSummary
+
+
+def described(summary: PackedSummary, program: Program, output: tuple[int, ...], source: str) -> Description:
+    """Return the facts of a packed network, and how to run it.
+
+    Args:
+        summary: Its sizes and operation counts.
+        program: Its steps, inputs and texts.
+        output: Shape of its output, without the batch.
+        source: Id on the Hub, "zoo:NAME", or "" for a folder.
+    """
+    several, inputs = summary.samples > 1, program.inputs
+    facts = {
+        "networks": f"{summary.samples}, samples of a posterior" if several else "1",
+        "inputs": str(inputs) if inputs else f"arrays of shape (N, {', '.join(map(str, program.input))}), normalised",
+        "outputs": "×".join(map(str, output)),
+        "bytes of tensors": f"{summary.bytes:,}",
+        f"operations for one input{' and network' * several}": (
+            f"{summary.binary_ops:,} binary and {summary.real_ops:,} real"
+        ),
+        **program.about,
+    }
+    load = load_call(source, "bb.packed.PackedNetwork", "load")
+    array = inputs is not None and inputs.kind == "vector"
+    given = "x" if inputs is None else "network.prepare(array)" if array else 'network.prepare("picture.png")'
+    python = [f"network = {load}", f"prediction = bb.packed.load(network).predict({given})"]
+    if program.about.get("loss") == "squared":
+        python.append("print(prediction.mean, prediction.std)")
+    else:
+        python += ["best = int(prediction.probs[0].argmax())"]
+        label = "best" if inputs is None else "network.inputs.name(best)"
+        python.append(f"print({label}, prediction.probs[0, best], prediction.entropy[0])")
+    zoo = source.startswith("zoo:")
+    file = source if zoo else f"hub:{source}" if source else "FOLDER/model.safetensors"
+    what = "--data inputs.npy" if inputs is None else "vectors.npy" if array else "picture.png"
+    limits = ["The figures hold for data like the test data; on other data the network may be confidently wrong."]
+    if several:
+        limits.append(
+            "The disagreement of the networks (mutual information) is a better sign of unknown inputs than the "
+            "probability of the class, and no proof."
+        )
+    return Description(
+        kind="packed network",
+        facts=tuple(facts.items()),
+        python=tuple(python),
+        commands=(f"bitbayes run {file} {what}", f"bitbayes bench {file}"),
+        limits=tuple(limits),
+    )

@@ -1,0 +1,228 @@
+"""The pretrained networks of the package do what their cards say."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import shlex
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bitbayes as bb
+from bitbayes.hub.pretrained import read_content
+from bitbayes.hub.render import readme
+from bitbayes.lab import cli
+from bitbayes.lab.cli import app
+from bitbayes.lab.recipes import find_recipe
+from bitbayes.lab.train.measure import whole
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = {
+    "mnist": ROOT.parent / "shared" / "data" / "mnist",
+    "fashion": ROOT.parent / "shared" / "data" / "fashion-mnist",
+    "cifar10": ROOT.parent / "shared" / "data" / "cifar10-jpeg",
+}
+every_name = pytest.mark.parametrize("name", bb.zoo.names())
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("zoo")
+
+
+def test_data(name):
+    """The test inputs and classes of an entry, normalised; skips where they are not on this machine."""
+    recipe = find_recipe(bb.zoo.load(name).program.about["recipe"])
+    first = recipe.name.partition("-")[0]
+    if first == "digits":
+        pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+        return whole(recipe.load(None, torch.device("cpu"), 0).test)
+    if not DATA[first].is_dir():
+        pytest.skip(
+            f"no copy of {first} at {DATA[first]}; `bitbayes run zoo:{name} --data FOLDER` checks it with yours"
+        )
+    return whole(recipe.load(str(DATA[first]), torch.device("cpu"), 0).test)
+
+
+test_data.__test__ = False
+
+
+# What is said of them. ----------------------------------------------------------------------------------------------
+
+
+def test_there_are_the_networks_that_were_promised():
+    assert {"digits", "mnist", "cifar10-small"} <= set(bb.zoo.names())
+
+
+@every_name
+def test_a_card_describes_its_files(name):
+    folder, content = bb.zoo.folder(name), read_content(bb.zoo.folder(name))
+    assert (folder / "README.md").read_text(encoding="utf-8") == readme(content)
+    assert {"model.safetensors"} <= set(content.files)
+    for file, described in content.files.items():
+        read = (folder / file).read_bytes()
+        assert (len(read), hashlib.sha256(read).hexdigest()) == (described.bytes, described.sha256)
+    card = bb.zoo.card(name)
+    assert card == content.card and card.license == "apache-2.0" and card.date and card.seed is not None
+    assert set(card.metrics) == {"accuracy", "nll", "ece", "brier"} and card.validation_accuracy > 0
+    assert card.limits
+
+
+@every_name
+def test_the_command_of_a_card_is_one(name):
+    words = shlex.split(bb.zoo.card(name).trained)
+    assert words[:2] == ["bitbayes", "train"]
+    command = app._parse(words[1:])
+    assert command.recipe == bb.zoo.load(name).program.about["recipe"]
+
+
+def test_the_files_fit_into_a_wheel(script):
+    files = sorted(bb.zoo.folder("digits").parent.glob("*/*.safetensors"))
+    script.check_sizes(files, "none")
+    with pytest.raises(ValueError, match="at most 4,000,000 go into a wheel"):
+        script.check_sizes(files * 10, "none")
+
+
+def test_a_file_that_is_too_large_is_refused(script, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(bytes(2_000_001))
+    with pytest.raises(ValueError, match="take fewer --samples"):
+        script.check_sizes([tmp_path / "model.safetensors"], "none")
+
+
+# What they do. ------------------------------------------------------------------------------------------------------
+
+
+@every_name
+def test_the_first_answers_are_those_of_the_card(name, script):
+    x, y = test_data(name)
+    first = json.loads((bb.zoo.folder(name) / "evaluation.json").read_text())["first"]
+    x, y = x[: first["examples"]], y[: first["examples"]]
+    right = script.predicted(bb.zoo.load(name), x).probs.argmax(1) == y
+    assert abs(int(right.sum()) - first["right"]) <= 1 and first["examples"] >= 400  # a tie may turn with another torch
+
+
+@pytest.mark.slow
+@every_name
+def test_all_figures_of_the_card(name, script):
+    found = script.evaluation(bb.zoo.load(name), *test_data(name))
+    card = bb.zoo.card(name)
+    assert found["examples"] == card.examples
+    assert found["metrics"]["accuracy"] == pytest.approx(card.metrics["accuracy"], abs=0.03)
+    for figure in ("nll", "ece", "brier"):
+        assert found["metrics"][figure] == pytest.approx(card.metrics[figure], abs=5e-4)
+
+
+def test_all_figures_of_the_digits(script):
+    test_all_figures_of_the_card("digits", script)
+
+
+def test_backends_agree_on_pictures(tmp_path, monkeypatch, capsys):
+    """A digit as a file, on the command line."""
+    from PIL import Image
+
+    sklearn = pytest.importorskip("sklearn.datasets", reason="the digits come with scikit-learn")
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray((sklearn.load_digits().images[3] * 255 / 16).round().astype(np.uint8)).save("three.png")
+    for backend in ("torch", "reference"):
+        assert cli.main(["run", "zoo:digits", "three.png", "--backend", backend]) == 0
+        words = capsys.readouterr().out.split("\t")
+        assert words[:2] == ["three.png", "3"] and float(words[2]) > 0.8 and len(words) == 5
+    assert cli.main(["summary", "zoo:digits"]) == 0
+    assert "16 networks" in capsys.readouterr().out
+    assert cli.main(["run", "zoo:digit", "three.png"]) == 2
+    error = capsys.readouterr().err
+    assert "no network of the zoo is called 'digit'; did you mean 'digits'?" in error and len(error.splitlines()) == 1
+
+
+def test_the_list_on_the_command_line(capsys):
+    assert cli.main(["zoo"]) == 0
+    out = capsys.readouterr().out
+    for name in bb.zoo.names():
+        assert name in out and bb.zoo.card(name).metric("accuracy") in out
+
+
+def test_the_posterior_is_the_one_that_the_networks_were_drawn_from():
+    network, posterior = bb.zoo.load("digits"), bb.zoo.posterior("digits")
+    drawn = posterior.sample(network.program.samples)
+    layers = [step for step in network.program.steps if step.op == "linear"]
+    assert len(layers) == len(drawn) == 3
+    by_shape = {tuple(weights.shape[1:]): weights for weights in drawn.values()}
+    for step in layers:
+        for sample in range(network.program.samples):
+            weight = network.weight(step, sample)
+            np.testing.assert_array_equal(weight, by_shape[weight.shape][sample].numpy())
+
+
+def test_the_torch_network_predicts_with_the_posterior():
+    x, y = test_data("digits")
+    model, posterior = bb.zoo.network("digits"), bb.zoo.posterior("digits")
+    accuracies = []
+    for given in (None, posterior):
+        probs = bb.predict(model, x, given, samples=16).probs
+        accuracies.append(100 * float((probs.argmax(1) == y).float().mean()))
+    assert min(accuracies) > 94 and not model.training
+    assert model[2].weight.abs().eq(1).all()
+
+
+def test_what_is_not_in_the_zoo():
+    with pytest.raises(ValueError, match="no network of the zoo is called 'minst'; did you mean 'mnist'"):
+        bb.zoo.load("minst")
+    with pytest.raises(FileNotFoundError, match="comes without its posterior; there are: .*digits"):
+        bb.zoo.posterior("cifar10-small")
+
+
+def test_the_zoo_needs_no_torch():
+    code = (
+        "import sys, numpy as np\n"
+        "sys.modules['torch'] = None\n"
+        "import bitbayes.zoo as zoo\n"
+        "from bitbayes.packed import load\n"
+        "network = zoo.load('digits')\n"
+        "print(zoo.card('digits').metric('accuracy'))\n"
+        "print(load(network).predict(network.prepare(np.zeros((2, 8, 8), np.uint8))).probs.shape)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.splitlines() == [bb.zoo.card("digits").metric("accuracy"), "(2, 10)"], result.stderr
+
+
+# How an entry is made. ----------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_the_page_is_that_of_the_cards(script):
+    text = script.PAGE.read_text(encoding="utf-8")
+    assert text.count("<!-- zoo -->") == 1 and script.rewritten(text) == text, "run: python docs/zoo.py"
+    assert script.rewritten(text.replace(bb.zoo.card("digits").metric("accuracy"), "99.99 %")) == text
+
+
+def test_one_command_adds_a_run(script, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    run, zoo = tmp_path / "run", tmp_path / "zoo"
+    words = ["train", "digits", "--rule", "bayesbinn", "--epochs", "2", "--seed", "5", "--set", "ess_scale=10"]
+    assert cli.main([*words, "--out", str(run)]) == 0
+    zoo.mkdir()
+    monkeypatch.setattr(script, "ZOO", zoo)
+    monkeypatch.setattr(bb.zoo.entries, "_HERE", zoo)
+    options = Namespace(samples=3, tempered=True, real="float16", posterior=True, data=None)
+    script.add("mine", str(run), Namespace(title="Mine", summary="", limit=["It is a test."], **vars(options)))
+    assert bb.zoo.names() == ["mine"] and bb.zoo.load("mine").program.samples == 3
+    card = bb.zoo.card("mine")
+    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert card.validation_accuracy == pytest.approx(max(row["val_accuracy"] for row in epochs))
+    assert "temperature" in bb.zoo.load("mine").program.about and card.seed == 5
+    again = app._parse(shlex.split(card.trained)[1:])
+    assert (again.recipe, again.rule) == ("digits", "bayesbinn:straight-through")
+    assert (again.given.epochs, again.given.seed) == (2, 5) and "ess_scale=10" in card.trained
+    x, y = test_data("digits")
+    prediction = script.predicted(bb.zoo.load("mine"), x)
+    assert card.metrics["accuracy"] == pytest.approx(100 * float((prediction.probs.argmax(1) == y).float().mean()))
+    assert bb.zoo.posterior("mine").shapes.keys() == dict(bb.zoo.network("mine").named_parameters()).keys() - {
+        name for name, p in bb.zoo.network("mine").named_parameters() if p.dim() < 2
+    }
