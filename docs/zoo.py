@@ -1,6 +1,6 @@
 """The pretrained networks of the package, and their table in docs/pretrained.md.
 
-    python docs/zoo.py                                   rewrites the table
+    python docs/zoo.py                                   rewrites the table and the model cards
     python docs/zoo.py --add NAME RUN [--samples 8] ...  packs a finished run into src/bitbayes/zoo/NAME, first
 
 RUN is the folder of `bitbayes train`. The entry gets the packed network, its model card with the figures of that very
@@ -31,7 +31,7 @@ import bitbayes as bb
 from bitbayes.calibration import accuracy_by_coverage, probability_figures, reliability
 from bitbayes.errors import nearest
 from bitbayes.files import replacing, sealed
-from bitbayes.hub.pretrained import write_folder
+from bitbayes.hub.pretrained import measured, read_content, write_content, write_folder
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.recipes import find_recipe, make_config
 from bitbayes.lab.studies.load import FinishedRun, load_run
@@ -194,6 +194,11 @@ def add_posterior(run: FinishedRun, built: dict[str, Any] | None, place: Path, n
     rest = {key: tensor.contiguous() for key, tensor in state.items() if key not in run.posterior.shapes}
     with replacing(place / REST) as partial, open(partial, "xb") as file:
         file.writelines(sealed(save(rest, metadata={"network": json.dumps(built)})))
+    kind = "file of real parameters and BatchNorm statistics"
+    content = read_content(place)
+    assert content is not None
+    files = {**content.files, REST: measured(bb.hub.Description(kind=kind), place / REST)}
+    write_content(dataclasses.replace(content, files=files), place)
 
 
 def check_sizes(files: Iterable[Path], name: str) -> None:
@@ -233,10 +238,14 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Adds an entry, if one is named, and rewrites the table."""
+    """Adds an entry, if one is named, and rewrites the table and the cards."""
     o = options()
     if o.add:
         print(f"written: {add(*o.add, o)}")
+    for name in bb.zoo.names():
+        content = read_content(bb.zoo.folder(name))
+        assert content is not None
+        write_content(content, bb.zoo.folder(name))
     if PAGE.is_file():
         PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Folders with model cards, and the Hub: a stand-in on 127.0.0.1 serves downloads, and uploads meet its real signature."""
+"""Folders with model cards, and the Hub: a stand-in serves downloads, and uploads meet the real API's signature."""
 
 from __future__ import annotations
 
@@ -357,7 +357,7 @@ def test_what_is_not_found_is_said_in_one_line(source, options, error, message, 
 def test_without_a_connection_there_is_one_line(server, tmp_path):
     server.shutdown()
     server.server_close()
-    with pytest.raises(ConnectionError, match="owner/name on the Hub: .*a local folder works offline") as refused:
+    with pytest.raises(ConnectionError, match=r"owner/name on the Hub: .*a local folder works offline") as refused:
         PackedNetwork.from_pretrained("owner/name")
     assert len(str(refused.value).splitlines()) == 1
     with pytest.raises(ConnectionError, match="the exchange with owner/name on the Hub failed") as refused:

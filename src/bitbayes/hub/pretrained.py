@@ -170,16 +170,24 @@ def write_folder(item: Pretrained, folder: str | Path, card: ModelCard | None, s
     path, page = folder / item.PRETRAINED, folder / "README.md"
     edited = page.is_file() and (before is None or page.read_text(encoding="utf-8") != readme(before))
     item.save(path)
+    before = Content() if before is None else before
+    files = {name: each for name, each in before.files.items() if (folder / name).is_file()}
+    files |= {path.name: measured(item._description(source), path)}
+    now = Content(card=before.card if card is None else card, files=dict(sorted(files.items())))
+    write_content(now, folder, page=card is not None or not edited)
+
+
+def measured(described: Description, path: Path) -> Description:
+    """Return a description with the size and the digest of its file."""
     content = path.read_bytes()
-    described = item._description(source)
-    described = dataclasses.replace(described, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    others = {} if before is None else before.files
-    files = {name: each for name, each in others.items() if (folder / name).is_file()} | {path.name: described}
-    kept = ModelCard() if before is None else before.card
-    now = Content(card=kept if card is None else card, files=dict(sorted(files.items())))
-    _write(folder / "config.json", json.dumps(_to_dict(now), indent=1, ensure_ascii=False) + "\n")
-    if card is not None or not edited:
-        _write(page, readme(now))
+    return dataclasses.replace(described, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def write_content(content: Content, folder: Path, *, page: bool = True) -> None:
+    """Write config.json, and README.md if `page` says so."""
+    _write(folder / "config.json", json.dumps(_to_dict(content), indent=1, ensure_ascii=False) + "\n")
+    if page:
+        _write(folder / "README.md", readme(content))
 
 
 def read_content(folder: str | Path) -> Content | None:

@@ -98,12 +98,13 @@ def readme(content: Content) -> str:
     card, files = content.card, content.files
     parts = ["---", *_yaml(front_matter(content)), "---", "", f"# {card.title or 'A network with binary weights'}", ""]
     parts += [card.summary, ""] if card.summary else []
-    kinds = " and ".join(f"a {each.kind}" for each in files.values())
-    parts += [f"This is {kinds} of the library bitbayes: a binary weight takes one bit.", ""]
+    *most, last = [f"a {each.kind}" for each in files.values()] or ["nothing"]
+    kinds = f"{', '.join(most)} and {last}" if most else last
+    parts += [f"The folder holds {kinds}, for the Python library bitbayes. A binary weight takes one bit.", ""]
     parts += ["## Accuracy and calibration", "", *_figures(card), ""]
     parts += ["## How to run it", "", "```python", "import bitbayes as bb"]
     for each in files.values():
-        parts += ["", *each.python]
+        parts += ["", *each.python] if each.python else []
     parts += ["```", ""]
     commands = [line for each in files.values() for line in each.commands]
     parts += ["On the command line:", "", *(f"    {line}" for line in commands), ""] if commands else []

@@ -100,7 +100,7 @@ def posterior(name: str) -> Posterior:
 
     Example:
         >>> bb.zoo.posterior("digits")
-        BernoulliPosterior(6 tensors, ...)
+        BernoulliPosterior(3 tensors, 25856 weights, ...)
     """
     from bitbayes.posterior import Posterior
 
