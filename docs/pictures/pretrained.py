@@ -15,7 +15,7 @@ def draw() -> Figure:
     figure, axes = style.new_figure(1, 2, width=7.6, height=3.5)
     left, right = axes[0]
     left.plot([0, 1], [0, 1], color=style.MUTED, linewidth=1, linestyle="--")
-    left.text(0.28, 0.2, "calibrated", color=style.MUTED, fontsize=9, rotation=38)
+    left.text(0.6, 0.47, "calibrated", color=style.MUTED, fontsize=9, rotation=38)
     for place, name in enumerate(bb.zoo.names()):
         found = json.loads((bb.zoo.folder(name) / "evaluation.json").read_text(encoding="utf-8"))
         colour = _COLOURS[place % len(_COLOURS)]
