@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 import bitbayes as bb
 from bitbayes.errors import install_command
@@ -329,6 +330,28 @@ def test_a_damaged_download_is_refused(server, tmp_path):
         server.add("owner/name", "main", name, bytes(content))
         with pytest.raises(ValueError, match="SHA-256"):
             type(item).from_pretrained("owner/name")
+
+
+@pytest.mark.parametrize(
+    ("scale", "about", "message"),
+    [
+        ({"w": torch.ones(7)}, {}, "shape \\(7,\\), which does not broadcast to \\(3,\\)"),
+        ({"w": torch.ones(3, 3)}, {}, "does not broadcast"),
+        ({"w": torch.full((3,), torch.inf)}, {}, "positive and finite"),
+        ({"w": torch.ones(3, dtype=torch.complex64)}, {}, "floating point"),
+        ({"v": torch.ones(3)}, {}, "unknown tensors"),
+        ({}, {}, "it has no scale"),
+        ({}, {"scale": "1"}, "it has no part 'scale'"),
+    ],
+)
+def test_a_posterior_that_cannot_be_is_refused(scale, about, message, tmp_path):
+    tensors = {"natural/w": torch.zeros(3)} | {f"scale/{name}": value for name, value in scale.items()}
+    metadata = {"format": bb.BernoulliPosterior.FORMAT, **about}
+    save_file(tensors, tmp_path / "posterior.safetensors", metadata=metadata)
+    for kind in (bb.Posterior, bb.BernoulliPosterior):
+        with pytest.raises(ValueError, match=message) as refused:
+            kind.from_pretrained(tmp_path)
+        assert "posterior.safetensors" in str(refused.value) and len(str(refused.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(

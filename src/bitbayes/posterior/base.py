@@ -59,8 +59,12 @@ class Posterior(Pretrained):
         self.shapes = {name: tensor.shape for name, tensor in like.items()}
         self.scale = {n: scale.get(n, one).detach().to(t.device, torch.float32).clone() for n, t in like.items()}
         for name, value in self.scale.items():
-            if not (value > 0).all():
-                raise ValueError(f"the scale of {name!r} must be positive, got a minimum of {value.min():g}")
+            if not (value > 0).all() or not value.isfinite().all():
+                least, most = (float(found) for found in value.aminmax())
+                raise ValueError(f"the scale of {name!r} must be positive and finite, got {least:g} to {most:g}")
+            mine, theirs = tuple(value.shape), tuple(like[name].shape)
+            if len(mine) > len(theirs) or any(a not in (1, b) for a, b in zip(mine[::-1], theirs[::-1], strict=False)):
+                raise ValueError(f"the scale of {name!r} has shape {mine}, which does not broadcast to {theirs}")
         self._scaled = {name for name, value in self.scale.items() if (value != 1).any()}
 
     def __repr__(self) -> str:
@@ -159,7 +163,14 @@ class Posterior(Pretrained):
         missing = set(cls.NEEDS) - set(parts) - set(about)
         if missing:
             raise ValueError(f"{path} is not a saved posterior: it has no {', '.join(sorted(missing))}")
-        return cls.of_parts(parts, about)
+        try:
+            for name, tensor in parts["scale"].items():
+                if not tensor.is_floating_point():
+                    raise ValueError(f"the scale of {name!r:.60} must be floating point, got {tensor.dtype}")
+            return cls.of_parts(parts, about)
+        except (ValueError, KeyError) as error:  # a name may be among the texts, where a part should be
+            what = f"it has no part {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{path}: {what}") from error
 
     def probabilities(self) -> dict[str, Tensor]:
         """Return the probability P[w > 0] of every weight.
