@@ -199,7 +199,7 @@ def test_what_is_not_in_the_zoo():
     with pytest.raises(ValueError, match="no network of the zoo is called 'minst'; did you mean 'mnist'"):
         bb.zoo.load("minst")
     with pytest.raises(FileNotFoundError, match=r"comes without its posterior; there are: .*digits"):
-        bb.zoo.posterior("cifar10-small")
+        bb.zoo.posterior("mnist")
 
 
 def test_the_zoo_needs_no_torch():
