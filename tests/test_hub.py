@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -380,6 +381,9 @@ def test_what_is_not_found_is_said_in_one_line(source, options, error, message, 
 
 def test_without_a_connection_there_is_one_line(server, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between several tries
+    logger, heard = logging.getLogger("huggingface_hub.utils._http"), []
+    monkeypatch.setattr(logger, "handle", heard.append)
+    level = logger.level
     server.shutdown()
     server.server_close()
     with pytest.raises(ConnectionError, match=r"owner/name on the Hub: .*a local folder works offline") as refused:
@@ -388,6 +392,7 @@ def test_without_a_connection_there_is_one_line(server, monkeypatch):
     with pytest.raises(ConnectionError, match="the exchange with owner/name on the Hub failed") as refused:
         packed().push_to_hub("owner/name", token=TOKEN)
     assert len(str(refused.value).splitlines()) == 1 and TOKEN not in str(refused.value)
+    assert heard == [] and logger.level == level
 
 
 def test_without_the_extra_the_hint_names_it(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +128,9 @@ def _one_line(repo_id: str, file: str, revision: str | None, token: str | bool |
     """Replace errors of the Hub and of the network by a built-in error of one line, without the token."""
     from huggingface_hub import errors
 
+    logger = logging.getLogger("huggingface_hub.utils._http")  # it writes two lines for each of several tries
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     except Exception as error:
@@ -153,3 +157,5 @@ def _one_line(repo_id: str, file: str, revision: str | None, token: str | bool |
         if status in (401, 403):
             raise PermissionError(f"not allowed for {where}: {text}; give a token= with the right to do it") from error
         raise ConnectionError(f"the exchange with {where} failed: {text}") from error
+    finally:
+        logger.setLevel(level)
