@@ -16,17 +16,17 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
 
 import bitbayes as bb
+import needs
 from bitbayes.errors import install_command
 from bitbayes.hub import METRICS, ModelCard
 from bitbayes.hub.render import Content, Description, front_matter, readme
 from bitbayes.lab import cli
 from bitbayes.packed import PackedFileError, PackedNetwork
 
-hub = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
+hub = needs.HUB.module("huggingface_hub")
 
 TOKEN = "hf_" + "s3cret" * 6
 COMMIT, OLD = "c" * 40, "0" * 40
@@ -143,7 +143,7 @@ def test_the_front_matter_is_what_the_hub_reads(tmp_path):
     """Read back by PyYAML and by the Hub's own classes."""
     packed().save_pretrained(tmp_path, card=CARD)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    read = yaml.safe_load(text.split("---\n")[1])
+    read = needs.YAML.module("yaml").safe_load(text.split("---\n")[1])
     assert read == front_matter(Content(card=CARD))
     assert read["license"] == "cc-by-4.0" and read["library_name"] == "bitbayes" and "example" in read["tags"]
     data = hub.ModelCard(text).data
@@ -155,7 +155,7 @@ def test_the_front_matter_is_what_the_hub_reads(tmp_path):
 
 def test_a_card_of_nothing_is_still_a_card():
     text = readme(Content(files={"model.safetensors": Description(kind="packed network")}))
-    read = yaml.safe_load(text.split("---\n")[1])
+    read = needs.YAML.module("yaml").safe_load(text.split("---\n")[1])
     assert set(read) == {"library_name", "tags"}
     assert "The author stated no figures." in text and "The author named no licence." in text
 

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import bitbayes as bb
+import needs
 from bitbayes.hub.pretrained import read_content
 from bitbayes.hub.render import readme
 from bitbayes.lab import cli
@@ -47,12 +48,10 @@ def test_data(name):
     recipe = find_recipe(bb.zoo.load(name).program.about["recipe"])
     first = recipe.name.partition("-")[0]
     if first == "digits":
-        pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+        needs.EXPERIMENTS.module("sklearn")
         return whole(recipe.load(None, torch.device("cpu"), 0).test)
     if not DATA[first].is_dir():
-        pytest.skip(
-            f"no copy of {first} at {DATA[first]}; `bitbayes run zoo:{name} --data FOLDER` checks it with yours"
-        )
+        needs.DATA.skip()
     return whole(recipe.load(str(DATA[first]), torch.device("cpu"), 0).test)
 
 
@@ -110,8 +109,8 @@ def first_pictures(name, count):
     """The first pictures of the test file as the Hub has it, not normalised, and their classes."""
     first = bb.zoo.load(name).program.about["recipe"].partition("-")[0]
     if not DATA[first].is_dir():
-        pytest.skip(f"no {first} at {DATA[first]}; check with yours: bitbayes run zoo:{name} --data FOLDER")
-    parquet = pytest.importorskip("pyarrow.parquet", reason="the data are parquet files")
+        needs.DATA.skip()
+    parquet = needs.EXPERIMENTS.module("pyarrow.parquet")
     (file,) = DATA[first].glob("test-*.parquet")
     rows = next(parquet.ParquetFile(file).iter_batches(count)).to_pylist()
     image, label, *_ = LAYOUTS[first]
@@ -151,7 +150,7 @@ def test_all_figures_of_the_digits(script):
 
 def test_backends_agree_on_pictures(tmp_path, monkeypatch, capsys):
     """A digit as a file, on the command line."""
-    sklearn = pytest.importorskip("sklearn.datasets", reason="the digits come with scikit-learn")
+    sklearn = needs.EXPERIMENTS.module("sklearn.datasets")
     monkeypatch.chdir(tmp_path)
     Image.fromarray((sklearn.load_digits().images[3] * 255 / 16).round().astype(np.uint8)).save("three.png")
     for backend in ("torch", "reference"):
@@ -226,7 +225,7 @@ def test_the_table_of_the_page_is_that_of_the_cards(script):
 
 
 def test_one_command_adds_a_run(script, tmp_path, monkeypatch):
-    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    needs.EXPERIMENTS.module("sklearn")
     run, zoo = tmp_path / "run", tmp_path / "zoo"
     words = ["train", "digits", "--rule", "bayesbinn", "--epochs", "2", "--seed", "5", "--set", "ess_scale=10"]
     assert cli.main([*words, "--out", str(run)]) == 0
