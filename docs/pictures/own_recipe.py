@@ -13,7 +13,7 @@ _PACKED = ("one bit per binary weight", "size, colours, class names", "for run, 
 BOXES = (
     (16, 20, 176, 88, "blue", "my_recipe.py", ("load: your data", "network: plain torch.nn", "recipe = Recipe(...)")),
     (16, 126, 176, 88, "blue", "your data", ("FOLDER/CLASS/*.png", "hub:OWNER/NAME", "arrays, tables")),
-    (282, 74, 190, 82, "orange", "runs/NAME", _RUN),
+    (282, 72, 190, 90, "orange", "runs/NAME", _RUN),
     (562, 20, 186, 88, "green", "net.safetensors", _PACKED),
     (562, 126, 186, 88, "purple", "numbers", ("accuracy, likelihood", "calibration, entropy", "report.html")),
 )
