@@ -110,5 +110,5 @@ def test_logits_and_other_lengths_are_refused() -> None:
     assert accuracy_by_coverage(probs, y + 5)[1].tolist() == [0.0] * 10  # unknown classes are never right
     with pytest.raises(ValueError, match=r"got \(10, 5\) and \(2,\)"):
         fit_temperature(Prediction(z[None]), y[:2])
-    with pytest.raises(ValueError, match="a score is NaN"):
+    with pytest.raises(ValueError, match="scores must not be NaN"):
         separation(torch.tensor([0.0, float("nan")]), torch.ones(2))

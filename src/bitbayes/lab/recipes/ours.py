@@ -7,7 +7,7 @@ from functools import partial
 
 from bitbayes import nn
 from bitbayes.lab.data import CropFlip, load_cifar10, load_digits, load_fashion_mnist, with_outliers
-from bitbayes.lab.recipes.base import DEFAULT, Recipe, generated
+from bitbayes.lab.recipes.base import DEFAULT, STARTING_RULES, Recipe, generated
 from bitbayes.lab.recipes.bayesbinn import CIFAR_SHORT, MNIST
 from bitbayes.lab.train import COSINE_BY_STEPS, OUTLIER_EXPOSURE, RuleSpec
 
@@ -57,6 +57,7 @@ MNIST_SMALL = dataclasses.replace(
     quick_epochs=20,
     batch_size=200,
     rules={
+        **STARTING_RULES,
         "full-precision": RuleSpec(1e-3, schedule=COSINE_BY_STEPS),
         "ste": RuleSpec(1e-2, schedule=COSINE_BY_STEPS),
         "bayesbinn:straight-through": DEFAULT,
