@@ -74,8 +74,8 @@ $(TRITON)/.installed: Makefile
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TRITON) triton==3.7.1
 	touch $@
 
-# The tests with another torch, in an environment of its own: `make torch TORCH=2.15.0`. Not for CI: what the package
-# index has of torch usually brings gigabytes of libraries for GPUs.
+# The tests with another torch, in an environment of its own: `make torch TORCH=2.15.0`. It is no part of `make check`,
+# because what the package index has of torch usually brings gigabytes of libraries for GPUs.
 torch:
 	@test -n "$(TORCH)" || { echo "make torch needs a version, such as: make torch TORCH=2.15.0" >&2; exit 2; }
 	$(PYTHON) -m venv build/torch-$(TORCH)

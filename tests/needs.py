@@ -55,6 +55,7 @@ IVON = Need("IVON", "pip install ivon-opt")
 LIGHTNING = Need("Lightning", "pip install lightning")
 TRITON = Need("Triton", "make gpu-code")
 YAML = Need("PyYAML", "make setup")
+SITE = Need("the extra docs", "make setup")
 
 # Python packages of the extras, which `make setup` installs.
 HUB = Need("the extra hub", "make setup")
@@ -67,11 +68,12 @@ PLAYWRIGHT = Need("Playwright", "make setup")
 # What no command brings.
 CUDA = Need("a CUDA device")
 NO_CUDA = Need("a machine without a GPU")
-DATA = Need("the data sets in ../shared, which are no part of the repository")
+DATA = Need("data sets that are no part of the repository")
 LINUX = Need("Linux")
 UNIX = Need("Linux or macOS")
 GLIBC = Need("glibc with its own settings of malloc")
 OPENMP = Need("a torch that uses OpenMP")
+VARIANTS = Need("a processor that the kernels have variants for")
 NO_ROOT = Need("a user other than root")
 TOML = Need("Python 3.11 or newer")
 

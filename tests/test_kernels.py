@@ -614,7 +614,7 @@ def test_a_missing_library_is_compiled(shipped: Path) -> None:
 def test_kernels_run_on_the_threads_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its runtime is found without the name of its file, which differs from one package of torch to another."""
     if "OpenMP" not in torch.__config__.parallel_info().partition("ATen parallel backend: ")[2]:
-        pytest.skip("torch has no OpenMP here")
+        needs.OPENMP.skip()
     expected, plain = threads._addresses(torch._C.__file__, threads._OPENMP), threads._addresses
     monkeypatch.setattr(
         threads, "_addresses", lambda file, names: [0] * len(names) if file == "libgomp.so.1" else plain(file, names)
@@ -641,7 +641,7 @@ def test_every_kind_of_threads_does_every_part_once(kind: str, monkeypatch: pyte
     given = {"openmp": [*openmp, 0, 0], "posix": [0, 0, 0, *posix], "none": [0] * 5}
     given["refused"] = [0, 0, 0, address or 0, posix[1]]
     if kind == "openmp" and not all(openmp):
-        pytest.skip("no OpenMP here")
+        needs.OPENMP.skip()
     library = build.library()
     assert library is not None
     tell = functools.partial(library.bitbayes_threads, (ctypes.c_int64 * 5)(*given[kind]))

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("mkdocs", reason="needs mkdocs, of the extra `docs`")
+import needs
+
+needs.SITE.module("mkdocs")
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs" / "hooks"))

@@ -19,6 +19,7 @@ import torch
 
 import arm
 import bitbayes as bb
+import needs
 from bitbayes.kernels import variants
 
 pytestmark = pytest.mark.slow
@@ -34,10 +35,8 @@ print(json.dumps({"torch": "torch" in sys.modules, "outputs": found}))
 """
 WITHOUT = {"PATH": "", "HOME": ""}  # where a compiler would be found, and where it would leave a library
 STEMS = sorted(path.stem for path in (ROOT / "src/bitbayes/kernels").glob("*.c"))
-needs_compiler = pytest.mark.skipif(
-    shutil.which("cc") is None or platform.machine() not in variants.FAMILIES or sys.platform == "win32",
-    reason="no compiler here, or kernels have no variants for this machine",
-)
+HERE = platform.machine() in variants.FAMILIES and sys.platform != "win32"
+needs_compiler = (needs.COMPILER if HERE else needs.VARIANTS).unless(HERE and shutil.which("cc"))
 
 
 def run(*command: object, cwd: Path, **environment: str) -> str:
@@ -159,7 +158,7 @@ def test_a_source_distribution_makes_the_wheel(wheel: Path, tmp_path: Path) -> N
     assert again.name == wheel.name and libraries(again) == libraries(wheel)
 
 
-@pytest.mark.skipif(bool(arm.MISSING), reason=arm.MISSING or "there is one")
+@needs.ARM.unless(not arm.MISSING)
 def test_a_wheel_for_another_processor(tmp_path: Path) -> None:
     """Cross-compiled for 64-bit ARM; qemu loads every library and calls one function."""
     wheel = built(tmp_path, CC=arm.COMPILER, BITBAYES_KERNELS="required")

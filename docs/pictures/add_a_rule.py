@@ -1,6 +1,7 @@
 """The functions of a rule, and where they act in one training step."""
 
 import style
+from parts.arrows import head
 
 WIDTH, HEIGHT = 760, 320
 
@@ -19,7 +20,7 @@ def box(x: int, y: int, width: int, height: int, colour: str, title: str, *lines
 
 def arrow(path: str) -> str:
     """Return a line that ends in a tip."""
-    return f'<path d="{path}" fill="none" stroke="var(--ink)" stroke-width="1.6" marker-end="url(#tip)"/>'
+    return f'<path d="{path}" fill="none" stroke="var(--ink)" stroke-width="1.6" marker-end="url(#head)"/>'
 
 
 def code(x: int, y: int, text: str, anchor: str = "middle") -> str:
@@ -66,11 +67,8 @@ def draw() -> str:
         ".small{font-size:12.5px;fill:var(--muted);text-anchor:middle}"
         ".code{font:600 14px ui-monospace,'DejaVu Sans Mono',monospace;fill:var(--blue)}"
     )
-    tip = (
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M 0 0 L 8 4 L 0 8 z" fill="var(--ink)"/></marker></defs>'
-    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
-        f'<style>{sheet}</style>{tip}<rect width="100%" height="100%" fill="var(--paper)"/>{"".join(parts)}</svg>\n'
+        f'<style>{sheet}</style>{head("ink")}<rect width="100%" height="100%" fill="var(--paper)"/>'
+        f"{''.join(parts)}</svg>\n"
     )

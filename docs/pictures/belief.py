@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from parts.arrows import head
 from style import scheme
 
 import bitbayes as bb
@@ -135,7 +136,6 @@ def _page(parts: list[str]) -> str:
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 262" width="900" height="262" role="img" '
         'aria-label="One training step: belief, drawn weights, gradient, updated belief">\n'
         f"<style>{scheme()}{style}</style>\n"
-        '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0 0L8 4L0 8z" fill="var(--muted)"/></marker></defs>\n'
+        f"{head('muted')}\n"
         '<rect width="900" height="262" rx="8" fill="var(--paper)"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )

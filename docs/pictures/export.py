@@ -5,6 +5,7 @@ import re
 import style
 import torch
 from matplotlib.figure import Figure
+from parts.sizes import size_bars
 
 import bitbayes as bb
 
@@ -42,11 +43,4 @@ def draw() -> Figure:
         "packed network: tensors": (sum(tensor.nbytes for tensor in packed.tensors.values()), style.BLUE),
         "ONNX model": (len(bb.packed.onnx_model(packed).SerializeToString()), style.ORANGE),
     }
-    figure, ((axis,),) = style.new_figure(height=2.2)
-    for place, (size, colour) in enumerate(bars.values()):
-        axis.barh(place, size / 1000, color=colour, height=0.6)
-        axis.annotate(f"{size:,} bytes", (size / 1000, place), (5, 0), textcoords="offset points", va="center")
-    axis.set(yticks=range(len(bars)), yticklabels=bars, xlim=(0, 62), xlabel="size, kB", ylim=(3.6, -0.6))
-    axis.tick_params(axis="y", length=0, labelcolor=style.INK)
-    axis.set_title("One network of 12,752 binary weights", loc="left")
-    return figure
+    return size_bars("One network of 12,752 binary weights", bars, ("kB", 1e3), lambda size: f"{size:,} bytes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import style
+from parts.arrows import head
 
 WIDTH, HEIGHT = 764, 234
 
@@ -33,12 +34,11 @@ def draw() -> str:
         ' font-family="system-ui, DejaVu Sans, sans-serif" font-size="12.5">',
         f"<style>{style.scheme()}</style>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="var(--paper)"/>',
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
-        '<path d="M0 0L8 4L0 8z" fill="var(--muted)"/></marker></defs>',
+        head("muted"),
     ]
     for (x0, y0), (x1, y1), label, (x, y) in ARROWS:
         parts.append(
-            f'<path d="M{x0 + 4} {y0}L{x1 - 4} {y1}" stroke="var(--muted)" stroke-width="1.5" marker-end="url(#tip)"/>'
+            f'<path d="M{x0 + 4} {y0}L{x1 - 4} {y1}" stroke="var(--muted)" stroke-width="1.5" marker-end="url(#head)"/>'
         )
         if label:
             parts.append(_text(x, y, label, "ink", "middle", mono=True))

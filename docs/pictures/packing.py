@@ -6,6 +6,7 @@ from pathlib import Path
 import style
 import torch
 from matplotlib.figure import Figure
+from parts.sizes import size_bars
 
 import bitbayes as bb
 
@@ -25,11 +26,6 @@ def draw() -> Figure:
         "1 bit per weight\n(packed file)": (packed, style.BLUE),
         "32 packed networks\nin one file": (packed + 31 * signs / 8, style.BLUE),
     }
-    figure, ((axis,),) = style.new_figure(height=2.6)
-    for place, (size, colour) in enumerate(bars.values()):
-        axis.barh(place, size / 1e6, color=colour, height=0.6)
-        axis.annotate(f"{size / 1e6:.1f} MB", (size / 1e6, place), (5, 0), textcoords="offset points", va="center")
-    axis.set(yticks=range(len(bars)), yticklabels=bars, xlim=(0, 46), xlabel="size, MB", ylim=(3.6, -0.6))
-    axis.tick_params(axis="y", length=0, labelcolor=style.INK)
-    axis.set_title(f"A network of {signs / 1e6:.1f} million weights", loc="left")
-    return figure
+    return size_bars(
+        f"A network of {signs / 1e6:.1f} million weights", bars, ("MB", 1e6), lambda size: f"{size / 1e6:.1f} MB"
+    )
