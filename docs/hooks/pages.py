@@ -97,6 +97,8 @@ def wide_lines(page: Path) -> Iterator[str]:
         if line and not indented:
             listed = bool(_ITEM.match(line))  # what follows an item and is indented belongs to it
         code = fenced or (indented and not listed)
+        if code and not fenced and re.match(r"    #+ [A-Z]", line):
+            yield f"line {number}: a heading that is indented is shown as code"
         length = len(line) - 4 * (code and not fenced)  # the indentation is not shown
         width = CODE_WIDTH if code else WIDTH
         if length > width and (code or not _UNBREAKABLE.match(line)):
