@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -22,6 +23,7 @@ import bitbayes as bb
 import needs
 from bitbayes.errors import install_command
 from bitbayes.hub import METRICS, ModelCard
+from bitbayes.hub.remote import is_id
 from bitbayes.hub.render import Content, Description, front_matter, readme
 from bitbayes.lab import cli
 from bitbayes.packed import PackedFileError, PackedNetwork
@@ -314,6 +316,32 @@ def test_a_token_is_sent_and_written_nowhere(server, tmp_path):
     assert len(str(refused.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("wrong", [f"{TOKEN}\n", f"{TOKEN[:9]} {TOKEN[9:]}", f"{TOKEN}\x00", f"{TOKEN}é", ""])
+def test_a_token_that_no_header_takes_is_refused_without_quoting_it(wrong, server, tmp_path):
+    """Such as one that was read from a file and not stripped."""
+    server.add("owner/name", "main", "model.safetensors", content_of(packed(), tmp_path))
+    packed().save_pretrained(tmp_path / "net")
+    calls = [
+        lambda: PackedNetwork.from_pretrained("owner/name", token=wrong),
+        lambda: packed().push_to_hub("owner/name", token=wrong),
+        lambda: bb.hub.push(tmp_path / "net", "owner/name", token=wrong),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="strip what you read") as refused:
+            call()
+        assert TOKEN[:9] not in "".join(traceback.format_exception(refused.value))
+    assert not server.asked
+
+
+def test_a_token_that_the_answer_repeats_is_not_in_the_traceback(server):
+    server.add("owner/name", "main", "model.safetensors", b"")
+    answer = hub.errors.HfHubHTTPError(f"no right for {TOKEN}", response=mock.MagicMock(status_code=403))
+    with mock.patch.object(hub, "hf_hub_download", side_effect=answer), pytest.raises(PermissionError) as refused:
+        PackedNetwork.from_pretrained("owner/name", token=TOKEN)
+    told = "".join(traceback.format_exception(refused.value))
+    assert "(token)" in told and TOKEN not in told
+
+
 @pytest.mark.parametrize("content", [b"", b"no tensors", b"\x80\x04N.", (1 << 62).to_bytes(8, "little") + b"{}"])
 def test_a_hostile_download_is_refused_in_one_line(content, server):
     server.add("owner/name", "main", "model.safetensors", content)
@@ -454,12 +482,40 @@ def test_an_upload_of_a_folder_leaves_other_files_here(api, tmp_path):
     packed().save_pretrained(folder)
     (folder / ".env").write_text("TOKEN=1")
     (folder / "checkpoint.pt").write_bytes(b"much")
-    (folder / "inside").mkdir()
-    (folder / "inside" / "README.md").write_text("private")
+    for inside in (folder / "inside", folder / ".cache"):
+        inside.mkdir()
+        for name in ("README.md", "secret.safetensors"):
+            (inside / name).write_text("private")
+    (folder / "[a].safetensors").write_bytes(b"an odd name")
+    (folder / "a.safetensors").mkdir()
     assert bb.hub.push(folder, "owner/name", create_pr=True) == COMMIT
     names = {str(path.relative_to(api.sent)) for path in api.sent.rglob("*") if path.is_file()}
-    assert names == {"README.md", "config.json", "model.safetensors"}
+    assert names == {"README.md", "config.json", "model.safetensors", "[a].safetensors"}
     assert api.upload_folder.call_args.kwargs["create_pr"] is True
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["o/n", "_o/n", "o/_n", "o/n_", "o/n.git", "o/n-", "o/n.", "o-/n", ".o/n", "-o/n", "o/.n", "o--o/n", "o/n..n", "o/"]
+    + [
+        "/n",
+        "o/n/m",
+        "o/n m",
+        "o/n\n",
+        "o.git/n",
+        "o/gitgit",
+        f"{'o' * 96}/{'n' * 96}",
+        f"o/{'n' * 97}",
+        f"{'o' * 97}/n",
+    ],
+)
+def test_an_id_is_what_the_library_of_the_hub_takes(text):
+    try:
+        hub.utils.validate_repo_id(text)
+    except hub.utils.HFValidationError:
+        assert not is_id(text)
+    else:
+        assert is_id(text)
 
 
 @pytest.mark.parametrize("wrong", ["name", "owner/name/more", "../name", "owner/na me", ""])

@@ -95,7 +95,8 @@ class Pretrained(ABC):
             FileNotFoundError: If there is no such folder, repository, revision or file.
             ImportError: If `source` is an id and `huggingface_hub` is not installed.
             PermissionError: If the token may not read the repository.
-            ValueError: If the file is damaged or of another kind, or a folder is given with a revision.
+            ValueError: If the file is damaged or of another kind, a folder is given with a revision, or the token has
+                whitespace.
 
         Example:
             >>> import tempfile
@@ -146,7 +147,7 @@ class Pretrained(ABC):
             ConnectionError: If the Hub cannot be reached, or refuses in another way.
             ImportError: If `huggingface_hub` is not installed.
             PermissionError: If the token may not write to the repository.
-            ValueError: If the id is not OWNER/NAME.
+            ValueError: If the id is not OWNER/NAME, or the token has whitespace.
         """
         checked_id(repo_id)
         with tempfile.TemporaryDirectory() as folder:
