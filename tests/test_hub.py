@@ -29,6 +29,7 @@ from bitbayes.lab import cli
 from bitbayes.packed import PackedFileError, PackedNetwork
 
 hub = needs.HUB.module("huggingface_hub")
+hub_errors = needs.HUB.module("huggingface_hub.errors")
 
 TOKEN = "hf_" + "s3cret" * 6
 COMMIT, OLD = "c" * 40, "0" * 40
@@ -175,8 +176,33 @@ def test_an_edited_card_stays_until_a_card_is_given(tmp_path):
     assert "97.25" in page.read_text(encoding="utf-8")
 
 
+def test_a_card_that_nobody_edited_is_renewed_by_a_later_version(tmp_path, monkeypatch):
+    page = tmp_path / "README.md"
+    with monkeypatch.context() as earlier:
+        earlier.setattr("bitbayes.hub.pretrained.readme", lambda content: "the words of an earlier version\n")
+        packed().save_pretrained(tmp_path)
+    assert page.read_text(encoding="utf-8") == "the words of an earlier version\n"
+    packed(3).save_pretrained(tmp_path)
+    assert "3, samples" in page.read_text(encoding="utf-8")
+    page.write_bytes(page.read_bytes().replace(b"\n", b"\r\n"))  # as version control may do
+    packed().save_pretrained(tmp_path)
+    assert "3, samples" not in page.read_text(encoding="utf-8")
+    page.write_bytes(b"\xff mine")
+    packed(3).save_pretrained(tmp_path)
+    assert page.read_bytes() == b"\xff mine"
+
+
 @pytest.mark.parametrize(
-    "content", ["[]", "no JSON", '{"model_type": "bert"}', '{"library_name": "bitbayes", "card": {}, "files": []}']
+    "content",
+    [
+        "[]",
+        "no JSON",
+        '{"model_type": "bert"}',
+        '{"library_name": "bitbayes", "card": {}, "files": []}',
+        '{"library_name": "bitbayes", "card": {"metrics": {"nll": 1' + "0" * 400 + '}}, "files": {}}',
+        '{"library_name": "bitbayes", "card": {}, "files": {"model.safetensors": {"kind": "", "facts": [], '
+        '"python": [], "commands": [], "limits": [], "sha256": "", "bytes": Infinity}}}',
+    ],
 )
 def test_the_config_of_something_else_is_not_replaced(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
@@ -193,6 +219,8 @@ def test_the_config_of_something_else_is_not_replaced(content, tmp_path):
         ({"metrics": {"acuracy": 1.0}}, "no metric is called 'acuracy'; did you mean 'accuracy'"),
         ({"metrics": {"accuracy": float("nan")}}, "finite number"),
         ({"metrics": {"accuracy": True}}, "finite number"),
+        ({"metrics": {"nll": 10**400}}, "finite number"),
+        ({"validation_accuracy": np.float32("inf")}, "finite number"),
         ({"license": "My own license"}, "identifier of the Hub"),
         ({"title": 3}, "title of a model card must be"),
         ({"title": "a\x1b[31m"}, "title of a model card must be"),
@@ -203,6 +231,16 @@ def test_the_config_of_something_else_is_not_replaced(content, tmp_path):
 def test_a_wrong_card_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         ModelCard(**wrong)
+
+
+def test_a_card_takes_the_numbers_of_numpy(tmp_path):
+    numbers = {"accuracy": np.float32(97.5), "nll": np.float64(0.25), "ece": 0}
+    card = ModelCard(metrics=numbers, validation_accuracy=np.float32(98), examples=np.int64(100), seed=np.int32(3))
+    packed().save_pretrained(tmp_path, card=card)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "97.50 %" in text and "98.00 %" in text and "on 100 test examples" in text
+    assert ModelCard.from_dict(json.loads((tmp_path / "config.json").read_text())["card"]) == card
+    assert card.metrics is not numbers and all(type(value) is float for value in card.metrics.values())
 
 
 def test_a_card_comes_back_from_json():
@@ -335,7 +373,7 @@ def test_a_token_that_no_header_takes_is_refused_without_quoting_it(wrong, serve
 
 def test_a_token_that_the_answer_repeats_is_not_in_the_traceback(server):
     server.add("owner/name", "main", "model.safetensors", b"")
-    answer = hub.errors.HfHubHTTPError(f"no right for {TOKEN}", response=mock.MagicMock(status_code=403))
+    answer = hub_errors.HfHubHTTPError(f"no right for {TOKEN}", response=mock.MagicMock(status_code=403))
     with mock.patch.object(hub, "hf_hub_download", side_effect=answer), pytest.raises(PermissionError) as refused:
         PackedNetwork.from_pretrained("owner/name", token=TOKEN)
     told = "".join(traceback.format_exception(refused.value))
@@ -407,7 +445,7 @@ def test_what_is_not_found_is_said_in_one_line(source, options, error, message, 
     assert message in str(refused.value) and len(str(refused.value).splitlines()) == 1
 
 
-def test_without_a_connection_there_is_one_line(server, monkeypatch):
+def test_without_a_connection_there_is_one_line(server, monkeypatch, tmp_path):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between several tries
     logger, heard = logging.getLogger("huggingface_hub.utils._http"), []
     monkeypatch.setattr(logger, "handle", heard.append)
@@ -417,8 +455,12 @@ def test_without_a_connection_there_is_one_line(server, monkeypatch):
     with pytest.raises(ConnectionError, match=r"owner/name on the Hub: .*a local folder works offline") as refused:
         PackedNetwork.from_pretrained("owner/name")
     assert len(str(refused.value).splitlines()) == 1
-    with pytest.raises(ConnectionError, match="the exchange with owner/name on the Hub failed") as refused:
+    with pytest.raises(ConnectionError, match=r"cannot fetch config\.json of owner/name on the Hub") as refused:
         packed().push_to_hub("owner/name", token=TOKEN)
+    assert len(str(refused.value).splitlines()) == 1 and TOKEN not in str(refused.value)
+    packed().save_pretrained(tmp_path / "net")
+    with pytest.raises(ConnectionError, match="the exchange with owner/name on the Hub failed") as refused:
+        bb.hub.push(tmp_path / "net", "owner/name", token=TOKEN)
     assert len(str(refused.value).splitlines()) == 1 and TOKEN not in str(refused.value)
     assert heard == [] and logger.level == level
 
@@ -437,7 +479,7 @@ def test_without_the_extra_the_hint_names_it(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def api(monkeypatch, tmp_path):
+def api(request, monkeypatch, tmp_path):
     """An HfApi that takes what the real one takes, and keeps the files that it would send."""
     sent = tmp_path / "sent"
 
@@ -448,6 +490,9 @@ def api(monkeypatch, tmp_path):
             shutil.copy(Path(folder_path, name), sent / name)
         return SimpleNamespace(oid=COMMIT)
 
+    if "server" not in request.fixturenames:  # which has what is on the Hub; nothing is there otherwise
+        absent = hub_errors.RepositoryNotFoundError("no", response=mock.MagicMock())
+        monkeypatch.setattr(hub, "hf_hub_download", mock.Mock(side_effect=absent))
     made = mock.MagicMock()
     made.init = mock.create_autospec(hub.HfApi.__init__, return_value=None)
     made.create_repo = mock.create_autospec(hub.HfApi.create_repo)
@@ -477,6 +522,58 @@ def test_an_upload_is_the_folder(item, api):
     assert not any(TOKEN.encode() in path.read_bytes() for path in api.sent.iterdir())
 
 
+def upload(item, api, server, revision="main", **options):
+    """Push to the stand-in, which then serves what was sent."""
+    item.push_to_hub("owner/name", revision=None if revision == "main" else revision, **options)
+    commit = f"{len(server.asked):040x}"
+    for path in api.sent.iterdir():
+        server.add("owner/name", revision, path.name, path.read_bytes(), commit)
+        path.unlink()
+
+
+def on_the_hub(server, file, revision="main"):
+    return server.files["owner/name", revision, file][1].decode()
+
+
+def test_a_second_upload_keeps_what_the_first_said(api, server):
+    upload(packed(), api, server, card=CARD, token=TOKEN)
+    upload(posteriors()[0], api, server, token=TOKEN)
+    for file in ("README.md", "config.json"):
+        text = on_the_hub(server, file)
+        for words in ("cc-by-4.0", "model.safetensors", "posterior.safetensors", "It is no doctor."):
+            assert words in text, words
+    assert {asked[-1] for asked in server.asked} == {f"Bearer {TOKEN}"}
+    card = ModelCard(title="Other", license="mit")
+    upload(posteriors()[0], api, server, card=card)
+    assert "cc-by-4.0" not in on_the_hub(server, "README.md") and "`mit`" in on_the_hub(server, "README.md")
+
+
+def test_an_upload_keeps_a_card_that_was_edited_on_the_hub(api, server):
+    upload(packed(), api, server, card=CARD)
+    server.add("owner/name", "main", "README.md", b"edited on its page")
+    upload(packed(3), api, server)
+    assert on_the_hub(server, "README.md") == "edited on its page"
+    assert "3, samples" in on_the_hub(server, "config.json")
+    upload(packed(3), api, server, card=CARD)
+    assert "97.25 %" in on_the_hub(server, "README.md")
+
+
+def test_an_upload_to_a_branch_keeps_the_card_of_the_branch(api, server):
+    for revision, title in (("main", "Of the main branch"), ("dev", "Of the branch")):
+        server.add("owner/name", revision, "README.md", b"edited")
+        upload(packed(), api, server, revision, card=ModelCard(title=title))
+    upload(posteriors()[0], api, server, "dev")
+    assert "# Of the branch" in on_the_hub(server, "README.md", "dev")
+    assert "# Of the main branch" in on_the_hub(server, "README.md")
+
+
+def test_an_upload_does_not_replace_the_config_of_something_else(api, server):
+    server.add("owner/name", "main", "config.json", b'{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=r"owner/name/config\.json was not written by save_pretrained") as refused:
+        packed().push_to_hub("owner/name")
+    assert len(str(refused.value).splitlines()) == 1 and not api.upload_folder.called
+
+
 def test_an_upload_of_a_folder_leaves_other_files_here(api, tmp_path):
     folder = tmp_path / "folder"
     packed().save_pretrained(folder)
@@ -496,17 +593,10 @@ def test_an_upload_of_a_folder_leaves_other_files_here(api, tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["o/n", "_o/n", "o/_n", "o/n_", "o/n.git", "o/n-", "o/n.", "o-/n", ".o/n", "-o/n", "o/.n", "o--o/n", "o/n..n", "o/"]
-    + [
-        "/n",
-        "o/n/m",
-        "o/n m",
-        "o/n\n",
-        "o.git/n",
-        "o/gitgit",
-        f"{'o' * 96}/{'n' * 96}",
-        f"o/{'n' * 97}",
-        f"{'o' * 97}/n",
+    [
+        *("o/n", "_o/n", "o/_n", "o/n_", "o/n.git", "o/n-", "o/n.", "o-/n", ".o/n", "-o/n", "o/.n", "o--o/n", "o/n..n"),
+        *("o/", "/n", "o/n/m", "o/n m", "o/n\n", "o.git/n", "o/gitgit"),
+        *(f"{'o' * 96}/{'n' * 96}", f"o/{'n' * 97}", f"{'o' * 97}/n"),
     ],
 )
 def test_an_id_is_what_the_library_of_the_hub_takes(text):

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from bitbayes.errors import nearest
@@ -97,10 +97,8 @@ class ModelCard:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            if item.type == "str":
+            if isinstance(item.default, str):
                 _check_text(item.name, value)
-            elif item.type == "int | None" and not (value is None or type(value) is int):
-                raise ValueError(f"{item.name} of a model card must be a whole number, got {value!r:.60}")
         for name in ("limits", "tags"):
             texts = getattr(self, name)
             if not isinstance(texts, list | tuple):
@@ -114,12 +112,15 @@ class ModelCard:
             )
         if not isinstance(self.metrics, Mapping):
             raise ValueError(f"metrics of a model card must be numbers by name, got {self.metrics!r:.60}")
-        for name, value in self.metrics.items():
+        for name in self.metrics:
             if name not in METRICS:
                 raise nearest("metric", str(name), METRICS)
-            _check_number(name, value)
+        object.__setattr__(self, "metrics", {name: _number(name, value) for name, value in self.metrics.items()})
         if self.validation_accuracy is not None:
-            _check_number("validation_accuracy", self.validation_accuracy)
+            object.__setattr__(self, "validation_accuracy", _number("validation_accuracy", self.validation_accuracy))
+        for name in ("examples", "seed"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _whole_number(name, getattr(self, name)))
 
     def metric(self, name: str) -> str:
         """Return a test figure with its unit.
@@ -165,6 +166,18 @@ def _check_text(name: str, value: Any) -> None:
         raise ValueError(f"{name} of a model card must be a text of {limit}, got {value!r:.60}")
 
 
-def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+def _number(name: str, value: Any) -> float:
+    """Return a number as Python's own, which JSON takes: those of NumPy are none."""
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # an integer of more than 308 digits
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError(f"{name} of a model card must be a finite number, got {value!r:.60}")
+    return number
+
+
+def _whole_number(name: str, value: Any) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} of a model card must be a whole number, got {value!r:.60}")
+    return int(value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -114,8 +116,15 @@ class Pretrained(ABC):
             return cls._of_file(path)
         if not isinstance(source, str) or not is_id(source):
             raise FileNotFoundError(f"no folder {source}, and it is no id on the Hub, which would be OWNER/NAME")
-        options: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
-        return cls._of_file(fetched(source, cls.PRETRAINED, local_files_only=local_files_only, **options))
+        path = fetched(
+            source,
+            cls.PRETRAINED,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        return cls._of_file(path)
 
     def push_to_hub(
         self,
@@ -130,9 +139,12 @@ class Pretrained(ABC):
     ) -> str:
         """Upload the file with its model card to the Hub; `bitbayes.hub.push` uploads a folder that is there already.
 
+        If the repository holds a file of the other kind, the card describes both. A README.md that somebody has
+        edited there stays as it is, unless `card` is given.
+
         Args:
             repo_id: Repository on the Hub, OWNER/NAME; it is made if it does not exist.
-            card: What the card says beside what the file says.
+            card: What the card says beside what the file says; None keeps what the repository's card says.
             private: Whether a new repository is private; None for the owner's default.
             token: Access token; None for the one of `hf auth login`. It is handed to `huggingface_hub` and kept
                 nowhere.
@@ -147,11 +159,18 @@ class Pretrained(ABC):
             ConnectionError: If the Hub cannot be reached, or refuses in another way.
             ImportError: If `huggingface_hub` is not installed.
             PermissionError: If the token may not write to the repository.
-            ValueError: If the id is not OWNER/NAME, or the token has whitespace.
+            ValueError: If the id is not OWNER/NAME, the token has whitespace, or the repository has the config.json of
+                something else.
         """
         checked_id(repo_id)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, card=card, repo_id=repo_id)
+        with tempfile.TemporaryDirectory() as work:
+            folder = Path(work, repo_id)  # so errors name the repository
+            folder.mkdir(parents=True)
+            for file in ("config.json", "README.md"):
+                with contextlib.suppress(FileNotFoundError):
+                    found = fetched(repo_id, file, revision=revision, token=token, cache_dir=Path(work, ".cache"))
+                    shutil.copyfile(found, folder / file)
+            write_folder(self, folder, card, repo_id, whole=False)
             return push(
                 folder,
                 repo_id,
@@ -163,18 +182,23 @@ class Pretrained(ABC):
             )
 
 
-def write_folder(item: Pretrained, folder: str | Path, card: ModelCard | None, source: str) -> None:
-    """Write a file, config.json and README.md; see `Pretrained.save_pretrained`."""
+def write_folder(
+    item: Pretrained, folder: str | Path, card: ModelCard | None, source: str, *, whole: bool = True
+) -> None:
+    """Write a file, config.json and README.md; see `Pretrained.save_pretrained`.
+
+    If the folder is not `whole`, files that config.json describes count as present.
+    """
     folder = Path(folder)
     before = read_content(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path, page = folder / item.PRETRAINED, folder / "README.md"
-    edited = page.is_file() and (before is None or page.read_text(encoding="utf-8") != readme(before))
-    item.save(path)
     before = Content() if before is None else before
-    files = {name: each for name, each in before.files.items() if (folder / name).is_file()}
+    edited = page.is_file() and before.readme != _page_digest(page.read_text(encoding="utf-8", errors="replace"))
+    item.save(path)
+    files = {name: each for name, each in before.files.items() if not whole or (folder / name).is_file()}
     files |= {path.name: measured(item._description(source), path)}
-    now = Content(card=before.card if card is None else card, files=dict(sorted(files.items())))
+    now = dataclasses.replace(before, card=before.card if card is None else card, files=dict(sorted(files.items())))
     write_content(now, folder, page=card is not None or not edited)
 
 
@@ -185,10 +209,12 @@ def measured(described: Description, path: Path) -> Description:
 
 
 def write_content(content: Content, folder: Path, *, page: bool = True) -> None:
-    """Write config.json, and README.md if `page` says so."""
-    _write(folder / "config.json", json.dumps(_to_dict(content), indent=1, ensure_ascii=False) + "\n")
+    """Write README.md, if `page` says so, and config.json, which keeps its digest."""
     if page:
-        _write(folder / "README.md", readme(content))
+        text = readme(content)
+        _write(folder / "README.md", text)
+        content = dataclasses.replace(content, readme=_page_digest(text))
+    _write(folder / "config.json", json.dumps(_to_dict(content), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_content(folder: str | Path) -> Content | None:
@@ -207,14 +233,19 @@ def read_content(folder: str | Path) -> Content | None:
         if not isinstance(raw, dict) or raw.get("library_name") != "bitbayes":
             raise ValueError('it has no entry "library_name": "bitbayes"')
         files = {str(name): _description(each) for name, each in raw["files"].items()}
-        return Content(card=ModelCard.from_dict(raw["card"]), files=files)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return Content(card=ModelCard.from_dict(raw["card"]), files=files, readme=str(raw.get("readme", "")))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} was not written by save_pretrained: {error!s:.120}") from error
 
 
 def _to_dict(content: Content) -> dict[str, Any]:
     files = {name: dataclasses.asdict(each) for name, each in content.files.items()}
-    return {"library_name": "bitbayes", "card": content.card.to_dict(), "files": files}
+    return {"library_name": "bitbayes", "card": content.card.to_dict(), "readme": content.readme, "files": files}
+
+
+def _page_digest(text: str) -> str:
+    """Return the digest of a page's text, whatever its line ends are in the file."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _description(raw: dict[str, Any]) -> Description:

@@ -46,15 +46,13 @@ def checked_token(token: str | bool | None) -> str | bool | None:
         ValueError: If it does not. The message does not quote the token.
 
     Example:
-        >>> checked_token("hf_x\\n")
+        >>> checked_token("hf_x ")
         Traceback (most recent call last):
         ...
-        ValueError: token= has whitespace or other characters that no token has, or is empty; strip what you read
+        ValueError: token= is empty or has characters that no token has, such as whitespace; strip what you read
     """
     if isinstance(token, str) and _TOKEN.fullmatch(token) is None:
-        raise ValueError(
-            "token= has whitespace or other characters that no token has, or is empty; strip what you read"
-        )
+        raise ValueError("token= is empty or has characters that no token has, such as whitespace; strip what you read")
     return token
 
 

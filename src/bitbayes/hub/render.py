@@ -47,10 +47,12 @@ class Content:
     Args:
         card: What was said of the network.
         files: Description of each file, by name.
+        readme: SHA-256 of the README.md that was written with it, which tells whether somebody has edited the page.
     """
 
     card: ModelCard = field(default_factory=ModelCard)
     files: Mapping[str, Description] = field(default_factory=dict)
+    readme: str = ""
 
 
 def load_call(source: str, kind: str, function: str) -> str:
