@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import json
 import re
-import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -23,24 +21,18 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors.torch import save
 
 import bitbayes as bb
-from bitbayes.calibration import accuracy_by_coverage, probability_figures, reliability
 from bitbayes.errors import nearest
 from bitbayes.files import replacing, sealed
 from bitbayes.hub.pretrained import measured, read_content, write_content, write_folder
-from bitbayes.lab.choices import Overrides
-from bitbayes.lab.recipes import find_recipe, make_config
+from bitbayes.lab.recipes import find_recipe
+from bitbayes.lab.studies.entry import NetworkCall, evaluate_packed, network_call, train_command
 from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.studies.pack import pack_run
 from bitbayes.lab.studies.zoo import zoo_table
-from bitbayes.lab.train import RunConfig
 from bitbayes.lab.train.measure import whole
-from bitbayes.packed import PackedNetwork
-from bitbayes.prediction import Prediction
 from bitbayes.zoo.entries import REST
 
 HERE = Path(__file__).resolve().parent
@@ -48,8 +40,6 @@ ZOO = HERE.parent / "src" / "bitbayes" / "zoo"
 PAGE = HERE / "pretrained.md"
 BLOCK = re.compile(r"(?<=<!-- zoo -->\n).*?(?=<!-- end -->)", re.DOTALL)
 FILE_LIMIT, ZOO_LIMIT = 2_000_000, 4_000_000  # bytes that a wheel can bear
-FIRST = 500  # test examples of which a quick test counts the right answers
-COVERAGES = 20  # points of the curve of accuracy by coverage
 # Name, and id on the Hub, of the data of a recipe, by the first word of its name.
 DATASETS = {
     "digits": ("scikit-learn's 8×8 digits", ""),
@@ -60,77 +50,6 @@ DATASETS = {
 }
 
 
-def predicted(network: PackedNetwork, x: torch.Tensor) -> Prediction[torch.Tensor]:
-    """The outputs of a packed network for normalised inputs."""
-    runtime = bb.packed.load(network, "torch")
-    pieces = [torch.as_tensor(np.asarray(runtime.outputs(piece.numpy()))) for piece in x.split(500)]
-    return Prediction(torch.cat(pieces, 1))
-
-
-def evaluation(network: PackedNetwork, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
-    """Figures on test data, the points of a reliability diagram, and of accuracy by coverage."""
-    probs = predicted(network, x).probs
-    points = reliability(probs, y)
-    coverage, accuracy = accuracy_by_coverage(probs, y)
-    places = [len(y) * (k + 1) // COVERAGES - 1 for k in range(COVERAGES)]
-    found = {"examples": len(y), "metrics": probability_figures(probs, y)}
-    found |= {"reliability": {name: values.tolist() for name, values in vars(points).items()}}
-    found["by_coverage"] = {"share": coverage[places].tolist(), "accuracy": accuracy[places].tolist()}
-    right = probs[:FIRST].argmax(1) == y[:FIRST]
-    return rounded(found) | {"first": {"examples": len(right), "right": int(right.sum())}}
-
-
-def rounded(value: Any) -> Any:
-    """The same with six digits."""
-    if isinstance(value, dict):
-        return {name: rounded(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [rounded(each) for each in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def command(config: RunConfig) -> str:
-    """The `bitbayes train` that makes a run of this record, with FOLDER for the place of the data.
-
-    Raises:
-        ValueError: If no command does.
-    """
-    recipe = find_recipe(config.recipe)
-    found: list[tuple[int, list[str]]] = []
-    for budget in ("paper", "quick") if recipe.quick_epochs else ("paper",):
-        plain = make_config(recipe, str(config.rule_name), Overrides(budget=budget))
-        ours, theirs = config.flat(), plain.flat()
-        free = {"out", "data", "device", "precision"}
-        differ = [name for name in ours if name not in free and ours[name] != theirs[name]]
-        words = ["--budget", budget] * (budget != "paper")
-        words += [word for name in differ if name != "options" for word in (flag(name), str(ours[name]))]
-        changed = {k: v for k, v in ours["options"].items() if theirs["options"].get(k) != v}
-        words += ["--set", *(f"{k}={json.dumps(v)}" for k, v in changed.items())] if changed else []
-        words += ["--precision", config.precision] * (config.precision != plain.precision)
-        found.append((len(differ), words))
-    _, words = min(found, key=lambda pair: pair[0])
-    data = ["--data", "FOLDER"] * (config.data is not None)
-    return shlex.join(["bitbayes", "train", config.recipe, "--rule", str(config.rule_name), *words, *data])
-
-
-def flag(name: str) -> str:
-    """The option of `bitbayes train` for a setting."""
-    if name not in vars(Overrides()):
-        raise ValueError(f"the run differs from its recipe in {name}, for which bitbayes train has no option")
-    return "--" + name.replace("_", "-")
-
-
-def call(config: RunConfig) -> dict[str, Any] | None:
-    """The call of `bitbayes.nn` that builds the network of a run, or None if it is not a single one."""
-    made = find_recipe(config.recipe).network
-    if not isinstance(made, functools.partial):
-        return None
-    name, dropout = made.func.__name__, config.spec.dropout
-    options = made.keywords | ({} if dropout is None else {"dropout": dropout})
-    known = name in bb.nn.__all__ and getattr(bb.nn, name) is made.func
-    return {"function": name, "arguments": list(made.args), "options": options} if known else None
-
-
 def add(name: str, folder: str, o: argparse.Namespace) -> Path:
     """Packs a run into the zoo.
 
@@ -138,11 +57,11 @@ def add(name: str, folder: str, o: argparse.Namespace) -> Path:
         ValueError: If a file, or the zoo, becomes too large.
     """
     run = load_run(folder, data=o.data)
-    config, built = run.config, call(run.config)
+    config, built = run.config, network_call(run.config)
     test, place = run.experiment.data.test, ZOO / name
     network = pack_run(folder, samples=o.samples, tempered=o.tempered, real=o.real, data=o.data)
     x, y = whole(test)  # type: ignore[arg-type]
-    found = evaluation(network, x, y)
+    found = evaluate_packed(network, x, y)
     row = max((json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()), key=_selected)
     first = config.recipe.partition("-")[0]
     if first not in DATASETS:
@@ -157,10 +76,10 @@ def add(name: str, folder: str, o: argparse.Namespace) -> Path:
         examples=len(y),
         metrics={key: found["metrics"][key] for key in ("accuracy", "nll", "ece", "brier")},
         validation_accuracy=round(row["val_accuracy"], 4),
-        trained=command(config),
+        trained=train_command(config),
         seed=config.seed,
         date=date.fromtimestamp(Path(folder, "model.safetensors").stat().st_mtime).isoformat(),
-        architecture="" if built is None else shown(built),
+        architecture="" if built is None else str(built),
         limits=("The licence covers the files, and not the data that the network was trained on.", *o.limit),
     )
     with tempfile.TemporaryDirectory() as work:
@@ -179,13 +98,7 @@ def _selected(row: dict[str, Any]) -> float:
     return row.get("val_accuracy") or 0.0
 
 
-def shown(built: dict[str, Any]) -> str:
-    """A call as Python writes it."""
-    words = [*map(repr, built["arguments"]), *(f"{name}={value!r}" for name, value in built["options"].items())]
-    return f"bb.nn.{built['function']}({', '.join(words)})"
-
-
-def add_posterior(run: FinishedRun, built: dict[str, Any] | None, place: Path, name: str) -> None:
+def add_posterior(run: FinishedRun, built: NetworkCall | None, place: Path, name: str) -> None:
     """Writes the posterior of a run, and what the network has beside it."""
     if run.posterior is None or built is None:
         raise ValueError(f"{name}: the run has no posterior, or its network is no single call of bb.nn")
@@ -193,7 +106,7 @@ def add_posterior(run: FinishedRun, built: dict[str, Any] | None, place: Path, n
     state = run.experiment.model.state_dict()
     rest = {key: tensor.contiguous() for key, tensor in state.items() if key not in run.posterior.shapes}
     with replacing(place / REST) as partial, open(partial, "xb") as file:
-        file.writelines(sealed(save(rest, metadata={"network": json.dumps(built)})))
+        file.writelines(sealed(save(rest, metadata={"network": json.dumps(dataclasses.asdict(built))})))
     kind = "file of real parameters and BatchNorm statistics"
     content = read_content(place)
     assert content is not None
@@ -241,7 +154,8 @@ def main() -> None:
     """Adds an entry, if one is named, and rewrites the table and the cards."""
     o = options()
     if o.add:
-        print(f"written: {add(*o.add, o)}")
+        name, run = o.add
+        print(f"written: {add(name, run, o)}")
     for name in bb.zoo.names():
         content = read_content(bb.zoo.folder(name))
         assert content is not None

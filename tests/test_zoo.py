@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -24,6 +25,7 @@ from bitbayes.hub.render import readme
 from bitbayes.lab import cli
 from bitbayes.lab.cli import app
 from bitbayes.lab.recipes import find_recipe
+from bitbayes.lab.studies.entry import evaluate_packed, predict_packed
 from bitbayes.lab.train.measure import whole
 from bitbayes.zoo import entries
 from generated import LAYOUTS
@@ -119,24 +121,24 @@ def first_pictures(name, count):
 
 
 @every_name
-def test_the_first_answers_are_those_of_the_card(name, script):
+def test_the_first_answers_are_those_of_the_card(name):
     """From pictures, so that the file's own normalisation counts."""
     network = bb.zoo.load(name)
     first = json.loads((bb.zoo.folder(name) / "evaluation.json").read_text())["first"]
     if name == "digits":
-        x, y = test_data(name)
+        x, y = (part[: first["examples"]] for part in test_data(name))
     else:
         pictures, y = first_pictures(name, first["examples"])
         x = torch.from_numpy(network.prepare(pictures))
-    right = script.predicted(network, x[: first["examples"]]).probs.argmax(1).numpy() == np.asarray(y)
-    assert len(right) == first["examples"] >= 400
+    right = predict_packed(network, x).probs.argmax(1).numpy() == np.asarray(y)
+    assert len(right) == first["examples"] >= 100
     assert abs(int(right.sum()) - first["right"]) <= 1  # another torch may turn a tie
 
 
 @pytest.mark.slow
 @every_name
-def test_all_figures_of_the_card(name, script):
-    found = script.evaluation(bb.zoo.load(name), *test_data(name))
+def test_all_figures_of_the_card(name):
+    found = evaluate_packed(bb.zoo.load(name), *test_data(name))
     card = bb.zoo.card(name)
     assert found["examples"] == card.examples
     assert found["metrics"]["accuracy"] == pytest.approx(card.metrics["accuracy"], abs=0.03)
@@ -144,8 +146,8 @@ def test_all_figures_of_the_card(name, script):
         assert found["metrics"][figure] == pytest.approx(card.metrics[figure], abs=5e-4)
 
 
-def test_all_figures_of_the_digits(script):
-    test_all_figures_of_the_card("digits", script)
+def test_all_figures_of_the_digits():
+    test_all_figures_of_the_card("digits")
 
 
 def test_backends_agree_on_pictures(tmp_path, monkeypatch, capsys):
@@ -192,6 +194,18 @@ def test_the_torch_network_predicts_with_the_posterior():
         accuracies.append(100 * float((probs.argmax(1) == y).float().mean()))
     assert min(accuracies) > 94 and not model.training
     assert model[2].weight.abs().eq(1).all()
+
+
+def test_a_damaged_file_of_real_parameters_is_refused(tmp_path, monkeypatch):
+    shutil.copytree(bb.zoo.folder("digits"), tmp_path / "digits")
+    rest = tmp_path / "digits" / entries.REST
+    content = bytearray(rest.read_bytes())
+    content[-1] ^= 1
+    rest.write_bytes(content)
+    monkeypatch.setattr(entries, "_HERE", tmp_path)
+    with pytest.raises(ValueError, match=r"rest\.safetensors is damaged: .*SHA-256") as refused:
+        bb.zoo.network("digits")
+    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_what_is_not_in_the_zoo():
@@ -243,7 +257,7 @@ def test_one_command_adds_a_run(script, tmp_path, monkeypatch):
     assert (again.recipe, again.rule) == ("digits", "bayesbinn:straight-through")
     assert (again.given.epochs, again.given.seed) == (2, 5) and "ess_scale=10" in card.trained
     x, y = test_data("mine")
-    prediction = script.predicted(bb.zoo.load("mine"), x)
+    prediction = predict_packed(bb.zoo.load("mine"), x)
     assert card.metrics["accuracy"] == pytest.approx(100 * float((prediction.probs.argmax(1) == y).float().mean()))
     weights = {name for name, parameter in bb.zoo.network("mine").named_parameters() if parameter.dim() == 2}
     assert bb.zoo.posterior("mine").shapes.keys() == weights

@@ -139,28 +139,13 @@ class Pretrained(ABC):
     ) -> str:
         """Upload the file with its model card to the Hub; `bitbayes.hub.push` uploads a folder that is there already.
 
-        If the repository holds a file of the other kind, the card describes both. A README.md that somebody has
-        edited there stays as it is, unless `card` is given.
-
-        Args:
-            repo_id: Repository on the Hub, OWNER/NAME; it is made if it does not exist.
-            card: What the card says beside what the file says; None keeps what the repository's card says.
-            private: Whether a new repository is private; None for the owner's default.
-            token: Access token; None for the one of `hf auth login`. It is handed to `huggingface_hub` and kept
-                nowhere.
-            revision: Branch to upload to; None for the main one.
-            message: Message of the commit.
-            create_pr: Whether to open a pull request instead of changing the branch.
-
-        Returns:
-            Hash of the new commit, which `from_pretrained` takes as `revision`.
+        If the repository holds a file of the other kind, the card describes both. `card` says what the model card says
+        beside what the file says; None keeps what the card of the repository says. A README.md that somebody has edited
+        there stays as it is, unless `card` is given. The other arguments, the result and further errors are those of
+        `bitbayes.hub.push`.
 
         Raises:
-            ConnectionError: If the Hub cannot be reached, or refuses in another way.
-            ImportError: If `huggingface_hub` is not installed.
-            PermissionError: If the token may not write to the repository.
-            ValueError: If the id is not OWNER/NAME, the token has whitespace, or the repository has the config.json of
-                something else.
+            ValueError: If the repository holds the config.json of something else.
         """
         checked_id(repo_id)
         with tempfile.TemporaryDirectory() as work:

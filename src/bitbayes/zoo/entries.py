@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitbayes.errors import nearest
+from bitbayes.files import check_seal
 from bitbayes.hub import ModelCard
 from bitbayes.hub.pretrained import read_content
 from bitbayes.packed import PackedNetwork
@@ -37,12 +38,6 @@ def names() -> list[str]:
 def folder(name: str) -> Path:
     """Return the folder of a network: README.md, config.json and model.safetensors. `bitbayes.hub.push` uploads it.
 
-    Args:
-        name: One of `names`.
-
-    Raises:
-        ValueError: If there is no such network.
-
     Example:
         >>> bb.zoo.folder("digit")
         Traceback (most recent call last):
@@ -57,12 +52,6 @@ def folder(name: str) -> Path:
 def load(name: str) -> PackedNetwork:
     """Return a pretrained packed network; `bitbayes.packed.load` runs it.
 
-    Args:
-        name: One of `names`.
-
-    Raises:
-        ValueError: If there is no such network.
-
     Example:
         >>> network = bb.zoo.load("digits")
         >>> network.inputs.shape, network.program.samples
@@ -73,12 +62,6 @@ def load(name: str) -> PackedNetwork:
 
 def card(name: str) -> ModelCard:
     """Return what the model card of a network states: test figures, command, seed, licence.
-
-    Args:
-        name: One of `names`.
-
-    Raises:
-        ValueError: If there is no such network.
 
     Example:
         >>> bb.zoo.card("digits").license
@@ -91,12 +74,10 @@ def card(name: str) -> ModelCard:
 def posterior(name: str) -> Posterior:
     """Return the posterior that the networks of an entry were drawn from. It needs torch.
 
-    Args:
-        name: One of `names`. Entries whose posterior takes more than 2 MB have none.
+    Entries whose posterior takes more than 2 MB have none.
 
     Raises:
         FileNotFoundError: If the entry has no posterior.
-        ValueError: If there is no such network.
 
     Example:
         >>> bb.zoo.posterior("digits")
@@ -113,12 +94,9 @@ def posterior(name: str) -> Posterior:
 def network(name: str) -> nn.Module:
     """Return the torch network of an entry in eval mode, with the mode of its posterior. It needs torch.
 
-    Args:
-        name: Name of an entry that has a posterior.
-
     Raises:
         FileNotFoundError: If the entry has no posterior.
-        ValueError: If there is no such network.
+        ValueError: If the file of its real parameters is damaged.
 
     Example:
         >>> model, posterior = bb.zoo.network("digits"), bb.zoo.posterior("digits")
@@ -130,8 +108,14 @@ def network(name: str) -> nn.Module:
     from bitbayes import nn
 
     mode = posterior(name).mode()
-    with safe_open(str(folder(name) / REST), framework="pt") as file:
-        call: dict[str, Any] = json.loads(file.metadata()["network"])
+    path = folder(name) / REST
+    with safe_open(str(path), framework="pt") as file:
+        about = file.metadata()
+        try:
+            check_seal(path, about)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+        call: dict[str, Any] = json.loads(about["network"])
         rest = {key: file.get_tensor(key) for key in file.keys()}
     if call["function"] not in nn.__all__:
         raise ValueError(f"{name!r} needs bb.nn.{call['function']}, which this version does not have")
