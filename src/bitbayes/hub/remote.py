@@ -128,12 +128,13 @@ def push(
         >>> push("absent", "owner/name")
         Traceback (most recent call last):
         ...
-        FileNotFoundError: absent has no README.md; save_pretrained writes one
+        FileNotFoundError: absent is no folder; save_pretrained writes one
     """
     checked_id(repo_id)
     checked_token(token)
     if not Path(folder, "README.md").is_file():
-        raise FileNotFoundError(f"{folder} has no README.md; save_pretrained writes one")
+        lack = "has no README.md" if Path(folder).is_dir() else "is no folder"
+        raise FileNotFoundError(f"{folder} {lack}; save_pretrained writes one")
     hub = require("huggingface_hub", "hub")
     with _one_line(repo_id, "", revision, token):
         api = hub.HfApi(token=token, library_name="bitbayes")

@@ -181,7 +181,9 @@ class RunConfig:
         """
         path = Path(folder) / "config.json"
         if not path.is_file():
-            raise ValueError(f"{folder} is not a run: it has no config.json")
+            raise ValueError(
+                f"{folder} is not a run: it has no config.json; name the folder of a run, such as runs/NAME"
+            )
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (ValueError, TypeError, KeyError) as error:

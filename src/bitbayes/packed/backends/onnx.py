@@ -40,7 +40,9 @@ def onnx_model(network: PackedNetwork) -> Any:
     """
     onnx = require("onnx", "onnx")
     if network.program.samples > 1:
-        raise ValueError(f"an ONNX model holds one network, got {network.program.samples}; pack the mode")
+        raise ValueError(
+            f"an ONNX model holds one network, got {network.program.samples}; pack the mode of a run, without --samples"
+        )
     graph = _Graph(network)
     for index, step in enumerate(network.program.steps):
         graph.index = index

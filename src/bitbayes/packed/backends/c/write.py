@@ -113,7 +113,9 @@ def c_header(network: PackedNetwork, name: str = "net") -> str:
     if not re.fullmatch(_NAME, name):
         raise ValueError(f"name must be letters, digits and _ and begin with a letter, got {name!r}")
     if network.program.samples > 1:
-        raise ValueError(f"a C header holds one network, got {network.program.samples}; pack the mode")
+        raise ValueError(
+            f"a C header holds one network, got {network.program.samples}; pack the mode of a run, without --samples"
+        )
     for step in network.program.steps:
         if step.op not in _STEPS:
             supported = ", ".join(_STEPS)
