@@ -66,8 +66,15 @@ def _main(words: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        return _fail(" ".join(str(error).split()) or type(error).__name__, 2 if isinstance(error, ValueError) else 1)
+        return _fail(_told(error), 2 if isinstance(error, ValueError) else 1)
     return 0
+
+
+def _told(error: Exception) -> str:
+    """Return what an error says, in one line; the system's own errors begin with the file."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _fail(line: str, code: int) -> int:
