@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import datasets
@@ -15,7 +17,8 @@ from PIL import Image
 
 from bitbayes.lab import cli
 from bitbayes.lab.data import from_arrays, load_mnist, load_pictures
-from bitbayes.lab.recipes import STARTING_RULES, file, make_config, open_recipe, run_recipe
+from bitbayes.lab.recipes import STARTING_RULES, file, make_config, open_recipe, run_recipe, trusted
+from bitbayes.lab.recipes.source import digest
 from bitbayes.lab.studies import several
 from bitbayes.lab.studies.load import load_run
 from bitbayes.lab.train import RULES, RuleName, RunConfig, SilentProgress
@@ -49,7 +52,7 @@ def account(tmp_path, monkeypatch):
 
 
 def another_account(monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", "elsewhere")
+    monkeypatch.setenv("XDG_STATE_HOME", str(Path("elsewhere").absolute()))
     file._OPENED.clear()
 
 
@@ -289,7 +292,7 @@ def test_a_run_keeps_its_recipe_and_is_loaded_by_it_after_a_change(capsys):
     assert train() == 0
     config = RunConfig.load("run")
     assert config.recipe_file == "mine.py"
-    assert config.recipe_sha256 == hashlib.sha256(SMALL.encode()).hexdigest()
+    assert config.recipe_sha256 == digest("mine.py", {"mine.py": SMALL.encode()})
     assert Path("run/recipe/mine.py").read_text() == SMALL
     written(SMALL.replace("nn.Linear(4, 8, bias=False)", "nn.Linear(4, 9, bias=False)").replace("(8", "(9"))
     assert cli.main(["evaluate", "run", "--samples", "2"]) == 0
@@ -352,13 +355,114 @@ def test_a_program_of_somebody_else_runs_only_when_it_is_trusted(capsys, monkeyp
     Path("run/recipe/mine.py").write_text("open('harm', 'w').close()")
     assert "is not the program" in complaint(capsys, "evaluate", "run", "--trust")
     config = json.loads(Path("run/config.json").read_text())
-    config["recipe_sha256"] = hashlib.sha256(b"open('harm', 'w').close()").hexdigest()
+    config["recipe_sha256"] = digest("mine.py", {"mine.py": b"open('harm', 'w').close()"})
     Path("run/config.json").write_text(json.dumps(config))
     assert "has not run before" in complaint(capsys, "evaluate", "run")
     del config["recipe_file"]
     Path("run/config.json").write_text(json.dumps(config | {"recipe": "run/recipe/mine.py"}))
     assert "no recipe is called" in complaint(capsys, "evaluate", "run", "--trust")
     assert not Path("harm").exists()
+
+
+def test_a_known_program_does_not_take_files_from_the_folder_of_a_stranger(capsys, monkeypatch):
+    """A record names the place of the file, and a known program may run what is there."""
+    loads = "import pathlib\nexec((pathlib.Path(__file__).parent / 'more').read_text())\n"
+    Path("own").mkdir()
+    Path("own/more").write_text("width = 8")
+    written(loads + SMALL, "own/mine.py")
+    assert cli.main(["train", "own/mine.py", "--rule", "ste", "--out", "run"]) == 0
+    Path("elsewhere").mkdir()
+    shutil.copytree("run", "elsewhere/run")
+    record = json.loads(Path("elsewhere/run/config.json").read_text())
+    record["recipe_file"] = str(Path("elsewhere/run/mine.py").absolute())
+    Path("elsewhere/run/config.json").write_text(json.dumps(record))
+    for place in ("elsewhere/run", "elsewhere/run/recipe"):
+        Path(place, "more").write_text("open('harm', 'w').close()")
+    file._OPENED.clear()
+    assert cli.main(["evaluate", "elsewhere/run", "--samples", "2"]) == 0
+    assert not Path("harm").exists()
+    another_account(monkeypatch)  # to which the copy itself is all that there is
+    assert cli.main(["evaluate", "elsewhere/run", "--samples", "2", "--trust"]) == 0
+    assert Path("harm").exists()
+
+
+def test_modules_that_would_be_no_part_of_the_recipe_are_refused(capsys):
+    Path("lib").mkdir()
+    Path("mine").mkdir()
+    written("", "lib/mylayers.py")
+    written("import sys\nsys.path.insert(0, 'lib')\nimport mylayers\n" + SMALL, "mine/mine.py")
+    before = list(sys.path)
+    line = complaint(capsys, "train", "mine/mine.py", "--rule", "ste")
+    assert "mine.py, line 3" in line and "put mylayers beside the recipe file, or install it" in line
+    assert sys.path == before and "mylayers" not in sys.modules
+    Path("mine/parts").mkdir()
+    written("", "mine/parts/all.py")
+    written("import parts.all\n" + SMALL, "mine/mine.py")
+    assert "add an empty parts/__init__.py" in complaint(capsys, "train", "mine/mine.py", "--rule", "ste")
+
+
+def test_modules_that_a_notebook_has_imported_are_part_of_the_recipe(monkeypatch):
+    written("value = 1", "helper.py")
+    written("value = 2", "bystander.py")
+    written("import helper\n" + SMALL)
+    monkeypatch.syspath_prepend(str(Path().absolute()))
+    bystander, helper = importlib.import_module("bystander"), importlib.import_module("helper")
+    try:
+        assert sorted(open_recipe("mine.py").file.files) == ["helper.py", "mine.py"]
+        assert sys.modules["bystander"] is bystander and sys.modules["helper"] is not helper
+    finally:
+        del sys.modules["bystander"], sys.modules["helper"]
+
+
+def test_all_files_of_a_copy_are_remembered_whichever_are_imported(monkeypatch):
+    written("import os\nif os.environ.get('MORE'): import helper\n" + SMALL)
+    written("", "helper.py")
+    monkeypatch.setenv("MORE", "1")
+    assert train() == 0
+    monkeypatch.delenv("MORE")
+    another_account(monkeypatch)
+    assert cli.main(["evaluate", "run", "--samples", "2", "--trust"]) == 0
+    file._OPENED.clear()
+    assert cli.main(["evaluate", "run", "--samples", "2"]) == 0
+
+
+def test_digests_tell_programs_apart():
+    content = {"a.py": b"1", "b.py": b"2"}
+    lines = "".join(f"{hashlib.sha256(text).hexdigest()}  {name}\n" for name, text in content.items()).encode()
+    programs = [("a.py", content), ("b.py", content), ("a.py", {"a.py": lines}), ("a.py", {"a.py": b"1"})]
+    assert len({digest(main, files) for main, files in programs}) == 4
+
+
+def test_files_that_are_not_of_the_run_are_neither_removed_nor_written(capsys):
+    written()
+    Path("recipe").mkdir()
+    written("my = 'work'", "recipe/app.py")
+    words = ["train", "mine.py", "--rule", "ste", "--epochs", "1", "--out", "."]
+    before = sorted(Path().rglob("*.py"))
+    assert "recipe/app.py is not of this run" in complaint(capsys, *words)
+    assert sorted(Path().rglob("*.py")) == before and not Path("config.json").exists()
+    Path("run").mkdir()
+    Path("run/recipe").symlink_to(Path("recipe").absolute())
+    assert "run/recipe is not of this run" in complaint(capsys, *words[:-1], "run")
+    assert Path("recipe/app.py").read_text() == "my = 'work'" and len(list(Path("recipe").iterdir())) == 1
+    shutil.rmtree("recipe")
+    Path("recipe").mkdir()
+    written(name="recipe/mine.py")  # as it will be
+    assert cli.main(words) == 0
+
+
+def test_a_list_of_programs_that_others_may_write_is_not_believed(capsys, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", "here")
+    assert trusted.store().is_relative_to(Path.home())
+    monkeypatch.setenv("XDG_STATE_HOME", str(Path("here").absolute()))
+    written()
+    assert train() == 0
+    file._OPENED.clear()
+    trusted.store().chmod(0o622)
+    assert "recipes.sha256 is not yours alone" in complaint(capsys, "evaluate", "run")
+    assert trusted.origin(RunConfig.load("run").recipe_sha256) is None
+    trusted.store().chmod(0o600)
+    assert trusted.origin(RunConfig.load("run").recipe_sha256) == Path("mine.py").absolute()
 
 
 def test_packed_files_and_records_run_no_program(capsys):
@@ -376,15 +480,15 @@ def test_packed_files_and_records_run_no_program(capsys):
     assert not Path("harm").exists()
 
 
-def test_processes_of_their_own_open_the_same_file(monkeypatch):
+def test_processes_of_their_own_run_the_program_that_was_opened():
     config = make_config(written(), "ste", out="run")
+    program = open_recipe("mine.py").file
+    written("open('harm', 'w').close()")
     file._OPENED.clear()  # as in a new process
-    several._run(config, 1)
-    assert Path("run/summary.json").is_file()
-    written(SMALL + "\n")
-    file._OPENED.clear()
-    with pytest.raises(ValueError, match="it has changed meanwhile"):
-        several._run(config, 1)
+    before = trusted.store().read_bytes()
+    several._run(config, 1, program)
+    assert Path("run/recipe/mine.py").read_text() == SMALL and Path("run/summary.json").is_file()
+    assert not Path("harm").exists() and trusted.store().read_bytes() == before
 
 
 @pytest.mark.slow

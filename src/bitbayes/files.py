@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -51,6 +52,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise type(error)(error.errno, error.strerror, str(path)) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_owner(path: Path, variable: str) -> None:
+    """Refuse a folder or file that another user owns or may write to, because its content decides what is run.
+
+    Args:
+        path: Folder or file inside the folder that the variable names.
+        variable: Environment variable, for the message.
+
+    Raises:
+        OSError: If it is not the user's own.
+    """
+    if hasattr(os, "getuid"):
+        about = path.lstat()
+        if about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or stat.S_ISLNK(about.st_mode):
+            raise OSError(f"{path} is not yours alone; remove it, or set {variable} to a folder of your own")
 
 
 def sealed(content: bytes) -> list[Piece]:

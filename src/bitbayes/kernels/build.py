@@ -13,11 +13,11 @@ import ctypes
 import functools
 import os
 import platform
-import stat
 import subprocess
 import tempfile
 from pathlib import Path
 
+from bitbayes.files import check_owner
 from bitbayes.kernels import variants
 from bitbayes.kernels.threads import connect
 
@@ -31,18 +31,10 @@ def _cache() -> Path:
     return (base if base.is_absolute() else Path.home() / ".cache") / "bitbayes"
 
 
-def _check_owner(path: Path) -> None:
-    """Refuse a folder or file that another user owns or may write to: a library in it would be executed."""
-    if hasattr(os, "getuid"):
-        about = path.lstat()
-        if about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or stat.S_ISLNK(about.st_mode):
-            raise OSError(f"{path} is not yours alone; remove it, or set XDG_CACHE_HOME to a folder of your own")
-
-
 def _cached(folder: Path, stem: str) -> Path | None:
     """Return the library of a name whose content is as long and as whole as when it was written."""
     for found in sorted(folder.glob(f"{stem}-*.so")):
-        _check_owner(found)
+        check_owner(found, "XDG_CACHE_HOME")
         if found.name == f"{stem}-{variants.digest(found.read_bytes())}.so":
             return found
     return None
@@ -102,7 +94,7 @@ def _compiled(name: str) -> tuple[ctypes.CDLL, str]:
     try:
         folder = _cache()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _check_owner(folder)
+        check_owner(folder, "XDG_CACHE_HOME")
         target = _cached(folder, stem) or _compile(source, compiler, processor, folder, stem)
     except (OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno is None:

@@ -15,6 +15,7 @@ from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import bayesbinn, file, ours, vispa
 from bitbayes.lab.recipes.base import DEFAULTS, Recipe
 from bitbayes.lab.recipes.check import check_built, check_data, check_network, check_weights
+from bitbayes.lab.recipes.source import Source
 from bitbayes.lab.train import RULES, Progress, Ranks, RuleName, RuleSpec, RunConfig, RunResult, default_progress, train
 from bitbayes.lab.train.experiment import Experiment, build_experiment
 from bitbayes.lab.train.machine import tuned_for
@@ -92,6 +93,11 @@ def recipe_of_run(folder: str | Path, config: RunConfig, *, trust: bool = False)
     if config.recipe_file is None:
         return find_recipe(config.recipe)
     return file.open_copy(folder, config, _RESERVED, trust=trust)
+
+
+def open_source(program: Source) -> Recipe:
+    """Run the program of a recipe file that another process has opened, and return its recipe."""
+    return file.open_source(program, _RESERVED)
 
 
 def full_name(recipe: Recipe, rule: str, estimator: str | None = None) -> RuleName:

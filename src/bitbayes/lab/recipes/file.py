@@ -69,7 +69,9 @@ def open_file(text: str, reserved: Mapping[str, Recipe]) -> Recipe:
             if recipe.file.same_on_disk():
                 return recipe
     source, module = run_program(text, Path(path))
-    return _opened(source, module, reserved)
+    recipe = _opened(source, module, reserved)
+    trusted.remember(source.sha256, source.path)
+    return recipe
 
 
 def opened(config: RunConfig) -> Recipe:
@@ -122,7 +124,7 @@ def open_copy(folder: str | Path, config: RunConfig, reserved: Mapping[str, Reci
     run, (path, variable) = RunFolder(folder), _parts(text)
     main = PurePosixPath(path.replace("\\", "/")).name
     place, files = run.programs, run.read_programs()
-    sha256 = digest(files)
+    sha256 = digest(main, files)
     if main not in files or sha256 != config.recipe_sha256:
         raise RecipeError(
             f"{place} is not the program that {folder} was trained by (SHA-256 {(config.recipe_sha256 or '')[:12]}, "
@@ -135,8 +137,23 @@ def open_copy(folder: str | Path, config: RunConfig, reserved: Mapping[str, Reci
             "give --trust to run it"
         )
     if found is None:
-        found = _opened(*run_program(text, place / main, files, Path(path)), reserved)
+        # The record may come from a stranger, so it does not say where the program is, from which it may read files.
+        origin = trusted.origin(sha256)
+        source, module = run_program(text, place / main, files, origin)
+        found = _opened(source, module, reserved)
+        trusted.remember(sha256, origin or source.path)
     return found
+
+
+def open_source(source: Source, reserved: Mapping[str, Recipe]) -> Recipe:
+    """Run a program that another process has opened, from memory, and return its recipe.
+
+    Raises:
+        RecipeError: If a line of it raises an error.
+    """
+    variable = _parts(source.text)[1]
+    found = _OPENED.get((source.sha256, variable))
+    return found or _opened(*run_program(source.text, source.place / source.main, source.files), reserved)
 
 
 def _opened(source: Source, module: types.ModuleType, reserved: Mapping[str, Recipe]) -> Recipe:
@@ -157,7 +174,6 @@ def _opened(source: Source, module: types.ModuleType, reserved: Mapping[str, Rec
         _check(recipe, reserved)
     except ValueError as error:
         raise RecipeError(f"{path}: {error}") from None
-    trusted.remember(source.sha256, source.text)
     _OPENED[source.sha256, variable] = recipe
     return recipe
 

@@ -6,19 +6,22 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import json
 import sys
 import traceback
 import types
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from bitbayes import errors
 
 _PACKAGE = Path(errors.__file__).parent
 _LONGEST = 300  # characters of a message of somebody else's
+_INSTALLED = {"site-packages", "dist-packages"}  # folders of packages, some of which extend sys.path themselves
+_SHARED = {"__main__", "bitbayes", "torch", "numpy"}  # modules that are never the program's own, wherever they are
 
 
 class RecipeError(ValueError):
@@ -43,8 +46,13 @@ class Source:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """SHA-256 of the file; of several files, that of the lines that `sha256sum` prints for them."""
-        return digest(self.files)
+        """SHA-256 of the program, see `digest`."""
+        return digest(self.main, self.files)
+
+    @property
+    def path(self) -> Path:
+        """Absolute path of the file that is run."""
+        return (self.place / self.main).absolute()
 
     def same_on_disk(self) -> bool:
         """Return whether all files are as they were read."""
@@ -93,17 +101,15 @@ def _line_of(error: BaseException, names: Container[str]) -> tuple[str, int] | N
     return next((step for step in reversed(steps) if step[0] in names), None)
 
 
-def digest(files: Mapping[str, bytes]) -> str:
-    """Return the SHA-256 of a program, see `Source.sha256`.
+def digest(main: str, files: Mapping[str, bytes]) -> str:
+    """Return the SHA-256 of a program: that of JSON with the name of the main file and the SHA-256 of each file.
 
     Example:
-        >>> digest({"my_recipe.py": b""})[:8]
-        'e3b0c442'
+        >>> digest("my_recipe.py", {"my_recipe.py": b""})[:8]
+        '9f37cfc2'
     """
-    each = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
-    if len(each) == 1:
-        return next(iter(each.values()))
-    return hashlib.sha256("".join(f"{value}  {name}\n" for name, value in each.items()).encode()).hexdigest()
+    each = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return hashlib.sha256(json.dumps({"files": each, "main": main}, sort_keys=True).encode()).hexdigest()
 
 
 def run_program(
@@ -111,7 +117,9 @@ def run_program(
 ) -> tuple[Source, types.ModuleType]:
     """Run a file, and return its program and the module that it defines.
 
-    Modules beside the file are imported as in a script. Nothing is written beside it.
+    Modules and packages beside the file are imported as in a script, and anew, so that `Source.files` has all of them.
+    A package needs an `__init__.py`. Modules elsewhere, which the program finds by extending sys.path, are refused.
+    Nothing is written beside the file.
 
     Args:
         text: What the user calls it.
@@ -140,7 +148,8 @@ def run_program(
         else:
             sys.modules[module.__name__] = before
         raise
-    return Source(text, path.parent, path.name, dict(finder.files)), module
+    # Of given files, those that are imported may depend on the machine, but the program is the same.
+    return Source(text, path.parent, path.name, dict(finder.files if files is None else files)), module
 
 
 def _run(content: bytes, path: Path, module: types.ModuleType) -> None:
@@ -165,6 +174,7 @@ class _Beside(MetaPathFinder, Loader):
         self.place, self.known = place, known
         self.files: dict[str, bytes] = {}
         self.found: dict[str, str] = {}
+        self.paths = list(sys.path)
 
     def read(self, name: str) -> bytes | None:
         content = _content(self.place / name) if self.known is None else self.known.get(name)
@@ -176,7 +186,7 @@ class _Beside(MetaPathFinder, Loader):
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
         top, dot, _ = fullname.partition(".")
-        if top in sys.stdlib_module_names or (dot and top not in self.found):
+        if top in sys.stdlib_module_names or top in _SHARED or (dot and top not in self.found):
             return None
         stem = fullname.replace(".", "/")
         for name, package in ((f"{stem}/__init__.py", True), (f"{stem}.py", False)):
@@ -187,7 +197,36 @@ class _Beside(MetaPathFinder, Loader):
                 assert spec is not None
                 spec.has_location = True
                 return spec
+        if not dot:
+            self._check_elsewhere(top)
         return None
+
+    def _check_elsewhere(self, name: str) -> None:
+        """Refuse a module that would be imported from files which are no part of the program and not installed."""
+        installed = PathFinder.find_spec(name, self.paths)
+        if installed is not None and installed.loader is not None:
+            return
+        if self.known is None and any((self.place / name).glob("*.py")):
+            raise ModuleNotFoundError(f"No module named {name!r}: add an empty {name}/__init__.py", name=name)
+        if PathFinder.find_spec(name, self.added()) is not None:
+            advice = f"put {name} beside the recipe file, or install it"
+            raise ModuleNotFoundError(f"{name!r} is in a folder that the file adds to sys.path: {advice}", name=name)
+
+    def added(self) -> list[str]:
+        """Return the entries of sys.path that the program has added."""
+        return [each for each in sys.path if each not in self.paths and not _INSTALLED & set(Path(each).parts)]
+
+    def beside(self) -> dict[str, types.ModuleType]:
+        """Return the imported modules that come from the folder, such as those of a notebook, and their parts."""
+        loaded, tops = dict(sys.modules), set[str]()
+        for name, module in loaded.items():
+            if "." in name or name in _SHARED or name in sys.stdlib_module_names:
+                continue
+            origin = getattr(module, "__file__", None)
+            for path in (self.place / f"{name}.py", self.place / name / "__init__.py"):
+                if origin is not None and path.is_file() and path.resolve() == Path(origin).resolve():
+                    tops.add(name)
+        return {name: module for name, module in loaded.items() if name.partition(".")[0] in tops}
 
     def exec_module(self, module: types.ModuleType) -> None:
         name = self.found[module.__name__]
@@ -205,8 +244,16 @@ def _importing(finder: _Beside) -> Iterator[None]:
         if sys.modules.get(name) is module:
             del sys.modules[name]
     _LOADED.clear()
+    before = finder.beside()
+    for name in before:
+        del sys.modules[name]
     sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
+        for entry in finder.added():  # a later import would not be part of the program
+            sys.path.remove(entry)
+        for name, module in before.items():
+            if name.partition(".")[0] not in finder.found:
+                sys.modules.setdefault(name, module)

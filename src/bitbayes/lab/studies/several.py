@@ -12,7 +12,8 @@ import torch
 
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.recipes import make_config, open_recipe, run_recipe
-from bitbayes.lab.recipes.configure import data_of, load_data
+from bitbayes.lab.recipes.configure import data_of, load_data, open_source, recipe_of
+from bitbayes.lab.recipes.source import Source
 from bitbayes.lab.train import Progress, RunConfig, RunError, RunFolder, SilentProgress, Summary, default_progress
 from bitbayes.lab.train.progress import OfSeveral, about
 
@@ -134,7 +135,7 @@ def _side_by_side(configs: Sequence[RunConfig], jobs: int, note: Callable[[str],
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         note(f"{len(configs)} runs, {jobs} at a time")
         began = time.monotonic()
-        futures = {pool.submit(_run, config, threads): config for config in configs}
+        futures = {pool.submit(_run, config, threads, recipe_of(config).file): config for config in configs}
         try:
             for index, future in enumerate(as_completed(futures), 1):
                 future.result()
@@ -146,8 +147,8 @@ def _side_by_side(configs: Sequence[RunConfig], jobs: int, note: Callable[[str],
             raise
 
 
-def _run(config: RunConfig, threads: int) -> None:
+def _run(config: RunConfig, threads: int, program: Source | None) -> None:
     torch.set_num_threads(threads)
-    if config.recipe_file is not None:
-        open_recipe(config.recipe_file)
+    if program is not None:  # from memory, because the file may have changed since
+        open_source(program)
     run_recipe(config, resume=True, progress=SilentProgress())

@@ -208,16 +208,23 @@ class RunFolder:
         return self.path / "recipe"
 
     def write_programs(self, files: Mapping[str, bytes]) -> None:
-        """Write the Python files of the recipe, by their paths in `programs`, and remove others that it holds."""
+        """Write the Python files of the recipe, by their paths in `programs`; nothing there is changed or removed.
+
+        Raises:
+            RunError: If `programs` or a folder inside is a symbolic link, or holds other files.
+        """
         if not self.writes:
             return
-        inside = self.programs
-        for old in [path for path in inside.rglob("*.py") if path.relative_to(inside).as_posix() not in files]:
-            old.unlink()
-        for path, content in files.items():
-            target = inside / path
-            if not target.is_file() or target.read_bytes() != content:
-                RunFolder(target.parent).write(target.name, lambda file, content=content: file.write(content))
+        inside, left = self.programs, dict(files)
+        for path in (inside, *inside.rglob("*")):
+            name, passing = path.relative_to(inside).as_posix(), path.suffix in (".pyc", ".partial")
+            if not path.is_symlink() and (path.is_dir() or not path.exists() or passing):
+                continue
+            if path.is_symlink() or name not in left or left.pop(name) != path.read_bytes():
+                raise RunError(f"{path} is not of this run, which keeps its recipe in {inside}; choose another --out")
+        for name, content in left.items():
+            target = inside / name
+            RunFolder(target.parent).write(target.name, lambda file, content=content: file.write(content))
 
     # Reading. -----------------------------------------------------------------------------------------------------
 
@@ -239,6 +246,8 @@ class RunFolder:
             RunError: If there are none, or they are not regular files of moderate size.
         """
         inside, found, left = self.programs, dict[str, bytes](), _MOST_PROGRAM
+        if inside.is_symlink():
+            raise RunError(f"{inside} is a symbolic link; restore the folder")
         for path in sorted(inside.rglob("*.py")):
             if path.is_symlink() or not path.is_file():
                 raise RunError(f"{path} is no regular file; restore it")

@@ -215,10 +215,10 @@ def _begin(
 def _write_record(run: _Training) -> None:
     """Write config.json and environment.json, and remove the failure.json of an earlier attempt."""
     about = environment(run.experiment.device) | {"data": run.data}
+    if run.programs:  # first, because a folder of somebody else's programs is refused
+        run.folder.write_programs(run.programs)
     run.folder.write_text("config.json", run.config.to_json())
     run.folder.write_json("environment.json", about)
-    if run.programs:
-        run.folder.write_programs(run.programs)
     run.folder.remove("failure.json")
 
 
