@@ -17,6 +17,7 @@ from PIL import Image
 
 from bitbayes.lab import cli
 from bitbayes.lab.data import from_arrays, load_mnist, load_pictures
+from bitbayes.lab.data.pictures import labelled_pictures
 from bitbayes.lab.recipes import STARTING_RULES, file, make_config, open_recipe, run_recipe, trusted
 from bitbayes.lab.recipes.source import digest
 from bitbayes.lab.studies import several
@@ -93,6 +94,7 @@ def test_the_template_runs_as_it_is_and_is_not_overwritten(capsys):
     assert cli.main(["new", "mine.py"]) == 0
     assert "bitbayes train mine.py --data FOLDER" in capsys.readouterr().out
     text = Path("mine.py").read_text()
+    assert "bitbayes train mine.py --rule ste" in text and "FILE" not in text
     assert "exists already" in complaint(capsys, "new", "mine.py") and Path("mine.py").read_text() == text
     assert "ends in .py" in complaint(capsys, "new", "mine")
     assert train("--epochs", "1") == 0
@@ -114,7 +116,8 @@ def test_pictures_are_trained_on_evaluated_packed_and_answered_by_their_names(ca
     path, name, *_ = capsys.readouterr().out.split("\t")
     assert path == "photos/dog/0.png" and name in inputs.classes
     assert cli.main(["run", "net.safetensors", "--data", "photos"]) == 0
-    assert capsys.readouterr().out.startswith("30 inputs, 1 network\naccuracy ")
+    inputs = "inputs: photos, of which 20% were held out for testing (seed 0)\n"
+    assert capsys.readouterr().out.startswith(f"6 inputs, 1 network\n{inputs}accuracy ")
     assert "--data FOLDER" in complaint(capsys, "run", "net.safetensors")
     pictures("others", classes=("cat", "fox"), count=2)
     assert "class fox, but the network knows cat, cow, dog" in complaint(
@@ -167,6 +170,25 @@ def test_folders_of_splits_are_used_as_they_are():
     assert len(load_pictures("data").test) == 8
 
 
+def test_a_packed_network_is_scored_on_the_pictures_that_were_held_out():
+    pictures("photos")
+    data = load_pictures("photos")
+    x, y, which = labelled_pictures("photos", data.inputs)
+    assert np.array_equal(x, data.inputs.normalised(data.test.x.numpy())) and np.array_equal(y, data.test.y.numpy())
+    assert which == data.source == "photos, of which 20% were held out for testing (seed 0)"
+    pictures("data/train")
+    pictures("data/test", count=3)
+    assert len(labelled_pictures("data", data.inputs)[0]) == 6
+    pictures("few", count=2)
+    with pytest.raises(ValueError, match=r"0.2 of 4 pictures of each class is none"):
+        labelled_pictures("few", data.inputs)
+
+
+def test_at_least_one_picture_of_each_class_is_left_for_training():
+    pictures("photos", count=2)
+    assert load_pictures("photos", test=0.8, validation=0.0).train.y.tolist() == [0, 1]
+
+
 def test_pixels_are_those_that_a_packed_network_gets():
     pictures("photos", mode="RGB", size=9, suffix="jpg", count=5)
     data = load_pictures("photos", size=(6, 8), validation=0.0, test=0.5)
@@ -195,6 +217,21 @@ def test_tables_of_datasets_are_read(kind):
     data = load_pictures("data")
     assert data.inputs.classes == ("cat", "dog") and data.test.y.tolist() == [1, 0, 1] and data.classes == 2
     assert data.test.x[2].unique().tolist() == [40]
+
+
+def test_names_of_folders_are_no_patterns():
+    saved("data", [0, 1] * 5).to_parquet("my[data]/train-0.parquet")
+    assert load_pictures("my[data]").classes == 2
+
+
+def test_hub_ids_never_stand_for_a_local_folder(monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("loaded"))
+    pictures("own/pics")
+    for load in (load_pictures, load_mnist):
+        with pytest.raises(ValueError, match="would be read from the folder own/pics here"):
+            load("hub:own/pics")
+        with pytest.raises(ValueError, match="is no data set on the hub; give hub:OWNER/NAME"):
+            load("hub:../own/pics")
 
 
 def test_labels_may_be_words_or_bare_numbers():
@@ -282,6 +319,20 @@ def test_arrays_that_cannot_be_used_are_refused(x, y, expected):
     with pytest.raises(ValueError) as error:
         from_arrays(x, np.array(y), classes=2)
     assert expected in str(error.value)
+
+
+def test_numbers_and_names_of_classes_may_be_of_numpy():
+    x, y = np.zeros((10, 2)), np.arange(10) % 2
+    for classes in (y.max() + 1, torch.tensor(2), np.array(["a", "b"])):
+        assert from_arrays(x, y, classes=classes).classes == 2
+    for classes in ([], "ab", 2.0, torch.tensor([0.0, 1.0])):
+        with pytest.raises(ValueError, match="expected the number of classes, or a sequence of their names"):
+            from_arrays(x, y, classes=classes)
+
+
+def test_test_targets_have_the_shape_of_those_for_training():
+    with pytest.raises(ValueError, match=r"\(\(2,\) and \(2,\), .* got \(2,\) and \(3,\)"):
+        from_arrays(np.zeros((10, 2)), np.zeros((10, 2)), (np.zeros((4, 2)), np.zeros((4, 3))))
 
 
 # The copy in the folder of a run. -----------------------------------------------------------------------------------

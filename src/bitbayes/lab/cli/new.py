@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +26,8 @@ class New(Command):
         if path.suffix != ".py":
             raise ValueError(f"{path} is no name of a Python file; give one that ends in .py, such as my_recipe.py")
         text = files("bitbayes.lab.recipes").joinpath("template.py").read_text(encoding="utf-8")
+        if re.fullmatch(r"[\w.-]+", path.name):  # else it may be no word of a command, or end the docstring
+            text = re.sub(r"\bFILE\b", path.name, text)
         try:
             with open(path, "x", encoding="utf-8") as file:
                 file.write(text)

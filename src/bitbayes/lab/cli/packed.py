@@ -79,7 +79,7 @@ class Run(Command):
         invert: Invert light and dark. MNIST's digits are light on dark, so black digits on white paper need this.
         data: Instead of inputs, the folder or Hugging Face Hub id of the recipe's data set, or a .npy file with inputs
             of shape (N, ...) that are already normalised as in training. The recipe sets the default.
-            For a network of your own recipe, a folder of pictures in classes.
+            For a network of your own recipe, a folder of pictures in classes, of which the test part counts.
         out: File to write the predictions to, one JSON object per line and input.
         backend: Backend: torch; native, which uses compiled kernels; openvino, an optional extra; or reference, which
             needs only NumPy and is slow.
@@ -146,13 +146,15 @@ examples:
 
     def _figures(self, runtime: Runtime) -> list[dict[str, Any]]:
         """Print accuracy and mean uncertainty on the test data or on normalised inputs."""
-        inputs, targets, regression = _inputs(runtime.network, self.data)
+        inputs, targets, regression, which = _inputs(runtime.network, self.data)
         starts = range(0, len(inputs) or 1, _CHUNK)  # no inputs make one empty chunk
         pieces = [np.asarray(runtime.predict(np.array(inputs[i : i + _CHUNK])).outputs) for i in starts]
         prediction = Prediction(np.concatenate(pieces, axis=1))
         rows = list(regression_rows(prediction) if regression else class_rows(prediction))
         count = runtime.network.program.samples
         print(f"{len(rows)} inputs, {count} network{'s' if count > 1 else ''}")
+        if which:
+            print(f"inputs: {which}")
         if targets is not None and regression:
             print(f"root mean squared error {np.sqrt(np.mean((prediction.mean - targets) ** 2)):.4f}")
         elif targets is not None:
@@ -296,8 +298,8 @@ def _is_regression(network: PackedNetwork) -> bool:
     return network.program.about.get("loss") == SQUARED.name
 
 
-def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, bool]:
-    """Return inputs, targets if there are any, and whether the network is a regression."""
+def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, bool, str]:
+    """Return inputs, targets if there are any, whether the network is a regression, and which inputs these are."""
     if data is not None and data.endswith(".npy"):
         inputs = read_array(data)
         if inputs.shape[1:] != network.program.input or not inputs.ndim:
@@ -305,7 +307,7 @@ def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any],
             raise ValueError(f"{data} has shape {inputs.shape}, expected ({wanted})")
         if inputs.dtype == np.uint8:
             raise ValueError(f"{data} has type uint8, but --data takes normalised inputs; leave out --data")
-        return inputs, None, _is_regression(network)
+        return inputs, None, _is_regression(network), ""
     if data is not None and data.lower().endswith(SUFFIXES):
         raise ValueError(f"--data takes data sets and normalised inputs, but {data} is an image; leave out --data")
     import torch
@@ -327,11 +329,11 @@ def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any],
                 f"the file is of a recipe of its author's own, {name}: give pictures or arrays after its name"
                 + (", or a folder of pictures in classes with --data FOLDER" if data is None else "")
             )
-        inputs, numbers = labelled_pictures(data, network.inputs)
-        return inputs.reshape(-1, *network.program.input), numbers, False
+        inputs, numbers, which = labelled_pictures(data, network.inputs)
+        return inputs.reshape(-1, *network.program.input), numbers, False, which
     recipe = RECIPES[name]
     test = recipe.load(data, torch.device("cpu"), 0).test
     if not isinstance(test, TensorData):
         raise ValueError(f"the test data of recipe {recipe.name} does not fit in memory; give a .npy file with --data")
     inputs, targets = whole(test)
-    return inputs.numpy(), targets.numpy(), not recipe.loss.classifies
+    return inputs.numpy(), targets.numpy(), not recipe.loss.classifies, ""

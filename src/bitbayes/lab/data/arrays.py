@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,18 +63,20 @@ def from_arrays(
     if fresh is None:
         kept, chosen = held_out(len(inputs), held, _TEST_SEED)
         fresh, (inputs, targets) = (inputs[chosen], targets[chosen]), (inputs[kept], targets[kept])
-    if fresh[0].shape[1:] != inputs.shape[1:] or fresh[0].dtype != inputs.dtype or fresh[1].dtype != targets.dtype:
-        came, wanted = (f"{tuple(a.shape[1:])}, {a.dtype} and {b.dtype}" for a, b in (fresh, (inputs, targets)))
+    came, wanted = (
+        f"{tuple(a.shape[1:])} and {tuple(b.shape[1:])}, {a.dtype} and {b.dtype}" for a, b in (fresh, (inputs, targets))
+    )
+    if came != wanted:
         raise ValueError(f"test inputs and targets must be like those for training ({wanted}), got {came}")
-    names = () if classes is None or isinstance(classes, int) else tuple(map(str, classes))
+    wished, names = _classes(classes)
     count = 0
     if not targets.is_floating_point():
         largest = int(max(targets.max(), fresh[1].max() if len(fresh[1]) else 0))
-        count = largest + 1 if classes is None else len(names) or int(classes)  # type: ignore[arg-type]
+        count = largest + 1 if wished is None else wished
         if min(int(targets.min()), int(fresh[1].min()) if len(fresh[1]) else 0) < 0 or largest >= count:
             low = min(int(targets.min()), int(fresh[1].min()) if len(fresh[1]) else 0)
             raise ValueError(f"y has classes from {low} to {largest}; expected 0 to {count - 1}, for {count} classes")
-    elif classes is not None:
+    elif wished is not None:
         raise ValueError(f"y is of type {targets.dtype}, for a regression; leave classes out, or give whole numbers")
     kept, chosen = held_out(len(inputs), validation, seed)
     if not len(kept):
@@ -90,6 +93,20 @@ def from_arrays(
         name,
         about,
     )
+
+
+def _classes(given: Any) -> tuple[int | None, tuple[str, ...]]:
+    """Return the number of classes, None if it is not given, and their names."""
+    if given is None:
+        return None, ()
+    try:
+        return operator.index(given), ()
+    except TypeError:
+        pass
+    names = () if isinstance(given, str | Tensor) or not isinstance(given, Iterable) else tuple(map(str, given))
+    if not names:
+        raise ValueError(f"classes is {given!r:.60}; expected the number of classes, or a sequence of their names")
+    return len(names), names
 
 
 def _pair(x: Any, y: Any, x_name: str, y_name: str) -> tuple[Tensor, Tensor]:

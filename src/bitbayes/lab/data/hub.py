@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.errors import closest, require
+from bitbayes.hub.remote import is_id
 from bitbayes.packed.format.inputs import MAX_NAME
 
 _IDX_FILES = {
@@ -29,7 +30,7 @@ _IDX_FILES = {
 # Formats of real data sets. Pillow reads 40 more formats, some of which start other programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _HUB = "hub:"
-OFFLINE = "; without a network, give a folder of its parquet files with --data"
+_OFFLINE = "; without a network, give a folder of its parquet files with --data"
 MOST_BYTES = 2**33  # most bytes of a split's decoded images, which are all in memory; Tiny-ImageNet has 1.2 · 10⁹
 
 
@@ -159,10 +160,45 @@ def hub_id(where: str | Path) -> str | None:
     return str(where)[len(_HUB) :] if str(where).startswith(_HUB) else None
 
 
+def load_hub(where: str | Path, name: str, split: str | None = None) -> Any:
+    """Return a split of a data set on the hub, or all its splits.
+
+    Args:
+        where: What the user calls it, for messages.
+        name: Id, from `hub_id`.
+        split: "train", "test", ...; None for a dict of all.
+
+    Raises:
+        ValueError: If the id is none, or stands for a local folder, or the data set cannot be loaded.
+    """
+    if not is_id(name):
+        raise ValueError(f"{where} is no data set on the hub; give hub:OWNER/NAME")
+    if Path(name).exists():  # which `datasets` would read
+        raise ValueError(
+            f"{where} would be read from the folder {name} here; start from another folder, or give {name}"
+        )
+    return _loaded(where, name, split)
+
+
+def read_parquet(paths: Sequence[str], where: str | Path, split: str) -> Any:
+    """Return the rows of parquet files.
+
+    `load_dataset` would report to a host that the package's parquet reader was used. The library treats the names of
+    files as patterns, so a folder called my[mnist] would match nothing.
+    """
+    read = require("datasets", "train").Dataset.from_parquet
+    return tried(lambda: read(list(map(glob.escape, paths)), split=split), where, split)
+
+
+def _loaded(where: str | Path, name: str, split: str | None) -> Any:
+    load = require("datasets", "train").load_dataset
+    return tried(lambda: load(name, split=split), where, split or "all splits", _OFFLINE)
+
+
 def _found(where: str | Path, split: str, layout: Layout) -> Any:
     folder = Path(where)
     if (name := hub_id(where)) is not None:
-        return tried(lambda: require("datasets", "train").load_dataset(name, split=split), where, split, OFFLINE)
+        return load_hub(where, name, split)
     if folder.is_dir():
         files = parquet_files(folder, split)
         if not files:
@@ -171,10 +207,7 @@ def _found(where: str | Path, split: str, layout: Layout) -> Any:
                 f"{where} has no {split}*.parquet{absent}; expected the layout of the hub's {layout.hub} (columns "
                 f"{layout.image} and {layout.label})" + (" or the original idx files" if layout.idx else "")
             )
-        # Not `load_dataset`, which reports to a host that the package's parquet reader was used. `datasets` treats file
-        # names as patterns, so a folder called my[mnist] would match nothing.
-        read = require("datasets", "train").Dataset.from_parquet
-        return tried(lambda: read(list(map(glob.escape, files)), split=split), where, split)
+        return read_parquet(files, where, split)
     # A path like data/mnist is a hub id only if there is no folder data here, so that a typing error does not go
     # online.
     local = str(where).startswith((".", "/", "~")) or str(where).count("/") != 1 or folder.parent.is_dir()
@@ -183,7 +216,7 @@ def _found(where: str | Path, split: str, layout: Layout) -> Any:
         raise ValueError(
             f"no data folder {where} ({near}); give a folder of parquet files, or a hub id such as {layout.hub}"
         )
-    return tried(lambda: require("datasets", "train").load_dataset(str(where), split=split), where, split, OFFLINE)
+    return _loaded(where, str(where), split)
 
 
 def nearest_folder(path: Path) -> str:

@@ -23,7 +23,7 @@ from bitbayes.packed.format.images import read_picture
 T = TypeVar("T")
 
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")  # modes of Pillow
-_TEST_SEED = 0
+_TEST_SEED, _TEST_SHARE = 0, 0.2
 
 
 def load_pictures(
@@ -34,7 +34,7 @@ def load_pictures(
     size: int | tuple[int, int] | None = None,
     colour: Literal["grey", "rgb"] | None = None,
     validation: float = 0.1,
-    test: float = 0.2,
+    test: float = _TEST_SHARE,
     augment: Augmentation | None = None,
 ) -> DataBundle[TensorData]:
     """Load pictures of one's own, PNG or JPEG, as uint8 inputs of shape (N, channels, height, width).
@@ -82,13 +82,9 @@ def load_pictures(
     parts = [None if rows is None else _decoded(rows, inputs) for rows in (found.train, found.validation, found.test)]
     (x, y), held, fresh, source = _existing(parts[0]), parts[1], parts[2], str(where)
     if fresh is None:
-        kept, chosen = _stratified(y, test, _TEST_SEED)
-        if not len(chosen):
-            raise ValueError(
-                f"{where}: {test:g} of {len(y)} pictures of each class is none; give more, or a test folder"
-            )
+        kept, chosen = _test_part(y, test, where)
         (x, y), fresh = (x[kept], y[kept]), (x[chosen], y[chosen])
-        source += f", of which {test:.0%} were held out for testing (seed {_TEST_SEED})"
+        source += _of_which(test)
     mean, std = _moments(x if held is None else torch.cat([x, held[0]]))
     if held is None:
         kept, chosen = _stratified(y, validation, seed)
@@ -112,15 +108,17 @@ def load_pictures(
     )
 
 
-def labelled_pictures(where: str | Path, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+def labelled_pictures(where: str | Path, inputs: Inputs) -> tuple[np.ndarray, np.ndarray, str]:
     """Return the test pictures of a folder as a packed network takes them, and their classes.
 
     Args:
-        where: As for `load_pictures`; without a test part, all pictures count.
+        where: As for `load_pictures`. Without a test part, the pictures are those that it holds out by default, because
+            the network was trained on the others.
         inputs: What the network says of its inputs.
 
     Returns:
-        Normalised inputs, shape (N, channels, height, width), and the number of each one's class.
+        Normalised inputs, shape (N, channels, height, width); the number of each one's class; and words for which
+        pictures these are.
 
     Raises:
         ValueError: If the pictures are not there, or their classes are not those of the network.
@@ -130,9 +128,13 @@ def labelled_pictures(where: str | Path, inputs: Inputs) -> tuple[np.ndarray, np
     if inputs.classes and set(names) - set(inputs.classes):
         wrong = min(set(names) - set(inputs.classes))
         raise ValueError(f"{where} has the class {wrong}, but the network knows {', '.join(inputs.classes[:10])}")
-    x, y = _decoded(found.test or found.train, inputs)
+    rows, which = found.test, f"the test part of {where}"
+    if rows is None:
+        _, chosen = _test_part(torch.tensor(found.train.labels), _TEST_SHARE, where)
+        rows, which = found.train.chosen(chosen.tolist()), f"{where}{_of_which(_TEST_SHARE)}"
+    x, y = _decoded(rows, inputs)
     numbers = [inputs.classes.index(name) for name in names] if inputs.classes else list(range(len(names)))
-    return inputs.normalised(x.numpy()), np.array(numbers)[y.numpy()]
+    return inputs.normalised(x.numpy()), np.array(numbers)[y.numpy()], which
 
 
 def _existing(value: T | None) -> T:
@@ -202,13 +204,27 @@ def _each(work: Callable[[int], T], count: int) -> list[T]:
         return list(pool.map(work, range(count)))
 
 
+def _test_part(labels: Tensor, share: float, where: str | Path) -> tuple[Tensor, Tensor]:
+    """Return the positions of the pictures for training and for testing, which are the same in every run."""
+    kept, chosen = _stratified(labels, share, _TEST_SEED)
+    if not len(chosen):
+        raise ValueError(
+            f"{where}: {share:g} of {len(labels)} pictures of each class is none; give more, or a test folder"
+        )
+    return kept, chosen
+
+
+def _of_which(share: float) -> str:
+    return f", of which {share:.0%} were held out for testing (seed {_TEST_SEED})"
+
+
 def _stratified(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the positions that are kept and those of a share of each class, both in the order of the examples."""
+    """Return the positions that are kept, at least one of each class, and those of a share of each class, in order."""
     generator, chosen = torch.Generator().manual_seed(seed), torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         places = (labels == label).nonzero().flatten()
         order = torch.randperm(len(places), generator=generator)
-        chosen[places[order[: int(share * len(places) + 0.5)]]] = len(places) > 1
+        chosen[places[order[: min(int(share * len(places) + 0.5), len(places) - 1)]]] = True
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
 
 

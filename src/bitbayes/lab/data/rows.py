@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bitbayes.errors import require
-from bitbayes.lab.data.hub import OFFLINE, decoded, hub_id, nearest_folder, tried
+from bitbayes.lab.data.hub import decoded, hub_id, load_hub, nearest_folder, read_parquet, tried
 from bitbayes.packed.format.images import SUFFIXES, picture_files
 
 _TRAIN = ("train", "training")
@@ -35,6 +35,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def chosen(self, places: Sequence[int]) -> Rows:
+        """Return the pictures at some places."""
+        return Rows([self.pictures[at] for at in places], [self.labels[at] for at in places], self.where)
 
     def picture(self, index: int) -> Any:
         """Return what `read_picture` takes: a path, or a decoded image of Pillow."""
@@ -69,8 +73,7 @@ def find_pictures(where: str | Path) -> Splits:
     """
     folder = Path(where)
     if (name := hub_id(where)) is not None:
-        load = require("datasets", "train").load_dataset
-        return _of_tables(dict(tried(lambda: load(name), where, "all splits", OFFLINE)), str(where))
+        return _of_tables(dict(load_hub(where, name)), str(where))
     if not folder.is_dir():
         near = f"; the nearest that exists is {nearest_folder(folder)}" if not folder.exists() else ""
         what = "is no folder" if folder.exists() else "does not exist"
@@ -79,10 +82,7 @@ def find_pictures(where: str | Path) -> Splits:
         load = require("datasets", "train").load_from_disk
         return _of_tables(dict(tried(lambda: load(str(folder)), where, "all splits")), str(where))
     if files := _parquet(folder):
-        read = require("datasets", "train").Dataset.from_parquet
-        return _of_tables(
-            {split: tried(lambda paths=paths: read(paths), where, split) for split, paths in files.items()}, str(where)
-        )
+        return _of_tables({split: read_parquet(paths, where, split) for split, paths in files.items()}, str(where))
     return _of_folders(folder)
 
 

@@ -1,8 +1,7 @@
 """A network and its data for bitbayes. Change what you like; `bitbayes train` this file runs it.
 
 bitbayes train FILE                          the 8x8 digits that come with scikit-learn
-bitbayes train FILE --data FOLDER            pictures: FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png and
-FOLDER/test/CLASS/*.png
+bitbayes train FILE --data FOLDER            pictures, PNG or JPEG, in one folder for each class
 bitbayes train FILE --data hub:OWNER/NAME    a data set of pictures on the Hugging Face hub
 bitbayes train FILE --rule ste               another rule: full-precision, ste, bop, vispa, ...
 """
