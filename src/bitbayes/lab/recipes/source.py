@@ -125,17 +125,18 @@ def run_program(
         text: What the user calls it.
         path: The file.
         files: All files of the program, which is then run from them and not from the disk; None reads the disk.
-        origin: What the program sees as `__file__`; None for the path.
+        origin: What the program sees as `__file__`, and modules as theirs beside it; None for the path.
 
     Raises:
         RecipeError: If the file cannot be read, or a line of it raises an error.
     """
-    finder = _Beside(path.parent, files)
+    origin = (origin or path).absolute()
+    finder = _Beside(path.parent, files, origin.parent)
     content = finder.read(path.name)
     if content is None:
         raise RecipeError(f"{path} cannot be read; give a Python file")
     module = types.ModuleType(f"bitbayes_recipe_{hashlib.sha256(content).hexdigest()[:12]}")
-    module.__file__ = str((origin or path).absolute())
+    module.__file__ = str(origin)
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module  # dataclasses look there
     whole = Source(text, path.parent, path.name, finder.files)  # whose files grow while it runs
@@ -170,8 +171,8 @@ def _content(path: Path) -> bytes | None:
 class _Beside(MetaPathFinder, Loader):
     """Finder of modules in one folder, on the disk or in memory, that remembers what it has read."""
 
-    def __init__(self, place: Path, known: Mapping[str, bytes] | None) -> None:
-        self.place, self.known = place, known
+    def __init__(self, place: Path, known: Mapping[str, bytes] | None, origin: Path) -> None:
+        self.place, self.known, self.origin = place, known, origin
         self.files: dict[str, bytes] = {}
         self.found: dict[str, str] = {}
         self.paths = list(sys.path)
@@ -192,7 +193,7 @@ class _Beside(MetaPathFinder, Loader):
         for name, package in ((f"{stem}/__init__.py", True), (f"{stem}.py", False)):
             if self.read(name) is not None:
                 self.found[fullname] = name
-                origin = str(self.place / name)
+                origin = str(self.origin / name)
                 spec = importlib.util.spec_from_loader(fullname, self, origin=origin, is_package=package)
                 assert spec is not None
                 spec.has_location = True
