@@ -18,7 +18,7 @@ from PIL import Image
 from bitbayes.lab import cli
 from bitbayes.lab.data import from_arrays, load_mnist, load_pictures
 from bitbayes.lab.data.pictures import labelled_pictures
-from bitbayes.lab.recipes import STARTING_RULES, file, make_config, open_recipe, run_recipe, trusted
+from bitbayes.lab.recipes import STARTING_RULES, file, make_config, open_recipe, recipe_of_run, run_recipe, trusted
 from bitbayes.lab.recipes.source import digest
 from bitbayes.lab.studies import several
 from bitbayes.lab.studies.load import load_run
@@ -473,7 +473,8 @@ def test_all_files_of_a_copy_are_remembered_whichever_are_imported(monkeypatch):
     another_account(monkeypatch)
     assert cli.main(["evaluate", "run", "--samples", "2", "--trust"]) == 0
     file._OPENED.clear()
-    assert cli.main(["evaluate", "run", "--samples", "2"]) == 0
+    found = recipe_of_run("run", RunConfig.load("run")).file
+    assert found is not None and sorted(found.files) == ["helper.py", "mine.py"]
 
 
 def test_digests_tell_programs_apart():
@@ -497,6 +498,9 @@ def test_files_that_are_not_of_the_run_are_neither_removed_nor_written(capsys):
     assert Path("recipe/app.py").read_text() == "my = 'work'" and len(list(Path("recipe").iterdir())) == 1
     shutil.rmtree("recipe")
     Path("recipe").mkdir()
+    Path("recipe/mine.py").symlink_to(Path("mine.py").absolute())
+    assert "recipe/mine.py is not of this run" in complaint(capsys, *words)
+    Path("recipe/mine.py").unlink()
     written(name="recipe/mine.py")  # as it will be
     assert cli.main(words) == 0
 

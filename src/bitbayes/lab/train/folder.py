@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -216,7 +217,7 @@ class RunFolder:
         if not self.writes:
             return
         inside, left = self.programs, dict(files)
-        for path in (inside, *inside.rglob("*")):
+        for path in itertools.chain([inside], inside.rglob("*")):
             name, passing = path.relative_to(inside).as_posix(), path.suffix in (".pyc", ".partial")
             if not path.is_symlink() and (path.is_dir() or not path.exists() or passing):
                 continue
