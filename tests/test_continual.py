@@ -55,7 +55,7 @@ class TestMatrix:
         assert matrix.backward_transfer is None and matrix.forgetting is None
 
     def test_rows_of_the_wrong_length(self) -> None:
-        with pytest.raises(ValueError, match="after task 2 there are 2 tasks, got 1 values"):
+        with pytest.raises(ValueError, match="after task 2 there are 2 tasks, got 1 accuracies"):
             AccuracyMatrix([[90.0], [80.0]])
 
 
@@ -172,7 +172,7 @@ def test_the_command(tmp_path: Path, capsys) -> None:
     words = ["continual", "split-mnist", "--scenario", "task", "--epochs", "1", "--samples", "2", "--data", str(data)]
     assert main([*words, "--out", str(tmp_path / "run")]) == 0
     shown = capsys.readouterr().out
-    assert "with prior" in shown and "backward transfer" in shown
+    assert "with prior" in shown and "Backward transfer" in shown
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert [len(row) for row in summary["matrix"]] == [1, 2, 3, 4, 5]
     assert (tmp_path / "run" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
@@ -272,7 +272,7 @@ def test_the_table_of_a_long_stream_shows_both_ends(capsys) -> None:
     summary = {"recipe": "r", "rule": "ste", "prior": False, "method": "none"} | matrix.figures()
     show(stream_table(summary))
     shown = capsys.readouterr().out
-    assert "first five tasks 2.00, last five 9.00" in shown.replace("\n", " ")
+    assert "first five tasks 2.00, on the last five 9.00" in " ".join(shown.split())
     heads = next(line for line in shown.splitlines() if "after task" in line).replace("┃", " ").split()
     assert heads == ["after", "task", *"12345", "8", "9", "10", "11", "12", "mean"]
 
