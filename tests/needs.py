@@ -75,7 +75,6 @@ GLIBC = Need("glibc with its own settings of malloc")
 OPENMP = Need("a torch that uses OpenMP")
 VARIANTS = Need("a processor that the kernels have variants for")
 NO_ROOT = Need("a user other than root")
-TOML = Need("Python 3.11 or newer")
 
 
 def processor(path: str) -> Need:

@@ -9,15 +9,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-import needs
 from bitbayes import errors
 from bitbayes.errors import install_command
-
-tomllib = needs.TOML.module("tomllib")
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

@@ -10,9 +10,7 @@ import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
-
-from typing_extensions import Self
+from typing import Any, ClassVar, Self
 
 from bitbayes.files import replacing
 from bitbayes.hub.card import ModelCard

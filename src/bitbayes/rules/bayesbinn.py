@@ -18,11 +18,11 @@ E[(loss(w_i = +1) − loss(w_i = −1)) / 2]; "straight-through" is its first-or
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
-from typing_extensions import Self, Unpack
+from typing_extensions import Unpack
 
 from bitbayes import functional as F
 from bitbayes.kernels.run import Call, hard_draw

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, Self, TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from typing_extensions import Self
 
 from bitbayes import functional as F
 from bitbayes.noise import Noise, stream_key

@@ -7,9 +7,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 Figures = dict[str, float]
 """Measured quantities by name: accuracy in percent, NLL and entropies in nats."""

@@ -54,7 +54,7 @@ def write_page(
         sections=sections,
         notes=folders.notes,
         counts=_counts(folders),
-        made=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d at %H:%M UTC"),
+        made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d at %H:%M UTC"),
         places={place: markup(div) for place, div in places.items()},
         scripts=[markup(code) for code in (library, script) if code],
     )
