@@ -74,6 +74,7 @@ UNIX = Need("Linux or macOS")
 GLIBC = Need("glibc with its own settings of malloc")
 OPENMP = Need("a torch that uses OpenMP")
 VARIANTS = Need("a processor that the kernels have variants for")
+SHARDS = Need("torch 2.10 or newer for fully_shard on a CPU", "make setup")
 NO_ROOT = Need("a user other than root")
 
 

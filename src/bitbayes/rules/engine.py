@@ -30,7 +30,8 @@ from bitbayes.rules.rule import Belief, Options, Rule
 ALONE = {"cpu"}
 
 # On a GPU, the kernels of one graph are fused, up to eight at a time. Inductor's estimate of memory would forbid this,
-# because it counts tensors that are written in place as new. Older torch has no such estimate.
+# because it counts tensors that are written in place as new. Older torch has no such estimate. On a CPU, torch 2.8 and
+# older cannot compile fused kernels, and newer torch leaves them apart.
 _JOINED = {"combo_kernels": True, "combo_kernel_peak_memory_pct_threshold": None}
 
 # An update by a kernel is faster at every size, for small networks by about half a millisecond per step. Below ten
@@ -220,7 +221,7 @@ def has_compiler(device: str) -> bool:
 def run_compiled(updates: Iterable[Update]) -> None:
     """Update the tensors of one step, with one call for all tensors of the same kind."""
     for (rule, static, names, device), group in itertools.groupby(updates, _kind):
-        alike, compiled = list(group), compiled_update(rule, static, names)
+        alike, compiled = list(group), compiled_update(rule, static, names, device.type in ALONE)
         for part in ([update] for update in alike) if device.type in ALONE else [alike]:
             try:
                 call_compiled(compiled, part)
@@ -275,8 +276,8 @@ def call_compiled(compiled: Callable[..., None], updates: list[Update]) -> None:
 
 
 @functools.cache
-def compiled_update(rule: type[Rule[Any]], static: Static, names: tuple[str, ...]) -> Callable[..., None]:
-    """Return the compiled update of one rule with one set of options that are not numbers."""
+def compiled_update(rule: type[Rule[Any]], static: Static, names: tuple[str, ...], alone: bool) -> Callable[..., None]:
+    """Return the compiled update of one rule with one set of options that are not numbers, for one or many tensors."""
     from torch._inductor import config  # imported here, because `import bitbayes` does not need it
 
     def compiled(
@@ -298,7 +299,8 @@ def compiled_update(rule: type[Rule[Any]], static: Static, names: tuple[str, ...
 
     # torch.compile stops after eight recompilations of one code object, so every rule gets its own code object.
     compiled.__code__ = compiled.__code__.replace(co_name=f"compiled_{rule.__name__}")
-    return torch.compile(compiled, dynamic=True, options={n: v for n, v in _JOINED.items() if hasattr(config, n)})
+    joined = {name: value for name, value in _JOINED.items() if not alone and hasattr(config, name)}
+    return torch.compile(compiled, dynamic=True, options=joined)
 
 
 def on_device(rows: list[list[Any]], dtype: torch.dtype, device: torch.device) -> Tensor:
