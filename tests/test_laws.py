@@ -684,7 +684,7 @@ def test_posterior_or_a_clear_refusal(rule: str) -> None:
     model, optimizer = pair(rule)
     steps(model, optimizer, 3)
     if not optimizer.has_posterior:
-        with pytest.raises(RuntimeError, match="keeps no posterior"):
+        with pytest.raises(RuntimeError, match="keeps one network and no posterior"):
             optimizer.posterior()
         return
     with warnings.catch_warnings():
