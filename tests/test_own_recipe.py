@@ -266,6 +266,8 @@ def test_folders_that_hold_no_classes_are_refused_in_one_line(capsys):
     pictures("uneven/test", classes=("cat", "cow"))
     pictures("sizes")
     Image.new("L", (5, 7)).save("sizes/dog/x.png")
+    pictures("formats")
+    Path("formats/dog/x.webp").touch()
     pictures("empty")
     Path("empty/fox").mkdir()
     pictures("broken")
@@ -275,7 +277,8 @@ def test_folders_that_hold_no_classes_are_refused_in_one_line(capsys):
         "mine.py": "mine.py is no folder",
         "one": "one has one class, cat; expected two or more: FOLDER/CLASS/*.png",
         "deep": "its classes seem to be in deep/inside, so give that one",
-        "uneven": "uneven/train and uneven/test have other classes: cow",
+        "uneven": "uneven/train and uneven/test have different classes: cow, dog in only one of them",
+        "formats": "formats/dog/x.webp is neither PNG nor JPEG; convert it",
         "sizes": "x.png has 5 by 7; choose one with load_pictures(..., size=8)",
         "empty": "empty/fox has no pictures (.png, .jpg, .jpeg)",
         "broken": "broken/cat/0.png cannot be read: it is no PNG or JPEG picture",

@@ -16,6 +16,7 @@ _TRAIN = ("train", "training")
 _TEST = ("test", "testing")
 _VALIDATION = ("validation", "valid", "val")
 _LABELS = ("label", "labels", "class", "target")
+_OTHERS = (".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")  # pictures that are not read
 _LAYOUTS = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png"
 
 
@@ -119,7 +120,8 @@ def _of_folders(folder: Path) -> Splits:
     parts = []
     for part in (validation, test):
         if part is not None and (other := set(_folders(folder / part)) ^ set(names)):
-            raise ValueError(f"{folder / train} and {folder / part} have other classes: {min(other)} is in one of them")
+            only = ", ".join(sorted(other))
+            raise ValueError(f"{folder / train} and {folder / part} have different classes: {only} in only one of them")
         parts.append(None if part is None else _in_classes(folder / part, names))
     return Splits(names, _in_classes(folder / train, names), *parts)
 
@@ -147,6 +149,9 @@ def _in_classes(folder: Path, names: Sequence[str]) -> Rows:
                 f"{folder / name} has no pictures ({', '.join(SUFFIXES)}); every folder beside it is a class, so add "
                 "some, or remove the folder"
             ) from None
+        for path in sorted((folder / name).rglob("*")):
+            if path.suffix.lower() in _OTHERS:  # to leave it out silently would train on less than the user has
+                raise ValueError(f"{path} is neither PNG nor JPEG; convert it, or move it out of {folder}")
         pictures += files
         labels += [label] * len(files)
     return Rows(pictures, labels, str(folder))
