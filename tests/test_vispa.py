@@ -22,7 +22,7 @@ def gaussian(count: int = 4, rank: int = 3, *, zero_mean: bool = False, seed: in
     return LowRankGaussianPosterior({"w": center}, {"w": torch.randn(rank, count, generator=generator)})
 
 
-@pytest.mark.parametrize(("zero_mean", "pairs"), [(True, 200_000), (False, 50_000)])
+@pytest.mark.parametrize(("zero_mean", "pairs"), [(True, 50_000), (False, 20_000)])
 def test_correlation_of_sampled_signs_is_the_closed_form(zero_mean: bool, pairs: int) -> None:
     q = gaussian(zero_mean=zero_mean)
     samples = q.sample(pairs)["w"].double()
@@ -99,7 +99,7 @@ def test_save_and_load(tmp_path) -> None:
     ("center", "factors", "options", "message"),
     [
         ({}, {}, {}, "at least one tensor"),
-        ({"a": torch.zeros(2)}, {"b": torch.zeros(1, 2)}, {}, "factors \\['b'\\]"),
+        ({"a": torch.zeros(2)}, {"b": torch.zeros(1, 2)}, {}, r"same names, got \['a'\] and \['b'\]"),
         ({"a": torch.zeros(2)}, {"a": torch.zeros(2)}, {}, r"expected \(K, \*\(2,\)\)"),
         ({"a": torch.tensor([math.nan])}, {"a": torch.zeros(1, 1)}, {}, "must be finite"),
         ({"a": torch.zeros(1)}, {"a": torch.zeros(1, 1)}, {"shared": "layer"}, '"tensor" or "network"'),
