@@ -14,7 +14,11 @@ from generated import LAYOUTS, write
 IMAGES = {name: recipe for name, recipe in RECIPES.items() if name.partition("-")[0] in LAYOUTS}
 
 
-@pytest.mark.parametrize("name", IMAGES)
+# These take 20 to 50 s each, and differ from others that are not slow in their activations alone.
+SLOW = ("imagenet-alexnet-w1a1", "imagenet-resnet18-w1a1")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in IMAGES])
 def test_two_steps(name, tmp_path):
     data = write(tmp_path / "data", name.partition("-")[0], train=18, test=4)
     config = make_config(
