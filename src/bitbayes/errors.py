@@ -101,7 +101,7 @@ def nearest(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """Return the error for a name that does not exist; its message suggests the closest known name.
 
     Args:
-        kind: What the name stands for, such as "rule".
+        kind: Kind of thing that the name stands for, such as "rule".
         name: Name that does not exist.
         known: Names that exist.
 

@@ -17,14 +17,14 @@ _LONGEST = 2000  # characters of a text
 
 
 class Metric(NamedTuple):
-    """How a card shows a number.
+    """Form in which a card shows a number.
 
     Args:
         label: Its name in the card.
         unit: Text after the number.
         digits: Digits after the point.
         hub: Its name in the front matter that the Hub reads.
-        factor: What it is multiplied with there: the Hub's accuracy is a fraction.
+        factor: Factor to the unit of the Hub, whose accuracy is a fraction.
     """
 
     label: str
@@ -50,7 +50,7 @@ METRICS: Mapping[str, Metric] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What a model card says beside what the file itself says. Everything may be left out.
+    """Statements of a model card that the file itself does not make. Every field may be left out.
 
     Args:
         title: Name of the network, such as "MNIST, MLP 784-256-256-10".
@@ -66,7 +66,7 @@ class ModelCard:
         seed: Seed of the training.
         date: Day of the training, YYYY-MM-DD.
         architecture: Call that builds the network, such as "bb.nn.mlp(64, [128, 128], 10)".
-        limits: What the network must not be used for, one sentence each.
+        limits: Uses that the network is not fit for, one sentence each.
         tags: Further tags for the Hub.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What packed networks and posteriors have in common: `save_pretrained`, `from_pretrained` and `push_to_hub`."""
+"""Methods that packed networks and posteriors share: `save_pretrained`, `from_pretrained` and `push_to_hub`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST = 1 << 20  # bytes of a config.json that are read
 
 
 class Pretrained(ABC):
-    """What can be kept in a folder with a model card, and shared on the Hugging Face Hub.
+    """Base of classes that can be kept in a folder with a model card, and shared on the Hugging Face Hub.
 
     `bitbayes.packed.PackedNetwork` and every `bitbayes.Posterior` are of this kind. A folder may hold one of each.
     """
@@ -49,7 +49,7 @@ class Pretrained(ABC):
 
         Args:
             folder: Folder to write to; it is made if it does not exist.
-            card: What the card says beside what the file says; None keeps what the folder's card says.
+            card: Statements of the model card; None keeps those of the folder's card.
             repo_id: Id on the Hub, OWNER/NAME, that the card's examples load from; "" for a folder.
 
         Raises:

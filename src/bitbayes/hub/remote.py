@@ -1,4 +1,4 @@
-"""What is fetched from the Hub and sent to it, through `huggingface_hub`. Errors are one line."""
+"""Downloads from the Hub and uploads to it, through `huggingface_hub`. Errors are one line."""
 
 from __future__ import annotations
 

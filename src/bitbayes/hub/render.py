@@ -15,14 +15,14 @@ _TAGS = ("binary-neural-networks", "bayesian")
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a model card says of one file, found by looking at its content.
+    """Statements of a model card about one file, read from its content.
 
     Args:
-        kind: What the file holds, such as "packed network".
+        kind: Kind of the file's content, such as "packed network".
         facts: Names and values of a table.
         python: Lines of Python that load the file and use it.
         commands: Commands that use it.
-        limits: What holds for every file of this kind, one sentence each.
+        limits: Limits of every file of this kind, one sentence each.
         bytes: Size of the file.
         sha256: Digest of the file.
 
@@ -45,7 +45,7 @@ class Content:
     """Everything that config.json of a folder holds and that its model card is written from.
 
     Args:
-        card: What was said of the network.
+        card: Statements of the author about the network.
         files: Description of each file, by name.
         readme: SHA-256 of the README.md that was written with it, which tells whether somebody has edited the page.
     """

@@ -1,4 +1,4 @@
-"""What a model card says of a posterior."""
+"""Statements of a model card about a posterior."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def load_hub(where: str | Path, name: str, split: str | None = None) -> Any:
     """Return a split of a data set on the hub, or all its splits.
 
     Args:
-        where: What the user calls it, for messages.
+        where: Name that the user gave, for messages.
         name: Id, from `hub_id`.
         split: "train", "test", ...; None for a dict of all.
 

@@ -114,7 +114,7 @@ def labelled_pictures(where: str | Path, inputs: Inputs) -> tuple[np.ndarray, np
     Args:
         where: As for `load_pictures`. Without a test part, the pictures are those that it holds out by default, because
             the network was trained on the others.
-        inputs: What the network says of its inputs.
+        inputs: Description of the inputs in the network's file.
 
     Returns:
         Normalised inputs, shape (N, channels, height, width); the number of each one's class; and words for which

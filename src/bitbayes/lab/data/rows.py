@@ -27,7 +27,7 @@ class Rows:
     Args:
         pictures: Path of each picture, or its row in a table of `datasets`.
         labels: Number of the class of each.
-        where: Where they are, for messages.
+        where: Place of the pictures, for messages.
     """
 
     pictures: Sequence[Any]

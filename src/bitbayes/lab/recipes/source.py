@@ -33,7 +33,7 @@ class Source:
     """The program that defines a recipe.
 
     Args:
-        text: What the user calls it: "my_recipe.py", or "my_recipe.py:name".
+        text: Name that the user gave: "my_recipe.py", or "my_recipe.py:name".
         place: Folder of the files.
         main: Name of the file that is run.
         files: Content of the file and of the modules beside it that it imports, by path within the folder.
@@ -122,7 +122,7 @@ def run_program(
     Nothing is written beside the file.
 
     Args:
-        text: What the user calls it.
+        text: Name that the user gave.
         path: The file.
         files: All files of the program, which is then run from them and not from the disk; None reads the disk.
         origin: What the program sees as `__file__`, and modules as theirs beside it; None for the path.

@@ -1,4 +1,4 @@
-"""What an entry of the zoo states of a finished run: command, call of the network, figures of the packed file."""
+"""Facts of a finished run for an entry of the zoo: command, call of the network, figures of the packed file."""
 
 from __future__ import annotations
 

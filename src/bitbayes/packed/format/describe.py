@@ -1,4 +1,4 @@
-"""What a model card says of a packed network."""
+"""Statements of a model card about a packed network."""
 
 from __future__ import annotations
 
