@@ -23,6 +23,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import step
 import torch
@@ -147,8 +148,8 @@ def captured(name: str, width: int, batch: int, dtype: torch.dtype, device: torc
     return milliseconds(lambda: repeated(*examples), device, repeats)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the table."""
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda", help="device to measure")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="precision of the passes")
@@ -158,7 +159,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--matmul", type=int, default=8192, help="rows of the large matrices")
     parser.add_argument("--copy", type=float, default=4e9, help="bytes of the large copy")
     parser.add_argument("--only", default="", help="measure only the rows whose name contains this text")
-    o = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def table(o: argparse.Namespace) -> dict[str, Any]:
+    """Print the table, and return its numbers: milliseconds, and shares of the ceiling and of the bandwidth."""
     device = torch.device(o.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("not measured: torch sees no GPU here; --device cpu runs the same code without one")
@@ -169,13 +174,22 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"ceiling {most / 1e12:.3g} TFLOP/s, bandwidth {fastest / 1e12:.3g} TB/s")
     heads = ["passes, ms", "update, ms", "step, ms", "captured, ms", "matmul", "memory"]
     print(f"{'rule':38}" + "".join(f"{head:>14}" for head in heads))
+    found: dict[str, Any] = {"matmul TFLOP/s": most / 1e12, "copy TB/s": fastest / 1e12, "rows": {}}
     for name in ["float, Adam", *step.RULES]:
         if o.only in name:
             what = name, o.width, o.batch, dtype, device, o.repeats
-            *times, rate, speed = measure(*what)
-            cells = ["-" if each is None else f"{each:.3f}" for each in (*times, captured(*what))]
+            there, then, both, rate, speed = measure(*what)
+            times = [there, then, both, captured(*what)]
+            found["rows"][name] = dict(zip(heads, (*times, rate / most, speed / fastest), strict=True))
+            cells = ["-" if each is None else f"{each:.3f}" for each in times]
             cells += [f"{rate / most:.1%}", f"{speed / fastest:.1%}"]
             print(f"{name:38}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the table."""
+    table(parsed(arguments))
 
 
 if __name__ == "__main__":

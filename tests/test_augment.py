@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bitbayes.lab.data import CropFlip, DataBundle, ResizedCrop, TensorData, batches
+from bitbayes.lab.data.augment import drawn
 from bitbayes.noise import Noise
 
 COUNT = 2000
@@ -72,6 +73,29 @@ def test_an_image_is_augmented_alike_in_every_batch_size_and_process() -> None:
     one = epoch(10, 1)
     assert torch.equal(one, epoch(33, 1)) and torch.equal(one, epoch(10, 1, ranks=3))
     assert not torch.equal(one, epoch(10, 2))
+
+
+def test_a_frame_that_mirrors_the_border() -> None:
+    data, crop = pictures(50), CropFlip(pad=2, reflect=True)
+    uniform = Noise(1, 3 * 50).uniform().view(50, 3)
+    for image, numbers, after in zip(data.x, uniform, crop(data.x, uniform), strict=True):
+        padded = np.pad(image.numpy(), ((0, 0), (2, 2), (2, 2)), mode="reflect")
+        top, left = (int(5 * number) for number in numbers[:2])
+        cut = padded[:, top : top + 8, left : left + 8]
+        assert np.array_equal(after.numpy(), cut[:, :, ::-1] if numbers[2] > 0.5 else cut)
+
+
+def test_flips_alternate() -> None:
+    """Each image is flipped in every other epoch, half of them first in odd epochs; crops are drawn anew."""
+    crop = CropFlip(pad=2, alternate=True)
+    epochs = [drawn(crop, 1000, seed=4, epoch=epoch) for epoch in range(1, 5)]
+    flips = [uniform[:, 2] > 0.5 for uniform in epochs]
+    assert torch.equal(flips[0], flips[2]) and torch.equal(flips[1], flips[3]) and torch.equal(flips[0], ~flips[1])
+    assert 400 < int(flips[0].sum()) < 600
+    assert (epochs[0][:, :2] != epochs[2][:, :2]).all()
+    assert not torch.equal(drawn(crop, 1000, seed=5, epoch=1)[:, 2] > 0.5, flips[0])
+    usual = [drawn(CropFlip(pad=2), 1000, seed=4, epoch=epoch)[:, 2] > 0.5 for epoch in (1, 2)]
+    assert 400 < int((usual[0] == usual[1]).sum()) < 600
 
 
 def test_clean_images_unless_asked() -> None:

@@ -1,6 +1,9 @@
 """The benchmarks run, and count what they say they count. No test looks at a time."""
 
 import importlib
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import bitbayes as bb
 import needs
 from bitbayes.lab.data import load_snelson
+from generated import write
 from tape import TapeGraph
 
 TINY = ["--device", "cpu", "--precision", "fp32", "--width", "16", "--batch", "10", "--matmul", "64", "--copy", "1e4"]
@@ -21,6 +25,12 @@ TINY = ["--device", "cpu", "--precision", "fp32", "--width", "16", "--batch", "1
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
     return importlib.import_module("gpu")
+
+
+@pytest.fixture
+def on_gpu(gpu: Any) -> Any:
+    sys.modules.pop("on_gpu", None)  # a test may have changed its parts
+    return importlib.import_module("on_gpu")
 
 
 @needs.NO_CUDA.unless(not torch.cuda.is_available())
@@ -131,3 +141,42 @@ def test_the_search_on_snelsons_data_prints_the_best_first(snelson: Any, capsys:
     assert [row[0] for row in rows] == ["| bayesbinn"] * 5 + ["| ste"] * 5
     errors = [float(row[-1].split()[0]) for row in rows]
     assert errors == [*sorted(errors[:5]), *sorted(errors[5:])]
+
+
+def test_everything_on_a_gpu_is_rehearsed(tmp_path: Path) -> None:
+    """Each part writes its numbers; without a GPU, the sizes are tiny."""
+    script = Path(__file__).resolve().parent.parent / "benchmarks" / "on_gpu.sh"
+    data = write(tmp_path / "data", "cifar10", train=24, test=4)
+    command = [script, tmp_path / "out", "--data", data, "--device", "cpu", "--tiny", "--seconds", "600"]
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    parts = ["tests", "equality", "steps", "speed", "speed-wide", "vgg"]
+    assert [line.partition(":")[0] for line in done.stdout.splitlines() if ", written to " in line] == parts
+    found = {part: json.loads((tmp_path / "out" / f"{part}.json").read_text()) for part in parts}
+    for part, numbers in found.items():
+        assert "error" not in numbers, (part, numbers)
+        assert (numbers["device"], numbers["tiny"]) == ("processor", True)
+    assert found["tests"]["status"] == 0
+    differences = found["equality"]["differences"]
+    assert set(found["steps"]["rows"]) == {"float, Adam", "STE Adam"}
+    for name, pairs in differences.items():
+        assert pairs["captured and fused"] == {"weights": 0, "beliefs": 0, "relative, at most": 0.0}, name
+        assert pairs["fused and eager"]["relative, at most"] < 1e-3, name
+    for part in ("speed", "speed-wide", "vgg"):
+        (run,) = found[part]["runs"]
+        assert run["epochs_done"] == 1 and run["seconds"] > 0 and 0 <= run["test_accuracy"] <= 100
+
+
+def test_a_part_that_fails_leaves_its_error_and_the_others_follow(on_gpu: Any, tmp_path: Path) -> None:
+    def broken(setting: Any) -> dict[str, Any]:
+        raise RuntimeError("the card fell off")
+
+    parts = on_gpu.PARTS
+    parts["tests"] = broken
+    on_gpu.main([str(tmp_path), "--data", "-", "--device", "cpu", "--tiny", "--only", "tests", "equality"])
+    first, second = (json.loads((tmp_path / f"{part}.json").read_text()) for part in ("tests", "equality"))
+    assert first["error"] == "RuntimeError: the card fell off" and "broken" in first["trace"]
+    assert "error" not in second
+    on_gpu.main([str(tmp_path), "--data", "-", "--device", "cpu", "--tiny", "--only", "vgg", "--seconds", "0"])
+    assert json.loads((tmp_path / "vgg.json").read_text())["error"] == "not begun: no time was left"

@@ -18,6 +18,8 @@ STEM = 3 * 64 * 9
 SHORTCUTS = 64 * 128 + 128 * 256 + 256 * 512
 NORMS = 2 * 4 * (64 + 128 + 256 + 512)  # factor and shift, four a stage
 SCALES = 4 * (64 + 128 + 256 + 512)
+SPEED = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
+SPEED_OUTPUTS = 2 * (64 + 256 + 256)
 ALEXNET_FIRST = 3 * 96 * 121 + 96 + 2 * 96
 ALEXNET_MIDDLE = 4 * (256 + 384 + 384 + 256 + 4096 + 4096)  # bias, Alpha, BatchNorm's two
 IMAGENET_NORMS = NORMS + 2 * (64 + 128 + 256 + 512)  # stem and shortcuts besides
@@ -45,6 +47,14 @@ COUNTS = {
         lambda: bn.narrow_vgg(10),
         9 * (32 * 64 + 64 * 128 + 128 * 128) + 128 * 4 * 4 * 256,
         3 * 32 * 9 + 256 * 10 + 1,
+    ),
+    # Whitening with its bias, BatchNorm's two, head, logit scale.
+    "speed_net": (bn.speed_net, SPEED, 24 * 12 + 24 + 2 * SPEED_OUTPUTS + 2560 + 1),
+    # Also the shift before every sign, and the three parts of RPReLU.
+    "speed_net-sign": (
+        lambda: bn.speed_net(activation="sign"),
+        SPEED,
+        24 * 12 + 24 + 5 * SPEED_OUTPUTS + (24 + 2 * 64 + 3 * 256) + 2560 + 1,
     ),
     "resnet18": (lambda: bn.resnet18(10), RESNET, STEM + 128 + SCALES + NORMS + SHORTCUTS + head(512, 10)),
     "resnet18-sign": (
@@ -95,6 +105,9 @@ def test_binary_and_real_counts(name) -> None:
         (lambda: bn.vgg16(10), (2, 3, 32, 32), 10),
         (lambda: bn.vgg_small(10), (2, 3, 32, 32), 10),
         (lambda: bn.narrow_vgg(10, activation="sign"), (2, 3, 32, 32), 10),
+        (lambda: bn.speed_net(7), (2, 3, 32, 32), 7),
+        (lambda: bn.speed_net(activation="gelu", width=0.5), (2, 3072), 10),
+        (lambda: bn.speed_net(activation="sign", width=1.5), (2, 3, 32, 32), 10),
         (lambda: bn.resnet18(10), (2, 3, 32, 32), 10),
         (lambda: bn.resnet18(10), (2, 3, 13, 21), 10),
         (lambda: bn.resnet18(100, activation="sign"), (2, 3, 32, 32), 100),
@@ -182,6 +195,7 @@ def test_inputs_of_binary_convolutions_are_signs() -> None:
     for make, shape in [
         (lambda: bn.vgg_small(10), (2, 3, 32, 32)),
         (lambda: bn.narrow_vgg(10, activation="sign"), (2, 3, 32, 32)),
+        (lambda: bn.speed_net(activation="sign"), (2, 3, 32, 32)),
         (lambda: bn.resnet18(10, activation="sign"), (2, 3, 16, 16)),
         (lambda: bn.birealnet18(10), (2, 3, 32, 32)),
     ]:
@@ -193,6 +207,47 @@ def test_inputs_of_binary_convolutions_are_signs() -> None:
                 module.register_forward_pre_hook(note)
         model(torch.randn(shape))
         assert len(seen) > 3 and all(is_binary == are_signs for is_binary, are_signs in seen)
+
+
+def test_whitened_patches_are_uncorrelated() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(40, 3, 16, 16, generator=generator)
+    images = (images + images.roll(1, 3) + images.roll(1, 2)) * torch.tensor([1.0, 2.0, 0.5]).view(3, 1, 1)
+    filters = bn.whitening(images)
+    found = nn.functional.conv2d(images, filters)
+    moments = torch.einsum("nchw,ndhw->cd", found, found) / found[:, 0].numel()
+    torch.testing.assert_close(moments[:12, :12], torch.eye(12), atol=5e-3, rtol=0)
+    assert torch.equal(found[:, 12:], -found[:, :12])
+    before = nn.functional.unfold(images, 2).transpose(1, 2).flatten(0, 1)
+    assert (torch.corrcoef(before.T) - torch.eye(12)).abs().max() > 0.3  # there was something to whiten
+
+
+def test_the_whitening_stays_and_its_bias_learns() -> None:
+    model = bn.speed_net(images=torch.randn(20, 3, 32, 32))
+    binary, real = bb.split_parameters(model)
+    learnt = {name for name, _ in binary + real}
+    fixed = {name for name, _ in model.named_parameters()} - learnt
+    norms = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    scales = {f"{n}.log_scale" for n, m in model.named_modules() if isinstance(m, bn.LogitScale)}
+    assert fixed == {"1.weight"} | norms | scales and len(norms) == 6
+    assert "1.bias" in learnt
+    assert model(torch.zeros(2, 3, 32, 32)).isfinite().all()
+
+
+def test_a_float_speed_net_starts_near_the_identity() -> None:
+    convolutions = [m for m in bn.speed_net().modules() if isinstance(m, nn.Conv2d)][1:]
+    x = torch.randn(1, 64, 5, 5)
+    same = convolutions[1](x)  # 64 to 64 channels
+    torch.testing.assert_close(same, x)
+    wider = convolutions[2](x)
+    torch.testing.assert_close(wider[:, :64], x)
+    assert wider[:, 64:].abs().sum() > 0
+
+
+@pytest.mark.parametrize("more", [-2, 3])
+def test_channels_are_added_in_pairs(more) -> None:
+    with pytest.raises(ValueError, match=f"must be even and not negative, got {more}"):
+        bn.MoreChannels(more)
 
 
 def test_skips_of_a_bireal_block_are_double() -> None:
@@ -261,12 +316,15 @@ def test_unknown_options_name_the_nearest() -> None:
         (lambda: bn.resnet18(10, input="tiny_imagenet"), "tiny-imagenet"),
         (lambda: bn.resnet18_imagenet(activation="rea"), "real"),
         (lambda: bn.alexnet(activation="sing"), "sign"),
+        (lambda: bn.speed_net(activation="gleu"), "gelu"),
     ]:
         with pytest.raises(ValueError, match=rf"the nearest is '{nearest}'"):
             make()
     for width in [0.0, -1.0, float("nan")]:
         with pytest.raises(ValueError, match="width must be at least 1/128"):
             bn.binaryconnect_vgg(10, width=width)
+        with pytest.raises(ValueError, match="width must be at least 3/8, which leaves 24 channels"):
+            bn.speed_net(width=width)
 
 
 def test_imagenet_sign_is_bireal() -> None:

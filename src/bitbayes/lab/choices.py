@@ -33,6 +33,12 @@ class Overrides:
         accumulate: Number of micro-batches that each batch is split into to save memory. The default is 1.
         samples: Number of posterior samples per training step. The recipe sets the default.
         dropout: Dropout probability of every dropout layer. The network sets the default.
+        label_smoothing: Share of each training target that is uniform over the classes. The recipe sets the default.
+        views: Views of every image whose logits are averaged at test time: one; mirror, which adds the mirror image; or
+            mirror-shift, which also moves both by a pixel. The recipe sets the default.
+        teacher: Folder of a finished run whose network teaches this one (distillation), such as a full-precision run of
+            the same recipe. By default, there is none.
+        teacher_share: Weight of the teacher's probabilities among the training targets. The default is 0.5.
         options: Options of the rule by name. They override the recipe's options.
     """
 
@@ -53,6 +59,10 @@ class Overrides:
     accumulate: int | None = None
     samples: int | None = None
     dropout: float | None = None
+    label_smoothing: float | None = None
+    views: Literal["one", "mirror", "mirror-shift"] | None = None
+    teacher: str | None = None
+    teacher_share: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

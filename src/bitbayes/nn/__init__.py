@@ -1,15 +1,26 @@
 """Networks of the published experiments, and layers that binary networks need besides torch's own."""
 
 from bitbayes.nn.convolutional import alexnet, binaryconnect_vgg, narrow_vgg, vgg16, vgg_small
-from bitbayes.nn.layers import BinaryActivation, ChannelScale, ImageInput, LogitScale, RPReLU, Shift, keep_real
+from bitbayes.nn.layers import (
+    BinaryActivation,
+    ChannelScale,
+    ImageInput,
+    LogitScale,
+    MoreChannels,
+    RPReLU,
+    Shift,
+    keep_real,
+)
 from bitbayes.nn.perceptron import mlp, mnist_mlp, synthetic_mlp
 from bitbayes.nn.resnet import birealnet18, resnet18, resnet18_imagenet
+from bitbayes.nn.speed import speed_net, whitening
 
 __all__ = [
     "BinaryActivation",
     "ChannelScale",
     "ImageInput",
     "LogitScale",
+    "MoreChannels",
     "RPReLU",
     "Shift",
     "alexnet",
@@ -21,7 +32,9 @@ __all__ = [
     "narrow_vgg",
     "resnet18",
     "resnet18_imagenet",
+    "speed_net",
     "synthetic_mlp",
     "vgg16",
     "vgg_small",
+    "whitening",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitbayes.errors import chosen
@@ -185,6 +186,35 @@ class ChannelScale(nn.Module):
             ValueError: If `x` has another number of channels.
         """
         return x * _along_channels(self.scale, x)
+
+
+class MoreChannels(nn.Module):
+    """Zero channels around those of the input, half of them before and half after, for skip connections that widen.
+
+    Args:
+        more: Number of channels to add, an even number.
+
+    Raises:
+        ValueError: If the number is negative or odd.
+
+    Example:
+        >>> MoreChannels(2)(torch.ones(1, 1, 1, 1)).flatten()
+        tensor([0., 1., 0.])
+    """
+
+    def __init__(self, more: int) -> None:
+        super().__init__()
+        if more < 0 or more % 2:
+            raise ValueError(f"the number of further channels must be even and not negative, got {more}")
+        self.side = more // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Widen `x`, shape (N, C, H, W), to (N, C + more, H, W)."""
+        return F.pad(x, (0, 0, 0, 0, self.side, self.side))
+
+    def extra_repr(self) -> str:
+        """Return the arguments that `print` shows."""
+        return str(2 * self.side)
 
 
 class LogitScale(nn.Module):

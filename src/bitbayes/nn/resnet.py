@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitbayes.errors import chosen
-from bitbayes.nn.layers import BinaryActivation, ChannelScale, ImageInput, keep_real
+from bitbayes.nn.layers import BinaryActivation, ChannelScale, ImageInput, MoreChannels, keep_real
 
 _WIDTHS = (64, 128, 256, 512)
 _ACTIVATIONS = {"real": False, "sign": True}
@@ -48,7 +47,7 @@ def resnet18(classes: int, *, activation: str = "real", input: str = "cifar") ->
         if stride == 1:
             shortcut = nn.Identity()
         elif sign:
-            shortcut = nn.Sequential(nn.AvgPool2d(2), _MoreChannels(outputs - inputs))
+            shortcut = nn.Sequential(nn.AvgPool2d(2), MoreChannels(outputs - inputs))
         else:
             norm = nn.BatchNorm2d(outputs, eps=1e-5, momentum=0.2, affine=False)
             shortcut = nn.Sequential(_real_convolution(inputs, outputs, 1, stride), norm)
@@ -169,14 +168,3 @@ class _Block(nn.Module):
             middle = self.activation(self.first(x) + self.shortcut(x))
             return self.activation(self.second(middle) + middle)
         return self.activation(self.second(self.activation(self.first(x))) + self.shortcut(x))
-
-
-class _MoreChannels(nn.Module):
-    """Layer that adds zero channels, half of them before the input's channels and half after."""
-
-    def __init__(self, more: int) -> None:
-        super().__init__()
-        self.side = more // 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x, (0, 0, 0, 0, self.side, self.side))

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bitbayes.noise import Noise, stream_key
+
 _TRIES = 5
+_AUGMENT_STREAM = 22  # keeps its numbers apart from those of the shuffle
 
 
 class Augmentation(Protocol):
@@ -22,13 +25,48 @@ class Augmentation(Protocol):
         ...
 
 
+def drawn(augment: Augmentation, count: int, *, seed: int, epoch: int) -> Tensor:
+    """Return the numbers that determine the augmentation of every example in an epoch.
+
+    Numbers are drawn anew for every epoch. Those that an optional attribute `alternating` of the augmentation lists by
+    position are drawn once instead, and a half is added to them in every other epoch, modulo 1.
+
+    Args:
+        augment: Augmentation.
+        count: Number of examples, N.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+
+    Returns:
+        Uniform numbers in (0, 1), shape (N, augment.uniforms).
+
+    Example:
+        >>> flips = [drawn(CropFlip(alternate=True), 3, seed=0, epoch=epoch)[:, 2] > 0.5 for epoch in (1, 2, 3)]
+        >>> torch.equal(flips[0], ~flips[1]), torch.equal(flips[0], flips[2])
+        (True, True)
+    """
+
+    def numbers(epoch: int) -> Tensor:
+        key = stream_key(seed, _AUGMENT_STREAM, epoch)
+        return Noise(key, augment.uniforms * count).uniform().view(count, augment.uniforms)
+
+    uniform = numbers(epoch)
+    if places := list(getattr(augment, "alternating", ())):
+        uniform[:, places] = (numbers(0)[:, places] + 0.5 * (epoch % 2)) % 1
+    return uniform
+
+
 @dataclass(frozen=True)
 class CropFlip:
     """Random crop of the padded image and random horizontal flip, as is usual for CIFAR.
 
     Args:
-        pad: Width of the black frame around the image, in pixels.
+        pad: Width of the frame around the image, in pixels.
         flip: Whether to flip.
+        reflect: Whether the frame mirrors the image at its border; otherwise, it is black.
+        alternate: Whether an image is flipped in every other epoch, beginning at random with the first or the second.
+            Otherwise, each epoch draws anew. Two consecutive epochs then show every image from both sides (Jordan,
+            2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU").
 
     Example:
         >>> images = torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2)
@@ -40,20 +78,36 @@ class CropFlip:
     uniforms: ClassVar[int] = 3
     pad: int = 4
     flip: bool = True
+    reflect: bool = False
+    alternate: bool = False
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
         """Augment images; see `Augmentation`."""
         count, channels, height, width = images.shape
-        padded = F.pad(images, [self.pad] * 4)
         top, left = (uniform[:, :2] * (2 * self.pad + 1)).long().unbind(1)
         rows = top[:, None] + torch.arange(height, device=images.device)
         columns = torch.arange(width, device=images.device).expand(count, width)
         if self.flip:
             columns = torch.where(uniform[:, 2:] > 0.5, width - 1 - columns, columns)
         columns = left[:, None] + columns
+        if self.reflect:
+            rows, columns = (_reflected(at - self.pad, size) for at, size in ((rows, height), (columns, width)))
+        else:
+            images = F.pad(images, [self.pad] * 4)
         each = torch.arange(count, device=images.device)[:, None, None, None]
         channel = torch.arange(channels, device=images.device)[:, None, None]
-        return padded[each, channel, rows[:, None, :, None], columns[:, None, None, :]]
+        return images[each, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+    @property
+    def alternating(self) -> tuple[int, ...]:
+        """Numbers that alternate; see `drawn`."""
+        return (2,) if self.alternate else ()
+
+
+def _reflected(at: Tensor, size: int) -> Tensor:
+    """Return the positions in 0 ... size - 1 that positions outside reflect to, without repeating the border."""
+    at = at.abs()
+    return torch.minimum(at, 2 * (size - 1) - at)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from bitbayes.lab.data.augment import Augmentation
-from bitbayes.noise import Noise, stream_key
+from bitbayes.lab.data.augment import Augmentation, drawn
+from bitbayes.noise import stream_key
 from bitbayes.packed import Inputs
 
-_SHUFFLE_STREAM, _AUGMENT_STREAM = 21, 22
+_SHUFFLE_STREAM = 21
 _FINGERPRINTED = 64  # number of examples per part
 
 
@@ -271,6 +271,5 @@ def batches(
         order = torch.randperm(len(data), generator=generator)
     uniform = None
     if augment and data.augment is not None:
-        wide = data.augment.uniforms
-        uniform = Noise(stream_key(seed, _AUGMENT_STREAM, epoch), wide * len(data)).uniform().view(len(data), wide)
+        uniform = drawn(data.augment, len(data), seed=seed, epoch=epoch)
     yield from data.batches((whole.tensor_split(ranks)[rank] for whole in order.split(size)), uniform)

@@ -12,7 +12,7 @@ from torch import nn
 
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes.source import Source
-from bitbayes.lab.train import COSINE_BY_STEPS, CROSS_ENTROPY, Loss, RuleSpec
+from bitbayes.lab.train import COSINE_BY_STEPS, CROSS_ENTROPY, Loss, RuleSpec, Views
 from bitbayes.rules.bayesbinn import ESS_SCALE, INIT_LAMBDA
 
 Load = Callable[[str | None, torch.device, int], DataBundle]
@@ -103,6 +103,8 @@ class Recipe:
         evaluate_every: Number of epochs between two evaluations.
         checkpoint_every: Number of epochs between two checkpoints.
         predict_samples: Number of posterior samples of the mean prediction.
+        label_smoothing: Share of each training target that is uniform over the classes.
+        views: Views of every image at test time; see `RunConfig`.
         seed: Default seed of a run.
         wide: Whether the network is so large that bfloat16 may be faster. Other networks default to float32.
         file: Program that defines the recipe; None for the recipes of this package.
@@ -135,6 +137,8 @@ class Recipe:
     evaluate_every: int = 1
     checkpoint_every: int = 1
     predict_samples: int = 10
+    label_smoothing: float = 0.0
+    views: Views = "one"
     seed: int = 0
     wide: bool = False
     file: Source | None = None

@@ -7,26 +7,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bitbayes.errors import nearest
 from bitbayes.lab.choices import Budget, Overrides
-from bitbayes.lab.data import DataBundle
-from bitbayes.lab.recipes import bayesbinn, file, ours, vispa
+from bitbayes.lab.data import DataBundle, batches
+from bitbayes.lab.recipes import bayesbinn, file, ours, speed, vispa
 from bitbayes.lab.recipes.base import DEFAULTS, Recipe
 from bitbayes.lab.recipes.check import check_built, check_data, check_network, check_weights
 from bitbayes.lab.recipes.source import Source
-from bitbayes.lab.train import RULES, Progress, Ranks, RuleName, RuleSpec, RunConfig, RunResult, default_progress, train
+from bitbayes.lab.train import (
+    RULES,
+    Progress,
+    Ranks,
+    RuleName,
+    RuleSpec,
+    RunConfig,
+    RunFolder,
+    RunResult,
+    default_progress,
+    train,
+)
 from bitbayes.lab.train.experiment import Experiment, build_experiment
 from bitbayes.lab.train.machine import tuned_for
+from bitbayes.lab.train.precision import autocast
+from bitbayes.lab.train.results import load_mode
 from bitbayes.lab.train.rules import check_options
+from bitbayes.lab.train.teacher import Teacher
 
 _SYNTHETIC = (bayesbinn.MOONS, bayesbinn.SNELSON)
 _IMAGES = (ours.DIGITS, bayesbinn.MNIST, ours.FASHION_MNIST, bayesbinn.CIFAR10, bayesbinn.CIFAR100)
 _TRUST = (ours.MNIST_TRUST, ours.MNIST_OUTLIERS, ours.MNIST_FEW_OUTLIERS)
 _SMALL = (ours.MNIST_SMALL, ours.CIFAR10_SMALL, ours.CIFAR10_SMALL_W1A1)
+_SPEED = (speed.SPEED, speed.SPEED_WIDE, speed.SPEED_W1A1, speed.SPEED_WIDE_W1A1)
 
-RECIPES = {recipe.name: recipe for recipe in (*_SYNTHETIC, *_IMAGES, *_TRUST, *_SMALL, *vispa.VISPA_RECIPES)}
+RECIPES = {recipe.name: recipe for recipe in (*_SYNTHETIC, *_IMAGES, *_TRUST, *_SMALL, *_SPEED, *vispa.VISPA_RECIPES)}
 """All recipes by name."""
 
 STREAMS = {recipe.name: recipe for recipe in (bayesbinn.PERMUTED_MNIST, bayesbinn.SPLIT_MNIST)}
@@ -197,6 +212,8 @@ def make_config(
         evaluate_every=recipe.evaluate_every,
         checkpoint_every=recipe.checkpoint_every,
         predict_samples=recipe.predict_samples,
+        label_smoothing=recipe.label_smoothing,
+        views=recipe.views,
         recipe_file=recipe.file and recipe.file.text,
         recipe_sha256=recipe.file and recipe.file.sha256,
     )
@@ -219,6 +236,12 @@ def make_experiment(config: RunConfig, data: DataBundle | None = None, recipe: R
     """
     recipe = recipe or recipe_of(config)
     data = data_of(config, data, recipe)
+    experiment = _experiment(config, data, recipe)
+    experiment.teacher = _teacher(config, data)
+    return experiment
+
+
+def _experiment(config: RunConfig, data: DataBundle, recipe: Recipe) -> Experiment:
     build = recipe.builder(data)
     if recipe.file is None:
         return build_experiment(config, build, data, recipe.loss, all_binary=recipe.all_binary)
@@ -234,6 +257,32 @@ def make_experiment(config: RunConfig, data: DataBundle | None = None, recipe: R
         experiment = build_experiment(config, checked, data, recipe.loss, all_binary=recipe.all_binary)
         check_network(experiment)
     return experiment
+
+
+def _teacher(config: RunConfig, data: DataBundle) -> Teacher | None:
+    """Return the teacher of a run, with the mode and the BatchNorm statistics of its best epoch."""
+    if config.teacher is None:
+        return None
+    theirs = RunConfig.load(config.teacher)
+    recipe = recipe_of_run(config.teacher, theirs)
+    model = recipe.builder(data)()
+    load_mode(RunFolder(config.teacher), model)
+    model.to(config.device).eval().requires_grad_(False)
+    precision = theirs.precision if config.precision == "auto" else config.precision
+
+    def outputs(x: Tensor) -> Tensor:
+        with autocast(x.device, precision):
+            return model(x)
+
+    teacher, (example, _) = Teacher(outputs, config.teacher_share), next(batches(data.train, 2))
+    try:
+        found = teacher.logits(example).shape[-1]
+    except (RuntimeError, ValueError) as error:
+        line = str(error).splitlines()[0]
+        raise ValueError(f"teacher {config.teacher} does not take the inputs of {config.recipe}: {line}") from error
+    if found != data.classes or data.classes < 2:
+        raise ValueError(f"teacher {config.teacher} has {found} outputs, and {config.recipe} {data.classes} classes")
+    return teacher
 
 
 def data_of(config: RunConfig, data: DataBundle | None = None, recipe: Recipe | None = None) -> DataBundle:

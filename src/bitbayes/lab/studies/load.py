@@ -14,6 +14,7 @@ from bitbayes.lab.train import Experiment, RunConfig, RunFolder
 from bitbayes.lab.train.mean import MeanPredictor
 from bitbayes.lab.train.precision import autocast
 from bitbayes.lab.train.results import load_mode, load_posterior
+from bitbayes.lab.train.views import averaged
 from bitbayes.posterior import Posterior
 from bitbayes.predict import predict
 from bitbayes.prediction import Prediction
@@ -56,7 +57,8 @@ class FinishedRun:
 
     def _mode(self, x: Tensor) -> Prediction:
         with autocast(self.experiment.device, self.config.precision):
-            return predict(self.experiment.model, x, chunk=2000)
+            outputs = averaged(lambda part: predict(self.experiment.model, part, chunk=2000).outputs, self.config.views)
+            return Prediction(outputs(x))
 
 
 def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu", trust: bool = False) -> FinishedRun:

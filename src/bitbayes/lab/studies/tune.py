@@ -25,6 +25,7 @@ from bitbayes.noise import stream_key
 Ranges = dict[str, tuple[float, float]]
 
 _FREE = ("out", "data", "device", "stop_after")  # settings that may differ when a search continues
+_RATES = ("lr", "real_lr")  # settings of the run; all other names are options of the rule
 _WIDE = 10.0  # default range: the recipe's value divided and multiplied by this factor
 _TRIAL_STREAM = 13  # keeps the seeds of proposals apart from those of runs
 _RANGE = re.compile(r"(\w+)=([^:=]+):([^:=]+)")
@@ -105,8 +106,8 @@ def tune(
         given: Choices for every run. `seed` is also the seed of the search; `out` is the folder of the trials, by
             default runs/tune-RECIPE-RULE[-ESTIMATOR].
         trials: Number of trials in total, including finished ones.
-        ranges: Range (low, high) of `lr` and of options of the rule. None searches within a factor of ten of the
-            recipe's `lr` and, if it sets one, `ess_scale`.
+        ranges: Range (low, high) of `lr`, `real_lr` and options of the rule. None searches within a factor of ten of
+            the recipe's `lr` and, if it sets one, `ess_scale`.
         progress: Display of each run.
         note: Function that gets a line about each trial.
 
@@ -163,15 +164,20 @@ def tune(
 
 
 def _with(base: RunConfig, values: Mapping[str, float]) -> RunConfig:
-    """Return a configuration with other values of `lr` and of options of its rule."""
-    options = {name: value for name, value in values.items() if name != "lr"}
-    return base.changed(lr=values.get("lr", base.spec.lr), options=base.spec.with_options(options).options)
+    """Return a configuration with other values of the learning rates and of options of its rule."""
+    rates = {name: value for name, value in values.items() if name in _RATES}
+    return base.changed(**rates, options=base.spec.with_options(_options(values)).options)
+
+
+def _options(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in _RATES}
 
 
 def _check(base: RunConfig, values: Mapping[str, float]) -> None:
-    """Raise ValueError for a searched option that the rule does not have or use."""
-    options = {name: value for name, value in values.items() if name != "lr"}
-    check_options(base.rule, base.estimator, _with(base, values).spec, options)
+    """Raise ValueError for a searched setting that the rule does not have or use."""
+    if "real_lr" in values and base.rule == "full-precision":
+        raise ValueError("real_lr has no effect on full-precision: all its weights have the rate lr; leave it out")
+    check_options(base.rule, base.estimator, _with(base, values).spec, _options(values))
 
 
 def _around(base: RunConfig, own: Mapping[str, Any]) -> Ranges:
@@ -186,7 +192,8 @@ def _own(base: RunConfig, data: DataBundle) -> dict[str, Any]:
     optimizer = make_experiment(base, data).optimizer
     group = {} if optimizer is None else optimizer.param_groups[0]
     numbers = {name: value for name, value in group.items() if isinstance(value, (int, float))}
-    return {**numbers, "lr": resolved(base, len(data.train)).lr, **base.spec.options}
+    rates = {"lr": resolved(base, len(data.train)).lr, "real_lr": base.spec.real_lr}
+    return {**numbers, **rates, **base.spec.options}
 
 
 def _continue_search(files: RunFolder, base: RunConfig, searched: Ranges) -> None:
@@ -219,7 +226,7 @@ def _numbers(folder: Path) -> list[int]:
 def _recorded(folder: Path, number: int, base: RunConfig, searched: Ranges) -> Trial:
     """Return a trial that has begun, as read from its folder."""
     spec = RunConfig.load(folder / f"trial{number}").spec
-    values = {"lr": spec.lr, **spec.options}
+    values = {"lr": spec.lr, "real_lr": spec.real_lr, **spec.options}
     try:
         trial = Trial(number, {name: float(values[name]) for name in searched})
     except (KeyError, TypeError, ValueError):

@@ -18,6 +18,7 @@ from bitbayes.lab.train.progress import (
 from bitbayes.lab.train.records import EpochRow, Evaluation, Summary
 from bitbayes.lab.train.rules import RULES, RuleName, RuleSpec
 from bitbayes.lab.train.schedule import COSINE_BY_STEPS, Schedule
+from bitbayes.lab.train.views import Views
 
 __all__ = [
     "BINARY",
@@ -48,6 +49,7 @@ __all__ = [
     "SilentProgress",
     "StepHooks",
     "Summary",
+    "Views",
     "build_experiment",
     "choose_precision",
     "default_progress",

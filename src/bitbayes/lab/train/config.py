@@ -14,6 +14,7 @@ from bitbayes.errors import nearest
 from bitbayes.lab.train.records import parsed
 from bitbayes.lab.train.rules import RuleName, RuleSpec
 from bitbayes.lab.train.schedule import Schedule
+from bitbayes.lab.train.views import Views
 
 _PRECISIONS = ("auto", "fp32", "bf16")
 _COUNTS = ("epochs", "accumulate", "evaluate_every", "checkpoint_every", "refresh_batches", "predict_samples")
@@ -22,7 +23,7 @@ _COUNTS = ("epochs", "accumulate", "evaluate_every", "checkpoint_every", "refres
 # are the same, which their fingerprint verifies.
 _FREE = ("stop_after", "out", "data", "device", "variant", "recipe_file")
 
-_RARE = ("variant", "recipe_file", "recipe_sha256")
+_RARE = ("variant", "teacher", "recipe_file", "recipe_sha256")
 
 # The first entries of config.json; the others follow in the order of the fields.
 _FIRST = (
@@ -58,9 +59,14 @@ class RunConfig:
         evaluate_every: Number of epochs between two evaluations, and so between two lines of metrics.jsonl.
         checkpoint_every: Number of epochs between two checkpoints.
         predict_samples: Number of posterior samples that the mean prediction averages over.
+        label_smoothing: Share of the target distribution that is uniform over the classes during training, in [0, 1).
+        views: Views of every image whose logits are averaged at test time: "one" (the image), "mirror" (also its mirror
+            image) or "mirror-shift" (also both of them moved by a pixel).
         protocol: How the best epoch is selected. "validation" selects it by the validation accuracy of the mode. "test"
             is the protocol of VISPA's paper, without validation data: the best *test* accuracy, of the posterior mean
             if there is a posterior.
+        teacher: Folder of a finished run whose network teaches this one (distillation); None for the labels alone.
+        teacher_share: Weight of the teacher's probabilities among the targets, in (0, 1].
         recipe_file: File of the recipe, as the user named it; None for the recipes of this package.
         recipe_sha256: SHA-256 of that file and of the modules beside it that it imports.
 
@@ -95,7 +101,11 @@ class RunConfig:
     evaluate_every: int = 1
     checkpoint_every: int = 1
     predict_samples: int = 10
+    label_smoothing: float = 0.0
+    views: Views = "one"
     protocol: Literal["validation", "test"] = "validation"
+    teacher: str | None = None
+    teacher_share: float = 0.5
     recipe_file: str | None = None
     recipe_sha256: str | None = None
 
@@ -114,6 +124,12 @@ class RunConfig:
             raise ValueError(f"lr of rule {self.rule} must be a number, got None, which only bayesbinn supports")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.epochs:
             raise ValueError(f"stop_after must lie between 1 and epochs ({self.epochs}), got {self.stop_after}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if not 0 < self.teacher_share <= 1:
+            raise ValueError(f"teacher_share must be in (0, 1], got {self.teacher_share}")
+        if self.views not in get_args(Views):
+            raise ValueError(f"views must be one of {', '.join(get_args(Views))}; got {self.views!r}")
         if self.precision not in _PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}; got {self.precision!r}")
         if self.protocol not in ("validation", "test"):

@@ -15,11 +15,12 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bitbayes.errors import nearest
-from bitbayes.lab.data import DataBundle
+from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.distributed import Ranks
-from bitbayes.lab.train.losses import Loss
+from bitbayes.lab.train.losses import CROSS_ENTROPY, Loss
 from bitbayes.lab.train.rules import RULES, RuleSpec
+from bitbayes.lab.train.teacher import Teacher
 from bitbayes.parameters import split_parameters
 from bitbayes.rules import BinaryOptimizer
 
@@ -55,6 +56,7 @@ class Experiment:
         device: Device of the batches.
         ranks: The processes that train the network together.
         hooks: Hooks that are called at every step and saved in the checkpoint.
+        teacher: Trained network whose outputs are part of the targets; None for the labels alone.
     """
 
     model: nn.Module
@@ -66,6 +68,7 @@ class Experiment:
     device: torch.device
     ranks: Ranks = field(default_factory=Ranks.here)
     hooks: StepHooks | None = None
+    teacher: Teacher | None = None
 
     def __post_init__(self) -> None:
         self.parallel = self.ranks.wrapped(self.model)
@@ -115,6 +118,7 @@ def build_experiment(
     if config.rule not in RULES:
         raise nearest("rule", config.rule, RULES)
     _check_ranks(config, len(data.train))
+    _check_images(config, data, loss)
     device, spec = torch.device(config.device), resolved(config, len(data.train))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
@@ -127,7 +131,7 @@ def build_experiment(
             raise ValueError(f"rule {config.rule} has no options, got {', '.join(spec.options)}")
         if spec.samples > 1:
             raise ValueError(f"samples must be 1 for rule {config.rule}, which does not sample; got {spec.samples}")
-        optimizer, real = None, list(model.parameters())
+        optimizer, real = None, [parameter for parameter in model.parameters() if parameter.requires_grad]
     else:
         binary, others = (list(model.named_parameters()), []) if all_binary else split_parameters(model)
         optimizer, real = _binary_optimizer(rule, binary, config, spec), [parameter for _, parameter in others]
@@ -143,6 +147,14 @@ def _check_ranks(config: RunConfig, examples: int) -> None:
     if batch < ranks.count:
         advice = "raise --batch-size, or start fewer processes"
         raise ValueError(f"a batch of {batch} examples cannot be split between {ranks.count} processes; {advice}")
+
+
+def _check_images(config: RunConfig, data: DataBundle, loss: Loss) -> None:
+    if config.label_smoothing and loss is not CROSS_ENTROPY:
+        raise ValueError(f"label smoothing needs the loss {CROSS_ENTROPY.name}, not {loss.name}; leave it out")
+    if config.views != "one" and isinstance(data.train, TensorData) and data.train.x.dim() != 4:
+        shape = ", ".join(map(str, data.train.x.shape[1:]))
+        raise ValueError(f"views {config.views} need images (N, C, H, W), got inputs (N, {shape}); leave them out")
 
 
 def resolved(config: RunConfig, examples: int) -> RuleSpec:
@@ -182,10 +194,16 @@ def _real_rate(spec: RuleSpec, optimizer: BinaryOptimizer | None) -> float:
     return spec.lr if optimizer is None else spec.real_lr
 
 
+_REAL: dict[str, Callable[..., Optimizer]] = {
+    "adam": Adam,
+    "sgd": partial(SGD, momentum=0.9),
+    "nesterov": partial(SGD, momentum=0.85, nesterov=True),
+}
+
+
 def _real_optimizer(spec: RuleSpec, parameters: list[nn.Parameter], rate: float) -> Optimizer:
     """Return the optimizer of the real parameters, with one fused kernel in place of a dozen operations per tensor."""
-    kind = partial(SGD, momentum=0.9) if spec.real_optimizer == "sgd" else Adam
-    optimizer = kind(parameters, lr=rate, weight_decay=spec.real_weight_decay, fused=True)
+    optimizer = _REAL[spec.real_optimizer](parameters, lr=rate, weight_decay=spec.real_weight_decay, fused=True)
     optimizer.register_load_state_dict_pre_hook(_shaped_as_parameters)
     return optimizer
 

@@ -352,8 +352,8 @@ def _evaluate(run: _Training, row: EpochRow, before: list[Tensor], last: bool) -
     config, experiment, optimizer = run.config, run.experiment, run.experiment.optimizer
     data, loss, precision = experiment.data, experiment.loss, config.precision
     with mode_weights(experiment, config.refresh_batches, precision) as model:
-        _, val_accuracy, val_error = measure(model, data.validation, loss, precision)
-        test_nll, test_accuracy, test_error = measure(model, data.test, loss, precision)
+        _, val_accuracy, val_error = measure(model, data.validation, loss, precision, config.views)
+        test_nll, test_accuracy, test_error = measure(model, data.test, loss, precision, config.views)
         if test_error is not None:
             noise = math.sqrt(measure(model, data.train, loss, precision)[2] or 0.0)
             test_nll = gaussian_nll(torch.tensor([test_error]), torch.zeros(1), noise)
@@ -402,6 +402,7 @@ def training_step(
     """
     optimizer, real = experiment.optimizer, experiment.real_optimizer
     right = torch.zeros((), device=x.device)
+    taught = None if experiment.teacher is None else experiment.teacher.logits(x)  # once for all draws
     groups = real.param_groups if real is not None and optimizer is not None and config.spec.samples > 1 else []
     averaged = [parameter for group in groups for parameter in group["params"]]
     sums: dict[Tensor, Tensor] = {}  # of the real parameters' gradients over draws, each clipped separately
@@ -410,7 +411,7 @@ def training_step(
         nonlocal right
         for part in experiment.optimizers:
             part.zero_grad()
-        loss, right = _passes(config, experiment, x, y, share)
+        loss, right = _passes(config, experiment, x, y, taught, share)
         if experiment.hooks is not None:
             experiment.hooks.before_update()
         if config.spec.clip_gradient is not None:
@@ -432,15 +433,22 @@ def training_step(
     return loss, right
 
 
-def _passes(config: RunConfig, experiment: Experiment, x: Tensor, y: Tensor, share: float) -> tuple[Tensor, Tensor]:
+def _passes(
+    config: RunConfig, experiment: Experiment, x: Tensor, y: Tensor, taught: Tensor | None, share: float
+) -> tuple[Tensor, Tensor]:
     """Add up the gradients of a batch in parts; return its loss and the number of correct predictions."""
     count = min(config.accumulate, max(len(x) // 2, 1))  # BatchNorm needs two examples
     losses, hits = [], []
-    for index, (inputs, targets) in enumerate(zip(x.tensor_split(count), y.tensor_split(count), strict=True), start=1):
+    soft = [None] * count if taught is None else taught.tensor_split(count)
+    parts = zip(x.tensor_split(count), y.tensor_split(count), soft, strict=True)
+    for index, (inputs, targets, theirs) in enumerate(parts, start=1):
         with contextlib.nullcontext() if index == count else experiment.ranks.alone(experiment.parallel):
             with autocast(x.device, config.precision):
                 output = experiment.parallel(inputs)
-            loss = share * (len(inputs) / len(x)) * experiment.loss.mean(output.float(), targets)
+            loss = experiment.loss.smoothed(output.float(), targets, config.label_smoothing)
+            if experiment.teacher is not None and theirs is not None:
+                loss = experiment.teacher.mixed(loss, output.float(), theirs)
+            loss = share * (len(inputs) / len(x)) * loss
             if x.device.type == "cpu" and not config.capture and not loss.isfinite():
                 raise NotFiniteError("the loss is not finite")
             loss.backward()

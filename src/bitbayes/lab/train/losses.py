@@ -37,6 +37,24 @@ class Loss:
         """Whether targets are classes, so that accuracy is defined."""
         return self.hits is not None
 
+    def smoothed(self, output: Tensor, target: Tensor, smoothing: float) -> Tensor:
+        """Return the mean loss with a share of each target moved to the uniform distribution over the classes.
+
+        Args:
+            output: Logits, shape (N, K).
+            target: Classes, shape (N,).
+            smoothing: Share, in [0, 1). At 0, the result is `mean`.
+
+        Example:
+            >>> logits, target = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+            >>> CROSS_ENTROPY.smoothed(logits, target, 0.2), F.cross_entropy(logits, target, label_smoothing=0.2)
+            (tensor(0.3269), tensor(0.3269))
+        """
+        mean = self.mean(output, target)
+        if not smoothing:
+            return mean
+        return (1 - smoothing) * mean - smoothing * output.log_softmax(-1).mean()
+
     def hit_count(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the number of correct predictions as a scalar on the device; zero for a regression."""
         return output.new_zeros(()) if self.hits is None else self.hits(output, target)

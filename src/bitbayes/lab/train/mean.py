@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
 from bitbayes.lab.train.measure import refresh_inputs
 from bitbayes.lab.train.precision import autocast
+from bitbayes.lab.train.views import Views, averaged
 from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
 
@@ -40,6 +41,7 @@ class MeanPredictor:
         self, config: RunConfig, experiment: Experiment, model: nn.Module, posterior: Posterior, samples: int | None
     ) -> None:
         self.device, self.precision, self.posterior = experiment.device, config.precision, posterior
+        self.views: Views = config.views
         self._model = copy.deepcopy(model).eval()
         with torch.no_grad(), autocast(self.device, self.precision):
             count = samples or config.predict_samples
@@ -52,8 +54,11 @@ class MeanPredictor:
         with autocast(self.device, self.precision):
             networks = drawn_networks(self._model, self.posterior, len(self._statistics))
             pairs = zip(networks, self._statistics, strict=True)
-            outputs = [network_outputs(self._model, weights | buffers, x, _CHUNK) for weights, buffers in pairs]
+            outputs = [averaged(self._network(weights | buffers), self.views)(x) for weights, buffers in pairs]
         return Prediction(torch.stack(outputs))
+
+    def _network(self, tensors: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: network_outputs(self._model, tensors, x, _CHUNK)
 
 
 def kept_inputs(config: RunConfig, experiment: Experiment) -> list[Tensor]:

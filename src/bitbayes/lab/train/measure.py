@@ -17,6 +17,7 @@ from bitbayes.lab.train.experiment import Experiment
 from bitbayes.lab.train.losses import Loss
 from bitbayes.lab.train.precision import autocast
 from bitbayes.lab.train.records import Figures
+from bitbayes.lab.train.views import Views, averaged
 from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
 
@@ -25,8 +26,17 @@ _TEST_SIZE = 1000
 
 
 @torch.no_grad()
-def measure(model: nn.Module, data: TensorData | None, loss: Loss, precision: str) -> tuple[float | None, ...]:
+def measure(
+    model: nn.Module, data: TensorData | None, loss: Loss, precision: str, views: Views = "one"
+) -> tuple[float | None, ...]:
     """Evaluate a network in eval mode with its current weights.
+
+    Args:
+        model: The network.
+        data: Examples.
+        loss: Loss, with its criterion of correct predictions.
+        precision: Precision of the forward pass, "fp32" or "bf16".
+        views: Views of the inputs over which the outputs are averaged.
 
     Returns:
         The mean loss (the negative log-likelihood for classes), accuracy in percent (None for regression), and squared
@@ -34,12 +44,12 @@ def measure(model: nn.Module, data: TensorData | None, loss: Loss, precision: st
     """
     if data is None:
         return None, None, None
-    ranks = Ranks.here()
+    ranks, outputs = Ranks.here(), averaged(model, views)
     pieces = torch.arange(len(data)).split(_TEST_SIZE)
     found = torch.zeros(3, dtype=torch.float64)  # loss, hits, examples
     for x, y in data.batches(pieces[ranks.rank :: ranks.count]):
         with autocast(x.device, precision):
-            output = model(x).float()
+            output = outputs(x).float()
         right = loss.hit_count(output, y)
         parts = loss.mean(output, y) * len(x), right, torch.full_like(right, len(x))
         found = found.to(x.device) + torch.stack([part.double() for part in parts])

@@ -86,8 +86,8 @@ class RuleSpec:
         real_lr: Learning rate of the real parameters.
         clip_gradient: Largest norm of the gradient over all weights; None does not clip.
         samples: Number of posterior samples per training step.
-        real_optimizer: Optimizer of the real parameters, or of all parameters for full precision: "adam", or "sgd" with
-            momentum 0.9.
+        real_optimizer: Optimizer of the real parameters, or of all parameters for full precision: "adam", "sgd" with
+            momentum 0.9, or "nesterov", which is SGD with Nesterov momentum 0.85.
         real_weight_decay: L2 penalty on the parameters of that optimizer.
         dropout: Dropout probability of every dropout layer; None keeps those of the network.
 
@@ -105,7 +105,7 @@ class RuleSpec:
     real_lr: float = 1e-3
     clip_gradient: float | None = None
     samples: int = 1
-    real_optimizer: Literal["adam", "sgd"] = "adam"
+    real_optimizer: Literal["adam", "sgd", "nesterov"] = "adam"
     real_weight_decay: float = 0.0
     dropout: float | None = None
 
@@ -118,8 +118,8 @@ class RuleSpec:
             raise ValueError(f"learning rates must be positive, got {self.lr} and {self.real_lr}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if self.real_optimizer not in ("adam", "sgd"):
-            raise ValueError(f"real_optimizer must be adam or sgd, got {self.real_optimizer!r}")
+        if self.real_optimizer not in ("adam", "sgd", "nesterov"):
+            raise ValueError(f"real_optimizer must be adam, sgd or nesterov; got {self.real_optimizer!r}")
 
     def with_options(self, options: Mapping[str, Any]) -> RuleSpec:
         """Return the settings with some options changed.

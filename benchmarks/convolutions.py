@@ -1,0 +1,134 @@
+"""Measure where the time of a training step of a convolutional network goes, beside the float network's step.
+
+    python benchmarks/convolutions.py [--recipe cifar10-speed] [--rule RULE ...] [--batch 500] [--steps 5]
+
+The steps are those of `bitbayes train`, in bfloat16 if the machine computes faster in it, on random images of the
+recipe's size. The first line gives the step of every rule over that of the float network, timed turn by turn; the ratio
+is that of the medians. The table gives the share of a step that each kind of kernel takes, from torch's profiler:
+
+- "convolutions": forward, gradient of the inputs and gradient of the weights.
+- "pooling", "BatchNorm", "activations", "update" (of the binary and the real parameters).
+- "layout and types": copies that change the order in memory or the number format.
+- "rest": everything else, such as the loss and the bookkeeping of autograd.
+- "images": share of a step that augmentation and normalisation take, measured separately.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import time
+from collections import Counter
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from bitbayes.lab.data import DataBundle, TensorData, batches
+from bitbayes.lab.recipes import find_recipe, make_config
+from bitbayes.lab.recipes.configure import build_experiment
+from bitbayes.lab.train import RunConfig, choose_precision
+from bitbayes.lab.train.experiment import Experiment
+from bitbayes.lab.train.loop import training_step
+from bitbayes.lab.train.machine import kept_memory
+from bitbayes.lab.train.precision import bfloat16_weights
+from bitbayes.table import Table
+
+# The first kind whose words occur in the name of a profiled operation.
+KINDS = {
+    "convolutions": ("conv",),
+    "pooling": ("pool",),
+    "BatchNorm": ("batch_norm", "batchnorm"),
+    "activations": ("gelu", "relu", "threshold", "hardtanh", "prelu", "clamp"),
+    "update": ("optimizer", "adam", "sgd", "kernel"),
+    "layout and types": ("copy_", "to_copy", "contiguous", "clone", "fill_", "zero_"),
+}
+
+
+def images(recipe: str, count: int) -> DataBundle[TensorData]:
+    """Return random images of CIFAR's size with the recipe's augmentation."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    augment = find_recipe(recipe).load.keywords.get("augment")  # type: ignore[attr-defined]
+    data = TensorData(x, torch.randint(10, (count,), generator=generator), mean=0.5, std=0.25, augment=augment)
+    return DataBundle("random", data, None, None, 10, "generated")
+
+
+class Run:
+    """Training steps of one rule on the same batch."""
+
+    def __init__(self, recipe: str, rule: str, data: DataBundle[TensorData], batch: int, precision: str) -> None:
+        found = find_recipe(recipe)
+        self.config: RunConfig = make_config(found, rule, out="-", precision=precision, batch_size=batch)
+        self.experiment: Experiment = build_experiment(self.config, found.builder(data), data, found.loss)
+        self.x, self.y = next(batches(data.train, batch, shuffle=True, augment=True))
+        self.experiment.model.train()
+
+    def step(self) -> None:
+        """Take one training step."""
+        training_step(self.config, self.experiment, self.x, self.y)
+
+    def shares(self, steps: int) -> dict[str, float]:
+        """Return the share of the time that each kind of kernel takes, in percent."""
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            for _ in range(steps):
+                self.step()
+        spent: Counter[str] = Counter()
+        for event in profiler.key_averages():
+            name = event.key.lower()
+            kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "rest")
+            spent[kind] += event.self_cpu_time_total
+        return {kind: 100 * spent[kind] / spent.total() for kind in (*KINDS, "rest")}
+
+
+def seconds(run: Run) -> float:
+    """Return the time of one step."""
+    begin = time.perf_counter()
+    run.step()
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Print the ratios and the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--recipe", default="cifar10-speed", help="recipe of 32x32 colour images")
+    parser.add_argument("--rule", nargs="+", default=["bayesbinn", "ste", "vispa"], help="rules to measure")
+    parser.add_argument("--batch", type=int, default=500, help="images per step")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each rule")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    precision = choose_precision("auto", torch.device("cpu"))
+    data = images(options.recipe, options.batch)
+    rules = ["full-precision", *options.rule]
+    with kept_memory(), contextlib.ExitStack() as stack:
+        runs = {rule: Run(options.recipe, rule, data, options.batch, precision) for rule in rules}
+        for run in runs.values():
+            stack.enter_context(bfloat16_weights(run.config, run.experiment))
+        times: dict[str, list[float]] = {rule: [] for rule in rules}
+        for _ in range(2):
+            for run in runs.values():
+                run.step()
+        for _ in range(options.steps):
+            for rule, run in runs.items():
+                times[rule].append(seconds(run))
+        median = {rule: statistics.median(found) for rule, found in times.items()}
+        rows = []
+        for rule, run in runs.items():
+            shares = run.shares(options.steps)
+            rows.append(
+                [rule, f"{median[rule] / median['full-precision']:.2f}", *(f"{s:.1f}" for s in shares.values())]
+            )
+        begin = time.perf_counter()
+        for _ in batches(data.train, options.batch, shuffle=True, augment=True):
+            pass
+        loading = 100 * (time.perf_counter() - begin) / median["full-precision"]
+    head = ["rule", "step over float", *(f"{kind}, %" for kind in (*KINDS, "rest"))]
+    note = (
+        f"precision {precision}, batch {options.batch}, {options.threads} threads; images take {loading:.1f}% of a step"
+    )
+    print(Table(f"training step of {options.recipe}", head, rows, note).text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Test-time augmentation: logits averaged over several views of every image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Views = Literal["one", "mirror", "mirror-shift"]
+"""Views of an image at test time: itself; also its mirror image; also both moved by a pixel up-left and down-right."""
+
+Outputs = Callable[[Tensor], Tensor]
+
+
+def averaged(outputs: Outputs, views: Views) -> Outputs:
+    """Return a function that averages the outputs of a network over views of its inputs.
+
+    Moved images weigh half as much as the others, and mirror their border, as in airbench (Jordan, 2024).
+
+    Args:
+        outputs: Function from images (N, C, H, W) to logits (..., N, K).
+        views: Name of the views.
+
+    Example:
+        >>> averaged(lambda images: images[:, 0, 0, :1], "mirror")(torch.tensor([[[[1.0, 2.0, 5.0]]]]))
+        tensor([[3.]])
+    """
+    if views == "one":
+        return outputs
+
+    def both(images: Tensor) -> Tensor:
+        return (outputs(images) + outputs(images.flip(-1))) / 2
+
+    if views == "mirror":
+        return both
+
+    def shifted(images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        padded = F.pad(images, [1] * 4, mode="reflect")
+        moved = [both(padded[..., at : at + height, at : at + width]) for at in (0, 2)]
+        return (both(images) + torch.stack(moved).mean(0)) / 2
+
+    return shifted
