@@ -88,7 +88,7 @@ def seconds(run: Run) -> float:
     return time.perf_counter() - begin
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Print the ratios and the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", default="cifar10-speed", help="recipe of 32x32 colour images")
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=500, help="images per step")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each rule")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     precision = choose_precision("auto", torch.device("cpu"))
     data = images(options.recipe, options.batch)

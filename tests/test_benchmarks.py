@@ -180,3 +180,17 @@ def test_a_part_that_fails_leaves_its_error_and_the_others_follow(on_gpu: Any, t
     assert "error" not in second
     on_gpu.main([str(tmp_path), "--data", "-", "--device", "cpu", "--tiny", "--only", "vgg", "--seconds", "0"])
     assert json.loads((tmp_path / "vgg.json").read_text())["error"] == "not begun: no time was left"
+
+
+def test_shares_of_a_step_add_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    convolutions = importlib.import_module("convolutions")
+    convolutions.main(["--rule", "ste", "--batch", "8", "--steps", "1", "--threads", "1"])
+    title, heads, *rows, note = capsys.readouterr().out.splitlines()
+    assert title == "training step of cifar10-speed" and "images take" in note
+    assert heads.startswith("rule") and "convolutions, %" in heads
+    names = [row.split()[0] for row in rows]
+    assert names == ["full-precision", "ste"] and rows[0].split()[1] == "1.00"
+    for row in rows:
+        shares = [float(cell) for cell in row.split()[2:]]
+        assert sum(shares) == pytest.approx(100, abs=0.5) and shares[0] > 20

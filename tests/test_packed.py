@@ -153,6 +153,15 @@ def test_networks_of_the_experiments(make, size, tmp_path):
     assert len(real) in (2, 5)  # stem, head, and the shortcuts that have weights
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu", "sign"])
+def test_speed_net(activation, tmp_path):
+    torch.manual_seed(0)
+    packed = agree(settled(bb.nn.speed_net(width=0.375, activation=activation)), torch.randn(3, 3, 32, 32), tmp_path)
+    rows = [row for row in packed.summary().rows if row.op in ("conv", "linear")]
+    assert [row.bits == row.weights for row in rows] == [False, *[True] * 6, False]  # whitening and head are real
+    assert (packed.summary().binary_ops > 0) == (activation == "sign")
+
+
 def test_network_of_a_user(tmp_path):
     packed = agree(settled(Narrow(), scale=0.125), grid(5, 3, 21), tmp_path)
     steps = [step.op for step in packed.program.steps]

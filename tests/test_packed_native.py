@@ -165,6 +165,8 @@ NETWORKS: dict[str, Any] = {
     "vgg of signs": lambda: (bb.nn.binaryconnect_vgg(10, width=0.0625, activation="sign"), grid(6, 3, 32, 32)),
     "vgg_small": lambda: (halved(bb.nn.vgg_small(10), 8), grid(3, 3, 32, 32)),
     "resnet18": lambda: (halved(bb.nn.resnet18(10, activation="sign"), 8), grid(3, 3, 16, 16)),
+    "speed_net": lambda: (bb.nn.speed_net(width=0.5), torch.randn(3, 3, 32, 32)),
+    "speed_net of signs": lambda: (bb.nn.speed_net(width=0.5, activation="sign"), torch.randn(3, 3, 32, 32)),
     "a user's": lambda: (Narrow(), grid(5, 3, 21)),
 }
 

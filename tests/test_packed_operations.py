@@ -48,6 +48,7 @@ FORMS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "prelu": [({}, {"slope": CHANNELS})],
     "tanh": [({}, {})],
     "sigmoid": [({}, {})],
+    "gelu": [({"tanh": False}, {}), ({"tanh": True}, {})],
     "max_pool": [({**WINDOW, "dilation": [1, 2], "ceil": ceil}, {}) for ceil in (False, True)],
     "avg_pool": [({**WINDOW, "count_padding": count}, {}) for count in (False, True)],
     "adaptive_avg_pool": [({"size": [2, 4]}, {})],

@@ -54,6 +54,18 @@ def test_the_first_trial_has_the_defaults_of_what_the_recipe_leaves_open(tmp_pat
     assert row["settings"] == {"init_lambda": pytest.approx(1.0)}
 
 
+def test_the_rate_of_real_parameters_is_searched_too(tmp_path: Path) -> None:
+    rows = search(tmp_path, 3, Overrides(epochs=1), rule="ste", ranges={"lr": (1e-3, 1e-1), "real_lr": (1e-4, 1e-1)})
+    own = next(row["settings"] for row in rows if row["folder"] == "trial0")
+    assert own == {"lr": pytest.approx(1e-2), "real_lr": pytest.approx(1e-3)}
+    for row in rows:
+        spec = RunConfig.load(tmp_path / row["folder"]).spec
+        assert (spec.lr, spec.real_lr) == (row["settings"]["lr"], row["settings"]["real_lr"])
+    assert len({row["settings"]["real_lr"] for row in rows}) == 3
+    with pytest.raises(ValueError, match="real_lr has no effect on full-precision"):
+        search(tmp_path / "float", 1, Overrides(epochs=1), rule="full-precision", ranges={"real_lr": (1e-4, 1e-1)})
+
+
 def test_the_files_of_a_search_name_its_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (row,) = search("", 1, Overrides(epochs=3), rule="bayesbinn:default")

@@ -35,7 +35,7 @@ SPEED = Recipe(
     name="cifar10-speed",
     title="CIFAR-10, airbench's network of 2 million binary weights",
     source="ours; network and augmentation: Jordan, 2024",
-    network=_made(1.0, "relu"),
+    network=_made(1.0, "gelu"),
     load=partial(load_cifar10, augment=CropFlip(pad=2, reflect=True, alternate=True)),
     epochs=40,
     quick_epochs=5,
@@ -59,7 +59,7 @@ SPEED_WIDE = dataclasses.replace(
     SPEED,
     name="cifar10-speed-wide",
     title="CIFAR-10, airbench's network of 4 million binary weights",
-    network=_made(1.5, "relu"),
+    network=_made(1.5, "gelu"),
 )
 SPEED_W1A1 = dataclasses.replace(
     SPEED,

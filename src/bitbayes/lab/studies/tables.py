@@ -38,6 +38,7 @@ TABLES = {
     "table2": PublishedTable(("test",), "mnist"),
     "table10": PublishedTable(_ALL, "mnist"),
     "small": PublishedTable(_ALL, "cifar10-small", _SMALL),
+    "speed": PublishedTable(_ALL, "cifar10-speed", _SMALL),
     "trust": PublishedTable(_ALL, "mnist-trust"),
     "default": PublishedTable(_ALL, "cifar10-small", ("ste", "bayesbinn:straight-through", "bayesbinn:default")),
     "vispa-table1": PublishedTable(("test",), "cifar10-vgg-small-w1a1", _VISPA),

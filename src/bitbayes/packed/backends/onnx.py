@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -141,6 +142,20 @@ def _clamp(graph: _Graph, step: Step) -> None:
         graph.add("Clip", graph.source(step), *bounds)
 
 
+def _gelu(graph: _Graph, step: Step) -> None:
+    """Add x · Φ(x) from older operators than Gelu's, which opset 13 lacks."""
+    x = graph.source(step)
+    if step.settings["tanh"]:
+        square = graph.add("Mul", x, x, last=False)
+        factor = graph.add("Mul", square, graph.number(0.044715 * math.sqrt(2 / math.pi)), last=False)
+        slope = graph.add("Add", factor, graph.number(math.sqrt(2 / math.pi)), last=False)
+        inner = graph.add("Tanh", graph.add("Mul", x, slope, last=False), last=False)
+    else:
+        inner = graph.add("Erf", graph.add("Mul", x, graph.number(math.sqrt(0.5)), last=False), last=False)
+    twice = graph.add("Mul", x, graph.add("Add", inner, graph.number(1), last=False), last=False)
+    graph.add("Mul", twice, graph.number(0.5))
+
+
 def _windows(step: Step, *more: str) -> dict[str, Any]:
     names = {"kernel": "kernel_shape", "stride": "strides", "dilation": "dilations"}
     settings = {names[key]: list(getattr(step.sliding, key)) for key in ("kernel", "stride", *more)}
@@ -184,6 +199,7 @@ _STEPS: Mapping[str, Callable[[_Graph, Step], Any]] = {
     "prelu": lambda g, s: g.add("PRelu", g.source(s), g.vector(s, "slope")),
     "tanh": lambda g, s: g.add("Tanh", g.source(s)),
     "sigmoid": lambda g, s: g.add("Sigmoid", g.source(s)),
+    "gelu": _gelu,
     "max_pool": _max_pool,
     "avg_pool": lambda g, s: g.add(
         "AveragePool", g.source(s), count_include_pad=int(s.settings["count_padding"]), **_windows(s)

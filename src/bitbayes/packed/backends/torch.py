@@ -166,6 +166,7 @@ _STEPS: dict[str, Callable[[list[Tensor], Step, Tensors], Tensor]] = {
     "prelu": lambda xs, step, t: torch.where(xs[0] > 0, xs[0], xs[0] * t["slope"]),
     "tanh": lambda xs, step, t: xs[0].tanh(),
     "sigmoid": lambda xs, step, t: xs[0].sigmoid(),
+    "gelu": lambda xs, step, t: F.gelu(xs[0], approximate="tanh" if step.settings["tanh"] else "none"),
     "max_pool": lambda xs, step, t: _max_pool(xs[0], step.sliding),
     "avg_pool": lambda xs, step, t: _avg_pool(xs[0], step),
     "adaptive_avg_pool": lambda xs, step, t: _of_rank("adaptive_avg_pool", xs[0])(xs[0], tuple(step.settings["size"])),

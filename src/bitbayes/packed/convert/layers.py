@@ -241,6 +241,7 @@ LAYERS: dict[str, Layer] = {
     **{"clamp": _clamp("min", "max"), "clamp_min": _clamp("min", None), "clamp_max": _clamp(None, "max")},
     **dict.fromkeys(["prelu", "leaky_relu"], _prelu),
     "tanh": lambda b, node, a: b.add("tanh", [b.value(a["self"])]),
+    "gelu": lambda b, node, a: b.add("gelu", [b.value(a["self"])], tanh=a["approximate"] == "tanh"),
     "sigmoid": lambda b, node, a: b.add("sigmoid", [b.value(a["self"])]),
     **dict.fromkeys(["max_pool1d", "max_pool2d"], _pool("max_pool")),
     **dict.fromkeys(["avg_pool1d", "avg_pool2d"], _pool("avg_pool")),

@@ -202,6 +202,10 @@ def _concat(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     return Value(tuple(shape), all(value.signs for value in values))
 
 
+def _gelu(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    return Value(values[0].shape, real=8 * values[0].size)
+
+
 def _softmax(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     _axis(step, values[0].shape)
     return Value(values[0].shape, real=3 * values[0].size)
@@ -233,6 +237,7 @@ OPS: Mapping[str, Op] = {
     "prelu": Op(1, _channels, needed=frozenset({"slope"})),
     "tanh": Op(1, _channels),
     "sigmoid": Op(1, _channels),
+    "gelu": Op(1, _gelu, {"tanh": _flag}),
     "max_pool": Op(1, _max_pool, {**_SLIDING, "dilation": _sizes, "ceil": _flag}),
     "avg_pool": Op(1, _pool, {**_SLIDING, "count_padding": _flag}),
     "adaptive_avg_pool": Op(1, _adaptive, {"size": _sizes}),

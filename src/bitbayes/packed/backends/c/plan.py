@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 
-EACH = ("affine", "sign", "threshold", "clamp", "prelu")  # operations on one entry at a time
+EACH = ("affine", "sign", "threshold", "clamp", "prelu", "gelu")  # operations on one entry at a time
 
 
 class Group(NamedTuple):

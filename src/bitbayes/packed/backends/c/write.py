@@ -36,8 +36,11 @@ _HEAD = """\
    Sums of signs are counted in integers. Other sums have the type @sum and are taken one term after the other:
    float, or double where the compiler is told -D@sum=double, which is slow on a processor that has none. */
 """
+_MATH = "#include <math.h>"
 _NEEDS = {
-    "INFINITY": "#include <math.h>",
+    "INFINITY": _MATH,
+    "erff(": _MATH,
+    "tanhf(": _MATH,
     "": "#include <stdint.h>",
     "memset": "#include <string.h>",
     "@sum": """
@@ -135,7 +138,7 @@ def c_header(network: PackedNetwork, name: str = "net") -> str:
     parts = [
         _HEAD.format(inputs=inputs, outputs=outputs, tables=tables, scratch=scratch, how=how, about=about),
         f"#ifndef {name.upper()}_H\n#define {name.upper()}_H\n",
-        *(text for used, text in _NEEDS.items() if used in function),
+        *dict.fromkeys(text for used, text in _NEEDS.items() if used in function),
         *(_table(index, *key, table) for index, (key, table) in enumerate(code.tables.items())),
         *prepare,
         function,
@@ -228,6 +231,10 @@ class _Writer:
         if step.op == "clamp":
             given = [(s, _literal(np.float32(b))) for s, b in zip("<>", step.bounds, strict=True) if b is not None]
             return [f"if (y {sign} {bound}) y = {bound};" for sign, bound in given]
+        if step.op == "gelu":
+            if step.settings["tanh"]:
+                return ["y = 0.5f * y * (1.0f + tanhf(0.79788456f * (y + 0.044715f * y * y * y)));"]
+            return ["y = 0.5f * y * (1.0f + erff(0.70710678f * y));"]
         assert step.op == "affine", step.op
         given = [(sign, role) for sign, role in (("*", "scale"), ("+", "shift")) if role in step.tensors]
         terms = [f" {sign} {self._vector(step, role, channel, 'float')}" for sign, role in given]

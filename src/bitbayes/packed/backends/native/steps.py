@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbayes.packed.backends.native.products import NumberProduct, RealProduct, SignProduct, Signs, pack_places
+from bitbayes.packed.backends.reference import gelu
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
@@ -170,6 +171,7 @@ FAST: Mapping[str, Callable[[list[Array], Step, Tensors], Held]] = {
     "threshold": lambda xs, step, t: _above(xs[0], t),
     "prelu": lambda xs, step, t: _prelu(xs[0], t["slope"]),
     "clamp": lambda xs, step, t: np.clip(xs[0], *step.bounds),
+    "gelu": lambda xs, step, t: gelu(xs[0], tanh=step.settings["tanh"]),
     "max_pool": lambda xs, step, t: _pool(xs[0], step.sliding, -np.inf, np.maximum),
     "avg_pool": lambda xs, step, t: _avg_pool(xs[0], step),
     "add": lambda xs, step, t: xs[0] + xs[1],

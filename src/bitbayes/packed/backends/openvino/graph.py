@@ -218,6 +218,7 @@ _STEPS: Mapping[str, Callable[[list[Node], Step, Mapping[str, Array], int], Node
     "prelu": lambda xs, step, t, n: ops.prelu(xs[0], t["slope"].reshape(-1)),
     "tanh": lambda xs, step, t, n: ops.tanh(xs[0]),
     "sigmoid": lambda xs, step, t, n: ops.sigmoid(xs[0]),
+    "gelu": lambda xs, step, t, n: ops.gelu(xs[0], "tanh" if step.settings["tanh"] else "erf"),
     "max_pool": lambda xs, step, t, n: _max_pool(xs[0], step.sliding),
     "avg_pool": lambda xs, step, t, n: _avg_pool(xs[0], step),
     "adaptive_avg_pool": lambda xs, step, t, n: ops.adaptive_avg_pool(xs[0], np.array(step.settings["size"], np.int64)),
