@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from torch import nn
 
-from bitbayes.lab.data import TensorData
+from bitbayes.lab.choices import Overrides
+from bitbayes.lab.data import AUGMENTATIONS, CropFlip, TensorData
 from bitbayes.lab.recipes import make_config, run_recipe
+from bitbayes.lab.recipes.configure import data_of
 from bitbayes.lab.studies.load import load_run
 from bitbayes.lab.train import CROSS_ENTROPY, RunConfig, SilentProgress
 from bitbayes.lab.train.measure import measure, whole
@@ -94,6 +98,19 @@ def test_smoothing_changes_training_and_not_the_likelihood(run: Path, tmp_path: 
     assert any(not torch.equal(a, b) for a, b in zip(*(n.parameters() for n in networks), strict=True))
 
 
+def test_a_run_with_another_augmentation(run: Path, tmp_path: Path) -> None:
+    data = RunConfig.load(run).data
+    config = make_config("cifar10-small", data=data, out=str(tmp_path / "run"), augment="alternate", **SMALL)
+    assert data_of(config).train.augment == CropFlip(pad=2, reflect=True, alternate=True)
+    run_recipe(config, progress=SilentProgress())
+    assert RunConfig.load(tmp_path / "run").augment == "alternate"
+    assert "augment" not in json.loads((run / "config.json").read_text())
+    with pytest.raises(ValueError, match="augment alternate, not None"):
+        run_recipe(dataclasses.replace(config, augment=None), resume=True, progress=SilentProgress())
+    options = get_args(get_type_hints(Overrides)["augment"])[0]
+    assert set(get_args(options)) == set(AUGMENTATIONS)
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\), got 1"):
         make_config("cifar10-small", label_smoothing=1.0)
@@ -101,5 +118,9 @@ def test_what_makes_no_sense_is_refused() -> None:
         make_config("cifar10-small", views="mirrored")
     with pytest.raises(ValueError, match="label smoothing needs the loss cross_entropy, not binary"):
         run_recipe(make_config("moons", label_smoothing=0.1, out="-"), progress=SilentProgress())
+    with pytest.raises(ValueError, match="did you mean 'alternate'"):
+        make_config("cifar10-small", augment="alternat")
+    with pytest.raises(ValueError, match="augment flip needs images in memory, which digits has not"):
+        run_recipe(make_config("digits", augment="flip", out="-"), progress=SilentProgress())
     with pytest.raises(ValueError, match="views mirror need images"):
         run_recipe(make_config("digits", views="mirror", out="-"), progress=SilentProgress())

@@ -33,6 +33,9 @@ class Overrides:
         accumulate: Number of micro-batches that each batch is split into to save memory. The default is 1.
         samples: Number of posterior samples per training step. The recipe sets the default.
         dropout: Dropout probability of every dropout layer. The network sets the default.
+        augment: Augmentation of training images: none; flip, at random; crop, which also moves images over a black
+            frame of 4 pixels; shift, over a mirrored frame of 2 pixels; alternate, the same with flips in every other
+            epoch; or resize, which crops and resizes. The recipe sets the default.
         label_smoothing: Share of each training target that is uniform over the classes. The recipe sets the default.
         views: Views of every image whose logits are averaged at test time: one; mirror, which adds the mirror image; or
             mirror-shift, which also moves both by a pixel. The recipe sets the default.
@@ -59,6 +62,7 @@ class Overrides:
     accumulate: int | None = None
     samples: int | None = None
     dropout: float | None = None
+    augment: Literal["none", "flip", "crop", "shift", "alternate", "resize"] | None = None
     label_smoothing: float | None = None
     views: Literal["one", "mirror", "mirror-shift"] | None = None
     teacher: str | None = None

@@ -1,7 +1,7 @@
 """Data sets as tensors on the training device."""
 
 from bitbayes.lab.data.arrays import from_arrays
-from bitbayes.lab.data.augment import Augmentation, CropFlip, ResizedCrop
+from bitbayes.lab.data.augment import AUGMENTATIONS, Augmentation, CropFlip, ResizedCrop
 from bitbayes.lab.data.bundle import DataBundle, Examples, TensorData, batches
 from bitbayes.lab.data.images import (
     ImageLoader,
@@ -18,6 +18,7 @@ from bitbayes.lab.data.pictures import load_pictures
 from bitbayes.lab.data.toy import load_moons, load_snelson
 
 __all__ = [
+    "AUGMENTATIONS",
     "OUTLIER",
     "Augmentation",
     "CropFlip",

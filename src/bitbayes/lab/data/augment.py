@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -162,3 +163,14 @@ class ResizedCrop:
         grid = F.affine_grid(move, list(images.shape), align_corners=False)
         found = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         return found.round().to(images.dtype)
+
+
+AUGMENTATIONS: Mapping[str, Augmentation | None] = {
+    "none": None,
+    "flip": CropFlip(pad=0),
+    "crop": CropFlip(),
+    "shift": CropFlip(pad=2, reflect=True),
+    "alternate": CropFlip(pad=2, reflect=True, alternate=True),
+    "resize": ResizedCrop(),
+}
+"""Augmentations by their names on the command line; None is no augmentation."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from bitbayes.errors import nearest
 from bitbayes.lab.choices import Budget, Overrides
-from bitbayes.lab.data import DataBundle, batches
+from bitbayes.lab.data import AUGMENTATIONS, DataBundle, TensorData, batches
 from bitbayes.lab.recipes import bayesbinn, file, ours, speed, vispa
 from bitbayes.lab.recipes.base import DEFAULTS, Recipe
 from bitbayes.lab.recipes.check import check_built, check_data, check_network, check_weights
@@ -288,7 +289,16 @@ def _teacher(config: RunConfig, data: DataBundle) -> Teacher | None:
 def data_of(config: RunConfig, data: DataBundle | None = None, recipe: Recipe | None = None) -> DataBundle:
     """Return the data of a run as divided by its protocol; `data` may be loaded already."""
     data = load_data(config, recipe) if data is None else data
+    if config.augment is not None:
+        data = _augmented(data, config.augment)
     return data.without_validation() if config.protocol == "test" else data
+
+
+def _augmented(data: DataBundle, name: str) -> DataBundle:
+    train = data.train
+    if not isinstance(train, TensorData) or train.x.dim() != 4 or train.x.dtype != torch.uint8:
+        raise ValueError(f"augment {name} needs images in memory, which {data.name} has not; leave it out")
+    return dataclasses.replace(data, train=dataclasses.replace(train, augment=AUGMENTATIONS[name]))
 
 
 def load_data(config: RunConfig, recipe: Recipe | None = None) -> DataBundle:

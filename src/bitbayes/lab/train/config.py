@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bitbayes.errors import nearest
+from bitbayes.lab.data import AUGMENTATIONS
 from bitbayes.lab.train.records import parsed
 from bitbayes.lab.train.rules import RuleName, RuleSpec
 from bitbayes.lab.train.schedule import Schedule
@@ -23,7 +24,7 @@ _COUNTS = ("epochs", "accumulate", "evaluate_every", "checkpoint_every", "refres
 # are the same, which their fingerprint verifies.
 _FREE = ("stop_after", "out", "data", "device", "variant", "recipe_file")
 
-_RARE = ("variant", "teacher", "recipe_file", "recipe_sha256")
+_RARE = ("variant", "augment", "teacher", "recipe_file", "recipe_sha256")
 
 # The first entries of config.json; the others follow in the order of the fields.
 _FIRST = (
@@ -59,6 +60,7 @@ class RunConfig:
         evaluate_every: Number of epochs between two evaluations, and so between two lines of metrics.jsonl.
         checkpoint_every: Number of epochs between two checkpoints.
         predict_samples: Number of posterior samples that the mean prediction averages over.
+        augment: Name of the augmentation in `bitbayes.lab.data.AUGMENTATIONS`; None for that of the recipe.
         label_smoothing: Share of the target distribution that is uniform over the classes during training, in [0, 1).
         views: Views of every image whose logits are averaged at test time: "one" (the image), "mirror" (also its mirror
             image) or "mirror-shift" (also both of them moved by a pixel).
@@ -101,6 +103,7 @@ class RunConfig:
     evaluate_every: int = 1
     checkpoint_every: int = 1
     predict_samples: int = 10
+    augment: str | None = None
     label_smoothing: float = 0.0
     views: Views = "one"
     protocol: Literal["validation", "test"] = "validation"
@@ -124,6 +127,8 @@ class RunConfig:
             raise ValueError(f"lr of rule {self.rule} must be a number, got None, which only bayesbinn supports")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.epochs:
             raise ValueError(f"stop_after must lie between 1 and epochs ({self.epochs}), got {self.stop_after}")
+        if self.augment is not None and self.augment not in AUGMENTATIONS:
+            raise nearest("augmentation", self.augment, AUGMENTATIONS)
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if not 0 < self.teacher_share <= 1:
