@@ -14,8 +14,14 @@ from generated import LAYOUTS, write
 IMAGES = {name: recipe for name, recipe in RECIPES.items() if name.partition("-")[0] in LAYOUTS}
 
 
-# These take 20 to 50 s each, and differ from others that are not slow in their activations alone.
-SLOW = ("imagenet-alexnet-w1a1", "imagenet-resnet18-w1a1")
+# These take long, and differ from others that are not slow in their widths or activations alone.
+SLOW = (
+    "imagenet-alexnet-w1a1",
+    "imagenet-resnet18-w1a1",
+    "cifar10-speed-wide",
+    "cifar10-speed-wide-w1a1",
+    "cifar10-speed-resnet18",
+)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in IMAGES])

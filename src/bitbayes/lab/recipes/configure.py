@@ -40,7 +40,7 @@ _SYNTHETIC = (bayesbinn.MOONS, bayesbinn.SNELSON)
 _IMAGES = (ours.DIGITS, bayesbinn.MNIST, ours.FASHION_MNIST, bayesbinn.CIFAR10, bayesbinn.CIFAR100)
 _TRUST = (ours.MNIST_TRUST, ours.MNIST_OUTLIERS, ours.MNIST_FEW_OUTLIERS)
 _SMALL = (ours.MNIST_SMALL, ours.CIFAR10_SMALL, ours.CIFAR10_SMALL_W1A1)
-_SPEED = (speed.SPEED, speed.SPEED_WIDE, speed.SPEED_W1A1, speed.SPEED_WIDE_W1A1)
+_SPEED = (speed.SPEED, speed.SPEED_WIDE, speed.SPEED_W1A1, speed.SPEED_WIDE_W1A1, speed.SPEED_RESNET)
 
 RECIPES = {recipe.name: recipe for recipe in (*_SYNTHETIC, *_IMAGES, *_TRUST, *_SMALL, *_SPEED, *vispa.VISPA_RECIPES)}
 """All recipes by name."""

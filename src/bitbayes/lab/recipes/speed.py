@@ -16,7 +16,7 @@ from torch import nn
 from bitbayes.lab.data import CropFlip, DataBundle, TensorData, load_cifar10
 from bitbayes.lab.recipes.base import DEFAULT, Recipe
 from bitbayes.lab.train import COSINE_BY_STEPS, RuleSpec
-from bitbayes.nn import speed_net
+from bitbayes.nn import resnet18, speed_net
 
 _WHITENED = 5000  # training images from which the first layer is computed
 
@@ -72,4 +72,20 @@ SPEED_WIDE_W1A1 = dataclasses.replace(
     name="cifar10-speed-wide-w1a1",
     title="CIFAR-10, airbench's network of 4 million binary weights, binary activations",
     network=_made(1.5, "sign"),
+)
+# The network of the VISPA paper with the same augmentation, smoothing and views. An epoch costs five times as much.
+SPEED_RESNET = dataclasses.replace(
+    SPEED,
+    name="cifar10-speed-resnet18",
+    title="CIFAR-10, VISPA's ResNet18 in fifteen epochs",
+    source="ours; network: Orecchia et al., NeurIPS 2024",
+    network=partial(resnet18, 10),
+    epochs=15,
+    rules={
+        **SPEED.rules,
+        **{
+            f"vispa:rank{rank}": RuleSpec(10.0, {"rank": rank, "weight_decay": 5e-5}, COSINE_BY_STEPS)
+            for rank in (1, 8)
+        },
+    },
 )

@@ -24,7 +24,11 @@ _COUNTS = ("epochs", "accumulate", "evaluate_every", "checkpoint_every", "refres
 # are the same, which their fingerprint verifies.
 _FREE = ("stop_after", "out", "data", "device", "variant", "recipe_file")
 
-_RARE = ("variant", "augment", "teacher", "recipe_file", "recipe_sha256")
+# Settings that config.json leaves out at their defaults, because older records lack them.
+_RARE = (
+    *("variant", "augment", "label_smoothing", "views", "teacher", "teacher_share"),
+    *("recipe_file", "recipe_sha256"),
+)
 
 # The first entries of config.json; the others follow in the order of the fields.
 _FIRST = (
@@ -172,8 +176,8 @@ class RunConfig:
     def to_json(self) -> str:
         """Return the record as indented JSON."""
         values = self.flat()
-        for name in _RARE:  # most runs have none of these entries, and older records lack them
-            if values[name] is None:
+        for name in _RARE:
+            if values[name] == _DEFAULTS[name]:
                 del values[name]
         return json.dumps(values, indent=2, default=dataclasses.asdict) + "\n"
 
@@ -237,6 +241,7 @@ class RunConfig:
 
 
 _SPEC = {item.name for item in dataclasses.fields(RuleSpec)}
+_DEFAULTS = {item.name: item.default for item in dataclasses.fields(RunConfig)}
 _OWN = {item.name for item in dataclasses.fields(RunConfig)} - {"spec"}
 
 
