@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 import bitbayes as bb
+from bitbayes.lab.recipes import make_config, make_experiment
+from bitbayes.lab.train.loop import training_step
+from generated import write
 
 bn = bb.nn
 RESNET = 10_985_472
@@ -108,6 +111,7 @@ def test_binary_and_real_counts(name) -> None:
         (lambda: bn.speed_net(7), (2, 3, 32, 32), 7),
         (lambda: bn.speed_net(activation="relu", width=0.5), (2, 3072), 10),
         (lambda: bn.speed_net(activation="sign", width=1.5), (2, 3, 32, 32), 10),
+        (lambda: bn.speed_net(activation="sign", width=0.7), (2, 3, 32, 32), 10),
         (lambda: bn.resnet18(10), (2, 3, 32, 32), 10),
         (lambda: bn.resnet18(10), (2, 3, 13, 21), 10),
         (lambda: bn.resnet18(100, activation="sign"), (2, 3, 32, 32), 100),
@@ -231,7 +235,21 @@ def test_the_whitening_stays_and_its_bias_learns() -> None:
     scales = {f"{n}.log_scale" for n, m in model.named_modules() if isinstance(m, bn.LogitScale)}
     assert fixed == {"1.weight"} | norms | scales and len(norms) == 6
     assert "1.bias" in learnt
-    assert model(torch.zeros(2, 3, 32, 32)).isfinite().all()
+
+
+def test_a_recipe_whitens_its_training_images_and_learns_the_bias(tmp_path) -> None:
+    place = write(tmp_path, "cifar10", train=40, test=4)
+    config = make_config("cifar10-speed", data=str(place), batch_size=18, epochs=1, out="-", precision="fp32")
+    experiment = make_experiment(config)
+    data, first = experiment.data.train, experiment.model.get_submodule("1")
+    images = data.inputs(torch.arange(len(data)))
+    wanted = bn.whitening(images)
+    assert isinstance(first, nn.Conv2d) and first.bias is not None
+    torch.testing.assert_close(first.weight.data, wanted)
+    experiment.model.train()
+    training_step(config, experiment, images[:18], data.y[:18])
+    torch.testing.assert_close(first.weight.data, wanted, atol=0, rtol=0)
+    assert (first.bias != 0).all()
 
 
 def test_a_float_speed_net_starts_near_the_identity() -> None:
@@ -247,7 +265,7 @@ def test_a_float_speed_net_starts_near_the_identity() -> None:
 @pytest.mark.parametrize("more", [-2, 3])
 def test_channels_are_added_in_pairs(more) -> None:
     with pytest.raises(ValueError, match=f"must be even and not negative, got {more}"):
-        bn.MoreChannels(more)
+        bn.PadChannels(more)
 
 
 def test_skips_of_a_bireal_block_are_double() -> None:
@@ -323,6 +341,7 @@ def test_unknown_options_name_the_nearest() -> None:
     for width in [0.0, -1.0, float("nan")]:
         with pytest.raises(ValueError, match="width must be at least 1/128"):
             bn.binaryconnect_vgg(10, width=width)
+    for width in [0.0, -1.0, 0.37, float("nan"), float("inf")]:
         with pytest.raises(ValueError, match="width must be at least 3/8, which leaves 24 channels"):
             bn.speed_net(width=width)
 

@@ -363,7 +363,7 @@ class Half(nn.Module):
     ("odd", "message"),
     [
         (nn.LayerNorm(8), r"cannot pack layer 'odd \(LayerNorm\)': layer_norm has no packed form"),
-        (nn.GELU(), r"cannot pack layer 'odd \(GELU\)': gelu has no packed form"),
+        (nn.SiLU(), r"cannot pack layer 'odd \(SiLU\)': silu has no packed form"),
         (nn.BatchNorm1d(8, track_running_stats=False), r"'odd \(BatchNorm1d\)': it has no running statistics"),
         (Product(), r"'odd \(Product\)': the product of two activations has no packed form"),
         (Sign(), r"'odd \(Sign\)': torch.sign is 0 at 0, .* use bitbayes.nn.BinaryActivation"),

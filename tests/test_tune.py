@@ -62,7 +62,7 @@ def test_the_rate_of_real_parameters_is_searched_too(tmp_path: Path) -> None:
         spec = RunConfig.load(tmp_path / row["folder"]).spec
         assert (spec.lr, spec.real_lr) == (row["settings"]["lr"], row["settings"]["real_lr"])
     assert len({row["settings"]["real_lr"] for row in rows}) == 3
-    with pytest.raises(ValueError, match="real_lr has no effect on full-precision"):
+    with pytest.raises(ValueError, match="real_lr has no effect on digits with full-precision"):
         search(tmp_path / "float", 1, Overrides(epochs=1), rule="full-precision", ranges={"real_lr": (1e-4, 1e-1)})
 
 

@@ -188,7 +188,7 @@ class ChannelScale(nn.Module):
         return x * _along_channels(self.scale, x)
 
 
-class MoreChannels(nn.Module):
+class PadChannels(nn.Module):
     """Zero channels around those of the input, half of them before and half after, for skip connections that widen.
 
     Args:
@@ -198,7 +198,7 @@ class MoreChannels(nn.Module):
         ValueError: If the number is negative or odd.
 
     Example:
-        >>> MoreChannels(2)(torch.ones(1, 1, 1, 1)).flatten()
+        >>> PadChannels(2)(torch.ones(1, 1, 1, 1)).flatten()
         tensor([0., 1., 0.])
     """
 

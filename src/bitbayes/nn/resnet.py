@@ -13,7 +13,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from bitbayes.errors import chosen
-from bitbayes.nn.layers import BinaryActivation, ChannelScale, ImageInput, MoreChannels, keep_real
+from bitbayes.nn.layers import BinaryActivation, ChannelScale, ImageInput, PadChannels, keep_real
 
 _WIDTHS = (64, 128, 256, 512)
 _ACTIVATIONS = {"real": False, "sign": True}
@@ -47,7 +47,7 @@ def resnet18(classes: int, *, activation: str = "real", input: str = "cifar") ->
         if stride == 1:
             shortcut = nn.Identity()
         elif sign:
-            shortcut = nn.Sequential(nn.AvgPool2d(2), MoreChannels(outputs - inputs))
+            shortcut = nn.Sequential(nn.AvgPool2d(2), PadChannels(outputs - inputs))
         else:
             norm = nn.BatchNorm2d(outputs, eps=1e-5, momentum=0.2, affine=False)
             shortcut = nn.Sequential(_real_convolution(inputs, outputs, 1, stride), norm)

@@ -1,8 +1,8 @@
 """Network for fast training on CIFAR: a whitening convolution, three groups of two convolutions, and a linear layer.
 
 The architecture is that of airbench94 (Jordan, 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU"), with binary
-convolutions. The whitening convolution and the linear layer stay real. With binary activations, it also has skip
-connections, shifts and RPReLU, as in ReActNet (Liu et al., ECCV 2020).
+convolutions. The whitening convolution and the linear layer stay real. With binary activations, the network also has
+skip connections, shifts and RPReLU, as in ReActNet (Liu et al., ECCV 2020).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitbayes.errors import chosen
-from bitbayes.nn.layers import BinaryActivation, ImageInput, LogitScale, MoreChannels, RPReLU, Shift, keep_real
+from bitbayes.nn.layers import BinaryActivation, ImageInput, LogitScale, PadChannels, RPReLU, Shift, keep_real
 
-_ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "sign": BinaryActivation}
+_ACTIVATIONS: dict[str, type[nn.Module] | None] = {"gelu": nn.GELU, "relu": nn.ReLU, "sign": None}
 _WIDTHS = (64, 256, 256)
 _PATCH = 2  # height and width of the patches that are whitened
-_EPSILON = 5e-4  # added to the variances of the patches, of which the smallest are noise
+_EPSILON = 5e-4  # added to the eigenvalues, of which the smallest are those of noise
 _LOGIT_SCALE = 1 / 9
 _MOMENTUM = 0.4  # of BatchNorm in torch's convention
 
@@ -27,15 +27,17 @@ def speed_net(
 ) -> nn.Sequential:
     """Return a CIFAR network that reaches a high accuracy in few epochs: six binary convolutions of 3x3.
 
-    A real 2x2 convolution first whitens the image. Its weights are computed from training images and stay fixed; its
-    bias is learned. Three groups of 64, 256 and 256 channels follow, each with two convolutions, which have 1,967,616
-    binary weights at width 1. BatchNorm learns a bias but no factor. The last layer is real, and its logits are divided
-    by nine.
+    A real 2x2 convolution first whitens the image. Its weights are computed from training images and stay fixed, and
+    its bias is learned. Three groups of 64, 256 and 256 channels follow, with two binary convolutions in each group. At
+    width 1, the six convolutions have 1,967,616 weights. BatchNorm learns a bias but no factor. The last layer is real,
+    and its logits are divided by nine.
 
     Args:
         classes: Number of outputs.
-        width: Factor of all channels after the first layer.
-        activation: "gelu", "relu", or "sign" for `BinaryActivation("approx")` in front of every binary convolution.
+        width: Factor of all channels after the first layer, whose numbers are rounded to even numbers.
+        activation: "gelu", "relu", or "sign". With "sign", a `Shift` and a `BinaryActivation("approx")` precede every
+            binary convolution, a skip connection passes around it, `RPReLU` follows, and the whitened image passes
+            through Hardtanh.
         images: Training images for `whitening`, normalised, shape (N, 3, 32, 32); 5,000 images suffice. None leaves
             random weights in the first layer, for a network whose weights will be loaded.
 
@@ -43,34 +45,30 @@ def speed_net(
         The network, input shape (N, 3, 32, 32), output shape (N, classes).
 
     Raises:
-        ValueError: If the activation is unknown, or the width is too small for 24 channels.
+        ValueError: If the activation is unknown, or the width is not finite or too small for 24 channels.
 
     Example:
         >>> network = speed_net(images=torch.randn(20, 3, 32, 32))
         >>> bb.summary(network).binary_weights
         1967616
     """
-    chosen("activation", activation, _ACTIVATIONS)
+    kind = chosen("activation", activation, _ACTIVATIONS)
     first = nn.Conv2d(3, 2 * 3 * _PATCH**2, _PATCH)
-    if not width * _WIDTHS[0] >= first.out_channels:
+    if not first.out_channels <= width * _WIDTHS[0] < float("inf"):
         raise ValueError(f"width must be at least 3/8, which leaves {first.out_channels} channels, got {width!r}")
-    widths = [round(width * channels) for channels in _WIDTHS]
+    widths = [2 * round(width * channels / 2) for channels in _WIDTHS]
     first.weight.requires_grad_(False)
     nn.init.zeros_(first.bias)  # pyright: ignore[reportArgumentType]
     if images is not None:
         first.weight.data.copy_(whitening(images, _PATCH))
-    layers: list[nn.Module] = [ImageInput(3, 32), keep_real(first)]
-    if activation == "sign":
-        layers.append(nn.Hardtanh())
-    else:
-        layers.append(_ACTIVATIONS[activation]())
+    layers: list[nn.Module] = [ImageInput(3, 32), keep_real(first), nn.Hardtanh() if kind is None else kind()]
     inputs = first.out_channels
     for outputs in widths:
         for pooled in (True, False):
-            if activation == "sign":
+            if kind is None:
                 layers.append(_SignBlock(inputs, outputs, pooled))
             else:
-                layers += [*_convolution(inputs, outputs, pooled), _ACTIVATIONS[activation]()]
+                layers += [*_convolution(inputs, outputs, pooled), kind()]
             inputs = outputs
     head = keep_real(nn.Linear(inputs, classes, bias=False))
     scale = LogitScale(_LOGIT_SCALE).requires_grad_(False)
@@ -93,7 +91,7 @@ class _SignBlock(nn.Module):
         super().__init__()
         self.body = nn.Sequential(Shift(inputs), BinaryActivation("approx"), *_convolution(inputs, outputs, pooled))
         smaller = [nn.AvgPool2d(2)] if pooled else []
-        wider = [MoreChannels(outputs - inputs)] if outputs > inputs else []
+        wider = [PadChannels(outputs - inputs)] if outputs > inputs else []
         self.shortcut = nn.Sequential(*smaller, *wider)
         self.activation = RPReLU(outputs)
 

@@ -122,8 +122,8 @@ class Tune(Command):
     Args:
         recipe: Name of the recipe, or a Python file that defines one; `bitbayes recipes` lists the names.
         trials: Number of trials in total, including finished ones. The first trial has the recipe's settings.
-        search: Settings to search and their ranges, as NAME=LOW:HIGH. The default is lr, and ess_scale if the recipe
-            sets it, within a factor of ten of the recipe's values.
+        search: Settings to search and their ranges, as NAME=LOW:HIGH: lr, real_lr, and options of the rule. The default
+            is lr, and ess_scale if the recipe sets it, within a factor of ten of the recipe's values.
         set: Options of the rule that are the same in every trial, as NAME=VALUE.
     """
 
@@ -166,10 +166,13 @@ examples:
             print(f"train with the best settings: {self._command(rows[0]['settings'])}")
 
     def _command(self, settings: dict[str, float]) -> str:
+        from bitbayes.lab.studies.tune import RATES
+
         words = ["bitbayes train", self.recipe, "--rule", self.rule]
         for flag in ("estimator", "data", "budget", "epochs", "seed"):
             value = getattr(self.given, flag)
             words += [f"--{flag}", str(value)] if value is not None else []
-        words += [f"--lr {settings['lr']}"] if "lr" in settings else []
-        options = [*self.set, *(f"{name}={value}" for name, value in settings.items() if name != "lr")]
+        rates = {name: value for name, value in settings.items() if name in RATES}
+        words += [f"--{name.replace('_', '-')} {value}" for name, value in rates.items()]
+        options = [*self.set, *(f"{name}={value}" for name, value in settings.items() if name not in rates)]
         return " ".join(words + (["--set", *options] if options else []))

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bitbayes.errors import nearest
 from bitbayes.lab.choices import Budget, Overrides
-from bitbayes.lab.data import AUGMENTATIONS, DataBundle, TensorData, batches
+from bitbayes.lab.data import AUGMENTATIONS, DataBundle, TensorData
 from bitbayes.lab.recipes import bayesbinn, file, ours, speed, vispa
 from bitbayes.lab.recipes.base import DEFAULTS, Recipe
 from bitbayes.lab.recipes.check import check_built, check_data, check_network, check_weights
 from bitbayes.lab.recipes.source import Source
+from bitbayes.lab.recipes.teacher import load_teacher, weights_of
 from bitbayes.lab.train import (
     RULES,
     Progress,
@@ -24,17 +25,13 @@ from bitbayes.lab.train import (
     RuleName,
     RuleSpec,
     RunConfig,
-    RunFolder,
     RunResult,
     default_progress,
     train,
 )
 from bitbayes.lab.train.experiment import Experiment, build_experiment
 from bitbayes.lab.train.machine import tuned_for
-from bitbayes.lab.train.precision import autocast
-from bitbayes.lab.train.results import load_mode
 from bitbayes.lab.train.rules import check_options
-from bitbayes.lab.train.teacher import Teacher
 
 _SYNTHETIC = (bayesbinn.MOONS, bayesbinn.SNELSON)
 _IMAGES = (ours.DIGITS, bayesbinn.MNIST, ours.FASHION_MNIST, bayesbinn.CIFAR10, bayesbinn.CIFAR100)
@@ -198,9 +195,8 @@ def make_config(
         chosen["precision"] = "fp32"
     estimator = name.variant if name.variant in _ESTIMATORS else "straight-through"
     options = chosen.pop("options")
-    if "real_lr" in chosen and (name.rule == "full-precision" or recipe.all_binary):
-        why = "all its weights have the rate --lr" if name.rule == "full-precision" else "all its weights are binary"
-        raise ValueError(f"real_lr has no effect on {recipe.name} with {name}: {why}; leave it out")
+    if "real_lr" in chosen:
+        check_real_lr(recipe, name.rule)
     config = RunConfig(
         recipe=recipe.name,
         rule=name.rule,
@@ -218,10 +214,21 @@ def make_config(
         recipe_file=recipe.file and recipe.file.text,
         recipe_sha256=recipe.file and recipe.file.sha256,
     )
+    if "teacher" in chosen:
+        chosen["teacher_sha256"] = weights_of(chosen["teacher"], config.out)
+    elif "teacher_share" in chosen:
+        raise ValueError("teacher_share has no effect without teacher, the folder of a run; give both")
     config = config.changed(**chosen)
     if options:
         check_options(config.rule, config.estimator, config.spec, options)
     return config
+
+
+def check_real_lr(recipe: Recipe, rule: str) -> None:
+    """Raise ValueError if a learning rate of real parameters has no effect."""
+    if rule == "full-precision" or recipe.all_binary:
+        why = "all its weights have the rate lr" if rule == "full-precision" else "all its weights are binary"
+        raise ValueError(f"real_lr has no effect on {recipe.name} with {rule}: {why}; leave it out")
 
 
 def make_experiment(config: RunConfig, data: DataBundle | None = None, recipe: Recipe | None = None) -> Experiment:
@@ -237,12 +244,6 @@ def make_experiment(config: RunConfig, data: DataBundle | None = None, recipe: R
     """
     recipe = recipe or recipe_of(config)
     data = data_of(config, data, recipe)
-    experiment = _experiment(config, data, recipe)
-    experiment.teacher = _teacher(config, data)
-    return experiment
-
-
-def _experiment(config: RunConfig, data: DataBundle, recipe: Recipe) -> Experiment:
     build = recipe.builder(data)
     if recipe.file is None:
         return build_experiment(config, build, data, recipe.loss, all_binary=recipe.all_binary)
@@ -260,32 +261,6 @@ def _experiment(config: RunConfig, data: DataBundle, recipe: Recipe) -> Experime
     return experiment
 
 
-def _teacher(config: RunConfig, data: DataBundle) -> Teacher | None:
-    """Return the teacher of a run, with the mode and the BatchNorm statistics of its best epoch."""
-    if config.teacher is None:
-        return None
-    theirs = RunConfig.load(config.teacher)
-    recipe = recipe_of_run(config.teacher, theirs)
-    model = recipe.builder(data)()
-    load_mode(RunFolder(config.teacher), model)
-    model.to(config.device).eval().requires_grad_(False)
-    precision = theirs.precision if config.precision == "auto" else config.precision
-
-    def outputs(x: Tensor) -> Tensor:
-        with autocast(x.device, precision):
-            return model(x)
-
-    teacher, (example, _) = Teacher(outputs, config.teacher_share), next(batches(data.train, 2))
-    try:
-        found = teacher.logits(example).shape[-1]
-    except (RuntimeError, ValueError) as error:
-        line = str(error).splitlines()[0]
-        raise ValueError(f"teacher {config.teacher} does not take the inputs of {config.recipe}: {line}") from error
-    if found != data.classes or data.classes < 2:
-        raise ValueError(f"teacher {config.teacher} has {found} outputs, and {config.recipe} {data.classes} classes")
-    return teacher
-
-
 def data_of(config: RunConfig, data: DataBundle | None = None, recipe: Recipe | None = None) -> DataBundle:
     """Return the data of a run as divided by its protocol; `data` may be loaded already."""
     data = load_data(config, recipe) if data is None else data
@@ -295,10 +270,19 @@ def data_of(config: RunConfig, data: DataBundle | None = None, recipe: Recipe | 
 
 
 def _augmented(data: DataBundle, name: str) -> DataBundle:
-    train = data.train
-    if not isinstance(train, TensorData) or train.x.dim() != 4 or train.x.dtype != torch.uint8:
-        raise ValueError(f"augment {name} needs images in memory, which {data.name} has not; leave it out")
-    return dataclasses.replace(data, train=dataclasses.replace(train, augment=AUGMENTATIONS[name]))
+    """Return data with another augmentation of the training images."""
+    train, augment = data.train, AUGMENTATIONS[name]
+    if augment is not None:
+        if not isinstance(train, TensorData):
+            raise ValueError(
+                f"augment {name} needs images in memory, but {data.name} reads them from files; leave it out"
+            )
+        if train.x.dim() != 4 or train.x.dtype != torch.uint8:
+            came = f"{train.x.dtype} of shape (N, {', '.join(map(str, train.x.shape[1:]))})"
+            raise ValueError(
+                f"augment {name} needs images of type uint8 and shape (N, C, H, W), got {came}; leave it out"
+            )
+    return dataclasses.replace(data, train=dataclasses.replace(train, augment=augment))
 
 
 def load_data(config: RunConfig, recipe: Recipe | None = None) -> DataBundle:
@@ -339,12 +323,21 @@ def run_recipe(
     recipe = recipe_of(config)
     if recipe.file is None:
         with tuned_for(wide=recipe.wide):
-            return train(config, make_experiment(config, data), resume=resume, progress=progress)
+            return train(config, _taught(config, data), resume=resume, progress=progress)
     if resume:
         file.check_unchanged(config)
     progress = progress or default_progress()
     with tuned_for(wide=recipe.wide), _blamed(recipe):
-        experiment = make_experiment(config, data)
+        experiment = _taught(config, data)
         if Ranks.here().first:
             progress.note(f"{config.recipe}: {experiment.data.described()}")
         return train(config, experiment, resume=resume, progress=progress, programs=recipe.file.files)
+
+
+def _taught(config: RunConfig, data: DataBundle | None) -> Experiment:
+    """Return the objects of a run that is about to be trained, with its teacher if it has one."""
+    experiment = make_experiment(config, data)
+    if config.teacher is not None:
+        theirs = recipe_of_run(config.teacher, RunConfig.load(config.teacher))
+        experiment.teacher = load_teacher(config, theirs, experiment.data)
+    return experiment

@@ -191,6 +191,8 @@ class Predictions:
 def fitted_temperature(run: FinishedRun, samples: int = 0) -> float:
     """Return the temperature fitted on a run's validation data, for a mean of `samples` networks or the mode (0).
 
+    It is that of the images themselves, without further views, because a packed network sees nothing else.
+
     Raises:
         ValueError: If the run is a regression, or has no validation data that fits in memory.
     """
@@ -198,4 +200,4 @@ def fitted_temperature(run: FinishedRun, samples: int = 0) -> float:
     if not run.experiment.loss.classifies or not isinstance(data, TensorData):
         raise ValueError("a temperature needs a classifier and validation data that fits in memory")
     x, y = whole(data)
-    return fit_temperature(run.predictor(samples)(x), y)
+    return fit_temperature(run.with_views("one").predictor(samples)(x), y)

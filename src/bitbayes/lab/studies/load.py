@@ -14,7 +14,7 @@ from bitbayes.lab.train import Experiment, RunConfig, RunFolder
 from bitbayes.lab.train.mean import MeanPredictor
 from bitbayes.lab.train.precision import autocast
 from bitbayes.lab.train.results import load_mode, load_posterior
-from bitbayes.lab.train.views import averaged
+from bitbayes.lab.train.views import Views, averaged
 from bitbayes.posterior import Posterior
 from bitbayes.predict import predict
 from bitbayes.prediction import Prediction
@@ -35,6 +35,10 @@ class FinishedRun:
     files: RunFolder
     experiment: Experiment
     posterior: Posterior | None
+
+    def with_views(self, views: Views) -> FinishedRun:
+        """Return the run with other views of its inputs at test time; see `RunConfig.views`."""
+        return dataclasses.replace(self, config=self.config.changed(views=views))
 
     def predict(self, x: Tensor, samples: int = 0) -> Prediction:
         """Predict with the mode, or with the mean of `samples` posterior samples; see `predictor`."""

@@ -14,9 +14,10 @@ from bitbayes.errors import require
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import full_name, make_config, make_experiment, open_recipe, run_recipe
-from bitbayes.lab.recipes.configure import load_data
+from bitbayes.lab.recipes.configure import check_real_lr, load_data
 from bitbayes.lab.studies.several import already_there, finished
 from bitbayes.lab.train import DivergedError, Progress, RunConfig, RunFolder, default_progress
+from bitbayes.lab.train.config import with_defaults
 from bitbayes.lab.train.experiment import resolved
 from bitbayes.lab.train.progress import OfSeveral
 from bitbayes.lab.train.rules import check_options
@@ -25,7 +26,7 @@ from bitbayes.noise import stream_key
 Ranges = dict[str, tuple[float, float]]
 
 _FREE = ("out", "data", "device", "stop_after")  # settings that may differ when a search continues
-_RATES = ("lr", "real_lr")  # settings of the run; all other names are options of the rule
+RATES = ("lr", "real_lr")  # settings of the run; all other names are options of the rule
 _WIDE = 10.0  # default range: the recipe's value divided and multiplied by this factor
 _TRIAL_STREAM = 13  # keeps the seeds of proposals apart from those of runs
 _RANGE = re.compile(r"(\w+)=([^:=]+):([^:=]+)")
@@ -134,6 +135,8 @@ def tune(
         raise ValueError(f"{recipe} cannot be tuned, because tuning needs classes and validation data")
     own = _own(base, data)
     searched = dict(ranges or _around(base, own))
+    if "real_lr" in searched:
+        check_real_lr(found, base.rule)
     _check(base, {name: low for name, (low, _) in searched.items()})
     files = RunFolder(folder)
     with files.held():
@@ -165,18 +168,16 @@ def tune(
 
 def _with(base: RunConfig, values: Mapping[str, float]) -> RunConfig:
     """Return a configuration with other values of the learning rates and of options of its rule."""
-    rates = {name: value for name, value in values.items() if name in _RATES}
+    rates = {name: value for name, value in values.items() if name in RATES}
     return base.changed(**rates, options=base.spec.with_options(_options(values)).options)
 
 
 def _options(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in _RATES}
+    return {name: value for name, value in values.items() if name not in RATES}
 
 
 def _check(base: RunConfig, values: Mapping[str, float]) -> None:
     """Raise ValueError for a searched setting that the rule does not have or use."""
-    if "real_lr" in values and base.rule == "full-precision":
-        raise ValueError("real_lr has no effect on full-precision: all its weights have the rate lr; leave it out")
     check_options(base.rule, base.estimator, _with(base, values).spec, _options(values))
 
 
@@ -199,8 +200,8 @@ def _own(base: RunConfig, data: DataBundle) -> dict[str, Any]:
 def _continue_search(files: RunFolder, base: RunConfig, searched: Ranges) -> None:
     """Write search.json, which describes the search; refuse the folder of another search."""
     about = {name: value for name, value in json.loads(base.to_json()).items() if name not in _FREE}
-    about["ranges"] = {name: list(limits) for name, limits in searched.items()}
-    before = files.read_json("search.json") if files.has("search.json") else _journal(files) or about
+    about = with_defaults(about) | {"ranges": {name: list(limits) for name, limits in searched.items()}}
+    before = with_defaults(files.read_json("search.json") if files.has("search.json") else _journal(files) or about)
     different = sorted(name for name in about if before.get(name) != about[name])
     if different:
         raise ValueError(f"{files.path} holds a search with another {', '.join(different)}; choose another --out")

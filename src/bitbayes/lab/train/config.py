@@ -22,12 +22,19 @@ _COUNTS = ("epochs", "accumulate", "evaluate_every", "checkpoint_every", "refres
 
 # Settings that may differ between a run and its continuation. They do not change what is learned, as long as the data
 # are the same, which their fingerprint verifies.
-_FREE = ("stop_after", "out", "data", "device", "variant", "recipe_file")
+_FREE = ("stop_after", "out", "data", "device", "variant", "teacher", "recipe_file")
 
 # Settings that config.json leaves out at their defaults, because older records lack them.
 _RARE = (
-    *("variant", "augment", "label_smoothing", "views", "teacher", "teacher_share"),
-    *("recipe_file", "recipe_sha256"),
+    "variant",
+    "augment",
+    "label_smoothing",
+    "views",
+    "teacher",
+    "teacher_sha256",
+    "teacher_share",
+    "recipe_file",
+    "recipe_sha256",
 )
 
 # The first entries of config.json; the others follow in the order of the fields.
@@ -72,6 +79,7 @@ class RunConfig:
             is the protocol of VISPA's paper, without validation data: the best *test* accuracy, of the posterior mean
             if there is a posterior.
         teacher: Folder of a finished run whose network teaches this one (distillation); None for the labels alone.
+        teacher_sha256: SHA-256 of that network's weights.
         teacher_share: Weight of the teacher's probabilities among the targets, in (0, 1].
         recipe_file: File of the recipe, as the user named it; None for the recipes of this package.
         recipe_sha256: SHA-256 of that file and of the modules beside it that it imports.
@@ -112,6 +120,7 @@ class RunConfig:
     views: Views = "one"
     protocol: Literal["validation", "test"] = "validation"
     teacher: str | None = None
+    teacher_sha256: str | None = None
     teacher_share: float = 0.5
     recipe_file: str | None = None
     recipe_sha256: str | None = None
@@ -223,7 +232,7 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine what is learned, by name and in JSON types."""
-        return {name: value for name, value in json.loads(self.to_json()).items() if name not in _FREE}
+        return with_defaults({name: value for name, value in json.loads(self.to_json()).items() if name not in _FREE})
 
     def differing(self, identity: Mapping[str, Any]) -> list[str]:
         """Return a short text for each setting that differs in the `identity` of another record.
@@ -236,6 +245,7 @@ class RunConfig:
             ['seed 7, not 0']
         """
         ours = self.identity()
+        identity = with_defaults(identity)
         names = [name for name, value in identity.items() if name in ours and ours[name] != value]
         return [f"{name} {_short(identity[name])}, not {_short(ours[name])}" for name in names]
 
@@ -243,6 +253,11 @@ class RunConfig:
 _SPEC = {item.name for item in dataclasses.fields(RuleSpec)}
 _DEFAULTS = {item.name: item.default for item in dataclasses.fields(RunConfig)}
 _OWN = {item.name for item in dataclasses.fields(RunConfig)} - {"spec"}
+
+
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by name, with the defaults of those that `RunConfig.to_json` leaves out."""
+    return {name: _DEFAULTS[name] for name in _RARE if name not in _FREE} | dict(values)
 
 
 def _from_flat(values: dict[str, Any]) -> RunConfig:

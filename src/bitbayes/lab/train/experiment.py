@@ -19,7 +19,7 @@ from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.distributed import Ranks
 from bitbayes.lab.train.losses import CROSS_ENTROPY, Loss
-from bitbayes.lab.train.rules import RULES, RuleSpec
+from bitbayes.lab.train.rules import RULES, RealOptimizer, RuleSpec
 from bitbayes.lab.train.teacher import Teacher
 from bitbayes.parameters import split_parameters
 from bitbayes.rules import BinaryOptimizer
@@ -51,7 +51,7 @@ class Experiment:
         data: Training data, and validation and test data if there are any.
         loss: Training loss.
         optimizer: The learning rule; None for full precision.
-        real_optimizer: Adam or SGD on the real parameters; None if there are none.
+        real_optimizer: Optimizer of the real parameters; None if there are none.
         schedulers: Learning-rate schedules, which are stepped at the start of every epoch or step.
         device: Device of the batches.
         ranks: The processes that train the network together.
@@ -118,7 +118,7 @@ def build_experiment(
     if config.rule not in RULES:
         raise nearest("rule", config.rule, RULES)
     _check_ranks(config, len(data.train))
-    _check_images(config, data, loss)
+    _check_targets(config, data, loss)
     device, spec = torch.device(config.device), resolved(config, len(data.train))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
@@ -131,7 +131,7 @@ def build_experiment(
             raise ValueError(f"rule {config.rule} has no options, got {', '.join(spec.options)}")
         if spec.samples > 1:
             raise ValueError(f"samples must be 1 for rule {config.rule}, which does not sample; got {spec.samples}")
-        optimizer, real = None, [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer, real = None, list(model.parameters())
     else:
         binary, others = (list(model.named_parameters()), []) if all_binary else split_parameters(model)
         optimizer, real = _binary_optimizer(rule, binary, config, spec), [parameter for _, parameter in others]
@@ -149,9 +149,12 @@ def _check_ranks(config: RunConfig, examples: int) -> None:
         raise ValueError(f"a batch of {batch} examples cannot be split between {ranks.count} processes; {advice}")
 
 
-def _check_images(config: RunConfig, data: DataBundle, loss: Loss) -> None:
-    if config.label_smoothing and loss is not CROSS_ENTROPY:
-        raise ValueError(f"label smoothing needs the loss {CROSS_ENTROPY.name}, not {loss.name}; leave it out")
+def _check_targets(config: RunConfig, data: DataBundle, loss: Loss) -> None:
+    """Raise ValueError for changes of targets or of test inputs that do not suit the loss or the data."""
+    changes = {"label smoothing": config.label_smoothing, "a teacher": config.teacher}
+    for what, wanted in changes.items():
+        if wanted and loss is not CROSS_ENTROPY:
+            raise ValueError(f"{what} needs the loss {CROSS_ENTROPY.name}, not {loss.name}; leave it out")
     if config.views != "one" and isinstance(data.train, TensorData) and data.train.x.dim() != 4:
         shape = ", ".join(map(str, data.train.x.shape[1:]))
         raise ValueError(f"views {config.views} need images (N, C, H, W), got inputs (N, {shape}); leave them out")
@@ -194,7 +197,7 @@ def _real_rate(spec: RuleSpec, optimizer: BinaryOptimizer | None) -> float:
     return spec.lr if optimizer is None else spec.real_lr
 
 
-_REAL: dict[str, Callable[..., Optimizer]] = {
+_REAL: dict[RealOptimizer, Callable[..., Optimizer]] = {
     "adam": Adam,
     "sgd": partial(SGD, momentum=0.9),
     "nesterov": partial(SGD, momentum=0.85, nesterov=True),

@@ -113,13 +113,15 @@ def train(
         programs: Python files that define the recipe, by path. They are copied into the folder of the run.
 
     Raises:
-        ValueError: If `resume` finds a run with other settings, another number of processes, or no checkpoint; or if
-            the settings of the processes of a data-parallel run differ.
+        ValueError: If `resume` finds a run with other settings, another number of processes, or no checkpoint; if the
+            settings of the processes of a data-parallel run differ; or if `config` has a teacher and `experiment` none.
         DivergedError: If the loss or a gradient is not finite.
         RunError: If a file cannot be written or read, the checkpoint belongs to another run, or the folder is in use.
     """
     if config.capture:
         capture.check(experiment)
+    if config.teacher is not None and experiment.teacher is None:
+        raise ValueError(f"the run has the teacher {config.teacher}, but its experiment has none; use run_recipe")
     progress = (progress or default_progress()) if experiment.ranks.first else SilentProgress()
     folder = RunFolder(config.out, writes=experiment.ranks.first)
     with _held(folder, experiment.ranks):
@@ -355,7 +357,7 @@ def _evaluate(run: _Training, row: EpochRow, before: list[Tensor], last: bool) -
         _, val_accuracy, val_error = measure(model, data.validation, loss, precision, config.views)
         test_nll, test_accuracy, test_error = measure(model, data.test, loss, precision, config.views)
         if test_error is not None:
-            noise = math.sqrt(measure(model, data.train, loss, precision)[2] or 0.0)
+            noise = math.sqrt(measure(model, data.train, loss, precision, config.views)[2] or 0.0)
             test_nll = gaussian_nll(torch.tensor([test_error]), torch.zeros(1), noise)
         probabilities = None
         if optimizer is not None and optimizer.has_posterior:
@@ -402,7 +404,10 @@ def training_step(
     """
     optimizer, real = experiment.optimizer, experiment.real_optimizer
     right = torch.zeros((), device=x.device)
-    taught = None if experiment.teacher is None else experiment.teacher.logits(x)  # once for all draws
+    taught = None
+    if experiment.teacher is not None:  # once for all draws
+        with autocast(x.device, config.precision):
+            taught = experiment.teacher.logits(x, _parts(config, x))
     groups = real.param_groups if real is not None and optimizer is not None and config.spec.samples > 1 else []
     averaged = [parameter for group in groups for parameter in group["params"]]
     sums: dict[Tensor, Tensor] = {}  # of the real parameters' gradients over draws, each clipped separately
@@ -433,11 +438,16 @@ def training_step(
     return loss, right
 
 
+def _parts(config: RunConfig, x: Tensor) -> int:
+    """Return the number of micro-batches of a batch."""
+    return min(config.accumulate, max(len(x) // 2, 1))  # BatchNorm needs two examples
+
+
 def _passes(
     config: RunConfig, experiment: Experiment, x: Tensor, y: Tensor, taught: Tensor | None, share: float
 ) -> tuple[Tensor, Tensor]:
     """Add up the gradients of a batch in parts; return its loss and the number of correct predictions."""
-    count = min(config.accumulate, max(len(x) // 2, 1))  # BatchNorm needs two examples
+    count = _parts(config, x)
     losses, hits = [], []
     soft = [None] * count if taught is None else taught.tensor_split(count)
     parts = zip(x.tensor_split(count), y.tensor_split(count), soft, strict=True)

@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -18,7 +18,7 @@ from bitbayes.rules.bayesbinn import recommended_lr
 from bitbayes.rules.optimizer import Common
 
 RULES: dict[str, type[BinaryOptimizer] | None] = {
-    "full-precision": None,  # plain Adam under the same trainer
+    "full-precision": None,  # an optimizer of torch under the same trainer
     "ste": rules.STE,
     "bop": rules.Bop,
     "bop2": rules.Bop2ndOrder,
@@ -29,7 +29,7 @@ RULES: dict[str, type[BinaryOptimizer] | None] = {
     "bayesbinn": rules.BayesBiNN,
     "vispa": rules.VISPA,
 }
-"""Learning rules by their names on the command line; None is plain Adam."""
+"""Learning rules by their names on the command line; None stands for an optimizer of torch, by default Adam."""
 
 RELATIVE = {"ess_scale": "ess", "interval_epochs": "interval", "harden_at": "harden_after"}
 """Options that are relative to the data and the run, with the options of the rule that they become."""
@@ -43,6 +43,9 @@ _OF_THE_RUN = {
     "capturable": "--capture",
 }
 _OBJECTS = {"prior"}
+
+
+RealOptimizer = Literal["adam", "sgd", "nesterov"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class RuleSpec:
     real_lr: float = 1e-3
     clip_gradient: float | None = None
     samples: int = 1
-    real_optimizer: Literal["adam", "sgd", "nesterov"] = "adam"
+    real_optimizer: RealOptimizer = "adam"
     real_weight_decay: float = 0.0
     dropout: float | None = None
 
@@ -118,8 +121,9 @@ class RuleSpec:
             raise ValueError(f"learning rates must be positive, got {self.lr} and {self.real_lr}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if self.real_optimizer not in ("adam", "sgd", "nesterov"):
-            raise ValueError(f"real_optimizer must be adam, sgd or nesterov; got {self.real_optimizer!r}")
+        if self.real_optimizer not in get_args(RealOptimizer):
+            names = ", ".join(get_args(RealOptimizer))
+            raise ValueError(f"real_optimizer must be one of {names}; got {self.real_optimizer!r}")
 
     def with_options(self, options: Mapping[str, Any]) -> RuleSpec:
         """Return the settings with some options changed.

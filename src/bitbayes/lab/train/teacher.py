@@ -15,7 +15,7 @@ class Teacher:
     """Trained network that teaches another (Hinton, Vinyals & Dean, 2015), at temperature 1.
 
     Args:
-        outputs: Function from inputs to the teacher's logits.
+        outputs: Function from inputs to the teacher's logits, such as a network in eval mode.
         share: Weight of the teacher's probabilities among the targets, in (0, 1].
 
     Example:
@@ -29,9 +29,9 @@ class Teacher:
     share: float
 
     @torch.no_grad()
-    def logits(self, x: Tensor) -> Tensor:
-        """Return the teacher's logits, shape (N, K), for inputs of the student."""
-        return self.outputs(x).float()
+    def logits(self, x: Tensor, parts: int = 1) -> Tensor:
+        """Return the teacher's logits, shape (N, K), for inputs of the student, in a number of passes."""
+        return torch.cat([self.outputs(part).float() for part in x.tensor_split(parts)])
 
     def mixed(self, loss: Tensor, output: Tensor, taught: Tensor) -> Tensor:
         """Return (1 − share) · loss + share · KL(teacher ‖ student), the mean over the batch in nats.

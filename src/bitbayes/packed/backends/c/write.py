@@ -39,8 +39,8 @@ _HEAD = """\
 _MATH = "#include <math.h>"
 _NEEDS = {
     "INFINITY": _MATH,
-    "erff(": _MATH,
-    "tanhf(": _MATH,
+    "erfc(": _MATH,
+    "tanh(": _MATH,
     "": "#include <stdint.h>",
     "memset": "#include <string.h>",
     "@sum": """
@@ -233,8 +233,8 @@ class _Writer:
             return [f"if (y {sign} {bound}) y = {bound};" for sign, bound in given]
         if step.op == "gelu":
             if step.settings["tanh"]:
-                return ["y = 0.5f * y * (1.0f + tanhf(0.79788456f * (y + 0.044715f * y * y * y)));"]
-            return ["y = 0.5f * y * (1.0f + erff(0.70710678f * y));"]
+                return ["y = (float)(0.5 * y * (1 + tanh(0.7978845608028654 * (y + 0.044715 * y * y * y))));"]
+            return ["y = (float)(0.5 * y * erfc(-0.7071067811865476 * y));"]
         assert step.op == "affine", step.op
         given = [(sign, role) for sign, role in (("*", "scale"), ("+", "shift")) if role in step.tensors]
         terms = [f" {sign} {self._vector(step, role, channel, 'float')}" for sign, role in given]
