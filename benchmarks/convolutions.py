@@ -1,16 +1,18 @@
 """Measure where the time of a training step of a convolutional network goes, beside the float network's step.
 
-    python benchmarks/convolutions.py [--recipe cifar10-speed] [--rule RULE ...] [--batch 500] [--steps 5]
+    python benchmarks/convolutions.py [--recipe cifar10-speed] [--rule RULE ...] [--batch 250] [--steps 5]
 
-The steps are those of `bitbayes train`, in bfloat16 if the machine computes faster in it, on random images of the
-recipe's size. The first line gives the step of every rule over that of the float network, timed turn by turn; the ratio
-is that of the medians. The table gives the share of a step that each kind of kernel takes, from torch's profiler:
+The steps are those of `bitbayes train`, in bfloat16 if the machine computes faster in it, on random images of CIFAR's
+size. "step over float" is the step of a rule over that of the float network, timed turn by turn; the ratio is that of
+the medians. The other columns give the share of a step that each kind of operation takes, by torch's profiler:
 
 - "convolutions": forward, gradient of the inputs and gradient of the weights.
-- "pooling", "BatchNorm", "activations", "update" (of the binary and the real parameters).
-- "layout and types": copies that change the order in memory or the number format.
+- "pooling", "BatchNorm" and "activations": forward and backward.
+- "update": the fused kernels of the optimizers. Other operations of an update count under their own kinds.
+- "copies": changes of the order in memory or of the number format, and memory that is filled with zeros.
 - "rest": everything else, such as the loss and the bookkeeping of autograd.
-- "images": share of a step that augmentation and normalisation take, measured separately.
+
+The last line gives the time of augmentation and normalisation, which is measured separately.
 """
 
 from __future__ import annotations
@@ -24,11 +26,9 @@ from collections import Counter
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bitbayes.lab.data import DataBundle, TensorData, batches
+from bitbayes.lab.data import AUGMENTATIONS, DataBundle, TensorData, batches
 from bitbayes.lab.recipes import find_recipe, make_config
-from bitbayes.lab.recipes.configure import build_experiment
-from bitbayes.lab.train import RunConfig, choose_precision
-from bitbayes.lab.train.experiment import Experiment
+from bitbayes.lab.train import Experiment, RunConfig, build_experiment, choose_precision
 from bitbayes.lab.train.loop import training_step
 from bitbayes.lab.train.machine import kept_memory
 from bitbayes.lab.train.precision import bfloat16_weights
@@ -41,16 +41,16 @@ KINDS = {
     "BatchNorm": ("batch_norm", "batchnorm"),
     "activations": ("gelu", "relu", "threshold", "hardtanh", "prelu", "clamp"),
     "update": ("optimizer", "adam", "sgd", "kernel"),
-    "layout and types": ("copy_", "to_copy", "contiguous", "clone", "fill_", "zero_"),
+    "copies": ("copy_", "to_copy", "contiguous", "clone", "fill_", "zero_"),
 }
 
 
-def images(recipe: str, count: int) -> DataBundle[TensorData]:
-    """Return random images of CIFAR's size with the recipe's augmentation."""
+def images(count: int) -> DataBundle[TensorData]:
+    """Return random images of CIFAR's size with the augmentation of `cifar10-speed`."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    augment = find_recipe(recipe).load.keywords.get("augment")  # type: ignore[attr-defined]
-    data = TensorData(x, torch.randint(10, (count,), generator=generator), mean=0.5, std=0.25, augment=augment)
+    augment, y = AUGMENTATIONS["alternate"], torch.randint(10, (count,), generator=generator)
+    data = TensorData(x, y, mean=0.5, std=0.25, augment=augment)
     return DataBundle("random", data, None, None, 10, "generated")
 
 
@@ -93,13 +93,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", default="cifar10-speed", help="recipe of 32x32 colour images")
     parser.add_argument("--rule", nargs="+", default=["bayesbinn", "ste", "vispa"], help="rules to measure")
-    parser.add_argument("--batch", type=int, default=500, help="images per step")
+    parser.add_argument("--batch", type=int, default=250, help="images per step")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each rule")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     precision = choose_precision("auto", torch.device("cpu"))
-    data = images(options.recipe, options.batch)
+    data = images(options.batch)
     rules = ["full-precision", *options.rule]
     with kept_memory(), contextlib.ExitStack() as stack:
         runs = {rule: Run(options.recipe, rule, data, options.batch, precision) for rule in rules}

@@ -2,8 +2,9 @@
 
     benchmarks/on_gpu.sh OUT --data DATA [--seconds 540] [--only PART ...]
 
-Each part writes OUT/PART.json before the next begins, so that a machine that is taken away leaves what it has measured.
-A part that fails writes its error, and the others follow. The parts are:
+Each part is a process of its own and writes OUT/PART.json before the next begins, so that a machine that is taken away
+leaves what it has measured. A part that fails, or that is stopped when the time is over, keeps the numbers that it has
+and adds its error; the other parts follow. The parts are:
 
 - "tests": the tests that need a GPU.
 - "equality": for every rule, how many weights and beliefs differ after five updates: fused from eager ones, and
@@ -23,7 +24,6 @@ import json
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ from bitbayes.lab.train.capture import GRAPHS, Captured
 
 SHARES = {"speed": 0.45, "speed-wide": 0.6}  # of the time that is left when the part begins
 _REHEARSED = "cifar10-small"  # recipe of a rehearsal
+ROOT = Path(__file__).resolve().parent.parent
 TESTS_AT_MOST = 0.25  # share of all seconds
 
 
@@ -70,19 +71,19 @@ class Setting:
 
 
 def tests(setting: Setting) -> dict[str, Any]:
-    """Run the tests that need a GPU; return the last line of their output and the exit status."""
+    """Run the tests that need a GPU; return the exit status and the end of their output."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     command += ["--collect-only"] if setting.tiny else []
     limit = TESTS_AT_MOST * setting.seconds
+    ways: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return {"status": None, "line": f"not finished after {limit:.0f} seconds"}
-    return {
-        "status": found.returncode,
-        "line": (found.stdout.strip().splitlines() or [""])[-1],
-        "tail": found.stdout[-4000:],
-    }
+        found = subprocess.run(command, timeout=limit, **ways)
+        status, output = found.returncode, found.stdout
+    except subprocess.TimeoutExpired as error:
+        partial = error.stdout or b""
+        status, output = None, partial if isinstance(partial, str) else partial.decode(errors="replace")
+        output += f"\nstopped after {limit:.0f} seconds"
+    return {"status": status, "line": (output.strip().splitlines() or [""])[-1], "tail": output[-4000:]}
 
 
 def _updated(name: str, device: torch.device, size: int, **options: bool) -> list[torch.Tensor]:
@@ -91,13 +92,11 @@ def _updated(name: str, device: torch.device, size: int, **options: bool) -> lis
     weight = torch.nn.Parameter(torch.randn(size, size, generator=generator).to(device))
     rule = step.RULES[name]([weight], seed=0, **options)
     gradients = [torch.randn(size, size, generator=generator).to(device) for _ in range(5)]
-    weight.grad = torch.zeros_like(weight)
 
     def update(gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        assert weight.grad is not None
-        weight.grad.copy_(gradient)
+        weight.grad = gradient.clone()
         rule.step()
-        return gradient, gradient
+        return gradient.mean(), gradient.mean()
 
     record = options.get("capturable") and device.type in GRAPHS
     repeated = Captured(update, [rule], GRAPHS[device.type](), device) if record else update
@@ -142,23 +141,14 @@ def steps(setting: Setting) -> dict[str, Any]:
 
 def _trained(setting: Setting, recipe: str, rule: str, seed: int, epochs: int | None = None) -> dict[str, Any]:
     """Train one run; return its summary and the seconds it took."""
-    begin, where = time.monotonic(), setting.out / "runs" / f"{recipe}-{rule.replace(':', '-')}-seed{seed}"
-    settings: dict[str, Any] = {"precision": "bf16", "epochs": epochs}
+    name = f"{recipe}-{rule.replace(':', '-')}-seed{seed}{'' if epochs is None else f'-{epochs}epochs'}"
+    settings: dict[str, Any] = {"precision": "bf16", "epochs": epochs, "capture": setting.device.type == "cuda"}
     if setting.tiny:
         settings = {"precision": "fp32", "epochs": 1, "batch_size": 8, "predict_samples": 2}
         settings |= {"evaluate_every": 1, "checkpoint_every": 1}
-    capture = setting.device.type == "cuda"
-    config = make_config(
-        recipe,
-        rule,
-        seed=seed,
-        out=str(where),
-        data=setting.data,
-        device=str(setting.device),
-        capture=capture,
-        **settings,
-    )
-    summary = run_recipe(config, resume=True, progress=LineProgress()).summary
+    place = {"out": str(setting.out / "runs" / name), "data": setting.data, "device": str(setting.device)}
+    begin = time.monotonic()
+    summary = run_recipe(make_config(recipe, rule, seed=seed, **place, **settings), progress=LineProgress()).summary
     assert summary is not None
     return {"seconds": time.monotonic() - begin, **summary.to_dict()}
 
@@ -182,13 +172,14 @@ def _seeds(setting: Setting, name: str, recipe: str) -> dict[str, Any]:
 
 def vgg(setting: Setting) -> dict[str, Any]:
     """Train BinaryConnect's VGG for one epoch, and then on a schedule that fills the rest of the time."""
-    rule = "bayesbinn:straight-through"
-    first = _trained(setting, _REHEARSED if setting.tiny else "cifar10", rule, 1, epochs=1)
-    if setting.tiny:
-        return {"runs": [first]}
-    write(setting, "vgg", {"runs": [first]})
-    epochs = int(0.8 * setting.left / first["seconds_per_epoch"])
-    return {"runs": [first, *([_trained(setting, "cifar10", rule, 2, epochs=epochs)] if epochs > 1 else [])]}
+    rule, recipe = "bayesbinn:straight-through", _REHEARSED if setting.tiny else "cifar10"
+    found = {"runs": [_trained(setting, recipe, rule, 1, epochs=1)]}
+    write(setting, "vgg", found)
+    # The time of the first run includes its start and the final evaluation, which the second run pays only once.
+    epochs = int(0.9 * setting.left / found["runs"][0]["seconds"])
+    if epochs > 1 and not setting.tiny:
+        found["runs"].append(_trained(setting, recipe, rule, 1, epochs=epochs))
+    return found
 
 
 PARTS: dict[str, Callable[[Setting], dict[str, Any]]] = {
@@ -206,8 +197,23 @@ def write(setting: Setting, name: str, found: dict[str, Any]) -> None:
     cuda = setting.device.type == "cuda"
     device = torch.cuda.get_device_name(setting.device) if cuda else "processor"
     about = {"device": device, "torch": torch.__version__, "bitbayes": bb.__version__, "tiny": setting.tiny}
-    path = setting.out / f"{name}.json"
-    path.write_text(json.dumps({**about, **found}, indent=2, default=str) + "\n", encoding="utf-8")
+    _write(setting.out / f"{name}.json", {**about, **found})
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    path.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def in_process(name: str, setting: Setting, arguments: list[str]) -> str | None:
+    """Run one part in a process of its own until the time is over; return why it ended, or None if it succeeded."""
+    if setting.left <= 0:
+        return "not begun: no time was left"
+    command = [sys.executable, __file__, *arguments, "--seconds", str(setting.left), "--part", name]
+    try:
+        found = subprocess.run(command, timeout=setting.left, stderr=subprocess.PIPE, text=True)
+    except subprocess.TimeoutExpired:
+        return "stopped: the time was over"
+    return found.stderr[-4000:] if found.returncode else None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -219,24 +225,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=540.0, help="seconds of all parts together")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
     parser.add_argument("--tiny", action="store_true", help="rehearse with tiny sizes")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # of the process that runs this part
     o = parser.parse_args(arguments)
     device = torch.device(o.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("not measured: torch sees no GPU here; --device cpu --tiny rehearses without one")
     o.out.mkdir(parents=True, exist_ok=True)
     setting = Setting(o.out, o.data, device, time.monotonic() + o.seconds, o.seconds, o.tiny)
-    for name, part in PARTS.items():
+    if o.part:
+        write(setting, o.part, PARTS[o.part](setting))
+        return
+    mine = [str(o.out), "--data", o.data, "--device", o.device, *(["--tiny"] if o.tiny else [])]
+    for name in PARTS:
         if name not in o.only:
             continue
-        begin = time.monotonic()
-        if setting.left <= 0:
-            write(setting, name, {"error": "not begun: no time was left"})
-        else:
-            try:
-                write(setting, name, part(setting))
-            except Exception as error:  # the other parts follow
-                write(setting, name, {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()})
-        print(f"{name}: {time.monotonic() - begin:.0f} s, written to {setting.out / name}.json", flush=True)
+        begin, path = time.monotonic(), o.out / f"{name}.json"
+        path.unlink(missing_ok=True)  # of an earlier call
+        if error := in_process(name, setting, mine):
+            measured = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            _write(path, {**measured, "error": error})
+        print(f"{name}: {time.monotonic() - begin:.0f} s, written to {path}", flush=True)
 
 
 if __name__ == "__main__":

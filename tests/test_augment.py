@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bitbayes.lab.data import CropFlip, DataBundle, ResizedCrop, TensorData, batches
-from bitbayes.lab.data.augment import drawn
+from bitbayes.lab.data.augment import augmentation_uniforms
 from bitbayes.noise import Noise
 
 COUNT = 2000
@@ -88,13 +88,13 @@ def test_a_frame_that_mirrors_the_border() -> None:
 def test_flips_alternate() -> None:
     """Each image is flipped in every other epoch, half of them first in odd epochs; crops are drawn anew."""
     crop = CropFlip(pad=2, alternate=True)
-    epochs = [drawn(crop, 1000, seed=4, epoch=epoch) for epoch in range(1, 5)]
+    epochs = [augmentation_uniforms(crop, 1000, seed=4, epoch=epoch) for epoch in range(1, 5)]
     flips = [uniform[:, 2] > 0.5 for uniform in epochs]
     assert torch.equal(flips[0], flips[2]) and torch.equal(flips[1], flips[3]) and torch.equal(flips[0], ~flips[1])
     assert 400 < int(flips[0].sum()) < 600
     assert (epochs[0][:, :2] != epochs[2][:, :2]).all()
-    assert not torch.equal(drawn(crop, 1000, seed=5, epoch=1)[:, 2] > 0.5, flips[0])
-    usual = [drawn(CropFlip(pad=2), 1000, seed=4, epoch=epoch)[:, 2] > 0.5 for epoch in (1, 2)]
+    assert not torch.equal(augmentation_uniforms(crop, 1000, seed=5, epoch=1)[:, 2] > 0.5, flips[0])
+    usual = [augmentation_uniforms(CropFlip(pad=2), 1000, seed=4, epoch=epoch)[:, 2] > 0.5 for epoch in (1, 2)]
     assert 400 < int((usual[0] == usual[1]).sum()) < 600
 
 

@@ -143,43 +143,68 @@ def test_the_search_on_snelsons_data_prints_the_best_first(snelson: Any, capsys:
     assert errors == [*sorted(errors[:5]), *sorted(errors[5:])]
 
 
-def test_everything_on_a_gpu_is_rehearsed(tmp_path: Path) -> None:
+PARTS = ["tests", "equality", "steps", "speed", "speed-wide", "vgg"]
+
+
+@pytest.mark.parametrize("parts", [["equality", "speed"], pytest.param(PARTS, marks=pytest.mark.slow)])
+def test_a_gpu_is_rehearsed(parts: list[str], tmp_path: Path) -> None:
     """Each part writes its numbers; without a GPU, the sizes are tiny."""
     script = Path(__file__).resolve().parent.parent / "benchmarks" / "on_gpu.sh"
     data = write(tmp_path / "data", "cifar10", train=24, test=4)
     command = [script, tmp_path / "out", "--data", data, "--device", "cpu", "--tiny", "--seconds", "600"]
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run([*command, "--only", *parts], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    parts = ["tests", "equality", "steps", "speed", "speed-wide", "vgg"]
     assert [line.partition(":")[0] for line in done.stdout.splitlines() if ", written to " in line] == parts
     found = {part: json.loads((tmp_path / "out" / f"{part}.json").read_text()) for part in parts}
     for part, numbers in found.items():
         assert "error" not in numbers, (part, numbers)
         assert (numbers["device"], numbers["tiny"]) == ("processor", True)
-    assert found["tests"]["status"] == 0
-    differences = found["equality"]["differences"]
-    assert set(found["steps"]["rows"]) == {"float, Adam", "STE Adam"}
-    for name, pairs in differences.items():
-        assert pairs["captured and fused"] == {"weights": 0, "beliefs": 0, "relative, at most": 0.0}, name
-        assert pairs["fused and eager"]["relative, at most"] < 1e-3, name
-    for part in ("speed", "speed-wide", "vgg"):
-        (run,) = found[part]["runs"]
-        assert run["epochs_done"] == 1 and run["seconds"] > 0 and 0 <= run["test_accuracy"] <= 100
+    assert found["equality"]["differences"]["STE Adam"]["fused and eager"]["weights"] == 0
+    if "tests" in parts:
+        assert found["tests"]["status"] == 0 and "tests" in found["tests"]["line"]
+        assert set(found["steps"]["rows"]) == {"float, Adam", "STE Adam"}
+    for part in parts:
+        for run in found[part].get("runs", []):
+            assert run["epochs_done"] == 1 and run["seconds"] > 0 and 0 <= run["test_accuracy"] <= 100
+    assert len(found["speed"]["runs"]) == 1
 
 
-def test_a_part_that_fails_leaves_its_error_and_the_others_follow(on_gpu: Any, tmp_path: Path) -> None:
-    def broken(setting: Any) -> dict[str, Any]:
-        raise RuntimeError("the card fell off")
+def test_a_part_that_fails_keeps_its_numbers_and_the_others_follow(
+    on_gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(name: str, setting: Any, arguments: list[str]) -> str | None:
+        on_gpu.write(setting, name, {"runs": [1]})
+        return "the card fell off" if name == "speed" else None
 
-    parts = on_gpu.PARTS
-    parts["tests"] = broken
-    on_gpu.main([str(tmp_path), "--data", "-", "--device", "cpu", "--tiny", "--only", "tests", "equality"])
-    first, second = (json.loads((tmp_path / f"{part}.json").read_text()) for part in ("tests", "equality"))
-    assert first["error"] == "RuntimeError: the card fell off" and "broken" in first["trace"]
-    assert "error" not in second
-    on_gpu.main([str(tmp_path), "--data", "-", "--device", "cpu", "--tiny", "--only", "vgg", "--seconds", "0"])
-    assert json.loads((tmp_path / "vgg.json").read_text())["error"] == "not begun: no time was left"
+    monkeypatch.setattr(on_gpu, "in_process", ended)
+    on_gpu.main([str(tmp_path), "--data", "-", "--device", "cpu", "--tiny", "--only", "speed", "vgg"])
+    first, second = (json.loads((tmp_path / f"{part}.json").read_text()) for part in ("speed", "vgg"))
+    assert (first["runs"], first["error"]) == ([1], "the card fell off")
+    assert second["runs"] == [1] and "error" not in second
+
+
+def test_a_part_ends_with_the_time(on_gpu: Any, tmp_path: Path) -> None:
+    words = ["--device", "cpu", "--tiny", "--only", "equality"]
+    on_gpu.main([str(tmp_path), "--data", "-", *words, "--seconds", "0.2"])
+    assert json.loads((tmp_path / "equality.json").read_text()) == {"error": "stopped: the time was over"}
+    on_gpu.main([str(tmp_path), "--data", "-", *words, "--seconds", "0"])
+    assert json.loads((tmp_path / "equality.json").read_text()) == {"error": "not begun: no time was left"}
+
+
+def test_captured_updates_are_compared(on_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorder of steps without a GPU leaves the same weights; one that forgets a step does not."""
+
+    class Forgetful(TapeGraph):
+        def replay(self) -> None:
+            pass
+
+    monkeypatch.setitem(on_gpu.GRAPHS, "cpu", TapeGraph)
+    name, device, how = "BayesBiNN straight-through", torch.device("cpu"), {"compile": False}
+    eager, captured = (on_gpu._updated(name, device, 16, **how, capturable=graph) for graph in (False, True))
+    assert on_gpu._differences(captured, eager) == {"weights": 0, "beliefs": 0, "relative, at most": 0.0}
+    monkeypatch.setitem(on_gpu.GRAPHS, "cpu", Forgetful)
+    assert on_gpu._differences(on_gpu._updated(name, device, 16, **how, capturable=True), eager)["beliefs"] > 0
 
 
 def test_shares_of_a_step_add_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,4 +218,4 @@ def test_shares_of_a_step_add_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert names == ["full-precision", "ste"] and rows[0].split()[1] == "1.00"
     for row in rows:
         shares = [float(cell) for cell in row.split()[2:]]
-        assert sum(shares) == pytest.approx(100, abs=0.5) and shares[0] > 20
+        assert sum(shares) == pytest.approx(100, abs=0.5) and all(share > 0 for share in shares[:4])

@@ -50,6 +50,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "STE": ("ste", {}),
     "PMF": ("pmf", {}),
     "SGD": ("ste", {"real_optimizer": "sgd"}),
+    "Nesterov": ("ste", {"real_optimizer": "nesterov"}),
     "in parts": ("ste", {"accumulate": 3}),
     "clipped": ("ste", {"clip_gradient": 0.1}),
     "float": ("full-precision", {}),

@@ -8,7 +8,7 @@ import torch
 from bitbayes.calibration import probability_figures
 from bitbayes.errors import nearest
 from bitbayes.lab.data import DataBundle, TensorData
-from bitbayes.lab.recipes import RECIPES, find_recipe, full_name, make_config
+from bitbayes.lab.recipes import RECIPES, find_recipe, full_name, make_config, make_experiment
 from bitbayes.lab.recipes.configure import find_rule
 from bitbayes.lab.studies.several import finished
 from bitbayes.lab.studies.tables import TableRow, table_rules
@@ -199,3 +199,13 @@ def test_every_recipe_has_the_default_settings(name):
 def test_default_settings_are_no_estimator():
     with pytest.raises(ValueError, match="no estimator is called 'default'"):
         full_name(find_recipe("mnist"), "bayesbinn", "default")
+
+
+def test_the_optimizer_of_the_fast_float_network_is_that_of_airbench() -> None:
+    experiment = make_experiment(make_config("digits", "full-precision", out="-").changed(real_optimizer="nesterov"))
+    optimizer = experiment.real_optimizer
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert (optimizer.param_groups[0]["momentum"], optimizer.param_groups[0]["nesterov"]) == (0.85, True)
+    assert find_recipe("cifar10-speed").rules["full-precision"].real_optimizer == "nesterov"
+    with pytest.raises(ValueError, match="real_optimizer must be one of adam, sgd, nesterov; got 'adamw'"):
+        make_config("digits").changed(real_optimizer="adamw")

@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import nn
 
+from bitbayes.calibration import fit_temperature
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.data import AUGMENTATIONS, CropFlip, TensorData
 from bitbayes.lab.recipes import make_config, run_recipe
 from bitbayes.lab.recipes.configure import data_of
+from bitbayes.lab.studies.evaluate import evaluate_run, fitted_temperature
 from bitbayes.lab.studies.load import load_run
-from bitbayes.lab.train import CROSS_ENTROPY, RunConfig, SilentProgress
+from bitbayes.lab.train import CROSS_ENTROPY, RunConfig, SilentProgress, Views
 from bitbayes.lab.train.measure import measure, whole
 from bitbayes.lab.train.views import averaged
 from generated import write
@@ -31,7 +33,7 @@ def test_views_are_the_image_its_mirror_image_and_both_moved() -> None:
     padded = nn.functional.pad(images, [1] * 4, mode="reflect")
     up_left, down_right = padded[:, :, :6, :5], padded[:, :, 2:, 2:]
     weighted = [(images, 1 / 2), (up_left, 1 / 4), (down_right, 1 / 4)]
-    both = [(x, w / 2) for view, w in weighted for x in (view, view.flip(-1)) for w in (w,)]
+    both = [(x, weight / 2) for view, weight in weighted for x in (view, view.flip(-1))]
     expected = sum(w * network(x) for x, w in both)
     torch.testing.assert_close(averaged(network, "mirror-shift")(images), expected)
     mirror = (network(images) + network(images.flip(-1))) / 2
@@ -69,6 +71,11 @@ def test_a_finished_run_predicts_with_its_views(run: Path) -> None:
     with torch.no_grad():
         expected = (model(x) + model(x.flip(-1))) / 2
     torch.testing.assert_close(found.predict(x).outputs[0], expected)
+    assert json.loads((run / "summary.json").read_text())["views"] == evaluate_run(run, samples=2).views == "mirror"
+    alone = found.with_views("one")
+    torch.testing.assert_close(alone.predict(x).outputs[0], model(x).detach())
+    x_held, y_held = whole(found.experiment.data.validation)
+    assert fitted_temperature(found) == pytest.approx(fit_temperature(alone.predict(x_held), y_held))
     right = 100 * float((expected.argmax(1) == y).float().mean())
     assert json.loads((run / "summary.json").read_text())["test_accuracy"] == pytest.approx(right)
     mean, mirrored = found.predict(x, 2), found.predict(x.flip(-1), 2)
@@ -107,8 +114,9 @@ def test_a_run_with_another_augmentation(run: Path, tmp_path: Path) -> None:
     assert "augment" not in json.loads((run / "config.json").read_text())
     with pytest.raises(ValueError, match="augment alternate, not None"):
         run_recipe(dataclasses.replace(config, augment=None), resume=True, progress=SilentProgress())
-    options = get_args(get_type_hints(Overrides)["augment"])[0]
-    assert set(get_args(options)) == set(AUGMENTATIONS)
+    hints = get_type_hints(Overrides)
+    assert set(get_args(get_args(hints["augment"])[0])) == set(AUGMENTATIONS)
+    assert get_args(hints["views"])[0] == Views
 
 
 def test_what_makes_no_sense_is_refused() -> None:
@@ -120,7 +128,11 @@ def test_what_makes_no_sense_is_refused() -> None:
         run_recipe(make_config("moons", label_smoothing=0.1, out="-"), progress=SilentProgress())
     with pytest.raises(ValueError, match="did you mean 'alternate'"):
         make_config("cifar10-small", augment="alternat")
-    with pytest.raises(ValueError, match="augment flip needs images in memory, which digits has not"):
+    with pytest.raises(
+        ValueError,
+        match=r"augment flip needs images of type uint8 and shape \(N, C, H, W\), got torch.uint8 of shape \(N, 64\)",
+    ):
         run_recipe(make_config("digits", augment="flip", out="-"), progress=SilentProgress())
+    assert data_of(make_config("digits", augment="none")).train.augment is None
     with pytest.raises(ValueError, match="views mirror need images"):
         run_recipe(make_config("digits", views="mirror", out="-"), progress=SilentProgress())

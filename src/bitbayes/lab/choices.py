@@ -33,12 +33,13 @@ class Overrides:
         accumulate: Number of micro-batches that each batch is split into to save memory. The default is 1.
         samples: Number of posterior samples per training step. The recipe sets the default.
         dropout: Dropout probability of every dropout layer. The network sets the default.
-        augment: Augmentation of training images: none; flip, at random; crop, which also moves images over a black
-            frame of 4 pixels; shift, over a mirrored frame of 2 pixels; alternate, the same with flips in every other
-            epoch; or resize, which crops and resizes. The recipe sets the default.
+        augment: Augmentation of training images. flip flips them at random. crop also moves them over a black frame of
+            4 pixels, and shift over a reflected frame of 2 pixels. alternate is shift with a flip in every other epoch.
+            resize cuts out random parts. The recipe sets the default.
         label_smoothing: Share of each training target that is uniform over the classes. The recipe sets the default.
-        views: Views of every image whose logits are averaged at test time: one; mirror, which adds the mirror image; or
-            mirror-shift, which also moves both by a pixel. The recipe sets the default.
+        views: Test-time augmentation, which averages the logits of several views of an image. one is the image alone.
+            mirror adds the flipped image, and mirror-shift also both of them moved by a pixel. The recipe sets the
+            default.
         teacher: Folder of a finished run whose network teaches this one (distillation), such as a full-precision run of
             the same recipe. By default, there is none.
         teacher_share: Weight of the teacher's probabilities among the training targets. The default is 0.5.

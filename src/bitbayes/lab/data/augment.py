@@ -17,20 +17,23 @@ _AUGMENT_STREAM = 22  # keeps its numbers apart from those of the shuffle
 
 
 class Augmentation(Protocol):
-    """Interface of an augmentation: a function of images and of `uniforms` uniform numbers per image."""
+    """Interface of an augmentation: a function of images and of `uniforms` uniform numbers per image.
+
+    It may have an attribute `alternating`, the positions of numbers that alternate; see `augmentation_uniforms`.
+    """
 
     uniforms: ClassVar[int]
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
-        """Augment uint8 images of shape (N, C, H, W) with numbers in (0, 1) of shape (N, uniforms)."""
+        """Augment uint8 images of shape (N, C, H, W) with numbers in [0, 1) of shape (N, uniforms)."""
         ...
 
 
-def drawn(augment: Augmentation, count: int, *, seed: int, epoch: int) -> Tensor:
+def augmentation_uniforms(augment: Augmentation, count: int, *, seed: int, epoch: int) -> Tensor:
     """Return the numbers that determine the augmentation of every example in an epoch.
 
-    Numbers are drawn anew for every epoch. Those that an optional attribute `alternating` of the augmentation lists by
-    position are drawn once instead, and a half is added to them in every other epoch, modulo 1.
+    Numbers are drawn anew for every epoch. Those at the positions `alternating` are drawn once, and ½ is added to them,
+    modulo 1, in every other epoch.
 
     Args:
         augment: Augmentation.
@@ -39,11 +42,12 @@ def drawn(augment: Augmentation, count: int, *, seed: int, epoch: int) -> Tensor
         epoch: Number of the epoch.
 
     Returns:
-        Uniform numbers in (0, 1), shape (N, augment.uniforms).
+        Uniform numbers in [0, 1), shape (N, augment.uniforms).
 
     Example:
-        >>> flips = [drawn(CropFlip(alternate=True), 3, seed=0, epoch=epoch)[:, 2] > 0.5 for epoch in (1, 2, 3)]
-        >>> torch.equal(flips[0], ~flips[1]), torch.equal(flips[0], flips[2])
+        >>> numbers = [augmentation_uniforms(CropFlip(alternate=True), 3, seed=0, epoch=epoch) for epoch in (1, 2, 3)]
+        >>> first, second, third = (uniform[:, 2] > 0.5 for uniform in numbers)
+        >>> torch.equal(first, ~second), torch.equal(first, third)
         (True, True)
     """
 
@@ -64,7 +68,7 @@ class CropFlip:
     Args:
         pad: Width of the frame around the image, in pixels.
         flip: Whether to flip.
-        reflect: Whether the frame mirrors the image at its border; otherwise, it is black.
+        reflect: Whether to pad by reflection at the border; otherwise, the frame is black.
         alternate: Whether an image is flipped in every other epoch, beginning at random with the first or the second.
             Otherwise, each epoch draws anew. Two consecutive epochs then show every image from both sides (Jordan,
             2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU").
@@ -101,7 +105,7 @@ class CropFlip:
 
     @property
     def alternating(self) -> tuple[int, ...]:
-        """Numbers that alternate; see `drawn`."""
+        """Positions of the numbers that alternate; see `augmentation_uniforms`."""
         return (2,) if self.alternate else ()
 
 

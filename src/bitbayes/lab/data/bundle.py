@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from bitbayes.lab.data.augment import Augmentation, drawn
+from bitbayes.lab.data.augment import Augmentation, augmentation_uniforms
 from bitbayes.noise import stream_key
 from bitbayes.packed import Inputs
 
@@ -271,5 +271,5 @@ def batches(
         order = torch.randperm(len(data), generator=generator)
     uniform = None
     if augment and data.augment is not None:
-        uniform = drawn(data.augment, len(data), seed=seed, epoch=epoch)
+        uniform = augmentation_uniforms(data.augment, len(data), seed=seed, epoch=epoch)
     yield from data.batches((whole.tensor_split(ranks)[rank] for whole in order.split(size)), uniform)

@@ -104,7 +104,7 @@ class Recipe:
         checkpoint_every: Number of epochs between two checkpoints.
         predict_samples: Number of posterior samples of the mean prediction.
         label_smoothing: Share of each training target that is uniform over the classes.
-        views: Views of every image at test time; see `RunConfig`.
+        views: Test-time augmentation; see `RunConfig`.
         seed: Default seed of a run.
         wide: Whether the network is so large that bfloat16 may be faster. Other networks default to float32.
         file: Program that defines the recipe; None for the recipes of this package.

@@ -80,7 +80,7 @@ def summary_table(summary: Summary, folder: Path) -> Table:
         [f"seconds per epoch ({s.precision})", number(s.seconds_per_epoch), "", ""],
     ]
     estimator = f" ({s.estimator})" if s.estimator else ""
-    title = f"{s.recipe}, {s.rule}{estimator}, seed {s.seed}"
+    title = f"{s.recipe}, {s.rule}{estimator}, seed {s.seed}{_with_views(s.views)}"
     return Table(title, ["", "mode", "one sample", "mean of samples"], rows, f"files in {folder}")
 
 
@@ -125,7 +125,12 @@ def evaluation_table(found: Evaluation) -> Table:
     else:
         caption = f"The per-weight entropy of the posterior is {number(bits, 4)} bits."
     estimator = f" ({found.estimator})" if found.estimator else ""
-    return Table(f"{found.recipe}, {found.rule}{estimator}: test data", ["", *columns], rows, caption)
+    title = f"{found.recipe}, {found.rule}{estimator}: test data{_with_views(found.views)}"
+    return Table(title, ["", *columns], rows, caption)
+
+
+def _with_views(views: str | None) -> str:
+    return "" if views is None else f", views {views}"
 
 
 def tuned_table(recipe: str, rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -17,6 +17,7 @@ from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.train import RunConfig, RunFolder
 from bitbayes.lab.train.measure import measure_regression, whole
 from bitbayes.lab.train.records import Evaluation, Figures
+from bitbayes.lab.train.views import recorded
 from bitbayes.prediction import Prediction
 
 
@@ -82,6 +83,7 @@ def _evaluation(run: FinishedRun, samples: int, unlike: str | None, unlike_data:
         samples=samples,
         posterior_entropy_bits=None if run.posterior is None else float(run.posterior.entropy()),
         unlike=unlike,
+        views=recorded(run.config.views),
         mode=figures["mode"],
         mean=figures.get("mean"),
         reliability=points,

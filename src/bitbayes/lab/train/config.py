@@ -73,8 +73,8 @@ class RunConfig:
         predict_samples: Number of posterior samples that the mean prediction averages over.
         augment: Name of the augmentation in `bitbayes.lab.data.AUGMENTATIONS`; None for that of the recipe.
         label_smoothing: Share of the target distribution that is uniform over the classes during training, in [0, 1).
-        views: Views of every image whose logits are averaged at test time: "one" (the image), "mirror" (also its mirror
-            image) or "mirror-shift" (also both of them moved by a pixel).
+        views: Test-time augmentation. The logits of several views of an image are averaged: "one" (the image alone),
+            "mirror" (also the flipped image) or "mirror-shift" (also both of them moved by a pixel).
         protocol: How the best epoch is selected. "validation" selects it by the validation accuracy of the mode. "test"
             is the protocol of VISPA's paper, without validation data: the best *test* accuracy, of the posterior mean
             if there is a posterior.

@@ -83,7 +83,8 @@ class EpochRow(Record):
     Args:
         epoch: Number of the epoch, from 1.
         lr: Learning rate of the last step of the epoch.
-        train_loss: Mean training loss of the epoch, at the draws.
+        train_loss: Mean training loss of the epoch, at the draws, with label smoothing and a teacher if the run has
+            them.
         train_accuracy: Training accuracy of the epoch, at the draws; None for regression.
         val_accuracy: Validation accuracy of the mode.
         test_accuracy: Test accuracy of the mode.
@@ -129,7 +130,8 @@ class EpochRow(Record):
 class Summary(Record):
     """Content of summary.json: the results of a finished run. Accuracies are in percent.
 
-    Metrics belong to the mode at the best epoch that the protocol selects, unless their name says otherwise.
+    Metrics belong to the mode at the best epoch that the protocol selects, unless their name says otherwise. `views` is
+    the test-time augmentation of all accuracies and likelihoods, if there is one; a packed network has none.
     """
 
     recipe: str
@@ -138,6 +140,7 @@ class Summary(Record):
     seed: int
     precision: str = "fp32"
     protocol: str = "validation"
+    views: str | None = None
     epochs: int
     epochs_done: int
     best_epoch: int
@@ -175,6 +178,7 @@ class Evaluation(Record):
         samples: Number of posterior samples that the mean averages over.
         posterior_entropy_bits: Mean per-weight entropy in bits.
         unlike: Recipe of the out-of-distribution data, if any was used.
+        views: Test-time augmentation of mode and mean, if there is one; see `RunConfig`.
         mode: Metrics of the mode.
         mean: Metrics of the mean.
         reliability: Points of reliability diagrams by "mode" or "mean", then by kind of bins, then by "confidence",
@@ -188,6 +192,7 @@ class Evaluation(Record):
     samples: int
     posterior_entropy_bits: float | None = None
     unlike: str | None = None
+    views: str | None = None
     reliability: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     mode: Figures = field(default_factory=dict)
     mean: Figures | None = None

@@ -19,6 +19,7 @@ from bitbayes.lab.train.folder import RunFolder
 from bitbayes.lab.train.mean import MeanPredictor
 from bitbayes.lab.train.measure import measure_regression
 from bitbayes.lab.train.records import EpochRow, Summary
+from bitbayes.lab.train.views import recorded
 from bitbayes.posterior import Posterior
 from bitbayes.posterior import load_posterior as read_posterior
 from bitbayes.rules.optimizer import BinaryOptimizer
@@ -110,6 +111,7 @@ def summarize(config: RunConfig, experiment: Experiment, folder: RunFolder, hist
         mean |= mean_figures(config, experiment, model, posterior)
     found = {
         "epochs_done": last.epoch,
+        "views": recorded(config.views),
         "best_epoch": best.epoch,
         "last_test_accuracy": last.test_accuracy,
         "last_test_nll": last.test_nll,

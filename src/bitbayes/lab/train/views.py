@@ -10,15 +10,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Views = Literal["one", "mirror", "mirror-shift"]
-"""Views of an image at test time: itself; also its mirror image; also both moved by a pixel up-left and down-right."""
+"""Names of test-time augmentations.
+
+"one" is the image alone. "mirror" adds the horizontally flipped image. "mirror-shift" adds both of them moved by one
+pixel, once to the upper left and once to the lower right.
+"""
 
 Outputs = Callable[[Tensor], Tensor]
+
+
+def recorded(views: Views) -> Views | None:
+    """Return the entry of a record: the name of the augmentation, or None if the image alone is seen."""
+    return None if views == "one" else views
 
 
 def averaged(outputs: Outputs, views: Views) -> Outputs:
     """Return a function that averages the outputs of a network over views of its inputs.
 
-    Moved images weigh half as much as the others, and mirror their border, as in airbench (Jordan, 2024).
+    Moved images are padded by reflection, and weigh half as much as the others, as in airbench (Jordan, 2024).
 
     Args:
         outputs: Function from images (N, C, H, W) to logits (..., N, K).
