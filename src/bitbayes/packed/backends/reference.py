@@ -159,7 +159,7 @@ def _affine(x: Array, tensors: dict[str, Array]) -> Array:
 def _gelu(x: Array, *, tanh: bool) -> Array:
     if tanh:
         return 0.5 * x * (1 + np.tanh(_ROOT * (x + 0.044715 * x * x * x)))
-    return 0.5 * x * _ERFC(-math.sqrt(0.5) * x).astype(np.float64)
+    return 0.5 * x * np.asarray(_ERFC(-math.sqrt(0.5) * x), np.float64)
 
 
 def _softmax(x: Array, axis: int) -> Array:
