@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitbayes.lab.data import CropFlip, DataBundle, ResizedCrop, TensorData, batches
+from bitbayes.lab.data import CropFlip, Cutout, DataBundle, ResizedCrop, TensorData, batches
 from bitbayes.lab.data.augment import augmentation_uniforms
 from bitbayes.noise import Noise
 
@@ -98,6 +98,21 @@ def test_flips_alternate() -> None:
     assert 400 < int((usual[0] == usual[1]).sum()) < 600
 
 
+def test_a_grey_square_after_the_crop() -> None:
+    data, cut = pictures(300), Cutout(CropFlip(pad=2, reflect=True, alternate=True), size=4, grey=0)
+    assert cut.uniforms == 5 and cut.alternating == (2,)
+    uniform = augmentation_uniforms(cut, 300, seed=1, epoch=3)
+    before, after = cut.before(data.x, uniform[:, :3]), cut(data.x, uniform)
+    centres = set()
+    for image, changed, numbers in zip(before, after, uniform, strict=True):
+        row, column = (int(8 * number) for number in numbers[3:])
+        centres.add((row, column))
+        expected = image.clone()
+        expected[:, max(row - 2, 0) : row + 2, max(column - 2, 0) : column + 2] = 0
+        assert torch.equal(changed, expected)
+    assert len(centres) > 60  # of 64
+
+
 def test_clean_images_unless_asked() -> None:
     data = pictures(20)
     (x, _), *_ = batches(data, 20)
@@ -118,7 +133,7 @@ def torchvisions_rule(numbers: np.ndarray) -> tuple[float, float]:
 def test_resized_crops_are_parts_of_the_image() -> None:
     """On a ramp from left to right, a crop is a ramp too: its slope says how wide a part it is."""
     ramp = torch.linspace(0, 255, 64).round().to(torch.uint8).expand(400, 1, 64, 64)
-    uniform = Noise(2, ResizedCrop.uniforms * 400).uniform().view(400, -1)
+    uniform = Noise(2, ResizedCrop().uniforms * 400).uniform().view(400, -1)
     crops = ResizedCrop(flip=False)(ramp, uniform).float()[:, 0, 32]
     width = (crops[:, -4] - crops[:, 3]) / (255 * 57 / 64)
     expected = torch.tensor([torchvisions_rule(numbers)[0] for numbers in uniform.double().numpy()])
@@ -127,7 +142,7 @@ def test_resized_crops_are_parts_of_the_image() -> None:
 
 
 def test_the_box_of_a_crop() -> None:
-    uniform = Noise(3, ResizedCrop.uniforms * 3000).uniform().view(3000, -1)
+    uniform = Noise(3, ResizedCrop().uniforms * 3000).uniform().view(3000, -1)
     x, y, wide, tall, mirror = ResizedCrop().box(uniform)
     expected = torch.tensor([torchvisions_rule(numbers) for numbers in uniform.double().numpy()]).float()
     torch.testing.assert_close(torch.stack([wide, tall], 1), expected, atol=1e-4, rtol=0)
@@ -142,7 +157,7 @@ def test_the_box_of_a_crop() -> None:
 
 def test_a_mirrored_crop() -> None:
     ramp = torch.linspace(0, 255, 64).round().to(torch.uint8).expand(2, 1, 64, 64)
-    uniform = torch.full((2, ResizedCrop.uniforms), 0.5)
+    uniform = torch.full((2, ResizedCrop().uniforms), 0.5)
     uniform[:, -1] = torch.tensor([0.9, 0.1])
     one, other = ResizedCrop()(ramp, uniform)
     assert torch.equal(one, other.flip(-1))

@@ -35,7 +35,8 @@ class Overrides:
         dropout: Dropout probability of every dropout layer. The network sets the default.
         augment: Augmentation of training images. flip flips them at random. crop also moves them over a black frame of
             4 pixels, and shift over a reflected frame of 2 pixels. alternate is shift with a flip in every other epoch.
-            resize cuts out random parts. The recipe sets the default.
+            cutout is alternate with a frame of 4 pixels and a grey square of 12 pixels. resize enlarges a random part.
+            The recipe sets the default.
         label_smoothing: Share of each training target that is uniform over the classes. The recipe sets the default.
         views: Test-time augmentation, which averages the logits of several views of an image. one is the image alone.
             mirror adds the flipped image, and mirror-shift also both of them moved by a pixel. The recipe sets the
@@ -63,7 +64,7 @@ class Overrides:
     accumulate: int | None = None
     samples: int | None = None
     dropout: float | None = None
-    augment: Literal["none", "flip", "crop", "shift", "alternate", "resize"] | None = None
+    augment: Literal["none", "flip", "crop", "shift", "alternate", "cutout", "resize"] | None = None
     label_smoothing: float | None = None
     views: Literal["one", "mirror", "mirror-shift"] | None = None
     teacher: str | None = None

@@ -1,7 +1,7 @@
 """Data sets as tensors on the training device."""
 
 from bitbayes.lab.data.arrays import from_arrays
-from bitbayes.lab.data.augment import AUGMENTATIONS, Augmentation, CropFlip, ResizedCrop
+from bitbayes.lab.data.augment import AUGMENTATIONS, Augmentation, CropFlip, Cutout, ResizedCrop
 from bitbayes.lab.data.bundle import DataBundle, Examples, TensorData, batches
 from bitbayes.lab.data.images import (
     ImageLoader,
@@ -22,6 +22,7 @@ __all__ = [
     "OUTLIER",
     "Augmentation",
     "CropFlip",
+    "Cutout",
     "DataBundle",
     "Examples",
     "ImageLoader",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,10 @@ class Augmentation(Protocol):
     It may have an attribute `alternating`, the positions of numbers that alternate; see `augmentation_uniforms`.
     """
 
-    uniforms: ClassVar[int]
+    @property
+    def uniforms(self) -> int:
+        """Number of uniform numbers per image."""
+        ...
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
         """Augment uint8 images of shape (N, C, H, W) with numbers in [0, 1) of shape (N, uniforms)."""
@@ -80,11 +83,15 @@ class CropFlip:
                 [3, 2]], dtype=torch.uint8)
     """
 
-    uniforms: ClassVar[int] = 3
     pad: int = 4
     flip: bool = True
     reflect: bool = False
     alternate: bool = False
+
+    @property
+    def uniforms(self) -> int:
+        """Number of uniform numbers per image: two for the place of the crop, and one for the flip."""
+        return 3
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
         """Augment images; see `Augmentation`."""
@@ -129,14 +136,18 @@ class ResizedCrop:
 
     Example:
         >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-        >>> ResizedCrop()(images, torch.full((2, ResizedCrop.uniforms), 0.5)).shape
+        >>> ResizedCrop()(images, torch.full((2, ResizedCrop().uniforms), 0.5)).shape
         torch.Size([2, 3, 8, 8])
     """
 
-    uniforms: ClassVar[int] = 2 * _TRIES + 3
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
+
+    @property
+    def uniforms(self) -> int:
+        """Number of uniform numbers per image: two for each try, two for the place, and one for the flip."""
+        return 2 * _TRIES + 3
 
     def box(self, uniform: Tensor, shape: float = 1.0) -> Tensor:
         """Return the position of the crop in units in which the image is [-1, 1] in both directions.
@@ -169,12 +180,58 @@ class ResizedCrop:
         return found.round().to(images.dtype)
 
 
+@dataclass(frozen=True)
+class Cutout:
+    """Another augmentation, followed by a grey square at a random place (DeVries & Taylor, 2017).
+
+    The centre of the square is uniform over the image, so that a part of the square may lie outside.
+
+    Args:
+        before: Augmentation that comes first.
+        size: Height and width of the square, in pixels.
+        grey: Value of its pixels. The default is near the mean of CIFAR.
+
+    Example:
+        >>> images = torch.zeros(1, 1, 2, 3, dtype=torch.uint8)
+        >>> Cutout(CropFlip(pad=0, flip=False), size=1)(images, torch.tensor([[0.0, 0.0, 0.0, 0.9, 0.9]]))[0, 0]
+        tensor([[  0,   0,   0],
+                [  0,   0, 121]], dtype=torch.uint8)
+    """
+
+    before: Augmentation
+    size: int
+    grey: int = 121
+
+    @property
+    def uniforms(self) -> int:
+        """Number of uniform numbers per image: those of `before`, and two for the centre of the square."""
+        return self.before.uniforms + 2
+
+    @property
+    def alternating(self) -> tuple[int, ...]:
+        """Positions of the numbers that alternate; see `augmentation_uniforms`."""
+        return getattr(self.before, "alternating", ())
+
+    def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
+        """Augment images; see `Augmentation`."""
+        images = self.before(images, uniform[:, :-2])
+
+        def inside(extent: int, number: Tensor) -> Tensor:
+            first = (number * extent).long() - self.size // 2
+            at = torch.arange(extent, device=images.device)
+            return (at >= first[:, None]) & (at < first[:, None] + self.size)
+
+        rows, columns = (inside(extent, uniform[:, at]) for extent, at in zip(images.shape[2:], (-2, -1), strict=True))
+        return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], self.grey)
+
+
 AUGMENTATIONS: Mapping[str, Augmentation | None] = {
     "none": None,
     "flip": CropFlip(pad=0),
     "crop": CropFlip(),
     "shift": CropFlip(pad=2, reflect=True),
     "alternate": CropFlip(pad=2, reflect=True, alternate=True),
+    "cutout": Cutout(CropFlip(pad=4, reflect=True, alternate=True), size=12),
     "resize": ResizedCrop(),
 }
 """Augmentations by their names on the command line; None is no augmentation."""
