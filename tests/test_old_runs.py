@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bitbayes.lab.cli import main
+from bitbayes.lab.recipes import make_config
 from bitbayes.lab.studies.load import load_run
 from bitbayes.lab.studies.pack import pack_run
 from bitbayes.lab.train import RunConfig
@@ -52,3 +53,13 @@ def test_it_is_evaluated_packed_and_reported(folder, tmp_path, capsys):
 
     assert main(["report", str(folder), "-o", str(tmp_path / "page.html")]) == 0
     assert "moons" in (tmp_path / "page.html").read_text()
+
+
+def test_a_checkpoint_of_an_older_version_has_the_defaults_of_newer_settings() -> None:
+    config = make_config("cifar10-small", out="-")
+    older = {name: value for name, value in config.identity().items() if name not in ("label_smoothing", "views")}
+    assert config.differing(older) == []
+    newer = config.changed(label_smoothing=0.2, views="mirror")
+    assert newer.differing(older) == newer.differing(config.identity())
+    assert newer.differing(older) == ["label_smoothing 0.0, not 0.2", "views one, not mirror"]
+    assert config.differing(newer.identity()) == ["label_smoothing 0.2, not 0.0", "views mirror, not one"]

@@ -125,7 +125,7 @@ def run_program(
         text: Name that the user gave.
         path: The file.
         files: All files of the program, which is then run from them and not from the disk; None reads the disk.
-        origin: What the program sees as `__file__`, and modules as theirs beside it; None for the path.
+        origin: Path that the program sees as its `__file__`, with its modules beside it; None for `path`.
 
     Raises:
         RecipeError: If the file cannot be read, or a line of it raises an error.
