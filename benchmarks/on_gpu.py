@@ -34,7 +34,7 @@ import step
 import torch
 
 import bitbayes as bb
-from bitbayes.lab.recipes import make_config, run_recipe
+from bitbayes.lab.recipes import find_recipe, make_config, run_recipe
 from bitbayes.lab.train import LineProgress
 from bitbayes.lab.train.capture import GRAPHS, Captured
 
@@ -146,6 +146,7 @@ def _trained(setting: Setting, recipe: str, rule: str, seed: int, epochs: int | 
     if setting.tiny:
         settings = {"precision": "fp32", "epochs": 1, "batch_size": 8, "predict_samples": 2}
         settings |= {"evaluate_every": 1, "checkpoint_every": 1}
+        settings |= {} if rule == "full-precision" else {"pretrain_epochs": min(1, find_recipe(recipe).pretrain_epochs)}
     place = {"out": str(setting.out / "runs" / name), "data": setting.data, "device": str(setting.device)}
     begin = time.monotonic()
     summary = run_recipe(make_config(recipe, rule, seed=seed, **place, **settings), progress=LineProgress()).summary

@@ -32,6 +32,7 @@ def test_two_steps(name, tmp_path):
         "vispa",
         options={"compile": False, "rank": 1},
         epochs=1,
+        pretrain_epochs=min(1, RECIPES[name].pretrain_epochs),
         batch_size=8,
         data=str(data),
         out=str(tmp_path / "run"),

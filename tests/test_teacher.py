@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from bitbayes.lab import cli
 from bitbayes.lab.data import load_digits
 from bitbayes.lab.recipes import find_recipe, make_config, make_experiment, run_recipe
-from bitbayes.lab.recipes.teacher import load_teacher
+from bitbayes.lab.recipes.finished import load_teacher
 from bitbayes.lab.studies.load import load_run
 from bitbayes.lab.train import RunConfig, SilentProgress, train
 from bitbayes.lab.train.loop import training_step
@@ -121,7 +121,7 @@ def test_teachers_that_cannot_teach(master: Path, tmp_path: Path, capsys: pytest
     assert f"teacher {unfinished} is not finished" in refused(teacher=unfinished)
     copy = tmp_path / "copy"
     shutil.copytree(master, copy)
-    assert "a run cannot teach itself" in refused(teacher=copy, out="copy")
+    assert "a run cannot build on itself" in refused(teacher=copy, out="copy")
     with pytest.raises(ValueError, match="teacher_share has no effect without teacher"):
         make_config("digits", teacher_share=0.5)
     config = make_config("digits", teacher=str(copy), out="-")

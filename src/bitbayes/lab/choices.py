@@ -44,6 +44,10 @@ class Overrides:
         teacher: Folder of a finished run whose network teaches this one (distillation), such as a full-precision run of
             the same recipe. By default, there is none.
         teacher_share: Weight of the teacher's probabilities among the training targets. The default is 0.5.
+        pretrain_epochs: Number of epochs for which a float network is trained first, into OUT-pretrained. The binary
+            network begins with its weights; 0 trains none. The recipe sets the default.
+        pretrained: Folder of a finished run with whose weights this one begins, such as a full-precision run of the
+            same recipe, in place of a network trained first.
         options: Options of the rule by name. They override the recipe's options.
     """
 
@@ -69,6 +73,8 @@ class Overrides:
     views: Literal["one", "mirror", "mirror-shift"] | None = None
     teacher: str | None = None
     teacher_share: float | None = None
+    pretrain_epochs: int | None = None
+    pretrained: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

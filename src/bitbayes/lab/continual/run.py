@@ -130,8 +130,8 @@ def run_stream(
         Accuracies of the mean of `config.predict_samples` networks, or of the mode for rules without a posterior.
 
     Raises:
-        ValueError: If there are no tasks, `config` has an augmentation or a teacher, the folder holds a single run or a
-            stream with other settings, or the memory does not support the rule.
+        ValueError: If there are no tasks, `config` has an augmentation, a teacher or a pretrained run, the folder
+            holds a single run or a stream with other settings, or the memory does not support the rule.
         RunError: If another process is writing into the folder.
         TypeError: If `settings.prior` is set for a rule without a prior.
 
@@ -147,7 +147,7 @@ def run_stream(
         >>> [len(row) for row in stream.matrix.rows]
         [1, 2]
     """
-    for name in ("augment", "teacher"):
+    for name in ("augment", "teacher", "pretrained"):
         if (value := getattr(config, name)) is not None:
             raise ValueError(f"a stream has no {name}, got {value}; leave it out")
     folder = RunFolder(config.out)

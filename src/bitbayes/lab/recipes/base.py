@@ -98,6 +98,8 @@ class Recipe:
         estimator: Default estimator of BayesBiNN.
         published: Published results by rule.
         quick_epochs: Number of epochs of the quick budget; None if there is no quick budget.
+        pretrain_epochs: Number of epochs for which a float network is trained first. Binary rules then begin with its
+            weights, and "full-precision" trains for the epochs of both by default.
         quick: Hyper-parameters for the quick budget by rule. Rules that are missing use `rules`.
         all_binary: Whether biases are binary too.
         evaluate_every: Number of epochs between two evaluations.
@@ -132,6 +134,7 @@ class Recipe:
     estimator: str = "straight-through"
     published: Mapping[str, Published] = field(default_factory=dict)
     quick_epochs: int | None = None
+    pretrain_epochs: int = 0
     quick: Mapping[str, RuleSpec] = field(default_factory=dict)
     all_binary: bool = False
     evaluate_every: int = 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ from bitbayes.lab.data import AUGMENTATIONS, DataBundle, TensorData
 from bitbayes.lab.recipes import bayesbinn, file, ours, speed, vispa
 from bitbayes.lab.recipes.base import DEFAULTS, Recipe
 from bitbayes.lab.recipes.check import check_built, check_data, check_network, check_weights
+from bitbayes.lab.recipes.finished import load_pretrained, load_teacher, weights_of
 from bitbayes.lab.recipes.source import Source
-from bitbayes.lab.recipes.teacher import load_teacher, weights_of
 from bitbayes.lab.train import (
     RULES,
     Progress,
@@ -25,6 +27,7 @@ from bitbayes.lab.train import (
     RuleName,
     RuleSpec,
     RunConfig,
+    RunFolder,
     RunResult,
     default_progress,
     train,
@@ -46,6 +49,11 @@ STREAMS = {recipe.name: recipe for recipe in (bayesbinn.PERMUTED_MNIST, bayesbin
 """Recipes of continual learning by name."""
 
 _RESERVED = RECIPES | STREAMS
+# Settings that a run passes on to the float network that is trained first.
+_SHARED = (
+    *("seed", "data_seed", "data", "device", "precision", "capture", "protocol"),
+    *("augment", "label_smoothing", "dropout"),
+)
 _ESTIMATORS = ("straight-through", "concrete", "released")
 
 
@@ -197,12 +205,19 @@ def make_config(
     options = chosen.pop("options")
     if "real_lr" in chosen:
         check_real_lr(recipe, name.rule)
+    binary = name.rule != "full-precision"
+    epochs = (recipe.quick_epochs if budget == "quick" else None) or recipe.epochs
+    if chosen.get("pretrain_epochs") and ("pretrained" in chosen or not binary):
+        why = "pretrained names a network" if binary else "the network is a float network itself"
+        raise ValueError(f"pretrain_epochs has no effect, because {why}; leave it out")
+    if binary and (chosen.get("pretrain_epochs", recipe.pretrain_epochs) or "pretrained" in chosen):
+        spec = spec.with_options({"init": "weights"})
     config = RunConfig(
         recipe=recipe.name,
         rule=name.rule,
         out=chosen.pop("out", None) or f"runs/{recipe.name}-{name.slug}-seed{seed}",
         spec=spec.with_options(options),
-        epochs=(recipe.quick_epochs if budget == "quick" else None) or recipe.epochs,
+        epochs=epochs if binary else epochs + recipe.pretrain_epochs,
         estimator=estimator if name.rule == "bayesbinn" else None,
         variant=None if name.variant in _ESTIMATORS else name.variant,
         batch_size=recipe.batch_size,
@@ -211,13 +226,15 @@ def make_config(
         predict_samples=recipe.predict_samples,
         label_smoothing=recipe.label_smoothing,
         views=recipe.views,
+        pretrain_epochs=recipe.pretrain_epochs if binary and "pretrained" not in chosen else 0,
         recipe_file=recipe.file and recipe.file.text,
         recipe_sha256=recipe.file and recipe.file.sha256,
     )
-    if "teacher" in chosen:
-        chosen["teacher_sha256"] = weights_of(chosen["teacher"], config.out)
-    elif "teacher_share" in chosen:
+    if "teacher_share" in chosen and "teacher" not in chosen:
         raise ValueError("teacher_share has no effect without teacher, the folder of a run; give both")
+    for role in ("teacher", "pretrained"):
+        if role in chosen:
+            chosen[f"{role}_sha256"] = weights_of(chosen[role], config.out, role)
     config = config.changed(**chosen)
     if options:
         check_options(config.rule, config.estimator, config.spec, options)
@@ -231,20 +248,34 @@ def check_real_lr(recipe: Recipe, rule: str) -> None:
         raise ValueError(f"real_lr has no effect on {recipe.name} with {rule}: {why}; leave it out")
 
 
-def make_experiment(config: RunConfig, data: DataBundle | None = None, recipe: Recipe | None = None) -> Experiment:
+def make_experiment(
+    config: RunConfig,
+    data: DataBundle | None = None,
+    recipe: Recipe | None = None,
+    *,
+    begin: Callable[[nn.Module], None] | None = None,
+) -> Experiment:
     """Build the objects of a run.
 
     Args:
         config: The record of the run.
         data: Data that are loaded already.
         recipe: The recipe, if it is not the one that `open_recipe` has opened for the record.
+        begin: Function that changes the weights of the network before the rule reads them.
 
     Raises:
         ValueError: If the device or the data does not exist, or the network of a recipe file does not suit its data.
     """
     recipe = recipe or recipe_of(config)
     data = data_of(config, data, recipe)
-    build = recipe.builder(data)
+    make = recipe.builder(data)
+
+    def build() -> nn.Module:
+        model = make()
+        if begin is not None:
+            begin(model)
+        return model
+
     if recipe.file is None:
         return build_experiment(config, build, data, recipe.loss, all_binary=recipe.all_binary)
 
@@ -312,7 +343,7 @@ def _blamed(recipe: Recipe) -> contextlib.AbstractContextManager[None]:
 def run_recipe(
     config: RunConfig, *, resume: bool = False, data: DataBundle | None = None, progress: Progress | None = None
 ) -> RunResult:
-    """Train a run.
+    """Train a run, after the float network that it begins with if that has to be trained first.
 
     Args:
         config: Configuration of the run.
@@ -321,22 +352,48 @@ def run_recipe(
         progress: Display of the run.
     """
     recipe = recipe_of(config)
+    config = pretrained(config, data=data, progress=progress)
     if recipe.file is None:
         with tuned_for(wide=recipe.wide):
-            return train(config, _taught(config, data), resume=resume, progress=progress)
+            return train(config, _to_train(config, data), resume=resume, progress=progress)
     if resume:
         file.check_unchanged(config)
     progress = progress or default_progress()
     with tuned_for(wide=recipe.wide), _blamed(recipe):
-        experiment = _taught(config, data)
+        experiment = _to_train(config, data)
         if Ranks.here().first:
             progress.note(f"{config.recipe}: {experiment.data.described()}")
         return train(config, experiment, resume=resume, progress=progress, programs=recipe.file.files)
 
 
-def _taught(config: RunConfig, data: DataBundle | None) -> Experiment:
-    """Return the objects of a run that is about to be trained, with its teacher if it has one."""
-    experiment = make_experiment(config, data)
+def pretrained(
+    config: RunConfig, folder: str | None = None, *, data: DataBundle | None = None, progress: Progress | None = None
+) -> RunConfig:
+    """Train the float network that a run begins with unless it is there, and return the run with the folder of it.
+
+    The network has the settings of the recipe's "full-precision", with the data, the seed and the augmentation of the
+    run. A run that needs none is returned as it is.
+
+    Args:
+        config: Configuration of the run.
+        folder: Folder of the float network; None for OUT-pretrained, beside the folder of the run.
+        data: Data that is already loaded.
+        progress: Display of the training.
+    """
+    if not config.pretrain_epochs or config.pretrained is not None:
+        return config
+    same = {name: value for name, value in config.flat().items() if name in _SHARED and value is not None}
+    out = folder or f"{config.out}-pretrained"
+    first = make_config(recipe_of(config), "full-precision", epochs=config.pretrain_epochs, out=out, **same)
+    if not RunFolder(out).has("summary.json") or RunConfig.load(out).differences(first):
+        run_recipe(first, resume=True, data=data, progress=progress)
+    return config.changed(pretrained=out, pretrained_sha256=weights_of(out, config.out, "pretrained"))
+
+
+def _to_train(config: RunConfig, data: DataBundle | None) -> Experiment:
+    """Return the objects of a run that is about to be trained, with what it takes from finished runs."""
+    begin = None if config.pretrained is None else partial(load_pretrained, config)
+    experiment = make_experiment(config, data, begin=begin)
     if config.teacher is not None:
         theirs = recipe_of_run(config.teacher, RunConfig.load(config.teacher))
         experiment.teacher = load_teacher(config, theirs, experiment.data)

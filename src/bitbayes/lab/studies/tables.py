@@ -10,6 +10,7 @@ from typing import Any
 from bitbayes.errors import nearest
 from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.recipes import Recipe, full_name, make_config, open_recipe
+from bitbayes.lab.recipes.configure import pretrained
 from bitbayes.lab.studies.several import run_several
 from bitbayes.lab.train import RuleName, RunFolder, Summary
 from bitbayes.lab.train.records import Spread
@@ -141,7 +142,9 @@ def run_table(
         known = files.read_json(f"{name}.json").get("recipe") if files.has(f"{name}.json") else None
         if known not in (None, recipe.name):
             raise ValueError(f"{folder} holds {name} of {known}, not {recipe.name}; choose another --out")
-        summaries = iter(run_several(configs, jobs=choice.jobs, note=note))
+        # The rules share the float networks that they begin with.
+        ready = [pretrained(config, str(folder / f"pretrained-seed{config.seed}")) for config in configs]
+        summaries = iter(run_several(ready, jobs=choice.jobs, note=note))
     return [TableRow(str(rule), [next(summaries) for _ in seeds]) for rule in rules], folder
 
 

@@ -14,7 +14,7 @@ from bitbayes.errors import require
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import full_name, make_config, make_experiment, open_recipe, run_recipe
-from bitbayes.lab.recipes.configure import check_real_lr, load_data
+from bitbayes.lab.recipes.configure import check_real_lr, load_data, pretrained
 from bitbayes.lab.studies.several import already_there, finished
 from bitbayes.lab.train import DivergedError, Progress, RunConfig, RunFolder, default_progress
 from bitbayes.lab.train.config import with_defaults
@@ -25,7 +25,7 @@ from bitbayes.noise import stream_key
 
 Ranges = dict[str, tuple[float, float]]
 
-_FREE = ("out", "data", "device", "stop_after")  # settings that may differ when a search continues
+_FREE = ("out", "data", "device", "stop_after", "pretrained")  # settings that may differ when a search continues
 RATES = ("lr", "real_lr")  # settings of the run; all other names are options of the rule
 _WIDE = 10.0  # default range: the recipe's value divided and multiplied by this factor
 _TRIAL_STREAM = 13  # keeps the seeds of proposals apart from those of runs
@@ -141,6 +141,7 @@ def tune(
     files = RunFolder(folder)
     with files.held():
         files.clean()
+        base = pretrained(base, str(folder / "pretrained"), data=data, progress=progress)
         _continue_search(files, base, searched)
         trials_there = [_recorded(folder, number, base, searched) for number in _numbers(folder)]
         ended = [trial for trial in trials_there if trial.ended]

@@ -22,7 +22,7 @@ _COUNTS = ("epochs", "accumulate", "evaluate_every", "checkpoint_every", "refres
 
 # Settings that may differ between a run and its continuation. They do not change what is learned, as long as the data
 # are the same, which their fingerprint verifies.
-_FREE = ("stop_after", "out", "data", "device", "variant", "teacher", "recipe_file")
+_FREE = ("stop_after", "out", "data", "device", "variant", "teacher", "pretrained", "recipe_file")
 
 # Settings that config.json leaves out at their defaults, because older records lack them.
 _RARE = (
@@ -33,6 +33,9 @@ _RARE = (
     "teacher",
     "teacher_sha256",
     "teacher_share",
+    "pretrain_epochs",
+    "pretrained",
+    "pretrained_sha256",
     "recipe_file",
     "recipe_sha256",
 )
@@ -81,6 +84,10 @@ class RunConfig:
         teacher: Folder of a finished run whose network teaches this one (distillation); None for the labels alone.
         teacher_sha256: SHA-256 of that network's weights.
         teacher_share: Weight of the teacher's probabilities among the targets, in (0, 1].
+        pretrain_epochs: Number of epochs for which a float network is trained first, if `pretrained` is None.
+        pretrained: Folder of a finished run with whose weights this one begins. None leaves the network's own initial
+            weights, or those of the float network that will be trained.
+        pretrained_sha256: SHA-256 of those weights.
         recipe_file: File of the recipe, as the user named it; None for the recipes of this package.
         recipe_sha256: SHA-256 of that file and of the modules beside it that it imports.
 
@@ -122,6 +129,9 @@ class RunConfig:
     teacher: str | None = None
     teacher_sha256: str | None = None
     teacher_share: float = 0.5
+    pretrain_epochs: int = 0
+    pretrained: str | None = None
+    pretrained_sha256: str | None = None
     recipe_file: str | None = None
     recipe_sha256: str | None = None
 
@@ -132,6 +142,8 @@ class RunConfig:
         if self.checkpoint_every % self.evaluate_every:
             factor = f"evaluate_every ({self.evaluate_every})"
             raise ValueError(f"checkpoint_every ({self.checkpoint_every}) must be a multiple of {factor}")
+        if self.pretrain_epochs < 0:
+            raise ValueError(f"pretrain_epochs must be at least 0, got {self.pretrain_epochs}")
         if self.batch_size < 0:
             raise ValueError(f"batch_size must be positive, or 0 for all data, got {self.batch_size}")
         if not 0 <= self.seed < 2**31:
@@ -226,7 +238,11 @@ class RunConfig:
     def differences(self, other: RunConfig) -> list[str]:
         """Return a short text for each difference from another record that changes what is learned."""
         ours, theirs = self.flat(), other.flat()
-        free = (*_FREE, "precision") if "auto" in (self.precision, other.precision) else _FREE
+        free = {*_FREE}
+        if "auto" in (self.precision, other.precision):
+            free.add("precision")
+        if self.pretrain_epochs and None in (self.pretrained, other.pretrained):  # not trained yet
+            free.add("pretrained_sha256")
         names = [name for name in ours if name not in free and ours[name] != theirs[name]]
         return [f"{name} {_short(ours[name])}, not {_short(theirs[name])}" for name in names]
 
