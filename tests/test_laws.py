@@ -571,6 +571,23 @@ def test_scales(rule: str, scale: str) -> None:
 
 
 @every_rule
+def test_random_sizes_of_weights(rule: str) -> None:
+    """Every weight keeps its size, that of a standard normal number, and only signs are learned."""
+
+    def sizes(optimizer: bb.BinaryOptimizer) -> list[torch.Tensor]:
+        return [mode.abs() for _, mode in optimizer.named_mode()]
+
+    model, optimizer = pair(rule, scale="normal")
+    before = sizes(optimizer)
+    steps(model, optimizer, 4)
+    for found in (sizes(optimizer), sizes(pair(rule, scale="normal")[1])):
+        assert all(torch.equal(one, other) for one, other in zip(before, found, strict=True))
+    many = torch.nn.Sequential(torch.nn.Linear(100, 100, bias=False))
+    size = sizes(make(rule, many, scale="normal"))[0]
+    assert abs(float(size.square().mean()) - 1) < 0.05 and abs(float(size.mean()) - (2 / torch.pi) ** 0.5) < 0.02
+
+
+@every_rule
 def test_start_from_weights(rule: str) -> None:
     model = network()
     signs = {name: torch.sign(p.detach()) for name, p in model.named_parameters() if name.endswith("weight")}

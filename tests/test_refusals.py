@@ -29,7 +29,7 @@ def weight() -> nn.Parameter:
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
         ({"estimator": "straight"}, "estimator must be one of straight-through, concrete, released, got 'straight'"),
         ({"samples": 0}, "samples must be a whole number of at least 1"),
-        ({"scale": "layer"}, 'scale must be one of "one", "fan_in", "channel"'),
+        ({"scale": "layer"}, 'scale must be one of "one", "fan_in", "channel", "normal"'),
         ({"init": "ones"}, 'init must be "random", "weights", or None'),
         ({"init_lambda": -1.0}, "init_lambda must be at least 0"),
     ],

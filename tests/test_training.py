@@ -203,6 +203,19 @@ def test_signs_of_the_mode_are_read_without_touching_the_weights(digits, rule):
     assert all(torch.equal(sign, parameter > 0) for sign, parameter in zip(signs, weights, strict=True))
 
 
+def test_the_first_layer_may_have_a_scale_of_its_own(digits):
+    """Its sizes are real numbers, which count as such; on two moons, its biases are scaled too."""
+    plain, scaled = (make_experiment(make_config("digits", first_scale=kind), digits) for kind in (None, "normal"))
+    (_, first), *others = scaled.optimizer.named_mode()
+    assert first.abs().unique().numel() > 0.9 * first.numel()
+    assert len(others) == 2 and all((mode.abs() == 1).all() for _, mode in others)
+    assert scaled.bytes()[1] - plain.bytes()[1] == 4 * first.numel()
+    moons = make_experiment(make_config("moons", "ste", first_scale="normal")).optimizer.named_scales()
+    assert [scale.numel() for _, scale in moons] == [128, 64, 1, 1, 1, 1]
+    with pytest.raises(ValueError, match="first_scale has no effect on full-precision"):
+        make_config("digits", "full-precision", first_scale="normal")
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_trains_and_writes_its_files(tmp_path, digits, rule):
     result = run(tmp_path / "run", digits, rule, epochs=2)

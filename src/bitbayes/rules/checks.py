@@ -69,7 +69,9 @@ def common(group: Mapping[str, Any]) -> None:
     """Check the options that all rules share."""
     samples, scale, init, seed = (group[name] for name in ("samples", "scale", "init", "seed"))
     whole(samples, "samples", 1)
-    option(scale in ("one", "fan_in", "channel"), "scale", 'one of "one", "fan_in", "channel"', scale)
+    option(
+        scale in ("one", "fan_in", "channel", "normal"), "scale", 'one of "one", "fan_in", "channel", "normal"', scale
+    )
     option(init in ("random", "weights", None), "init", '"random", "weights", or None to choose', init)
     option(group["compile"] in (True, False, "kernels"), "compile", 'True, False or "kernels"', group["compile"])
     option(isinstance(seed, int), "seed", "a whole number, or None for torch's own", seed)

@@ -78,8 +78,10 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         params: Parameters, (name, parameter) pairs as returned by `bitbayes.split_parameters`, or parameter groups.
         defaults: Options of the rule, which must include `lr`. Parameter groups may override them.
         samples: Number of draws that `step(closure)` averages the update over.
-        scale: Factor of the ±1 weights: "one", "fan_in" (1/√fan_in), or "channel" (one learned factor per output
-            channel, as in XNOR-Net and VISPA).
+        scale: Factor of the ±1 weights: "one", "fan_in" (1/√fan_in), "channel" (one learned factor per output channel,
+            as in XNOR-Net and VISPA), or "normal" (a fixed factor per weight, the size of a standard normal number).
+            "normal" costs 32 bits per weight, and suits a first layer on few inputs: with signs alone, its units have
+            few directions, so that predictions far from the data are constant in sectors.
         scale_lr: Learning rate for the logarithm of a "channel" scale.
         init: "random" as in the papers, or "weights" to start from the signs and relative sizes of the tensors' values.
             None selects "random", or "weights" with a warning if a tensor looks trained (`bitbayes.rules.pretrained`).
@@ -158,6 +160,10 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             unit = self.mode(self._belief(parameter), self._options(place, state["step"])).view(place.own.shape)
             mode = (unit * scales.value(state)).to(parameter.dtype)
             yield place.name, shards.like(parameter, mode.view(-1))
+
+    def named_scales(self) -> Iterator[tuple[str, Tensor]]:
+        """Iterate over (name, scale) with scales that are broadcastable to the parameters; 1 if there is no scale."""
+        return ((place.name, scales.value(self.state[place.parameter])) for place in self._places())
 
     @torch.no_grad()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -334,7 +340,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             kinds = {"step": torch.int64, "refused": torch.bool}
             state = {name: torch.zeros((), dtype=kind, device=device) for name, kind in kinds.items()}
         belief = self.begin(start, more, self._options(place, 0, bound=math.sqrt(1.5 / sum(fans)), fan_in=fans[0]))
-        state |= {"belief": belief} | scales.begin(parameter, group["scale"])
+        sizes = Noise(stream_key(seed, _START, place.number, 2), count, device)
+        state |= {"belief": belief} | scales.begin(parameter, group["scale"], sizes)
         return shards.own(state, parameter) if shards.is_sharded(parameter) else state
 
     def _belief(self, parameter: Tensor) -> Belief:

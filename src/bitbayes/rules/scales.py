@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from bitbayes import functional as F
+from bitbayes.noise import Noise
 from bitbayes.rules import shards
 from bitbayes.rules.marks import transposed_groups
 from bitbayes.rules.rule import Options
+
+_SMALLEST = 1e-3  # a scale that is a random number is positive, and its reciprocal moderate
 
 
 def fans(parameter: Tensor) -> tuple[int, int]:
@@ -30,10 +33,18 @@ def fans(parameter: Tensor) -> tuple[int, int]:
     return max(inputs * kernel, 1), max(outputs * kernel, 1)
 
 
-def begin(parameter: Tensor, kind: str) -> dict[str, Tensor]:
-    """Return the initial state of a scale: nothing for "one", s for "fan_in", s and Adam's moments for "channel"."""
+def begin(parameter: Tensor, kind: str, noise: Noise) -> dict[str, Tensor]:
+    """Return the initial state of a scale: nothing for "one", s if it is fixed, s and Adam's moments for "channel".
+
+    Args:
+        parameter: Binary tensor.
+        kind: "one", "fan_in", "normal" or "channel".
+        noise: Noise of as many numbers as there are weights, for "normal".
+    """
     if kind == "one":
         return {}
+    if kind == "normal":
+        return {"scale": noise.normal().abs().clamp(min=_SMALLEST).view(parameter.shape)}
     first = 1 / math.sqrt(fans(parameter)[0])
     if kind == "fan_in":
         return {"scale": torch.tensor(first, device=parameter.device)}

@@ -210,6 +210,8 @@ def make_config(
     if chosen.get("pretrain_epochs") and ("pretrained" in chosen or not binary):
         why = "pretrained names a network" if binary else "the network is a float network itself"
         raise ValueError(f"pretrain_epochs has no effect, because {why}; leave it out")
+    if "first_scale" in chosen and not binary:
+        raise ValueError("first_scale has no effect on full-precision, which has no binary weights; leave it out")
     if binary and (chosen.get("pretrain_epochs", recipe.pretrain_epochs) or "pretrained" in chosen):
         spec = spec.with_options({"init": "weights"})
     config = RunConfig(

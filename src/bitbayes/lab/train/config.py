@@ -27,6 +27,7 @@ _FREE = ("stop_after", "out", "data", "device", "variant", "teacher", "pretraine
 # Settings that config.json leaves out at their defaults, because older records lack them.
 _RARE = (
     "variant",
+    "first_scale",
     "augment",
     "label_smoothing",
     "views",
@@ -74,6 +75,8 @@ class RunConfig:
         evaluate_every: Number of epochs between two evaluations, and so between two lines of metrics.jsonl.
         checkpoint_every: Number of epochs between two checkpoints.
         predict_samples: Number of posterior samples that the mean prediction averages over.
+        first_scale: Scale of the first layer's binary weights, as the option `scale` of all rules; None for that of the
+            other layers.
         augment: Name of the augmentation in `bitbayes.lab.data.AUGMENTATIONS`; None for that of the recipe.
         label_smoothing: Share of the target distribution that is uniform over the classes during training, in [0, 1).
         views: Test-time augmentation. The logits of several views of an image are averaged: "one" (the image alone),
@@ -122,6 +125,7 @@ class RunConfig:
     evaluate_every: int = 1
     checkpoint_every: int = 1
     predict_samples: int = 10
+    first_scale: str | None = None
     augment: str | None = None
     label_smoothing: float = 0.0
     views: Views = "one"

@@ -89,10 +89,15 @@ class Experiment:
         return 0 if self.optimizer is None else _numbers(self.optimizer.named_binary())
 
     def bytes(self) -> tuple[int, int]:
-        """Return the bytes of all parameters in float32, and with one bit per parameter that is or could be binary."""
+        """Return the bytes of all parameters in float32, and with one bit per parameter that is or could be binary.
+
+        The scales of binary weights count as real parameters, unless a tensor has a single one.
+        """
         total = _numbers(self.model.named_parameters())
         binary = self.binary_weights() if self.optimizer is not None else _numbers(split_parameters(self.model)[0])
-        return 4 * total, 4 * (total - binary) + (binary + 7) // 8
+        scales = () if self.optimizer is None else self.optimizer.named_scales()
+        more = sum(scale.numel() for _, scale in scales if scale.dim())
+        return 4 * total, 4 * (total - binary + more) + (binary + 7) // 8
 
 
 def _numbers(named: Iterable[tuple[str, Tensor]]) -> int:
@@ -184,11 +189,20 @@ def _binary_optimizer(
     compiled = _numbers(binary) >= 1_000_000
     keywords = {"samples": spec.samples, "seed": config.seed, "compile": compiled, "capturable": config.capture}
     keywords |= {**spec.options} | ({} if config.estimator is None else {"estimator": config.estimator})
+    groups = binary if config.first_scale is None else _groups(binary, config.first_scale)
     try:
-        return rule(binary, lr=spec.lr, **keywords)  # type: ignore[arg-type]
+        return rule(groups, lr=spec.lr, **keywords)  # type: ignore[arg-type]
     except TypeError as error:
         what = str(error).partition("() ")[2] or str(error)
         raise ValueError(f"rule {config.rule} {what}") from error
+
+
+def _groups(binary: Sequence[tuple[str, Tensor]], first_scale: str) -> list[dict[str, Any]]:
+    """Return the tensors in two groups, of which the first has the tensors of the first layer and their own scale."""
+    layer = binary[0][0].rpartition(".")[0]
+    first = [(name, tensor) for name, tensor in binary if name.rpartition(".")[0] == layer]
+    groups = [{"params": first, "scale": first_scale}, {"params": list(binary[len(first) :])}]
+    return groups if len(first) < len(binary) else groups[:1]
 
 
 def _real_rate(spec: RuleSpec, optimizer: BinaryOptimizer | None) -> float:
