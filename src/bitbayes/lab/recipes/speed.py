@@ -63,8 +63,9 @@ SPEED = Recipe(
         ),
         "ste": _rule(3e-3),
         "bop": _rule(3e-3, threshold=1e-8),
-        # The larger initial |λ| holds the first signs more firmly than the default, which pays on short schedules.
-        "bayesbinn:straight-through": _rule(None, **{**DEFAULT.options, "init_lambda": 50.0}),
+        # The larger initial |λ| holds the signs of the float network more firmly than the default, and draws are less
+        # noisy: both pay on short schedules.
+        "bayesbinn:straight-through": _rule(None, **{**DEFAULT.options, "init_lambda": 150.0}),
         "vispa": _vispa(4),
     },
     label_smoothing=0.2,
