@@ -32,7 +32,13 @@ if find_spec("torch") is not None:
     from bitbayes import kernels, nn
     from bitbayes.batchnorm import refresh_batchnorm
     from bitbayes.parameters import follow, split_parameters, summary
-    from bitbayes.posterior import BernoulliPosterior, LowRankGaussianPosterior, Posterior, load_posterior
+    from bitbayes.posterior import (
+        BernoulliPosterior,
+        LowRankGaussianPosterior,
+        Posterior,
+        SamplePosterior,
+        load_posterior,
+    )
     from bitbayes.predict import predict
     from bitbayes.rules import (
         PMF,
@@ -78,6 +84,7 @@ __all__ = [
     "Posterior",
     "Prediction",
     "ProxQuant",
+    "SamplePosterior",
     "calibration",
     "continual",
     "follow",

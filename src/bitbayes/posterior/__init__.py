@@ -3,5 +3,6 @@
 from bitbayes.posterior.base import Posterior, load_posterior
 from bitbayes.posterior.bernoulli import BernoulliPosterior
 from bitbayes.posterior.lowrank import LowRankGaussianPosterior
+from bitbayes.posterior.samples import SamplePosterior
 
-__all__ = ["BernoulliPosterior", "LowRankGaussianPosterior", "Posterior", "load_posterior"]
+__all__ = ["BernoulliPosterior", "LowRankGaussianPosterior", "Posterior", "SamplePosterior", "load_posterior"]

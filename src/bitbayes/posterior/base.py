@@ -87,6 +87,23 @@ class Posterior(Pretrained):
         self.check_like({name: tensor.shape for name, tensor in out.items()}, "out")
         return dict(out)
 
+    def _check_weights(self, weights: Mapping[str, Tensor]) -> bool:
+        """Return whether the weights are those of several networks, after checking their names and shapes."""
+        if set(weights) != set(self.shapes):
+            raise ValueError(f"weights are named {sorted(weights)}, but the posterior has {sorted(self.shapes)}")
+        leading: dict[str, torch.Size] = {}
+        for name, shape in self.shapes.items():
+            found = weights[name].shape
+            if found not in (shape, (found[:1] + shape)):
+                raise ValueError(f"{name!r} has shape {tuple(found)}; expected {tuple(shape)}, or (samples, ...)")
+            leading[name] = found[: len(found) - len(shape)]
+        first = next(iter(leading))
+        for name, dims in leading.items():
+            if dims != leading[first]:
+                count, other = (dict(enumerate(leading[each])).get(0, "a single") for each in (name, first))
+                raise ValueError(f"{name!r} has the weights of {count} network(s), but {first!r} of {other}")
+        return bool(leading[first])
+
     @abstractmethod
     def parts(self) -> tuple[Parts, dict[str, str]]:
         """Return all tensors by part and parameter name, and additional metadata."""
@@ -229,6 +246,43 @@ class Posterior(Pretrained):
             raise ValueError(f"count must be at least 1, got {count}; use mode() for a single best network")
         drawn = [self.sample_at(index, seed=seed) for index in range(count)]
         return {name: torch.stack([weights[name] for weights in drawn]) for name in self.shapes}
+
+    def log_prob(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Return the log-probability of whole networks, or raise TypeError if the family has none in closed form.
+
+        Args:
+            weights: Weights by name, or with one leading dimension of networks. Only their signs matter.
+
+        Returns:
+            A scalar in nats, or one value per network.
+
+        Raises:
+            TypeError: If the family has no log-probability in closed form.
+            ValueError: If names or shapes differ.
+
+        Example:
+            >>> q = bb.LowRankGaussianPosterior({"w": torch.ones(2)}, {"w": torch.ones(1, 2)})
+            >>> q.marginals().log_prob(q.mode()).exp()
+            tensor(0.7079)
+        """
+        raise TypeError(f"{type(self).__name__} has no log-probability in closed form; use marginals().log_prob()")
+
+    def kl(self, other: Posterior | None = None) -> Tensor:
+        """Return the KL divergence KL(self ‖ other), or raise TypeError if the family has none in closed form.
+
+        Args:
+            other: The second distribution; None means the uniform prior λ₀ = 0.
+
+        Raises:
+            TypeError: If the families have no divergence in closed form. `marginals().kl()` returns the divergence of
+                the marginals.
+
+        Example:
+            >>> q = bb.LowRankGaussianPosterior({"w": torch.ones(2)}, {"w": torch.ones(1, 2)})
+            >>> round(float(q.marginals().kl()), 3)
+            0.511
+        """
+        raise TypeError(f"{type(self).__name__} has no KL divergence in closed form; use marginals().kl()")
 
     def entropy(self) -> Tensor:
         """Return the mean per-weight entropy in bits: 1 for fair coins, 0 for a single network.

@@ -105,20 +105,15 @@ class BernoulliPosterior(Posterior):
             >>> q.log_prob(q.sample(2)).exp()
             tensor([0.1250, 0.1250])
         """
-        if set(weights) != set(self.natural):
-            raise ValueError(f"weights are named {sorted(weights)}, but the posterior has {sorted(self.natural)}")
+        self._check_weights(weights)
         total = torch.zeros(())
         for name, natural in self.natural.items():
-            shape = weights[name].shape
-            if shape not in (natural.shape, (shape[:1] + natural.shape)):
-                expected = tuple(natural.shape)
-                raise ValueError(f"{name!r} has shape {tuple(shape)}; expected {expected}, or (samples, ...)")
             log_prob = F.bernoulli_log_prob(natural, weights[name])
             start = log_prob.dim() - natural.dim()
             total = total.to(log_prob.device) + log_prob.flatten(start).sum(-1)
         return total
 
-    def kl(self, other: BernoulliPosterior | None = None) -> Tensor:
+    def kl(self, other: Posterior | None = None) -> Tensor:
         """Return the KL divergence KL(self ‖ other), summed over all weights.
 
         Args:

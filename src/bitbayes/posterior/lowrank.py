@@ -163,22 +163,6 @@ class LowRankGaussianPosterior(Posterior):
         """
         return BernoulliPosterior(self.natural, self.scale)
 
-    def kl(self, other: Posterior | None = None) -> Tensor:
-        """Raise TypeError, because signs of correlated Gaussians have no KL divergence in closed form.
-
-        Args:
-            other: Any posterior.
-
-        Raises:
-            TypeError: Always. `marginals().kl()` returns the divergence of the marginals.
-
-        Example:
-            >>> q = LowRankGaussianPosterior({"w": torch.ones(2)}, {"w": torch.ones(1, 2)})
-            >>> round(float(q.marginals().kl()), 3)
-            0.511
-        """
-        raise TypeError("a low-rank Gaussian under sign has no KL divergence in closed form; use marginals().kl()")
-
     def parts(self) -> tuple[Parts, dict[str, str]]:
         """Return m, Z, the scales, and which weights share their noise."""
         return {"center": self.center, "factors": self.factors, "scale": self.scale}, {"shared": self.shared}

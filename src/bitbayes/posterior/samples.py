@@ -1,0 +1,292 @@
+"""A posterior that is a bag of sampled networks, one bit per weight and sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from bitbayes.bits import pack_signs, row_bytes, unpack_signs
+from bitbayes.posterior.base import Parts, Posterior
+from bitbayes.posterior.bernoulli import BernoulliPosterior
+from bitbayes.posterior.turns import Turns
+
+_SURE = 20.0  # |λ| of a weight on which all samples agree; its entropy is 0 in float32
+
+
+class SamplePosterior(Posterior):
+    """Distribution over C networks, from any sampler or chain, or from several trainings.
+
+    A network takes one bit per weight. The distribution is discrete: every other network has probability 0. The
+    marginal of a weight on which all samples agree is certain, and its λ is ±20.
+
+    Args:
+        signs: Samples by parameter name, shape (C, *shape of the weights), in any signed type. Only their signs matter;
+            0 counts as +1.
+        scale: Positive scale s by parameter name, so that weights are ±s, broadcastable to the weights. Missing names
+            have s = 1.
+        weights: Probabilities of the samples, shape (C,), up to a common factor. None makes them equal.
+
+    Raises:
+        ValueError: If there is no tensor or no sample, the numbers of samples differ, a sign is NaN or has a type
+            without negative numbers, a weight is negative or not finite, or a scale is not positive.
+
+    Example:
+        >>> q = SamplePosterior({"w": torch.tensor([[1, -1, 1], [1, 1, -1], [1, -1, -1], [1, -1, -1]])})
+        >>> len(q), q.bits["w"].shape
+        (4, torch.Size([4, 1]))
+        >>> q.mean()["w"]
+        tensor([ 1.0000, -0.5000, -0.5000])
+        >>> sorted(q.sample(4)["w"].tolist()) == sorted(q.member(index)["w"].tolist() for index in range(4))
+        True
+        >>> q.log_prob({"w": torch.tensor([1.0, -1.0, -1.0])}).exp()
+        tensor(0.5000)
+    """
+
+    FORMAT = "bitbayes.samples.1"
+    NEEDS = ("bits", "shape", "scale")
+
+    def __init__(
+        self,
+        signs: Mapping[str, Tensor],
+        scale: Mapping[str, Tensor] | None = None,
+        weights: Tensor | Sequence[float] | None = None,
+    ) -> None:
+        for name, tensor in signs.items():
+            if tensor.dim() == 0 or len(tensor) == 0:
+                raise ValueError(f"samples of {name!r} have shape {tuple(tensor.shape)}, expected (C, ...) with C >= 1")
+            if not tensor.dtype.is_signed or tensor.is_complex():
+                raise ValueError(f"samples of {name!r} must have a signed type, got {tensor.dtype}; pass −1 and +1")
+            if tensor.isnan().any():
+                raise ValueError(f"samples of {name!r} contain NaN")
+        shapes = {name: tensor.shape[1:] for name, tensor in signs.items()}
+        flat = {name: tensor.detach().reshape(len(tensor), shapes[name].numel()) for name, tensor in signs.items()}
+        self._hold({name: pack_signs(tensor) for name, tensor in flat.items()}, shapes, scale, weights)
+
+    def _hold(
+        self,
+        bits: Mapping[str, Tensor],
+        shapes: Mapping[str, torch.Size],
+        scale: Mapping[str, Tensor] | None,
+        weights: Tensor | Sequence[float] | None,
+    ) -> None:
+        """Keep bits that need no packing."""
+        super().__init__({name: bits[name].new_empty(()).expand(shape) for name, shape in shapes.items()}, scale)
+        if not any(shape.numel() for shape in shapes.values()):
+            raise ValueError("a SamplePosterior needs at least one weight, got none")
+        counts = {name: len(tensor) for name, tensor in bits.items()}
+        count = next(iter(counts.values()))
+        if set(counts.values()) != {count}:
+            raise ValueError(f"all tensors must have the same number of samples, got {counts}")
+        self.bits = dict(bits)
+        self._given = None if weights is None else torch.as_tensor(weights).detach().to("cpu", torch.float64).clone()
+        if self._given is not None:
+            if self._given.shape != (count,):
+                raise ValueError(f"weights have shape {tuple(self._given.shape)}, expected ({count},), one per sample")
+            if not self._given.isfinite().all() or (self._given < 0).any() or not self._given.sum() > 0:
+                raise ValueError("weights must be finite, not negative, and not all zero")
+        self._turns = Turns(count, None if self._given is None else self._given.tolist())
+
+    @classmethod
+    def of_networks(
+        cls,
+        networks: Sequence[Mapping[str, Tensor]],
+        scale: Mapping[str, Tensor] | None = None,
+        weights: Tensor | Sequence[float] | None = None,
+    ) -> SamplePosterior:
+        """Return the distribution over given networks, such as the modes of several trainings.
+
+        Args:
+            networks: Weights by parameter name, the same names and shapes for all. Only their signs matter.
+            scale: Positive scale s by parameter name, as in the constructor.
+            weights: Probabilities of the networks, up to a common factor. None makes them equal.
+
+        Raises:
+            ValueError: If there is no network, if names or shapes differ, or as in the constructor.
+
+        Example:
+            >>> SamplePosterior.of_networks([{"w": torch.tensor([1.0, -1.0])}, {"w": torch.tensor([1.0, 1.0])}]).mean()
+            {'w': tensor([1., 0.])}
+        """
+        if not networks:
+            raise ValueError("a SamplePosterior needs at least one network, got none")
+        expected = {name: tuple(tensor.shape) for name, tensor in networks[0].items()}
+        for index, network in enumerate(networks):
+            found = {name: tuple(tensor.shape) for name, tensor in network.items()}
+            if found != expected:
+                raise ValueError(f"network {index} has tensors {found}, but network 0 has {expected}")
+        return cls({name: torch.stack([each[name] for each in networks]) for name in expected}, scale, weights)
+
+    def __len__(self) -> int:
+        return self._turns.count
+
+    @property
+    def weights(self) -> Tensor:
+        """Probabilities of the samples, shape (C,), float64, on the CPU."""
+        if self._given is None:
+            return torch.full((len(self),), 1 / len(self), dtype=torch.float64)
+        return self._given / self._given.sum()
+
+    @property
+    def natural(self) -> dict[str, Tensor]:
+        """λ = ½·log(P[w > 0] / P[w < 0]) by name, at most 20 in magnitude."""
+        return self._natural(0.0)
+
+    def _natural(self, smoothing: float) -> dict[str, Tensor]:
+        # Equal weights are counted, so that a tie is exactly λ = 0.
+        weights = [1.0] * len(self) if self._given is None else self._given.tolist()
+        total = sum(weights)
+        added = smoothing * sum(weight * weight for weight in weights) / total  # the weight of one effective sample
+        found: dict[str, Tensor] = {}
+        for name, shape in self.shapes.items():
+            up = torch.full((shape.numel(),), added, dtype=torch.float64, device=self.bits[name].device)
+            down = up.clone()
+            for row, weight in zip(self.bits[name], weights, strict=True):
+                signs = unpack_signs(row, shape.numel(), torch.float64)
+                up.add_(signs.clamp(min=0), alpha=weight)
+                down.sub_(signs.clamp(max=0), alpha=weight)
+            found[name] = ((up.log() - down.log()) / 2).clamp(-_SURE, _SURE).float().view(shape)
+        return found
+
+    def marginals(self, smoothing: float = 0.0) -> BernoulliPosterior:
+        """Return independent Bernoullis with the same mean weights, for example as a prior of `BayesBiNN`.
+
+        A few samples that agree on a weight do not make it certain. As a prior, use `smoothing=0.5`, which adds half a
+        sample of either sign to every weight (Krichevsky & Trofimov 1981). Samples of unequal weights count as
+        (Σ w)² / Σ w² samples (Kish 1965).
+
+        Args:
+            smoothing: Number of imaginary samples of either sign, at least 0.
+
+        Returns:
+            A Bernoulli posterior with the same names and shapes.
+
+        Raises:
+            ValueError: If `smoothing` is negative.
+
+        Example:
+            >>> q = SamplePosterior({"w": torch.tensor([[1, -1], [1, 1]])})
+            >>> q.marginals().natural["w"], q.marginals(smoothing=0.5).probabilities()["w"]
+            (tensor([20.,  0.]), tensor([0.8333, 0.5000]))
+        """
+        if not smoothing >= 0:
+            raise ValueError(f"smoothing must be at least 0, got {smoothing}")
+        return BernoulliPosterior(self._natural(smoothing), self.scale)
+
+    def member(self, index: int, *, out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return one of the C networks in the order in which they are stored.
+
+        `q.member(int(q.weights.argmax()))` is the most probable sample.
+
+        Args:
+            index: Index of the network, from 0 to C − 1.
+            out: Tensors of any floating-point type to write into, such as those of an earlier call. None allocates new
+                float32 tensors.
+
+        Returns:
+            Weights of ±scale by name.
+
+        Raises:
+            IndexError: If there is no such network.
+            ValueError: If names or shapes of `out` differ from those of the posterior.
+
+        Example:
+            >>> SamplePosterior({"w": torch.tensor([[1, -1], [1, 1]])}, {"w": torch.tensor(0.5)}).member(0)["w"]
+            tensor([ 0.5000, -0.5000])
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"member {index} does not exist; the posterior has {len(self)} members, from 0 on")
+        weights = self._room(out)
+        for name, shape in self.shapes.items():
+            weights[name].copy_(unpack_signs(self.bits[name][index], shape.numel()).view(shape))
+            if name in self._scaled:
+                weights[name].mul_(self.scale[name])
+        return weights
+
+    def sample_at(self, index: int, *, seed: int = 0, out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return one of the networks that `sample` draws.
+
+        Samples without weights take every one of the C networks once before any network again, in an order that the
+        seed determines, so `sample(C)` is the whole bag. With weights, samples are stratified: network c is about w_c
+        of any number of samples, and over all seeds every sample is network c with probability w_c.
+
+        Args:
+            index: Index of the network among the samples.
+            seed: Seed of the order.
+            out: Tensors of any floating-point type to write into, such as those of an earlier call. None allocates new
+                float32 tensors.
+
+        Returns:
+            Weights of ±scale by name.
+
+        Raises:
+            ValueError: If names or shapes of `out` differ from those of the posterior.
+
+        Example:
+            >>> q = SamplePosterior({"w": torch.tensor([[1, -1], [1, 1]])})
+            >>> torch.equal(q.sample_at(0)["w"], q.sample_at(2)["w"])
+            True
+        """
+        return self.member(self._turns.at(index, seed)[0], out=out)
+
+    def log_prob(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Return the log-probability of whole networks: that of the samples that equal the network.
+
+        Args:
+            weights: Weights by name with the shapes of the posterior, or with one leading dimension of networks. Only
+                their signs matter.
+
+        Returns:
+            A scalar in nats, or one value per network; −infinity for a network that is none of the samples.
+
+        Raises:
+            ValueError: If names or shapes differ.
+
+        Example:
+            >>> q = SamplePosterior({"w": torch.tensor([[1, -1], [1, 1]])})
+            >>> q.log_prob({"w": torch.tensor([[1, -1], [-1, -1]])})
+            tensor([-0.6931,    -inf])
+        """
+        many = self._check_weights(weights)
+        count = len(next(iter(weights.values()))) if many else 1
+        equal = torch.ones(count, len(self), dtype=torch.bool)
+        for name, shape in self.shapes.items():
+            asked = pack_signs(weights[name].reshape(count, shape.numel())).to(self.bits[name].device)
+            for index, row in enumerate(asked):
+                equal[index] &= (row == self.bits[name]).all(1).cpu()
+        found = (equal * self.weights).sum(1).log().float()
+        return found if many else found[0]
+
+    def parts(self) -> tuple[Parts, dict[str, str]]:
+        """Return bits, shapes, scales, and the weights of the samples if they are not equal."""
+        shape = {name: torch.tensor(shape, dtype=torch.int64) for name, shape in self.shapes.items()}
+        found = {"bits": self.bits, "shape": shape, "scale": self.scale}
+        return (found if self._given is None else found | {"weights": {"samples": self._given}}), {}
+
+    @classmethod
+    def of_parts(cls, parts: Parts, about: Mapping[str, str]) -> SamplePosterior:
+        """Construct a posterior from bits, shapes, scales and weights."""
+        bits, shapes = parts["bits"], dict[str, torch.Size]()
+        for name, shape in parts["shape"].items():
+            if shape.dtype != torch.int64 or shape.dim() != 1 or (shape < 0).any():
+                raise ValueError(f"the shape of {name!r:.60} must be a list of int64 numbers of at least 0")
+            shapes[name] = torch.Size(shape.tolist())
+        if set(bits) != set(shapes):
+            raise ValueError(f"bits and shapes must have the same names, got {sorted(bits)} and {sorted(shapes)}")
+        for name, tensor in bits.items():
+            count = shapes[name].numel()
+            if tensor.dtype != torch.uint8 or tensor.dim() != 2 or len(tensor) == 0:
+                got = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+                raise ValueError(f"bits of {name!r:.60} must be torch.uint8 of shape (C, bytes) with C >= 1, got {got}")
+            if tensor.shape[1] != row_bytes(count):
+                expected = f"{row_bytes(count)} for the shape {tuple(shapes[name])}"
+                raise ValueError(f"samples of {name!r:.60} have {tensor.shape[1]} bytes, expected {expected}")
+            if count % 8 and (tensor[:, -1] >> (count % 8)).any():
+                raise ValueError(f"bits of {name!r:.60} have ones in their unused bits")
+        given = parts.get("weights")
+        if given is not None and set(given) != {"samples"}:
+            raise ValueError(f"the weights of the samples must be called 'samples', got {sorted(given)!r:.60}")
+        found = cls.__new__(cls)
+        found._hold({name: bits[name].clone() for name in shapes}, shapes, parts["scale"], given and given["samples"])
+        return found
