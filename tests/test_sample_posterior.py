@@ -250,11 +250,11 @@ def refused(path: Path, change: dict[str, Tensor | None], words: str) -> None:
         ({"shape/w": None}, "it has no shape"),
         ({"scale/w": torch.tensor(-1.0)}, "must be positive"),
         ({"scale/w": torch.ones(3)}, "does not broadcast"),
-        ({"weights/samples": torch.ones(2)}, r"weights have shape \(2,\), expected \(3,\)"),
-        ({"weights/samples": torch.tensor([1.0, -1.0, 1.0])}, "not negative"),
-        ({"weights/samples": torch.zeros(3)}, "not all zero"),
-        ({"weights/samples": torch.tensor([1.0, math.nan, 1.0])}, "must be finite"),
-        ({"weights/samples": None, "weights/other": torch.ones(3)}, "weights of the samples"),
+        ({"weights/members": torch.ones(2)}, r"weights have shape \(2,\), expected \(3,\)"),
+        ({"weights/members": torch.tensor([1.0, -1.0, 1.0])}, "not negative"),
+        ({"weights/members": torch.zeros(3)}, "not all zero"),
+        ({"weights/members": torch.tensor([1.0, math.nan, 1.0])}, "must be finite"),
+        ({"weights/members": None, "weights/other": torch.ones(3)}, "must be called 'members'"),
     ],
 )
 def test_hostile_files_are_one_clear_line(change: dict[str, Tensor | None], words: str, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ if find_spec("torch") is not None:
     from bitbayes.posterior import (
         BernoulliPosterior,
         LowRankGaussianPosterior,
+        Mixture,
         Posterior,
         SamplePosterior,
         load_posterior,
@@ -81,6 +82,7 @@ __all__ = [
     "Bop2ndOrder",
     "LowRankGaussianPosterior",
     "MirrorDescent",
+    "Mixture",
     "Posterior",
     "Prediction",
     "ProxQuant",

@@ -165,6 +165,14 @@ class Posterior(Pretrained):
             raise ValueError(f"{path} is not a saved posterior: its format is {found!r}, expected {cls.FORMAT!r}")
         return cls._checked(path, parts, about)
 
+    @staticmethod
+    def _kind(about: Mapping[str, str]) -> type[Posterior]:
+        """Return the class whose format the metadata of a file name."""
+        found = about.get("format", "")
+        if found not in Posterior._kinds:
+            raise ValueError(f"its format is {found!r}, expected one of {', '.join(Posterior._kinds)}")
+        return Posterior._kinds[found]
+
     @classmethod
     def _of_file(cls, path: Path) -> Self:
         if cls is Posterior:
@@ -176,17 +184,21 @@ class Posterior(Pretrained):
 
     @classmethod
     def _checked(cls, path: str | Path, parts: Parts, about: Mapping[str, str]) -> Self:
-        missing = set(cls.NEEDS) - set(parts) - set(about)
-        if missing:
-            raise ValueError(f"{path} is not a saved posterior: it has no {', '.join(sorted(missing))}")
         try:
-            for name, tensor in parts["scale"].items():
-                if not tensor.is_floating_point():
-                    raise ValueError(f"the scale of {name!r:.60} must be floating point, got {tensor.dtype}")
-            return cls.of_parts(parts, about)
+            return cls._of_content(parts, about)
         except (ValueError, KeyError) as error:  # a name may be among the texts, where a part should be
             what = f"it has no part {error}" if isinstance(error, KeyError) else error
-            raise ValueError(f"{path}: {what}") from error
+            raise ValueError(f"{path} is not a saved posterior: {what}") from error
+
+    @classmethod
+    def _of_content(cls, parts: Parts, about: Mapping[str, str]) -> Self:
+        missing = set(cls.NEEDS) - set(parts) - set(about)
+        if missing:
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+        for name, tensor in parts.get("scale", {}).items():
+            if not tensor.is_floating_point():
+                raise ValueError(f"the scale of {name!r:.60} must be floating point, got {tensor.dtype}")
+        return cls.of_parts(parts, about)
 
     def probabilities(self) -> dict[str, Tensor]:
         """Return the probability P[w > 0] of every weight.
@@ -343,11 +355,11 @@ def load_posterior(path: str | Path) -> Posterior:
         FileNotFoundError: no posterior at absent.safetensors
     """
     parts, about = _read(path)
-    found, kinds = about.get("format", ""), Posterior._kinds
-    if found not in kinds:
-        known = ", ".join(kinds)
-        raise ValueError(f"{path} is not a saved posterior: its format is {found!r}, expected one of {known}")
-    return kinds[found]._checked(path, parts, about)
+    try:
+        kind = Posterior._kind(about)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a saved posterior: {error}") from None
+    return kind._checked(path, parts, about)
 
 
 def _read(path: str | Path) -> tuple[Parts, dict[str, str]]:

@@ -80,13 +80,7 @@ class SamplePosterior(Posterior):
         if set(counts.values()) != {count}:
             raise ValueError(f"all tensors must have the same number of samples, got {counts}")
         self.bits = dict(bits)
-        self._given = None if weights is None else torch.as_tensor(weights).detach().to("cpu", torch.float64).clone()
-        if self._given is not None:
-            if self._given.shape != (count,):
-                raise ValueError(f"weights have shape {tuple(self._given.shape)}, expected ({count},), one per sample")
-            if not self._given.isfinite().all() or (self._given < 0).any() or not self._given.sum() > 0:
-                raise ValueError("weights must be finite, not negative, and not all zero")
-        self._turns = Turns(count, None if self._given is None else self._given.tolist())
+        self._turns = Turns(count, weights, kind="sample")
 
     @classmethod
     def of_networks(
@@ -124,9 +118,7 @@ class SamplePosterior(Posterior):
     @property
     def weights(self) -> Tensor:
         """Probabilities of the samples, shape (C,), float64, on the CPU."""
-        if self._given is None:
-            return torch.full((len(self),), 1 / len(self), dtype=torch.float64)
-        return self._given / self._given.sum()
+        return self._turns.weights
 
     @property
     def natural(self) -> dict[str, Tensor]:
@@ -135,7 +127,7 @@ class SamplePosterior(Posterior):
 
     def _natural(self, smoothing: float) -> dict[str, Tensor]:
         # Equal weights are counted, so that a tie is exactly λ = 0.
-        weights = [1.0] * len(self) if self._given is None else self._given.tolist()
+        weights = [1.0] * len(self) if self._turns.given is None else self._turns.given.tolist()
         total = sum(weights)
         added = smoothing * sum(weight * weight for weight in weights) / total  # the weight of one effective sample
         found: dict[str, Tensor] = {}
@@ -261,8 +253,7 @@ class SamplePosterior(Posterior):
     def parts(self) -> tuple[Parts, dict[str, str]]:
         """Return bits, shapes, scales, and the weights of the samples if they are not equal."""
         shape = {name: torch.tensor(shape, dtype=torch.int64) for name, shape in self.shapes.items()}
-        found = {"bits": self.bits, "shape": shape, "scale": self.scale}
-        return (found if self._given is None else found | {"weights": {"samples": self._given}}), {}
+        return {"bits": self.bits, "shape": shape, "scale": self.scale, **self._turns.parts()}, {}
 
     @classmethod
     def of_parts(cls, parts: Parts, about: Mapping[str, str]) -> SamplePosterior:
@@ -284,9 +275,6 @@ class SamplePosterior(Posterior):
                 raise ValueError(f"samples of {name!r:.60} have {tensor.shape[1]} bytes, expected {expected}")
             if count % 8 and (tensor[:, -1] >> (count % 8)).any():
                 raise ValueError(f"bits of {name!r:.60} have ones in their unused bits")
-        given = parts.get("weights")
-        if given is not None and set(given) != {"samples"}:
-            raise ValueError(f"the weights of the samples must be called 'samples', got {sorted(given)!r:.60}")
         found = cls.__new__(cls)
-        found._hold({name: bits[name].clone() for name in shapes}, shapes, parts["scale"], given and given["samples"])
+        found._hold({name: bits[name].clone() for name in shapes}, shapes, parts["scale"], Turns.weights_of(parts))
         return found

@@ -8,7 +8,11 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from bitbayes.noise import Noise, stream_key
+from bitbayes.posterior.base import Parts
 
 _TURN_STREAM = 5  # keeps the order of the members apart from the noise of samples
 _WORD = 64  # bits of a point on the circle
@@ -25,6 +29,10 @@ class Turns:
         count: Number of members.
         weights: Non-negative numbers, one per member, that are proportional to the probabilities. None, or equal
             numbers, make all members equally likely.
+        kind: What a member is, for error messages.
+
+    Raises:
+        ValueError: If the number of weights differs, or a weight is negative or not finite, or all are zero.
 
     Example:
         >>> sorted(Turns(3).at(index, seed=0)[0] for index in range(6))
@@ -33,14 +41,33 @@ class Turns:
         6
     """
 
-    def __init__(self, count: int, weights: Sequence[float] | None = None) -> None:
-        self.count, self._bounds = count, list[int]()
-        if weights is not None and len(set(weights)) > 1:
-            total = math.fsum(weights)
-            ends = (min(int(end / total * 2.0**_WORD), 1 << _WORD) for end in itertools.accumulate(weights))
-            self._bounds = [0, *ends]
-            last = max(index for index, weight in enumerate(weights) if weight > 0)
-            self._bounds[last + 1 :] = [1 << _WORD] * (count - last)  # despite rounding
+    def __init__(self, count: int, weights: Tensor | Sequence[float] | None = None, *, kind: str = "member") -> None:
+        self.count, self.given, self._bounds = count, None, list[int]()
+        if weights is not None:
+            self.given = torch.as_tensor(weights).detach().to("cpu", torch.float64).clone()
+            if self.given.shape != (count,):
+                raise ValueError(f"weights have shape {tuple(self.given.shape)}, expected ({count},), one per {kind}")
+            if not self.given.isfinite().all() or (self.given < 0).any() or not self.given.sum() > 0:
+                raise ValueError("weights must be finite, not negative, and not all zero")
+            self._bounds = _bounds(self.given.tolist())
+
+    @property
+    def weights(self) -> Tensor:
+        """Probabilities of the members, float64, on the CPU."""
+        given = torch.ones(self.count, dtype=torch.float64) if self.given is None else self.given
+        return given / given.sum()
+
+    def parts(self) -> Parts:
+        """Return the weights, if there are any, as a part of a saved posterior."""
+        return {} if self.given is None else {"weights": {"members": self.given}}
+
+    @staticmethod
+    def weights_of(parts: Parts) -> Tensor | None:
+        """Return the weights among the parts of a saved posterior."""
+        given = parts.get("weights")
+        if given is not None and set(given) != {"members"}:
+            raise ValueError(f"the weights must be called 'members', got {sorted(given)!s:.60}")
+        return None if given is None else given["members"]
 
     def at(self, index: int, seed: int) -> tuple[int, int]:
         """Return the member that a sample takes, and how many samples before it took the same member."""
@@ -52,6 +79,16 @@ class Turns:
         member = bisect.bisect_right(self._bounds, point) - 1
         low, high = self._bounds[member : member + 2]
         return member, _points_below(high, index, shift) - _points_below(low, index, shift)
+
+
+def _bounds(weights: list[float]) -> list[int]:
+    """Return where the arc of each member begins and ends on the circle, or nothing if all arcs are equally long."""
+    if len(set(weights)) == 1:
+        return []
+    total = math.fsum(weights)
+    bounds = [0, *(min(int(end / total * 2.0**_WORD), 1 << _WORD) for end in itertools.accumulate(weights))]
+    last = max(index for index, weight in enumerate(weights) if weight > 0)
+    return bounds[: last + 1] + [1 << _WORD] * (len(weights) - last)  # the last arc ends there despite rounding
 
 
 @functools.lru_cache(maxsize=16)
