@@ -39,6 +39,11 @@ def save_model(path: Path) -> None:
 KINDS = {
     "packed network": (lambda path: network().save(path), PackedNetwork.read, PackedFileError),
     "posterior": (lambda path: posterior().save(path), bb.load_posterior, ValueError),
+    "samples": (
+        lambda path: bb.SamplePosterior.of_samples(posterior(), 5).save(path),
+        bb.load_posterior,
+        ValueError,
+    ),
     "model": (save_model, lambda path: RunFolder(path.parent).read_tensors(path.name), RunError),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -53,7 +58,12 @@ def test_a_flipped_bit_is_one_clear_line(kind, tmp_path):
     content = path.read_bytes()
     read(path)
     start = 8 + int.from_bytes(content[:8], "little")
-    words = {"packed network": b"Zo", "posterior": b"bitbayes.bernoulli", "model": b"none"}
+    words = {
+        "packed network": b"Zo",
+        "posterior": b"bitbayes.bernoulli",
+        "samples": b"bitbayes.samples",
+        "model": b"none",
+    }
     for place in [*range(start, len(content)), content.index(words[kind])]:
         for bit in (0, 4):
             changed = bytearray(content)

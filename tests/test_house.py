@@ -14,9 +14,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "bitbayes"
 LIBRARY = [
     {"errors", "files", "table", "hub", "bits", "functional", "noise", "kernels"},
     {"posterior", "rules"},
-    {"parameters", "batchnorm", "nn", "prediction", "ensemble"},
+    {"parameters", "batchnorm", "nn", "prediction", "draws"},
     {"packed"},
     {"predict", "calibration", "continual", "zoo"},
+    {"ensemble"},
     {"lab"},
 ]
 LABORATORY = [{"choices", "data"}, {"train"}, {"continual"}, {"recipes"}, {"studies", "bench"}, {"report"}, {"cli"}]

@@ -69,10 +69,29 @@ def posteriors():
     g = torch.Generator().manual_seed(0)
     center = {"a.weight": torch.randn(3, 4, generator=g), "b": torch.randn(5, generator=g)}
     factors = {name: torch.randn(2, *m.shape, generator=g) for name, m in center.items()}
-    return [bb.BernoulliPosterior(center), bb.LowRankGaussianPosterior(center, factors, shared="network")]
+    simple = [bb.BernoulliPosterior(center), bb.LowRankGaussianPosterior(center, factors, shared="network")]
+    samples = bb.SamplePosterior.of_samples(simple[0], 9)
+    return [*simple, samples, bb.Mixture([samples, *simple], [2, 1, 1])]
 
 
 # Folders. -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "fact"),
+    [
+        (bb.SamplePosterior, "| networks | 9, one bit per weight |"),
+        (
+            bb.Mixture,
+            "| components | SamplePosterior (0.5), BernoulliPosterior (0.25), LowRankGaussianPosterior (0.25) |",
+        ),
+    ],
+)
+def test_a_card_has_the_facts_of_the_family(kind, fact, tmp_path):
+    (posterior,) = (each for each in posteriors() if type(each) is kind)
+    posterior.save_pretrained(tmp_path)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert fact in text and f"bb.{kind.__name__}.from_pretrained" in text
 
 
 @pytest.mark.parametrize("samples", [0, 3])

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import bitbayes as bb
+from bitbayes import draws
 
 
 def network() -> tuple[nn.Module, bb.BayesBiNN]:
@@ -94,7 +95,7 @@ def test_networks_together_are_the_networks_alone(model: nn.Module, monkeypatch:
     model.register_forward_pre_hook(lambda *_: passes.append(1))
     together = bb.predict(model, x, posterior, samples=40).outputs
     assert len(passes) == (42 if isinstance(model, Branching) else 2)  # 32 and 8 networks, then one by one
-    monkeypatch.setattr(sys.modules[bb.predict.__module__], "_TOGETHER", 1)
+    monkeypatch.setattr(draws, "_TOGETHER", 1)
     torch.testing.assert_close(together, bb.predict(model, x, posterior, samples=40).outputs)
 
 

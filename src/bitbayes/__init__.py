@@ -31,6 +31,7 @@ from bitbayes.prediction import Prediction
 if find_spec("torch") is not None:
     from bitbayes import kernels, nn
     from bitbayes.batchnorm import refresh_batchnorm
+    from bitbayes.ensemble import Ensemble
     from bitbayes.parameters import follow, split_parameters, summary
     from bitbayes.posterior import (
         BernoulliPosterior,
@@ -80,6 +81,7 @@ __all__ = [
     "BinaryOptimizer",
     "Bop",
     "Bop2ndOrder",
+    "Ensemble",
     "LowRankGaussianPosterior",
     "MirrorDescent",
     "Mixture",

@@ -1,182 +1,153 @@
-"""The loop over the networks that a posterior draws, which `predict`, `pack` and the evaluation of runs share."""
+"""An ensemble of networks that are drawn once, kept as bits, and predict many times."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from bitbayes.batchnorm import Batches, Weights, refresh
-from bitbayes.posterior import Posterior
-from bitbayes.rules.shards import sharded_modules
+from bitbayes.batchnorm import Batches, Weights, as_found
+from bitbayes.draws import Output, drawn_networks, group_size, outputs_of, stacks, unwrapped
+from bitbayes.packed import Runtime
+from bitbayes.packed.convert.pack import pack_networks
+from bitbayes.parameters import Follower
+from bitbayes.posterior import Posterior, SamplePosterior
+from bitbayes.predict import check_chunk, check_output, packed_outputs, runtime_of
+from bitbayes.prediction import Prediction
 
-Output = str | int | Callable[[Any], Tensor]
-"""How to find the logits among a network's outputs: a name, a tuple index, or a function."""
-
-
-def unwrapped(model: nn.Module, names: Collection[str] | None = None) -> nn.Module:
-    """Return the network inside torch.compile or DistributedDataParallel.
-
-    Args:
-        model: Any module.
-        names: Names of parameters. If given, unwrapping stops at the first module that has all of them. If no module
-            has all of them, the model itself is returned.
-
-    Raises:
-        ValueError: If `fully_shard` has been applied to the network.
-    """
-    if next(sharded_modules(model), None) is not None:
-        raise ValueError(
-            "fully_shard has sharded the parameters, but sampling and packing need whole ones; load "
-            "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
-            "torch.distributed.checkpoint.state_dict into an unsharded network"
-        )
-    inside: Any = model
-    while names is None or not set(names) <= {name for name, _ in inside.named_parameters(remove_duplicate=False)}:
-        if isinstance(inside, nn.parallel.DistributedDataParallel):
-            inside = inside.module
-        elif isinstance(getattr(inside, "_orig_mod", None), nn.Module):
-            inside = inside._orig_mod
-        else:
-            return inside if names is None else model
-    return inside
+_KEPT = 1 << 24  # most weights of all networks that are also kept in the type of the parameters
 
 
-@torch.no_grad()
-def drawn_networks(
-    model: nn.Module, posterior: Posterior | None, samples: int, *, seed: int = 0, batches: Batches | None = None
-) -> Iterator[Weights]:
-    """Yield the weights of each network, by the names of the parameters that they replace.
+class Ensemble:
+    """Networks that are drawn from a posterior once, and then predict many times.
 
-    Samples share memory: the weights are overwritten when the next network is requested. Under autocast, weights are
-    drawn in autocast's type if that type represents them exactly.
+    The outputs equal those of `bitbayes.predict` bit for bit, with the same arguments. `predict` draws the networks
+    anew at every call, and an ensemble keeps one bit per weight and network. Networks of up to 2²⁴ weights in total are
+    also kept in the type of the parameters. The ensemble has its own copy of the network, so that later training does
+    not change it.
 
     Args:
-        model: Network in eval mode. With `batches`, its BatchNorm statistics are set to those of each network in turn;
-            `bitbayes.batchnorm.as_found` restores them.
-        posterior: Posterior over the binary parameters. None yields one network with the model's own weights.
-        samples: Number of networks to draw.
+        model: Network. If torch.compile or DistributedDataParallel wraps the network and the posterior has the
+            parameter names of the inner network, the inner network is used.
+        posterior: Posterior over the binary parameters, keyed by the model's parameter names.
+        samples: Number of networks to sample.
         seed: Seed of the samples.
-        batches: Training batches from which each network's BatchNorm statistics are estimated.
+        batches: Training batches, as x or (x, ...), from which the BatchNorm statistics of every network are estimated
+            once. None uses the model's statistics.
+        backend: Backend of `bitbayes.packed.load` that runs the networks packed to one bit per weight. For small
+            networks and few inputs, "native" takes a tenth of the time of None, and its outputs are equal up to
+            rounding. The networks are packed at the first prediction.
+        output: How to find the logits if the model returns more than one tensor, as in `bitbayes.predict`.
 
     Raises:
-        ValueError: If names or shapes of the posterior differ from those of the model.
-    """
-    reusable = None if batches is None else list(batches)
-    for weights in [{}] if posterior is None else _draws(model, posterior, samples, seed):
-        if reusable is not None:
-            refresh(model, reusable, weights)
-        yield weights
-
-
-def _draws(model: nn.Module, posterior: Posterior, samples: int, seed: int) -> Iterator[Weights]:
-    named = {name: p for name, p in model.named_parameters(remove_duplicate=False) if name in posterior.shapes}
-    posterior.check_like({name: parameter.shape for name, parameter in named.items()}, "the model")
-    dtypes = {name: _dtype(parameter, posterior.scale[name]) for name, parameter in named.items()}
-    # The kernels write float32 and bfloat16; other types are converted.
-    drawn = {name: dtype if dtype == torch.bfloat16 else torch.float32 for name, dtype in dtypes.items()}
-    scales = posterior.scale
-    room: Weights = {n: scales[n].new_empty(shape, dtype=drawn[n]) for n, shape in posterior.shapes.items()}
-    for index in range(samples):
-        room = posterior.sample_at(index, seed=seed, out=room)
-        yield {name: weight.to(named[name].device, dtypes[name]) for name, weight in room.items()}
-
-
-def _dtype(parameter: Tensor, scale: Tensor) -> torch.dtype:
-    """Return autocast's type if it represents the weights exactly, because autocast would round to it anyway."""
-    device = parameter.device.type
-    if parameter.dtype == torch.float32 and torch.is_autocast_enabled(device) and bool((scale == 1).all()):
-        return torch.get_autocast_dtype(device)
-    return parameter.dtype
-
-
-def complete_states(model: nn.Module, networks: Iterable[Weights]) -> Iterator[Weights]:
-    """Yield all parameters and buffers of each network of `drawn_networks` by name."""
-    named = dict(model.named_parameters(remove_duplicate=False))
-    for weights in networks:
-        # A tied weight has several names, but is drawn under one of them.
-        drawn = {named[name]: weight.to(named[name]) for name, weight in weights.items()}
-        parameters = {name: drawn.get(parameter, parameter) for name, parameter in named.items()}
-        yield {**parameters, **dict(model.named_buffers(remove_duplicate=False))}
-
-
-def network_outputs(
-    model: nn.Module, weights: Weights, x: Tensor, chunk: int | None, output: Output | None = None
-) -> Tensor:
-    """Return the logits of one network, shape (N, ..., K), in float32 or float64.
-
-    Args:
-        model: Network in eval mode.
-        weights: Parameters and buffers by name that replace the model's own.
-        x: Inputs, shape (N, ...).
-        chunk: Number of inputs at a time; None for all at once.
-        output: How to find the logits; see `logits_of`.
-
-    Raises:
-        ValueError: If the logits are not found, or if the numbers of inputs and outputs of a chunk differ.
-    """
-    inputs = x.split(chunk or max(len(x), 1))
-    pieces = [logits_of(functional_call(model, weights, (piece,)), output) for piece in inputs]
-    for given, found in zip(inputs, pieces, strict=True):
-        if len(inputs) > 1 and len(given) != len(found):
-            raise ValueError(
-                f"{len(given)} inputs of a chunk have {len(found)} outputs, so dimension 0 of x is not the batch, or "
-                "the network mixes examples; leave out chunk"
-            )
-    outputs = torch.cat(pieces)
-    outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
-    return outputs[:, None] if outputs.dim() == 1 else outputs
-
-
-def logits_of(outputs: Any, output: Output | None = None) -> Tensor:
-    """Return the logits among the outputs of a network.
-
-    Args:
-        outputs: Return value of the network: a tensor, a dictionary, a dataclass, or a tuple.
-        output: Key, attribute or tuple index of the logits, or a function of the outputs. None uses a tensor itself,
-            and otherwise the entry or attribute "logits".
-
-    Raises:
-        ValueError: If there is no such entry, or the entry is not a tensor with at least one value per input.
+        ValueError: If `samples` is less than 1, if the names of the posterior differ from those of the model, or if a
+            backend is given with an output.
 
     Example:
-        >>> logits_of({"loss": None, "logits": torch.ones(2, 3)}).shape
-        torch.Size([2, 3])
-        >>> logits_of((torch.ones(2, 3), torch.zeros(2)), output=0).shape
-        torch.Size([2, 3])
+        >>> model = torch.nn.Linear(3, 2)
+        >>> posterior = bb.BernoulliPosterior({"weight": torch.zeros(2, 3)})
+        >>> ensemble, x = Ensemble(model, posterior, samples=4), torch.ones(5, 3)
+        >>> torch.equal(ensemble.predict(x).outputs, bb.predict(model, x, posterior, samples=4).outputs)
+        True
+        >>> ensemble
+        Ensemble(Linear, 4 networks, 4 bytes of bits)
     """
-    if callable(output):
-        found, what = output(outputs), "what output() returned"
-    elif output is None and isinstance(outputs, Tensor):
-        found, what = outputs, "the output"
-    else:
-        name = "logits" if output is None else output
-        known = _entries(outputs)
-        if name not in known:
-            expected = "a tensor or an entry called 'logits'" if output is None else f"an entry {name!r}"
-            names = f" with the entries {', '.join(map(repr, known))}" if known else ""
-            raise ValueError(
-                f"the network returned a {type(outputs).__name__}{names}, expected {expected}; pass output=, the name, "
-                "the index of the logits, or a function that returns them"
-            )
-        found, what = known[name], f"the output {name!r}"
-    if not isinstance(found, Tensor) or found.dim() == 0:
-        kind = "a tensor without dimensions" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-        raise ValueError(f"{what} is {kind}, expected a tensor of logits, shape (N, K)")
-    return found
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: nn.Module,
+        posterior: Posterior,
+        samples: int = 32,
+        *,
+        seed: int = 0,
+        batches: Batches | None = None,
+        backend: str | None = None,
+        output: Output | None = None,
+    ) -> None:
+        if backend is not None:
+            check_output(output)
+        model = unwrapped(model, posterior.shapes)
+        follower = vars(model).get("train")
+        followed = isinstance(follower, Follower)  # would bring a copy of the optimizer along
+        self.model = copy.deepcopy(model, {id(follower): ()} if followed else {})
+        if followed:
+            del self.model.train
+        self.posterior = _Drawn.of_samples(posterior, samples, seed=seed)
+        self.backend, self.output = backend, output
+        self._statistics: list[Weights] | None = None
+        self._kept: list[tuple[int, Weights]] = []
+        self._runtimes: dict[torch.Size, Runtime] = {}
+        with as_found(self.model):
+            networks = drawn_networks(self.model, self.posterior, samples, batches=batches)
+            if batches is None:
+                next(networks)  # checks the names
+            else:
+                names = self.posterior.shapes
+                self._statistics = [{n: t for n, t in each.items() if n not in names} for each in networks]
+
+    def __len__(self) -> int:
+        return len(self.posterior)
+
+    def __repr__(self) -> str:
+        held = sum(bits.numel() for bits in self.posterior.bits.values())
+        return f"{type(self).__name__}({type(self.model).__name__}, {len(self)} networks, {held} bytes of bits)"
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, *, chunk: int | None = None) -> Prediction[Tensor]:
+        """Predict with all networks.
+
+        Args:
+            x: Inputs, shape (N, ...). Without `chunk`, dimension 0 may also be time, as in recurrent layers.
+            chunk: Number of inputs at a time; None for all at once.
+
+        Returns:
+            Outputs of shape (C, N, K) for C networks, with means and uncertainties as properties.
+
+        Raises:
+            ValueError: If `chunk` is less than 1, if the backend does not exist or cannot run a layer, or if the logits
+                are not found among the outputs.
+
+        Example:
+            >>> model = torch.nn.Sequential(torch.nn.Linear(16, 2, bias=False))
+            >>> posterior = bb.BernoulliPosterior({"0.weight": torch.zeros(2, 16)})
+            >>> Ensemble(model, posterior, 8, backend="native").predict(torch.ones(1, 16)).probs.shape
+            torch.Size([1, 2])
+        """
+        check_chunk(chunk)
+        if self.backend is not None:
+            return Prediction(packed_outputs(self._runtime(x, self.backend), x, chunk))
+        size = group_size(self.posterior, x, chunk)
+        with as_found(self.model):
+            return Prediction(outputs_of(self.model, self._groups(size), x, chunk, self.output))
+
+    def _networks(self) -> Iterator[Weights]:
+        networks = drawn_networks(self.model, self.posterior, len(self))
+        if self._statistics is None:
+            return networks
+        return (weights | buffers for weights, buffers in zip(networks, self._statistics, strict=True))
+
+    def _groups(self, size: int) -> Iterable[tuple[int, Weights]]:
+        numbers = len(self) * sum(map(torch.Size.numel, self.posterior.shapes.values()))
+        if size == 1 or numbers > _KEPT:
+            return stacks(self._networks(), len(self), size)
+        if not self._kept:
+            self._kept = list(stacks(self._networks(), len(self), size))
+        return self._kept
+
+    def _runtime(self, x: Tensor, backend: str) -> Runtime:
+        """Return the packed networks; a graph is made for each shape of one input."""
+        shape = x.shape[1:]
+        if shape not in self._runtimes:
+            network = pack_networks(self.model, x[:1], self._networks(), len(self))
+            self._runtimes[shape] = runtime_of(network, backend)
+        return self._runtimes[shape]
 
 
-def _entries(outputs: Any) -> dict[str | int, Any]:
-    """Return the entries of the outputs by key, attribute and index."""
-    if isinstance(outputs, Mapping):
-        return dict(outputs)
-    if dataclasses.is_dataclass(outputs):
-        return {field.name: getattr(outputs, field.name) for field in dataclasses.fields(outputs)}
-    if isinstance(outputs, (tuple, list)):
-        named = {name: getattr(outputs, name) for name in getattr(outputs, "_fields", ())}
-        return named | dict(enumerate(outputs))
-    return {"logits": outputs.logits} if hasattr(outputs, "logits") else {}
+class _Drawn(SamplePosterior):
+    """Networks that are sampled in the order in which they were drawn, whatever the seed."""
+
+    def sample_at(self, index: int, *, seed: int = 0, out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        return self.member(index, out=out)

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import warnings
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 
-from bitbayes.batchnorm import Batches, Weights, as_found
-from bitbayes.ensemble import Output, drawn_networks, network_outputs, unwrapped
-from bitbayes.packed import PackedNetwork, load, pack
+from bitbayes.batchnorm import Batches, as_found
+from bitbayes.draws import Output, drawn_networks, group_size, outputs_of, stacks, unwrapped
+from bitbayes.packed import PackedNetwork, Runtime, load, pack
 from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
-
-# Small networks (weights times inputs) are computed in groups of this size, because a pass of a single one is mostly
-# dispatch. Larger networks are faster one by one; see benchmarks/predict.py.
-_TOGETHER, _SMALL = 32, 10_000_000
 
 
 @torch.no_grad()
@@ -73,57 +63,42 @@ def predict(
         >>> predict(model, torch.ones(5, 3), optimizer.posterior(), samples=4).outputs.shape
         torch.Size([4, 5, 2])
     """
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be at least 1, or None for all inputs at once; got {chunk}")
+    check_chunk(chunk)
     if posterior is not None and samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
     if backend is not None:
-        if output is not None:
-            raise ValueError(f"a packed network has a single output, so output={output!r} has no effect; leave it out")
+        check_output(output)
         network = pack(model, x[:1], posterior, samples, seed=seed, batches=batches, draw=True)
-        return Prediction(_packed_outputs(network, backend, x, chunk))
-    together = 1
+        return Prediction(packed_outputs(runtime_of(network, backend), x, chunk))
+    count, size = 1, 1
     if posterior is not None:
         model = unwrapped(model, posterior.shapes)
-        small = sum(map(torch.Size.numel, posterior.shapes.values())) * min(chunk or len(x), len(x)) <= _SMALL
-        # One by one if each network has its own statistics, and under autocast, whose mixed types vmap's BatchNorm
-        # refuses.
-        together = _TOGETHER if small and batches is None and not torch.is_autocast_enabled(x.device.type) else 1
-    networks = drawn_networks(model, posterior, samples, seed=seed, batches=batches)
-    count = 1 if posterior is None else samples
-    outputs: list[Tensor] = []
+        count, size = samples, group_size(posterior, x, chunk)
     with as_found(model):
-        for done in range(0, count, together):
-            outputs += _next_outputs(model, networks, min(together, count - done), x, chunk, output)
-    return Prediction(torch.stack(outputs))
+        networks = drawn_networks(model, posterior, samples, seed=seed, batches=batches)
+        return Prediction(outputs_of(model, stacks(networks, count, size), x, chunk, output))
 
 
-def _next_outputs(
-    model: nn.Module, networks: Iterator[Weights], count: int, x: Tensor, chunk: int | None, output: Output | None
-) -> list[Tensor]:
-    """Return the outputs of the next networks, in one batched pass if there are several and the model allows it."""
-    if count == 1:
-        return [network_outputs(model, next(networks), x, chunk, output)]
-    stacked: Weights = {}
-    for place, weights in enumerate(itertools.islice(networks, count)):
-        for name, weight in weights.items():
-            if name not in stacked:
-                stacked[name] = weight.new_empty((count, *weight.shape))
-            stacked[name][place] = weight
-    # Recurrent layers, branches on values and much else cannot be batched, with errors of no fixed type. One by
-    # one the network computes as it was written, so that errors of its own are raised as they are.
-    with contextlib.suppress(Exception), warnings.catch_warnings():
-        # torch warns of operations that it runs one by one after all. Warnings of the network itself are raised below.
-        warnings.simplefilter("error", UserWarning)
-        return list(vmap(lambda weights: network_outputs(model, weights, x, chunk, output))(stacked))
-    alone = ({name: tensor[place] for name, tensor in stacked.items()} for place in range(count))
-    return [network_outputs(model, weights, x, chunk, output) for weights in alone]
+def check_chunk(chunk: int | None) -> None:
+    """Raise ValueError for a number of inputs at a time that is no number."""
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1, or None for all inputs at once; got {chunk}")
 
 
-def _packed_outputs(network: PackedNetwork, backend: str, x: Tensor, chunk: int | None) -> Tensor:
-    """Return outputs of packed networks, on as many threads as torch uses if the backend takes a number of threads."""
+def check_output(output: Output | None) -> None:
+    """Raise ValueError if the choice of an output is given to a packed network."""
+    if output is not None:
+        raise ValueError(f"a packed network has a single output, so output={output!r} has no effect; leave it out")
+
+
+def runtime_of(network: PackedNetwork, backend: str) -> Runtime:
+    """Return a runtime on as many threads as torch uses, if the backend takes a number of threads."""
     threads = {"threads": torch.get_num_threads()} if backend in ("native", "openvino") else {}
-    runtime = load(network, backend, **threads)
+    return load(network, backend, **threads)
+
+
+def packed_outputs(runtime: Runtime, x: Tensor, chunk: int | None) -> Tensor:
+    """Return the outputs of packed networks, shape (C, N, K), on the device of the inputs."""
     pieces = [torch.as_tensor(runtime.outputs(piece.numpy(force=True))) for piece in x.split(chunk or max(len(x), 1))]
     outputs = torch.cat(pieces, 1).to(x.device)
     return outputs[..., None] if outputs.dim() == 2 else outputs

@@ -180,7 +180,11 @@ class Posterior(Pretrained):
         return cls.load(path)
 
     def _description(self, source: str) -> Description:
-        return described(type(self).__name__, self.shapes, float(self.entropy()), source)
+        return described(type(self).__name__, self.shapes, float(self.entropy()), source, self._facts())
+
+    def _facts(self) -> dict[str, str]:
+        """Return what a model card says of this kind of posterior alone."""
+        return {}
 
     @classmethod
     def _checked(cls, path: str | Path, parts: Parts, about: Mapping[str, str]) -> Self:

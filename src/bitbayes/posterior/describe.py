@@ -9,7 +9,9 @@ import torch
 from bitbayes.hub import Description, load_call
 
 
-def described(family: str, shapes: Mapping[str, torch.Size], entropy: float, source: str) -> Description:
+def described(
+    family: str, shapes: Mapping[str, torch.Size], entropy: float, source: str, more: Mapping[str, str]
+) -> Description:
     """Return the facts of a posterior, and how to predict with it.
 
     Args:
@@ -17,12 +19,14 @@ def described(family: str, shapes: Mapping[str, torch.Size], entropy: float, sou
         shapes: Shapes of the weights by parameter name.
         entropy: Mean per-weight entropy in bits.
         source: Id on the Hub, "zoo:NAME", or "" for a folder.
+        more: Facts of the family.
     """
     facts = {
         "family": family,
         "binary weights": f"{sum(shape.numel() for shape in shapes.values()):,}",
         "parameters": ", ".join(f"`{name}` ({'×'.join(map(str, shape))})" for name, shape in shapes.items()),
         "mean per-weight entropy": f"{entropy:.3f} bits",
+        **more,
     }
     zoo, name = source.startswith("zoo:"), source.removeprefix("zoo:")
     python = (

@@ -68,6 +68,10 @@ class Mixture(Posterior):
                 if not torch.equal(mine.expand(shape), theirs.expand(shape)):
                     raise ValueError(f"the scale of {name!r} differs between component 0 and component {index}")
 
+    def _facts(self) -> dict[str, str]:
+        pairs = zip(self.components, self.weights.tolist(), strict=True)
+        return {"components": ", ".join(f"{type(component).__name__} ({weight:.3g})" for component, weight in pairs)}
+
     @property
     def weights(self) -> Tensor:
         """Probabilities of the components, shape (K,), float64, on the CPU."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -88,7 +89,7 @@ class SamplePosterior(Posterior):
         networks: Sequence[Mapping[str, Tensor]],
         scale: Mapping[str, Tensor] | None = None,
         weights: Tensor | Sequence[float] | None = None,
-    ) -> SamplePosterior:
+    ) -> Self:
         """Return the distribution over given networks, such as the modes of several trainings.
 
         Args:
@@ -112,8 +113,44 @@ class SamplePosterior(Posterior):
                 raise ValueError(f"network {index} has tensors {found}, but network 0 has {expected}")
         return cls({name: torch.stack([each[name] for each in networks]) for name in expected}, scale, weights)
 
+    @classmethod
+    def of_samples(cls, posterior: Posterior, samples: int, *, seed: int = 0) -> Self:
+        """Return the distribution over networks that a posterior samples, such as to keep them as bits.
+
+        Args:
+            posterior: Posterior of any kind.
+            samples: Number of networks to sample.
+            seed: Seed of the samples.
+
+        Returns:
+            A distribution whose member c is sample c of the posterior.
+
+        Raises:
+            ValueError: If `samples` is less than 1.
+
+        Example:
+            >>> q = BernoulliPosterior({"w": torch.zeros(9)})
+            >>> torch.equal(SamplePosterior.of_samples(q, 5).member(3)["w"], q.sample_at(3)["w"])
+            True
+        """
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples}")
+        room: dict[str, Tensor] | None = None
+        rows: dict[str, list[Tensor]] = {name: [] for name in posterior.shapes}
+        for index in range(samples):
+            room = posterior.sample_at(index, seed=seed, out=room)
+            for name, row in rows.items():
+                row.append(pack_signs(room[name].reshape(-1)))
+        found = cls.__new__(cls)
+        bits = {name: torch.stack(row) for name, row in rows.items()}
+        found._hold(bits, posterior.shapes, posterior.scale, None)
+        return found
+
     def __len__(self) -> int:
         return self._turns.count
+
+    def _facts(self) -> dict[str, str]:
+        return {"networks": f"{len(self):,}, one bit per weight"}
 
     @property
     def weights(self) -> Tensor:
@@ -256,7 +293,7 @@ class SamplePosterior(Posterior):
         return {"bits": self.bits, "shape": shape, "scale": self.scale, **self._turns.parts()}, {}
 
     @classmethod
-    def of_parts(cls, parts: Parts, about: Mapping[str, str]) -> SamplePosterior:
+    def of_parts(cls, parts: Parts, about: Mapping[str, str]) -> Self:
         """Construct a posterior from bits, shapes, scales and weights."""
         bits, shapes = parts["bits"], dict[str, torch.Size]()
         for name, shape in parts["shape"].items():

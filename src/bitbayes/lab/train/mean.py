@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bitbayes.batchnorm import as_found, batch_buffers, refresh
-from bitbayes.ensemble import drawn_networks, network_outputs
+from bitbayes.draws import drawn_networks, network_outputs
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
 from bitbayes.lab.train.measure import refresh_inputs

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bitbayes.bits import unpack_signs
 from bitbayes.packed.backends.runtime import Runtime, Steps, check_finite, check_inputs
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
@@ -91,7 +92,7 @@ def unpacked(network: PackedNetwork, index: int, tensors: Tensors, sample: int) 
             found[role] = tensor.float().view(-1, *[1] * (rank - 1))
         elif tensor.dtype == torch.uint8:
             fan = step.fan_in(network.source_shape(step))
-            found[role] = _signs(tensor, fan).view(network.weight_shape(step))
+            found[role] = unpack_signs(tensor, fan).reshape(network.weight_shape(step))
         else:
             found[role] = tensor.float()
     return found
@@ -100,13 +101,6 @@ def unpacked(network: PackedNetwork, index: int, tensors: Tensors, sample: int) 
 def computed(step: Step, sources: list[Tensor], tensors: Tensors) -> Tensor:
     """Return the value that a step computes from its sources."""
     return _STEPS[step.op](sources, step, tensors)
-
-
-def _signs(bits: Tensor, count: int) -> Tensor:
-    """Return rows of bits as −1 and +1."""
-    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
-    ones = (bits[..., None] >> places) & 1
-    return ones.flatten(-2)[..., :count].contiguous().float().mul_(2).sub_(1)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from bitbayes.packed.format.network import PackedNetwork
 if TYPE_CHECKING:  # packed networks run where torch is not installed
     from torch import Tensor, nn
 
+    from bitbayes.batchnorm import Weights
     from bitbayes.posterior import Posterior
 
 
@@ -69,12 +70,7 @@ def pack(
         >>> pack(model, torch.zeros(1, 64), optimizer.posterior(), samples=4)
         PackedNetwork(input (64,), output (2,), 4 networks, 4 steps, 1064 bytes of tensors)
     """
-    from bitbayes.batchnorm import as_found
-    from bitbayes.ensemble import complete_states, drawn_networks, unwrapped
-    from bitbayes.packed.convert.draft import finished
-    from bitbayes.packed.convert.fold import shortened
-    from bitbayes.packed.convert.refusals import check_packable
-    from bitbayes.packed.convert.trace import drafts_of, exported
+    from bitbayes.draws import drawn_networks, unwrapped
     from bitbayes.parameters import Follower
     from bitbayes.rules.marks import drawn_by
 
@@ -83,9 +79,6 @@ def pack(
     if real not in ("float32", "float16"):
         raise ValueError(f"real must be 'float32' or 'float16', got {real!r}")
     model = unwrapped(model)
-    check_packable(model, example)
-    if inputs is not None:
-        inputs.check_shape(example.shape[1:])
     if posterior is None and not draw:
         drawn = ((name, drawn_by(parameter)) for name, parameter in model.named_parameters())
         name, rule = next(((name, rule) for name, rule in drawn if rule), (None, None))
@@ -97,11 +90,39 @@ def pack(
                 f"{name!r} holds weights that a training step of {rule} drew, not the mode; call "
                 "optimizer.eval() (or model.eval() after bitbayes.follow), or pass draw=True to pack the draw"
             )
+    networks = drawn_networks(model, posterior, samples, seed=seed, batches=batches)
+    count = 1 if posterior is None else samples
+    return pack_networks(model, example, networks, count, real=real, about=about, inputs=inputs)
+
+
+def pack_networks(
+    model: nn.Module,
+    example: Tensor,
+    networks: Iterable[Weights],
+    count: int,
+    *,
+    real: Literal["float32", "float16"] = "float32",
+    about: Mapping[str, str] | None = None,
+    inputs: Inputs | None = None,
+) -> PackedNetwork:
+    """Pack networks that are given by their weights, as `bitbayes.draws.drawn_networks` yields them.
+
+    The model has no wrappers, `count` is the number of networks, and all else is as in `pack`.
+    """
+    from bitbayes.batchnorm import as_found
+    from bitbayes.draws import complete_states
+    from bitbayes.packed.convert.draft import finished
+    from bitbayes.packed.convert.fold import shortened
+    from bitbayes.packed.convert.refusals import check_packable
+    from bitbayes.packed.convert.trace import drafts_of, exported
+
+    check_packable(model, example)
+    if inputs is not None:
+        inputs.check_shape(example.shape[1:])
     with as_found(model):
         program = exported(model, example)
-        networks = drawn_networks(model, posterior, samples, seed=seed, batches=batches)
         drafts = drafts_of(program, complete_states(model, networks))
-    count, shape = (1 if posterior is None else samples), tuple(example.shape[1:])
+    shape = tuple(example.shape[1:])
     shapes = [value.shape for value in finished(drafts, shape, count).values]
     network = finished(shortened(drafts, shapes), shape, count, np.dtype(real), about, inputs)
     if not any(tensor.dtype == np.uint8 for tensor in network.tensors.values()):
