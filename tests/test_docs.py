@@ -97,7 +97,10 @@ def ratio(value):
     return "" if value is None else f"{value}×" if isinstance(value, int) else f"{value:.2f}×"
 
 
-@pytest.mark.parametrize(("table", "page"), [("float32", "speed"), ("bfloat16", "speed"), ("prediction", "speed-more")])
+@pytest.mark.parametrize(
+    ("table", "page"),
+    [("float32", "speed"), ("bfloat16", "speed"), ("prediction", "speed-more"), ("one input", "speed-more")],
+)
 def test_pages_about_speed_show_the_kept_figures(tables, table, page):
     """The pictures are drawn from speed.json, and the tables are written by hand."""
     rows = json.loads((tables.KEPT / "speed.json").read_text(encoding="utf-8"))["tables"][table]["rows"]

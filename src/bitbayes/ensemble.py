@@ -12,6 +12,7 @@ from bitbayes.batchnorm import Batches, Weights, as_found
 from bitbayes.draws import Output, drawn_networks, group_size, outputs_of, stacks, unwrapped
 from bitbayes.packed import Runtime
 from bitbayes.packed.convert.pack import pack_networks
+from bitbayes.packed.convert.refusals import check_packable
 from bitbayes.parameters import Follower
 from bitbayes.posterior import Posterior, SamplePosterior
 from bitbayes.predict import check_chunk, check_output, packed_outputs, runtime_of
@@ -141,6 +142,7 @@ class Ensemble:
         """Return the packed networks; a graph is made for each shape of one input."""
         shape = x.shape[1:]
         if shape not in self._runtimes:
+            check_packable(self.model, x[:1])
             network = pack_networks(self.model, x[:1], self._networks(), len(self))
             self._runtimes[shape] = runtime_of(network, backend)
         return self._runtimes[shape]

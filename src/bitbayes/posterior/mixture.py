@@ -20,8 +20,9 @@ _COMPONENT_STREAM = 6  # gives every component a seed of its own
 class Mixture(Posterior):
     """Distribution that takes a component at random and samples a network from it.
 
-    Posteriors of several trainings, which find different networks, make a better ensemble than samples of one of them.
-    A component that is a mixture itself is replaced by its components.
+    The components are, for example, posteriors of several trainings, whose networks differ more than samples of one
+    posterior. They hold binary weights alone, so the networks should not differ in their real parameters. A component
+    that is a mixture itself is replaced by its components.
 
     Args:
         components: Posteriors of any kind with the same names, shapes, devices and scales.

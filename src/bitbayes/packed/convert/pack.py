@@ -71,6 +71,7 @@ def pack(
         PackedNetwork(input (64,), output (2,), 4 networks, 4 steps, 1064 bytes of tensors)
     """
     from bitbayes.draws import drawn_networks, unwrapped
+    from bitbayes.packed.convert.refusals import check_packable
     from bitbayes.parameters import Follower
     from bitbayes.rules.marks import drawn_by
 
@@ -79,6 +80,9 @@ def pack(
     if real not in ("float32", "float16"):
         raise ValueError(f"real must be 'float32' or 'float16', got {real!r}")
     model = unwrapped(model)
+    check_packable(model, example)
+    if inputs is not None:
+        inputs.check_shape(example.shape[1:])
     if posterior is None and not draw:
         drawn = ((name, drawn_by(parameter)) for name, parameter in model.named_parameters())
         name, rule = next(((name, rule) for name, rule in drawn if rule), (None, None))
@@ -107,18 +111,15 @@ def pack_networks(
 ) -> PackedNetwork:
     """Pack networks that are given by their weights, as `bitbayes.draws.drawn_networks` yields them.
 
-    The model has no wrappers, `count` is the number of networks, and all else is as in `pack`.
+    The model has no wrappers, `check_packable` has accepted it, `count` is the number of networks, and all else is as
+    in `pack`.
     """
     from bitbayes.batchnorm import as_found
     from bitbayes.draws import complete_states
     from bitbayes.packed.convert.draft import finished
     from bitbayes.packed.convert.fold import shortened
-    from bitbayes.packed.convert.refusals import check_packable
     from bitbayes.packed.convert.trace import drafts_of, exported
 
-    check_packable(model, example)
-    if inputs is not None:
-        inputs.check_shape(example.shape[1:])
     with as_found(model):
         program = exported(model, example)
         drafts = drafts_of(program, complete_states(model, networks))
