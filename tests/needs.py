@@ -58,6 +58,7 @@ YAML = Need("PyYAML", "make setup")
 SITE = Need("the extra docs", "make setup")
 
 # Python packages of the extras, which `make setup` installs.
+DIAGNOSTICS = Need("the extra diagnostics", "make setup")
 HUB = Need("the extra hub", "make setup")
 EXPERIMENTS = Need("the extra train", "make setup")
 ONNX = Need("the extra onnx", "make setup")

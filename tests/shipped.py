@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-NAMES = "kernels", "finite", "signs", "inference", "real"
+NAMES = "kernels", "finite", "signs", "inference", "real", "gibbs"
 
 
 def products() -> None:

@@ -16,7 +16,7 @@ LIBRARY = [
     {"posterior", "rules"},
     {"parameters", "batchnorm", "nn", "prediction", "draws"},
     {"packed"},
-    {"predict", "calibration", "continual", "zoo"},
+    {"predict", "calibration", "continual", "gibbs", "zoo"},
     {"ensemble"},
     {"lab"},
 ]

@@ -32,6 +32,7 @@ if find_spec("torch") is not None:
     from bitbayes import kernels, nn
     from bitbayes.batchnorm import refresh_batchnorm
     from bitbayes.ensemble import Ensemble
+    from bitbayes.gibbs import Chains, Gibbs
     from bitbayes.parameters import follow, split_parameters, summary
     from bitbayes.posterior import (
         BernoulliPosterior,
@@ -81,7 +82,9 @@ __all__ = [
     "BinaryOptimizer",
     "Bop",
     "Bop2ndOrder",
+    "Chains",
     "Ensemble",
+    "Gibbs",
     "LowRankGaussianPosterior",
     "MirrorDescent",
     "Mixture",

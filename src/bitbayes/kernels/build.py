@@ -138,7 +138,8 @@ def status(name: str = "kernels") -> str:
 
     Args:
         name: Which: "kernels" of the learning rules, "finite" that reads their gradients, "signs" that packs
-            weights, "inference" of packed networks, or "real" of their convolutions with real weights.
+            weights, "inference" of packed networks, "real" of their convolutions with real weights, or "gibbs" that
+            samples posteriors.
 
     Returns:
         One line.
