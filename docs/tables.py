@@ -6,7 +6,7 @@
 FILE is the TARGET.json that `bitbayes reproduce TARGET` writes, the summary.json of `bitbayes continual`, or the
 truth.json of `python -m benchmarks.estimators`. Several TARGET.json of different recipes become one file, without the
 rows that another stored file has for the same recipe. Rules that the command did not run keep their old rows. The files
-of two moons, Snelson's data and the estimators are replaced as a whole.
+of two moons, Snelson's data, the estimators and the exact posteriors are replaced as a whole.
 
 In a page, a table stands between two comments: `<!-- table NAME.json: columns -->` and `<!-- end -->`. A comment that
 names no columns shows all that the file has. Do not edit what stands between the comments: a test compares it.
@@ -24,6 +24,7 @@ from typing import Any
 from bitbayes.lab.report.tables import FIGURES, TRUST_FIGURES
 from bitbayes.lab.studies.tables import TABLES
 from bitbayes.lab.studies.toys import EXACT_MOONS, MOONS_RULES
+from bitbayes.lab.studies.truth import TRUTH_RING
 from bitbayes.table import Table, spread
 
 HERE = Path(__file__).resolve().parent
@@ -165,8 +166,24 @@ def moons_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
         cells = [spread((run[name] for run in runs), 3) for name in names]
         rows.append([MOONS_RULES[rule], str(runs[0]["networks"]), str(len(runs)), *cells])
     exact = (f"{getattr(EXACT_MOONS, name):.3f}" for name in names)
-    rows.append(["exact posterior, sampled elsewhere", "", "", *exact])
+    rows.append(["exact posterior", "", "", *exact])
     return markdown(["rule", "networks", "seeds", *names.values()], rows)
+
+
+def truth_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return the posteriors of the problem that the comment names beside the exact one."""
+    (figures,) = (each for each in found["truth"] if each["recipe"] == columns[0])
+    places = list(figures["rows"][0]["regions"])
+    heads = ["posterior", "networks", "accuracy", "NLL", "agreement", "total variation", "KL"]
+    heads += [f"KL, {name}" for name in places if name == TRUTH_RING] + [f"entropy, {name}" for name in places]
+    rows = []
+    for row in figures["rows"]:
+        regions, data = row["regions"], row["regions"]["data"]
+        shown = [row["accuracy"], row["nll"], *(data[name] for name in ("agreement", "total_variation", "kl"))]
+        shown += [regions[name]["kl"] for name in places if name == TRUTH_RING]
+        shown += [regions[name]["entropy"] for name in places]
+        rows.append([row["title"], str(row["networks"]), *(cell(figure, 3) for figure in shown)])
+    return markdown(heads, rows)
 
 
 def snelson_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
@@ -216,7 +233,7 @@ def table(name: str, columns: Sequence[str] = ()) -> str:
     found = json.loads((KEPT / name).read_text(encoding="utf-8"))
     kinds = {"streams": streams_table, "unlike": trust_table, "data": data_table, "rows": rules_table}
     kinds |= {"runs": moons_table, "splits": snelson_table, "epochs": curve_table}
-    kinds |= {"problems": estimators_table}
+    kinds |= {"problems": estimators_table, "truth": truth_table}
     return next(make for key, make in kinds.items() if key in found)(found, columns)
 
 

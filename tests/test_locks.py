@@ -54,6 +54,7 @@ def test_a_second_process_is_refused_and_changes_nothing(tmp_path):
         ["reproduce", "default", "--dataset", "digits", "--epochs", "1", "--seeds", "1"],
         ["reproduce", "moons", "--epochs", "1"],
         ["reproduce", "snelson", "--epochs", "1"],
+        ["reproduce", "truth", "--epochs", "1"],
     ],
     ids=lambda words: "-".join(words[:2]),
 )

@@ -36,6 +36,8 @@ class Reproduce(Command):
         unlike_data: Folder or Hugging Face Hub id of Fashion-MNIST, for the target trust.
         runs: Folders of finished runs, for the targets curves and histogram.
         published: JSON file with the published curves, for the target curves.
+        chains: Number of chains that sample the exact posterior, for the target truth.
+        sweeps: Number of sweeps of each chain, for the target truth. The first fifth is dropped.
     """
 
     again = CONTINUES
@@ -52,6 +54,8 @@ examples:
     unlike_data: str | None = None
     runs: tuple[str, ...] = ()
     published: str | None = None
+    chains: int = 24
+    sweeps: int = 2500
     given: Annotated[
         Overrides,
         options_of(
@@ -75,7 +79,7 @@ examples:
         if self.target not in targets:
             raise nearest("table or figure", self.target, targets)
         make, options = targets[self.target]
-        usual = {"unlike_data": None, "runs": (), "published": None}
+        usual = {"unlike_data": None, "runs": (), "published": None, "chains": 24, "sweeps": 2500}
         usual |= vars(TableChoice()) | vars(Overrides()) | _DEFAULTS | {"device": "auto"}
         values = {**vars(self), **vars(self.choice), **vars(self.given)}
         for name, value in usual.items():
@@ -174,6 +178,26 @@ def _snelson(command: Reproduce) -> None:
     show(results.snelson_table(study.figures), f"written: {out}/snelson.json, {picture}")
 
 
+def _truth(command: Reproduce) -> None:
+    from bitbayes.lab.report import results
+    from bitbayes.lab.studies.truth import Sampling, truth_study
+    from bitbayes.lab.train import RunFolder
+
+    given, choice = command.given, command.choice
+    out = given.out or "runs/truth"
+    with RunFolder(out).held():
+        found = truth_study(
+            out,
+            problems=() if choice.dataset is None else (choice.dataset,),
+            rules=choice.rules,
+            sampling=Sampling(command.chains, command.sweeps),
+            epochs=given.epochs,
+            seeds=1 if choice.seeds is None else choice.seeds,
+            jobs=choice.jobs,
+        )
+    show(*(results.truth_table(figures) for figures in found), f"written: {out}/truth.json")
+
+
 def _curves(command: Reproduce) -> None:
     from bitbayes.lab.report import figures
     from bitbayes.lab.train import EpochRow, RunError
@@ -215,6 +239,7 @@ _OTHERS: dict[str, tuple[Callable[[Reproduce], None], tuple[str, ...]]] = {
     "trust": (_trust, ("unlike_data", *_RUNS)),
     "moons": (_moons, ("epochs", "out", "seeds", "jobs")),
     "snelson": (_snelson, ("data", "epochs", "out", "seeds", "jobs")),
+    "truth": (_truth, ("dataset", "rules", "epochs", "out", "seeds", "jobs", "chains", "sweeps")),
     "curves": (_curves, ("runs", "published", "dataset", "out")),
     "histogram": (_histogram, ("runs", "out")),
 }

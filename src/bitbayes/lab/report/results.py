@@ -10,6 +10,7 @@ from bitbayes.lab.recipes import RECIPES, Published, Recipe
 from bitbayes.lab.report.groups import Group
 from bitbayes.lab.studies.tables import TABLES, TableRow
 from bitbayes.lab.studies.toys import EXACT_MOONS, MOONS_RULES, MoonsFigures, SnelsonFigures
+from bitbayes.lab.studies.truth import TRUTH_RING, TruthFigures
 from bitbayes.lab.train import RunFolder
 from bitbayes.table import Table, number, spread
 
@@ -132,6 +133,33 @@ def moons_table(figures: MoonsFigures) -> Table:
     )
     heads = ["rule", "networks", "accuracy", "NLL", "entropy on the data", "entropy on the ring"]
     return Table(f"Two moons, {figures.points:,} fresh points", heads, rows, caption)
+
+
+def truth_table(figures: TruthFigures) -> Table:
+    """Return the posteriors of several rules beside the exact one, one row per way to predict."""
+    names = list(figures.rows[0].regions)
+    far = [name for name in names if name != "data"]
+    rows = []
+    for row in figures.rows:
+        data = row.regions["data"]
+        shown = [row.accuracy, row.nll, data.agreement, data.total_variation, data.kl]
+        shown += [row.regions[name].kl for name in far if name == TRUTH_RING]
+        shown += [row.regions[name].entropy for name in names]
+        rows.append([row.title, str(row.networks), *(spread(each.values, 3) for each in shown)])
+    heads = ["posterior", "networks", "accuracy", "NLL", "agreement", "total variation", "KL(exact ‖ ours)"]
+    heads += [f"KL, {name}" for name in far if name == TRUTH_RING]
+    heads += [f"entropy, {name}" for name in names]
+    kept = figures.sweeps - figures.burn_in
+    caption = (
+        f"{figures.seeds} seed{'s' * (figures.seeds > 1)} per rule. The exact posterior of {figures.weights:,} binary "
+        f"weights and {figures.points:,} training points has {figures.chains} chains of {kept:,} sweeps after "
+        f"{figures.burn_in:,}; its mean training loss is {figures.loss:.2f} nats. "
+    )
+    if figures.rhat is None:
+        caption += "R-hat was not measured, because ArviZ is not installed (the extra diagnostics)."
+    else:
+        caption += f"R-hat is {figures.rhat:.3f} for the loss and at most {figures.largest_rhat:.3f} for logits."
+    return Table(f"{figures.recipe}: posteriors beside the exact one", heads, rows, caption)
 
 
 def snelson_table(figures: SnelsonFigures) -> Table:
