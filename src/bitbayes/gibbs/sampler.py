@@ -27,7 +27,7 @@ class Gibbs:
     is uniform. A sweep visits the binary weights in a fixed order and draws each sign from its distribution given all
     other weights: +1 with probability σ(2λ), where λ = (loss at −1 minus loss at +1) / 2T (a heat bath, or Gibbs
     sampler; Geman & Geman 1984). Only what depends on the visited weight is computed anew. On a CPU with a C compiler,
-    a sweep over the 4,417 weights of the BayesBiNN paper's network on two moons takes about two milliseconds per chain.
+    a sweep over the 4,417 weights of the BayesBiNN paper's network on two moons takes a few milliseconds per chain.
 
     Noise depends on the seed, the sweep and the chain alone. Therefore chain number c is the same for any number of
     chains and threads, and two runs of 100 sweeps give the same chains as one run of 200.

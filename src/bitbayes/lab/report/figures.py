@@ -81,7 +81,7 @@ def moons_figure(study: MoonsStudy, path: str | Path) -> Path:
     exact, first = EXACT_MOONS, study.figures.runs[0]
     figure.supxlabel(
         f"Entropies are in nats, on {study.figures.points:,} fresh points and on a ring of radius "
-        f"{study.figures.radius:g}, seed {first.seed}. The exact posterior, sampled outside this package, has "
+        f"{study.figures.radius:g}, seed {first.seed}. The exact posterior (reproduce truth) has "
         f"{exact.entropy_on_data} and {exact.entropy_on_ring}.",
         fontsize=10,
     )

@@ -128,8 +128,8 @@ def moons_table(figures: MoonsFigures) -> Table:
     seeds = len({row.seed for row in figures.runs})
     caption = (
         f"Entropies are means over the predictions, in nats, on the points and on a ring of radius {figures.radius:g}; "
-        f"{seeds} seed{'s' * (seeds > 1)}. The exact posterior is that of the same network at temperature 1. It was "
-        "sampled outside this package."
+        f"{seeds} seed{'s' * (seeds > 1)}. The exact posterior is that of the same network at temperature 1, as "
+        "`bitbayes reproduce truth` samples it."
     )
     heads = ["rule", "networks", "accuracy", "NLL", "entropy on the data", "entropy on the ring"]
     return Table(f"Two moons, {figures.points:,} fresh points", heads, rows, caption)
