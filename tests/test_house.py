@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "bitbayes"
 LIBRARY = [
     {"errors", "files", "table", "hub", "bits", "functional", "noise", "kernels"},
     {"posterior", "rules"},
-    {"parameters", "batchnorm", "nn", "prediction", "draws"},
+    {"parameters", "batchnorm", "nn", "prediction", "draws", "conformal"},
     {"packed"},
     {"predict", "calibration", "continual", "gibbs", "zoo"},
     {"ensemble"},

@@ -24,7 +24,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from bitbayes import hub, packed, zoo
+from bitbayes import conformal, hub, packed, zoo
 from bitbayes.packed import pack
 from bitbayes.prediction import Prediction
 
@@ -93,6 +93,7 @@ __all__ = [
     "ProxQuant",
     "SamplePosterior",
     "calibration",
+    "conformal",
     "continual",
     "follow",
     "hub",

@@ -1,4 +1,4 @@
-"""Measures of uncertainty: calibration, temperature scaling, and separation of inputs by uncertainty.
+"""Measures of uncertainty: calibration, temperature scaling, selective prediction, and separation of inputs.
 
 Probabilities have shape (N, K), or (N, 1) with the probability of class 1. Labels have shape (N,). All functions raise
 ValueError if they get logits instead of probabilities, or if the numbers of probabilities and labels differ. A label
@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bitbayes.errors import require
-from bitbayes.prediction import Prediction
+from bitbayes.prediction import Prediction, both_classes
 
 __all__ = [
     "Reliability",
     "accuracy_by_coverage",
+    "area_under_risk_coverage",
     "expected_calibration_error",
+    "false_positive_rate",
     "fit_temperature",
     "probability_figures",
     "reliability",
@@ -181,17 +184,44 @@ def separation(usual: Tensor, unusual: Tensor) -> float:
         >>> separation(torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.15]))
         0.75
     """
-    if len(usual) == 0 or len(unusual) == 0:
-        raise ValueError(f"both groups need at least one score, got {len(usual)} usual and {len(unusual)} unusual")
-    if usual.isnan().any() or unusual.isnan().any():
-        raise ValueError("scores must not be NaN; remove or replace the NaN entries")
+    _check_groups(usual, unusual)
     _, ranks = torch.cat([usual, unusual]).unique(return_inverse=True)  # ranks keep the order and are finite
     labels = [0] * len(usual) + [1] * len(unusual)
     return float(require("sklearn.metrics", "train").roc_auc_score(labels, ranks.numpy(force=True)))
 
 
+def false_positive_rate(usual: Tensor, unusual: Tensor, *, recall: float = 0.95) -> float:
+    """Return the fraction of unusual inputs that pass for usual ones (Liang et al., ICLR 2018); FPR95 by default.
+
+    The threshold t is the smallest score for which at least a fraction `recall` of the usual inputs has a score of at
+    most t. The rate is the fraction of unusual inputs whose score is at most t.
+
+    Args:
+        usual: Scores, such as entropies, of in-distribution inputs, shape (N,).
+        unusual: Scores of out-of-distribution inputs, shape (M,).
+        recall: Fraction of the usual inputs that shall be accepted, in (0, 1].
+
+    Returns:
+        A number between 0 and 1; 0 if the score separates the inputs.
+
+    Raises:
+        ValueError: If one side is empty, a score is NaN, or the recall is not in (0, 1].
+
+    Example:
+        >>> false_positive_rate(torch.arange(20.0), torch.tensor([17.5, 18.5, 19.5]))  # the threshold is 18
+        0.3333333432674408
+    """
+    _check_groups(usual, unusual)
+    if not 0 < recall <= 1:
+        raise ValueError(f"recall must be a fraction above 0 and at most 1, got {recall}")
+    accepted = math.ceil(Fraction(repr(float(recall))) * len(usual))
+    return float((unusual <= usual.kthvalue(accepted).values).float().mean())
+
+
 def accuracy_by_coverage(probs: Tensor, y: Tensor, score: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the accuracy on the most certain inputs, for every coverage (El-Yaniv & Wiener, JMLR 2010).
+
+    Inputs with equal scores are answered in random order, and the accuracy is its expectation.
 
     Args:
         probs: Predicted probabilities.
@@ -202,15 +232,48 @@ def accuracy_by_coverage(probs: Tensor, y: Tensor, score: Tensor | None = None) 
     Returns:
         Coverage in (0, 1], and the accuracy at each coverage, both of shape (N,).
 
+    Raises:
+        ValueError: If the scores have another shape, or one is NaN.
+
     Example:
         >>> accuracy_by_coverage(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]))
         (tensor([0.5000, 1.0000]), tensor([1.0000, 0.5000]))
     """
     probs, y = _checked(probs, y)
     score = torch.special.entr(probs).sum(1) if score is None else score
-    right = (probs.argmax(1) == y).float()[score.argsort(stable=True)]
+    if score.shape != y.shape or score.isnan().any():
+        raise ValueError(f"expected {len(y)} scores without NaN, got a tensor of shape {tuple(score.shape)}")
+    right = (probs.argmax(1) == y).double()
+    _, ranks, counts = score.unique(return_inverse=True, return_counts=True)
+    mean = torch.bincount(ranks, weights=right) / counts  # of the inputs with equal scores
     kept = torch.arange(1, len(y) + 1, device=y.device)
-    return kept / len(y), right.cumsum(0) / kept
+    return kept / len(y), (mean.repeat_interleave(counts).cumsum(0) / kept).float()
+
+
+def area_under_risk_coverage(probs: Tensor, y: Tensor, score: Tensor | None = None) -> float:
+    """Return the area under the risk-coverage curve, AURC (Geifman, Uziel & El-Yaniv, ICLR 2019).
+
+    AURC = 1/N Σₖ rₖ, where rₖ is the fraction of errors among the k most certain of N inputs. Smaller is better. An
+    error rate that does not depend on the score is also the area.
+
+    Args:
+        probs: Predicted probabilities.
+        y: Classes.
+        score: Uncertainty of each input, shape (N,); see `accuracy_by_coverage`.
+
+    Example:
+        >>> area_under_risk_coverage(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]))  # (0 + 1/2) / 2
+        0.25
+    """
+    _, accuracy = accuracy_by_coverage(probs, y, score)
+    return float((1 - accuracy).mean())
+
+
+def _check_groups(usual: Tensor, unusual: Tensor) -> None:
+    if len(usual) == 0 or len(unusual) == 0:
+        raise ValueError(f"both groups need at least one score, got {len(usual)} usual and {len(unusual)} unusual")
+    if usual.isnan().any() or unusual.isnan().any():
+        raise ValueError("scores must not be NaN; remove or replace the NaN entries")
 
 
 def _checked(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,5 +298,4 @@ def _of_class(probs: Tensor, y: Tensor) -> Tensor:
 
 def _full(probs: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the probabilities of both classes of a binary problem."""
-    probs = probs.to(dtype)
-    return torch.cat([1 - probs, probs], -1) if probs.shape[-1] == 1 else probs
+    return both_classes(probs.to(dtype))

@@ -66,6 +66,20 @@ class Prediction(Generic[A]):
         return (_entropy(self.probs) - _mean(_entropy(self.sample_probs))).clip(min=0)
 
     @property
+    def confidence(self) -> A:
+        """Probability of the most probable class in `probs`, shape (N,)."""
+        return _max(both_classes(self.probs))
+
+    @property
+    def energy(self) -> A:
+        """Mean over the networks of the free energy −log Σₖ exp(logit k), shape (N,) (Liu et al., NeurIPS 2020).
+
+        Unfamiliar inputs tend to have a higher energy. The energy at temperature T is T · `tempered(T).energy`. With
+        K = 1, the logits of the two classes are −output / 2 and output / 2.
+        """
+        return _mean(_energy(self.outputs))
+
+    @property
     def probs_std(self) -> A:
         """Standard deviation of each class probability over the networks, shape (N, K); zeros for a single network."""
         return _std(self.sample_probs)
@@ -79,6 +93,16 @@ class Prediction(Generic[A]):
     def std(self) -> A:
         """Standard deviation of the raw outputs over the networks, shape (N, K); zeros for a single network."""
         return _std(self.outputs)
+
+
+def both_classes(probs: Any) -> Any:
+    """Return the probabilities of all classes, shape (..., K), or (..., 2) if given that of class 1 alone.
+
+    Example:
+        >>> both_classes(np.array([[0.25], [1.0]])).tolist()
+        [[0.75, 0.25], [0.0, 1.0]]
+    """
+    return _joined(1 - probs, probs) if probs.shape[-1] == 1 else probs
 
 
 def softmax(x: Any, axis: int) -> Any:
@@ -108,11 +132,29 @@ def _std(values: Any) -> Any:
     return values.std(0) if len(values) > 1 else values[0].new_zeros(values[0].shape)
 
 
+def _max(values: Any) -> Any:
+    return values.max(-1) if isinstance(values, np.ndarray) else values.amax(-1)
+
+
+def _energy(outputs: Any) -> Any:
+    logits = _joined(-0.5 * outputs, 0.5 * outputs) if outputs.shape[-1] == 1 else outputs
+    if isinstance(logits, np.ndarray):
+        return -np.logaddexp.reduce(logits, axis=-1)
+    return -(logits if logits.dtype.itemsize == 8 else logits.float()).logsumexp(-1)
+
+
+def _joined(first: Any, second: Any) -> Any:
+    if isinstance(first, np.ndarray):
+        return np.concatenate([first, second], -1)
+    import torch
+
+    return torch.cat([first, second], -1)
+
+
 def _entropy(probs: Any) -> Any:
-    single = probs.shape[-1] == 1
+    probs = both_classes(probs)
     if isinstance(probs, np.ndarray):
-        probs = np.concatenate([probs, 1 - probs], -1) if single else probs
         return -(probs * np.log(np.where(probs > 0, probs, 1))).sum(-1)
     import torch
 
-    return torch.special.entr(torch.cat([probs, 1 - probs], -1) if single else probs).sum(-1)
+    return torch.special.entr(probs).sum(-1)

@@ -13,13 +13,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from bitbayes.conformal import ConformalSets
 from bitbayes.lab.cli.output import show
 from bitbayes.lab.cli.shared import Command, Flag, Name, Output, tyro
 from bitbayes.lab.studies.answers import class_rows, read_array, regression_rows
 from bitbayes.lab.studies.zoo import find_packed, zoo_table
 from bitbayes.packed import PackedNetwork, Runtime, c_header, load, onnx_model
 from bitbayes.packed.format.images import SUFFIXES
-from bitbayes.prediction import Prediction
+from bitbayes.prediction import Prediction, both_classes
 from bitbayes.table import Table
 
 _CHUNK = 500  # inputs at a time
@@ -36,6 +37,8 @@ class Pack(Command):
         output: File to write.
         samples: Number of networks to sample from the posterior, or 0 for the mode alone.
         tempered: Divide the outputs by a temperature that is fitted on the run's validation data.
+        conformal: Levels, such as 0.9, at which `bitbayes run --conformal` shall return sets of classes. Their
+            thresholds are computed on the run's validation data.
         real: Type of the real-valued parameters. float16 takes half as many bytes as float32.
         data: Folder or Hugging Face Hub id of the data set, if it has moved since the run was trained.
         trust: Run the recipe file of the run, a program, although this account has not run it before.
@@ -45,11 +48,13 @@ class Pack(Command):
 examples:
   bitbayes pack runs/mnist-ste-seed0 -o mnist.safetensors
   bitbayes pack runs/mnist-vispa-seed0 -o ten.safetensors --samples 10
+  bitbayes pack runs/mnist-ste-seed0 -o mnist.safetensors --conformal 0.9 0.99
 """
     folder: Name
     output: Output
     samples: int = 0
     tempered: Flag = False
+    conformal: tuple[float, ...] = ()
     real: Literal["float32", "float16"] = "float32"
     data: str | None = None
     trust: Flag = False
@@ -64,6 +69,10 @@ examples:
         print(_described(network))
         if self.tempered:
             print(f"temperature {network.program.about['temperature']}, fitted on validation data")
+        for level in self.conformal:
+            least = network.conformal(level).threshold
+            held = f"classes of probability {least:.4g} or more" if least else "all classes; too few validation data"
+            print(f"conformal sets of level {level}: {held}")
         print(f"written: {self.output}, {Path(self.output).stat().st_size:,} bytes")
 
 
@@ -80,6 +89,9 @@ class Run(Command):
         data: Instead of inputs, the folder or Hugging Face Hub id of the recipe's data set, or a .npy file with inputs
             of shape (N, ...) that are already normalised as in training. The recipe sets the default.
             For a network of your own recipe, a folder of pictures in classes, of which the test part counts.
+        conformal: Level of the conformal sets to return. At 0.9, the sets of 90% of the inputs hold the true class, if
+            the inputs are like the validation data. The file must have been packed with this level.
+        abstain: Answer "abstains" where the conformal set does not hold exactly one class.
         out: File to write the predictions to, one JSON object per line and input.
         backend: Backend: torch; native, which uses compiled kernels; openvino, an optional extra; or reference, which
             needs only NumPy and is slow.
@@ -89,16 +101,19 @@ class Run(Command):
 The output has one line per input: its name, the predicted class, the
 probability of the class, and the entropy of all probabilities in nats. If the
 file holds several networks, the mutual information in nats follows, which says
-how much the networks disagree.
+how much the networks disagree. With --conformal, the set of classes is last.
 
 examples:
   bitbayes run mnist.safetensors digit.png photos/ --invert
+  bitbayes run mnist.safetensors photos/ --conformal 0.9 --abstain
   bitbayes run mnist.safetensors --out predictions.jsonl
 """
     network: Name
     inputs: _Paths = ()
     invert: Flag = False
     data: str | None = None
+    conformal: float | None = None
+    abstain: Flag = False
     out: str | None = None
     backend: Literal["torch", "native", "openvino", "reference"] = "torch"
 
@@ -110,8 +125,12 @@ examples:
             )
         if self.invert and not self.inputs:
             raise ValueError("--invert needs image files or arrays of images; name them after the network's file")
-        runtime, unread = load(find_packed(self.network), self.backend), list[str]()
-        rows = self._answers(runtime, unread) if self.inputs else self._figures(runtime)
+        if self.abstain and self.conformal is None:
+            raise ValueError("--abstain needs conformal sets; give their level, such as --conformal 0.9")
+        network, unread = find_packed(self.network), list[str]()
+        sets = None if self.conformal is None else network.conformal(self.conformal)
+        runtime = load(network, self.backend)
+        rows = self._answers(runtime, sets, unread) if self.inputs else self._figures(runtime, sets)
         if self.out is not None:
             Path(self.out).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             print(f"written: {self.out}")
@@ -121,7 +140,7 @@ examples:
             reasons = "; ".join(unread[:_SHOWN]) + more
             raise ValueError(reasons if count == 1 else f"{len(unread)} of {count} inputs cannot be used: {reasons}")
 
-    def _answers(self, runtime: Runtime, unread: list[str]) -> list[dict[str, Any]]:
+    def _answers(self, runtime: Runtime, sets: ConformalSets | None, unread: list[str]) -> list[dict[str, Any]]:
         """Print a table on a terminal, and elsewhere one line per input with tabs between the columns."""
         from bitbayes.lab.studies.answers import answers
 
@@ -132,7 +151,8 @@ examples:
             )
         terminal, several = sys.stdout.isatty(), runtime.network.program.samples > 1
         rows, cells = list[dict[str, Any]](), list[dict[str, str]]()
-        for answer in answers(runtime, self.inputs, regression=_is_regression(runtime.network), invert=self.invert):
+        how: dict[str, Any] = {"invert": self.invert, "sets": sets, "abstain": self.abstain}
+        for answer in answers(runtime, self.inputs, regression=_is_regression(runtime.network), **how):
             if isinstance(answer.row, ValueError):
                 unread.append(str(answer.row))
                 continue
@@ -144,13 +164,13 @@ examples:
             print(Table("", list(cells[0]), [list(row.values()) for row in cells]).text())
         return rows
 
-    def _figures(self, runtime: Runtime) -> list[dict[str, Any]]:
+    def _figures(self, runtime: Runtime, sets: ConformalSets | None) -> list[dict[str, Any]]:
         """Print accuracy and mean uncertainty on the test data or on normalised inputs."""
         inputs, targets, regression, which = _inputs(runtime.network, self.data)
         starts = range(0, len(inputs) or 1, _CHUNK)  # no inputs make one empty chunk
         pieces = [np.asarray(runtime.predict(np.array(inputs[i : i + _CHUNK])).outputs) for i in starts]
         prediction = Prediction(np.concatenate(pieces, axis=1))
-        rows = list(regression_rows(prediction) if regression else class_rows(prediction))
+        rows = list(regression_rows(prediction) if regression else class_rows(prediction, None, sets, self.abstain))
         count = runtime.network.program.samples
         print(f"{len(rows)} inputs, {count} network{'s' if count > 1 else ''}")
         if which:
@@ -158,8 +178,16 @@ examples:
         if targets is not None and regression:
             print(f"root mean squared error {np.sqrt(np.mean((prediction.mean - targets) ** 2)):.4f}")
         elif targets is not None:
-            right = np.array([row["class"] for row in rows]) == targets.reshape(-1)
+            right = both_classes(prediction.probs).argmax(1) == targets.reshape(-1)
             print(f"accuracy {100 * right.mean():.2f} %")
+            if self.abstain:
+                answered = np.array([row["class"] is not None for row in rows])
+                of_these = f"{100 * right[answered].mean():.2f} %" if answered.any() else "-"
+                print(f"answers {100 * answered.mean():.2f} % of the inputs; accuracy of the answers {of_these}")
+        if sets is not None and rows and not regression:
+            covered = f", coverage {100 * sets.coverage(prediction, targets):.2f} %" if targets is not None else ""
+            size = np.mean([len(row["set"]) for row in rows])
+            print(f"conformal sets of level {sets.level}: mean size {size:.3f}{covered}")
         names = {"entropy": "entropy", "mutual_information": "mutual information", "std": "standard deviation"}
         for name, words in names.items():
             if rows and name in rows[0]:
@@ -287,9 +315,10 @@ def _cells(row: dict[str, Any], several: bool) -> dict[str, str]:
     if "class" not in row:
         texts = {key: " ".join(f"{number:.4f}" for number in np.ravel(row[key])) for key in ("mean", "std")}
         return {"input": name, "mean": texts["mean"]} | ({"standard deviation": texts["std"]} if several else {})
-    cells = {"input": name, "class": row["label"], "probability": f"{max(row['probabilities']):.4f}"}
+    cells = {"input": name, "class": row["label"] or "abstains", "probability": f"{max(row['probabilities']):.4f}"}
     cells["entropy (nats)"] = f"{row['entropy'] + 0.0:.4f}"  # the entropy of certainty is -0.0
-    return cells | ({"mutual information (nats)": f"{row['mutual_information']:.4f}"} if several else {})
+    cells |= {"mutual information (nats)": f"{row['mutual_information']:.4f}"} if several else {}
+    return cells | ({"set": f"{{{', '.join(row['set_labels'])}}}"} if "set" in row else {})
 
 
 def _is_regression(network: PackedNetwork) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from bitbayes.lab.recipes import DEFAULTS, Recipe
 from bitbayes.lab.report.folders import RunRecord, StreamRecord, is_number
 from bitbayes.lab.report.groups import Group, flat, rule_of
 from bitbayes.lab.report.series import Curve, ReliabilityPoints
+from bitbayes.lab.studies.evaluate import LEVEL
 from bitbayes.lab.studies.trust import TrustRow, TrustStudy
 from bitbayes.lab.train import Evaluation, RunConfig, Summary
 from bitbayes.table import Table, brief, number, spread
@@ -27,7 +28,12 @@ FIGURES = {
     "temperature": ("temperature", "temperature", 3),
     "entropy": ("entropy", "entropy, nats", 3),
     "auroc_errors": ("AUROC, errors", "AUROC for errors", 3),
+    "aurc": ("AURC", "AURC", 5),
     "auroc_unlike": ("AUROC, OOD", "AUROC for out-of-distribution data", 3),
+    "fpr95_unlike": ("FPR95, OOD", "FPR95 for out-of-distribution data", 3),
+    "conformal_coverage": ("coverage", f"coverage at level {LEVEL:.0%}, %", 2),
+    "conformal_size": ("set size", f"mean size of conformal sets, level {LEVEL:.0%}", 3),
+    "conformal_width": ("width", f"mean width of conformal intervals, level {LEVEL:.0%}", 4),
     "error": ("error", "error", 4),
     "inside": ("inside", "targets within 2 std, %", 1),
 }
@@ -86,6 +92,13 @@ def summary_table(summary: Summary, folder: Path) -> Table:
 
 _POINT = 1e-4  # bits per weight, below which samples of a posterior are the mode but for a few weights
 
+_SCORES = {
+    "": "entropy",
+    "_information": "mutual information",
+    "_probability": "maximum probability",
+    "_energy": "energy",
+}  # scores of out-of-distribution inputs, by the ends of the names of their figures
+
 _EVALUATED = {
     "accuracy": ("accuracy, %", 2),
     "error": ("squared error", 4),
@@ -95,12 +108,19 @@ _EVALUATED = {
     "ece_mass": ("expected calibration error (ECE), bins of equal mass", 4),
     "entropy": ("predictive entropy, nats", 4),
     "auroc_errors": ("AUROC for errors, by entropy", 4),
-    "auroc_unlike": ("AUROC for out-of-distribution data, by entropy", 4),
-    "auroc_unlike_information": ("AUROC for out-of-distribution data, by mutual information", 4),
+    "aurc": ("area under the risk-coverage curve (AURC), by entropy", 5),
+    **{
+        f"{figure}_unlike{end}": (f"{head} for out-of-distribution data, by {score}", 4)
+        for figure, head in (("auroc", "AUROC"), ("fpr95", "FPR95"))
+        for end, score in _SCORES.items()
+    },
     "temperature": ("temperature fitted on validation data", 4),
     "nll_tempered": ("negative log-likelihood with temperature scaling, nats", 4),
     "brier_tempered": ("Brier score with temperature scaling", 4),
     "ece_tempered": ("ECE with temperature scaling, bins of equal width", 4),
+    "conformal_coverage": (f"coverage of conformal sets or intervals of level {LEVEL:.0%}, %", 2),
+    "conformal_size": (f"mean size of conformal sets of level {LEVEL:.0%}", 3),
+    "conformal_width": (f"mean width of conformal intervals of level {LEVEL:.0%}", 4),
     "noise": ("standard deviation of the observation noise", 4),
     "inside": ("targets within two standard deviations, %", 2),
 }  # figures of `bitbayes evaluate` by name: what the table calls them, and digits after the point
@@ -240,19 +260,41 @@ def _trust_cells(row: TrustRow, names: Iterable[str] = tuple(FIGURES)) -> list[s
 def calibration_table(groups: Sequence[Group]) -> Table:
     """Return what `bitbayes evaluate` has found, over seeds; no rows if no run was evaluated."""
     rows = []
+    for group, prediction, found in _evaluations(groups):
+        rows.append([group.label, prediction, str(len(found)), *_figure_cells(_values(found, FIGURES))])
+    heads = ["rule", "prediction", "runs", *(head for _, head, _ in FIGURES.values())]
+    about = "Mean ± sample standard deviation over runs, measured by bitbayes evaluate."
+    return Table("Calibration on test data", heads, rows, about).without_empty_columns()
+
+
+def unlike_table(groups: Sequence[Group]) -> Table:
+    """Return how well each score tells out-of-distribution data apart; no rows if no run was evaluated on such data."""
+    rows = []
+    for group, prediction, found in _evaluations(groups):
+        for end, score in _SCORES.items():
+            values = _values(found, (f"auroc_unlike{end}", f"fpr95_unlike{end}"))
+            if any(values.values()):
+                rows.append([group.label, prediction, score, *(spread(each, 3) for each in values.values())])
+    about = "FPR95 is the share of out-of-distribution inputs that pass if 95% of the test inputs are to pass."
+    return Table(
+        "Detection of out-of-distribution data", ["rule", "prediction", "score", "AUROC", "FPR95"], rows, about
+    )
+
+
+def _evaluations(groups: Sequence[Group]) -> Iterator[tuple[Group, str, list[Mapping[str, Any]]]]:
+    """Yield groups of runs, the mode or the mean of samples, and its figures in every evaluated run of the group."""
     for group in groups:
         for kind in ("mode", "mean"):
             every = [run.evaluation.get(kind) for run in group.runs]
             found = [figures for figures in every if isinstance(figures, Mapping)]
-            if not found:
-                continue
-            samples = listed(run.evaluation.get("samples") for run in group.runs if kind in run.evaluation)
-            values = {name: [one[name] for one in found if is_number(one.get(name))] for name in FIGURES}
-            prediction = f"mean of {samples}" if kind == "mean" else "mode"
-            rows.append([group.label, prediction, str(len(found)), *_figure_cells(values)])
-    heads = ["rule", "prediction", "runs", *(head for _, head, _ in FIGURES.values())]
-    about = "Mean ± sample standard deviation over runs, measured by bitbayes evaluate."
-    return Table("Calibration on test data", heads, rows, about).without_empty_columns()
+            if found:
+                samples = listed(run.evaluation.get("samples") for run in group.runs if kind in run.evaluation)
+                yield group, f"mean of {samples}" if kind == "mean" else "mode", found
+
+
+def _values(found: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, list[float]]:
+    """Return the numbers of several evaluations by name."""
+    return {name: [one[name] for one in found if is_number(one.get(name))] for name in names}
 
 
 def _figure_cells(values: Mapping[str, Sequence[float]], names: Iterable[str] = tuple(FIGURES)) -> list[str]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from bitbayes.conformal import ConformalSets
 from bitbayes.packed import Inputs, PackedNetwork, Runtime
 from bitbayes.packed.format.images import check_regular, picture_files, read_picture, stacked_images, vectors_of
-from bitbayes.prediction import Prediction
+from bitbayes.prediction import Prediction, both_classes
 
 _BATCH = 64  # inputs at a time: 40 MB of photographs
+_UNSURE = ("entropy", "mutual_information", "energy")  # uncertainties of a prediction that its row has
 
 
 class Answer(NamedTuple):
@@ -24,7 +26,15 @@ class Answer(NamedTuple):
     row: dict[str, Any] | ValueError
 
 
-def answers(runtime: Runtime, paths: Sequence[str], *, regression: bool, invert: bool = False) -> Iterator[Answer]:
+def answers(
+    runtime: Runtime,
+    paths: Sequence[str],
+    *,
+    regression: bool,
+    invert: bool = False,
+    sets: ConformalSets | None = None,
+    abstain: bool = False,
+) -> Iterator[Answer]:
     """Yield the prediction for every input, in order. An unreadable input does not stop the others.
 
     Args:
@@ -32,6 +42,8 @@ def answers(runtime: Runtime, paths: Sequence[str], *, regression: bool, invert:
         paths: PNG and JPEG files, folders of such files, and .npy files.
         regression: Whether outputs are values rather than classes.
         invert: Whether to invert light and dark in images.
+        sets: Conformal sets that the predictions of classes have, or None; see `class_rows`.
+        abstain: Whether the set of an input decides if the network answers; see `class_rows`.
 
     Raises:
         FileNotFoundError: If one of the paths does not exist.
@@ -41,12 +53,16 @@ def answers(runtime: Runtime, paths: Sequence[str], *, regression: bool, invert:
     waiting: list[tuple[str, npt.NDArray[np.float32] | ValueError]] = []
     if invert and inputs.kind != "image":
         raise ValueError("only images can be inverted, but the network takes vectors; leave out --invert")
+
+    def rows_of(prediction: Prediction[npt.NDArray[Any]]) -> Iterator[dict[str, Any]]:
+        return regression_rows(prediction) if regression else class_rows(prediction, inputs, sets, abstain)
+
     for item in _named(_files(paths, inputs), runtime.network, inputs, invert):
         waiting.append(item)
         if len(waiting) == _BATCH:
-            yield from _answered(runtime, waiting, regression)
+            yield from _answered(runtime, waiting, rows_of)
             waiting = []
-    yield from _answered(runtime, waiting, regression)
+    yield from _answered(runtime, waiting, rows_of)
 
 
 def _files(paths: Sequence[str], inputs: Inputs) -> list[Path]:
@@ -90,31 +106,56 @@ def _named(
 
 
 def _answered(
-    runtime: Runtime, items: Sequence[tuple[str, npt.NDArray[np.float32] | ValueError]], regression: bool
+    runtime: Runtime,
+    items: Sequence[tuple[str, npt.NDArray[np.float32] | ValueError]],
+    rows_of: Callable[[Prediction[npt.NDArray[Any]]], Iterator[dict[str, Any]]],
 ) -> Iterator[Answer]:
     """Yield the predictions for a batch."""
     read = [x for _, x in items if not isinstance(x, ValueError)]
     rows = iter(())
     if read:
         outputs = np.asarray(runtime.predict(np.stack(read)).outputs)
-        rows = (regression_rows if regression else class_rows)(Prediction(outputs), runtime.network.inputs)
+        rows = rows_of(Prediction(outputs))
     for name, x in items:
         yield Answer(name, x if isinstance(x, ValueError) else {"input": name, **next(rows)})
 
 
-def class_rows(prediction: Prediction[npt.NDArray[Any]], inputs: Inputs | None = None) -> Iterator[dict[str, Any]]:
-    """Yield class, probabilities and uncertainty of each input; with `inputs`, also the name of the class."""
-    probs, single = prediction.probs, prediction.outputs.shape[-1] == 1
-    probs = np.concatenate([1 - probs, probs], -1) if single else probs
-    unsure = zip(prediction.entropy.tolist(), prediction.mutual_information.tolist(), strict=True)
-    for row, (entropy, information) in zip(probs, unsure, strict=True):
-        best = int(row.argmax())
-        found = {"class": best} | ({} if inputs is None else {"label": inputs.name(best)})
-        found |= {"probabilities": [round(p, 6) for p in row.tolist()]}
-        yield found | {"entropy": entropy, "mutual_information": information}
+def class_rows(
+    prediction: Prediction[npt.NDArray[Any]],
+    inputs: Inputs | None = None,
+    sets: ConformalSets | None = None,
+    abstain: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Yield class, probabilities and uncertainty of each input.
+
+    Args:
+        prediction: Prediction for the inputs.
+        inputs: Description that names the classes, or None for classes without names.
+        sets: Conformal sets that the rows have, or None for rows without sets.
+        abstain: Whether the class is None where the conformal set does not hold exactly one class.
+
+    Example:
+        >>> prediction = Prediction(np.array([[[2.0, 0.0], [0.1, 0.0]]]))
+        >>> rows = class_rows(prediction, sets=ConformalSets(0.9, threshold=0.2), abstain=True)
+        >>> [(row["class"], row["set"]) for row in rows]
+        [(0, [0]), (None, [0, 1])]
+    """
+    probs, chosen = both_classes(prediction.probs), None if sets is None else sets.sets(prediction)
+    unsure = zip(*(getattr(prediction, name).tolist() for name in _UNSURE), strict=True)
+    for index, (row, uncertainties) in enumerate(zip(probs, unsure, strict=True)):
+        found: dict[str, Any] = {"class": int(row.argmax())}
+        if chosen is not None:
+            found["set"] = np.flatnonzero(chosen[index]).tolist()
+            if abstain and len(found["set"]) != 1:
+                found["class"] = None
+        if inputs is not None:
+            found["label"] = None if found["class"] is None else inputs.name(found["class"])
+            found |= {"set_labels": [inputs.name(each) for each in found["set"]]} if chosen is not None else {}
+        found["probabilities"] = [round(p, 6) for p in row.tolist()]
+        yield found | dict(zip(_UNSURE, uncertainties, strict=True))
 
 
-def regression_rows(prediction: Prediction[npt.NDArray[Any]], inputs: Inputs | None = None) -> Iterator[dict[str, Any]]:
+def regression_rows(prediction: Prediction[npt.NDArray[Any]]) -> Iterator[dict[str, Any]]:
     """Yield mean and standard deviation over the networks for each input."""
     for mean, std in zip(prediction.mean.tolist(), prediction.std.tolist(), strict=True):
         yield {"mean": mean, "std": std[0] if len(std) == 1 else std}

@@ -97,7 +97,7 @@ def predict_packed(network: PackedNetwork, x: Tensor) -> Prediction[Tensor]:
         x: Inputs, (examples, *shape).
     """
     runtime = load(network, "torch")
-    pieces = [torch.as_tensor(np.asarray(runtime.outputs(piece.numpy()))) for piece in x.split(_BATCH)]
+    pieces = [torch.as_tensor(np.asarray(runtime.predict(piece.numpy()).outputs)) for piece in x.split(_BATCH)]
     return Prediction(torch.cat(pieces, 1))
 
 

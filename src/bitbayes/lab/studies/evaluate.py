@@ -10,7 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bitbayes.calibration import fit_temperature, probability_figures, reliability, separation
+from bitbayes.calibration import (
+    area_under_risk_coverage,
+    false_positive_rate,
+    fit_temperature,
+    probability_figures,
+    reliability,
+    separation,
+)
+from bitbayes.conformal import ConformalIntervals, ConformalSets
 from bitbayes.lab.data import TensorData
 from bitbayes.lab.recipes import open_recipe
 from bitbayes.lab.studies.load import FinishedRun, load_run
@@ -19,6 +27,16 @@ from bitbayes.lab.train.measure import measure_regression, whole
 from bitbayes.lab.train.records import Evaluation, Figures
 from bitbayes.lab.train.views import recorded
 from bitbayes.prediction import Prediction
+
+LEVEL = 0.9
+"""Level of the conformal sets and intervals that an evaluation measures."""
+
+_SCORES: dict[str, Callable[[Prediction], Tensor]] = {
+    "": lambda prediction: prediction.entropy,
+    "_information": lambda prediction: prediction.mutual_information,
+    "_probability": lambda prediction: 1 - prediction.confidence,
+    "_energy": lambda prediction: prediction.energy,
+}  # scores that are larger for unfamiliar inputs, by the ends of the names of their figures
 
 
 def evaluate_run(
@@ -33,12 +51,16 @@ def evaluate_run(
 ) -> Evaluation:
     """Measure accuracy, likelihood, Brier score, calibration and entropy on the test data; write evaluation.json.
 
+    With validation data in memory, conformal sets (or, for regression, intervals) of level 0.9 are calibrated on them,
+    and their coverage and mean size are measured on the test data.
+
     Args:
         folder: Folder of the run.
         samples: Number of posterior samples that the mean averages over.
         data: Folder or Hugging Face Hub id of the data, if it has moved since the run was trained.
         unlike: Recipe whose test inputs serve as out-of-distribution data, such as "fashion-mnist" for a run on MNIST.
-            It adds the AUROCs by which entropy and mutual information separate these inputs from the run's own.
+            It adds AUROC and FPR95 by which entropy, mutual information, maximum probability and energy separate these
+            inputs from the run's own.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data; None for the recipe's default.
         device: Torch device.
         trust: Run the recipe file of the run, a program, although this account has not run it before.
@@ -75,6 +97,7 @@ def _evaluation(run: FinishedRun, samples: int, unlike: str | None, unlike_data:
             raise ValueError(f"unlike needs a classifier, but {run.config.recipe} is a regression; leave it out")
         for name, predictor in predictors.items():
             figures[name] = measure_regression(predictor, run.experiment.data.train, _test(run))
+            figures[name] |= _interval_figures(predictor, run, figures[name]["noise"])
     return Evaluation(
         recipe=run.config.recipe,
         rule=run.config.rule,
@@ -116,6 +139,21 @@ def evaluation_inputs(run: FinishedRun, unlike: str | None = None, unlike_data: 
     return Inputs(whole(test), whole(validation) if isinstance(validation, TensorData) else None, other)
 
 
+def _interval_figures(predicted: Callable[[Tensor], Prediction], run: FinishedRun, noise: float) -> Figures:
+    """Return coverage and mean width of conformal intervals on test data, if there is validation data."""
+    validation = run.experiment.data.validation
+    if not isinstance(validation, TensorData):
+        return {}
+    (held, targets), (x, y) = whole(validation), whole(_test(run))
+    found = ConformalIntervals.fit(predicted(held), targets, level=LEVEL, noise=noise)
+    prediction = predicted(x)
+    low, high = found.intervals(prediction)
+    return {
+        "conformal_coverage": 100 * found.coverage(prediction, y),
+        "conformal_width": float((high - low).mean()),
+    }
+
+
 def _test(run: FinishedRun) -> TensorData:
     test, recipe = run.experiment.data.test, run.config.recipe
     if test is None:
@@ -153,22 +191,27 @@ class Predictions:
         return cls(predicted(inputs.test[0]), held, None if inputs.unlike is None else predicted(inputs.unlike))
 
     def figures(self, inputs: Inputs) -> Figures:
-        """Return metrics on test data, tempered metrics if there is validation data, and AUROCs."""
+        """Return metrics on test data, metrics that validation data makes possible, and out-of-distribution metrics."""
         y, prediction = inputs.test[1], self.test
         figures = probability_figures(prediction.probs, y)
         wrong = prediction.probs.argmax(-1) != y.reshape(-1) if prediction.probs.shape[-1] > 1 else None
         if wrong is not None and wrong.any() and not wrong.all():
             figures["auroc_errors"] = separation(prediction.entropy[~wrong], prediction.entropy[wrong])
+        figures["aurc"] = area_under_risk_coverage(prediction.probs, y)
         if self.unlike is not None:
-            figures["auroc_unlike"] = separation(prediction.entropy, self.unlike.entropy)
-            if len(prediction.outputs) > 1:
-                usual, unusual = prediction.mutual_information, self.unlike.mutual_information
-                figures["auroc_unlike_information"] = separation(usual, unusual)
+            for end, score in _SCORES.items():
+                if end != "_information" or len(prediction.outputs) > 1:
+                    usual, unusual = score(prediction), score(self.unlike)
+                    figures[f"auroc_unlike{end}"] = separation(usual, unusual)
+                    figures[f"fpr95_unlike{end}"] = false_positive_rate(usual, unusual)
         if self.held is not None and inputs.held is not None:
             temperature = fit_temperature(self.held, inputs.held[1])
             tempered = probability_figures(prediction.tempered(temperature).probs, y)
             figures["temperature"] = temperature
             figures |= {f"{name}_tempered": tempered[name] for name in ("nll", "brier", "ece")}
+            sets = ConformalSets.fit(self.held, inputs.held[1], level=LEVEL)
+            figures["conformal_coverage"] = 100 * sets.coverage(prediction, y)
+            figures["conformal_size"] = float(sets.sets(prediction).sum(1).float().mean())
         return figures
 
     def points(self, inputs: Inputs) -> dict[str, dict[str, list[float]]]:
@@ -198,8 +241,21 @@ def fitted_temperature(run: FinishedRun, samples: int = 0) -> float:
     Raises:
         ValueError: If the run is a regression, or has no validation data that fits in memory.
     """
+    x, y = calibration_data(run, "a temperature")
+    return fit_temperature(run.with_views("one").predictor(samples)(x), y)
+
+
+def calibration_data(run: FinishedRun, what: str) -> tuple[Tensor, Tensor]:
+    """Return the validation inputs and classes of a run.
+
+    Args:
+        run: The run.
+        what: What is computed from the data, for an error message.
+
+    Raises:
+        ValueError: If the run is a regression, or has no validation data that fits in memory.
+    """
     data = run.experiment.data.validation
     if not run.experiment.loss.classifies or not isinstance(data, TensorData):
-        raise ValueError("a temperature needs a classifier and validation data that fits in memory")
-    x, y = whole(data)
-    return fit_temperature(run.with_views("one").predictor(samples)(x), y)
+        raise ValueError(f"{what} needs a classifier and validation data that fits in memory")
+    return whole(data)

@@ -12,15 +12,19 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from bitbayes.conformal import ConformalSets
 from bitbayes.hub import Description, Pretrained
 from bitbayes.packed.format.bits import Array, unpack_signs
 from bitbayes.packed.format.check import check_program, check_tensors, own_values
 from bitbayes.packed.format.describe import described
 from bitbayes.packed.format.file import read_file, write_file
 from bitbayes.packed.format.images import images_of, vectors_of
-from bitbayes.packed.format.inputs import Inputs
+from bitbayes.packed.format.inputs import Inputs, short
 from bitbayes.packed.format.program import PackedFileError, Program, Step
 from bitbayes.packed.format.summary import PackedRow, PackedSummary
+
+_CONFORMAL = "conformal "  # what the name of a threshold in `about` begins with, before the level
+_SHOWN = 5  # number of levels that an error message names
 
 
 class PackedNetwork(Pretrained):
@@ -138,7 +142,8 @@ class PackedNetwork(Pretrained):
                 stay the same.
 
         Returns:
-            A new network with one more step. `about` in its file records the temperature.
+            A new network with one more step. `about` in its file records the temperature. Thresholds of conformal sets
+            are left out, because they belong to the probabilities before.
 
         Raises:
             ValueError: If the temperature is not positive, or the outputs are already probabilities.
@@ -161,9 +166,48 @@ class PackedNetwork(Pretrained):
         while name in self.tensors:
             name += "_"
         last = Step("affine", (len(steps),), "temperature", {}, {"scale": name})
-        about = {**self.program.about, "temperature": f"{temperature:.6g}"}
+        about = {name: text for name, text in self.program.about.items() if not name.startswith(_CONFORMAL)}
+        about["temperature"] = f"{temperature:.6g}"
         program = replace(self.program, steps=(*steps, last), about=about)
         return PackedNetwork(program, {**self.tensors, name: np.array([inverse], np.float32)})
+
+    def with_conformal(self, sets: ConformalSets) -> PackedNetwork:
+        """Return the network with a threshold of conformal sets in `about`, for `conformal` of the same level.
+
+        Args:
+            sets: Conformal sets that were calibrated with predictions of this network.
+
+        Example:
+            >>> network = bb.pack(torch.nn.Linear(16, 3), torch.zeros(1, 16))
+            >>> network.with_conformal(bb.conformal.ConformalSets(0.9, 0.25)).conformal(0.9)
+            ConformalSets(level=0.9, threshold=0.25)
+        """
+        about = {**self.program.about, f"{_CONFORMAL}{float(sets.level)!r}": repr(float(sets.threshold))}
+        return PackedNetwork(replace(self.program, about=about), self.tensors)
+
+    def conformal(self, level: float) -> ConformalSets:
+        """Return the conformal sets of a level, which `with_conformal` or `bitbayes pack --conformal` has stored.
+
+        Args:
+            level: Fraction of the sets that hold the true class.
+
+        Raises:
+            PackedFileError: If the stored threshold is not a probability.
+            ValueError: If the network has no conformal sets of this level.
+        """
+        name = f"{_CONFORMAL}{float(level)!r}"
+        if name not in self.program.about:
+            found = [each for each in self.program.about if each.startswith(_CONFORMAL)][:_SHOWN]
+            levels = ", ".join(short(each.removeprefix(_CONFORMAL)).strip("'") for each in found)
+            has = f"has conformal sets only of {levels}" if found else "has no conformal sets"
+            raise ValueError(
+                f"the network {has}, expected some of level {level}; pack the run again with "
+                f"bitbayes pack --conformal {level}"
+            )
+        try:
+            return ConformalSets(float(level), float(self.program.about[name]))
+        except ValueError as error:
+            raise PackedFileError(f"{name}: {error}") from None
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file.

@@ -220,7 +220,7 @@ def _recipe(name: str, groups: Sequence[Group], published: dict[str, PublishedCu
     ]
     if published:
         legend.append(Sign("published", "", charts.GREY, ""))
-    below = (tables.calibration_table(groups), tables.speed_table(groups))
+    below = (tables.calibration_table(groups), tables.unlike_table(groups), tables.speed_table(groups))
     return Section(
         f"Recipe {name}",
         f"{recipe.title}. {_LINES}" if recipe else _LINES,
