@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.calibration import calibration_curve
+from sklearn.metrics import roc_curve
 
 from bitbayes.calibration import (
     accuracy_by_coverage,
+    area_under_risk_coverage,
     expected_calibration_error,
+    false_positive_rate,
     fit_temperature,
     probability_figures,
     reliability,
@@ -82,6 +85,64 @@ def test_separation_counts_pairs() -> None:
         separation(usual, usual[:0])
 
 
+@pytest.mark.parametrize("count", [19, 20, 60, 101])
+@pytest.mark.parametrize("recall", [0.5, 0.95, 1.0])
+def test_the_false_positive_rate_is_that_of_scikit_learn(count: int, recall: float) -> None:
+    generator = torch.Generator().manual_seed(count)
+    usual, unusual = torch.randn(count, generator=generator), torch.randn(50, generator=generator) + 1
+    usual[:5] = unusual[:5]
+    labels, scores = [1] * count + [0] * 50, -torch.cat([usual, unusual]).numpy()
+    wrong, right, _ = roc_curve(labels, scores, drop_intermediate=False)
+    assert false_positive_rate(usual, unusual, recall=recall) == pytest.approx(wrong[right >= recall - 1e-12][0])
+
+
+def test_false_positives_by_hand() -> None:
+    usual = torch.arange(20.0)  # 19 of 20 have at most 18
+    assert false_positive_rate(usual, torch.tensor([18.0, 18.1])) == 0.5
+    assert false_positive_rate(usual, usual + 100) == 0
+    assert false_positive_rate(usual, usual - 100) == 1
+    assert false_positive_rate(torch.zeros(9), torch.zeros(4)) == 1  # equal scores pass
+    assert false_positive_rate(torch.tensor([1.0, float("inf")]), torch.tensor([float("inf")]), recall=0.5) == 0
+    with pytest.raises(ValueError, match="0 usual"):
+        false_positive_rate(usual[:0], usual)
+    with pytest.raises(ValueError, match="scores must not be NaN"):
+        false_positive_rate(usual, usual / 0 * 0)
+    for recall in (0.0, 1.01, float("nan")):
+        with pytest.raises(ValueError, match="recall must be a fraction"):
+            false_positive_rate(usual, usual, recall=recall)
+
+
+def test_the_area_under_the_risk_coverage_curve() -> None:
+    z, y = logits(300)
+    probs = z.softmax(1)
+    score = torch.special.entr(probs).sum(1)
+    order = score.argsort().tolist()
+    wrong = (probs.argmax(1) != y).tolist()
+    risks = [sum(wrong[index] for index in order[:kept]) / kept for kept in range(1, 301)]
+    assert area_under_risk_coverage(probs, y) == pytest.approx(sum(risks) / 300, abs=1e-6)
+    assert area_under_risk_coverage(probs, y, -score) > sum(wrong) / 300 > area_under_risk_coverage(probs, y)
+    right_first = torch.tensor(wrong).float()
+    count = sum(wrong)
+    best = sum((count - 300 + kept) / kept for kept in range(300 - count + 1, 301)) / 300
+    assert area_under_risk_coverage(probs, y, right_first) < best + 1e-6 + count**2 / (2 * 300**2)
+    assert area_under_risk_coverage(probs[:, :1] + probs[:, 1:2] * 0, (y == 0).long(), score) > 0  # a single output
+
+
+def test_equal_scores_are_answered_in_random_order() -> None:
+    probs = torch.tensor([[0.9, 0.1]] * 4)
+    y = torch.tensor([0, 0, 0, 1])
+    for labels in (y, y.flip(0)):
+        coverage, accuracy = accuracy_by_coverage(probs, labels)
+        assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0] and accuracy.tolist() == [0.75] * 4
+        assert area_under_risk_coverage(probs, labels) == 0.25
+        _, accuracy = accuracy_by_coverage(probs, labels, torch.tensor([0.0, 1.0, 1.0, 2.0]))
+        first, last = float(labels[0] == 0), float(labels[3] == 0)
+        assert accuracy.tolist() == pytest.approx([first, (first + 1) / 2, (first + 2) / 3, (first + 2 + last) / 4])
+    for score in (torch.zeros(3), torch.full((4,), float("nan"))):
+        with pytest.raises(ValueError, match="expected 4 scores without NaN"):
+            area_under_risk_coverage(probs, y, score)
+
+
 def test_coverage() -> None:
     z, y = logits(500)
     probs = z.softmax(1)
@@ -97,7 +158,8 @@ def test_coverage() -> None:
 def test_logits_and_other_lengths_are_refused() -> None:
     z, y = logits(10)
     probs = z.softmax(1)
-    for measure in (expected_calibration_error, accuracy_by_coverage, probability_figures, reliability):
+    measures = (expected_calibration_error, accuracy_by_coverage, area_under_risk_coverage, probability_figures)
+    for measure in (*measures, reliability):
         with pytest.raises(ValueError, match="apply softmax"):
             measure(z, y)
         with pytest.raises(ValueError, match=r"got \(10, 5\) and \(1,\)"):

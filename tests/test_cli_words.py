@@ -320,6 +320,9 @@ def test_evaluate_has_full_names_and_says_when_the_posterior_is_a_point(capsys):
 def test_every_figure_of_an_evaluation_has_a_name():
     names = ["accuracy", "nll", "brier", "ece", "ece_mass", "entropy", "auroc_errors", "auroc_unlike", "temperature"]
     names += ["auroc_unlike_information", "nll_tempered", "brier_tempered", "ece_tempered", "error", "noise", "inside"]
+    names += ["aurc", "auroc_unlike_probability", "auroc_unlike_energy", "fpr95_unlike", "fpr95_unlike_information"]
+    names += ["fpr95_unlike_probability", "fpr95_unlike_energy", "conformal_coverage", "conformal_size"]
+    names += ["conformal_width"]
     table = evaluation_table(Evaluation(recipe="digits", rule="ste", seed=0, samples=2, mode=dict.fromkeys(names, 1.0)))
     assert len(table.rows) == len(names) and not any("_" in row[0] for row in table.rows)
     assert "has no posterior" in table.caption

@@ -534,6 +534,21 @@ def test_reliability_and_calibration(mine):
         )
 
 
+def test_detection_of_other_data(mine):
+    """A row for every score that was measured, and no table without one."""
+    titles = [table.title for section in make_sections(read_folders([mine])) for table in section.tables]
+    assert "Detection of out-of-distribution data" not in titles
+    figures = {"auroc_unlike": 0.75, "fpr95_unlike": 0.5, "auroc_unlike_energy": 0.875, "fpr95_unlike_energy": 0.25}
+    (mine / "bayesbinn-0/evaluation.json").write_text(json.dumps({"samples": 8, "mode": figures, "mean": figures}))
+    section = next(s for s in make_sections(read_folders([mine])) if s.title == "Recipe digits")
+    table = next(table for table in section.tables if table.title == "Detection of out-of-distribution data")
+    assert [row[1:] for row in table.rows] == [
+        [kind, *row]
+        for kind in ("mode", "mean of 8")
+        for row in (["entropy", "0.750", "0.500"], ["energy", "0.875", "0.250"])
+    ]
+
+
 def test_weight_probabilities_are_those_of_the_posterior(runs):
     run = read_folders([runs / "bayesbinn-0"]).runs[0]
     posterior = bb.BernoulliPosterior.load(runs / "bayesbinn-0/posterior.safetensors")

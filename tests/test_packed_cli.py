@@ -9,12 +9,13 @@ from torch import nn
 
 import bitbayes as bb
 from bitbayes.calibration import probability_figures
+from bitbayes.conformal import ConformalSets
 from bitbayes.lab import cli
 from bitbayes.lab.bench.engines import ENGINES
 from bitbayes.lab.bench.rivals import torch_bfloat16, without_bits
 from bitbayes.lab.studies.evaluate import load_run
 from bitbayes.lab.train.measure import whole
-from bitbayes.packed import load
+from bitbayes.packed import PackedNetwork, load
 from bitbayes.packed.backends.reference import input_ranges
 from test_packed import Narrow, grid, settled
 
@@ -40,7 +41,7 @@ def test_pack_run_summary(tmp_path, capsys):
             assert f"accuracy {evaluation[name]['accuracy']:.2f}" in captured.out and captured.err == ""
             rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
             assert np.mean([row["entropy"] for row in rows]) == pytest.approx(evaluation[name]["entropy"], rel=1e-3)
-            assert set(rows[0]) == {"class", "probabilities", "entropy", "mutual_information"}
+            assert set(rows[0]) == {"class", "probabilities", "entropy", "mutual_information", "energy"}
             assert (max(row["mutual_information"] for row in rows) > 1e-3) == (count > 1)
     np.save("x.npy", np.zeros((3, 64), np.float32))
     assert cli.main(["run", "net.safetensors", "--data", "x.npy"]) == 0
@@ -135,6 +136,102 @@ def test_a_tempered_network_has_the_tempered_figures(tmp_path, capsys):
             figures = probability_figures(probs, y)
             assert figures["nll"] == pytest.approx(evaluation[name]["nll_tempered"], rel=1e-3)
         assert evaluation[name]["nll_tempered"] < evaluation[name]["nll"]
+
+
+def test_conformal_sets_and_abstention(tmp_path, capsys):
+    assert cli.main(["train", "digits", "--out", "run", "--epochs", "2"]) == 0
+    capsys.readouterr()
+    run = load_run("run")
+    (x, y), (held, labels) = (whole(part) for part in (run.experiment.data.test, run.experiment.data.validation))
+    assert cli.main(["pack", "run", "-o", "net.safetensors", "--samples", "3", "--tempered"]) == 0
+    plain = load("net.safetensors")
+    words = [
+        "pack",
+        "run",
+        "-o",
+        "net.safetensors",
+        "--samples",
+        "3",
+        "--tempered",
+        "--conformal",
+        "0.8",
+        "0.97",
+        "0.999",
+    ]
+    assert cli.main(words) == 0
+    network = PackedNetwork.read("net.safetensors")
+    threshold = network.conformal(0.8).threshold
+    shown = capsys.readouterr().out
+    assert f"conformal sets of level 0.8: classes of probability {threshold:.4g} or more\n" in shown
+    assert "conformal sets of level 0.999: all classes; too few validation data\n" in shown
+    prediction = plain.predict(x.numpy())  # the same network without thresholds
+    for level in (0.8, 0.97):
+        sets = ConformalSets.fit(plain.predict(held.numpy()), labels, level=level)
+        assert network.conformal(level).threshold == pytest.approx(sets.threshold, rel=1e-5)
+        chosen = sets.sets(prediction)
+        right, one = prediction.probs.argmax(1) == y.numpy(), chosen.sum(1) == 1
+        for backend in ("reference", "torch"):
+            how = ["--conformal", str(level), "--backend", backend, "--out", "rows.jsonl"]
+            assert cli.main(["run", "net.safetensors", *how]) == 0
+            out = capsys.readouterr().out
+            covered = 100 * sets.coverage(prediction, y)
+            size = f"mean size {chosen.sum(1).mean():.3f}, coverage {covered:.2f} %"
+            assert f"conformal sets of level {level}: {size}" in out and "answers" not in out
+            rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+            assert [row["set"] for row in rows] == [np.flatnonzero(each).tolist() for each in chosen]
+            assert [row["class"] for row in rows] == prediction.probs.argmax(1).tolist()
+            assert cli.main(["run", "net.safetensors", *how, "--abstain"]) == 0
+            out = capsys.readouterr().out
+            of_these = f"accuracy of the answers {100 * right[one].mean():.2f} %"
+            assert f"accuracy {100 * right.mean():.2f} %\n" in out
+            assert f"answers {100 * one.mean():.2f} % of the inputs; {of_these}\n" in out
+            rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+            assert [row["class"] is None for row in rows] == (~one).tolist() and 0 < one.sum() < len(one)
+        assert right[one].mean() > right.mean()
+    np.save("x.npy", run.experiment.data.test.x[:30].numpy())
+    assert cli.main(["run", "net.safetensors", "x.npy", "--conformal", "0.97", "--abstain", "--out", "rows.jsonl"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()[:-1]]
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    for line, row, each in zip(lines, rows, chosen, strict=False):
+        names = [str(index) for index in np.flatnonzero(each)]
+        assert line[-1] == "{" + ", ".join(names) + "}" and row["set_labels"] == names
+        assert line[1] == (names[0] if len(names) == 1 else "abstains")
+        assert row["label"] == (names[0] if len(names) == 1 else None)
+    assert len(lines) == 30 and {line[1] == "abstains" for line in lines} == {True, False}
+
+
+def test_conformal_sets_that_are_not_there(capsys):
+    model = nn.Sequential(nn.Linear(16, 2, bias=False))
+    bb.STE([model[0].weight], seed=0).eval()
+    network = bb.pack(model, torch.zeros(1, 16))
+    network.save("net.safetensors")
+    np.save("x.npy", np.zeros((2, 16), np.float32))
+    for words, message in [
+        (["--abstain"], "--abstain needs conformal sets"),
+        (["--conformal", "0.9"], "the network has no conformal sets, expected some of level 0.9"),
+    ]:
+        assert cli.main(["run", "net.safetensors", "--data", "x.npy", *words]) == 2
+        error = capsys.readouterr().err
+        assert message in error and len(error.splitlines()) == 1
+    assert cli.main(["train", "snelson", "--out", "run", "--epochs", "1"]) == 0
+    assert cli.main(["pack", "run", "-o", "net.safetensors", "--conformal", "0.9"]) == 2
+    assert "a conformal threshold needs a classifier" in capsys.readouterr().err
+    assert cli.main(["train", "digits", "--out", "digits", "--epochs", "1"]) == 0
+    assert cli.main(["pack", "digits", "-o", "net.safetensors", "--conformal", "90"]) == 2
+    assert "level must be a fraction between 0 and 1" in capsys.readouterr().err
+
+
+def test_a_single_output_has_sets_of_two_classes(tmp_path, capsys):
+    model = nn.Sequential(nn.Linear(2, 1, bias=False))
+    bb.STE([model[0].weight], seed=0).eval()
+    network = bb.pack(model, torch.zeros(1, 2)).with_conformal(ConformalSets(0.9, 0.3))
+    network.save("net.safetensors")
+    signs = network.weight(network.program.steps[0])[0]
+    np.save("x.npy", np.array([[3, 3], [-3, -3], [0.1, 0.1]], np.float32) * signs)
+    assert cli.main(["run", "net.safetensors", "--data", "x.npy", "--conformal", "0.9", "--out", "rows.jsonl"]) == 0
+    assert "conformal sets of level 0.9: mean size 1.333\n" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["set"] for row in rows] == [[1], [0], [0, 1]]
 
 
 def test_probabilities_cannot_be_tempered():

@@ -17,6 +17,7 @@ import safetensors
 from safetensors.numpy import save
 
 import bitbayes as bb
+from bitbayes.conformal import ConformalSets
 from bitbayes.packed import Inputs, PackedFileError, PackedNetwork, Program, Step, load
 from bitbayes.packed.format.file import write_file
 from bitbayes.packed.format.program import parse_program, program_text
@@ -334,6 +335,45 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path: Path, changes: dic
     with pytest.raises(PackedFileError, match=words):
         write_file(tmp_path / "net.safetensors", program, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_conformal_sets_are_texts_that_older_readers_skip(path: Path) -> None:
+    network = PackedNetwork(PROGRAM, TENSORS)
+    with pytest.raises(ValueError, match=r"the network has no conformal sets, expected some of level 0\.9"):
+        network.conformal(0.9)
+    sets = [ConformalSets(0.9, 1 - 1e-12), ConformalSets(0.999, 0.0), ConformalSets(0.1 + 0.2, 1e-300)]
+    for each in sets:
+        network = network.with_conformal(each)
+    network.save(path)
+    read = PackedNetwork.read(path)
+    assert [read.conformal(each.level) for each in sets] == sets
+    assert read.program.about == dict(PROGRAM.about) | {
+        "conformal 0.9": "0.999999999999",
+        "conformal 0.999": "0.0",
+        "conformal 0.30000000000000004": "1e-300",
+    }
+    again = read.with_conformal(ConformalSets(0.9, 0.25))
+    assert again.conformal(0.9).threshold == 0.25 and len(again.program.about) == len(read.program.about)
+    with pytest.raises(
+        ValueError, match=r"has conformal sets only of 0\.9, 0\.999, 0\.30000000000000004, expected some"
+    ):
+        read.conformal(0.95)
+    tempered = read.tempered(2.0)
+    assert set(tempered.program.about) == {*PROGRAM.about, "temperature"}  # thresholds are for other probabilities
+
+
+@pytest.mark.parametrize("text", ["", "much", "nan", "inf", "1.5", "-0.1"])
+def test_conformal_thresholds_of_a_hostile_file(text: str) -> None:
+    network = PackedNetwork(replace(PROGRAM, about={"conformal 0.9": text}), TENSORS)
+    with pytest.raises(PackedFileError, match=r"conformal 0\.9: "):
+        network.conformal(0.9)
+    with pytest.raises(ValueError, match=r"only of 0\.9, expected"):
+        network.conformal(0.8)
+    for level in ("x" * 1000, "\x1b[31m\n"):
+        named = PackedNetwork(replace(PROGRAM, about={f"conformal {level}": text}), TENSORS)
+        with pytest.raises(ValueError, match="expected some of level") as caught:
+            named.conformal(0.8)
+        assert len(str(caught.value)) < 250 and str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("version", ["true", "1.0", "0", "3"])

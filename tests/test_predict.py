@@ -121,6 +121,13 @@ def test_uncertainties_against_their_definitions() -> None:
     torch.testing.assert_close(prediction.entropy, total)
     torch.testing.assert_close(prediction.mutual_information, total + (p * p.log()).sum(-1).mean(0))
     torch.testing.assert_close(prediction.std, outputs.std(0))
+    torch.testing.assert_close(prediction.confidence, p.mean(0).max(1).values)
+    torch.testing.assert_close(prediction.energy, -outputs.exp().sum(-1).log().mean(0))
+    torch.testing.assert_close(2 * prediction.tempered(2).energy, -2 * (outputs / 2).exp().sum(-1).log().mean(0))
+    single = bb.Prediction(outputs[..., :1])
+    two = bb.Prediction(torch.cat([-outputs[..., :1], outputs[..., :1]], -1) / 2)
+    for name in ("entropy", "confidence", "energy"):
+        torch.testing.assert_close(getattr(single, name), getattr(two, name))
     binary = bb.Prediction(torch.zeros(2, 4, 1))
     torch.testing.assert_close(binary.entropy, torch.full((4,), 2.0).log())
     assert bb.Prediction(outputs[:1]).mutual_information.abs().max() < 1e-6
@@ -131,11 +138,19 @@ def test_uncertainties_against_their_definitions() -> None:
 def test_arrays_have_the_uncertainties_of_tensors(shape: tuple[int, ...]) -> None:
     outputs = 9 * torch.randn(shape, dtype=torch.float64)
     ours, arrays = bb.Prediction(outputs), bb.Prediction(outputs.numpy())
-    for name in ("sample_probs", "probs", "entropy", "mutual_information", "probs_std", "mean", "std"):
+    names = ("sample_probs", "probs", "entropy", "mutual_information", "confidence", "energy", "probs_std", "mean")
+    for name in (*names, "std"):
         found = getattr(arrays, name)
         assert isinstance(found, np.ndarray)
         torch.testing.assert_close(torch.from_numpy(found), getattr(ours, name), rtol=1e-12, atol=1e-12)
     assert np.array_equal(arrays.tempered(2.0).outputs, outputs.numpy() / 2)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_energies_of_large_logits_are_finite(classes: int) -> None:
+    outputs = torch.full((2, 4, classes), 3e4)
+    for found in (bb.Prediction(outputs.half()), bb.Prediction(outputs), bb.Prediction(-outputs.numpy())):
+        assert np.isfinite(np.asarray(found.energy)).all() and np.asarray(found.energy).dtype == np.float32
 
 
 def test_arrays_need_no_torch() -> None:

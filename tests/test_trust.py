@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import bitbayes as bb
+from bitbayes.calibration import area_under_risk_coverage, false_positive_rate, separation
+from bitbayes.conformal import ConformalSets
 from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.recipes import RECIPES, make_config, run_recipe
 from bitbayes.lab.report.figures import trust_figure
@@ -74,6 +76,52 @@ def test_figures_against_a_count_by_hand():
     assert figures["accuracy"] == pytest.approx(200 / 3, rel=1e-6)
     one = Predictions(Prediction(sure), None, Prediction(sure)).figures(inputs)
     assert one["auroc_unlike"] == 0.5 and "auroc_unlike_information" not in one
+
+
+def test_scores_of_strange_data_and_conformal_sets():
+    """Every score against its definition, and sets that are calibrated on validation data."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [scale * torch.randn(2, 200, 4, generator=generator) for scale in (3, 3, 1)]
+    test, held, unlike = map(Prediction, parts)
+    labels = [prediction.probs.argmax(1) for prediction in (test, held)]
+    for y in labels:
+        y[:40] = 0  # some errors
+    x = torch.zeros(200, 1)
+    figures = Predictions(test, held, unlike).figures(Inputs((x, labels[0]), (x, labels[1]), x))
+    scores = {"": "entropy", "_information": "mutual_information", "_energy": "energy"}
+    found = {end: (getattr(test, name), getattr(unlike, name)) for end, name in scores.items()}
+    found["_probability"] = (-test.confidence, -unlike.confidence)
+    for end, (usual, unusual) in found.items():
+        assert figures[f"auroc_unlike{end}"] == separation(usual, unusual)
+        assert figures[f"fpr95_unlike{end}"] == false_positive_rate(usual, unusual)
+    assert len({figures[f"auroc_unlike{end}"] for end in found}) == 4
+    assert figures["auroc_unlike_energy"] > 0.9
+    assert figures["aurc"] == area_under_risk_coverage(test.probs, labels[0])
+    sets = ConformalSets.fit(held, labels[1], level=0.9)
+    assert figures["conformal_coverage"] == 100 * sets.coverage(test, labels[0])
+    assert figures["conformal_size"] == pytest.approx(float(sets.sets(test).sum() / 200))
+    assert not any(name.startswith("conformal") for name in Predictions(test).figures(Inputs((x, labels[0]))))
+
+
+def test_conformal_intervals_of_a_regression(tmp_path, monkeypatch):
+    """A recipe with validation data measures them; Snelson's has none."""
+    recipe = RECIPES["snelson"]
+
+    def load(where, device, seed):
+        data = recipe.load(where, device, seed)
+        return dataclasses.replace(data, validation=data.test)
+
+    monkeypatch.setitem(RECIPES, "with-validation", dataclasses.replace(recipe, name="with-validation", load=load))
+    for name in ("with-validation", "snelson"):
+        config = make_config(name, data=None, epochs=2, out=str(tmp_path / name))
+        run_recipe(config, progress=SilentProgress())
+        found = evaluate_run(tmp_path / name, samples=3)
+        assert found.mean is not None
+        for figures in (found.mode, found.mean):
+            if name == "snelson":
+                assert not any("conformal" in key for key in figures)
+            else:  # calibrated on the test data themselves: ⌈51 · 0.9⌉ = 46 of 50
+                assert figures["conformal_coverage"] == pytest.approx(92) and figures["conformal_width"] > 0
 
 
 def test_other_data_must_fit(small, tmp_path):
