@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,18 @@ def test_shares_of_a_step_add_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     for row in rows:
         shares = [float(cell) for cell in row.split()[2:]]
         assert sum(shares) == pytest.approx(100, abs=0.5) and all(share > 0 for share in shares[:4])
+
+
+def test_coverage_of_conformal_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both tables of conformal.py, with few splits and short runs."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    script = importlib.import_module("conformal")
+    (row,) = script.zoo_table({}, 0.9, 3).rows  # the data of the other networks are not named
+    assert row[:3] == ["digits", "200", "96.50"]
+    assert 80 < float(row[3].split()[0]) < 98 and 0.8 < float(row[4].split()[0]) < 1.1
+    monkeypatch.setattr(script, "RULES", ("ste",))
+    monkeypatch.setattr(script, "make_config", partial(script.make_config, epochs=2))
+    (row,) = script.selection_table(1, 0.9, 20).rows
+    same, other = (float(cell.split()[0]) for cell in row[2:4])
+    assert row[:2] == ["ste", "1"] and 85 < same < 95 and 85 < other < 95
+    assert float(row[4]) == pytest.approx(other - same, abs=0.011)

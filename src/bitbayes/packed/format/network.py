@@ -178,7 +178,9 @@ class PackedNetwork(Pretrained):
             sets: Conformal sets that were calibrated with predictions of this network.
 
         Example:
-            >>> network = bb.pack(torch.nn.Linear(16, 3), torch.zeros(1, 16))
+            >>> model = torch.nn.Linear(16, 3, bias=False)
+            >>> _ = bb.STE([model.weight], seed=0).eval()
+            >>> network = bb.pack(model, torch.zeros(1, 16))
             >>> network.with_conformal(bb.conformal.ConformalSets(0.9, 0.25)).conformal(0.9)
             ConformalSets(level=0.9, threshold=0.25)
         """

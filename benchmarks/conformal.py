@@ -1,6 +1,6 @@
 """Measure the coverage of conformal sets on test data, over random splits.
 
-    python benchmarks/coverage.py [--data mnist=FOLDER cifar10-small=FOLDER] [--level 0.9] [--splits 200] [--seeds 3]
+    python benchmarks/conformal.py [--data mnist=FOLDER cifar10-small=FOLDER] [--level 0.9] [--splits 200] [--seeds 3]
 
 The first table shows the pretrained networks. Each split calibrates the sets on one half of the test data and measures
 them on the other half. The second table shows what it costs to choose the epoch on the calibration data: the recipe
