@@ -145,7 +145,7 @@ def _interval_figures(predicted: Callable[[Tensor], Prediction], run: FinishedRu
     if not isinstance(validation, TensorData):
         return {}
     (held, targets), (x, y) = whole(validation), whole(_test(run))
-    found = ConformalIntervals.fit(predicted(held), targets, level=LEVEL, noise=noise)
+    found = ConformalIntervals.fit(predicted(held), targets, level=LEVEL, noise=noise or None)
     prediction = predicted(x)
     low, high = found.intervals(prediction)
     return {
