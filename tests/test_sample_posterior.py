@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -283,3 +284,13 @@ def test_refusals() -> None:
         bag().log_prob(signs() | {"c": torch.ones(())})
     with pytest.raises(TypeError, match=r"use marginals\(\)\.kl\(\)"):
         bag().kl()
+
+
+def test_many_samples_are_counted_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    q = bag(50)
+    whole = q.natural
+    monkeypatch.setattr(sys.modules[bb.SamplePosterior.__module__], "CHUNK", 100)
+    assert all(torch.equal(natural, whole[name]) for name, natural in q.natural.items())
+    same = bb.SamplePosterior(signs(50), weights=[2.0] * 49 + [2.0 + 1e-12])
+    for name, natural in same.natural.items():
+        torch.testing.assert_close(natural, whole[name])

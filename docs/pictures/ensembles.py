@@ -24,5 +24,5 @@ def draw() -> Figure:
     axis.set_xlabel("time, × that of one forward pass of one float32 network")
     axis.tick_params(axis="y", length=0, labelcolor=style.INK)
     axis.set_title("One input, 32 networks, by sizes of the layers", loc="left")
-    axis.legend(loc="lower right")
+    axis.legend(loc="upper right")
     return figure

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.bits import pack_signs, row_bytes, unpack_signs
+from bitbayes.noise import CHUNK
 from bitbayes.posterior.base import Parts, Posterior
 from bitbayes.posterior.bernoulli import BernoulliPosterior
 from bitbayes.posterior.turns import Turns
@@ -171,10 +172,12 @@ class SamplePosterior(Posterior):
         for name, shape in self.shapes.items():
             up = torch.full((shape.numel(),), added, dtype=torch.float64, device=self.bits[name].device)
             down = up.clone()
-            for row, weight in zip(self.bits[name], weights, strict=True):
-                signs = unpack_signs(row, shape.numel(), torch.float64)
-                up.add_(signs.clamp(min=0), alpha=weight)
-                down.sub_(signs.clamp(max=0), alpha=weight)
+            # Numbers of samples are sums of integers, so groups are exact. Sums of weights have a fixed order.
+            group = max(CHUNK // max(shape.numel(), 1), 1) if self._turns.given is None else 1
+            for weight, rows in zip(weights[::group], self.bits[name].split(group), strict=True):
+                ones = (unpack_signs(rows, shape.numel(), torch.int8) > 0).sum(0)
+                up.add_(ones, alpha=weight)
+                down.add_(len(rows) - ones, alpha=weight)
             found[name] = ((up.log() - down.log()) / 2).clamp(-_SURE, _SURE).float().view(shape)
         return found
 
