@@ -27,7 +27,8 @@ class Ensemble:
     The outputs equal those of `bitbayes.predict` bit for bit, with the same arguments. `predict` draws the networks
     anew at every call, and an ensemble keeps one bit per weight and network. Networks of up to 2²⁴ weights in total are
     also kept in the type of the parameters. The ensemble has its own copy of the network, so that later training does
-    not change it.
+    not change it. The attribute `posterior` is a `SamplePosterior` of the networks, in the order in which they were
+    drawn.
 
     Args:
         model: Network. If torch.compile or DistributedDataParallel wraps the network and the posterior has the

@@ -27,6 +27,8 @@ def predict(
 ) -> Prediction[Tensor]:
     """Predict with the model's current weights, or with networks sampled from a posterior.
 
+    The networks are sampled at every call; `bitbayes.Ensemble` samples them once and predicts many times.
+
     The model computes in eval mode, and its mode and buffers are restored afterwards. Under `torch.autocast` in
     bfloat16, weights of ±1 are sampled in bfloat16, which represents them exactly. The outputs are the same and take
     less time.
