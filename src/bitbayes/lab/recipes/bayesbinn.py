@@ -43,6 +43,8 @@ MOONS = Recipe(
         "bayesbinn:concrete": RuleSpec(1e-3, {**_SMOOTH, "init_lambda": 1.0}, _STEPS, samples=5),
         # Our settings, found by a search over ess and lr; see docs/log.md.
         "bayesbinn:straight-through": RuleSpec(3e-2, {"ess_scale": 1000.0}, _STEPS),
+        # Not searched: the learning rate of the digits.
+        "vispa": RuleSpec(1.0, {"rank": 4}, COSINE_BY_STEPS),
     },
     all_binary=True,
     evaluate_every=50,

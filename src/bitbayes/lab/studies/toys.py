@@ -73,7 +73,7 @@ class MoonsReference:
 EXACT_MOONS = MoonsReference(accuracy=0.995, nll=0.028, entropy_on_data=0.092, entropy_on_ring=0.123)
 """The exact posterior of the same network and points, with temperature 1 and a uniform prior.
 
-It was sampled by Gibbs sampling in 24 chains of 2,500 sweeps, outside this package.
+`bitbayes.lab.studies.truth` samples it anew, and a slow test compares.
 """
 
 

@@ -56,6 +56,7 @@ RULES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "BayesBiNN, published": ("bayesbinn:released", {}),
     "BayesBiNN, recommended": ("bayesbinn:default", {}),
     "BayesBiNN, ess = 10·N": ("bayesbinn:straight-through", _TEN),
+    "VISPA, K = 4": ("vispa", {}),
 }
 """Name of the rule and changed settings by title."""
 
