@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import bitbayes as bb
+import needs
 from bitbayes.conformal import ConformalIntervals, ConformalSets
 from bitbayes.lab.recipes import find_recipe
 from bitbayes.lab.studies.entry import predict_packed
@@ -253,7 +254,7 @@ def test_thresholds_that_are_none() -> None:
 
 def test_coverage_of_a_trained_network() -> None:
     """Over random halves of the test data of the zoo's digits network, at three levels."""
-    pytest.importorskip("sklearn")
+    needs.EXPERIMENTS.module("sklearn")
     x, y = whole(find_recipe("digits").load(None, torch.device("cpu"), 0).test)  # type: ignore[arg-type]
     outputs = predict_packed(bb.zoo.load("digits"), x).outputs
     for level in (0.8, 0.9, 0.95):

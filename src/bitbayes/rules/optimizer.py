@@ -79,9 +79,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         defaults: Options of the rule, which must include `lr`. Parameter groups may override them.
         samples: Number of draws that `step(closure)` averages the update over.
         scale: Factor of the ±1 weights: "one", "fan_in" (1/√fan_in), "channel" (one learned factor per output channel,
-            as in XNOR-Net and VISPA), or "normal" (a fixed factor per weight, the size of a standard normal number).
-            "normal" costs 32 bits per weight, and suits a first layer on few inputs: with signs alone, its units have
-            few directions, so that predictions far from the data are constant in sectors.
+            as in XNOR-Net and VISPA), or "normal" (a fixed random factor per weight; see `bitbayes.rules.scales`).
         scale_lr: Learning rate for the logarithm of a "channel" scale.
         init: "random" as in the papers, or "weights" to start from the signs and relative sizes of the tensors' values.
             None selects "random", or "weights" with a warning if a tensor looks trained (`bitbayes.rules.pretrained`).
@@ -160,10 +158,6 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             unit = self.mode(self._belief(parameter), self._options(place, state["step"])).view(place.own.shape)
             mode = (unit * scales.value(state)).to(parameter.dtype)
             yield place.name, shards.like(parameter, mode.view(-1))
-
-    def named_scales(self) -> Iterator[tuple[str, Tensor]]:
-        """Iterate over (name, scale) with scales that are broadcastable to the parameters; 1 if there is no scale."""
-        return ((place.name, scales.value(self.state[place.parameter])) for place in self._places())
 
     @torch.no_grad()
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from bitbayes.lab.train.losses import CROSS_ENTROPY, Loss
 from bitbayes.lab.train.rules import RULES, RealOptimizer, RuleSpec
 from bitbayes.lab.train.teacher import Teacher
 from bitbayes.parameters import split_parameters
-from bitbayes.rules import BinaryOptimizer
+from bitbayes.rules import BinaryOptimizer, scales
 
 
 class StepHooks(Protocol):
@@ -95,8 +95,8 @@ class Experiment:
         """
         total = _numbers(self.model.named_parameters())
         binary = self.binary_weights() if self.optimizer is not None else _numbers(split_parameters(self.model)[0])
-        scales = () if self.optimizer is None else self.optimizer.named_scales()
-        more = sum(scale.numel() for _, scale in scales if scale.dim())
+        states = () if self.optimizer is None else self.optimizer.state.values()
+        more = sum(scales.value(state).numel() for state in states if scales.value(state).dim())
         return 4 * total, 4 * (total - binary + more) + (binary + 7) // 8
 
 
