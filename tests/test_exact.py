@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -14,9 +15,11 @@ import needs
 from bitbayes.gibbs import Gibbs
 from bitbayes.lab import cli
 from bitbayes.lab.report.results import truth_table
+from bitbayes.lab.studies.toys import EXACT_MOONS, RING
 from bitbayes.lab.studies.truth import RADII, Sampling, compared, log_probabilities, truth_study
 from bitbayes.lab.train import RunConfig
 
+DOCS = Path(__file__).parents[1] / "docs"
 needs_compiler = needs.kernels("gibbs")  # torch would take minutes for the weights of two moons
 
 
@@ -29,6 +32,14 @@ def test_log_probabilities_are_those_of_the_mean_and_stay_finite() -> None:
         torch.testing.assert_close(found.sum(1), torch.ones(4, dtype=torch.float64))
     sure = log_probabilities(torch.tensor([[[300.0]]]))
     assert sure[0].tolist() == pytest.approx([-300, 0])
+
+
+def test_the_constants_of_two_moons_are_those_of_the_stored_file() -> None:
+    stored = json.loads((DOCS / "results" / "exact.json").read_text(encoding="utf-8"))["truth"]
+    (exact,) = (figures["rows"][0] for figures in stored if figures["recipe"] == "moons")
+    regions = {name: region["entropy"]["mean"] for name, region in exact["regions"].items()}
+    figures = exact["accuracy"]["mean"], exact["nll"]["mean"], regions["data"], regions[f"ring {RING:g}"]
+    assert tuple(round(figure, 3) for figure in figures) == dataclasses.astuple(EXACT_MOONS)
 
 
 def test_comparisons_by_hand() -> None:
