@@ -172,17 +172,19 @@ def moons_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 def truth_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return the posteriors of the problem that the comment names beside the exact one."""
-    (figures,) = (each for each in found["truth"] if each["recipe"] == columns[0])
+    (figures,) = (each for each in found["truth"] if each["problem"] == columns[0])
     places = list(figures["rows"][0]["regions"])
     heads = ["posterior", "networks", "accuracy", "NLL", "agreement", "total variation", "KL"]
     heads += [f"KL, {name}" for name in places if name == TRUTH_RING] + [f"entropy, {name}" for name in places]
+    heads += ["entropy rises outwards"] if figures["rows"][0]["rising"] is not None else []
     rows = []
     for row in figures["rows"]:
         regions, data = row["regions"], row["regions"]["data"]
         shown = [row["accuracy"], row["nll"], *(data[name] for name in ("agreement", "total_variation", "kl"))]
         shown += [regions[name]["kl"] for name in places if name == TRUTH_RING]
         shown += [regions[name]["entropy"] for name in places]
-        rows.append([row["title"], str(row["networks"]), *(cell(figure, 3) for figure in shown)])
+        rises = [] if row["rising"] is None else [f"{row['rising']} of {len(row['nll']['values'])}"]
+        rows.append([row["title"], str(row["networks"]), *(cell(figure, 3) for figure in shown), *rises])
     return markdown(heads, rows)
 
 

@@ -36,7 +36,7 @@ def test_log_probabilities_are_those_of_the_mean_and_stay_finite() -> None:
 
 def test_the_constants_of_two_moons_are_those_of_the_stored_file() -> None:
     stored = json.loads((DOCS / "results" / "exact.json").read_text(encoding="utf-8"))["truth"]
-    (exact,) = (figures["rows"][0] for figures in stored if figures["recipe"] == "moons")
+    (exact,) = (figures["rows"][0] for figures in stored if figures["problem"] == "moons")
     regions = {name: region["entropy"]["mean"] for name, region in exact["regions"].items()}
     figures = exact["accuracy"]["mean"], exact["nll"]["mean"], regions["data"], regions[f"ring {RING:g}"]
     assert tuple(round(figure, 3) for figure in figures) == dataclasses.astuple(EXACT_MOONS)
@@ -64,12 +64,13 @@ def test_the_study_compares_and_samples_once(tmp_path: Path, monkeypatch: pytest
     sampling = Sampling(chains=4, sweeps=10, thin=2)
     (figures,) = truth_study(str(tmp_path), sampling=sampling, **how)
     assert any("4 chains of 10 sweeps (kernel)" in line for line in said)
-    exact, half, ste, bayes = figures.rows
+    exact, half, gibbs, ste, bayes = figures.rows
+    assert (gibbs.title, gibbs.networks) == ("Gibbs, 4 chains of 10 sweeps", 16)
     assert (exact.title, half.networks, exact.networks, ste.networks) == ("exact posterior", 8, 16, 1)
     assert (ste.title, bayes.title, bayes.networks) == ("STE, Adam", "BayesBiNN, ess = 10·N", 200)
     assert list(exact.regions) == ["data", *(f"ring {radius:g}" for radius in RADII)]
     assert all(region.kl.mean == pytest.approx(0, abs=1e-12) for region in exact.regions.values())
-    assert all(region.kl.mean > 1e-4 for row in (half, ste, bayes) for region in row.regions.values())
+    assert all(region.kl.mean > 1e-4 for row in (half, gibbs, ste, bayes) for region in row.regions.values())
     assert (figures.weights, figures.points, figures.burn_in) == (4417, 200, 2)
     # The exact row is what the saved networks predict, and its loss is theirs.
     posterior = bb.load_posterior(tmp_path / "moons" / "exact" / "posterior.safetensors")
@@ -81,13 +82,30 @@ def test_the_study_compares_and_samples_once(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(Gibbs, "run", None)  # neither training nor sampling happens again
     (again,) = truth_study(str(tmp_path), sampling=sampling, **how)
-    assert again == figures and "moons: the exact posterior is already in" in said[-1]
+    assert again == figures and "moons: the sampled networks are already in" in said[-1]
     with pytest.raises(TypeError):
         truth_study(str(tmp_path), sampling=Sampling(chains=4, sweeps=10, thin=1), **how)
     table = truth_table(figures)
     assert [row[0] for row in table.rows] == [row.title for row in figures.rows]
     assert table.heads[6:8] == ["KL(exact ‖ ours)", "KL, ring 4"] and "2 sweeps" not in table.title
     assert "4 chains of 8 sweeps after 2" in table.caption
+
+
+@needs_compiler
+def test_seeds_with_networks_of_their_own_have_their_own_truth(tmp_path: Path) -> None:
+    how = {"rules": ("bayesbinn:default",), "epochs": 2, "seeds": 2, "note": lambda line: None}
+    (figures,) = truth_study(str(tmp_path), problems=("moons-sizes",), sampling=Sampling(2, 20, 4), **how)
+    folders = [tmp_path / "moons-sizes" / f"exact-seed{seed}" / "posterior.safetensors" for seed in (0, 1)]
+    one, two = (bb.load_posterior(folder).scale["1.weight"] for folder in folders)
+    assert one.shape == (64, 2) and not torch.equal(one, two)
+    rule = bb.load_posterior(tmp_path / "moons-sizes" / "bayesbinn-default-seed1" / "posterior.safetensors")
+    assert torch.equal(rule.scale["1.weight"], two) and (rule.scale["3.weight"] == 1).all()
+    exact = figures.rows[0]
+    assert all(value == pytest.approx(0, abs=1e-12) for value in exact.regions["ring 4"].kl.values)
+    assert len(exact.nll.values) == 2 and exact.nll.values[0] != exact.nll.values[1]
+    rings = [[exact.regions[f"ring {radius:g}"].entropy.values[seed] for radius in RADII] for seed in (0, 1)]
+    assert exact.rising == sum(each == sorted(set(each)) for each in rings)
+    assert truth_table(figures).rows[0][-1] == f"{exact.rising} of 2"
 
 
 @needs_compiler
@@ -98,7 +116,7 @@ def test_reproduce_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     shown = " ".join(capsys.readouterr().out.split())
     assert "moons: posteriors beside the exact one" in shown and "written: runs/truth/truth.json" in shown
     (found,) = json.loads((tmp_path / "runs/truth/truth.json").read_text())["truth"]
-    assert [row["title"] for row in found["rows"]] == ["exact posterior", "STE, Adam"]  # one chain has no halves
+    assert [row["title"] for row in found["rows"]] == ["exact posterior", "Gibbs, 1 chain of 20 sweeps", "STE, Adam"]
     assert (found["chains"], found["sweeps"]) == (1, 20)
 
 

@@ -145,10 +145,11 @@ def truth_table(figures: TruthFigures) -> Table:
         shown = [row.accuracy, row.nll, data.agreement, data.total_variation, data.kl]
         shown += [row.regions[name].kl for name in far if name == TRUTH_RING]
         shown += [row.regions[name].entropy for name in names]
-        rows.append([row.title, str(row.networks), *(spread(each.values, 3) for each in shown)])
+        rises = [] if row.rising is None else [f"{row.rising} of {len(row.nll.values)}"]
+        rows.append([row.title, str(row.networks), *(spread(each.values, 3) for each in shown), *rises])
     heads = ["posterior", "networks", "accuracy", "NLL", "agreement", "total variation", "KL(exact ‖ ours)"]
     heads += [f"KL, {name}" for name in far if name == TRUTH_RING]
-    heads += [f"entropy, {name}" for name in names]
+    heads += [f"entropy, {name}" for name in names] + (["entropy rises outwards"] if far else [])
     kept = figures.sweeps - figures.burn_in
     caption = (
         f"{figures.seeds} seed{'s' * (figures.seeds > 1)} per rule. The exact posterior of {figures.weights:,} binary "
@@ -159,7 +160,7 @@ def truth_table(figures: TruthFigures) -> Table:
         caption += "R-hat was not measured, because ArviZ is not installed (the extra diagnostics)."
     else:
         caption += f"R-hat is {figures.rhat:.3f} for the loss and at most {figures.largest_rhat:.3f} for logits."
-    return Table(f"{figures.recipe}: posteriors beside the exact one", heads, rows, caption)
+    return Table(f"{figures.problem}: posteriors beside the exact one", heads, rows, caption)
 
 
 def snelson_table(figures: SnelsonFigures) -> Table:

@@ -6,7 +6,7 @@ Agreement and total variation are those of Izmailov et al. (ICML 2021), between 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from bitbayes.lab.train import Progress, RuleName, RunFolder
 from bitbayes.lab.train.measure import whole
 from bitbayes.lab.train.records import Record, Spread
 from bitbayes.posterior import SamplePosterior
+from bitbayes.rules import scales
 
 _SAMPLES, _TOGETHER = 200, 100  # networks of a posterior's mean, and networks whose probabilities are added at once
 RADII = (2.0, 3.0, 4.0, 6.0)
@@ -36,19 +37,33 @@ TRUTH_RING = "ring 4"
 
 @dataclass(frozen=True)
 class Problem:
-    """A recipe whose weights are all binary, and the rules that are compared on it.
+    """A network whose weights are all binary, and its data.
 
     Args:
+        name: Name of the problem.
         recipe: Name of the recipe.
+        first_scale: Scale of the first layer; see `RunConfig`. If it is "normal", every seed has a network and an exact
+            posterior of its own.
         rings: Whether to measure on rings around the data, for two inputs.
     """
 
+    name: str
     recipe: str
+    first_scale: str | None = None
     rings: bool = False
 
+    @property
+    def own_networks(self) -> bool:
+        """Whether the seeds have different networks."""
+        return self.first_scale == "normal"
 
-PROBLEMS: Mapping[str, Problem] = {problem.recipe: problem for problem in (Problem("moons", rings=True),)}
-"""Problems by name."""
+
+_PROBLEMS = (
+    Problem("moons", "moons", rings=True),
+    Problem("moons-sizes", "moons", first_scale="normal", rings=True),
+)
+PROBLEMS: Mapping[str, Problem] = {problem.name: problem for problem in _PROBLEMS}
+"""Problems by name: two moons, and the same where the weights of the first layer have random sizes."""
 
 _TEN = {"lr": 1e-2, "options": {"ess_scale": 10.0}}
 RULES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -76,6 +91,11 @@ class Sampling:
     sweeps: int = 2500
     thin: int = 10
     seed: int = 0
+
+    def short(self, seed: int) -> Sampling:
+        """Return how `bitbayes.Gibbs` is run as one of the methods: for seconds, with another seed."""
+        chains, sweeps, thin = min(8, self.chains), min(400, self.sweeps), min(5, self.thin)
+        return Sampling(chains, sweeps, thin, self.seed + 1 + seed)
 
     def __post_init__(self) -> None:
         if self.chains < 1:
@@ -117,6 +137,7 @@ class TruthRow(Record):
         accuracy: Accuracy on test points, as a fraction.
         nll: Negative log-likelihood on test points in nats.
         regions: Comparisons by the name of the points: "data" for test points, "ring 2" and so on.
+        rising: Number of seeds whose entropy rises from each ring to the next; None without rings.
     """
 
     title: str
@@ -124,6 +145,7 @@ class TruthRow(Record):
     accuracy: Spread
     nll: Spread
     regions: dict[str, Region]
+    rising: int | None = None
 
 
 @dataclass(frozen=True)
@@ -131,21 +153,22 @@ class TruthFigures(Record):
     """What was measured on one problem.
 
     Args:
-        recipe: Name of the recipe.
+        problem: Name of the problem.
         weights: Number of binary weights.
         points: Number of training points.
         chains: Number of chains of the exact posterior.
         sweeps: Number of sweeps of each chain, burn-in included.
         burn_in: Number of sweeps that are dropped.
         loss: Mean total loss of the training points under the exact posterior, in nats.
-        rows: The exact posterior, half of its chains beside the other half, and the rules.
+        rows: The exact posterior, half of its chains beside the other half, a short run of `bitbayes.Gibbs`, and the
+            rules.
         seeds: Number of runs per rule.
-        rhat: R-hat of the loss; None if ArviZ is not installed.
-        ess: Effective sample size of the loss; None if ArviZ is not installed.
+        rhat: R-hat of the loss, the largest of all seeds; None if ArviZ is not installed.
+        ess: Effective sample size of the loss, the smallest of all seeds; None if ArviZ is not installed.
         largest_rhat: Largest R-hat of the logits at 60 of the test points; None if ArviZ is not installed.
     """
 
-    recipe: str
+    problem: str
     weights: int
     points: int
     chains: int
@@ -173,8 +196,8 @@ def truth_study(
 ) -> list[TruthFigures]:
     """Train the rules, sample the exact posteriors, compare predictions, and write truth.json.
 
-    The exact posterior of a problem is written to `out`/PROBLEM/exact and read from there by later calls with the same
-    settings.
+    The networks that the sampler visits are written to `out`/PROBLEM/exact or, if each seed has a network of its own,
+    to exact-seedS. Later calls with the same settings read them from there.
 
     Args:
         out: Folder of the runs.
@@ -202,11 +225,13 @@ def truth_study(
     chosen = {title: RULES[title] for title in RULES if not rules or RULES[title][0] in rules}
     found = []
     for name in problems or PROBLEMS:
+        problem = PROBLEMS[name]
+        same = {"epochs": epochs, "first_scale": problem.first_scale}
         configs = {
             title: [
                 make_config(
-                    *(PROBLEMS[name].recipe, rule),
-                    **{"out": f"{out}/{name}/{_slug(rule, more)}-seed{seed}", "epochs": epochs, "seed": seed, **more},
+                    *(problem.recipe, rule),
+                    **{"out": f"{out}/{name}/{_slug(rule, more)}-seed{seed}", "seed": seed, **same, **more},
                 )
                 for seed in range(seeds)
             ]
@@ -214,7 +239,7 @@ def truth_study(
         }
         run_several([one for each in configs.values() for one in each], jobs=jobs, progress=progress, note=note)
         runs = {title: [load_run(config.out) for config in each] for title, each in configs.items()}
-        found.append(_measured(PROBLEMS[name], runs, RunFolder(f"{out}/{name}/exact"), sampling or Sampling(), note))
+        found.append(_measured(problem, runs, f"{out}/{name}", sampling or Sampling(), note))
         RunFolder(out).write_json("truth.json", {"truth": [each.to_dict() for each in found]})
     return found
 
@@ -233,19 +258,22 @@ def exact_chains(run: FinishedRun, folder: RunFolder, sampling: Sampling, note: 
     Raises:
         ValueError: If the recipe keeps some weights real, or the network is none that the sampler reads.
     """
-    recipe = find_recipe(run.config.recipe)
-    if not recipe.all_binary:
+    config, model, optimizer = run.config, run.experiment.model, run.experiment.optimizer
+    recipe = find_recipe(config.recipe)
+    if not recipe.all_binary or optimizer is None:
         raise ValueError(f"{recipe.name} has real parameters, of which this posterior would know nothing")
-    wanted = {"recipe": recipe.name, "data_seed": run.config.data_seed, **vars(sampling)}
+    wanted = {"recipe": recipe.name, "data_seed": config.data_seed, **vars(sampling)}
+    if config.first_scale is not None:
+        wanted |= {"first_scale": config.first_scale, "network_seed": config.seed}
     if folder.has("exact.json") and folder.read_json("exact.json")["settings"] == wanted:
-        note(f"{recipe.name}: the exact posterior is already in {folder.path}")
+        note(f"{recipe.name}: the sampled networks are already in {folder.path}")
         losses = folder.read_tensors("losses.safetensors")["losses"]
         return Chains(SamplePosterior.load(folder.path / "posterior.safetensors"), losses, sampling.burn_in)
-    model, (x, y) = run.experiment.model, whole(run.experiment.data.train)
     sampler = Gibbs(
-        *(model, x, y),
+        *(model, *whole(run.experiment.data.train)),
         loss=recipe.loss.name.replace("_", "-"),
         binary=list(model.named_parameters()),
+        scale={name: scales.value(optimizer.state[parameter]) for name, parameter in optimizer.named_binary()},
         chains=sampling.chains,
         seed=sampling.seed,
     )
@@ -306,63 +334,77 @@ def compared(ours: Tensor, exact: Tensor) -> dict[str, float]:
 def _measured(
     problem: Problem,
     runs: Mapping[str, list[FinishedRun]],
-    folder: RunFolder,
+    out: str,
     sampling: Sampling,
     note: Callable[[str], None],
 ) -> TruthFigures:
-    first = next(iter(runs.values()))[0]
-    chains = exact_chains(first, folder, sampling, note)
-    x, y = evaluation_inputs(first).test
+    some = next(iter(runs.values()))  # of every seed; the rule does not matter
+    x, y = evaluation_inputs(some[0]).test
     classes = y.reshape(-1).long()
     places = {"data": x} | ({f"ring {radius:g}": ring(radius) for radius in RADII} if problem.rings else {})
-    lengths = [len(each) for each in places.values()]
-    outputs = chains.outputs(first.experiment.model, torch.cat(list(places.values())))
+    lengths, points = [len(each) for each in places.values()], torch.cat(list(places.values()))
 
-    def row(title: str, networks: int, found: list[Tensor], exact: Tensor) -> TruthRow:
+    def sampled(run: FinishedRun, folder: str, how: Sampling) -> tuple[Chains, Tensor]:
+        """Return chains and their outputs at all places, shape (chains, draws, N, K)."""
+        chains = exact_chains(run, RunFolder(f"{out}/{folder}"), how, note)
+        return chains, chains.outputs(run.experiment.model, points)
+
+    if problem.own_networks:
+        truths = [sampled(run, f"exact-seed{seed}", sampling) for seed, run in enumerate(some)]
+    else:
+        truths = [sampled(some[0], "exact", sampling)]
+
+    def row(title: str, found: list[Tensor], exact: list[Tensor]) -> TruthRow:
         """Compare outputs of several seeds, (C, N, K) each, with exact log-probabilities at all places."""
         logs = [log_probabilities(each).split(lengths) for each in found]
-        fresh = [each[0] for each in logs]
+        truth = [each.split(lengths) for each in (exact if len(exact) > 1 else exact * len(found))]
         regions = {}
-        for place, (name, truth) in enumerate(zip(places, exact.split(lengths), strict=True)):
-            each = [compared(one[place], truth) for one in logs]
+        for place, name in enumerate(places):
+            each = [compared(one[place], other[place]) for one, other in zip(logs, truth, strict=True)]
             regions[name] = Region(**{key: Spread.of([one[key] for one in each]) for key in each[0]})
-        accuracy = Spread.of([float((each.argmax(-1) == classes).double().mean()) for each in fresh])
-        nll = Spread.of([float(F.nll_loss(each, classes)) for each in fresh])
-        return TruthRow(title, networks, accuracy, nll, regions)
+        accuracy = Spread.of([float((one[0].argmax(-1) == classes).double().mean()) for one in logs])
+        nll = Spread.of([float(F.nll_loss(one[0], classes)) for one in logs])
+        by_seed = zip(*(regions[name].entropy.values for name in places if name != "data"), strict=True)
+        rising = sum(list(rings) == sorted(set(rings)) for rings in by_seed) if problem.rings else None
+        return TruthRow(title, len(found[0]), accuracy, nll, regions, rising)
 
-    exact = log_probabilities(outputs.flatten(0, 1))
-    rows = [row("exact posterior", outputs.shape[:2].numel(), [outputs.flatten(0, 1)], exact)]
-    half = len(outputs) // 2
+    outputs = [each.flatten(0, 1) for _, each in truths]
+    exact = [log_probabilities(each) for each in outputs]
+    rows = [row("exact posterior", outputs, exact)]
+    half = sampling.chains // 2
     if half:
-        one, other = outputs[:half].flatten(0, 1), outputs[half:].flatten(0, 1)
-        rows.append(row("half of its chains beside the others", len(one), [one], log_probabilities(other)))
+        one, other = ([each[part].flatten(0, 1) for _, each in truths] for part in (slice(half), slice(half, None)))
+        rows.append(row("half of its chains beside the others", one, [log_probabilities(each) for each in other]))
+    brief = [sampled(run, f"gibbs-seed{seed}", sampling.short(seed))[1] for seed, run in enumerate(some)]
+    first = sampling.short(0)
+    title = f"Gibbs, {first.chains} chain{'s' * (first.chains > 1)} of {first.sweeps} sweeps"
+    rows.append(row(title, [each.flatten(0, 1) for each in brief], exact))
     for title, each in runs.items():
         samples = _SAMPLES if each[0].posterior else 0
-        found = [run.predict(torch.cat(list(places.values())), samples).outputs for run in each]
-        rows.append(row(title, max(samples, 1), found, exact))
-    weights = sum(shape.numel() for shape in chains.posterior.shapes.values())
+        rows.append(row(title, [run.predict(points, samples).outputs for run in each], exact))
+    weights = sum(shape.numel() for shape in truths[0][0].posterior.shapes.values())
     return TruthFigures(
-        recipe=problem.recipe,
+        problem=problem.name,
         weights=weights,
-        points=len(first.experiment.data.train),
+        points=len(some[0].experiment.data.train),
         chains=sampling.chains,
         sweeps=sampling.sweeps,
         burn_in=sampling.burn_in,
-        loss=float(chains.kept_losses.mean()),
-        seeds=len(next(iter(runs.values()))),
+        loss=sum(float(chains.kept_losses.mean()) for chains, _ in truths) / len(truths),
+        seeds=len(some),
         rows=rows,
-        **_diagnosed(chains, outputs[:, :, : lengths[0]]),
+        **_diagnosed([(chains, each[:, :, : lengths[0]]) for chains, each in truths]),
     )
 
 
-def _diagnosed(chains: Chains, outputs: Tensor) -> dict[str, float]:
-    """Return R-hat and effective sample sizes where ArviZ is installed."""
+def _diagnosed(truths: Sequence[tuple[Chains, Tensor]]) -> dict[str, float]:
+    """Return the worst R-hat and effective sample size where ArviZ is installed."""
     try:
-        some = outputs[:, :, :: max(outputs.shape[2] // 60, 1)]
+        some = [chains.rhat(each[:, :, :: max(each.shape[2] // 60, 1)]) for chains, each in truths]
         return {
-            "rhat": float(chains.rhat()),
-            "ess": float(chains.ess()),
-            "largest_rhat": float(chains.rhat(some).max()),
+            "rhat": max(float(chains.rhat()) for chains, _ in truths),
+            "ess": min(float(chains.ess()) for chains, _ in truths),
+            "largest_rhat": max(float(each.max()) for each in some),
         }
     except ImportError:
         return {}
