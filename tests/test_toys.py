@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import bitbayes as bb
 import needs
 from bitbayes.lab.recipes import make_config
 from bitbayes.lab.studies.load import load_run
@@ -29,6 +30,7 @@ def means(rows: list[MoonsRow]) -> tuple[float, float]:
 
 
 def test_two_moons_are_measured_at_every_seed(tmp_path: Path) -> None:
+    kernels = not bb.kernels.status("gibbs").startswith("not in use")
     study = moons_study(str(tmp_path), epochs=50, seeds=2, note=quiet)
     assert [(row.rule, row.seed) for row in study.figures.runs] == [
         (rule, seed) for rule in ("ste", "bayesbinn:released", "bayesbinn:default") for seed in (0, 1)
@@ -37,6 +39,16 @@ def test_two_moons_are_measured_at_every_seed(tmp_path: Path) -> None:
     assert (released.spec.options["tau"], released.spec.options["ess_scale"], released.spec.samples) == (1.0, 1.0, 5)
     assert [row.networks for row in study.figures.runs[::2]] == [1, 100, 100]
     assert (tmp_path / "moons.json").is_file()
+    exact = list(study.exact.values())
+    assert [len(each.chains.posterior) for each in exact] == ([320, 320] if kernels else [])
+    assert all(0.02 < float(each.chains.kept_losses.mean()) / 200 < 0.04 for each in exact)  # 5.6 nats in all
+
+
+def test_two_moons_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bb.kernels, "status", lambda name: f"not in use: no {name}")
+    said: list[str] = []
+    assert moons_study(str(tmp_path), epochs=1, note=said.append).exact == {}
+    assert said[-1] == "the exact posterior is left out, because there is no C compiler"
 
 
 @pytest.mark.slow

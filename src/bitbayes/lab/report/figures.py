@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bitbayes.lab.report.folders import BINS, curve_rows
 from bitbayes.lab.report.series import metric_curve, published_curves, task_curves
 from bitbayes.lab.report.tables import stream_title
 from bitbayes.lab.studies.load import FinishedRun
-from bitbayes.lab.studies.toys import EXACT_MOONS, MOONS_RULES, MoonsStudy, SnelsonStudy, training_noise
+from bitbayes.lab.studies.toys import MOONS_RULES, MoonsStudy, SnelsonStudy, training_noise
 from bitbayes.lab.studies.trust import TrustStudy
 from bitbayes.lab.train import EpochRow
 from bitbayes.lab.train.measure import histogram, whole
@@ -36,13 +37,13 @@ _STYLE = {
 }
 
 
-def new_figure(columns: int = 1, width: float = 5.0, height: float = 4.0) -> tuple[Any, list[Any]]:
-    """Return a figure of panels in a row, `width` by `height` inches each, and its axes."""
+def new_figure(columns: int = 1, width: float = 5.0, height: float = 4.0, *, rows: int = 1) -> tuple[Any, list[Any]]:
+    """Return a figure of panels, `width` by `height` inches each, and its axes: one list, or a list for each row."""
     with require("matplotlib", "train").rc_context(_STYLE):
         kind = require("matplotlib.figure", "train").Figure  # no window, no global state
-        figure = kind(figsize=(width * columns, height), dpi=150, layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False)[0]
-    return figure, list(axes)
+        figure = kind(figsize=(width * columns, height * rows), dpi=150, layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, list(axes[0] if rows == 1 else axes)
 
 
 def save(figure: Any, path: str | Path) -> Path:
@@ -54,37 +55,50 @@ def save(figure: Any, path: str | Path) -> Path:
 
 
 def moons_figure(study: MoonsStudy, path: str | Path) -> Path:
-    """Draw the predicted probability over the plane for the first run of every rule, with its entropies below."""
-    steps, reach = 150, 3.2
+    """Draw predicted probability and entropy over the plane: the first run of every rule, and the exact posterior."""
+    steps, reach = 120, 5.0
     line = torch.linspace(-reach, reach, steps)
     plane, grid = torch.cartesian_prod(line, line), line.numpy()
     x, y = whole(next(iter(study.runs.values()))[0].experiment.data.train)
-    figure, axes = new_figure(len(study.runs), 4.2, 4.6)
-    shown, rows = None, {row.rule: row for row in reversed(study.figures.runs)}
-    for axis, (rule, runs) in zip(axes, study.runs.items(), strict=True):
-        row = rows[rule]
-        prediction = runs[0].predict(plane, row.networks if runs[0].posterior else 0)
-        probs = prediction.probs.reshape(steps, steps).T.numpy()
-        shown = axis.contourf(grid, grid, probs, levels=torch.linspace(0, 1, 21).tolist(), cmap="RdBu_r", alpha=0.85)
-        axis.contour(grid, grid, probs, levels=[0.5], colors="black", linewidths=1)
-        for value, colour in ((0, _BLUE), (1, _ORANGE)):
-            points = x[y.reshape(-1) == value]
-            ring: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.4}
-            axis.scatter(points[:, 0], points[:, 1], s=12, c=colour, label=f"class {value}", **ring)
-        doubt = f"mean entropy: {row.entropy_on_data:.3f} on the data, {row.entropy_on_ring:.3f} on a ring"
-        axis.set(title=_moons_title(rule, runs[0], row.networks), aspect="equal")
-        axis.set_xlabel(f"first input (standardised)\n{doubt}")
-    axes[0].set_ylabel("second input (standardised)")
-    axes[0].legend(loc="lower left", frameon=True, fontsize=8)
-    bar = figure.colorbar(shown, ax=axes, shrink=0.85, ticks=[0, 0.25, 0.5, 0.75, 1])
-    bar.set_label("probability of class 1")
-    exact, first = EXACT_MOONS, study.figures.runs[0]
-    figure.supxlabel(
-        f"Entropies are in nats, on {study.figures.points:,} fresh points and on a ring of radius "
-        f"{study.figures.radius:g}, seed {first.seed}. The exact posterior (reproduce truth) has "
-        f"{exact.entropy_on_data} and {exact.entropy_on_ring}.",
-        fontsize=10,
-    )
+    rows = {row.rule: row for row in reversed(study.figures.runs)}  # of the first seed
+    shown = {
+        _moons_title(rule, runs[0], rows[rule].networks): runs[0].predict(
+            plane, rows[rule].networks if runs[0].posterior else 0
+        )
+        for rule, runs in study.runs.items()
+    }
+    for title, exact in study.exact.items():
+        shown[f"{title}\ntemperature 1\nmean of {len(exact.chains.posterior)} networks"] = exact.predict(plane)
+    figure, axes = new_figure(len(shown), 3.4, 3.8, rows=2)
+    bars = []
+    for column, (title, prediction) in enumerate(shown.items()):
+        probs, doubt = (
+            each.reshape(steps, steps).T.numpy() for each in (prediction.probs, prediction.entropy / math.log(2))
+        )
+        above, below = axes[0][column], axes[1][column]
+        levels = torch.linspace(0, 1, 21).tolist()
+        bars = [
+            above.contourf(grid, grid, probs, levels=levels, cmap="RdBu_r", alpha=0.85),
+            below.contourf(grid, grid, doubt, levels=levels, cmap="viridis"),
+        ]
+        above.contour(grid, grid, probs, levels=[0.5], colors="black", linewidths=1)
+        for axis in (above, below):
+            for value, colour in ((0, _BLUE), (1, _ORANGE)):
+                points = x[y.reshape(-1) == value]
+                edge: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.4}
+                axis.scatter(points[:, 0], points[:, 1], s=8, c=colour, label=f"class {value}", **edge)
+            axis.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+        above.set_title(title)
+        below.set_xlabel("first input (standardised)")
+    for row, (bar, label) in enumerate(zip(bars, ("probability of class 1", "entropy, bits"), strict=True)):
+        axes[row][0].set_ylabel("second input (standardised)")
+        figure.colorbar(bar, ax=axes[row], shrink=0.85, ticks=[0, 0.25, 0.5, 0.75, 1]).set_label(label)
+    axes[0][0].legend(loc="lower left", frameon=True, fontsize=8)
+    first = study.figures.runs[0]
+    note = f"Seed {first.seed}."
+    if study.exact:
+        note += " Random sizes: the first layer's weights have fixed random sizes, and only their signs are learned."
+    figure.supxlabel(note, fontsize=10)
     return save(figure, path)
 
 
@@ -94,8 +108,8 @@ def _moons_title(rule: str, run: FinishedRun, networks: int) -> str:
         setting.append(f"τ = {options['tau']:g}")
     if "ess_scale" in options:
         setting.append("ess = N" if options["ess_scale"] == 1 else f"ess = {options['ess_scale']:g}·N")
-    setting.append("one network" if networks == 1 else f"mean of {networks} networks")
-    return f"{MOONS_RULES.get(rule, rule)}\n{', '.join(setting)}"
+    count = "one network" if networks == 1 else f"mean of {networks} networks"
+    return "\n".join(filter(None, (MOONS_RULES.get(rule, rule), ", ".join(setting), count)))
 
 
 def snelson_figure(study: SnelsonStudy, path: str | Path, samples: int = 100) -> Path:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bitbayes import kernels
 from bitbayes.calibration import probability_figures
-from bitbayes.lab.recipes import make_config
+from bitbayes.lab.recipes import make_config, make_experiment
 from bitbayes.lab.studies.evaluate import evaluation_inputs
+from bitbayes.lab.studies.exact import Sampled, Sampling, sample_exact
 from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.studies.several import run_several
 from bitbayes.lab.train import Progress, RuleName, RunFolder
@@ -28,6 +30,8 @@ MOONS_RULES = {
     "bayesbinn:default": "BayesBiNN, recommended",
 }
 """Rules on two moons with their titles. The published setting has τ = 1, `ess` = N and five draws per step."""
+
+_EXACT = {"Exact posterior": None, "Exact posterior, random sizes": "normal"}  # titles with scales of the first layer
 
 RING = 4.0
 """Radius of the points far from the data, in standardised inputs."""
@@ -92,10 +96,18 @@ class MoonsFigures(Record):
 
 @dataclass(frozen=True)
 class MoonsStudy:
-    """Study on two moons: runs by rule, and their measurements."""
+    """Study on two moons: runs by rule, and their measurements.
+
+    Args:
+        runs: Runs by rule.
+        figures: Measurements of all runs.
+        exact: Networks of the exact posterior by title, for the network of the rules and for one whose first layer has
+            weights of random sizes. It is empty without a C compiler, because sampling would take minutes.
+    """
 
     runs: dict[str, list[FinishedRun]]
     figures: MoonsFigures
+    exact: dict[str, Sampled]
 
 
 @dataclass(frozen=True)
@@ -167,7 +179,22 @@ def moons_study(
     rows = [moons_row(rule, run) for rule, found in runs.items() for run in found]
     figures = MoonsFigures(len(evaluation_inputs(runs["ste"][0]).test[1]), RING, rows)
     RunFolder(out).write_json("moons.json", figures.to_dict())
-    return MoonsStudy(runs, figures)
+    return MoonsStudy(runs, figures, _exact_moons(out, note))
+
+
+def _exact_moons(out: str, note: Callable[[str], None]) -> dict[str, Sampled]:
+    """Return networks of the exact posteriors by title, each sampled in seconds."""
+    if kernels.status("gibbs").startswith("not in use"):
+        note("the exact posterior is left out, because there is no C compiler")
+        return {}
+    found = {}
+    for title, first_scale in _EXACT.items():
+        config = make_config("moons", "ste", out="-", seed=0, first_scale=first_scale)
+        folder = RunFolder(f"{out}/exact{'-sizes' if first_scale else ''}")
+        found[title] = sample_exact(
+            config, make_experiment(config), folder, Sampling(chains=8, sweeps=250, thin=5), note
+        )
+    return found
 
 
 def moons_row(rule: str, run: FinishedRun) -> MoonsRow:

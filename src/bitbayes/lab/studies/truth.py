@@ -15,17 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitbayes.errors import nearest
-from bitbayes.gibbs import Chains, Gibbs
-from bitbayes.lab.recipes import find_recipe, make_config
+from bitbayes.gibbs import Chains
+from bitbayes.lab.recipes import make_config
 from bitbayes.lab.studies.evaluate import evaluation_inputs
+from bitbayes.lab.studies.exact import Sampled, Sampling, sample_exact
 from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.studies.several import run_several
 from bitbayes.lab.studies.toys import ring
 from bitbayes.lab.train import Progress, RuleName, RunFolder
-from bitbayes.lab.train.measure import whole
 from bitbayes.lab.train.records import Record, Spread
-from bitbayes.posterior import SamplePosterior
-from bitbayes.rules import scales
 
 _SAMPLES, _TOGETHER = 200, 100  # networks of a posterior's mean, and networks whose probabilities are added at once
 RADII = (2.0, 3.0, 4.0, 6.0)
@@ -74,40 +72,6 @@ RULES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "VISPA, K = 4": ("vispa", {}),
 }
 """Name of the rule and changed settings by title."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the exact posterior is sampled.
-
-    Args:
-        chains: Number of chains from random signs.
-        sweeps: Number of sweeps of each chain. The first fifth is dropped.
-        thin: Number of sweeps per kept network.
-        seed: Seed of the sampler.
-    """
-
-    chains: int = 24
-    sweeps: int = 2500
-    thin: int = 10
-    seed: int = 0
-
-    def short(self, seed: int) -> Sampling:
-        """Return how `bitbayes.Gibbs` is run as one of the methods: for seconds, with another seed."""
-        chains, sweeps, thin = min(8, self.chains), min(400, self.sweeps), min(5, self.thin)
-        return Sampling(chains, sweeps, thin, self.seed + 1 + seed)
-
-    def __post_init__(self) -> None:
-        if self.chains < 1:
-            raise ValueError(f"chains must be at least 1, got {self.chains}")
-        if self.sweeps - self.burn_in < self.thin:
-            left = self.sweeps - self.burn_in
-            raise ValueError(f"{self.sweeps} sweeps leave {left} after burn-in, expected at least {self.thin}")
-
-    @property
-    def burn_in(self) -> int:
-        """Number of sweeps that are dropped."""
-        return self.sweeps // 5
 
 
 @dataclass(frozen=True)
@@ -249,42 +213,6 @@ def _slug(rule: str, changes: Mapping[str, Any]) -> str:
     return RuleName.parse(rule).slug + ("" if scale is None else f"-{scale:g}N")
 
 
-# The exact posterior. -------------------------------------------------------------------------------------------------
-
-
-def exact_chains(run: FinishedRun, folder: RunFolder, sampling: Sampling, note: Callable[[str], None]) -> Chains:
-    """Return networks of the exact posterior of a run's network and training data, from the folder if they are there.
-
-    Raises:
-        ValueError: If the recipe keeps some weights real, or the network is none that the sampler reads.
-    """
-    config, model, optimizer = run.config, run.experiment.model, run.experiment.optimizer
-    recipe = find_recipe(config.recipe)
-    if not recipe.all_binary or optimizer is None:
-        raise ValueError(f"{recipe.name} has real parameters, of which this posterior would know nothing")
-    wanted = {"recipe": recipe.name, "data_seed": config.data_seed, **vars(sampling)}
-    if config.first_scale is not None:
-        wanted |= {"first_scale": config.first_scale, "network_seed": config.seed}
-    if folder.has("exact.json") and folder.read_json("exact.json")["settings"] == wanted:
-        note(f"{recipe.name}: the sampled networks are already in {folder.path}")
-        losses = folder.read_tensors("losses.safetensors")["losses"]
-        return Chains(SamplePosterior.load(folder.path / "posterior.safetensors"), losses, sampling.burn_in)
-    sampler = Gibbs(
-        *(model, *whole(run.experiment.data.train)),
-        loss=recipe.loss.name.replace("_", "-"),
-        binary=list(model.named_parameters()),
-        scale={name: scales.value(optimizer.state[parameter]) for name, parameter in optimizer.named_binary()},
-        chains=sampling.chains,
-        seed=sampling.seed,
-    )
-    note(f"{recipe.name}: {sampling.chains} chains of {sampling.sweeps} sweeps ({sampler.implementation}) ...")
-    chains = sampler.run(sampling.sweeps - sampling.burn_in, burn_in=sampling.burn_in, thin=sampling.thin)
-    folder.write_path("posterior.safetensors", chains.posterior.save)
-    folder.write_tensors("losses.safetensors", {"losses": chains.losses}, {})
-    folder.write_json("exact.json", {"settings": wanted, "implementation": sampler.implementation})
-    return chains
-
-
 # Comparison. ----------------------------------------------------------------------------------------------------------
 
 
@@ -344,15 +272,14 @@ def _measured(
     places = {"data": x} | ({f"ring {radius:g}": ring(radius) for radius in RADII} if problem.rings else {})
     lengths, points = [len(each) for each in places.values()], torch.cat(list(places.values()))
 
-    def sampled(run: FinishedRun, folder: str, how: Sampling) -> tuple[Chains, Tensor]:
-        """Return chains and their outputs at all places, shape (chains, draws, N, K)."""
-        chains = exact_chains(run, RunFolder(f"{out}/{folder}"), how, note)
-        return chains, chains.outputs(run.experiment.model, points)
+    def sampled(run: FinishedRun, folder: str, how: Sampling) -> Sampled:
+        return sample_exact(run.config, run.experiment, RunFolder(f"{out}/{folder}"), how, note)
 
     if problem.own_networks:
         truths = [sampled(run, f"exact-seed{seed}", sampling) for seed, run in enumerate(some)]
     else:
         truths = [sampled(some[0], "exact", sampling)]
+    outputs = [truth.outputs(points) for truth in truths]  # (chains, draws, N, K) each
 
     def row(title: str, found: list[Tensor], exact: list[Tensor]) -> TruthRow:
         """Compare outputs of several seeds, (C, N, K) each, with exact log-probabilities at all places."""
@@ -368,21 +295,21 @@ def _measured(
         rising = sum(list(rings) == sorted(set(rings)) for rings in by_seed) if problem.rings else None
         return TruthRow(title, len(found[0]), accuracy, nll, regions, rising)
 
-    outputs = [each.flatten(0, 1) for _, each in truths]
-    exact = [log_probabilities(each) for each in outputs]
-    rows = [row("exact posterior", outputs, exact)]
+    every = [each.flatten(0, 1) for each in outputs]
+    exact = [log_probabilities(each) for each in every]
+    rows = [row("exact posterior", every, exact)]
     half = sampling.chains // 2
     if half:
-        one, other = ([each[part].flatten(0, 1) for _, each in truths] for part in (slice(half), slice(half, None)))
+        one, other = ([each[part].flatten(0, 1) for each in outputs] for part in (slice(half), slice(half, None)))
         rows.append(row("half of its chains beside the others", one, [log_probabilities(each) for each in other]))
-    brief = [sampled(run, f"gibbs-seed{seed}", sampling.short(seed))[1] for seed, run in enumerate(some)]
+    brief = [sampled(run, f"gibbs-seed{seed}", sampling.short(seed)) for seed, run in enumerate(some)]
     first = sampling.short(0)
     title = f"Gibbs, {first.chains} chain{'s' * (first.chains > 1)} of {first.sweeps} sweeps"
-    rows.append(row(title, [each.flatten(0, 1) for each in brief], exact))
+    rows.append(row(title, [each.predict(points).outputs for each in brief], exact))
     for title, each in runs.items():
         samples = _SAMPLES if each[0].posterior else 0
         rows.append(row(title, [run.predict(points, samples).outputs for run in each], exact))
-    weights = sum(shape.numel() for shape in truths[0][0].posterior.shapes.values())
+    weights = sum(shape.numel() for shape in truths[0].chains.posterior.shapes.values())
     return TruthFigures(
         problem=problem.name,
         weights=weights,
@@ -390,10 +317,10 @@ def _measured(
         chains=sampling.chains,
         sweeps=sampling.sweeps,
         burn_in=sampling.burn_in,
-        loss=sum(float(chains.kept_losses.mean()) for chains, _ in truths) / len(truths),
+        loss=sum(float(truth.chains.kept_losses.mean()) for truth in truths) / len(truths),
         seeds=len(some),
         rows=rows,
-        **_diagnosed([(chains, each[:, :, : lengths[0]]) for chains, each in truths]),
+        **_diagnosed([(truth.chains, each[:, :, : lengths[0]]) for truth, each in zip(truths, outputs, strict=True)]),
     )
 
 
