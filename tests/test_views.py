@@ -75,7 +75,7 @@ def test_a_finished_run_predicts_with_its_views(run: Path) -> None:
     alone = found.with_views("one")
     torch.testing.assert_close(alone.predict(x).outputs[0], model(x).detach())
     x_held, y_held = whole(found.experiment.data.validation)
-    assert fitted_temperature(found) == pytest.approx(fit_temperature(alone.predict(x_held), y_held))
+    assert fitted_temperature([found]) == pytest.approx(fit_temperature(alone.predict(x_held), y_held))
     right = 100 * float((expected.argmax(1) == y).float().mean())
     assert json.loads((run / "summary.json").read_text())["test_accuracy"] == pytest.approx(right)
     mean, mirrored = found.predict(x, 2), found.predict(x.flip(-1), 2)

@@ -50,6 +50,10 @@ class Overrides:
             network begins with its weights; 0 trains none. The recipe sets the default.
         pretrained: Folder of a finished run with whose weights this one begins, such as a full-precision run of the
             same recipe, in place of a network trained first.
+        cycles: Number of times that the learning-rate schedule runs, each time over a part of the epochs. The best
+            network of each cycle becomes a member of an ensemble, in OUT/member1, OUT/member2, ... The default is 1.
+        relax: With --cycles, the share of the belief that each further cycle keeps, in (0, 1]. The default is 0.3 for
+            ste, bayesbinn and vispa.
         options: Options of the rule by name. They override the recipe's options.
     """
 
@@ -78,6 +82,8 @@ class Overrides:
     teacher_share: float | None = None
     pretrain_epochs: int | None = None
     pretrained: str | None = None
+    cycles: int | None = None
+    relax: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -229,6 +229,13 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
         return o.ess * gradient * ((numerator + _EPS) / o.tau / (variance + _EPS))
 
     @staticmethod
+    def relaxed(belief: Belief, keep: float, o: BayesBiNNOptions) -> Belief:
+        """Move λ towards the prior's λ₀, which is 0 without a prior."""
+        if "prior" not in belief:
+            return {"natural": keep * belief["natural"]}
+        return {"natural": belief["prior"] + keep * (belief["natural"] - belief["prior"])}
+
+    @staticmethod
     def update(belief: Belief, estimate: Tensor, o: BayesBiNNOptions) -> Belief:
         """Take one natural-gradient step."""
         natural = belief["natural"]

@@ -244,6 +244,43 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """Write the mode, exactly ±scale, into the parameters: the network to deploy."""
         return self.train(False)
 
+    @torch.no_grad()
+    def relax(self, keep: float) -> Self:
+        """Weaken the belief so that further training can leave it, and return the optimizer.
+
+        BayesBiNN multiplies λ by `keep` (with a prior λ₀, its distance from λ₀), STE its latent weights, and VISPA its
+        center. The averages of an inner optimizer and the step number do not change, and without a prior the mode does
+        not change either. Afterwards, the parameters hold a draw from the relaxed belief, or the mode, as before.
+
+        Args:
+            keep: Share of the belief to keep, in (0, 1]. 1 changes nothing.
+
+        Raises:
+            ValueError: If `keep` is out of range.
+            RuntimeError: If the rule cannot be relaxed.
+
+        Source:
+            Snapshot ensembles (Huang et al., ICLR 2017) and cyclical MCMC (Zhang et al., ICLR 2020) restart the
+            learning rate and keep the weights. The relaxation is this library's addition.
+
+        Example:
+            >>> optimizer = bb.BayesBiNN([("w", torch.ones(2, 2))], ess=10, init_lambda=2.0, seed=0)
+            >>> optimizer.relax(0.25).posterior().natural["w"].abs()
+            tensor([[0.5000, 0.5000],
+                    [0.5000, 0.5000]])
+        """
+        self._report()
+        checks.option(0 < keep <= 1, "keep", "in (0, 1]", keep)
+        kind = type(self)
+        if kind.relaxed is Rule.relaxed:
+            raise RuntimeError(f"{kind.__name__} cannot be relaxed; use BayesBiNN, STE or VISPA")
+        for place in self._places():
+            belief, step = self._belief(place.parameter), self.state[place.parameter]["step"]
+            for name, value in self.relaxed(belief, keep, self._options(place, step)).items():
+                belief[name].copy_(value)  # in place, because a captured graph reads this memory
+        self._show_all()
+        return self
+
     def posterior(self) -> Posterior:
         """Return a copy of the posterior over the weights, keyed by parameter names.
 

@@ -100,6 +100,14 @@ class Rule(ABC, Generic[O]):
         """
 
     @staticmethod
+    def relaxed(belief: Belief, keep: float, o: O) -> Belief:
+        """Return the entries of a belief that change if it keeps only a share of its certainty, in (0, 1].
+
+        Rules that do not define this function cannot be relaxed.
+        """
+        raise NotImplementedError  # unreachable: `BinaryOptimizer.relax` refuses such rules
+
+    @staticmethod
     @abstractmethod
     def draw(belief: Belief, noise: Noise, o: O) -> Tensor:
         """Return the weights of one training step."""

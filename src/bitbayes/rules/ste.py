@@ -119,6 +119,11 @@ class STE(BinaryOptimizer[STEOptions]):
         return {"latent": latent} | {name: torch.zeros_like(latent) for name in moments}
 
     @staticmethod
+    def relaxed(belief: Belief, keep: float, o: STEOptions) -> Belief:
+        """Shrink the latent weights, so that smaller steps flip signs."""
+        return {"latent": keep * belief["latent"]}
+
+    @staticmethod
     def draw(belief: Belief, noise: Noise, o: STEOptions) -> Tensor:
         """Return sign(v)."""
         return F.sign(belief["latent"])

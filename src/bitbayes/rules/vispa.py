@@ -141,6 +141,12 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
         return {"latent": _projected(rows, o), "momentum": torch.zeros_like(rows)}
 
     @staticmethod
+    def relaxed(belief: Belief, keep: float, o: VISPAOptions) -> Belief:
+        """Shrink the center, so that Z has more weight."""
+        center, rows = belief["latent"][:1], belief["latent"][1:]
+        return {"latent": _projected(torch.cat([keep * center, rows]), o)}
+
+    @staticmethod
     def draw(belief: Belief, noise: Noise, o: VISPAOptions) -> Tensor:
         """Return sign(m + Zᵀr / √S)."""
         return F.sign(_coefficients(belief, noise, o.divisor**-0.5) @ belief["latent"])

@@ -33,9 +33,10 @@ class Pack(Command):
     """Pack a finished run into one file with one bit per binary weight.
 
     Args:
-        folder: Folder of the finished run.
+        folder: Folder of the finished run, or the folder that holds the members of an ensemble, which are packed
+            together.
         output: File to write.
-        samples: Number of networks to sample from the posterior, or 0 for the mode alone.
+        samples: Number of networks to sample from the posterior (of each member), or 0 for the mode alone.
         tempered: Divide the outputs by a temperature that is fitted on the run's validation data.
         conformal: Levels, such as 0.9, at which `bitbayes run --conformal` shall return sets of classes. Their
             thresholds are computed on the run's validation data.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from bitbayes.lab.choices import Overrides
@@ -39,11 +40,14 @@ class Recipes(Command):
 
 @dataclass(kw_only=True)
 class Train(Command):
-    """Train one network, or several with consecutive seeds.
+    """Train one network, several with consecutive seeds, or the members of an ensemble.
 
     Args:
         recipe: Name of the recipe, or a Python file that defines one; `bitbayes recipes` lists the names.
         seeds: Number of runs, with consecutive seeds. They are written to OUT/seed1, OUT/seed2, ...
+        members: Number of independent members of an ensemble, which share the epochs of one run: each is trained for
+            EPOCHS / MEMBERS epochs with its own seed. They are written to OUT/member1, OUT/member2, ..., and
+            `bitbayes evaluate OUT` and `bitbayes pack OUT` take all of them together.
         jobs: Number of runs to train in parallel, each in its own process.
         resume: Continue from the checkpoint in the run's folder. It is an error if there is none.
         set: Options of the rule as NAME=VALUE, such as ess=54000, or ess_scale=1 for 1x the number of training
@@ -56,6 +60,8 @@ examples:
   bitbayes train digits --epochs 20
   bitbayes train mnist --rule ste --lr 0.01 --out runs/mnist-ste
   bitbayes train mnist --rule bayesbinn:default --seeds 5 --jobs 2
+  bitbayes train digits --rule ste --members 4 --out runs/four
+  bitbayes train digits --rule bayesbinn:default --cycles 4 --relax 0.3
 """
     recipe: Name
     rule: Annotated[
@@ -63,6 +69,7 @@ examples:
         tyro.conf.arg(help=f"Learning rule: {rule_names()}. bayesbinn:default needs no hyper-parameter search."),
     ] = "bayesbinn"
     seeds: int = 1
+    members: int = 1
     jobs: int = 1
     resume: Flag = False
     set: tuple[str, ...] = ()
@@ -71,9 +78,13 @@ examples:
 
     def advice(self, saved: bool) -> str:
         """Return what to do after Ctrl-C: several runs continue by themselves, one run needs --resume."""
-        if (self.seeds, self.jobs) != (1, 1) or self.resume:
+        if self._runs_several or self.resume:
             return CONTINUES
         return "give the same command with --resume to continue" if saved else self.again
+
+    @property
+    def _runs_several(self) -> bool:
+        return (self.seeds, self.members, self.jobs) != (1, 1, 1)
 
     def run(self) -> None:
         """Train on all processes that torchrun has started, and print the summary."""
@@ -85,7 +96,7 @@ examples:
         from bitbayes.lab.train.rules import kept_posterior
 
         given = placed(self.given, options=parsed_options(self.set))
-        if (self.seeds, self.jobs) != (1, 1):
+        if self._runs_several:
             self._several(given)
             return
         with joined(given.device) as device:
@@ -102,27 +113,34 @@ examples:
     def _several(self, given: Overrides) -> None:
         from bitbayes.lab.recipes import full_name, open_recipe
         from bitbayes.lab.report import results
-        from bitbayes.lab.studies.several import make_configs, run_several
+        from bitbayes.lab.studies.several import make_configs, member_configs, run_members, run_several
         from bitbayes.lab.studies.tables import TableRow
         from bitbayes.lab.train.distributed import under_torchrun
         from bitbayes.lab.train.folder import require_checkpoint
         from bitbayes.lab.train.rules import kept_posterior
 
-        if self.seeds == 1:
-            raise ValueError(f"--jobs {self.jobs} needs several runs; set their number with --seeds")
+        if self.seeds != 1 and self.members != 1:
+            raise ValueError("--seeds and --members both set a number of runs; give one of them")
+        if self.seeds == self.members == 1:
+            raise ValueError(f"--jobs {self.jobs} needs several runs; set their number with --seeds or --members")
+        what = "--seeds" if self.members == 1 else "--members"
         if self.tensorboard:
-            raise ValueError("--tensorboard supports one run, got --seeds; leave out --seeds or --tensorboard")
+            raise ValueError(f"--tensorboard supports one run, got {what}; leave out {what} or --tensorboard")
         if under_torchrun():
             raise ValueError(
-                "--seeds starts processes of its own, but torchrun has done so; leave out torchrun or --seeds"
+                f"{what} starts processes of its own, but torchrun has done so; leave out torchrun or {what}"
             )
-        recipe = open_recipe(self.recipe)
-        configs = make_configs(self.recipe, self.rule, self.seeds, given)
+        recipe, ensemble = open_recipe(self.recipe), self.members != 1
+        make, count = (member_configs, self.members) if ensemble else (make_configs, self.seeds)
+        configs = make(self.recipe, self.rule, count, given)
         if self.resume:
             require_checkpoint([config.out for config in configs])
         show(kept_posterior(configs[0].rule, configs[0].estimator, configs[0].spec))
         rule = full_name(recipe, self.rule, given.estimator)
-        show(results.results_table(None, recipe, [TableRow(str(rule), run_several(configs, jobs=self.jobs))]))
+        summaries = (run_members if ensemble else run_several)(configs, jobs=self.jobs)
+        show(results.results_table(None, recipe, [TableRow(str(rule), summaries)]))
+        if ensemble:
+            show(f"All members together: bitbayes evaluate {Path(configs[0].out).parent}")
 
 
 @dataclass
@@ -130,8 +148,9 @@ class Evaluate(Command):
     """Evaluate a finished run on its test data and write evaluation.json into its folder.
 
     Args:
-        folder: Folder of the finished run.
-        samples: Number of posterior samples that the posterior mean averages over.
+        folder: Folder of the finished run, or the folder that holds the members of an ensemble. All members together
+            are then measured too.
+        samples: Number of posterior samples that the posterior mean averages over, of each member.
         data: Folder or Hugging Face Hub id of the data set, if it has moved since the run was trained.
         unlike: Recipe whose test inputs serve as out-of-distribution data, such as fashion-mnist for a run on MNIST.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data. The recipe sets the default.
@@ -146,6 +165,7 @@ mode and of the posterior mean side by side.
 examples:
   bitbayes evaluate runs/mnist-bayesbinn-released-seed0
   bitbayes evaluate runs/mnist-ste-seed0 --unlike fashion-mnist
+  bitbayes evaluate runs/mnist-ste-seed0-members4
 """
     folder: Name
     samples: int = 32
@@ -157,8 +177,11 @@ examples:
 
     def run(self) -> None:
         """Evaluate, and print the table."""
-        from bitbayes.lab.report.tables import evaluation_table
+        from bitbayes.lab.report.tables import evaluation_table, members_table
         from bitbayes.lab.studies.evaluate import evaluate_run
 
         options = {**vars(self), "device": chosen_device(self.device)}
-        show(evaluation_table(evaluate_run(**options)))
+        found = evaluate_run(**options)
+        show(evaluation_table(found))
+        if found.members is not None:
+            show(members_table(found))

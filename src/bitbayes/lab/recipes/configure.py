@@ -34,7 +34,7 @@ from bitbayes.lab.train import (
 )
 from bitbayes.lab.train.experiment import Experiment, build_experiment
 from bitbayes.lab.train.machine import tuned_for
-from bitbayes.lab.train.rules import check_options
+from bitbayes.lab.train.rules import check_options, relaxes
 
 _SYNTHETIC = (bayesbinn.MOONS, bayesbinn.SNELSON)
 _IMAGES = (ours.DIGITS, bayesbinn.MNIST, ours.FASHION_MNIST, bayesbinn.CIFAR10, bayesbinn.CIFAR100)
@@ -47,6 +47,9 @@ RECIPES = {recipe.name: recipe for recipe in (*_SYNTHETIC, *_IMAGES, *_TRUST, *_
 
 STREAMS = {recipe.name: recipe for recipe in (bayesbinn.PERMUTED_MNIST, bayesbinn.SPLIT_MNIST)}
 """Recipes of continual learning by name."""
+
+RELAX = 0.3
+"""Share of the belief that each further cycle of a run keeps by default."""
 
 _RESERVED = RECIPES | STREAMS
 # Settings that a run passes on to the float network that is trained first.
@@ -214,10 +217,13 @@ def make_config(
         raise ValueError("first_scale has no effect on full-precision, which has no binary weights; leave it out")
     if binary and (chosen.get("pretrain_epochs", recipe.pretrain_epochs) or "pretrained" in chosen):
         spec = spec.with_options({"init": "weights"})
+    several = f"-cycles{chosen['cycles']}" if chosen.get("cycles", 1) > 1 else ""
+    if several and relaxes(name.rule):
+        chosen.setdefault("relax", RELAX)
     config = RunConfig(
         recipe=recipe.name,
         rule=name.rule,
-        out=chosen.pop("out", None) or f"runs/{recipe.name}-{name.slug}-seed{seed}",
+        out=chosen.pop("out", None) or f"runs/{recipe.name}-{name.slug}-seed{seed}{several}",
         spec=spec.with_options(options),
         epochs=epochs if binary else epochs + recipe.pretrain_epochs,
         estimator=estimator if name.rule == "bayesbinn" else None,

@@ -128,7 +128,7 @@ _EVALUATED = {
 
 def evaluation_table(found: Evaluation) -> Table:
     """Return mode and mean of a run side by side, with figures by their full names."""
-    columns = {"mode": found.mode} | ({f"mean of {found.samples}": found.mean} if found.mean else {})
+    columns = dict(zip(_predictions(found), (found.mode, found.mean or {}), strict=False))
     measured = dict.fromkeys(name for figures in columns.values() for name in figures)
     rows = []
     for name in sorted(measured, key=list(_EVALUATED).index):
@@ -147,6 +147,28 @@ def evaluation_table(found: Evaluation) -> Table:
     estimator = f" ({found.estimator})" if found.estimator else ""
     title = f"{found.recipe}, {found.rule}{estimator}: test data{_with_views(found.views)}"
     return Table(title, ["", *columns], rows, caption)
+
+
+def _predictions(found: Evaluation) -> list[str]:
+    """Return what `mode` and, if there is one, `mean` of an evaluation average over."""
+    if found.members is None:
+        return ["mode"] + ([f"mean of {found.samples}"] if found.mean else [])
+    count = len(found.members)
+    return [f"modes of {count}"] + ([f"mean of {count} x {found.samples}"] if found.mean else [])
+
+
+def members_table(found: Evaluation) -> Table:
+    """Return the figures of each member of an ensemble, and of all members together."""
+    together = {"mode": found.mode} | ({"mean": found.mean} if found.mean else {})
+    every = {f"member {index}": figures for index, figures in enumerate(found.members or (), 1)} | {"all": together}
+    names = ("accuracy", "error", "nll", "brier", "ece", "aurc")
+    places = [(kind, name) for kind in together for name in names if name in together[kind]]
+    rows = [
+        [head, *(number(figures[kind].get(name), FIGURES[name][2]) for kind, name in places)]
+        for head, figures in every.items()
+    ]
+    heads = ["", *(f"{FIGURES[name][0]}, {kind}" for kind, name in places)]
+    return Table("Members, test data", heads, rows, "The last row averages over all members.")
 
 
 def _with_views(views: str | None) -> str:

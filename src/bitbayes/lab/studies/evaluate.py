@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +24,10 @@ from bitbayes.calibration import (
 from bitbayes.conformal import ConformalIntervals, ConformalSets
 from bitbayes.lab.data import TensorData
 from bitbayes.lab.recipes import open_recipe
-from bitbayes.lab.studies.load import FinishedRun, load_run
+from bitbayes.lab.studies.load import FinishedRun, joint, load_members
 from bitbayes.lab.train import RunConfig, RunFolder
 from bitbayes.lab.train.measure import measure_regression, whole
+from bitbayes.lab.train.members import members_of
 from bitbayes.lab.train.records import Evaluation, Figures
 from bitbayes.lab.train.views import recorded
 from bitbayes.prediction import Prediction
@@ -55,8 +59,9 @@ def evaluate_run(
     and their coverage and mean size are measured on the test data.
 
     Args:
-        folder: Folder of the run.
-        samples: Number of posterior samples that the mean averages over.
+        folder: Folder of the run, or a folder that holds the members of an ensemble. All members together are then
+            measured too, as the mean of their probabilities.
+        samples: Number of posterior samples that the mean averages over, of each member.
         data: Folder or Hugging Face Hub id of the data, if it has moved since the run was trained.
         unlike: Recipe whose test inputs serve as out-of-distribution data, such as "fashion-mnist" for a run on MNIST.
             It adds AUROC and FPR95 by which entropy, mutual information, maximum probability and energy separate these
@@ -67,50 +72,67 @@ def evaluate_run(
 
     Raises:
         ValueError: If the folder is not a run, or the data is missing.
-        RunError: If a file of the run is missing or damaged, or the run is still in progress.
+        RunError: If a file of the run is missing or damaged, or the run or a member is still in progress.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     if unlike is None and unlike_data is not None:
         raise ValueError(f"unlike_data {unlike_data} has no effect without unlike, the recipe that reads it")
-    RunConfig.load(folder)
-    with RunFolder(folder).held():  # a run in progress would overwrite the weights that are measured
-        run = load_run(folder, data=data, device=device, trust=trust)
-        evaluation = _evaluation(run, samples, unlike, unlike_data)
-        run.files.write_json("evaluation.json", evaluation.to_dict())
+    members = members_of(folder)
+    for place in members or [folder]:
+        RunConfig.load(place)
+    with contextlib.ExitStack() as stack:
+        for place in dict.fromkeys([str(folder), *members]):  # a run in progress would overwrite the weights
+            stack.enter_context(RunFolder(place).held())
+        runs = load_members(folder, data=data, device=device, trust=trust)
+        evaluation = _evaluation(runs, samples, unlike, unlike_data, several=bool(members))
+        RunFolder(folder).write_json("evaluation.json", evaluation.to_dict())
     return evaluation
 
 
-def _evaluation(run: FinishedRun, samples: int, unlike: str | None, unlike_data: str | None) -> Evaluation:
-    predictors = {"mode": run.predictor()}
-    if run.posterior is not None:
-        predictors["mean"] = run.predictor(samples)
-    figures: dict[str, Figures] = {}
+def _evaluation(
+    runs: Sequence[FinishedRun], samples: int, unlike: str | None, unlike_data: str | None, several: bool
+) -> Evaluation:
+    """Measure a run, or each of several members and all of them together."""
+    run, kinds = runs[0], {"mode": 0} | ({} if runs[0].posterior is None else {"mean": samples})
     points = {}
     if run.experiment.loss.classifies:
         inputs = evaluation_inputs(run, unlike, unlike_data)
-        for name, predictor in predictors.items():
-            predictions = Predictions.of(predictor, inputs)
-            figures[name], points[name] = predictions.figures(inputs), predictions.points(inputs)
+        found = [{k: Predictions.of(one.predictor(n), inputs) for k, n in kinds.items()} for one in runs]
+        together = {kind: Predictions.joined([each[kind] for each in found]) for kind in kinds}
+        figures = {kind: predictions.figures(inputs) for kind, predictions in together.items()}
+        points = {kind: predictions.points(inputs) for kind, predictions in together.items()}
+        members = [{k: p.figures(inputs) for k, p in each.items()} for each in found] if several else None
     else:
         if unlike is not None:
             raise ValueError(f"unlike needs a classifier, but {run.config.recipe} is a regression; leave it out")
-        for name, predictor in predictors.items():
-            figures[name] = measure_regression(predictor, run.experiment.data.train, _test(run))
-            figures[name] |= _interval_figures(predictor, run, figures[name]["noise"])
+        figures = _regression(runs, kinds)
+        members = [_regression([one], kinds) for one in runs] if several else None
+    bits = [float(one.posterior.entropy()) for one in runs if one.posterior is not None]
     return Evaluation(
         recipe=run.config.recipe,
         rule=run.config.rule,
         estimator=run.config.estimator,
         seed=run.config.seed,
         samples=samples,
-        posterior_entropy_bits=None if run.posterior is None else float(run.posterior.entropy()),
+        posterior_entropy_bits=statistics.mean(bits) if bits else None,
         unlike=unlike,
         views=recorded(run.config.views),
         mode=figures["mode"],
         mean=figures.get("mean"),
+        members=members,
         reliability=points,
     )
+
+
+def _regression(runs: Sequence[FinishedRun], kinds: Mapping[str, int]) -> dict[str, Figures]:
+    """Return the figures of a regression by kind, with all members together."""
+    figures = {}
+    for kind, count in kinds.items():
+        predictor = joint(runs, count)
+        found = measure_regression(predictor, runs[0].experiment.data.train, _test(runs[0]))
+        figures[kind] = found | _interval_figures(predictor, runs[0], found["noise"])
+    return figures
 
 
 @dataclass(frozen=True)
@@ -190,6 +212,15 @@ class Predictions:
         held = None if inputs.held is None else predicted(inputs.held[0])
         return cls(predicted(inputs.test[0]), held, None if inputs.unlike is None else predicted(inputs.unlike))
 
+    @classmethod
+    def joined(cls, members: Sequence[Predictions]) -> Predictions:
+        """Return the predictions of all members of an ensemble as one prediction."""
+
+        def together(parts: Sequence[Any]) -> Any:
+            return None if parts[0] is None else Prediction(torch.cat([part.outputs for part in parts]))
+
+        return cls(*map(together, zip(*(vars(member).values() for member in members), strict=True)))
+
     def figures(self, inputs: Inputs) -> Figures:
         """Return metrics on test data, metrics that validation data makes possible, and out-of-distribution metrics."""
         y, prediction = inputs.test[1], self.test
@@ -233,16 +264,20 @@ class Predictions:
         return found
 
 
-def fitted_temperature(run: FinishedRun, samples: int = 0) -> float:
-    """Return the temperature fitted on a run's validation data, for a mean of `samples` networks or the mode (0).
+def fitted_temperature(runs: Sequence[FinishedRun], samples: int = 0) -> float:
+    """Return the temperature fitted on validation data, for all members together.
 
     It is that of the images themselves, without further views, because a packed network sees nothing else.
+
+    Args:
+        runs: The members, or a single run.
+        samples: Number of posterior samples of each member; 0 for the mode.
 
     Raises:
         ValueError: If the run is a regression, or has no validation data that fits in memory.
     """
-    x, y = calibration_data(run, "a temperature")
-    return fit_temperature(run.with_views("one").predictor(samples)(x), y)
+    x, y = calibration_data(runs[0], "a temperature")
+    return fit_temperature(joint([run.with_views("one") for run in runs], samples)(x), y)
 
 
 def calibration_data(run: FinishedRun, what: str) -> tuple[Tensor, Tensor]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from bitbayes.lab.recipes import make_experiment, recipe_of_run
 from bitbayes.lab.train import Experiment, RunConfig, RunFolder
 from bitbayes.lab.train.mean import MeanPredictor
+from bitbayes.lab.train.members import members_of
 from bitbayes.lab.train.precision import autocast
 from bitbayes.lab.train.results import load_mode, load_posterior
 from bitbayes.lab.train.views import Views, averaged
@@ -63,6 +65,52 @@ class FinishedRun:
         with autocast(self.experiment.device, self.config.precision):
             outputs = averaged(lambda part: predict(self.experiment.model, part, chunk=2000).outputs, self.config.views)
             return Prediction(outputs(x))
+
+
+def load_members(
+    folder: str | Path, *, data: str | None = None, device: str = "cpu", trust: bool = False
+) -> list[FinishedRun]:
+    """Load the members of an ensemble, or a single run as its only member; the members share their data in memory.
+
+    Args:
+        folder: Folder of a run, or a folder that holds members.
+        data: As in `load_run`.
+        device: As in `load_run`.
+        trust: As in `load_run`.
+
+    Raises:
+        ValueError: If the members have other recipes, rules or data, or `load_run` raises it.
+        RunError: If a member is not finished, or a file is missing or damaged.
+    """
+    runs: list[FinishedRun] = []
+    for place in members_of(folder) or [str(folder)]:
+        known = runs[0] if runs else None
+        config = RunConfig.load(place)
+        if known is not None and _kind(config) != _kind(known.config):
+            raise ValueError(f"{place} is no member of {folder}: it has another recipe, rule, data or views")
+        run = load_run(place, data=data, device=device, trust=trust)
+        if known is not None:  # keep one copy of equal data
+            run.experiment.data = known.experiment.data
+        runs.append(run)
+    return runs
+
+
+def _kind(config: RunConfig) -> tuple[object, ...]:
+    return config.recipe, config.recipe_sha256, config.rule_name, config.data_seed, config.protocol, config.views
+
+
+def joint(runs: Sequence[FinishedRun], samples: int = 0) -> Callable[[Tensor], Prediction]:
+    """Return a function from inputs to the predictions of all members, as the networks of one `Prediction`.
+
+    Args:
+        runs: The members.
+        samples: Number of posterior samples of each member; 0 for the mode of each.
+
+    Raises:
+        ValueError: If samples are requested but the rule has no posterior.
+    """
+    each = [run.predictor(samples) for run in runs]
+    return lambda x: Prediction(torch.cat([predictor(x).outputs for predictor in each]))
 
 
 def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu", trust: bool = False) -> FinishedRun:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from bitbayes.batchnorm import Weights, as_found
 from bitbayes.conformal import ConformalSets
+from bitbayes.draws import complete_states, drawn_networks
 from bitbayes.lab.data import batches
 from bitbayes.lab.studies.entry import predict_packed
 from bitbayes.lab.studies.evaluate import calibration_data, fitted_temperature
-from bitbayes.lab.studies.load import load_run
+from bitbayes.lab.studies.load import FinishedRun, load_members
 from bitbayes.lab.train.mean import kept_inputs
-from bitbayes.packed import PackedNetwork, pack
+from bitbayes.packed import PackedNetwork
+from bitbayes.packed.convert.pack import pack_networks
+from bitbayes.packed.convert.refusals import check_packable
 
 
 def pack_run(
@@ -27,10 +32,12 @@ def pack_run(
 ) -> PackedNetwork:
     """Pack the mode of a finished run or posterior samples, with its recipe, rule and inputs.
 
+    The members of an ensemble are packed into one file, each with its own real parameters and BatchNorm statistics.
+
     Args:
-        folder: Folder of the run.
-        samples: Number of posterior samples, with the BatchNorm statistics that the run's mean prediction uses; 0 for
-            the mode.
+        folder: Folder of the run, or a folder that holds the members of an ensemble.
+        samples: Number of posterior samples of each member, with the BatchNorm statistics that the run's mean
+            prediction uses; 0 for the mode.
         tempered: Whether to divide the outputs by a temperature that is fitted on the run's validation data.
         conformal: Levels of conformal sets, such as 0.9, whose thresholds are computed on the run's validation data
             with the predictions of the packed network, and stored in it.
@@ -44,23 +51,37 @@ def pack_run(
     """
     if samples < 0:
         raise ValueError(f"samples must be at least 0, got {samples}")
-    run = load_run(folder, data=data, trust=trust)
-    example = next(iter(batches(run.experiment.data.train, 1)))[0]
-    about = {"recipe": run.config.recipe, "rule": run.config.rule, "loss": run.experiment.loss.name}
-    inputs = run.experiment.data.inputs
-    if not samples:
-        network = pack(run.experiment.model, example, real=real, about=about, inputs=inputs)
-    elif run.posterior is None:
+    runs = load_members(folder, data=data, trust=trust)
+    run = runs[0]
+    model = run.experiment.model
+    if samples and run.posterior is None:
         raise ValueError(f"{run.config.rule} keeps no posterior; leave out --samples to pack its mode")
-    else:
-        kept = kept_inputs(run.config, run.experiment)
-        network = pack(
-            run.experiment.model, example, run.posterior, samples, batches=kept, real=real, about=about, inputs=inputs
-        )
-    network = network.tempered(fitted_temperature(run, samples)) if tempered else network
+    example = next(iter(batches(run.experiment.data.train, 1)))[0]
+    check_packable(model, example)
+    inputs = run.experiment.data.inputs
+    if inputs is not None:
+        inputs.check_shape(example.shape[1:])
+    network = pack_networks(
+        model,
+        example,
+        itertools.chain.from_iterable(_networks(one, samples) for one in runs),
+        len(runs) * max(samples, 1),
+        real=real,
+        about={"recipe": run.config.recipe, "rule": run.config.rule, "loss": run.experiment.loss.name},
+        inputs=inputs,
+    )
+    network = network.tempered(fitted_temperature(runs, samples)) if tempered else network
     if conformal:
         x, y = calibration_data(run, "a conformal threshold")
         prediction = predict_packed(network, x.cpu())
         for level in conformal:
             network = network.with_conformal(ConformalSets.fit(prediction, y, level=level))
     return network
+
+
+def _networks(run: FinishedRun, samples: int) -> Iterator[Weights]:
+    """Yield the complete networks of a run: its mode, or posterior samples."""
+    model, kept = run.experiment.model, kept_inputs(run.config, run.experiment) if samples else None
+    with as_found(model):
+        drawn = drawn_networks(model, run.posterior if samples else None, samples, batches=kept)
+        yield from complete_states(model, drawn)

@@ -15,6 +15,7 @@ from bitbayes.lab.recipes import make_config, open_recipe, run_recipe
 from bitbayes.lab.recipes.configure import data_of, load_data, open_source, recipe_of
 from bitbayes.lab.recipes.source import Source
 from bitbayes.lab.train import Progress, RunConfig, RunError, RunFolder, SilentProgress, Summary, default_progress
+from bitbayes.lab.train.members import member_folder, member_seed, write_count
 from bitbayes.lab.train.progress import OfSeveral, about
 
 
@@ -43,6 +44,59 @@ def make_configs(recipe: str, rule: str, seeds: int, given: Overrides) -> list[R
         make_config(found, rule, given, seed=seed, out=given.out and f"{given.out}/seed{seed}")
         for seed in range(first, first + seeds)
     ]
+
+
+def member_configs(recipe: str, rule: str, members: int, given: Overrides) -> list[RunConfig]:
+    """Return the configurations of independent members of an ensemble that share the epochs of one run.
+
+    Each member has a whole schedule of EPOCHS // MEMBERS epochs, and so has each float network that it begins with. The
+    seeds of the members are hashed from the seed of the run and the number of the member.
+
+    Args:
+        recipe: Name or file of the recipe.
+        rule: Name of the rule.
+        members: Number of members.
+        given: Choices for a single run of the whole budget. The folders are member1, member2, ... in `out`, or else in
+            runs/RECIPE-RULE[-ESTIMATOR]-seedS-membersM.
+
+    Raises:
+        ValueError: If there are fewer epochs than members, or `make_config` raises it.
+
+    Example:
+        >>> [(config.out, config.epochs) for config in member_configs("digits", "ste", 2, Overrides(epochs=21))]
+        [('runs/digits-ste-seed0-members2/member1', 10), ('runs/digits-ste-seed0-members2/member2', 10)]
+    """
+    if members < 1:
+        raise ValueError(f"members must be at least 1, got {members}")
+    if given.cycles is not None or given.stop_after is not None:
+        raise ValueError("members are whole runs, without cycles and stop_after; leave these out, or leave out members")
+    found = open_recipe(recipe)
+    whole = make_config(found, rule, given)
+    shares = {name: getattr(whole, name) // members for name in ("epochs", "pretrain_epochs") if getattr(whole, name)}
+    if 0 in shares.values():
+        raise ValueError(
+            f"{members} members cannot share {whole.epochs} epochs and {whole.pretrain_epochs} epochs of a float "
+            "network; give fewer members or more epochs"
+        )
+    out = given.out or f"{whole.out}-members{members}"
+    places = ((member_seed(whole.seed, number), member_folder(out, number)) for number in range(1, members + 1))
+    return [make_config(found, rule, given, **shares, seed=seed, out=place) for seed, place in places]
+
+
+def run_members(configs: Sequence[RunConfig], *, jobs: int = 1, note: Callable[[str], None] = print) -> list[Summary]:
+    """Train the members of an ensemble from `member_configs`, and return their summaries; see `run_several`.
+
+    Raises:
+        ValueError: If the folder is that of another run.
+    """
+    folder = RunFolder(Path(configs[0].out).parent)
+    with folder.held():
+        if folder.has("config.json"):
+            raise ValueError(f"{folder.path} is the folder of a run; choose another --out for its members")
+        if any(finished(config) is None for config in configs):
+            folder.remove("evaluation.json")
+        write_count(folder, len(configs))
+    return run_several(configs, jobs=jobs, note=note)
 
 
 def finished(config: RunConfig) -> Summary | None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluation_inputs
@@ -16,7 +13,6 @@ from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.studies.tables import TABLES, run_folder, run_table
 from bitbayes.lab.train import RuleName, RunFolder
 from bitbayes.lab.train.records import Record, Spread
-from bitbayes.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def trust_study(
         ways = {kind: (predictions, *sizes[kind]) for kind, predictions in found.items()}
         if len(found["network"]) > 1:
             count, size = len(found["network"]), sizes["network"][1]
-            ways["ensemble"] = ([_ensemble(found["network"])], count, count * size)
+            ways["ensemble"] = ([Predictions.joined(found["network"])], count, count * size)
         for kind, (predictions, count, size) in ways.items():
             each = [prediction.figures(inputs) for prediction in predictions]
             figures = {name: Spread.of([one[name] for one in each if name in one]) for name in each[0]}
@@ -123,12 +119,3 @@ def _bytes(run: FinishedRun, networks: int) -> int:
     full, _ = run.experiment.bytes()
     binary = run.experiment.binary_weights()
     return full - 4 * binary + networks * ((binary + 7) // 8)
-
-
-def _ensemble(members: Sequence[Predictions]) -> Predictions:
-    """Return the predictions of all members as one prediction."""
-
-    def joined(parts: Sequence[Any]) -> Any:
-        return None if parts[0] is None else Prediction(torch.cat([part.outputs for part in parts]))
-
-    return Predictions(*map(joined, zip(*(vars(member).values() for member in members), strict=True)))

@@ -13,12 +13,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from bitbayes.errors import nearest
 from bitbayes.lab.data import AUGMENTATIONS
 from bitbayes.lab.train.records import parsed
-from bitbayes.lab.train.rules import RuleName, RuleSpec
+from bitbayes.lab.train.rules import RULES, RuleName, RuleSpec, relaxes
 from bitbayes.lab.train.schedule import Schedule
 from bitbayes.lab.train.views import Views
 
 _PRECISIONS = ("auto", "fp32", "bf16")
-_COUNTS = ("epochs", "accumulate", "evaluate_every", "checkpoint_every", "refresh_batches", "predict_samples")
+_COUNTS = ("epochs", "accumulate", "evaluate_every", "checkpoint_every", "refresh_batches", "predict_samples", "cycles")
 
 # Settings that may differ between a run and its continuation. They do not change what is learned, as long as the data
 # are the same, which their fingerprint verifies.
@@ -39,6 +39,8 @@ _RARE = (
     "pretrained_sha256",
     "recipe_file",
     "recipe_sha256",
+    "cycles",
+    "relax",
 )
 
 # The first entries of config.json; the others follow in the order of the fields.
@@ -93,6 +95,9 @@ class RunConfig:
         pretrained_sha256: SHA-256 of those weights.
         recipe_file: File of the recipe, as the user named it; None for the recipes of this package.
         recipe_sha256: SHA-256 of that file and of the modules beside it that it imports.
+        cycles: Number of times that the schedule runs, each time over a part of the epochs. With several cycles, the
+            best network of each cycle is written as a member of an ensemble.
+        relax: Share of the belief that each further cycle keeps, in (0, 1]; see `BinaryOptimizer.relax`.
 
     Raises:
         ValueError: If a value is out of range.
@@ -138,6 +143,8 @@ class RunConfig:
     pretrained_sha256: str | None = None
     recipe_file: str | None = None
     recipe_sha256: str | None = None
+    cycles: int = 1
+    relax: float = 1.0
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -168,11 +175,34 @@ class RunConfig:
             raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}; got {self.precision!r}")
         if self.protocol not in ("validation", "test"):
             raise ValueError(f"protocol must be validation or test, got {self.protocol!r}")
+        self._check_cycles()
+
+    def _check_cycles(self) -> None:
+        if not 0 < self.relax <= 1:
+            raise ValueError(f"relax must be in (0, 1], got {self.relax}")
+        if self.cycles == 1:
+            if self.relax < 1:
+                raise ValueError(f"relax {self.relax} has no effect without cycles; leave it out, or give cycles")
+            return
+        if self.epochs % self.cycles:
+            raise ValueError(f"epochs ({self.epochs}) must be a multiple of cycles ({self.cycles})")
+        if not self.spec.schedule.falls(self.cycle_epochs):
+            what = f"the schedule {self.spec.schedule.kind} does not fall within {self.cycle_epochs} epochs"
+            raise ValueError(f"cycles need a learning rate that falls in each cycle, but {what}; give more epochs")
+        if not relaxes(self.rule) and (self.rule != "full-precision" or self.relax < 1):
+            names = ", ".join(name for name in RULES if relaxes(name))
+            more = "; full-precision has cycles with relax 1" if self.rule == "full-precision" else ""
+            raise ValueError(f"rule {self.rule} cannot relax its belief for cycles; choose from: {names}{more}")
 
     @property
     def last_epoch(self) -> int:
         """The epoch after which this run ends."""
         return self.stop_after or self.epochs
+
+    @property
+    def cycle_epochs(self) -> int:
+        """Number of epochs over which the schedule runs once."""
+        return self.epochs // self.cycles
 
     @property
     def rule_name(self) -> RuleName:

@@ -167,7 +167,7 @@ def _check_targets(config: RunConfig, data: DataBundle, loss: Loss) -> None:
 
 def resolved(config: RunConfig, examples: int) -> RuleSpec:
     """Return the settings of a run's rule for a number of training examples, see `RuleSpec.resolve`."""
-    return config.spec.resolve(examples, steps_per_epoch(config, examples), config.epochs)
+    return config.spec.resolve(examples, steps_per_epoch(config, examples), config.cycle_epochs)
 
 
 def _set_dropout(model: nn.Module, probability: float) -> None:
@@ -248,20 +248,33 @@ def continue_experiment(experiment: Experiment, config: RunConfig, data: DataBun
         config: The new run.
         data: Data of the new run.
     """
+    spec, optimizer = resolved(config, len(data.train)), experiment.optimizer
+    for group in () if optimizer is None or "ess" not in spec.options else optimizer.param_groups:
+        group["ess"] = spec.options["ess"]
+    return dataclasses.replace(experiment, data=data, schedulers=_restarted(experiment, config, data))
+
+
+def begin_cycle(experiment: Experiment, config: RunConfig) -> None:
+    """Restart the schedules of a run, and relax its belief; see `RunConfig.cycles`."""
+    experiment.schedulers = _restarted(experiment, config, experiment.data)
+    if experiment.optimizer is not None and config.relax < 1:
+        experiment.optimizer.relax(config.relax)
+
+
+def _restarted(experiment: Experiment, config: RunConfig, data: DataBundle) -> list[LRScheduler]:
+    """Return schedules that begin anew, at the first learning rates of a run."""
     spec, optimizer, real = resolved(config, len(data.train)), experiment.optimizer, experiment.real_optimizer
     for part, first in ((optimizer, spec.lr), (real, _real_rate(spec, optimizer))):
         for group in () if part is None else part.param_groups:
             group.pop("initial_lr", None)  # of the last schedule
             group["lr"] = first
-            if part is optimizer and "ess" in spec.options:
-                group["ess"] = spec.options["ess"]
-    return dataclasses.replace(experiment, data=data, schedulers=_schedulers(config, data, optimizer, real))
+    return _schedulers(config, data, optimizer, real)
 
 
 def _schedulers(config: RunConfig, data: DataBundle, *parts: Optimizer | None) -> list[LRScheduler]:
     """Return the schedule of the run for every optimizer that exists."""
     steps = steps_per_epoch(config, len(data.train))
-    return [config.spec.schedule.build(part, config.epochs, steps) for part in parts if part is not None]
+    return [config.spec.schedule.build(part, config.cycle_epochs, steps) for part in parts if part is not None]
 
 
 def steps_per_epoch(config: RunConfig, examples: int) -> int:

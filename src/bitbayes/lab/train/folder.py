@@ -19,6 +19,9 @@ from bitbayes.files import check_seal, sealed
 from bitbayes.lab.train import checkpoint, lock
 
 _CHECKPOINT = "checkpoint.pt"
+COUNT = "members.json"
+"""File with the number of members of an ensemble, in the folder that holds their folders."""
+
 _MOST_PROGRAM = 1 << 24  # bytes
 
 
@@ -321,7 +324,7 @@ class RunFolder:
         Raises:
             RunError: If the folder cannot be renamed, or another process holds a subfolder.
         """
-        if not self.writes or not (self.has(_CHECKPOINT) or self.has("summary.json")):
+        if not self.writes or not any(map(self.has, (_CHECKPOINT, "summary.json", COUNT))):
             return None
         for inside, _, _ in os.walk(self.path):
             if Path(inside) != self.path and (holder := lock.locked(Path(inside))):

@@ -21,9 +21,10 @@ from bitbayes.lab.train import capture
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.distributed import Ranks
 from bitbayes.lab.train.environment import environment
-from bitbayes.lab.train.experiment import Experiment, steps_per_epoch
-from bitbayes.lab.train.folder import RunError, RunFolder, one_line
+from bitbayes.lab.train.experiment import Experiment, begin_cycle, steps_per_epoch
+from bitbayes.lab.train.folder import COUNT, RunError, RunFolder, one_line
 from bitbayes.lab.train.measure import flipped, gaussian_nll, histogram, measure, mode_signs, mode_weights
+from bitbayes.lab.train.members import of_cycle, rows_of_cycle, write_count
 from bitbayes.lab.train.precision import autocast, bfloat16_weights, choose_precision
 from bitbayes.lab.train.progress import Progress, SilentProgress, default_progress
 from bitbayes.lab.train.records import EpochRow, Summary
@@ -171,9 +172,11 @@ def _finish(run: _Training, progress: Progress, figures: Callable[[RunConfig], M
     signs = mode_signs(experiment)
     with bfloat16_weights(config, experiment):
         while run.epoch < config.last_epoch:
+            if run.epoch and run.epoch % config.cycle_epochs == 0:
+                begin_cycle(experiment, config)
             epoch = run.epoch + 1
             last = epoch == config.last_epoch
-            evaluated = last or epoch % config.evaluate_every == 0
+            evaluated = last or epoch % config.evaluate_every == 0 or epoch % config.cycle_epochs == 0
             row = _epoch(run, step, progress, evaluated)
             if evaluated:
                 row, signs = _evaluate(run, row, signs, last)
@@ -184,8 +187,23 @@ def _finish(run: _Training, progress: Progress, figures: Callable[[RunConfig], M
             run.epoch = epoch
             if last or epoch % config.checkpoint_every == 0:
                 _save(run)
+    if experiment.ranks.first and config.cycles > 1:
+        _summarize_cycles(run)
     summary = summarize(config, experiment, run.folder, run.history) if experiment.ranks.first else None
     return RunResult(config, run.folder.path, run.history, summary)
+
+
+def _summarize_cycles(run: _Training) -> None:
+    """Complete the folders of the members, so that each is that of a finished run."""
+    number = 0
+    for number in range(1, run.config.last_epoch // run.config.cycle_epochs + 1):
+        config, rows = of_cycle(run.config, number), rows_of_cycle(run.config, run.history, number)
+        member = RunFolder(config.out)
+        _write_record(dataclasses.replace(run, config=config, folder=member))
+        member.write_lines("metrics.jsonl", [row.to_dict() for row in rows])
+        summarize(config, run.experiment, member, rows)
+    if number:
+        write_count(run.folder, number)
 
 
 # Begin or continue. ---------------------------------------------------------------------------------------------------
@@ -201,7 +219,7 @@ def _begin(
     # Use the first rank's view, because it may write the first checkpoint before another rank looks.
     if resume and ranks.agreed("found" if folder.has("checkpoint.pt") else ""):
         return _load(config, experiment, folder, data, programs)
-    if resume and folder.has("summary.json"):
+    if resume and (folder.has("summary.json") or folder.has(COUNT)):
         raise ValueError(f"{folder.path} holds results without a checkpoint to continue from; choose another --out")
     aside = None if resume else folder.set_aside()
     if aside is not None:
@@ -376,7 +394,18 @@ def _evaluate(run: _Training, row: EpochRow, before: list[Tensor], last: bool) -
         )
         if is_best(config, run.history, row, last):
             save_best(run.folder, experiment, config, row.epoch)
+        if config.cycles > 1:
+            _save_member(run, row)
     return row, signs
+
+
+def _save_member(run: _Training, row: EpochRow) -> None:
+    """Save the network as a member if it is the best of its cycle so far."""
+    number, rest = divmod(row.epoch - 1, run.config.cycle_epochs)
+    config, ends = of_cycle(run.config, number + 1), rest == run.config.cycle_epochs - 1
+    if is_best(config, rows_of_cycle(config, run.history, number + 1), row, ends):
+        run.folder.remove("evaluation.json")  # of the members before
+        save_best(RunFolder(config.out, writes=run.folder.writes), run.experiment, config, row.epoch)
 
 
 # A step. ------------------------------------------------------------------------------------------------------------

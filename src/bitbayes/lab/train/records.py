@@ -181,6 +181,8 @@ class Evaluation(Record):
         views: Test-time augmentation of mode and mean, if there is one; see `RunConfig`.
         mode: Metrics of the mode.
         mean: Metrics of the mean.
+        members: Metrics of each member of an ensemble by "mode" or "mean"; `mode` and `mean` are then those of all
+            members together, and `posterior_entropy_bits` is a mean over members. None for a single run.
         reliability: Points of reliability diagrams by "mode" or "mean", then by kind of bins, then by "confidence",
             "accuracy" and "share"; empty for regression.
     """
@@ -196,6 +198,7 @@ class Evaluation(Record):
     reliability: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     mode: Figures = field(default_factory=dict)
     mean: Figures | None = None
+    members: list[dict[str, Figures]] | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from bitbayes.lab.train.schedule import Schedule
 from bitbayes.rules import BinaryOptimizer
 from bitbayes.rules.bayesbinn import recommended_lr
 from bitbayes.rules.optimizer import Common
+from bitbayes.rules.rule import Rule
 
 RULES: dict[str, type[BinaryOptimizer] | None] = {
     "full-precision": None,  # an optimizer of torch under the same trainer
@@ -177,6 +178,17 @@ class RuleSpec:
             options["harden_after"] = round(options.pop("harden_at") * steps * epochs)
         lr = recommended_lr(steps * epochs) if self.lr is None else self.lr
         return replace(self, lr=lr, options=options)
+
+
+def relaxes(rule: str) -> bool:
+    """Return whether the belief of a rule can be relaxed; see `BinaryOptimizer.relax`.
+
+    Example:
+        >>> relaxes("bayesbinn"), relaxes("bop")
+        (True, False)
+    """
+    kind = RULES.get(rule)
+    return kind is not None and kind.relaxed is not Rule.relaxed
 
 
 def option_names(rule: str) -> list[str]:

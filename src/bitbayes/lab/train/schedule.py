@@ -64,6 +64,22 @@ class Schedule:
         """Whether the scheduler is stepped before every step rather than every epoch."""
         return self.kind == "warmup-cosine"
 
+    def falls(self, epochs: int) -> bool:
+        """Return whether the learning rate falls within a number of epochs.
+
+        Example:
+            >>> Schedule("cosine").falls(10), Schedule("staircase", every=20).falls(10)
+            (True, False)
+        """
+        least = {
+            "cosine": 1,
+            "exponential": 1,
+            "staircase": self.every,
+            "warmup-cosine": self.warmup,
+            "milestones": 1 if self.milestones else epochs,
+        }
+        return epochs > least.get(self.kind, epochs)
+
     def build(self, optimizer: Optimizer, epochs: int, steps: int = 1) -> LRScheduler:
         """Return the torch scheduler, to be stepped at the start of every epoch, or step if `per_step` (see `advance`).
 

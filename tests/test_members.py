@@ -1,0 +1,332 @@
+"""Members of an ensemble within one run's budget: independent runs, and cycles of one run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import bitbayes as bb
+from bitbayes.lab import cli
+from bitbayes.lab.choices import Overrides
+from bitbayes.lab.data import DataBundle, load_digits
+from bitbayes.lab.recipes import make_config, run_recipe
+from bitbayes.lab.report.tables import evaluation_table, members_table
+from bitbayes.lab.studies.entry import predict_packed
+from bitbayes.lab.studies.evaluate import evaluate_run
+from bitbayes.lab.studies.load import joint, load_members, load_run
+from bitbayes.lab.studies.pack import pack_run
+from bitbayes.lab.studies.several import member_configs, run_members
+from bitbayes.lab.train import RunConfig, RunError, RunFolder, RunResult, Schedule, SilentProgress
+from bitbayes.lab.train.experiment import resolved
+from bitbayes.lab.train.measure import whole
+from nested import equal
+
+PLACES = ("model.safetensors", "posterior.safetensors")
+
+
+@pytest.fixture(scope="module")
+def digits() -> DataBundle:
+    """The digits, of which 200 are trained on."""
+    data = load_digits()
+    train = dataclasses.replace(data.train, x=data.train.x[:200], y=data.train.y[:200])
+    return dataclasses.replace(data, train=train)
+
+
+def config(out: Path, rule: str = "bayesbinn", **settings: Any) -> RunConfig:
+    return make_config("digits", rule, out=str(out), **{"epochs": 4, "cycles": 2, **settings})
+
+
+def run(settings: RunConfig, data: DataBundle, *, resume: bool = False) -> RunResult:
+    return run_recipe(settings, data=data, resume=resume, progress=SilentProgress())
+
+
+@pytest.fixture(scope="module")
+def cycles(digits: DataBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two cycles."""
+    out = tmp_path_factory.mktemp("cycles") / "run"
+    run(config(out), digits)
+    return out
+
+
+# A relaxed belief. --------------------------------------------------------------------------------------------------
+
+
+def optimizer_of(rule: type[Any], **options: Any) -> Any:
+    optimizer = rule([("w", torch.nn.Parameter(torch.ones(6, 5)))], lr=0.1, seed=3, **options)
+    (parameter,) = optimizer.param_groups[0]["params"]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        parameter.grad = torch.randn(6, 5, generator=generator)
+        optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "changed"),
+    [(bb.BayesBiNN, {"ess": 10}, "natural"), (bb.STE, {}, "latent"), (bb.VISPA, {"rank": 2}, "latent")],
+)
+def test_relax_changes_the_belief_and_the_draw_but_not_the_mode(
+    rule: type[Any], options: dict[str, Any], changed: str
+) -> None:
+    one, other = optimizer_of(rule, **options), optimizer_of(rule, **options)
+    (mine,), (theirs,) = one.state.values(), other.state.values()
+    memory = mine["belief"][changed].data_ptr()
+    assert one.relax(0.25) is one and mine["belief"][changed].data_ptr() == memory
+    factor = torch.tensor([0.25, 1.0, 1.0])[:, None] if rule is bb.VISPA else 0.25
+    assert torch.equal(mine["belief"].pop(changed), factor * theirs["belief"].pop(changed))
+    assert equal(mine, theirs)
+
+
+def test_relax_draws_anew_and_keeps_the_mode() -> None:
+    one, other = (optimizer_of(bb.BayesBiNN, ess=100, init_lambda=15.0) for _ in range(2))
+    one.relax(0.01)
+    drawn, before = (each.param_groups[0]["params"][0].detach().clone() for each in (one, other))
+    assert not torch.equal(drawn, before)
+    assert torch.equal(one.eval().param_groups[0]["params"][0], other.eval().param_groups[0]["params"][0])
+    one.relax(0.5)
+    assert torch.equal(one.param_groups[0]["params"][0], other.param_groups[0]["params"][0]), "the mode stays shown"
+    again = optimizer_of(bb.BayesBiNN, ess=100, init_lambda=15.0)
+    again.load_state_dict(one.train().state_dict())
+    assert torch.equal(again.param_groups[0]["params"][0], one.param_groups[0]["params"][0])
+
+
+def test_relax_moves_towards_the_prior() -> None:
+    prior = bb.BernoulliPosterior({"w": torch.full((6, 5), 2.0)})
+    one, other = (optimizer_of(bb.BayesBiNN, ess=10, prior=prior) for _ in range(2))
+    expected = 2.0 + 0.5 * (other.posterior().natural["w"] - 2.0)
+    assert torch.equal(one.relax(0.5).posterior().natural["w"], expected)
+
+
+def test_relaxed_vispa_keeps_its_second_moment() -> None:
+    optimizer = optimizer_of(bb.VISPA, rank=2, project=True).relax(0.3)
+    (state,) = optimizer.state.values()
+    assert torch.allclose(state["belief"]["latent"].square().sum(0), torch.ones(30))
+
+
+def test_what_cannot_be_relaxed() -> None:
+    with pytest.raises(RuntimeError, match="Bop cannot be relaxed; use BayesBiNN, STE or VISPA"):
+        optimizer_of(bb.Bop).relax(0.5)
+    for keep in (0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"keep must be in \(0, 1\], got"):
+            optimizer_of(bb.STE).relax(keep)
+
+
+# Cycles. ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_schedule_restarts_and_members_are_runs(cycles: Path, digits: DataBundle) -> None:
+    rows = [json.loads(line) for line in (cycles / "metrics.jsonl").read_text().splitlines()]
+    rates = [row["lr"] for row in rows]
+    assert rates[:2] == rates[2:] and rates[1] < rates[0], "a cosine over two epochs, twice"
+    assert json.loads((cycles / "members.json").read_text()) == {"members": 2}
+    for number in (1, 2):
+        member = cycles / f"member{number}"
+        found, summary = RunConfig.load(member), json.loads((member / "summary.json").read_text())
+        assert (found.stop_after, found.out) == (2 * number, str(member))
+        mine = [json.loads(line) for line in (member / "metrics.jsonl").read_text().splitlines()]
+        assert mine == rows[2 * number - 2 : 2 * number] and summary["epochs_done"] == 2 * number
+        best = max(mine, key=lambda row: row["val_accuracy"])
+        assert (summary["best_epoch"], summary["test_accuracy"]) == (best["epoch"], best["test_accuracy"])
+        loaded = load_run(member)
+        x, y = whole(loaded.experiment.data.test)  # type: ignore[arg-type]
+        right = 100 * float((loaded.predict(x).probs.argmax(1) == y).double().mean())
+        assert right == pytest.approx(best["test_accuracy"])
+    summary = json.loads((cycles / "summary.json").read_text())
+    assert summary["val_accuracy"] == max(row["val_accuracy"] for row in rows), "the run itself is one too"
+
+
+def test_the_first_cycle_is_a_run_of_its_epochs(cycles: Path, digits: DataBundle, tmp_path: Path) -> None:
+    run(config(tmp_path / "short", epochs=2, cycles=1), digits)
+    for name in PLACES:
+        states = [RunFolder(folder).read_tensors(name) for folder in (cycles / "member1", tmp_path / "short")]
+        assert equal(*states)
+
+
+def test_relax_decides_the_second_cycle(cycles: Path, digits: DataBundle, tmp_path: Path) -> None:
+    run(config(tmp_path / "kept", relax=1.0), digits)
+    for number, same in ((1, True), (2, False)):
+        states = [
+            RunFolder(folder / f"member{number}").read_tensors("posterior.safetensors")
+            for folder in (cycles, tmp_path / "kept")
+        ]
+        assert equal(*states) is same
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("rule", ["bayesbinn", "ste"])
+def test_a_resumed_run_has_the_same_bits(digits: DataBundle, tmp_path: Path, rule: str, stop: int) -> None:
+    run(config(tmp_path / "whole", rule), digits)
+    out = tmp_path / "parts"
+    run(config(out, rule, stop_after=stop), digits)
+    assert (out / "members.json").exists() is (stop >= 2)
+    run(config(out, rule), digits, resume=True)
+    for folder in ("", "member1", "member2"):
+        for name in PLACES if rule == "bayesbinn" else PLACES[:1]:
+            states = [RunFolder(tmp_path / place / folder).read_tensors(name) for place in ("whole", "parts")]
+            assert equal(*states), (folder, name)
+    parts = [RunFolder(tmp_path / place).read_checkpoint()["parts"] for place in ("whole", "parts")]
+    assert equal(*parts)
+
+
+def test_the_default_rate_is_that_of_one_cycle() -> None:
+    settings = make_config("digits", "bayesbinn:default", epochs=60, cycles=3)
+    alone = make_config("digits", "bayesbinn:default", epochs=20)
+    assert resolved(settings, 1000).lr == resolved(alone, 1000).lr
+    assert settings.out.endswith("-cycles3") and settings.relax == 0.3 and alone.relax == 1.0
+    assert RunConfig.from_json(settings.to_json()) == settings
+    assert not {"cycles", "relax"} & json.loads(alone.to_json()).keys()
+
+
+def test_cycles_that_make_no_sense() -> None:
+    for rule, settings, message in (
+        ("ste", {"epochs": 5, "cycles": 2}, r"epochs \(5\) must be a multiple of cycles \(2\)"),
+        ("ste", {"epochs": 4, "cycles": 4}, "cosine does not fall within 1 epochs"),
+        ("ste", {"cycles": 0}, "cycles must be at least 1, got 0"),
+        ("ste", {"relax": 0.5}, "relax 0.5 has no effect without cycles"),
+        ("ste", {"epochs": 4, "cycles": 2, "relax": 0.0}, r"relax must be in \(0, 1\], got 0.0"),
+        ("bop", {"epochs": 4, "cycles": 2}, "rule bop cannot relax .* choose from: ste, bayesbinn, vispa"),
+        ("full-precision", {"epochs": 4, "cycles": 2, "relax": 0.5}, "full-precision has cycles with relax 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_config("digits", rule, **settings)
+    assert make_config("digits", "full-precision", epochs=4, cycles=2).relax == 1.0
+    assert [Schedule(kind, milestones=(0.5,), every=3, warmup=3).falls(4) for kind in ("constant", "staircase")] == [
+        False,
+        True,
+    ]
+    assert not Schedule("warmup-cosine", warmup=4).falls(4) and not Schedule("milestones").falls(4)
+
+
+# Independent members. -----------------------------------------------------------------------------------------------
+
+
+def test_members_share_the_epochs_of_a_run(tmp_path: Path) -> None:
+    given = Overrides(epochs=7, out=str(tmp_path))
+    configs = member_configs("digits", "ste", 3, given)
+    assert [config.epochs for config in configs] == [2, 2, 2]
+    assert [Path(config.out).name for config in configs] == ["member1", "member2", "member3"]
+    others = member_configs("digits", "ste", 3, dataclasses.replace(given, seed=1))
+    assert len({config.seed for config in (*configs, *others)}) == 6, "neighbouring seeds have no member in common"
+    assert {config.data_seed for config in configs} == {0}, "all have the same validation data"
+    speed = member_configs("cifar10-speed", "ste", 2, Overrides(epochs=10, pretrain_epochs=5))
+    assert {(config.epochs, config.pretrain_epochs) for config in speed} == {(5, 2)}
+    for members, changes, message in (
+        (0, {}, "members must be at least 1, got 0"),
+        (8, {}, "8 members cannot share 7 epochs"),
+        (2, {"cycles": 2}, "members are whole runs, without cycles"),
+        (2, {"stop_after": 1}, "members are whole runs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            member_configs("digits", "ste", members, dataclasses.replace(given, **changes))
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two members, trained by the command."""
+    out = tmp_path_factory.mktemp("members") / "run"
+    words = ["train", "digits", "--rule", "bayesbinn", "--epochs", "2", "--members", "2", "--out", str(out)]
+    assert cli.main(words) == 0
+    return out
+
+
+def test_the_ensemble_averages_probabilities(members: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = evaluate_run(members, samples=3)
+    assert found.members is not None and len(found.members) == 2 and found.mean is not None
+    runs = [load_run(members / f"member{number}") for number in (1, 2)]
+    x, y = whole(runs[0].experiment.data.test)  # type: ignore[arg-type]
+    for kind, samples, together in (("mode", 0, found.mode), ("mean", 3, found.mean)):
+        probs = [run.predict(x, samples).probs for run in runs]
+        for mine, figures in zip(probs, found.members, strict=True):
+            assert figures[kind]["nll"] == pytest.approx(nll(mine, y))
+        assert together["nll"] == pytest.approx(nll((probs[0] + probs[1]) / 2, y), rel=1e-5)
+        assert together["nll"] < (nll(probs[0], y) + nll(probs[1], y)) / 2
+    assert json.loads((members / "evaluation.json").read_text())["members"] == found.members
+    alone = evaluate_run(members / "member1", samples=3)
+    assert alone.members is None and (alone.mode, alone.mean) == (found.members[0]["mode"], found.members[0]["mean"])
+    assert members_table(found).rows[-1][0] == "all" and len(members_table(found).rows) == 3
+    assert evaluation_table(found).heads[1:] == ["modes of 2", "mean of 2 x 3"]
+    assert cli.main(["evaluate", str(members), "--samples", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert "member 2" in shown and "2 x 3" in shown
+
+
+def nll(probs: torch.Tensor, y: torch.Tensor) -> float:
+    return -float(probs.gather(1, y[:, None]).double().log().mean())
+
+
+@pytest.mark.parametrize("samples", [0, 2])
+def test_all_members_in_one_file(members: Path, samples: int) -> None:
+    network = pack_run(members, samples=samples, tempered=True)
+    runs = load_members(members)
+    x, _ = whole(runs[0].experiment.data.test)  # type: ignore[arg-type]
+    expected = joint(runs, samples)(x)
+    assert len(expected.outputs) == 2 * max(samples, 1)
+    temperature = float(network.program.about["temperature"])
+    found = predict_packed(network, x)
+    assert torch.allclose(found.outputs * temperature, expected.outputs, atol=1e-3)
+    scales = [run.experiment.model.state_dict() for run in runs]
+    assert any(not torch.equal(a, scales[1][name]) for name, a in scales[0].items() if a.is_floating_point())
+
+
+def test_members_of_a_regression(tmp_path: Path) -> None:
+    given = Overrides(epochs=4, out=str(tmp_path / "run"))
+    run_members(member_configs("snelson", "bayesbinn", 2, given), note=lambda line: None)
+    found = evaluate_run(tmp_path / "run", samples=2)
+    runs = load_members(tmp_path / "run")
+    x, y = whole(runs[0].experiment.data.test)  # type: ignore[arg-type]
+    mean = sum(run.predict(x).outputs[0] for run in runs) / 2
+    assert found.mode["error"] == pytest.approx(float((mean.reshape(-1) - y.reshape(-1)).square().mean()))
+    assert found.members is not None and found.members[0]["mode"]["error"] != found.members[1]["mode"]["error"]
+
+
+def test_cycles_are_evaluated_and_packed_like_members(cycles: Path) -> None:
+    found = evaluate_run(cycles, samples=2)
+    assert found.members is not None and len(found.members) == 2
+    assert found.members[0]["mode"] != found.members[1]["mode"]
+    x = torch.zeros(1, 64)
+    assert len(predict_packed(pack_run(cycles), x).outputs) == 2
+
+
+def test_unfinished_and_foreign_members(members: Path, tmp_path: Path) -> None:
+    given = Overrides(epochs=2, out=str(tmp_path / "run"))
+    configs = member_configs("digits", "ste", 2, given)
+    run_members(configs, note=lambda line: None)
+    (tmp_path / "run" / "member2" / "summary.json").rename(tmp_path / "kept.json")
+    with pytest.raises(RunError, match="member 2 of 2 in .* is not finished"):
+        evaluate_run(tmp_path / "run")
+    (tmp_path / "kept.json").rename(tmp_path / "run" / "member2" / "summary.json")
+    (tmp_path / "run" / "member2").rename(tmp_path / "old")
+    (tmp_path / "run" / "member2").symlink_to(members / "member2")
+    with pytest.raises(ValueError, match="member2 is no member of .*: it has another recipe, rule"):
+        pack_run(tmp_path / "run")
+    (tmp_path / "run" / "members.json").write_text('{"members": "two"}')
+    with pytest.raises(RunError, match=r"members.json is damaged"):
+        evaluate_run(tmp_path / "run")
+
+
+def test_a_folder_is_of_a_run_or_of_members(cycles: Path, members: Path, digits: DataBundle, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is the folder of a run; choose another --out"):
+        run_members(member_configs("digits", "ste", 2, Overrides(epochs=4, out=str(cycles))), note=lambda line: None)
+    out = tmp_path / "run"
+    run_members(member_configs("digits", "ste", 2, Overrides(epochs=2, out=str(out))), note=lambda line: None)
+    single = make_config("digits", "ste", epochs=1, out=str(out))
+    with pytest.raises(ValueError, match="holds results without a checkpoint"):
+        run(single, digits, resume=True)
+    run(single, digits)
+    assert not (out / "members.json").exists() and (tmp_path / "run.old-1" / "member2" / "summary.json").exists()
+
+
+def test_the_command_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for words, message in (
+        (["--members", "2", "--seeds", "2"], "both set a number of runs"),
+        (["--jobs", "2"], "set their number with --seeds or --members"),
+        (["--members", "2", "--tensorboard"], "leave out --members or --tensorboard"),
+        (["--members", "0"], "members must be at least 1, got 0"),
+    ):
+        assert cli.main(["train", "digits", "--out", str(tmp_path / "x"), *words]) != 0
+        assert message in " ".join(capsys.readouterr().err.split())
