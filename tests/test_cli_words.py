@@ -52,8 +52,11 @@ WRONG: list[tuple[list[str], str]] = [
     (["--verson"], "did you mean --version?"),
     (["train"], "train needs RECIPE: Name of the recipe, or a Python file that defines one; `bitbayes recipes` lists"),
     (["reproduce"], "reproduce needs TARGET: A table (table2, table10, "),
-    (["reproduce"], ") or a figure (moons, snelson, truth, curves, histogram); usage: bitbayes reproduce TARGET; see "),
-    (["pack"], "pack needs RUN: Folder of the finished run; --output STR: File to write; usage: bitbayes pack RUN --"),
+    (
+        ["reproduce"],
+        ") or a figure (members, moons, snelson, truth, curves, histogram); usage: bitbayes reproduce TARGET; ",
+    ),
+    (["pack"], "of members packs all of them; --output STR: File to write; usage: bitbayes pack RUN --"),
     (["train", "digits", "--epocs", "3"], "train has no option --epocs; did you mean --epochs? see bitbayes train"),
     (["train", "digits", "--epocs=3"], "train has no option --epocs; did you mean --epochs?"),
     (["train", "digits", "more"], "train takes no further argument, got 'more'"),
@@ -103,7 +106,7 @@ def test_help_names_its_words_and_has_no_types_of_python(columns, monkeypatch, c
         assert max(map(len, shown[command].splitlines())) <= int(columns), command
     flat = {command: " ".join(re.sub(r"[│\s]+", " ", text).split()) for command, text in shown.items()}
     assert f"Learning rule: {', '.join(RULES)}." in flat["train"] and ", ".join(RULES) in flat["tune"]
-    assert ", ".join(TABLES) in flat["reproduce"] and "moons, snelson, truth, curves, histogram" in flat["reproduce"]
+    assert ", ".join(TABLES) in flat["reproduce"] and "members, moons, snelson, truth, " in flat["reproduce"]
     assert "or 0 for all training data in one batch" in flat["train"]
     assert "(default: 20)" in flat["tune"]
 

@@ -12,13 +12,22 @@ import torch
 
 import bitbayes as bb
 from bitbayes.lab import cli
-from bitbayes.lab.choices import Overrides
+from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.data import DataBundle, load_digits
 from bitbayes.lab.recipes import make_config, run_recipe
-from bitbayes.lab.report.tables import evaluation_table, members_table
+from bitbayes.lab.report.folders import read_folders
+from bitbayes.lab.report.groups import grouped
+from bitbayes.lab.report.tables import calibration_table, evaluation_table, member_tables, members_table
 from bitbayes.lab.studies.entry import predict_packed
 from bitbayes.lab.studies.evaluate import evaluate_run
 from bitbayes.lab.studies.load import joint, load_members, load_run
+from bitbayes.lab.studies.members import (
+    MembersRow,
+    MembersStudy,
+    dropout_layers,
+    dropout_predictor,
+    members_study,
+)
 from bitbayes.lab.studies.pack import pack_run
 from bitbayes.lab.studies.several import member_configs, run_members
 from bitbayes.lab.train import RunConfig, RunError, RunFolder, RunResult, Schedule, SilentProgress
@@ -123,7 +132,7 @@ def test_the_schedule_restarts_and_members_are_runs(cycles: Path, digits: DataBu
     rows = [json.loads(line) for line in (cycles / "metrics.jsonl").read_text().splitlines()]
     rates = [row["lr"] for row in rows]
     assert rates[:2] == rates[2:] and rates[1] < rates[0], "a cosine over two epochs, twice"
-    assert json.loads((cycles / "members.json").read_text()) == {"members": 2}
+    assert json.loads((cycles / "ensemble.json").read_text()) == {"members": 2}
     for number in (1, 2):
         member = cycles / f"member{number}"
         found, summary = RunConfig.load(member), json.loads((member / "summary.json").read_text())
@@ -163,7 +172,7 @@ def test_a_resumed_run_has_the_same_bits(digits: DataBundle, tmp_path: Path, rul
     run(config(tmp_path / "whole", rule), digits)
     out = tmp_path / "parts"
     run(config(out, rule, stop_after=stop), digits)
-    assert (out / "members.json").exists() is (stop >= 2)
+    assert (out / "ensemble.json").exists() is (stop >= 2)
     run(config(out, rule), digits, resume=True)
     for folder in ("", "member1", "member2"):
         for name in PLACES if rule == "bayesbinn" else PLACES[:1]:
@@ -290,6 +299,9 @@ def test_cycles_are_evaluated_and_packed_like_members(cycles: Path) -> None:
     assert found.members[0]["mode"] != found.members[1]["mode"]
     x = torch.zeros(1, 64)
     assert len(predict_packed(pack_run(cycles), x).outputs) == 2
+    groups = [group for found in grouped(read_folders([cycles]).runs).values() for group in found]
+    rows = calibration_table(groups).rows
+    assert [row[1] for row in rows] == ["modes of 2", "mean of 2 x 2"], "a page does not call these one network"
 
 
 def test_unfinished_and_foreign_members(members: Path, tmp_path: Path) -> None:
@@ -297,15 +309,15 @@ def test_unfinished_and_foreign_members(members: Path, tmp_path: Path) -> None:
     configs = member_configs("digits", "ste", 2, given)
     run_members(configs, note=lambda line: None)
     (tmp_path / "run" / "member2" / "summary.json").rename(tmp_path / "kept.json")
-    with pytest.raises(RunError, match="member 2 of 2 in .* is not finished"):
+    with pytest.raises(RunError, match=r"member 2 of 2 in .* is not finished"):
         evaluate_run(tmp_path / "run")
     (tmp_path / "kept.json").rename(tmp_path / "run" / "member2" / "summary.json")
     (tmp_path / "run" / "member2").rename(tmp_path / "old")
     (tmp_path / "run" / "member2").symlink_to(members / "member2")
-    with pytest.raises(ValueError, match="member2 is no member of .*: it has another recipe, rule"):
+    with pytest.raises(ValueError, match=r"member2 is no member of .*: it has another recipe, rule"):
         pack_run(tmp_path / "run")
-    (tmp_path / "run" / "members.json").write_text('{"members": "two"}')
-    with pytest.raises(RunError, match=r"members.json is damaged"):
+    (tmp_path / "run" / "ensemble.json").write_text('{"members": "two"}')
+    with pytest.raises(RunError, match=r"ensemble.json is damaged"):
         evaluate_run(tmp_path / "run")
 
 
@@ -318,7 +330,7 @@ def test_a_folder_is_of_a_run_or_of_members(cycles: Path, members: Path, digits:
     with pytest.raises(ValueError, match="holds results without a checkpoint"):
         run(single, digits, resume=True)
     run(single, digits)
-    assert not (out / "members.json").exists() and (tmp_path / "run.old-1" / "member2" / "summary.json").exists()
+    assert not (out / "ensemble.json").exists() and (tmp_path / "run.old-1" / "member2" / "summary.json").exists()
 
 
 def test_the_command_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -330,3 +342,87 @@ def test_the_command_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     ):
         assert cli.main(["train", "digits", "--out", str(tmp_path / "x"), *words]) != 0
         assert message in " ".join(capsys.readouterr().err.split())
+
+
+# The study. ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> MembersStudy:
+    """Two members or cycles of one epoch each; budgets of five epochs are rounded down to four."""
+    choice = TableChoice(dataset="digits", rules=("full-precision", "bop", "bayesbinn"))
+    given = Overrides(epochs=5, out=str(tmp_path_factory.mktemp("study")), batch_size=300, budget="quick")
+    return members_study(choice, given, members=2, samples=4, unlike="digits", note=lambda line: None)
+
+
+def test_the_study_has_equal_budgets(study: MembersStudy) -> None:
+    ways = {(row.rule, row.way, row.kind): row for row in study.time}
+    bayes = "bayesbinn:straight-through"
+    assert set(ways) == {
+        *(("full-precision", way, "mode") for way in ("members", "single", "cycles")),
+        ("full-precision", "single", "dropout"),
+        *(("bop", way, "mode") for way in ("members", "single")),  # cannot be relaxed
+        *((bayes, way, kind) for way in ("members", "single", "cycles") for kind in ("mode", "mean")),
+    }
+    assert {row.epochs for row in study.time} == {4}
+    for (_, way, kind), row in ways.items():
+        assert row.members == (1 if way == "single" else 2)
+        assert row.networks == (4 if kind in ("mean", "dropout") else row.members)
+    runs = load_members(study.folder / "bayesbinn-straight-through-seed0-members")
+    x, y = whole(runs[0].experiment.data.test)  # type: ignore[arg-type]
+    assert ways[bayes, "members", "mean"].figures["nll"].mean == pytest.approx(nll(joint(runs, 2)(x).probs, y))
+    assert ways[bayes, "single", "mode"].figures["auroc_unlike"].mean == pytest.approx(0.5), "the same data"
+    written = json.loads((study.folder / "members.json").read_text())
+    assert [MembersRow.from_dict(row).networks for row in written["size"]] == [row.networks for row in study.size]
+
+
+def test_the_study_fills_equal_bytes(study: MembersStudy) -> None:
+    weights = 64 * 128 + 128 * 128 + 128 * 10
+    ways = {(row.rule, row.way, row.kind): row for row in study.size}
+    run = load_run(study.folder / "bayesbinn-straight-through-seed0")
+    real = 4 * (sum(p.numel() for p in run.experiment.model.parameters()) - weights)
+    assert study.bytes == 4 * weights + real
+    assert not {("full-precision", "members", "mode"), ("full-precision", "cycles", "mode")} & set(ways), "too large"
+    assert ways["full-precision", "single", "dropout"].bytes == study.bytes
+    for way, members in (("single", 1), ("members", 2), ("cycles", 2)):
+        row = ways["bayesbinn:straight-through", way, "mean"]
+        one = weights // 8
+        assert row.bytes == members * real + row.networks * one <= study.bytes < row.bytes + members * one
+        assert row.networks > 4
+    assert ways["bop", "members", "mode"].bytes == 2 * (real + weights // 8)
+    assert [len(table.rows) for table in member_tables(study)] == [len(study.time), len(study.size)]
+
+
+def test_dropout_at_test_time(study: MembersStudy) -> None:
+    run = load_run(study.folder / "full-precision-seed0")
+    x, _ = whole(run.experiment.data.test)  # type: ignore[arg-type]
+    state = torch.get_rng_state()
+    one = dropout_predictor(run, 3)(x)
+    assert torch.equal(state, torch.get_rng_state()), "training elsewhere is not disturbed"
+    assert len(one.outputs) == 3 and not torch.equal(one.outputs[0], one.outputs[1])
+    torch.manual_seed(9)
+    assert torch.equal(one.outputs, dropout_predictor(run, 3)(x).outputs)
+    assert not torch.equal(one.outputs[0], run.predict(x).outputs[0])
+    assert torch.equal(run.predict(x).outputs, run.predict(x).outputs), "the run itself drops nothing"
+    assert not dropout_layers(torch.nn.Sequential(torch.nn.Dropout(0.0), torch.nn.Linear(2, 2)))
+
+
+def test_the_study_by_the_command(study: MembersStudy, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["reproduce", "members", "--dataset", "digits", "--rules", "ste", "--members", "2", "--epochs", "5"]
+    out = str(study.folder.parent / "command")
+    assert cli.main([*words, "--out", out]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Ensembles at equal bytes" in shown and "2 independent members" in shown and "2 cycles" in shown
+    assert cli.main([*words, "--seeds", "2", "--out", out]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "4 of 8 runs are already finished" in shown and "±" in shown
+    for more, message in (
+        (["--members", "1"], "members must be at least 2, got 1"),
+        (["--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["--dataset", "snelson"], "needs a classifier, but snelson is a regression"),
+        (["--chains", "3"], "members does not take --chains"),
+    ):
+        assert cli.main([*words, *more, "--out", str(study.folder)]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ValueError, match=r"samples must be at least the number of members \(4\), got 3"):
+        members_study(TableChoice(dataset="digits"), Overrides(), samples=3)

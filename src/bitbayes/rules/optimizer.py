@@ -7,8 +7,8 @@ class runs them: draw the weights, take the gradient that `loss.backward()` left
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Self, TypedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Self, TypedDict
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from bitbayes.noise import Noise, stream_key
 from bitbayes.posterior import BernoulliPosterior, Posterior
 from bitbayes.rules import checks, engine, pretrained, scales, shards
 from bitbayes.rules.marks import mark_drawn
+from bitbayes.rules.places import Place, copied, gradients_of, places_of
 from bitbayes.rules.rule import Belief, Count, O, Options, Rule
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
@@ -43,27 +44,6 @@ class Common(TypedDict, total=False):
 Mean = tuple[Tensor, Tensor | None]
 
 _NOT_OPTIONS = {"params", "param_names", "rule", "training", *Common.__annotations__}
-
-
-class Place(NamedTuple):
-    """One binary tensor of an optimizer.
-
-    Attributes:
-        number: Number of the tensor, on which its noise depends.
-        name: Name of the parameter, or its number if it was given without a name.
-        parameter: The parameter.
-        group: Its parameter group.
-    """
-
-    number: int
-    name: str
-    parameter: Parameter
-    group: dict[str, Any]
-
-    @property
-    def own(self) -> Tensor:
-        """The values that this process holds: all of them, unless `fully_shard` has sharded the parameter."""
-        return shards.local(self.parameter)
 
 
 class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
@@ -246,34 +226,27 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     @torch.no_grad()
     def relax(self, keep: float) -> Self:
-        """Weaken the belief so that further training can leave it, and return the optimizer.
+        """Weaken the belief, so that further training can leave it, and return the optimizer.
 
         BayesBiNN multiplies λ by `keep` (with a prior λ₀, its distance from λ₀), STE its latent weights, and VISPA its
-        center. The averages of an inner optimizer and the step number do not change, and without a prior the mode does
-        not change either. Afterwards, the parameters hold a draw from the relaxed belief, or the mode, as before.
+        center. Without a prior, the mode does not change. Averages of an inner optimizer and the step number stay.
 
         Args:
-            keep: Share of the belief to keep, in (0, 1]. 1 changes nothing.
+            keep: Share of the belief to keep, in (0, 1].
 
         Raises:
             ValueError: If `keep` is out of range.
             RuntimeError: If the rule cannot be relaxed.
 
-        Source:
-            Snapshot ensembles (Huang et al., ICLR 2017) and cyclical MCMC (Zhang et al., ICLR 2020) restart the
-            learning rate and keep the weights. The relaxation is this library's addition.
-
         Example:
-            >>> optimizer = bb.BayesBiNN([("w", torch.ones(2, 2))], ess=10, init_lambda=2.0, seed=0)
+            >>> optimizer = bb.BayesBiNN([("w", torch.ones(1, 2))], ess=10, init_lambda=2.0, seed=0)
             >>> optimizer.relax(0.25).posterior().natural["w"].abs()
-            tensor([[0.5000, 0.5000],
-                    [0.5000, 0.5000]])
+            tensor([[0.5000, 0.5000]])
         """
         self._report()
         checks.option(0 < keep <= 1, "keep", "in (0, 1]", keep)
-        kind = type(self)
-        if kind.relaxed is Rule.relaxed:
-            raise RuntimeError(f"{kind.__name__} cannot be relaxed; use BayesBiNN, STE or VISPA")
+        if self.relaxed is Rule.relaxed:
+            raise RuntimeError(f"{type(self).__name__} cannot be relaxed; use BayesBiNN, STE or VISPA")
         for place in self._places():
             belief, step = self._belief(place.parameter), self.state[place.parameter]["step"]
             for name, value in self.relaxed(belief, keep, self._options(place, step)).items():
@@ -335,17 +308,14 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             group.update({name: own[name] for name in own.keys() - group.keys()})  # options that the saved state lacks
         for parameter, state in zip(parameters, saved, strict=True):
             # torch has cast the beliefs to the dtype of the parameter; restore the exact ones.
-            self.state[parameter] = _copied(state, parameter.device)
+            self.state[parameter] = copied(state, parameter.device)
         self._first_draws, self._trained = {}, None
         self._show_all()
 
     # Internals. -------------------------------------------------------------------------------------------------
 
     def _places(self) -> Iterator[Place]:
-        members = [(group, at, member) for group in self.param_groups for at, member in enumerate(group["params"])]
-        for index, (group, at, parameter) in enumerate(members):
-            names: Sequence[str] | None = group.get("param_names")
-            yield Place(index, names[at] if names else str(index), parameter, group)
+        return places_of(self.param_groups)
 
     def _options(self, place: Place, step: Count, **more: Any) -> Any:
         """Return the options that the rule's functions read at a step."""
@@ -379,7 +349,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """Return the belief on the current device of the parameter."""
         state = self.state[parameter]
         if any(t.device != parameter.device for t in state["belief"].values()):
-            self.state[parameter] = state = _copied(state, parameter.device)
+            self.state[parameter] = state = copied(state, parameter.device)
         return state["belief"]
 
     def _noise(self, place: Place, sample: int = 0) -> Noise:
@@ -436,10 +406,9 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             drawn = self._noise(place)
             state["step"] += 1
             o = self._options(place, state["step"])
-            noises = drawn, self._noise(place)
-            update = engine.Update(type(self), belief, gradient, weights, o, *noises, mean is not None, accept)
-            # A copy of the weights must be written back immediately.
-            own = weights.data_ptr() == values.data_ptr()
+            now, estimated = self._noise(place), mean is not None
+            update = engine.Update(type(self), belief, gradient, weights, o, drawn, now, estimated, accept)
+            own = weights.data_ptr() == values.data_ptr()  # a copy of the weights must be written back immediately
             engine.advance(update, compile=group["compile"], queue=queue if own else None)
 
     def _over_draws(
@@ -462,9 +431,9 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 if sample > 0:
                     with torch.no_grad():
                         self._show_all(sample)
-                gradients = self._gradients()
+                gradients = gradients_of(self._places())
                 loss = checks.loss(closure)
-                if sample == 0 and loss is None and gradients == self._gradients():
+                if sample == 0 and loss is None and gradients == gradients_of(self._places()):
                     return None, None, None
                 losses += [] if loss is None else [loss.detach()]
                 with torch.no_grad():
@@ -479,11 +448,6 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 self._show_all()
             raise
         return torch.stack(losses).mean() if losses else None, means, accept
-
-    def _gradients(self) -> list[tuple[int, int, Tensor | None]]:
-        """Return the gradients and their versions to detect changes; keeping the tensors reserves their ids."""
-        found = [place.parameter.grad for place in self._places()]
-        return [(id(gradient), 0 if gradient is None else gradient._version, gradient) for gradient in found]
 
     def _added(self, place: Place, sample: int, samples: int, mean: Mean | None) -> Mean:
         """Add the estimate of the current draw for one tensor to those of the previous draws."""
@@ -528,10 +492,3 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             for name in bad:
                 noted[name].zero_()
             engine.refuse(bad)
-
-
-def _copied(state: Any, device: torch.device) -> Any:
-    """Return a deep copy of one parameter's state on a device with unchanged dtypes."""
-    if isinstance(state, Tensor):
-        return state.detach().to(device, copy=True)
-    return {key: _copied(value, device) for key, value in state.items()} if isinstance(state, dict) else state

@@ -33,8 +33,7 @@ class Pack(Command):
     """Pack a finished run into one file with one bit per binary weight.
 
     Args:
-        folder: Folder of the finished run, or the folder that holds the members of an ensemble, which are packed
-            together.
+        folder: Folder of the finished run. A folder of members packs all of them.
         output: File to write.
         samples: Number of networks to sample from the posterior (of each member), or 0 for the mode alone.
         tempered: Divide the outputs by a temperature that is fitted on the run's validation data.

@@ -33,7 +33,10 @@ class Reproduce(Command):
     """Reproduce a published table or figure.
 
     Args:
-        unlike_data: Folder or Hugging Face Hub id of Fashion-MNIST, for the target trust.
+        members: Number of members of an ensemble, and of cycles, for the target members.
+        unlike: Recipe whose test inputs serve as out-of-distribution data, for the target members.
+        unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data, for the targets trust (where it is
+            Fashion-MNIST) and members.
         runs: Folders of finished runs, for the targets curves and histogram.
         published: JSON file with the published curves, for the target curves.
         chains: Number of chains that sample the exact posterior, for the target truth.
@@ -47,10 +50,13 @@ If the command is interrupted, give it again: finished runs are not repeated.
 examples:
   bitbayes reproduce moons
   bitbayes reproduce table2 --rules ste bayesbinn:default --seeds 3
+  bitbayes reproduce members --dataset mnist-trust --unlike fashion-mnist
   bitbayes reproduce curves --runs runs/mnist-ste-seed0 runs/mnist-bop-seed0
 """
     target: Annotated[Name, tyro.conf.arg(help=_targets())]
     choice: Annotated[TableChoice, options_of(TableChoice, "dataset", "seeds", "rules", "jobs")]
+    members: int = 4
+    unlike: str | None = None
     unlike_data: str | None = None
     runs: tuple[str, ...] = ()
     published: str | None = None
@@ -79,7 +85,15 @@ examples:
         if self.target not in targets:
             raise nearest("table or figure", self.target, targets)
         make, options = targets[self.target]
-        usual = {"unlike_data": None, "runs": (), "published": None, "chains": 24, "sweeps": 2500}
+        usual = {
+            "members": 4,
+            "unlike": None,
+            "unlike_data": None,
+            "runs": (),
+            "published": None,
+            "chains": 24,
+            "sweeps": 2500,
+        }
         usual |= vars(TableChoice()) | vars(Overrides()) | _DEFAULTS | {"device": "auto"}
         values = {**vars(self), **vars(self.choice), **vars(self.given)}
         for name, value in usual.items():
@@ -148,6 +162,17 @@ def _trust(command: Reproduce) -> None:
     study = trust_study(command.choice, placed(command.given), unlike_data=command.unlike_data)
     picture = figures.trust_figure(study, study.folder / "trust.png")
     show(tables.trust_table(study), f"written: {study.folder / 'trust.json'}, {picture}")
+
+
+def _members(command: Reproduce) -> None:
+    from bitbayes.lab.report import tables
+    from bitbayes.lab.studies.members import members_study
+
+    others = {"unlike": command.unlike, "unlike_data": command.unlike_data}
+    study = members_study(command.choice, placed(command.given), members=command.members, **others)
+    for table in tables.member_tables(study):
+        show(table)
+    show(f"written: {study.folder / 'members.json'}")
 
 
 def _moons(command: Reproduce) -> None:
@@ -237,6 +262,7 @@ def _run_folders(names: Sequence[str]) -> list[Path]:
 
 _OTHERS: dict[str, tuple[Callable[[Reproduce], None], tuple[str, ...]]] = {
     "trust": (_trust, ("unlike_data", *_RUNS)),
+    "members": (_members, ("members", "unlike", "unlike_data", "budget", "protocol", "capture", *_RUNS)),
     "moons": (_moons, ("epochs", "out", "seeds", "jobs")),
     "snelson": (_snelson, ("data", "epochs", "out", "seeds", "jobs")),
     "truth": (_truth, ("dataset", "rules", "epochs", "out", "seeds", "jobs", "chains", "sweeps")),

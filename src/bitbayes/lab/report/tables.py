@@ -15,6 +15,7 @@ from bitbayes.lab.report.folders import RunRecord, StreamRecord, is_number
 from bitbayes.lab.report.groups import Group, flat, rule_of
 from bitbayes.lab.report.series import Curve, ReliabilityPoints
 from bitbayes.lab.studies.evaluate import LEVEL
+from bitbayes.lab.studies.members import MembersRow, MembersStudy
 from bitbayes.lab.studies.trust import TrustRow, TrustStudy
 from bitbayes.lab.train import Evaluation, RunConfig, Summary
 from bitbayes.table import Table, brief, number, spread
@@ -128,7 +129,9 @@ _EVALUATED = {
 
 def evaluation_table(found: Evaluation) -> Table:
     """Return mode and mean of a run side by side, with figures by their full names."""
-    columns = dict(zip(_predictions(found), (found.mode, found.mean or {}), strict=False))
+    count = len(found.members or ())
+    columns = {_averaged(count, None): found.mode}
+    columns |= {_averaged(count, found.samples): found.mean} if found.mean else {}
     measured = dict.fromkeys(name for figures in columns.values() for name in figures)
     rows = []
     for name in sorted(measured, key=list(_EVALUATED).index):
@@ -147,14 +150,6 @@ def evaluation_table(found: Evaluation) -> Table:
     estimator = f" ({found.estimator})" if found.estimator else ""
     title = f"{found.recipe}, {found.rule}{estimator}: test data{_with_views(found.views)}"
     return Table(title, ["", *columns], rows, caption)
-
-
-def _predictions(found: Evaluation) -> list[str]:
-    """Return what `mode` and, if there is one, `mean` of an evaluation average over."""
-    if found.members is None:
-        return ["mode"] + ([f"mean of {found.samples}"] if found.mean else [])
-    count = len(found.members)
-    return [f"modes of {count}"] + ([f"mean of {count} x {found.samples}"] if found.mean else [])
 
 
 def members_table(found: Evaluation) -> Table:
@@ -267,6 +262,28 @@ def trust_table(study: TrustStudy) -> Table:
     return Table(title, heads, cells, align=align)
 
 
+def member_tables(study: MembersStudy) -> list[Table]:
+    """Return the two tables that `bitbayes reproduce members` prints: at equal training time and at equal bytes."""
+    how = {"single": "one run", "members": "independent members", "cycles": "cycles"}
+    names = ("accuracy", "nll", "brier", "ece", "aurc", "auroc_unlike", "fpr95_unlike")
+    heads = ["rule", "training", "epochs", "prediction", "networks", "MB", *(FIGURES[name][0] for name in names)]
+
+    def table(title: str, rows: Sequence[MembersRow]) -> Table:
+        cells = []
+        for row in rows:
+            way = how[row.way] if row.members == 1 else f"{row.members} {how[row.way]}"
+            first = [row.rule, way, str(row.epochs), row.kind, str(row.networks), f"{row.bytes / 1e6:.3f}"]
+            figures = {name: found.values for name, found in row.figures.items()}
+            cells.append([*first, *_figure_cells(figures, names)])
+        return Table(title, heads, cells, align="ll" + "r" + "l" + "r" * (len(heads) - 4)).without_empty_columns()
+
+    limit = f"at most {study.bytes / 1e6:.3f} MB, the size of one float network"
+    return [
+        table("Ensembles at equal training time, test data", study.time),
+        table(f"Ensembles at equal bytes ({limit}), test data", study.size),
+    ]
+
+
 def all_trust_table(name: str, rows: Sequence[TrustRow]) -> Table:
     """Return a row for each way to predict, with every figure that was measured."""
     heads = ["rule", "prediction", "networks", "bytes", *(head for _, head, _ in FIGURES.values())]
@@ -304,14 +321,31 @@ def unlike_table(groups: Sequence[Group]) -> Table:
 
 
 def _evaluations(groups: Sequence[Group]) -> Iterator[tuple[Group, str, list[Mapping[str, Any]]]]:
-    """Yield groups of runs, the mode or the mean of samples, and its figures in every evaluated run of the group."""
+    """Yield groups of runs, the mode or the mean of samples, and its figures in every evaluated run of the group.
+
+    Evaluations of the members of a run's cycles are kept apart from those of single networks.
+    """
     for group in groups:
-        for kind in ("mode", "mean"):
-            every = [run.evaluation.get(kind) for run in group.runs]
-            found = [figures for figures in every if isinstance(figures, Mapping)]
-            if found:
-                samples = listed(run.evaluation.get("samples") for run in group.runs if kind in run.evaluation)
-                yield group, f"mean of {samples}" if kind == "mean" else "mode", found
+        for count in sorted({_members(run) for run in group.runs}):
+            runs = [run for run in group.runs if _members(run) == count]
+            for kind in ("mode", "mean"):
+                found = [figures for run in runs if isinstance(figures := run.evaluation.get(kind), Mapping)]
+                if found:
+                    samples = listed(run.evaluation.get("samples") for run in runs if kind in run.evaluation)
+                    yield group, _averaged(count, samples if kind == "mean" else None), found
+
+
+def _members(run: RunRecord) -> int:
+    """Return the number of members that an evaluation covers; 0 for that of a single run."""
+    members = run.evaluation.get("members")
+    return len(members) if isinstance(members, list) else 0
+
+
+def _averaged(members: int, samples: object) -> str:
+    """Return what a prediction averages over: modes, or samples if their number is not None."""
+    if samples is None:
+        return f"modes of {members}" if members else "mode"
+    return f"mean of {members} x {samples}" if members else f"mean of {samples}"
 
 
 def _values(found: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, list[float]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from bitbayes.lab.choices import Overrides
-from bitbayes.lab.recipes import make_config, open_recipe, run_recipe
+from bitbayes.lab.recipes import Recipe, make_config, open_recipe, run_recipe
 from bitbayes.lab.recipes.configure import data_of, load_data, open_source, recipe_of
 from bitbayes.lab.recipes.source import Source
 from bitbayes.lab.train import Progress, RunConfig, RunError, RunFolder, SilentProgress, Summary, default_progress
@@ -46,14 +46,14 @@ def make_configs(recipe: str, rule: str, seeds: int, given: Overrides) -> list[R
     ]
 
 
-def member_configs(recipe: str, rule: str, members: int, given: Overrides) -> list[RunConfig]:
+def member_configs(recipe: Recipe | str, rule: str, members: int, given: Overrides) -> list[RunConfig]:
     """Return the configurations of independent members of an ensemble that share the epochs of one run.
 
     Each member has a whole schedule of EPOCHS // MEMBERS epochs, and so has each float network that it begins with. The
     seeds of the members are hashed from the seed of the run and the number of the member.
 
     Args:
-        recipe: Name or file of the recipe.
+        recipe: Recipe, or its name or file.
         rule: Name of the rule.
         members: Number of members.
         given: Choices for a single run of the whole budget. The folders are member1, member2, ... in `out`, or else in
@@ -70,7 +70,7 @@ def member_configs(recipe: str, rule: str, members: int, given: Overrides) -> li
         raise ValueError(f"members must be at least 1, got {members}")
     if given.cycles is not None or given.stop_after is not None:
         raise ValueError("members are whole runs, without cycles and stop_after; leave these out, or leave out members")
-    found = open_recipe(recipe)
+    found = open_recipe(recipe) if isinstance(recipe, str) else recipe
     whole = make_config(found, rule, given)
     shares = {name: getattr(whole, name) // members for name in ("epochs", "pretrain_epochs") if getattr(whole, name)}
     if 0 in shares.values():
@@ -84,7 +84,13 @@ def member_configs(recipe: str, rule: str, members: int, given: Overrides) -> li
 
 
 def run_members(configs: Sequence[RunConfig], *, jobs: int = 1, note: Callable[[str], None] = print) -> list[Summary]:
-    """Train the members of an ensemble from `member_configs`, and return their summaries; see `run_several`.
+    """Train the members of an ensemble from `member_configs`, and return their summaries; see `run_several`."""
+    begin_members(configs)
+    return run_several(configs, jobs=jobs, note=note)
+
+
+def begin_members(configs: Sequence[RunConfig]) -> None:
+    """Write the number of members into the folder that will hold them.
 
     Raises:
         ValueError: If the folder is that of another run.
@@ -96,7 +102,6 @@ def run_members(configs: Sequence[RunConfig], *, jobs: int = 1, note: Callable[[
         if any(finished(config) is None for config in configs):
             folder.remove("evaluation.json")
         write_count(folder, len(configs))
-    return run_several(configs, jobs=jobs, note=note)
 
 
 def finished(config: RunConfig) -> Summary | None:

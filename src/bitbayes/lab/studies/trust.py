@@ -95,7 +95,7 @@ def trust_study(
             for kind, count in kinds.items():
                 note(f"{row.rule}: {kind}, seed {summary.seed}")
                 found.setdefault(kind, []).append(Predictions.of(run.predictor(count), inputs))
-                sizes[kind] = (max(count, 1), _bytes(run, max(count, 1)))
+                sizes[kind] = (max(count, 1), network_bytes(run, max(count, 1)))
         assert inputs is not None
         ways = {kind: (predictions, *sizes[kind]) for kind, predictions in found.items()}
         if len(found["network"]) > 1:
@@ -114,7 +114,7 @@ def trust_study(
     return TrustStudy(rows, examples, inputs, folder)
 
 
-def _bytes(run: FinishedRun, networks: int) -> int:
+def network_bytes(run: FinishedRun, networks: int) -> int:
     """Return the bytes of networks that share their real parameters, which take 32 bits each."""
     full, _ = run.experiment.bytes()
     binary = run.experiment.binary_weights()

@@ -19,7 +19,7 @@ from bitbayes.files import check_seal, sealed
 from bitbayes.lab.train import checkpoint, lock
 
 _CHECKPOINT = "checkpoint.pt"
-COUNT = "members.json"
+COUNT = "ensemble.json"
 """File with the number of members of an ensemble, in the folder that holds their folders."""
 
 _MOST_PROGRAM = 1 << 24  # bytes
