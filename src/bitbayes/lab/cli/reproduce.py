@@ -168,8 +168,13 @@ def _members(command: Reproduce) -> None:
     from bitbayes.lab.report import tables
     from bitbayes.lab.studies.members import members_study
 
-    others = {"unlike": command.unlike, "unlike_data": command.unlike_data}
-    study = members_study(command.choice, placed(command.given), members=command.members, **others)
+    study = members_study(
+        command.choice,
+        placed(command.given),
+        members=command.members,
+        unlike=command.unlike,
+        unlike_data=command.unlike_data,
+    )
     for table in tables.member_tables(study):
         show(table)
     show(f"written: {study.folder / 'members.json'}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -158,15 +160,14 @@ def _plans(
         name = full_name(recipe, rule)
         out = folder / f"{name.slug}-seed{seed}"
         whole = make_config(recipe, rule, given, seed=seed, out=str(out))
-        share = {name: getattr(whole, name) // members for name in ("epochs", "pretrain_epochs")}
-        budget = {name: count * members for name, count in share.items() if count}
-        settings = {**vars(given), **budget, "seed": seed}
-        independent = Overrides(**{**settings, "out": f"{out}-members"})
-        yield _Plan(rule, "members", member_configs(recipe, rule, members, independent), Path(f"{out}-members"))
-        yield _Plan(rule, "single", [make_config(recipe, rule, Overrides(**settings | {"out": str(out)}))], out)
+        share = {setting: getattr(whole, setting) // members for setting in ("epochs", "pretrain_epochs")}
+        budget: dict[str, Any] = {setting: count * members for setting, count in share.items() if count}
+        same = dataclasses.replace(given, seed=seed, **budget)
+        apart, cycles = (dataclasses.replace(same, out=f"{out}-{way}") for way in ("members", "cycles"))
+        yield _Plan(rule, "members", member_configs(recipe, rule, members, apart), Path(f"{out}-members"))
+        yield _Plan(rule, "single", [make_config(recipe, rule, same, out=str(out))], out)
         if relaxes(name.rule) or name.rule == "full-precision":
-            cycles = Overrides(**settings | {"out": f"{out}-cycles", "cycles": members})
-            yield _Plan(rule, "cycles", [make_config(recipe, rule, cycles)], Path(cycles.out or ""))
+            yield _Plan(rule, "cycles", [make_config(recipe, rule, cycles, cycles=members)], Path(f"{out}-cycles"))
 
 
 def _ready(config: RunConfig, folder: Path) -> RunConfig:
