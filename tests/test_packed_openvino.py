@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -101,23 +100,6 @@ def test_signs_at_zero():
     assert agree(network, x, exact=True).outputs(x).item() == 2
 
 
-def test_where_a_scaled_sign_turns():
-    """The sign of x · scale + shift at the numbers around its zero is that of the exact sum."""
-    rng = np.random.default_rng(0)
-    scale, shift = (rng.normal(size=(2, 2000)) * 10.0 ** rng.integers(-9, 9, (2, 2000))).astype(np.float32)
-    scale[:2], shift[:4] = 0, [-1, 1, 0, -0.0]
-    crossing = openvino_graph._crossing({"scale": scale, "shift": shift})
-    near = np.clip(crossing["threshold"] * crossing["direction"], -1e38, 1e38, dtype=np.float32)
-    for x in (near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf)), near * 0):
-        exact = np.array(
-            [
-                Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c)) >= 0
-                for a, b, c in zip(x, scale, shift, strict=True)
-            ]
-        )
-        assert np.array_equal(x * crossing["direction"] >= crossing["threshold"], exact)
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks(name):
     torch.manual_seed(0)
@@ -200,7 +182,6 @@ def test_wrong_numbers_are_refused_at_load(monkeypatch):
     """The trap of this operation is silence: here weights whose bits are turned round in each byte."""
     network = bb.pack(settled(mlp_of_signs(64)), torch.zeros(1, 64))
     pack = np.packbits
-    from bitbayes.packed.backends.openvino import graph as openvino_graph
 
     class Turned:
         def __getattr__(self, name: str) -> Any:

@@ -84,6 +84,31 @@ def float_above(numbers: Array) -> npt.NDArray[np.float32]:
     return np.where(near < numbers.astype(np.float64), np.nextafter(near, np.float32(np.inf)), near)
 
 
+def crossing(scale: Array, shift: Array) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
+    """Return where x · scale + shift reaches zero, so that one comparison of x gives the sign of the exact sum.
+
+    Args:
+        scale: Finite numbers, shape (n,) or (1,).
+        shift: Finite numbers, shape (n,) or (1,).
+
+    Returns:
+        Thresholds and directions −1 or +1: the sum is at least zero where x · direction ≥ threshold, for float32 x.
+
+    Example:
+        >>> crossing(np.array([2.0, -2.0]), np.array([1.0, 1.0]))
+        (array([-0.5, -0.5], dtype=float32), array([ 1, -1], dtype=int8))
+    """
+    scale, shift = scale.astype(np.float64), shift.astype(np.float64)
+    size, largest = np.abs(scale), np.finfo(np.float32).max
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        exact = np.where(size > 0, -shift / size, np.where(shift >= 0, -np.inf, np.inf))
+        least = exact.clip(-largest, largest).astype(np.float32)  # or a neighbour; in float64 the sum's sign is exact
+        below = np.nextafter(least, np.float32(-np.inf))
+        least = np.where(below * size + shift >= 0, below, least)
+        least = np.where(least * size + shift >= 0, least, np.nextafter(least, np.float32(np.inf)))
+    return least.clip(-largest, largest), np.where(scale < 0, -1, 1).astype(np.int8)
+
+
 def as_words(bits: Array) -> npt.NDArray[np.uint64]:
     """Return rows of bytes as rows of 64-bit words, padded with zeros."""
     if bits.shape[-1] % 8:

@@ -7,14 +7,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from bitbayes.conformal import ConformalSets
 from bitbayes.hub import Description, Pretrained
-from bitbayes.packed.format.bits import Array, unpack_signs
+from bitbayes.packed.format.bits import Array, crossing, float_above, unpack_signs
 from bitbayes.packed.format.check import check_program, check_tensors, own_values
 from bitbayes.packed.format.describe import described
 from bitbayes.packed.format.file import read_file, write_file
@@ -25,6 +25,20 @@ from bitbayes.packed.format.summary import PackedRow, PackedSummary
 
 _CONFORMAL = "conformal "  # what the name of a threshold in `about` begins with, before the level
 _SHOWN = 5  # number of levels that an error message names
+
+
+class Comparison(NamedTuple):
+    """Signs as one comparison: +1 where value · direction ≥ threshold, else −1.
+
+    Args:
+        value: Number of the value that is compared.
+        threshold: Thresholds, one for each channel or one for all.
+        direction: −1 or +1, one for each channel or one for all.
+    """
+
+    value: int
+    threshold: npt.NDArray[np.float32]
+    direction: npt.NDArray[np.int8]
 
 
 class PackedNetwork(Pretrained):
@@ -284,6 +298,33 @@ class PackedNetwork(Pretrained):
     def tensors_of(self, step: Step, sample: int = 0) -> dict[str, Array]:
         """Return a step's tensors by role, as in one of the C networks."""
         return {role: tensor[sample % len(tensor)] for role, tensor in self.stacked(step).items()}
+
+    def comparison(self, step: Step, sample: int = 0) -> Comparison:
+        """Return the comparison that computes a sign or a threshold in one of the C networks.
+
+        The sign of x · scale + shift becomes a comparison of x, whose result does not depend on how a backend rounds
+        the product and the sum.
+
+        Args:
+            step: Step `sign` or `threshold` of the program.
+            sample: Index of the network.
+
+        Example:
+            >>> steps = (Step("affine", (0,), "", {}, {"scale": "s"}), Step("sign", (1,)))
+            >>> network = PackedNetwork(Program((2,), 1, steps), {"s": np.array([-2, -1], np.float32)})
+            >>> found = network.comparison(steps[1])
+            >>> found.value, found.direction
+            (0, array([-1, -1], dtype=int8))
+        """
+        value, tensors = step.sources[0], self.tensors_of(step, sample)
+        before = self.made_by(value)
+        if step.op == "sign" and before is not None and before.op == "affine":
+            affine = self.tensors_of(before, sample)
+            return Comparison(
+                before.sources[0], *crossing(affine.get("scale", np.ones(1)), affine.get("shift", np.zeros(1)))
+            )
+        threshold = float_above(tensors.get("threshold", np.zeros(1)))
+        return Comparison(value, threshold, tensors.get("direction", np.ones(1, np.int8)))
 
     def weight_shape(self, step: Step) -> tuple[int, ...]:
         """Return the shape of a layer's weight: (outputs, inputs / groups, *kernel)."""

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbayes.packed.backends.openvino.quiet import openvino
-from bitbayes.packed.format.bits import Array, float_above
-from bitbayes.packed.format.network import PackedNetwork
+from bitbayes.packed.format.bits import Array
+from bitbayes.packed.format.network import Comparison, PackedNetwork
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
 
@@ -70,23 +70,20 @@ class _Graph(NamedTuple):
             if step.op in ("linear", "conv"):
                 values.append(self.layer(index, step, values))
             elif step.op in ("sign", "threshold"):
-                rank, before = len(self.network.values[index + 1].shape), self.network.made_by(step.sources[0])
-                if step.op == "sign" and before is not None and before.op == "affine":
-                    # OpenVINO would fold the scale into a convolution's weights, which changes values near zero.
-                    sources = [values[before.sources[0]]]
-                    tensors = _crossing(self.network.tensors_of(before, self.sample))
-                values.append(self.sign(sources[0], tensors, rank))
+                # OpenVINO would fold a scale before a sign into a convolution's weights, which changes small values.
+                found, rank = self.network.comparison(step, self.sample), len(self.network.source_shape(step))
+                values.append(self.sign(values[found.value], found, rank))
             else:
                 rank = len(self.network.source_shape(step))
                 shaped = {role: _along(tensor, rank) for role, tensor in tensors.items()}
                 values.append(_STEPS[step.op]([number(source) for source in sources], step, shaped, self.inputs))
         return number(values[-1])
 
-    def sign(self, x: Any, tensors: Mapping[str, Array], rank: int) -> _Sign:
+    def sign(self, x: Any, found: Comparison, rank: int) -> _Sign:
         numbers = number(x)
-        if "direction" in tensors:
-            numbers = ops.multiply(numbers, _along(tensors["direction"], rank))
-        return _Sign(numbers, _along(float_above(tensors.get("threshold", np.zeros(1))), rank))
+        if (found.direction < 0).any():
+            numbers = ops.multiply(numbers, _along(found.direction, rank))
+        return _Sign(numbers, _along(found.threshold, rank))
 
     def layer(self, index: int, step: Step, values: Sequence[Any]) -> Node:
         """Add a linear layer or convolution."""
@@ -156,19 +153,6 @@ class _Graph(NamedTuple):
             rows, columns = (ends[:, 1] - ends[:, 0] for ends in sliding.seen(sizes))
             y = ops.add(y, more * np.outer(rows, columns).astype(np.float32)[None, None])
         return ops.reshape(y, [self.inputs, *out], False)
-
-
-def _crossing(affine: Mapping[str, Array]) -> dict[str, Array]:
-    """Return where x · scale + shift reaches zero: the `threshold` and `direction` of the same signs."""
-    scale, shift = (affine.get(*each).astype(np.float64) for each in (("scale", np.ones(1)), ("shift", np.zeros(1))))
-    size, largest = np.abs(scale), np.finfo(np.float32).max
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        exact = np.where(size > 0, -shift / size, np.where(shift >= 0, -np.inf, np.inf))
-        least = exact.clip(-largest, largest).astype(np.float32)  # or a neighbour; in float64 the sum's sign is exact
-        below = np.nextafter(least, np.float32(-np.inf))
-        least = np.where(below * size + shift >= 0, below, least)
-        least = np.where(least * size + shift >= 0, least, np.nextafter(least, np.float32(np.inf)))
-    return {"threshold": least.clip(-largest, largest), "direction": np.where(scale < 0, -1, 1).astype(np.int8)}
 
 
 def _places(s: Sliding) -> tuple[Sequence[int], ...]:
