@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import needs
 from bitbayes.lab import cli
 from bitbayes.packed import Inputs, PackedNetwork, Program, Step, c_header, load, onnx_model
 from bitbayes.packed.backends import reference
-from bitbayes.packed.format.bits import float_above, unpack_signs
+from bitbayes.packed.format.bits import crossing, float_above, unpack_signs
 from test_packed import Narrow, grid, settled
 
 needs_gcc = needs.COMPILER.unless(shutil.which("gcc"))
@@ -243,6 +244,23 @@ def test_a_float_takes_the_place_of_an_integer(threshold):
         assert bool(x >= above) == (float(x) >= threshold)
 
 
+def test_where_a_scaled_sign_turns():
+    """The sign of x · scale + shift at the numbers around its zero is that of the exact sum."""
+    rng = np.random.default_rng(0)
+    scale, shift = (rng.normal(size=(2, 2000)) * 10.0 ** rng.integers(-9, 9, (2, 2000))).astype(np.float32)
+    scale[:2], shift[:4] = 0, [-1, 1, 0, -0.0]
+    threshold, direction = crossing(scale, shift)
+    near = np.clip(threshold * direction, -1e38, 1e38, dtype=np.float32)
+    for x in (near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf)), near * 0):
+        exact = np.array(
+            [
+                Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c)) >= 0
+                for a, b, c in zip(x, scale, shift, strict=True)
+            ]
+        )
+        assert np.array_equal(x * direction >= threshold, exact)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnx_is_the_reference(name):
     onnx = needs.ONNX.module("onnx")
@@ -384,7 +402,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert "written: digits.h" in capsys.readouterr().out
     assert cli.main(["export", "net.safetensors"]) == 2
     error = capsys.readouterr().err
-    assert "give --c, --onnx or both" in error and len(error.splitlines()) == 1
+    assert "give --c, --onnx or --qonnx" in error and len(error.splitlines()) == 1
     onnx = needs.ONNX.module("onnx")
     assert cli.main(["export", "net.safetensors", "--onnx", "net.onnx"]) == 0
     assert onnx.load("net.onnx") == onnx_model(packed)

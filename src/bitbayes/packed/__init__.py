@@ -2,7 +2,7 @@
 
 from bitbayes.packed.backends.c.write import c_header
 from bitbayes.packed.backends.load import load
-from bitbayes.packed.backends.onnx import onnx_model
+from bitbayes.packed.backends.onnx import onnx_model, qonnx_model
 from bitbayes.packed.backends.runtime import Runtime
 from bitbayes.packed.convert.pack import pack
 from bitbayes.packed.format.inputs import Inputs
@@ -23,4 +23,5 @@ __all__ = [
     "load",
     "onnx_model",
     "pack",
+    "qonnx_model",
 ]

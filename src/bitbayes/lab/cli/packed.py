@@ -18,7 +18,7 @@ from bitbayes.lab.cli.output import show
 from bitbayes.lab.cli.shared import Command, Flag, Name, Output, tyro
 from bitbayes.lab.studies.answers import class_rows, read_array, regression_rows
 from bitbayes.lab.studies.zoo import find_packed, zoo_table
-from bitbayes.packed import PackedNetwork, Runtime, c_header, load, onnx_model
+from bitbayes.packed import PackedNetwork, Runtime, c_header, load, onnx_model, qonnx_model
 from bitbayes.packed.format.images import SUFFIXES
 from bitbayes.prediction import Prediction, both_classes
 from bitbayes.table import Table
@@ -267,32 +267,41 @@ example:
 
 @dataclass
 class Export(Command):
-    """Export a packed network as a C header or as an ONNX model.
+    """Export a packed network as a C header, an ONNX model or a QONNX model.
 
     Args:
         network: File of the packed network, or zoo:NAME, or hub:OWNER/NAME[@REVISION]. It must hold a single network.
         c: C header to write, for microcontrollers. Its names start with the name of the file: net.h defines
             net_predict, and my-net.h defines my_net_predict.
         onnx: ONNX model to write, for other runtimes.
+        qonnx: QONNX model to write, for FINN and hls4ml, which make hardware for FPGAs. Weights and activations are
+            marked as binary.
     """
 
     epilog = """
-example:
+examples:
   bitbayes export mnist.safetensors --c mnist.h --onnx mnist.onnx
+  bitbayes export mnist.safetensors --qonnx mnist-qonnx.onnx
 """
     network: Name
     c: str | None = None
     onnx: str | None = None
+    qonnx: str | None = None
 
     def run(self) -> None:
         """Write the requested files."""
-        if self.c is None and self.onnx is None:
-            raise ValueError("got no file to write; give --c, --onnx or both")
+        paths = [Path(path).resolve() for path in (self.c, self.onnx, self.qonnx) if path is not None]
+        if not paths:
+            raise ValueError("got no file to write; give --c, --onnx or --qonnx")
+        if len(set(paths)) < len(paths):
+            raise ValueError("got one file for two forms of the network; give each form a file of its own")
         network, files = find_packed(self.network), {}
         if self.c is not None:
             files[self.c] = c_header(network, _identifier(Path(self.c).stem)).encode()
         if self.onnx is not None:
             files[self.onnx] = onnx_model(network).SerializeToString()
+        if self.qonnx is not None:
+            files[self.qonnx] = qonnx_model(network).SerializeToString()
         for path, content in files.items():
             Path(path).write_bytes(content)
             defines = f"; it defines {_identifier(Path(path).stem)}_predict" if path == self.c else ""
