@@ -13,7 +13,7 @@ from bitbayes.conformal import ConformalSets
 from bitbayes.lab import cli
 from bitbayes.lab.bench.engines import ENGINES
 from bitbayes.lab.bench.rivals import torch_bfloat16, without_bits
-from bitbayes.lab.studies.evaluate import load_run
+from bitbayes.lab.studies.load import load_run
 from bitbayes.lab.train.measure import whole
 from bitbayes.packed import PackedNetwork, load
 from bitbayes.packed.backends.reference import input_ranges
