@@ -210,7 +210,8 @@ def _snelson(command: Reproduce) -> None:
 
 def _truth(command: Reproduce) -> None:
     from bitbayes.lab.report import results
-    from bitbayes.lab.studies.truth import Sampling, truth_study
+    from bitbayes.lab.studies.exact import Sampling
+    from bitbayes.lab.studies.truth import truth_study
     from bitbayes.lab.train import RunFolder
 
     given, choice = command.given, command.choice

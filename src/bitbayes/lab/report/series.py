@@ -176,5 +176,6 @@ def reliability_points(groups: Sequence[Group]) -> list[ReliabilityPoints]:
                     continue
                 numbers = all(isinstance(one, list) and all(map(is_number, one)) for one in lists)
                 if numbers and len({len(one) for one in lists}) == 1:
+                    lists = [[float(value) for value in one] for one in lists]  # charts have no large integers
                     found.append(ReliabilityPoints(run.name, index, bins, kind, *lists))
     return found
