@@ -157,14 +157,18 @@ def test_a_packed_ensemble_takes_inputs_of_several_shapes() -> None:
         assert torch.equal(kept.predict(x).outputs, bb.predict(model, x, posterior, 4, backend="native").outputs)
 
 
-def test_its_posterior_holds_the_networks_in_order() -> None:
+def test_its_posterior_is_the_bag_of_its_networks() -> None:
+    """The members come in the order in which they were drawn; samples come in the order of their seed, without end."""
     kept, posterior, x = bb.Ensemble(network(), bernoulli(), 6, seed=2), bernoulli(), torch.randn(4, 5)
-    for seed in (0, 9):
-        for index in range(6):
-            for name, weights in posterior.sample_at(index, seed=2).items():
-                assert torch.equal(kept.posterior.sample_at(index, seed=seed)[name], weights)
-    again = bb.predict(network(), x, kept.posterior, 6, seed=5).outputs
-    assert torch.equal(again, kept.predict(x).outputs)
+    assert type(kept.posterior) is bb.SamplePosterior
+    for index in range(6):
+        for name, weights in posterior.sample_at(index, seed=2).items():
+            assert torch.equal(kept.posterior.member(index)[name], weights)
+    again = bb.predict(network(), x, kept.posterior, 12, seed=5).outputs
+    assert torch.equal(again[:6].sort(0).values, kept.predict(x).outputs.sort(0).values)
+    assert torch.equal(again[6:].sort(0).values, again[:6].sort(0).values)
+    both = bb.Mixture([kept.posterior, kept.posterior]).sample(32)
+    assert {len(weights) for weights in both.values()} == {32}
 
 
 def test_a_saved_ensemble_has_the_same_networks(tmp_path) -> None:

@@ -309,7 +309,10 @@ def test_bad_arguments_are_refused(options: dict[str, object], message: str) -> 
         ({"sweeps": 0}, "sweeps must be at least thin, .* got sweeps=0, thin=1, burn_in=0"),
         ({"sweeps": 3, "thin": 4}, "got sweeps=3, thin=4"),
         ({"sweeps": 3, "burn_in": -1}, "burn_in=-1"),
-        ({"sweeps": 3, "start_temperature": 9.0}, "start_temperature has no effect without burn_in"),
+        (
+            {"sweeps": 3, "start_temperature": 9.0},
+            "start_temperature has no effect without a burn_in of at least 2, got 0",
+        ),
         ({"sweeps": 3, "burn_in": 2, "start_temperature": -9.0}, r"must be positive and finite, got -9\.0"),
     ],
 )

@@ -20,7 +20,13 @@ from bitbayes.errors import install_command
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 DEVELOPERS = {"dev", "docs"}
-PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "arviz_stats": "arviz-stats", "torch": "tensorboard", "markupsafe": "jinja2"}
+PACKAGES = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "arviz_stats": "arviz-stats",
+    "torch": "tensorboard",
+    "markupsafe": "jinja2",
+}
 
 
 def packages(extra: str) -> set[str]:

@@ -27,7 +27,7 @@ def pack_signs(signs: Tensor) -> Tensor:
     """
     ones = functional.pad((signs >= 0).float(), (0, -signs.shape[-1] % 8)).unflatten(-1, (-1, 8))
     # Sums of different powers of two up to 255 are exact in every floating-point type, and a product is fast.
-    return (ones @ 2.0 ** torch.arange(8, device=signs.device)).to(torch.uint8)
+    return (ones @ 2.0 ** torch.arange(8, dtype=torch.float32, device=signs.device)).to(torch.uint8)
 
 
 def unpack_signs(bits: Tensor, count: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -270,6 +270,8 @@ def area_under_risk_coverage(probs: Tensor, y: Tensor, score: Tensor | None = No
 
 
 def _check_groups(usual: Tensor, unusual: Tensor) -> None:
+    if usual.dim() != 1 or unusual.dim() != 1:
+        raise ValueError(f"scores must have one dimension, got {tuple(usual.shape)} and {tuple(unusual.shape)}")
     if len(usual) == 0 or len(unusual) == 0:
         raise ValueError(f"both groups need at least one score, got {len(usual)} usual and {len(unusual)} unusual")
     if usual.isnan().any() or unusual.isnan().any():

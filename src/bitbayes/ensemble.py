@@ -27,8 +27,8 @@ class Ensemble:
     The outputs equal those of `bitbayes.predict` bit for bit, with the same arguments. `predict` draws the networks
     anew at every call, and an ensemble keeps one bit per weight and network. Networks of up to 2²⁴ weights in total are
     also kept in the type of the parameters. The ensemble has its own copy of the network, so that later training does
-    not change it. The attribute `posterior` is a `SamplePosterior` of the networks, in the order in which they were
-    drawn.
+    not change it. The attribute `posterior` is a `SamplePosterior` whose members are the networks, in the order in
+    which they were drawn.
 
     Args:
         model: Network. If torch.compile or DistributedDataParallel wraps the network and the posterior has the
@@ -77,13 +77,14 @@ class Ensemble:
         self.model = copy.deepcopy(model, {id(follower): ()} if followed else {})
         if followed:
             del self.model.train
-        self.posterior = _Drawn.of_samples(posterior, samples, seed=seed)
+        self.posterior = SamplePosterior.of_samples(posterior, samples, seed=seed)
+        self._drawn = _InOrder(self.posterior)
         self.backend, self.output = backend, output
         self._statistics: list[Weights] | None = None
         self._kept: list[tuple[int, Weights]] = []
         self._runtimes: dict[torch.Size, Runtime] = {}
         with as_found(self.model):
-            networks = drawn_networks(self.model, self.posterior, samples, batches=batches)
+            networks = drawn_networks(self.model, self._drawn, samples, batches=batches)
             if batches is None:
                 next(networks)  # checks the names
             else:
@@ -126,7 +127,7 @@ class Ensemble:
             return Prediction(outputs_of(self.model, self._groups(size), x, chunk, self.output))
 
     def _networks(self) -> Iterator[Weights]:
-        networks = drawn_networks(self.model, self.posterior, len(self))
+        networks = drawn_networks(self.model, self._drawn, len(self))
         if self._statistics is None:
             return networks
         return (weights | buffers for weights, buffers in zip(networks, self._statistics, strict=True))
@@ -149,8 +150,11 @@ class Ensemble:
         return self._runtimes[shape]
 
 
-class _Drawn(SamplePosterior):
-    """Networks that are sampled in the order in which they were drawn, whatever the seed."""
+class _InOrder(SamplePosterior):
+    """The networks of a bag, which are sampled in the order in which they were drawn, whatever the seed."""
+
+    def __init__(self, bag: SamplePosterior) -> None:
+        vars(self).update(vars(bag))  # the same bits
 
     def sample_at(self, index: int, *, seed: int = 0, out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         return self.member(index, out=out)

@@ -102,7 +102,7 @@ class Dense:
 
     def vector(self, device: torch.device) -> Tensor:
         """Return the vector with the current values of the parameters."""
-        values = torch.zeros(self.size, device=device)
+        values = torch.zeros(self.size, dtype=torch.float32, device=device)
         for _, parameter, _, place in self.parameters:
             values[place : place + parameter.numel()] = parameter.detach().float().reshape(-1)
         return values

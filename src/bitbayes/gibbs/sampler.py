@@ -17,7 +17,7 @@ from bitbayes.noise import Noise, stream_key
 from bitbayes.parameters import Named, split_parameters
 from bitbayes.posterior import SamplePosterior
 
-_START, _SWEEP = 5, 6  # streams of noise that no rule and no posterior uses
+_START, _SWEEP = 5, 6  # streams of noise that no rule uses
 
 
 class Gibbs:
@@ -30,7 +30,7 @@ class Gibbs:
     a sweep over the 4,417 weights of the BayesBiNN paper's network on two moons takes a few milliseconds per chain.
 
     Noise depends on the seed, the sweep and the chain alone. Therefore chain number c is the same for any number of
-    chains and threads, and two runs of 100 sweeps give the same chains as one run of 200.
+    chains and, in the kernel, of threads, and two runs of 100 sweeps give the same chains as one run of 200.
 
     Args:
         model: Sequential network of Flatten, Linear, Tanh or ReLU after a Linear, and possibly a last
@@ -84,14 +84,21 @@ class Gibbs:
     ) -> None:
         if not (temperature > 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature must be positive and finite, got {temperature}")
-        if chains < 1:
-            raise ValueError(f"chains must be at least 1, got {chains}")
+        if not isinstance(chains, int) or chains < 1:
+            raise ValueError(f"chains must be a whole number of at least 1, got {chains}")
         dense = Dense.of(model)
         binary = split_parameters(model)[0] if binary is None else list(binary)
+        if not binary:
+            raise ValueError("the network has no binary weight to sample; pass binary=, or see split_parameters")
         visits, self._places = dense.visits(binary)
         target = Target.of(dense, x, y, loss, noise)
         self._sweep = make_sweep(dense, target, visits, self._places, compile=compile)
         wanted = {id(parameter) for _, parameter in binary}
+        for name, parameter, *_ in dense.parameters:
+            if id(parameter) not in wanted and not parameter.isfinite().all():
+                raise ValueError(f"{name!r} is a real parameter with NaN or infinity; a sampler needs finite values")
+        if not math.isfinite(dense.gain):
+            raise ValueError(f"the logit scale must be finite, got {dense.gain}")
         self._shapes = {name: p.shape for name, p, *_ in dense.parameters if id(p) in wanted}
         self.temperature, self.seed, self.chains, self.sweeps = temperature, seed, chains, 0
         self.implementation = self._sweep.name
@@ -129,8 +136,8 @@ class Gibbs:
         hottest = self.temperature if start_temperature is None else start_temperature
         if not (hottest > 0 and math.isfinite(hottest)):
             raise ValueError(f"start_temperature must be positive and finite, got {start_temperature}")
-        if start_temperature is not None and not burn_in:
-            raise ValueError("start_temperature has no effect without burn_in")
+        if start_temperature is not None and burn_in < 2:
+            raise ValueError(f"start_temperature has no effect without a burn_in of at least 2, got {burn_in}")
         losses, kept = [], []
         for done in range(burn_in + sweeps):
             left = max(burn_in - 1 - done, 0) / max(burn_in - 1, 1)  # from 1 to 0 during burn-in
@@ -173,5 +180,5 @@ class Gibbs:
         signs, mine = state["signs"], (self.chains, len(self._places))
         if signs.shape != mine:
             raise ValueError(f"the state has the shape (chains, weights) = {tuple(signs.shape)}, the sampler {mine}")
-        self._vectors[:, self._places] = signs.to(self._vectors) * self._vectors[:, self._places].abs()
+        self._vectors[:, self._places] = sign(signs.to(self._vectors)) * self._vectors[:, self._places].abs()
         self.sweeps = state["sweeps"]

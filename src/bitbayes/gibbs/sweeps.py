@@ -124,7 +124,7 @@ class KernelSweep:
         points = -(-count // _LANES) * _LANES
         kinds = [ACTIVATIONS[kind] for kind in dense.activations]
         self._room = 3 * points + 4 * sum(widths[1:]) * points
-        self._space = torch.empty(0)
+        self._space = torch.empty(0, dtype=torch.float32)
         self._sampler = _Sampler(
             layers=len(kinds),
             points=points,
@@ -135,7 +135,7 @@ class KernelSweep:
             gain=target.gain,
             scale=target.scale,
         )
-        padded = [torch.zeros(columns, points) for columns in (widths[0], widths[-1])]
+        padded = [torch.zeros(columns, points, dtype=torch.float32) for columns in (widths[0], widths[-1])]
         for room, values in zip(padded, (target.x, target.y), strict=True):
             room[:, :count] = values.mT
         valid = (torch.arange(points) < count).float()
@@ -155,7 +155,7 @@ class KernelSweep:
         energy = torch.empty(chains, dtype=torch.float64)
         changing = {"noise": noise.contiguous(), "weight": vectors, "energy": energy}
         if len(self._space) < chains * self._room:
-            self._space = torch.empty(chains * self._room)
+            self._space = torch.empty(chains * self._room, dtype=torch.float32)
         changing["space"] = self._space
         for name, tensor in changing.items():
             setattr(sampler, name, tensor.data_ptr())

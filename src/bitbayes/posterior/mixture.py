@@ -14,7 +14,7 @@ from bitbayes.posterior.base import Parts, Posterior
 from bitbayes.posterior.bernoulli import BernoulliPosterior
 from bitbayes.posterior.turns import Turns
 
-_COMPONENT_STREAM = 6  # gives every component a seed of its own
+_COMPONENT_STREAM = 8  # gives every component a seed of its own
 
 
 class Mixture(Posterior):

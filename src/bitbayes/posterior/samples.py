@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -288,6 +289,7 @@ class SamplePosterior(Posterior):
             for index, row in enumerate(asked):
                 equal[index] &= (row == self.bits[name]).all(1).cpu()
         found = (equal * self.weights).sum(1).log().float()
+        found = found.to(next(iter(self.bits.values())).device)
         return found if many else found[0]
 
     def parts(self) -> tuple[Parts, dict[str, str]]:
@@ -306,7 +308,7 @@ class SamplePosterior(Posterior):
         if set(bits) != set(shapes):
             raise ValueError(f"bits and shapes must have the same names, got {sorted(bits)} and {sorted(shapes)}")
         for name, tensor in bits.items():
-            count = shapes[name].numel()
+            count = math.prod(shapes[name])  # of a hostile file, `numel` would overflow
             if tensor.dtype != torch.uint8 or tensor.dim() != 2 or len(tensor) == 0:
                 got = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
                 raise ValueError(f"bits of {name!r:.60} must be torch.uint8 of shape (C, bytes) with C >= 1, got {got}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from bitbayes.noise import Noise, stream_key
 from bitbayes.posterior.base import Parts
 
-_TURN_STREAM = 5  # keeps the order of the members apart from the noise of samples
+_TURN_STREAM = 7  # keeps the order of the members apart from the noise of samples
 _WORD = 64  # bits of a point on the circle
 
 
@@ -44,11 +44,12 @@ class Turns:
     def __init__(self, count: int, weights: Tensor | Sequence[float] | None = None, *, kind: str = "member") -> None:
         self.count, self.given, self._bounds = count, None, list[int]()
         if weights is not None:
-            self.given = torch.as_tensor(weights).detach().to("cpu", torch.float64).clone()
+            self.given = torch.as_tensor(weights, dtype=torch.float64).detach().cpu().clone()
             if self.given.shape != (count,):
                 raise ValueError(f"weights have shape {tuple(self.given.shape)}, expected ({count},), one per {kind}")
             if not self.given.isfinite().all() or (self.given < 0).any() or not self.given.sum() > 0:
                 raise ValueError("weights must be finite, not negative, and not all zero")
+            self.given /= self.given.max()  # sums and squares neither overflow nor vanish
             self._bounds = _bounds(self.given.tolist())
 
     @property

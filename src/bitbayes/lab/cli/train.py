@@ -89,6 +89,7 @@ examples:
     def run(self) -> None:
         """Train on all processes that torchrun has started, and print the summary."""
         from bitbayes.lab.recipes import make_config, run_recipe
+        from bitbayes.lab.recipes.configure import float_folder
         from bitbayes.lab.report.tables import summary_table
         from bitbayes.lab.train import EventProgress, default_progress
         from bitbayes.lab.train.distributed import Ranks, joined, restarted
@@ -102,7 +103,7 @@ examples:
         with joined(given.device) as device:
             config = make_config(self.recipe, self.rule, given, device=device)
             if self.resume and not restarted():  # torchrun may restart what had no checkpoint yet
-                require_checkpoint([config.out])
+                require_checkpoint([config.out, *([float_folder(config)] if config.pretrain_epochs else [])])
             if Ranks.here().first:
                 show(kept_posterior(config.rule, config.estimator, config.spec))
             progress = EventProgress(default_progress(), config.out) if self.tensorboard else None

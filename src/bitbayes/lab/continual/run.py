@@ -150,6 +150,11 @@ def run_stream(
     for name in ("augment", "teacher", "pretrained"):
         if (value := getattr(config, name)) is not None:
             raise ValueError(f"a stream has no {name}, got {value}; leave it out")
+    if config.pretrain_epochs or config.cycles > 1:
+        got = f"pretrain_epochs {config.pretrain_epochs} and cycles {config.cycles}"
+        raise ValueError(
+            f"a stream has no float network that is trained first and no cycles, got {got}; leave them out"
+        )
     folder = RunFolder(config.out)
     memory = copy.deepcopy(memory) if memory is not None else NoMemory()
     about = settings.record(memory)

@@ -22,6 +22,7 @@ from bitbayes.lab.recipes.finished import load_pretrained, load_teacher, weights
 from bitbayes.lab.recipes.source import Source
 from bitbayes.lab.train import (
     RULES,
+    EventProgress,
     Progress,
     Ranks,
     RuleName,
@@ -54,7 +55,7 @@ RELAX = 0.3
 _RESERVED = RECIPES | STREAMS
 # Settings that a run passes on to the float network that is trained first.
 _SHARED = (
-    *("seed", "data_seed", "data", "device", "precision", "capture", "protocol"),
+    *("seed", "data_seed", "data", "device", "precision", "capture", "protocol", "accumulate"),
     *("augment", "label_smoothing", "dropout"),
 )
 _ESTIMATORS = ("straight-through", "concrete", "released")
@@ -360,7 +361,11 @@ def run_recipe(
         progress: Display of the run.
     """
     recipe = recipe_of(config)
-    config = pretrained(config, data=data, progress=progress)
+    if config.pretrain_epochs and config.pretrained is None:
+        data = load_data(config, recipe) if data is None else data
+        # Events of the float network do not belong into the folder of the run.
+        own = None if isinstance(progress, EventProgress) else progress
+        config = pretrained(config, data=data, progress=own)
     if recipe.file is None:
         with tuned_for(wide=recipe.wide):
             return train(config, _to_train(config, data), resume=resume, progress=progress)
@@ -374,28 +379,45 @@ def run_recipe(
         return train(config, experiment, resume=resume, progress=progress, programs=recipe.file.files)
 
 
+def float_folder(config: RunConfig) -> str:
+    """Return the folder of the float network that is trained first, beside the folder of the run."""
+    return f"{config.out}-pretrained"
+
+
 def pretrained(
     config: RunConfig, folder: str | None = None, *, data: DataBundle | None = None, progress: Progress | None = None
 ) -> RunConfig:
     """Train the float network that a run begins with unless it is there, and return the run with the folder of it.
 
-    The network has the settings of the recipe's "full-precision", with the data, the seed and the augmentation of the
-    run. A run that needs none is returned as it is.
+    The network has the settings of the recipe's "full-precision", but the seed, the data, the machine, the
+    augmentation, the dropout and the label smoothing of the run. A run that needs none is returned as it is.
 
     Args:
         config: Configuration of the run.
-        folder: Folder of the float network; None for OUT-pretrained, beside the folder of the run.
+        folder: Folder of the float network; None for `float_folder`.
         data: Data that is already loaded.
         progress: Display of the training.
     """
     if not config.pretrain_epochs or config.pretrained is not None:
         return config
     same = {name: value for name, value in config.flat().items() if name in _SHARED and value is not None}
-    out = folder or f"{config.out}-pretrained"
+    out, ranks = folder or float_folder(config), Ranks.here()
     first = make_config(recipe_of(config), "full-precision", epochs=config.pretrain_epochs, out=out, **same)
-    if not RunFolder(out).has("summary.json") or RunConfig.load(out).differences(first):
+    data = load_data(first) if data is None else data
+    if not ranks.agreed("there" if ranks.first and _is_there(first, data) else ""):
         run_recipe(first, resume=True, data=data, progress=progress)
-    return config.changed(pretrained=out, pretrained_sha256=weights_of(out, config.out, "pretrained"))
+    # The first process writes the weights, and the others wait for their hash.
+    sha256 = ranks.agreed(weights_of(out, config.out, "pretrained") if ranks.first else "")
+    return config.changed(pretrained=out, pretrained_sha256=sha256)
+
+
+def _is_there(config: RunConfig, data: DataBundle) -> bool:
+    """Return whether a run is finished, with the same settings and data."""
+    folder = RunFolder(config.out)
+    if not folder.has("summary.json") or RunConfig.load(config.out).differences(config):
+        return False
+    known = folder.read_json("environment.json").get("data") if folder.has("environment.json") else None
+    return known in (None, data_of(config, data).fingerprint())
 
 
 def _to_train(config: RunConfig, data: DataBundle | None) -> Experiment:

@@ -72,14 +72,12 @@ def moons_figure(study: MoonsStudy, path: str | Path) -> Path:
     figure, axes = new_figure(len(shown), 3.4, 3.8, rows=2)
     bars = []
     for column, (title, prediction) in enumerate(shown.items()):
-        probs, doubt = (
-            each.reshape(steps, steps).T.numpy() for each in (prediction.probs, prediction.entropy / math.log(2))
-        )
+        probs, doubt = (each.reshape(steps, steps).T.numpy() for each in (prediction.probs, prediction.entropy))
         above, below = axes[0][column], axes[1][column]
         levels = torch.linspace(0, 1, 21).tolist()
         bars = [
             above.contourf(grid, grid, probs, levels=levels, cmap="RdBu_r", alpha=0.85),
-            below.contourf(grid, grid, doubt, levels=levels, cmap="viridis"),
+            below.contourf(grid, grid, doubt, levels=[level * math.log(2) for level in levels], cmap="viridis"),
         ]
         above.contour(grid, grid, probs, levels=[0.5], colors="black", linewidths=1)
         for axis in (above, below):
@@ -90,9 +88,10 @@ def moons_figure(study: MoonsStudy, path: str | Path) -> Path:
             axis.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
         above.set_title(title)
         below.set_xlabel("first input (standardised)")
-    for row, (bar, label) in enumerate(zip(bars, ("probability of class 1", "entropy, bits"), strict=True)):
-        axes[row][0].set_ylabel("second input (standardised)")
-        figure.colorbar(bar, ax=axes[row], shrink=0.85, ticks=[0, 0.25, 0.5, 0.75, 1]).set_label(label)
+    scales = {"probability of class 1": [0, 0.25, 0.5, 0.75, 1], "entropy, nats": [0, 0.2, 0.4, 0.6]}
+    for panels, bar, (label, ticks) in zip(axes, bars, scales.items(), strict=True):
+        panels[0].set_ylabel("second input (standardised)")
+        figure.colorbar(bar, ax=panels, shrink=0.85, ticks=ticks).set_label(label)
     axes[0][0].legend(loc="lower left", frameon=True, fontsize=8)
     first = study.figures.runs[0]
     note = f"Seed {first.seed}."

@@ -14,7 +14,7 @@ from bitbayes.table import brief
 
 # What runs of one group may differ in: the seed, and what does not change what is learned (of the data, the place; of
 # the settings, their name).
-_FREE = ("seed", "out", "data", "device", "variant", "recipe_file")
+_FREE = ("seed", "out", "data", "device", "variant", "recipe_file", "pretrained", "pretrained_sha256")
 
 
 @dataclass(frozen=True)

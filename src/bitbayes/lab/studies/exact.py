@@ -109,6 +109,7 @@ def sample_exact(
     )
     note(f"{recipe.name}: {sampling.chains} chains of {sampling.sweeps} sweeps ({sampler.implementation}) ...")
     chains = sampler.run(sampling.sweeps - sampling.burn_in, burn_in=sampling.burn_in, thin=sampling.thin)
+    folder.remove("exact.json")  # of other settings, before their networks are replaced
     folder.write_path("posterior.safetensors", chains.posterior.save)
     folder.write_tensors("losses.safetensors", {"losses": chains.losses}, {})
     folder.write_json("exact.json", {"settings": wanted, "implementation": sampler.implementation})

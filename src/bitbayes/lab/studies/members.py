@@ -19,7 +19,7 @@ from bitbayes.lab.recipes import Recipe, make_config, open_recipe
 from bitbayes.lab.recipes.configure import full_name, pretrained
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluation_inputs
 from bitbayes.lab.studies.load import FinishedRun, joint, load_members
-from bitbayes.lab.studies.several import begin_members, member_configs, run_several
+from bitbayes.lab.studies.several import begin_members, finished, member_configs, run_several
 from bitbayes.lab.studies.trust import network_bytes
 from bitbayes.lab.train import RunConfig, RunFolder
 from bitbayes.lab.train.precision import autocast
@@ -32,7 +32,7 @@ from bitbayes.prediction import Prediction
 MEMBERS_RECIPE = "mnist-trust"
 _RULES = ("full-precision", "ste", "bayesbinn:default")
 _CHUNK = 2000  # inputs at a time
-_DROPOUT_STREAM = 13  # keeps the masks of test time apart from the noise of the rules
+_DROPOUT_STREAM = 14  # keeps the masks of test time apart from the noise of the rules
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _plans(
 
 def _ready(config: RunConfig, folder: Path) -> RunConfig:
     """Return a run with the float network that it begins with, which the rules share."""
-    return pretrained(config, str(folder / f"pretrained-seed{config.seed}"))
+    return config if finished(config) else pretrained(config, str(folder / f"pretrained-seed{config.seed}"))
 
 
 # Measuring. ---------------------------------------------------------------------------------------------------------

@@ -93,12 +93,15 @@ def begin_members(configs: Sequence[RunConfig]) -> None:
     """Write the number of members into the folder that will hold them.
 
     Raises:
-        ValueError: If the folder is that of another run.
+        ValueError: If the folder is that of another run, or its members have other settings. Nothing has changed then.
     """
     folder = RunFolder(Path(configs[0].out).parent)
     with folder.held():
         if folder.has("config.json"):
             raise ValueError(f"{folder.path} is the folder of a run; choose another --out for its members")
+        for config in configs:
+            if Path(config.out, "config.json").is_file() and (other := RunConfig.load(config.out).differences(config)):
+                raise ValueError(f"{config.out} was started with {', '.join(other)}; choose another --out")
         if any(finished(config) is None for config in configs):
             folder.remove("evaluation.json")
         write_count(folder, len(configs))

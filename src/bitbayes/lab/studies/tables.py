@@ -11,7 +11,7 @@ from bitbayes.errors import nearest
 from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.recipes import Recipe, full_name, make_config, open_recipe
 from bitbayes.lab.recipes.configure import pretrained
-from bitbayes.lab.studies.several import run_several
+from bitbayes.lab.studies.several import finished, run_several
 from bitbayes.lab.train import RuleName, RunFolder, Summary
 from bitbayes.lab.train.records import Spread
 
@@ -143,7 +143,9 @@ def run_table(
         if known not in (None, recipe.name):
             raise ValueError(f"{folder} holds {name} of {known}, not {recipe.name}; choose another --out")
         # The rules share the float networks that they begin with.
-        ready = [pretrained(config, str(folder / f"pretrained-seed{config.seed}")) for config in configs]
+        shared = [str(folder / f"pretrained-seed{config.seed}") for config in configs]
+        pairs = zip(configs, shared, strict=True)
+        ready = [config if finished(config) else pretrained(config, place) for config, place in pairs]
         summaries = iter(run_several(ready, jobs=choice.jobs, note=note))
     return [TableRow(str(rule), [next(summaries) for _ in seeds]) for rule in rules], folder
 

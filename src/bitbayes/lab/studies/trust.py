@@ -115,7 +115,6 @@ def trust_study(
 
 
 def network_bytes(run: FinishedRun, networks: int) -> int:
-    """Return the bytes of networks that share their real parameters, which take 32 bits each."""
-    full, _ = run.experiment.bytes()
-    binary = run.experiment.binary_weights()
-    return full - 4 * binary + networks * ((binary + 7) // 8)
+    """Return the bytes of networks that share their real parameters and scales, which take 32 bits each."""
+    _, one = run.experiment.bytes()
+    return one + (networks - 1) * ((run.experiment.binary_weights() + 7) // 8)
