@@ -223,8 +223,8 @@ def test_the_temperature_falls_geometrically_during_burn_in(monkeypatch: pytest.
     monkeypatch.setattr(one, "_sweep", spy)
     one.run(2, burn_in=3, start_temperature=50.0)
     assert seen == pytest.approx([50.0, 5.0, 0.5, 0.5, 0.5])
-    one.run(1, burn_in=1, start_temperature=50.0)
-    assert seen[-2:] == pytest.approx([0.5, 0.5])
+    one.run(1, burn_in=2, start_temperature=50.0)
+    assert seen[-3:] == pytest.approx([50.0, 0.5, 0.5])
 
 
 def test_real_parameters_scales_and_the_network_are_left_alone() -> None:
@@ -282,7 +282,7 @@ def test_networks_that_are_no_sequence_or_share_parameters_are_refused() -> None
         ({"loss": "hinge"}, "loss must be one of 'binary', 'cross-entropy', 'squared', got 'hinge'"),
         ({"temperature": 0.0}, r"temperature must be positive and finite, got 0\.0"),
         ({"temperature": float("nan")}, "temperature must be positive and finite, got nan"),
-        ({"chains": 0}, "chains must be at least 1, got 0"),
+        ({"chains": 0}, "chains must be a whole number of at least 1, got 0"),
         ({"noise": 1.0}, "loss='binary' takes no noise"),
         ({"loss": "squared"}, "loss='squared' needs noise=σ"),
         ({"loss": "squared", "noise": 0.0}, r"noise must be positive and finite, got 0\.0"),

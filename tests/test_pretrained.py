@@ -12,8 +12,11 @@ import torch
 
 from bitbayes.lab import cli
 from bitbayes.lab.choices import Overrides, TableChoice
+from bitbayes.lab.data import load_digits
 from bitbayes.lab.recipes import find_recipe, make_config, run_recipe
 from bitbayes.lab.recipes.finished import load_pretrained
+from bitbayes.lab.report.groups import grouped
+from bitbayes.lab.report.page import read_folders
 from bitbayes.lab.studies.load import load_run
 from bitbayes.lab.studies.several import finished
 from bitbayes.lab.studies.tables import run_table
@@ -148,3 +151,31 @@ def test_trials_of_a_search_share_the_float_network(tmp_path: Path) -> None:
         rows = tune("digits", "ste", given, trials=trials, progress=SilentProgress(), note=lambda line: None)
     assert len(rows) == 2
     assert {RunConfig.load(tmp_path / row["folder"]).pretrained for row in rows} == {str(tmp_path / "pretrained")}
+
+
+def test_a_float_network_of_other_data_is_not_used(tmp_path: Path) -> None:
+    config = make_config("digits", "ste", epochs=1, pretrain_epochs=1, out=str(tmp_path / "run"))
+    data = load_digits()
+    run_recipe(config, data=data, progress=SilentProgress())
+    other = dataclasses.replace(data, train=dataclasses.replace(data.train, y=data.train.y.flip(0)))
+    with pytest.raises(ValueError, match=r"run-pretrained was trained on other data"):
+        run_recipe(config, resume=True, data=other, progress=SilentProgress())
+
+
+def test_an_interrupted_float_network_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As Ctrl-C leaves it: a checkpoint of the float network, and nothing of the run."""
+    words = "train digits --rule ste --epochs 1 --pretrain-epochs 3 --resume --out".split()
+    first = make_config("digits", "full-precision", epochs=3, stop_after=1, out=str(tmp_path / "a-pretrained"))
+    run_recipe(first, progress=SilentProgress())
+    (tmp_path / "a-pretrained" / "summary.json").unlink()
+    assert cli.main([*words, str(tmp_path / "a")]) == 0, capsys.readouterr().err
+    rows = (tmp_path / "a-pretrained" / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 3 and (tmp_path / "a" / "summary.json").is_file()
+
+
+def test_runs_of_several_seeds_are_one_group(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        config = make_config("digits", "ste", epochs=1, pretrain_epochs=1, seed=seed, out=str(tmp_path / f"run{seed}"))
+        run_recipe(config, progress=SilentProgress())
+    (groups,) = grouped(read_folders([str(tmp_path / f"run{seed}") for seed in (0, 1)]).runs).values()
+    assert [len(group.runs) for group in groups] == [2]

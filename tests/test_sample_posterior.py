@@ -294,3 +294,14 @@ def test_many_samples_are_counted_in_groups(monkeypatch: pytest.MonkeyPatch) -> 
     same = bb.SamplePosterior(signs(50), weights=[2.0] * 49 + [2.0 + 1e-12])
     for name, natural in same.natural.items():
         torch.testing.assert_close(natural, whole[name])
+
+
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e200, 2.0**1000])
+def test_only_proportions_of_weights_matter(size: float) -> None:
+    """However large the numbers, such as importance weights: probabilities, and what smoothing adds."""
+    signs = {"w": torch.tensor([[1, 1], [1, -1], [1, -1]])}
+    plain, q = (bb.SamplePosterior(signs, weights=[1 * s, 1 * s, 2 * s]) for s in (1.0, size))
+    torch.testing.assert_close(q.weights, plain.weights, rtol=1e-15, atol=0)
+    torch.testing.assert_close(q.marginals(smoothing=0.5).natural, plain.marginals(smoothing=0.5).natural)
+    assert 0 < float(q.marginals(smoothing=0.5).natural["w"][0]) < 2
+    assert bb.SamplePosterior(signs, weights=[0.1, 0.9, 0.0]).weights.tolist() == [0.1, 0.9, 0.0]

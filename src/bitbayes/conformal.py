@@ -56,7 +56,7 @@ class ConformalSets:
     threshold: float
 
     def __post_init__(self) -> None:
-        check_level(self.level)
+        _check_level(self.level)
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be a probability from 0 to 1, got {self.threshold}")
 
@@ -131,7 +131,7 @@ class ConformalIntervals:
     noise: float | None = None
 
     def __post_init__(self) -> None:
-        check_level(self.level)
+        _check_level(self.level)
         if not self.threshold >= 0:
             raise ValueError(f"threshold must be at least 0, got {self.threshold}")
         if self.noise is not None and not 0 < self.noise < math.inf:
@@ -199,11 +199,11 @@ class ConformalIntervals:
 
 def _rank(count: int, level: float) -> int:
     """Return ⌈(count + 1) · level⌉, exact for the decimal number that `level` prints as."""
-    check_level(level)
+    _check_level(level)
     return math.ceil((count + 1) * Fraction(repr(float(level))))
 
 
-def check_level(level: float) -> None:
+def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise ValueError(f"level must be a fraction between 0 and 1, such as 0.9; got {level}")
 

@@ -49,7 +49,8 @@ class Turns:
                 raise ValueError(f"weights have shape {tuple(self.given.shape)}, expected ({count},), one per {kind}")
             if not self.given.isfinite().all() or (self.given < 0).any() or not self.given.sum() > 0:
                 raise ValueError("weights must be finite, not negative, and not all zero")
-            self.given /= self.given.max()  # sums and squares neither overflow nor vanish
+            # By a power of two, which is exact, so that sums and squares neither overflow nor vanish.
+            self.given *= 2.0 ** -max(math.frexp(float(self.given.max()))[1], -1000)
             self._bounds = _bounds(self.given.tolist())
 
     @property

@@ -116,5 +116,5 @@ def trust_study(
 
 def network_bytes(run: FinishedRun, networks: int) -> int:
     """Return the bytes of networks that share their real parameters and scales, which take 32 bits each."""
-    _, one = run.experiment.bytes()
-    return one + (networks - 1) * ((run.experiment.binary_weights() + 7) // 8)
+    (full, packed), binary = run.experiment.bytes(), run.experiment.binary_weights()
+    return packed + (networks - 1) * ((binary + 7) // 8) if binary else full

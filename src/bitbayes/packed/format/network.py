@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.conformal import ConformalSets, check_level
+from bitbayes.conformal import ConformalSets
 from bitbayes.hub import Description, Pretrained
 from bitbayes.packed.format.bits import Array, crossing, float_above, unpack_signs
 from bitbayes.packed.format.check import check_program, check_tensors, own_values
@@ -211,7 +211,7 @@ class PackedNetwork(Pretrained):
             PackedFileError: If the stored threshold is not a probability.
             ValueError: If the level is not in (0, 1), or the network has no conformal sets of this level.
         """
-        check_level(level)
+        ConformalSets(level, 1.0)  # refuses a level that is none
         name = f"{_CONFORMAL}{float(level)!r}"
         if name not in self.program.about:
             found = [each for each in self.program.about if each.startswith(_CONFORMAL)][:_SHOWN]
