@@ -16,6 +16,10 @@ from bitbayes.lab.cli.shared import CONTINUES, Command, Name, Names, Output, opt
 
 _RUNS = ("epochs", "data", "out", "device", "precision", "jobs", "seeds", "rules", "dataset")
 _DEFAULTS = {"budget": "quick"}
+_DATASET = (
+    "Recipe to train; for truth, the problem moons, or moons-sizes, whose first layer has weights of random sizes. The "
+    "default is the recipe of the published table, or both problems."
+)
 
 
 def _targets() -> str:
@@ -49,12 +53,13 @@ If the command is interrupted, give it again: finished runs are not repeated.
 
 examples:
   bitbayes reproduce moons
+  bitbayes reproduce truth --dataset moons-sizes --seeds 3
   bitbayes reproduce table2 --rules ste bayesbinn:default --seeds 3
   bitbayes reproduce members --dataset mnist-trust --unlike fashion-mnist
   bitbayes reproduce curves --runs runs/mnist-ste-seed0 runs/mnist-bop-seed0
 """
     target: Annotated[Name, tyro.conf.arg(help=_targets())]
-    choice: Annotated[TableChoice, options_of(TableChoice, "dataset", "seeds", "rules", "jobs")]
+    choice: Annotated[TableChoice, options_of(TableChoice, "seeds", "rules", "jobs", dataset=_DATASET)]
     members: int = 4
     unlike: str | None = None
     unlike_data: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bitbayes.lab.studies.truth import TRUTH_RING, TruthFigures
 from bitbayes.lab.train import RunFolder
 from bitbayes.table import Table, number, spread
 
+_TRUSTED = 1.05  # R-hat up to which chains pass for samples of one distribution
 _RULES = {"bayesbinn": "BayesBiNN", "ste": "STE, Adam", "full-precision": "full precision, Adam"}
 _MEASURED = {
     "train": ("train_accuracy", 2),
@@ -160,6 +162,8 @@ def truth_table(figures: TruthFigures) -> Table:
         caption += "R-hat was not measured, because ArviZ is not installed (the extra diagnostics)."
     else:
         caption += f"R-hat is {figures.rhat:.3f} for the loss and at most {figures.largest_rhat:.3f} for logits."
+        if not (figures.largest_rhat or math.nan) <= _TRUSTED:
+            caption += " The chains do not agree, or are too short to tell: give more --sweeps."
     return Table(f"{figures.problem}: posteriors beside the exact one", heads, rows, caption)
 
 
