@@ -133,7 +133,15 @@ def test_examples_below_the_help_of_commands_are_commands(capsys):
         assert not isinstance(command, int), capsys.readouterr().err
         if hasattr(command, "recipe"):
             assert make_config(command.recipe, command.rule, command.given).recipe == command.recipe
-        assert getattr(command, "target", "moons") in {*TABLES, "members", "moons", "snelson", "curves", "histogram"}
+        assert getattr(command, "target", "moons") in {
+            *TABLES,
+            "members",
+            "moons",
+            "snelson",
+            "truth",
+            "curves",
+            "histogram",
+        }
 
 
 def test_no_network_names_data(monkeypatch, capsys):
