@@ -36,8 +36,8 @@ class Mixture(Posterior):
     Example:
         >>> q = Mixture([BernoulliPosterior({"w": torch.full((3,), value)}) for value in (9.0, -9.0)])
         >>> q.natural["w"], q.sample(2, seed=1)["w"]  # marginals are even, but samples are far from it
-        (tensor([0., 0., 0.]), tensor([[-1., -1., -1.],
-                [ 1.,  1.,  1.]]))
+        (tensor([0., 0., 0.]), tensor([[ 1.,  1.,  1.],
+                [-1., -1., -1.]]))
         >>> q.log_prob({"w": torch.tensor([1.0, 1.0, 1.0])}).exp()
         tensor(0.5000)
     """
