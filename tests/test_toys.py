@@ -40,7 +40,7 @@ def test_two_moons_are_measured_at_every_seed(tmp_path: Path) -> None:
     assert [row.networks for row in study.figures.runs[::2]] == [1, 100, 100]
     assert (tmp_path / "moons.json").is_file()
     exact = list(study.exact.values())
-    assert [len(each.chains.posterior) for each in exact] == ([320, 320] if kernels else [])
+    assert [len(each.chains.posterior) for each in exact] == ([400, 400] if kernels else [])
     assert all(0.02 < float(each.chains.kept_losses.mean()) / 200 < 0.04 for each in exact)  # 5.6 nats in all
 
 

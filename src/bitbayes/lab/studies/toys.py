@@ -192,7 +192,7 @@ def _exact_moons(out: str, note: Callable[[str], None]) -> dict[str, Sampled]:
         config = make_config("moons", "ste", out="-", seed=0, first_scale=first_scale)
         folder = RunFolder(f"{out}/exact{'-sizes' if first_scale else ''}")
         found[title] = sample_exact(
-            config, make_experiment(config), folder, Sampling(chains=8, sweeps=250, thin=5), note
+            config, make_experiment(config), folder, Sampling(chains=4, sweeps=250, thin=2), note
         )
     return found
 
