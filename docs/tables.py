@@ -29,7 +29,8 @@ from bitbayes.table import Table, spread
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "results"
-BLOCK = re.compile(r"(?<=<!-- table )(?P<name>[\w.-]+\.json)(?P<columns>:[\w -]+?)? -->\n.*?(?=<!-- end -->)", re.DOTALL)
+_HEAD = r"(?<=<!-- table )(?P<name>[\w.-]+\.json)(?P<columns>:[\w -]+?)? -->"
+BLOCK = re.compile(rf"{_HEAD}\n.*?(?=<!-- end -->)", re.DOTALL)
 
 RULES = {
     "full-precision": "full precision",
