@@ -23,7 +23,8 @@ from bitbayes.lab.continual import (
     run_stream,
     split_tasks,
 )
-from bitbayes.lab.data import DataBundle
+from bitbayes.lab.data import DataBundle, load_digits
+from bitbayes.lab.recipes import make_config
 from bitbayes.lab.report.figures import matrix_figure
 from bitbayes.lab.report.tables import stream_table
 from bitbayes.lab.studies.streams import _default_ess_decay, run_continual
@@ -298,3 +299,10 @@ def test_a_stream_of_data_without_a_test_part_has_none() -> None:
     part = bundle().train
     data = DataBundle("toy", part, None, None, int(part.y.max()) + 1, "here")
     assert all(task.data.test is None for task in split_tasks(data, "task"))
+
+
+def test_streams_have_no_float_network_and_no_cycles(tmp_path: Path) -> None:
+    for settings in ({"pretrain_epochs": 2}, {"epochs": 2, "cycles": 2}):
+        wrong = make_config("digits", "ste", out=str(tmp_path), **settings)
+        with pytest.raises(ValueError, match="a stream has no float network that is trained first and no cycles"):
+            run_stream(wrong, permuted_tasks(load_digits(), 2), lambda: bb.nn.mlp(64, [8], 10), StreamSettings())

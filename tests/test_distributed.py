@@ -114,3 +114,14 @@ def test_a_killed_rank_costs_nothing(tmp_path: Path) -> None:
             row.pop("seconds")
     assert equal(*states)
     assert (tmp_path / "killed" / "summary.json").exists()
+
+
+def test_ranks_share_the_float_network_that_is_trained_first(tmp_path: Path) -> None:
+    """The second process waits until the first has written its weights."""
+    words = "-m bitbayes train digits --rule ste --pretrain-epochs 1 --epochs 1 --device cpu --out".split()
+    process = torchrun(*words, str(tmp_path / "run"))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert (tmp_path / "run-pretrained" / "summary.json").is_file()
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["pretrained"] == str(tmp_path / "run-pretrained") and len(config["pretrained_sha256"]) == 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import sys
 from types import SimpleNamespace
 
@@ -383,3 +384,34 @@ def test_chains_of_two_moons_agree() -> None:
     assert float(prediction.entropy.mean()) == pytest.approx(EXACT_MOONS.entropy_on_data, abs=0.005)
     entropy = bb.Prediction(far.flatten(0, 1)).entropy.mean()
     assert float(entropy) == pytest.approx(EXACT_MOONS.entropy_on_ring, abs=0.01)
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_chains_do_not_depend_on_the_default_type(compile: bool) -> None:
+    x, y = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
+    model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.Tanh(), nn.Linear(3, 1, bias=False))
+
+    def losses() -> Tensor:
+        return bb.Gibbs(model, x, y.to(x.dtype), chains=2, seed=1, compile=compile).run(5).losses
+
+    plain = losses()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(losses(), plain)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_real_parameters_must_be_finite() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    x, y = torch.randn(9, 2), torch.rand(9)
+    assert model[0].bias is not None
+    model[0].bias.data[1] = math.nan
+    with pytest.raises(ValueError, match=r"'0.bias' is a real parameter with NaN or infinity"):
+        bb.Gibbs(model, x, y)
+    model[0].bias.data[1] = 0.0
+    with pytest.raises(ValueError, match="no binary weight to sample"):
+        bb.Gibbs(model, x, y, binary=[])
+    sampler = bb.Gibbs(model, x, y, chains=2)
+    sampler.load_state_dict({"sweeps": 0, "signs": torch.zeros(2, 9)})
+    assert (sampler.run(1).posterior.member(0)["0.weight"].abs() == 1).all()

@@ -333,6 +333,16 @@ def test_a_folder_is_of_a_run_or_of_members(cycles: Path, members: Path, digits:
     assert not (out / "ensemble.json").exists() and (tmp_path / "run.old-1" / "member2" / "summary.json").exists()
 
 
+def test_refused_members_leave_an_ensemble_as_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    given = Overrides(epochs=2, out=str(out))
+    run_members(member_configs("digits", "ste", 2, given), note=lambda line: None)
+    (out / "evaluation.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"member1 was started with .*; choose another --out"):
+        run_members(member_configs("digits", "bop", 2, given), note=lambda line: None)
+    assert (out / "evaluation.json").exists() and json.loads((out / "ensemble.json").read_text()) == {"members": 2}
+
+
 def test_the_command_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for words, message in (
         (["--members", "2", "--seeds", "2"], "both set a number of runs"),

@@ -247,6 +247,10 @@ def refused(path: Path, change: dict[str, Tensor | None], words: str) -> None:
         ({"shape/w": torch.tensor([-10])}, "int64 numbers of at least 0"),
         ({"shape/w": torch.tensor([10.0])}, "int64 numbers"),
         ({"shape/w": torch.tensor([1 << 40, 1 << 40])}, "bytes, expected"),
+        (
+            {"shape/w": torch.tensor([8, (1 << 61) + 1]), "bits/w": torch.ones(3, 1, dtype=torch.uint8)},
+            "bytes, expected",
+        ),
         ({"shape/w": torch.tensor([1 << 62, 0]), "bits/w": torch.ones(3, 0, dtype=torch.uint8)}, "at least one weight"),
         ({"shape/w": None}, "it has no shape"),
         ({"scale/w": torch.tensor(-1.0)}, "must be positive"),
@@ -255,6 +259,7 @@ def refused(path: Path, change: dict[str, Tensor | None], words: str) -> None:
         ({"weights/members": torch.tensor([1.0, -1.0, 1.0])}, "not negative"),
         ({"weights/members": torch.zeros(3)}, "not all zero"),
         ({"weights/members": torch.tensor([1.0, math.nan, 1.0])}, "must be finite"),
+        ({"weights/members": torch.tensor([1.0, math.inf, 1.0])}, "must be finite"),
         ({"weights/members": None, "weights/other": torch.ones(3)}, "must be called 'members'"),
     ],
 )
@@ -305,3 +310,12 @@ def test_only_proportions_of_weights_matter(size: float) -> None:
     torch.testing.assert_close(q.marginals(smoothing=0.5).natural, plain.marginals(smoothing=0.5).natural)
     assert 0 < float(q.marginals(smoothing=0.5).natural["w"][0]) < 2
     assert bb.SamplePosterior(signs, weights=[0.1, 0.9, 0.0]).weights.tolist() == [0.1, 0.9, 0.0]
+
+
+def test_the_default_type_does_not_matter() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        q, again = bag(), bb.SamplePosterior({name: tensor.double() for name, tensor in signs().items()})
+        assert all(torch.equal(q.bits[name], again.bits[name]) for name in q.bits)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from bitbayes.lab.recipes import RECIPES, make_config, run_recipe
 from bitbayes.lab.report.figures import trust_figure
 from bitbayes.lab.report.tables import trust_table
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluate_run
-from bitbayes.lab.studies.trust import trust_study
+from bitbayes.lab.studies.load import load_run
+from bitbayes.lab.studies.trust import network_bytes, trust_study
 from bitbayes.lab.train import RuleName, SilentProgress
 from bitbayes.prediction import Prediction
 from generated import write
@@ -132,3 +134,11 @@ def test_other_data_must_fit(small, tmp_path):
         evaluate_run(tmp_path / "run", unlike="cifar10", unlike_data=wrong)
     found = evaluate_run(tmp_path / "run", unlike="fashion-mnist", unlike_data=small["unlike_data"])
     assert found.unlike == "fashion-mnist" and "auroc_unlike" in found.mode
+
+
+def test_scales_count_among_the_bytes_of_networks(tmp_path: Path) -> None:
+    config = make_config("digits", "ste", epochs=1, first_scale="normal", out=str(tmp_path / "run"))
+    run_recipe(config, progress=SilentProgress())
+    found = load_run(tmp_path / "run")
+    assert network_bytes(found, 1) == found.experiment.bytes()[1] > 4 * 64 * 128
+    assert network_bytes(found, 3) - network_bytes(found, 1) == 2 * (found.experiment.binary_weights() // 8)

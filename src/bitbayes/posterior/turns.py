@@ -29,7 +29,7 @@ class Turns:
         count: Number of members.
         weights: Non-negative numbers, one per member, that are proportional to the probabilities. None, or equal
             numbers, make all members equally likely.
-        kind: What a member is, for error messages.
+        kind: Word for a member in error messages.
 
     Raises:
         ValueError: If the number of weights differs, or a weight is negative or not finite, or all are zero.

@@ -245,11 +245,12 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """
         self._report()
         checks.option(0 < keep <= 1, "keep", "in (0, 1]", keep)
-        if self.relaxed is Rule.relaxed:
-            raise RuntimeError(f"{type(self).__name__} cannot be relaxed; use BayesBiNN, STE or VISPA")
         for place in self._places():
             belief, step = self._belief(place.parameter), self.state[place.parameter]["step"]
-            for name, value in self.relaxed(belief, keep, self._options(place, step)).items():
+            changes = self.relaxed(belief, keep, self._options(place, step))
+            if not changes:
+                raise RuntimeError(f"{type(self).__name__} cannot be relaxed; use BayesBiNN, STE or VISPA")
+            for name, value in changes.items():
                 belief[name].copy_(value)  # in place, because a captured graph reads this memory
         self._show_all()
         return self

@@ -103,9 +103,9 @@ class Rule(ABC, Generic[O]):
     def relaxed(belief: Belief, keep: float, o: O) -> Belief:
         """Return the entries of a belief that change if it keeps only a share of its certainty, in (0, 1].
 
-        Rules that do not define this function cannot be relaxed.
+        By default, nothing changes, and `BinaryOptimizer.relax` says that the rule cannot be relaxed.
         """
-        raise NotImplementedError  # unreachable: `BinaryOptimizer.relax` refuses such rules
+        return {}
 
     @staticmethod
     @abstractmethod

@@ -49,7 +49,7 @@ inputs. It downloads nothing and takes about two minutes on two CPU cores.
         examples = len(load_data(make_config("digits")).train)
         show(f"8x8 digits: three rules, {self.seeds} seed(s) per rule, {DEMO_EPOCHS} epochs ...")
         show(results.digits_table(digits_study(f"{out}/digits", self.seeds, **how), examples))
-        show("Two moons: STE, and BayesBiNN with its published and its recommended settings ...")
+        show("Two moons: STE, BayesBiNN with two settings, and the exact posterior ...")
         moons = moons_study(f"{out}/moons", **how)
         moons_picture = figures.moons_figure(moons, Path(out, "moons.png"))
         show(results.moons_table(moons.figures), "Regression with a gap in the inputs: STE and BayesBiNN ...")

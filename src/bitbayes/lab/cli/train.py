@@ -110,6 +110,8 @@ examples:
             result = run_recipe(config, resume=self.resume or restarted(), progress=progress)
         if result.summary is not None:  # that only the first process has
             show(summary_table(result.summary, result.folder))
+            if config.cycles > 1:
+                show(f"All members together: bitbayes evaluate {config.out}")
 
     def _several(self, given: Overrides) -> None:
         from bitbayes.lab.recipes import full_name, open_recipe

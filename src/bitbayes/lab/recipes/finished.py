@@ -16,7 +16,10 @@ from bitbayes.lab.train.results import load_mode
 from bitbayes.lab.train.teacher import Teacher
 
 Role = Literal["teacher", "pretrained"]
-"""What a finished run is for another: the setting that holds its folder. NAME_sha256 holds the hash of its weights."""
+"""Role of a finished run in another run, and the setting of the other run that holds the folder of the finished one.
+
+The setting ROLE_sha256 holds the hash of its weights.
+"""
 
 _WEIGHTS = "model.safetensors"
 

@@ -263,7 +263,7 @@ def trust_table(study: TrustStudy) -> Table:
 
 
 def member_tables(study: MembersStudy) -> list[Table]:
-    """Return the two tables that `bitbayes reproduce members` prints: at equal training time and at equal bytes."""
+    """Return the two tables that `bitbayes reproduce members` prints: after equally many epochs and at equal bytes."""
     how = {"single": "one run", "members": "independent members", "cycles": "cycles"}
     names = ("accuracy", "nll", "brier", "ece", "aurc", "auroc_unlike", "fpr95_unlike")
     heads = ["rule", "training", "epochs", "prediction", "networks", "MB", *(FIGURES[name][0] for name in names)]
@@ -279,7 +279,7 @@ def member_tables(study: MembersStudy) -> list[Table]:
 
     limit = f"at most {study.bytes / 1e6:.3f} MB, the size of one float network"
     return [
-        table("Ensembles at equal training time, test data", study.time),
+        table("Ensembles after equally many epochs, test data", study.time),
         table(f"Ensembles at equal bytes ({limit}), test data", study.size),
     ]
 

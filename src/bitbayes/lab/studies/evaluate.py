@@ -285,7 +285,7 @@ def calibration_data(run: FinishedRun, what: str) -> tuple[Tensor, Tensor]:
 
     Args:
         run: The run.
-        what: What is computed from the data, for an error message.
+        what: Name of the result that needs the data, for the error message.
 
     Raises:
         ValueError: If the run is a regression, or has no validation data that fits in memory.

@@ -19,7 +19,7 @@ from bitbayes.rules import scales
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the exact posterior is sampled.
+    """Settings of the sampler of an exact posterior.
 
     Args:
         chains: Number of chains from random signs.
@@ -57,7 +57,7 @@ class Sampled:
 
     Args:
         model: The network whose weights are replaced.
-        chains: What the sampler has visited.
+        chains: Networks that the sampler has visited.
     """
 
     model: nn.Module
@@ -80,8 +80,8 @@ def sample_exact(
     Args:
         config: Configuration of a run; its rule does not matter, as long as it is binary.
         experiment: Objects of the run.
-        folder: Where the networks are kept.
-        sampling: How they are sampled.
+        folder: Folder that keeps the networks.
+        sampling: Numbers of chains and sweeps, and the seed.
         note: Function that gets a line about it.
 
     Raises:

@@ -74,9 +74,9 @@ def load_members(
 
     Args:
         folder: Folder of a run, or a folder that holds members.
-        data: As in `load_run`.
-        device: As in `load_run`.
-        trust: As in `load_run`.
+        data: Folder or Hugging Face Hub id of the data; see `load_run`.
+        device: Torch device.
+        trust: Whether to run the recipe file of the run; see `load_run`.
 
     Raises:
         ValueError: If the members have other recipes, rules or data, or `load_run` raises it.

@@ -1,4 +1,4 @@
-"""Ways to get the members of an ensemble within one run's budget, at equal training time and at equal bytes."""
+"""Ways to get the members of an ensemble within one run's epochs, compared at equal epochs and at equal bytes."""
 
 from __future__ import annotations
 

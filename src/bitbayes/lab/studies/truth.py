@@ -114,7 +114,7 @@ class TruthRow(Record):
 
 @dataclass(frozen=True)
 class TruthFigures(Record):
-    """What was measured on one problem.
+    """Measurements on one problem.
 
     Args:
         problem: Name of the problem.
@@ -167,7 +167,7 @@ def truth_study(
         out: Folder of the runs.
         problems: Names of the problems; empty for all.
         rules: Rules to compare; empty for all.
-        sampling: How the exact posterior is sampled; None for the default.
+        sampling: Settings of the sampler of the exact posteriors; None for the default.
         epochs: Number of epochs of the schedules; None for the recipe's.
         seeds: Number of runs per rule, with seeds from 0.
         jobs: Number of runs at a time.
