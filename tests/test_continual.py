@@ -302,7 +302,7 @@ def test_a_stream_of_data_without_a_test_part_has_none() -> None:
 
 
 def test_streams_have_no_float_network_and_no_cycles(tmp_path: Path) -> None:
-    for settings in ({"pretrain_epochs": 2}, {"epochs": 2, "cycles": 2}):
+    for settings in ({"pretrain_epochs": 2}, {"epochs": 4, "cycles": 2}):
         wrong = make_config("digits", "ste", out=str(tmp_path), **settings)
         with pytest.raises(ValueError, match="a stream has no float network that is trained first and no cycles"):
             run_stream(wrong, permuted_tasks(load_digits(), 2), lambda: bb.nn.mlp(64, [8], 10), StreamSettings())
