@@ -154,3 +154,30 @@ def test_curves_and_histogram(tmp_path):
         assert (tmp_path / "pictures" / name).stat().st_size > 10_000
     (tmp_path / "published.json").write_text("{}")
     assert cli.main(["reproduce", "curves", *words, *more]) == 2
+
+
+def test_schedules_count_the_epochs_of_the_float_network(tmp_path, capsys):
+    for seed in ("0", "1"):
+        words = ["train", "digits", "--rule", "ste", "--seed", seed]
+        assert cli.main([*words, "--epochs", "1", "--pretrain-epochs", "2", "--out", f"short{seed}"]) == 0
+    assert cli.main([*words, "--epochs", "2", "--pretrained", "short1-pretrained", "--out", "long"]) == 0
+    float_run = ["train", "digits", "--rule", "full-precision"]
+    assert cli.main([*float_run, "--epochs", "3", "--out", "float"]) == 0
+    capsys.readouterr()
+    runs = ["--runs", "short0", "short1", "long", "float"]
+    assert cli.main(["reproduce", "schedules", *runs, "--out", "pictures"]) == 0
+    shown = [line.split("│")[1:4] for line in capsys.readouterr().out.splitlines() if line.count("│") > 4]
+    cells = [[cell.strip() for cell in line] for line in shown]
+    after = "ste, after 2 float epochs"
+    assert cells == [[after, "3", "2"], [after, "4", "1"], ["full-precision", "3", "1"]]
+    assert (tmp_path / "pictures/schedules.png").stat().st_size > 10_000
+
+
+def test_schedules_name_what_they_cannot_compare(tmp_path, capsys):
+    for recipe in ("digits", "moons"):
+        assert cli.main(["train", recipe, "--rule", "ste", "--epochs", "1", "--out", recipe]) == 0
+    assert cli.main(["reproduce", "schedules", "--runs", "digits", "moons"]) == 2
+    assert "schedules compares runs of one recipe, got runs of digits, moons" in capsys.readouterr().err
+    assert cli.main(["train", "digits", "--rule", "ste", "--epochs", "2", "--stop-after", "1", "--out", "part"]) == 0
+    assert cli.main(["reproduce", "schedules", "--runs", "part"]) == 2
+    assert "no run is finished and has one" in capsys.readouterr().err

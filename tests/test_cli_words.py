@@ -54,7 +54,8 @@ WRONG: list[tuple[list[str], str]] = [
     (["reproduce"], "reproduce needs TARGET: A table (table2, table10, "),
     (
         ["reproduce"],
-        ") or a figure (members, moons, snelson, truth, curves, histogram); usage: bitbayes reproduce TARGET; ",
+        ") or a figure (members, moons, snelson, truth, curves, schedules, histogram); usage: bitbayes reproduce "
+        "TARGET; ",
     ),
     (["pack"], "of members packs all of them; --output STR: File to write; usage: bitbayes pack RUN --"),
     (["train", "digits", "--epocs", "3"], "train has no option --epocs; did you mean --epochs? see bitbayes train"),

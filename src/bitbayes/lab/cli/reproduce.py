@@ -41,7 +41,7 @@ class Reproduce(Command):
         unlike: Recipe whose test inputs serve as out-of-distribution data, for the target members.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data, for the targets trust (where it is
             Fashion-MNIST) and members.
-        runs: Folders of finished runs, for the targets curves and histogram.
+        runs: Folders of finished runs, for the targets curves, schedules and histogram.
         published: JSON file with the published curves, for the target curves.
         chains: Number of chains that sample the exact posterior, for the target truth.
         sweeps: Number of sweeps of each chain, for the target truth. The first fifth is dropped.
@@ -251,6 +251,23 @@ def _curves(command: Reproduce) -> None:
     show(f"written: {figures.curves_figure(runs, out, published=command.published, dataset=dataset)}")
 
 
+def _schedules(command: Reproduce) -> None:
+    from bitbayes.lab.report import figures
+    from bitbayes.lab.report.folders import read_folders
+    from bitbayes.lab.report.groups import grouped
+    from bitbayes.lab.report.series import schedule_series
+    from bitbayes.lab.report.tables import schedules_table
+
+    _run_folders(command.runs)
+    recipes = grouped(read_folders(command.runs).runs)
+    if len(recipes) > 1:
+        raise ValueError(f"schedules compares runs of one recipe, got runs of {', '.join(recipes)}")
+    (recipe, groups), *_ = recipes.items()
+    series = schedule_series(groups)
+    out = Path(command.given.out or "runs", "schedules.png")
+    show(schedules_table(recipe, series), f"written: {figures.schedules_figure(series, out)}")
+
+
 def _histogram(command: Reproduce) -> None:
     from bitbayes.lab.report import figures
     from bitbayes.posterior import load_posterior
@@ -265,7 +282,7 @@ def _run_folders(names: Sequence[str]) -> list[Path]:
     from bitbayes.lab.train import RunConfig
 
     if not names:
-        raise ValueError("curves and histogram need finished runs, got none; name them: --runs runs/A runs/B")
+        raise ValueError("this figure needs finished runs, got none; name them: --runs runs/A runs/B")
     for name in names:
         RunConfig.load(name)
     return [Path(name) for name in names]
@@ -278,5 +295,6 @@ _OTHERS: dict[str, tuple[Callable[[Reproduce], None], tuple[str, ...]]] = {
     "snelson": (_snelson, ("data", "epochs", "out", "seeds", "jobs")),
     "truth": (_truth, ("dataset", "rules", "epochs", "out", "seeds", "jobs", "chains", "sweeps")),
     "curves": (_curves, ("runs", "published", "dataset", "out")),
+    "schedules": (_schedules, ("runs", "out")),
     "histogram": (_histogram, ("runs", "out")),
 }

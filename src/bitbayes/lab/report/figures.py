@@ -15,6 +15,7 @@ from bitbayes.calibration import reliability
 from bitbayes.errors import require
 from bitbayes.lab.continual import AccuracyMatrix
 from bitbayes.lab.report.folders import BINS, curve_rows
+from bitbayes.lab.report.groups import Group
 from bitbayes.lab.report.series import metric_curve, published_curves, task_curves
 from bitbayes.lab.report.tables import stream_title
 from bitbayes.lab.studies.load import FinishedRun
@@ -22,6 +23,7 @@ from bitbayes.lab.studies.toys import MOONS_RULES, MoonsStudy, SnelsonStudy, tra
 from bitbayes.lab.studies.trust import TrustStudy
 from bitbayes.lab.train import EpochRow
 from bitbayes.lab.train.measure import histogram, whole
+from bitbayes.lab.train.records import Spread
 from bitbayes.posterior import Posterior, load_posterior
 
 _PANELS = 5  # of histograms: as many as stay readable in a row
@@ -185,6 +187,31 @@ def curves_figure(
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("accuracy, %")
     axes[0].legend(fontsize=8, loc="lower right")
+    return save(figure, path)
+
+
+def schedules_figure(series: Mapping[str, Sequence[tuple[int, Group]]], path: str | Path) -> Path:
+    """Draw test accuracy by the length of the schedule, with the sample standard deviation over seeds.
+
+    Args:
+        series: Points of each line by its label, see `bitbayes.lab.report.series.schedule_series`.
+        path: Where to write the PNG.
+    """
+    figure, (axis,) = new_figure(1, 6.4, 4.2)
+    for (label, points), marker in zip(series.items(), itertools.cycle("osD^vP")):
+        spreads = [Spread.of(group.values("test_accuracy")) for _, group in points]
+        means, bars = [spread.mean for spread in spreads], [spread.std or 0.0 for spread in spreads]
+        axis.errorbar(
+            [length for length, _ in points], means, bars, marker=marker, ms=5, lw=1.4, capsize=3, label=label
+        )
+    lengths = sorted({length for points in series.values() for length, _ in points})
+    axis.set_xscale("log")
+    axis.set_xticks(lengths, [str(length) for length in lengths])
+    axis.minorticks_off()
+    axis.set(xlabel="epochs of the whole schedule, those of a float network at its start included")
+    axis.set_ylabel("test accuracy, %")
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8, loc="lower right")
     return save(figure, path)
 
 

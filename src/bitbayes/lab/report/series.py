@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bitbayes.lab.report.folders import is_number
-from bitbayes.lab.report.groups import Group
+from bitbayes.lab.report.groups import Group, rule_of
+from bitbayes.lab.train import RunConfig
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,28 @@ def mean_curve(runs: Sequence[Curve]) -> Curve:
     shared = [epoch for epoch in runs[0].epochs if all(epoch in values for values in every)]
     points = [(epoch, sum(values[epoch] for values in every) / len(every)) for epoch in shared]
     return Curve.through(f"mean of {len(runs)}", runs[0].group, points) if points else runs[0]
+
+
+def schedule_series(groups: Sequence[Group]) -> dict[str, list[tuple[int, Group]]]:
+    """Return the groups that have a test accuracy at the end of their schedule, with its length, shortest first.
+
+    Lengths are in epochs. There is one series for each rule, and for each length of the float network that its runs
+    begin with. The epochs of that network count towards the length.
+
+    Raises:
+        RunError: If a run begins with the network of a run that cannot be read.
+        ValueError: If no run is finished and has a test accuracy.
+    """
+    found: dict[str, list[tuple[int, Group]]] = {}
+    for group in groups:
+        config = group.runs[0].config
+        if group.values("test_accuracy") and config.last_epoch == config.epochs:
+            before = config.pretrain_epochs or (RunConfig.load(config.pretrained).epochs if config.pretrained else 0)
+            label = rule_of(config) + (f", after {before} float epochs" if before else "")
+            found.setdefault(label, []).append((before + config.epochs, group))
+    if not found:
+        raise ValueError("schedules are compared by their test accuracy, and no run is finished and has one")
+    return {label: sorted(points, key=lambda point: point[0]) for label, points in found.items()}
 
 
 def task_curves(rows: Sequence[Sequence[float]]) -> list[Curve]:

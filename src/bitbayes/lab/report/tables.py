@@ -404,6 +404,19 @@ def speed_table(groups: Sequence[Group]) -> Table:
     return Table("Speed and size", heads, rows, about).without_empty_columns()
 
 
+def schedules_table(recipe: str, series: Mapping[str, Sequence[tuple[int, Group]]]) -> Table:
+    """Return accuracies by the length of the schedule, from `bitbayes.lab.report.series.schedule_series`."""
+    keys = ("train_accuracy", "val_accuracy", "test_accuracy", "mean_test_accuracy")
+    rows = [
+        [label, str(length), str(len(group.values("test_accuracy"))), *(spread(group.values(key)) for key in keys)]
+        for label, points in series.items()
+        for length, group in points
+    ]
+    heads = ["rule", "epochs", "seeds", "train, %", "validation, %", "test, %", "mean of samples, %"]
+    about = "Epochs are those of the whole schedule, with the float network that a run begins with."
+    return Table(f"{recipe}: schedules of different lengths", heads, rows, about).without_empty_columns()
+
+
 def curve_table(
     title: str, curves: Sequence[Curve], labels: Sequence[str], higher: bool, digits: int, x: str = "epoch"
 ) -> Table:
