@@ -343,7 +343,7 @@ def gradients(optimizer: bb.BinaryOptimizer) -> None:
 
 
 @every_rule
-@pytest.mark.parametrize("scale", ["one", "channel"])
+@pytest.mark.parametrize("scale", ["one", "channel", "group:2"])
 def test_a_captured_step_repeats_as_a_step_of_its_own(rule: str, scale: str) -> None:
     """A CUDA graph repeats operations on the device, and no Python: noise and annealing must go on all the same."""
     (_, captured), (_, stepped), (_, usual) = (
@@ -548,19 +548,21 @@ def test_an_exception_in_the_closure_changes_nothing(rule: str) -> None:
 
 
 @every_rule
-@pytest.mark.parametrize("scale", ["fan_in", "channel"])
-def test_scales(rule: str, scale: str) -> None:
+@pytest.mark.parametrize(("scale", "shared"), [("fan_in", 6), ("channel", 6), ("group:2", 2), ("group:1", 1)])
+def test_scales(rule: str, scale: str, shared: int) -> None:
     model, optimizer = pair(rule, scale=scale, scale_lr=0.05)
     steps(model, optimizer, 4)
     state = copy.deepcopy(optimizer.state_dict())
     optimizer.eval()
     weight = model[0].weight
     magnitude = weight.abs()
-    assert torch.equal(magnitude, magnitude[:, :1].expand_as(magnitude))
+    sizes = magnitude.view(len(weight), -1, shared)
+    assert torch.equal(sizes, sizes[..., :1].expand_as(sizes))
     assert signs_only(weight / magnitude)
     first = 6**-0.5
-    moved = (magnitude[:, 0] - first).abs() > 1e-4
-    assert bool(moved.all()) if scale == "channel" else not bool(moved.any())
+    moved = (magnitude - first).abs() > 1e-4
+    assert not bool(moved.any()) if scale == "fan_in" else float(moved.float().mean()) > 0.9
+    assert len(sizes.unique()) == (1 if scale == "fan_in" else sizes[..., 0].numel())
     other_model, other = pair(rule, scale=scale, scale_lr=0.05)
     other_model.load_state_dict(model.state_dict())
     other.load_state_dict(state)

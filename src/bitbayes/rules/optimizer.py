@@ -59,8 +59,9 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         defaults: Options of the rule, which must include `lr`. Parameter groups may override them.
         samples: Number of draws that `step(closure)` averages the update over.
         scale: Factor of the ±1 weights: "one", "fan_in" (1/√fan_in), "channel" (one learned factor per output channel,
-            as in XNOR-Net and VISPA), or "normal" (a fixed random factor per weight; see `bitbayes.rules.scales`).
-        scale_lr: Learning rate for the logarithm of a "channel" scale.
+            as in XNOR-Net and VISPA), "group:N" (one per N adjacent weights of a row), or "normal" (a fixed random
+            factor per weight; see `bitbayes.rules.scales`).
+        scale_lr: Learning rate for the logarithm of a learned scale.
         init: "random" as in the papers, or "weights" to start from the signs and relative sizes of the tensors' values.
             None selects "random", or "weights" with a warning if a tensor looks trained (`bitbayes.rules.pretrained`).
         seed: Seed of the noise. None uses `torch.initial_seed()`, in a distributed job that of rank 0.
@@ -136,7 +137,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         for place in self._places():
             state, parameter = self.state[place.parameter], place.parameter
             unit = self.mode(self._belief(parameter), self._options(place, state["step"])).view(place.own.shape)
-            mode = (unit * scales.value(state)).to(parameter.dtype)
+            mode = (unit * scales.value(state, unit.shape)).to(parameter.dtype)
             yield place.name, shards.like(parameter, mode.view(-1))
 
     @torch.no_grad()
@@ -272,7 +273,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             state, parameter = self.state[place.parameter], place.parameter
             flat = self.natural(self._belief(parameter), self._options(place, state["step"]))
             natural[place.name] = shards.whole(parameter, flat)
-            scale[place.name] = shards.whole_scale(parameter, scales.value(state))
+            scale[place.name] = shards.whole_scale(parameter, scales.value(state, place.own.shape))
         return BernoulliPosterior(natural, scale)
 
     def state_dict(self) -> dict[str, Any]:
@@ -328,8 +329,9 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """Return the initial belief, its step number and, if steps are capturable, a flag for refused steps."""
         _, _, parameter, group = place
         count, device, seed = parameter.numel(), parameter.device, group["seed"]
-        if group["init"] == "weights":
-            start = pretrained.relative_size(parameter)
+        trained = pretrained.whole_weights(parameter) if group["init"] == "weights" else None
+        if trained is not None:
+            start = pretrained.relative_size(trained)
         else:
             start = Noise(stream_key(seed, _START, place.number), count, device).uniform() * 2 - 1
             start = F.sign(start) if self.start == "signs" else start
@@ -343,7 +345,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             state = {name: torch.zeros((), dtype=kind, device=device) for name, kind in kinds.items()}
         belief = self.begin(start, more, self._options(place, 0, bound=math.sqrt(1.5 / sum(fans)), fan_in=fans[0]))
         sizes = Noise(stream_key(seed, _START, place.number, 2), count, device)
-        state |= {"belief": belief} | scales.begin(parameter, group["scale"], sizes)
+        state |= {"belief": belief} | scales.begin(parameter, group["scale"], sizes, trained)
         return shards.own(state, parameter) if shards.is_sharded(parameter) else state
 
     def _belief(self, parameter: Tensor) -> Belief:

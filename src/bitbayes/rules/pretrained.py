@@ -56,16 +56,20 @@ def first_trained(named: Iterable[tuple[str, Tensor]]) -> str | None:
     return next((name for name, weights in named if looks_trained(weights)), None)
 
 
-def relative_size(parameter: Tensor) -> Tensor:
-    """Return signs and relative sizes of a float tensor: w / mean|w|, flat."""
-    flat = shards.whole(parameter, shards.local(parameter).float().reshape(-1)).reshape(-1)
-    size = flat.abs().mean()
+def whole_weights(parameter: Tensor) -> Tensor:
+    """Return the weights of the whole tensor in float32, flat; all processes that share it must call this together."""
+    return shards.whole(parameter, shards.local(parameter).float().reshape(-1)).reshape(-1)
+
+
+def relative_size(weights: Tensor) -> Tensor:
+    """Return signs and relative sizes of trained weights: w / mean|w|."""
+    size = weights.abs().mean()
     if not (size > 0 and torch.isfinite(size)):
         raise ValueError(
             f'init="weights" needs finite weights that are not all zero; the mean of |w| is {float(size):g}. '
             'Load the pretrained weights first, or use init="random"'
         )
-    return flat / size
+    return weights / size
 
 
 def warn_of_start(rule: str, name: str) -> None:

@@ -2,6 +2,9 @@
 
 Rules see unit weights: draws of ±1 and gradients with respect to them. Only this module handles s.
 
+"channel" learns one s for each output, and "group:128" one for each 128 adjacent weights of a row, as the files of
+language models have it. A row is all weights of one output. The tensor of a group's scales has shape (out, groups).
+
 "normal" gives every weight a fixed s, the size of a standard normal number, which costs 32 bits. It suits a first layer
 on few inputs. With signs alone, the units of such a layer have few directions, and predictions far from the data are
 constant in sectors.
@@ -37,13 +40,30 @@ def fans(parameter: Tensor) -> tuple[int, int]:
     return max(inputs * kernel, 1), max(outputs * kernel, 1)
 
 
-def begin(parameter: Tensor, kind: str, noise: Noise) -> dict[str, Tensor]:
-    """Return the initial state of a scale: nothing for "one", s if it is fixed, s and Adam's moments for "channel".
+def group_size(kind: str) -> int | None:
+    """Return the number of weights that share a scale of a kind "group:N", or None for another kind.
+
+    Example:
+        >>> group_size("group:128"), group_size("channel"), group_size("group:0")
+        (128, None, None)
+    """
+    name, _, digits = kind.partition(":")
+    size = int(digits) if name == "group" and digits.isascii() and digits.isdigit() and len(digits) < 10 else 0
+    return size or None
+
+
+def begin(parameter: Tensor, kind: str, noise: Noise, trained: Tensor | None = None) -> dict[str, Tensor]:
+    """Return the initial state of a scale: nothing for "one", s if it is fixed, s and Adam's moments if it is learned.
 
     Args:
         parameter: Binary tensor.
-        kind: "one", "fan_in", "normal" or "channel".
+        kind: "one", "fan_in", "normal", "channel" or "group:N".
         noise: Noise of as many numbers as there are weights, for "normal".
+        trained: Weights of the whole tensor, flat, whose mean sizes a learned scale begins with (Rastegari et al.,
+            ECCV 2016, equation 6). None begins with 1/√fan_in.
+
+    Raises:
+        ValueError: If the tensor has no such scales.
     """
     if kind == "one":
         return {}
@@ -52,21 +72,57 @@ def begin(parameter: Tensor, kind: str, noise: Noise) -> dict[str, Tensor]:
     first = 1 / math.sqrt(fans(parameter)[0])
     if kind == "fan_in":
         return {"scale": torch.tensor(first, device=parameter.device)}
+    shape = _learned_shape(parameter, kind)
+    scale = torch.full(shape, first, device=parameter.device)
+    if trained is not None:
+        sizes = trained.abs()
+        count = parameter.numel() // scale.numel()
+        # Weights that are all zero would have no scale, and no gradient.
+        scale = (_summed(sizes, scale, parameter.shape) / count).clamp(min=_SMALLEST * float(sizes.mean()))
+    return {"scale": scale, "scale_first": torch.zeros_like(scale), "scale_second": torch.zeros_like(scale)}
+
+
+def _learned_shape(parameter: Tensor, kind: str) -> list[int]:
     # The axis of the output channels (of a group, where a transposed convolution has groups).
     outputs = 1 if transposed_groups(parameter) else 0
     if outputs and shards.is_sharded(parameter):
         raise ValueError(
-            'scale="channel" of a transposed convolution needs the rows of all processes, and fully_shard has shared '
+            f'scale="{kind}" of a transposed convolution needs the rows of all processes, and fully_shard has shared '
             'them out; take scale="fan_in", or leave this layer out of fully_shard'
         )
-    shape = [size if axis == outputs else 1 for axis, size in enumerate(parameter.shape)]
-    scale = torch.full(shape, first, device=parameter.device)
-    return {"scale": scale, "scale_first": torch.zeros_like(scale), "scale_second": torch.zeros_like(scale)}
+    size = group_size(kind)
+    if size is None:
+        return [length if axis == outputs else 1 for axis, length in enumerate(parameter.shape)]
+    row = parameter.numel() // max(len(parameter), 1)
+    if outputs or parameter.dim() < 2 or row % size:
+        what = "a transposed convolution" if outputs else f"shape {tuple(parameter.shape)}, {row} weights for an output"
+        raise ValueError(
+            f'scale="{kind}" needs {size} or a multiple of weights for each output, and a tensor is of {what}; take '
+            'a divisor, or scale="channel" in a parameter group of its own'
+        )
+    return [len(parameter), row // size]
 
 
-def value(state: dict[str, Any]) -> Tensor:
-    """Return s, broadcastable to the tensor; 1 if there is no scale."""
-    return state["scale"] if "scale" in state else torch.ones(())
+def value(state: dict[str, Any], shape: torch.Size) -> Tensor:
+    """Return s, broadcastable to a tensor of this shape; 1 if there is no scale."""
+    if "scale" not in state:
+        return torch.ones(())
+    scale: Tensor = state["scale"]
+    if not _grouped(scale, shape):
+        return scale
+    return scale.repeat_interleave(shape.numel() // max(scale.numel(), 1), 1).view(shape)
+
+
+def _grouped(scale: Tensor, shape: torch.Size) -> bool:
+    """Return whether each scale covers a part of a row, and not the row or a weight."""
+    return scale.dim() == 2 and scale.shape[1] > 1 and scale.shape != shape
+
+
+def _summed(values: Tensor, scale: Tensor, shape: torch.Size) -> Tensor:
+    """Return the sum of the values of all weights with the same scale."""
+    if _grouped(scale, shape):
+        return values.view(*scale.shape, -1).sum(2)
+    return values.view(shape).sum_to_size(scale.shape)
 
 
 @contextmanager
@@ -76,26 +132,26 @@ def unit(parameter: Tensor, state: dict[str, Any]) -> Iterator[Tensor]:
     if "scale" not in state and data.is_contiguous():
         yield data.view(-1)
         return
-    weights = (data / value(state)).reshape(-1)
+    weights = (data / value(state, data.shape)).reshape(-1)
     yield weights
     # Read s again, because it may have been learned meanwhile.
-    data.copy_(weights.view(data.shape) * value(state))
+    data.copy_(weights.view(data.shape) * value(state, data.shape))
 
 
 def unit_gradient(gradient: Tensor, state: dict[str, Any]) -> Tensor:
     """Return ∂loss/∂(unit weight) = s · ∂loss/∂weight, flat."""
-    return (gradient * state["scale"] if "scale" in state else gradient).reshape(-1)
+    return (gradient * value(state, gradient.shape) if "scale" in state else gradient).reshape(-1)
 
 
 def slope(parameter: Tensor, state: dict[str, Any], weights: Tensor, gradient: Tensor) -> Tensor | None:
-    """Return ∂loss/∂log s = Σ (s·g)·w over each channel, from flat unit weights; None if s is not learned."""
+    """Return ∂loss/∂log s = Σ (s·g)·w over the weights of each s, from flat unit weights; None if s is not learned."""
     if "scale_first" not in state:
         return None
-    return (gradient * weights).view(parameter.shape).sum_to_size(state["scale"].shape)
+    return _summed(gradient * weights, state["scale"], parameter.shape)
 
 
 def learn(state: dict[str, Any], slope: Tensor | None, lr: float, accept: Tensor | None) -> None:
-    """Take one Adam step on log s of a "channel" scale, unless there is no slope or `accept` is False."""
+    """Take one Adam step on log s of a learned scale, unless there is no slope or `accept` is False."""
     if slope is None:
         return
     moments = state["scale_first"], state["scale_second"]

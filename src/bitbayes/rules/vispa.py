@@ -194,10 +194,11 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
         """
         self._report()
         center, factors, scale = {}, {}, {}
-        for _, name, parameter, group in self._places():
+        for place in self._places():
+            _, name, parameter, group = place
             rows = shards.whole(parameter, self._belief(parameter)["latent"])
             center[name], factors[name] = rows[0], rows[1:] * group["divisor"] ** -0.5
-            scale[name] = shards.whole_scale(parameter, scales.value(self.state[parameter]))
+            scale[name] = shards.whole_scale(parameter, scales.value(self.state[parameter], place.own.shape))
         shared = {group["shared"] for group in self.param_groups}
         return LowRankGaussianPosterior(center, factors, scale, shared="network" if shared == {"network"} else "tensor")
 

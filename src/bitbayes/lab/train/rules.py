@@ -13,7 +13,7 @@ import torch
 from bitbayes import rules
 from bitbayes.errors import nearest
 from bitbayes.lab.train.schedule import Schedule
-from bitbayes.rules import BinaryOptimizer
+from bitbayes.rules import BinaryOptimizer, scales
 from bitbayes.rules.bayesbinn import recommended_lr
 from bitbayes.rules.optimizer import Common
 from bitbayes.rules.rule import Rule
@@ -249,7 +249,9 @@ def check_options(rule: str, estimator: str | None, spec: RuleSpec, chosen: Mapp
 def _without_effect(rule: str, group: Mapping[str, Any]) -> dict[str, str]:
     kind = RULES[rule]
     unread = {} if kind is None else kind.unread(dict(group))
-    return unread | ({} if group.get("scale") in (None, "channel") else {"scale_lr": "scale is channel"})
+    kind = group.get("scale")
+    learned = kind in (None, "channel") or scales.group_size(kind) is not None
+    return unread | ({} if learned else {"scale_lr": "scale is channel or group:N"})
 
 
 def _group(rule: str, estimator: str | None, spec: RuleSpec) -> Mapping[str, Any]:

@@ -1,0 +1,70 @@
+"""Learned scales: of groups of weights, and those that begin with trained weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import bitbayes as bb
+
+
+def groups(weights: torch.Tensor, size: int) -> torch.Tensor:
+    return weights.detach().reshape(len(weights), -1, size)
+
+
+def test_a_scale_of_a_group_learns_from_its_weights_alone() -> None:
+    for layer, inputs in ((nn.Linear(12, 5, bias=False), (7, 12)), (nn.Conv2d(3, 4, 2, bias=False), (2, 3, 5, 5))):
+        optimizer = bb.BayesBiNN(bb.split_parameters(layer)[0], ess=1.0, lr=0.1, scale="group:4", scale_lr=0.1, seed=0)
+        before = groups(layer.weight, 4).clone()
+        layer(torch.randn(inputs, generator=torch.Generator().manual_seed(0))).square().mean().backward()
+        optimizer.step()
+        assert layer.weight.grad is not None
+        slope = (groups(layer.weight.grad, 4) * before).sum(2)
+        torch.testing.assert_close(optimizer.state[layer.weight]["scale_first"], 0.1 * slope)
+        size = groups(layer.weight, 4).abs()
+        # The first step of Adam moves the logarithm by its rate, against the slope.
+        expected = (before.abs()[..., 0].log() - 0.1 * slope.sign()).exp()
+        torch.testing.assert_close(size, expected[..., None].expand_as(size))
+
+
+def test_the_posterior_of_groups_has_the_scale_of_every_weight() -> None:
+    layer = nn.Linear(12, 5, bias=False)
+    for make in (bb.BayesBiNN, bb.VISPA):
+        options = {"ess": 10.0} if make is bb.BayesBiNN else {}
+        optimizer = make([("weight", layer.weight)], lr=0.1, scale="group:6", scale_lr=0.5, seed=0, **options)
+        for step in range(3):
+            layer(torch.randn(1, 12, generator=torch.Generator().manual_seed(step))).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        optimizer.eval()
+        posterior = optimizer.posterior()
+        assert len(layer.weight.detach().abs().unique()) == 10
+        assert torch.equal(posterior.mode()["weight"], layer.weight)
+        assert torch.equal(posterior.sample(seed=0)["weight"][0].abs(), layer.weight.abs())
+
+
+@pytest.mark.parametrize(("scale", "size"), [("channel", 12), ("group:4", 4), ("group:1", 1)])
+def test_scales_begin_with_the_mean_size_of_trained_weights(scale: str, size: int) -> None:
+    layer = nn.Linear(12, 5, bias=False)
+    trained = layer.weight.detach().clone()
+    bb.STE(bb.split_parameters(layer)[0], lr=0.1, scale=scale, init="weights", seed=0).eval()
+    mean = groups(trained, size).abs().mean(2, keepdim=True)
+    torch.testing.assert_close(groups(layer.weight, size), groups(trained, size).sign() * mean)
+
+
+def test_a_group_of_zeros_has_a_scale() -> None:
+    layer = nn.Linear(8, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(0.5)[0, :4] = 0
+    bb.STE(bb.split_parameters(layer)[0], lr=0.1, scale="group:4", init="weights", seed=0).eval()
+    sizes = groups(layer.weight, 4).abs()[..., 0]
+    torch.testing.assert_close(sizes, torch.tensor([[0.375e-3, 0.5], [0.5, 0.5]]))
+
+
+def test_layers_without_rows_have_no_groups() -> None:
+    layer = nn.ConvTranspose2d(4, 8, 2, bias=False)
+    with pytest.raises(ValueError, match=r'scale="group:4" needs 4 .* a tensor is of a transposed convolution'):
+        bb.STE(bb.split_parameters(layer)[0], lr=0.1, scale="group:4", seed=0)
+    with pytest.raises(ValueError, match=r"of shape \(8,\), 1 weights for an output"):
+        bb.STE([("vector", nn.Parameter(torch.zeros(8)))], lr=0.1, scale="group:4", seed=0)
