@@ -103,6 +103,11 @@ def _learned_shape(parameter: Tensor, kind: str) -> list[int]:
     return [len(parameter), row // size]
 
 
+def stored(state: dict[str, Any]) -> int:
+    """Return how many numbers a file needs for s beside the signs: none for a tensor with a single scale."""
+    return state["scale"].numel() if "scale" in state and state["scale"].dim() else 0
+
+
 def value(state: dict[str, Any], shape: torch.Size) -> Tensor:
     """Return s, broadcastable to a tensor of this shape; 1 if there is no scale."""
     if "scale" not in state:

@@ -103,7 +103,7 @@ def sample_exact(
         *(model, *whole(experiment.data.train)),
         loss=recipe.loss.name.replace("_", "-"),
         binary=list(model.named_parameters()),
-        scale={name: scales.value(optimizer.state[parameter]) for name, parameter in optimizer.named_binary()},
+        scale={name: scales.value(optimizer.state[p], p.shape) for name, p in optimizer.named_binary()},
         chains=sampling.chains,
         seed=sampling.seed,
     )

@@ -96,7 +96,7 @@ class Experiment:
         total = _numbers(self.model.named_parameters())
         binary = self.binary_weights() if self.optimizer is not None else _numbers(split_parameters(self.model)[0])
         states = () if self.optimizer is None else self.optimizer.state.values()
-        more = sum(scales.value(state).numel() for state in states if scales.value(state).dim())
+        more = sum(scales.stored(state) for state in states)
         return 4 * total, 4 * (total - binary + more) + (binary + 7) // 8
 
 
