@@ -137,7 +137,8 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
 
         The settings are lr = 6 / steps (at most 0.1), `ess` = 300 · examples, `init_lambda` = 15 and the
         "straight-through" estimator. They assume a cosine schedule to 0 that is advanced after every step, such as
-        `torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)`.
+        `torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)`. Pass `init_lambda=1500` for a transformer, which
+        otherwise stays at chance; `docs/transformers.md` shows why.
 
         Args:
             params: Binary parameters; see `BinaryOptimizer`.
