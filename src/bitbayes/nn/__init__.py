@@ -1,6 +1,7 @@
 """Networks of the published experiments, and layers that binary networks need besides torch's own."""
 
 from bitbayes.nn.convolutional import alexnet, binaryconnect_vgg, narrow_vgg, vgg16, vgg_small
+from bitbayes.nn.decoder import Decoder, DecoderConfig, decoder
 from bitbayes.nn.layers import (
     BinaryActivation,
     ChannelScale,
@@ -18,6 +19,8 @@ from bitbayes.nn.speed import speed_net, whitening
 __all__ = [
     "BinaryActivation",
     "ChannelScale",
+    "Decoder",
+    "DecoderConfig",
     "ImageInput",
     "LogitScale",
     "PadChannels",
@@ -26,6 +29,7 @@ __all__ = [
     "alexnet",
     "binaryconnect_vgg",
     "birealnet18",
+    "decoder",
     "keep_real",
     "mlp",
     "mnist_mlp",
