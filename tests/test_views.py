@@ -49,8 +49,8 @@ def test_measured_accuracy_is_that_of_the_views() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     network[1].weight.data = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     network[1].bias.data = torch.tensor([0.0, 1.0])
-    assert measure(network, data, CROSS_ENTROPY, "fp32")[1] == 50.0
-    assert measure(network, data, CROSS_ENTROPY, "fp32", "mirror")[1] == 100.0
+    assert measure(network, data, CROSS_ENTROPY, "fp32")["accuracy"] == 50.0
+    assert measure(network, data, CROSS_ENTROPY, "fp32", "mirror")["accuracy"] == 100.0
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 from bitbayes import __version__
 
 try:
-    from bitbayes.lab.cli import new, packed, reproduce, studies, train
+    from bitbayes.lab.cli import generate, new, packed, reproduce, studies, train
     from bitbayes.lab.cli.complaints import one_line, unknown_command
     from bitbayes.lab.cli.output import encodable, folded
     from bitbayes.lab.cli.shared import REGISTRY, readable, tyro
@@ -25,7 +25,8 @@ _ABOUT = (
     "explains a command. `bitbayes --version` prints the version. --debug, at any place, shows tracebacks of errors."
 )
 _KINDS = (
-    *(train.Recipes, train.Train, new.New, train.Evaluate, reproduce.Reproduce, studies.Demo, studies.Continual),
+    *(train.Recipes, train.Train, new.New, train.Evaluate, generate.Generate),
+    *(reproduce.Reproduce, studies.Demo, studies.Continual),
     *(packed.Pack, packed.Run, packed.Bench, packed.Summary, packed.Export, packed.Zoo, reproduce.Report, studies.Tune),
 )
 _COMMANDS = {kind.__name__.lower(): readable(kind) for kind in _KINDS}

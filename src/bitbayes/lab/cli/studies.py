@@ -117,7 +117,7 @@ examples:
 
 @dataclass(kw_only=True)
 class Tune(Command):
-    """Search for the settings of a rule that maximise validation accuracy.
+    """Search for the settings of a rule that maximise validation accuracy, or minimise bits per byte of a text.
 
     Args:
         recipe: Name of the recipe, or a Python file that defines one; `bitbayes recipes` lists the names.
@@ -162,7 +162,7 @@ examples:
         ranges, given = parse_ranges(self.search), placed(self.given, options=parsed_options(self.set))
         rows = tune(self.recipe, self.rule, given, trials=self.trials, ranges=ranges)
         show(tuned_table(self.recipe, rows))
-        if rows[0]["accuracy"] is not None:
+        if rows[0].get("accuracy", rows[0].get("bits")) is not None:
             print(f"train with the best settings: {self._command(rows[0]['settings'])}")
 
     def _command(self, settings: dict[str, float]) -> str:

@@ -15,6 +15,7 @@ from bitbayes.lab.data.images import (
 from bitbayes.lab.data.lazy import LazyImages, load_imagenet
 from bitbayes.lab.data.outliers import OUTLIER, shuffled_tiles, with_outliers
 from bitbayes.lab.data.pictures import load_pictures
+from bitbayes.lab.data.text import TextData, load_text
 from bitbayes.lab.data.toy import load_moons, load_snelson
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "LazyImages",
     "ResizedCrop",
     "TensorData",
+    "TextData",
     "batches",
     "from_arrays",
     "load_cifar10",
@@ -40,6 +42,7 @@ __all__ = [
     "load_moons",
     "load_pictures",
     "load_snelson",
+    "load_text",
     "load_tiny_imagenet",
     "shuffled_tiles",
     "with_outliers",

@@ -81,6 +81,13 @@ class TensorData:
         index = index.to(self.x.device)
         return dataclasses.replace(self, x=self.x[index], y=self.y[index])
 
+    def marks(self) -> list[Tensor]:
+        """Return some inputs and targets; see `Examples.marks`."""
+        if not len(self):
+            return []
+        chosen = torch.arange(_FINGERPRINTED, device=self.x.device) * (len(self) - 1) // (_FINGERPRINTED - 1)
+        return [self.x[chosen], self.y[chosen]]
+
     def joined(self, other: TensorData) -> TensorData:
         """Return these examples followed by others, with the normalisation and augmentation of these examples.
 
@@ -104,7 +111,7 @@ class TensorData:
 
 
 class Examples(Protocol):
-    """Interface of training data: `TensorData` in memory, or `LazyImages` from files."""
+    """Interface of training data: `TensorData` and `TextData` in memory, or `LazyImages` from files."""
 
     @property
     def augment(self) -> Augmentation | None:
@@ -117,6 +124,10 @@ class Examples(Protocol):
 
     def joined(self, other: Any) -> Any:
         """Return these examples followed by others of the same kind."""
+        ...
+
+    def marks(self) -> list[Tensor]:
+        """Return tensors that identify the examples, as far as they are in memory."""
         ...
 
     def batches(self, indices: Iterable[Tensor], uniform: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -188,11 +199,9 @@ class DataBundle(Generic[E]):
         for part in (self.train, self.validation, self.test):
             count = -1 if part is None else len(part)
             digest.update(f"{count};".encode())
-            if isinstance(part, TensorData) and count > 0:
-                chosen = torch.arange(_FINGERPRINTED, device=part.x.device) * (count - 1) // (_FINGERPRINTED - 1)
-                for tensor in (part.x[chosen], part.y[chosen]):
-                    plain = tensor.float().round(decimals=3) if tensor.is_floating_point() else tensor
-                    digest.update(plain.cpu().contiguous().numpy().tobytes())
+            for tensor in () if part is None else part.marks():
+                plain = tensor.float().round(decimals=3) if tensor.is_floating_point() else tensor
+                digest.update(plain.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def without_validation(self) -> DataBundle[E]:

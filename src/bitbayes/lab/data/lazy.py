@@ -54,6 +54,10 @@ class LazyImages:
     def __len__(self) -> int:
         return len(self.chosen)
 
+    def marks(self) -> list[Tensor]:
+        """Return no tensors, because the images are in files; see `Examples.marks`."""
+        return []
+
     def joined(self, other: LazyImages) -> LazyImages:
         """Return these examples followed by those of another part of the same rows."""
         return dataclasses.replace(self, chosen=torch.cat([self.chosen, other.chosen]))

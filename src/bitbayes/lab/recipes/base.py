@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,6 +95,7 @@ class Recipe:
         epochs: Number of epochs of the published schedule.
         batch_size: Number of examples per step; 0 for all training examples.
         rules: Hyper-parameters by rule.
+        common: Options of every binary rule, such as `scale` for a network without BatchNorm.
         loss: Training loss.
         estimator: Default estimator of BayesBiNN.
         published: Published results by rule.
@@ -130,6 +132,7 @@ class Recipe:
     epochs: int
     batch_size: int = 100
     rules: Mapping[str, RuleSpec] = field(default_factory=lambda: STARTING_RULES)
+    common: Mapping[str, Any] = field(default_factory=dict)
     loss: Loss = CROSS_ENTROPY
     estimator: str = "straight-through"
     published: Mapping[str, Published] = field(default_factory=dict)
@@ -146,11 +149,14 @@ class Recipe:
     wide: bool = False
     file: Source | None = None
 
-    def builder(self, data: DataBundle) -> Callable[[], nn.Module]:
-        """Return a function without arguments that makes the network for some data."""
-        needed = [
-            parameter
+    @property
+    def reads_data(self) -> bool:
+        """Whether the network takes the data as its argument."""
+        return any(
+            parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
             for parameter in inspect.signature(self.network).parameters.values()
-            if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-        ]
-        return partial(self.network, data) if needed else self.network
+        )
+
+    def builder(self, data: DataBundle | None) -> Callable[[], nn.Module]:
+        """Return a function without arguments that makes the network for some data, or for none if it needs none."""
+        return partial(self.network, data) if self.reads_data else self.network

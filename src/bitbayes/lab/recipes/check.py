@@ -85,17 +85,21 @@ def check_network(experiment: Experiment) -> None:
             raise ValueError(f"the network does not take inputs of shape {_shape(x)}: {line}") from error
     if not isinstance(output, Tensor):
         raise ValueError(f"the network returns {_kind(output)}; expected one tensor of outputs, shape (N, K)")
-    if loss.name == BINARY.name or not loss.classifies:
+    if loss.text:
+        wanted = (*y.shape, data.classes)
+        fits = tuple(output.shape) == wanted
+    elif loss.name == BINARY.name or not loss.classifies:
         wanted = (len(x), y.numel() // len(y) if not loss.classifies else 1)
         fits = output.numel() == wanted[0] * wanted[1]
     else:
         wanted = (len(x), data.classes)
         fits = tuple(output.shape) == wanted
     if not fits:
-        what = f"{data.classes} classes" if loss.classifies and loss.name != BINARY.name else f"the loss {loss.name}"
+        classes = loss.classifies and loss.name != BINARY.name
+        what = f"{data.classes} classes" if classes else f"the loss {loss.name}"
         raise ValueError(
             f"the network makes outputs of shape {_shape(output)} from inputs of shape {_shape(x)}; expected "
-            f"(N, {wanted[1]}), for {what}"
+            f"({', '.join(map(str, ('N', *wanted[1:])))}), for {what}"
         )
 
 

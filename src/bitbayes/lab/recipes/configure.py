@@ -14,8 +14,8 @@ from torch import nn
 
 from bitbayes.errors import nearest
 from bitbayes.lab.choices import Budget, Overrides
-from bitbayes.lab.data import AUGMENTATIONS, DataBundle, TensorData
-from bitbayes.lab.recipes import bayesbinn, file, ours, speed, vispa
+from bitbayes.lab.data import AUGMENTATIONS, DataBundle, TensorData, TextData
+from bitbayes.lab.recipes import bayesbinn, file, ours, speed, text, vispa
 from bitbayes.lab.recipes.base import DEFAULTS, Recipe
 from bitbayes.lab.recipes.check import check_built, check_data, check_network, check_weights
 from bitbayes.lab.recipes.finished import load_pretrained, load_teacher, weights_of
@@ -43,7 +43,9 @@ _TRUST = (ours.MNIST_TRUST, ours.MNIST_OUTLIERS, ours.MNIST_FEW_OUTLIERS)
 _SMALL = (ours.MNIST_SMALL, ours.CIFAR10_SMALL, ours.CIFAR10_SMALL_W1A1)
 _SPEED = (speed.SPEED, speed.SPEED_WIDE, speed.SPEED_W1A1, speed.SPEED_WIDE_W1A1, speed.SPEED_RESNET)
 
-RECIPES = {recipe.name: recipe for recipe in (*_SYNTHETIC, *_IMAGES, *_TRUST, *_SMALL, *_SPEED, *vispa.VISPA_RECIPES)}
+_ALL = (*_SYNTHETIC, *_IMAGES, *_TRUST, *_SMALL, *_SPEED, text.TEXT, *vispa.VISPA_RECIPES)
+
+RECIPES = {recipe.name: recipe for recipe in _ALL}
 """All recipes by name."""
 
 STREAMS = {recipe.name: recipe for recipe in (bayesbinn.PERMUTED_MNIST, bayesbinn.SPLIT_MNIST)}
@@ -210,6 +212,8 @@ def make_config(
     if "real_lr" in chosen:
         check_real_lr(recipe, name.rule)
     binary = name.rule != "full-precision"
+    if binary:
+        spec = dataclasses.replace(spec, options={**recipe.common, **spec.options})
     epochs = (recipe.quick_epochs if budget == "quick" else None) or recipe.epochs
     if chosen.get("pretrain_epochs") and ("pretrained" in chosen or not binary):
         why = "pretrained names a network" if binary else "the network is a float network itself"
@@ -313,6 +317,8 @@ def _augmented(data: DataBundle, name: str) -> DataBundle:
     """Return data with another augmentation of the training images."""
     train, augment = data.train, AUGMENTATIONS[name]
     if augment is not None:
+        if isinstance(train, TextData):
+            raise ValueError(f"augment {name} needs images, but {data.name} is text; leave it out")
         if not isinstance(train, TensorData):
             raise ValueError(
                 f"augment {name} needs images in memory, but {data.name} reads them from files; leave it out"

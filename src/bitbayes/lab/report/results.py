@@ -27,6 +27,8 @@ _MEASURED = {
     "NLL of the mean": ("mean_test_nll", 3),
     "error": ("test_error", 3),
     "error of the mean": ("mean_test_error", 3),
+    "bits per byte": ("test_bits", 4),
+    "bits per byte of the mean": ("mean_test_bits", 4),
     "per-weight entropy, bits": ("posterior_entropy_bits", 3),
     "s/epoch": ("seconds_per_epoch", 1),
 }  # by heading: entry of summary.json, and digits after the point
@@ -60,9 +62,10 @@ def results_table(name: str | None, recipe: Recipe, rows: Sequence[TableRow]) ->
     if recipe.published:
         caption += f" Published: {recipe.source}, {recipe.epochs} epochs."
     if not recipe.loss.classifies:
-        keys = {"test_error": 4, "mean_test_error": 4, "posterior_entropy_bits": 3}
+        metric, head = recipe.loss.metric, "bits per byte" if recipe.loss.text else "squared error"
+        keys = {f"test_{metric}": 4, f"mean_test_{metric}": 4, "posterior_entropy_bits": 3}
         cells = [[row.rule, *(spread(row.values(key), digits) for key, digits in keys.items())] for row in rows]
-        return Table(title, ["rule", "squared error", "mean of samples", "per-weight entropy, bits"], cells, caption)
+        return Table(title, ["rule", head, "mean of samples", "per-weight entropy, bits"], cells, caption)
     rest = ("one sample", "mean of samples", "per-weight entropy, bits", "NLL", "s/epoch")
     cells = []
     shown = 2 if recipe.published else 1
@@ -92,6 +95,7 @@ def group_results_table(recipe: str, groups: Sequence[Group]) -> Table:
     """Return ours beside published for the groups of runs on a page; runs that are not finished are left out."""
     chosen = {"validation": "validation", "test": "test (VISPA's paper)"}
     rest = ("one sample", "mean of samples", "NLL", "NLL of the mean", "error", "error of the mean")
+    rest += ("bits per byte", "bits per byte of the mean")
     rest += ("per-weight entropy, bits",)
     heads = ["rule", "test", "published", "runs", "epochs", "epoch chosen by"]
     heads += ["validation", "published validation", "train", "published train", *rest]

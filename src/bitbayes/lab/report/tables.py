@@ -36,6 +36,7 @@ FIGURES = {
     "conformal_size": ("set size", f"mean size of conformal sets, level {LEVEL:.0%}", 3),
     "conformal_width": ("width", f"mean width of conformal intervals, level {LEVEL:.0%}", 4),
     "error": ("error", "error", 4),
+    "bits": ("bits", "bits per byte", 4),
     "inside": ("inside", "targets within 2 std, %", 1),
 }
 """Figures of an evaluation by name: short heading, heading with the unit, and digits after the point."""
@@ -72,12 +73,17 @@ def summary_table(summary: Summary, folder: Path) -> Table:
         rows.append([f"test accuracy, % {best}", *map(number, accuracies)])
     if s.test_error is not None:
         rows.append(["test squared error", number(s.test_error, 4), "", number(s.mean_test_error, 4)])
+    if s.test_bits is not None:
+        texts = (s.test_bits, s.sample_test_bits, s.mean_test_bits)
+        rows.append([f"test bits per byte {best}", *(number(value, 4) for value in texts)])
     if s.test_nll is not None:
         rows.append(["test negative log-likelihood, nats", number(s.test_nll, 4), "", number(s.mean_test_nll, 4)])
     if s.last_test_accuracy is not None and s.best_epoch != s.epochs_done:
         rows.append([f"test accuracy, % at epoch {s.epochs_done}", number(s.last_test_accuracy), "", ""])
     if s.val_accuracy is not None:
         rows.append([f"validation accuracy, % {best}", number(s.val_accuracy), "", ""])
+    if s.val_bits is not None:
+        rows.append([f"validation bits per byte {best}", number(s.val_bits, 4), "", ""])
     if s.posterior_entropy_bits is not None:
         rows.append(["per-weight entropy, bits", "", "", number(s.posterior_entropy_bits, 4)])
     rows += [
@@ -103,6 +109,7 @@ _SCORES = {
 _EVALUATED = {
     "accuracy": ("accuracy, %", 2),
     "error": ("squared error", 4),
+    "bits": ("bits per byte", 4),
     "nll": ("negative log-likelihood, nats", 4),
     "brier": ("Brier score", 4),
     "ece": ("expected calibration error (ECE), bins of equal width", 4),
@@ -156,7 +163,7 @@ def members_table(found: Evaluation) -> Table:
     """Return the figures of each member of an ensemble, and of all members together."""
     together = {"mode": found.mode} | ({"mean": found.mean} if found.mean else {})
     every = {f"member {index}": figures for index, figures in enumerate(found.members or (), 1)} | {"all": together}
-    names = ("accuracy", "error", "nll", "brier", "ece", "aurc")
+    names = ("accuracy", "error", "bits", "nll", "brier", "ece", "aurc")
     places = [(kind, name) for kind in together for name in names if name in together[kind]]
     rows = [
         [head, *(number(figures[kind].get(name), FIGURES[name][2]) for kind, name in places)]
@@ -172,12 +179,13 @@ def _with_views(views: str | None) -> str:
 
 def tuned_table(recipe: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the trials of a search, best first; `rows` is the content of tune.json."""
-    names = list(rows[0]["settings"])
+    names, metric = list(rows[0]["settings"]), "bits" if "bits" in rows[0] else "accuracy"
+    digits, head = {"accuracy": (2, "validation accuracy, %"), "bits": (4, "validation bits per byte")}[metric]
     cells = []
     for row in rows:
         settings = (brief(row["settings"][name]) for name in names)
-        cells.append([row["folder"], *settings, number(row["accuracy"], missing="failed")])
-    heads, align = ["trial", *names, "validation accuracy, %"], "l" + "r" * (len(names) + 1)
+        cells.append([row["folder"], *settings, number(row[metric], digits, missing="failed")])
+    heads, align = ["trial", *names, head], "l" + "r" * (len(names) + 1)
     return Table(
         f"{recipe}: {len(rows)} trials, best first", heads, cells, "trial0 uses the settings of the recipe.", align
     )

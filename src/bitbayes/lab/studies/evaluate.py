@@ -26,7 +26,7 @@ from bitbayes.lab.data import TensorData
 from bitbayes.lab.recipes import open_recipe
 from bitbayes.lab.studies.load import FinishedRun, joint, load_members
 from bitbayes.lab.train import RunConfig, RunFolder
-from bitbayes.lab.train.measure import measure_regression, whole
+from bitbayes.lab.train.measure import bits, measure_regression, measure_text, whole
 from bitbayes.lab.train.members import members_of
 from bitbayes.lab.train.records import Evaluation, Figures
 from bitbayes.lab.train.views import recorded
@@ -54,6 +54,8 @@ def evaluate_run(
     trust: bool = False,
 ) -> Evaluation:
     """Measure accuracy, likelihood, Brier score, calibration and entropy on the test data; write evaluation.json.
+
+    Of a text, bits per byte are measured.
 
     With validation data in memory, conformal sets (or, for regression, intervals) of level 0.9 are calibrated on them,
     and their coverage and mean size are measured on the test data.
@@ -105,17 +107,18 @@ def _evaluation(
         members = [{k: p.figures(inputs) for k, p in each.items()} for each in found] if several else None
     else:
         if unlike is not None:
-            raise ValueError(f"unlike needs a classifier, but {run.config.recipe} is a regression; leave it out")
-        figures = _regression(runs, kinds)
-        members = [_regression([one], kinds) for one in runs] if several else None
-    bits = [float(one.posterior.entropy()) for one in runs if one.posterior is not None]
+            raise ValueError(f"unlike needs a classifier, but {run.config.recipe} has no classes; leave it out")
+        measured = _text if run.experiment.loss.text else _regression
+        figures = measured(runs, kinds)
+        members = [measured([one], kinds) for one in runs] if several else None
+    entropies = [float(one.posterior.entropy()) for one in runs if one.posterior is not None]
     return Evaluation(
         recipe=run.config.recipe,
         rule=run.config.rule,
         estimator=run.config.estimator,
         seed=run.config.seed,
         samples=samples,
-        posterior_entropy_bits=statistics.mean(bits) if bits else None,
+        posterior_entropy_bits=statistics.mean(entropies) if entropies else None,
         unlike=unlike,
         views=recorded(run.config.views),
         mode=figures["mode"],
@@ -123,6 +126,15 @@ def _evaluation(
         members=members,
         reliability=points,
     )
+
+
+def _text(runs: Sequence[FinishedRun], kinds: Mapping[str, int]) -> dict[str, Figures]:
+    """Return the figures of a text by kind, with all members together."""
+    test = runs[0].experiment.data.test
+    if test is None:
+        raise ValueError(f"recipe {runs[0].config.recipe} has no test data")
+    found = {kind: measure_text(joint(runs, count), test)[0] for kind, count in kinds.items()}
+    return {kind: {"bits": bits(nll), "nll": nll} for kind, nll in found.items()}
 
 
 def _regression(runs: Sequence[FinishedRun], kinds: Mapping[str, int]) -> dict[str, Figures]:

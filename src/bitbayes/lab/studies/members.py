@@ -113,7 +113,8 @@ def members_study(
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     recipe = open_recipe(choice.dataset or MEMBERS_RECIPE)
     if not recipe.loss.classifies:
-        raise ValueError(f"a study of members needs a classifier, but {recipe.name} is a regression")
+        kind = "text" if recipe.loss.text else "a regression"
+        raise ValueError(f"a study of members needs a classifier, but {recipe.name} is {kind}")
     folder = Path(given.out or f"runs/{recipe.name}-{given.budget}-members{members}")
     rules = [str(full_name(recipe, name)) for name in choice.rules or _RULES]
     with RunFolder(folder).held():

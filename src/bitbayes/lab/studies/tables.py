@@ -82,6 +82,10 @@ class TableRow:
             "mean_test_nll": "mean_test_nll",
             "test_error": "test_error",
             "mean_test_error": "mean_test_error",
+            "validation_bits": "val_bits",
+            "test_bits": "test_bits",
+            "sample_test_bits": "sample_test_bits",
+            "mean_test_bits": "mean_test_bits",
             "entropy_bits": "posterior_entropy_bits",
             "seconds_per_epoch": "seconds_per_epoch",
         }

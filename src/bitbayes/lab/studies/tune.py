@@ -1,9 +1,10 @@
-"""Search for the settings of a rule by validation accuracy."""
+"""Search for the settings of a rule by validation accuracy, or by validation bits per byte of a text."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from bitbayes.lab.studies.several import already_there, finished
 from bitbayes.lab.train import DivergedError, Progress, RunConfig, RunFolder, default_progress
 from bitbayes.lab.train.config import with_defaults
 from bitbayes.lab.train.experiment import resolved
+from bitbayes.lab.train.losses import Metric
 from bitbayes.lab.train.progress import OfSeveral
 from bitbayes.lab.train.rules import check_options
 from bitbayes.noise import stream_key
@@ -39,13 +41,15 @@ class Trial:
     Args:
         number: Number of the folder.
         settings: Values of the searched settings by name.
-        accuracy: Validation accuracy in percent; None if the run diverged or has not ended.
+        metric: Figure that is searched for: "accuracy", or "bits" per byte of a text.
+        result: Its value on the validation data; None if the run diverged or has not ended.
         ended: Whether the run has ended.
     """
 
     number: int
     settings: dict[str, float]
-    accuracy: float | None = None
+    metric: Metric
+    result: float | None = None
     ended: bool = False
 
     @property
@@ -57,9 +61,16 @@ class Trial:
         """Return the configuration of the run."""
         return _with(base, self.settings).changed(out=str(folder / self.place))
 
+    @property
+    def score(self) -> float:
+        """The result as a number of which more is better."""
+        if self.result is None:
+            return -math.inf
+        return -self.result if self.metric == "bits" else self.result
+
     def row(self) -> dict[str, Any]:
         """Return the entry of tune.json."""
-        return {"folder": self.place, "settings": self.settings, "accuracy": self.accuracy}
+        return {"folder": self.place, "settings": self.settings, self.metric: self.result}
 
 
 def parse_ranges(words: Sequence[str]) -> Ranges:
@@ -102,7 +113,7 @@ def tune(
     are `trials` trials.
 
     Args:
-        recipe: Name of the recipe, whose data must have classes and a validation part.
+        recipe: Name of the recipe, whose data must have classes or be text, and have a validation part.
         rule: Name of the rule.
         given: Choices for every run. `seed` is also the seed of the search; `out` is the folder of the trials, by
             default runs/tune-RECIPE-RULE[-ESTIMATOR].
@@ -113,8 +124,8 @@ def tune(
         note: Function that gets a line about each trial.
 
     Returns:
-        The trials, best first: folder within `out`, settings, and validation accuracy in percent (None if the run
-        diverged). The same rows are written to tune.json after every trial.
+        The trials, best first: folder within `out`, settings, and validation "accuracy" in percent or "bits" per byte
+        (None if the run diverged). The same rows are written to tune.json after every trial.
 
     Raises:
         ValueError: If a name or a range is invalid, the data has no validation part, or the folder holds another
@@ -130,8 +141,8 @@ def tune(
     base = make_config(found, rule, given)
     full = full_name(found, rule, given.estimator)
     folder = Path(given.out or f"runs/tune-{found.name}-{full.slug}")
-    data = load_data(base)
-    if data.validation is None or not found.loss.classifies:
+    data, metric = load_data(base), found.loss.metric
+    if data.validation is None or metric == "error":
         raise ValueError(f"{recipe} cannot be tuned, because tuning needs classes and validation data")
     own = _own(base, data)
     searched = dict(ranges or _around(base, own))
@@ -143,28 +154,30 @@ def tune(
         files.clean()
         base = pretrained(base, str(folder / "pretrained"), data=data, progress=progress)
         _continue_search(files, base, searched)
-        trials_there = [_recorded(folder, number, base, searched) for number in _numbers(folder)]
+        trials_there = [_recorded(folder, number, base, searched, metric) for number in _numbers(folder)]
         ended = [trial for trial in trials_there if trial.ended]
         begun = [trial for trial in trials_there if not trial.ended]  # one trial, unless its folder was changed by hand
         if ended:
             note(already_there(min(len(ended), trials), trials))
         progress = OfSeveral(progress or default_progress(), max(trials - len(ended), 0) * base.last_epoch)
         while True:
-            rows = [trial.row() for trial in ended]
-            rows.sort(key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0)))
+            rows = [trial.row() for trial in sorted(ended, key=lambda trial: -trial.score)]
             files.write_json("tune.json", {"recipe": found.name, "rule": str(full), "trials": rows})
             if len(ended) >= trials:
                 return rows
             number = max((trial.number for trial in ended), default=-1) + 1
-            trial = begun.pop(0) if begun else Trial(number, _proposed(optuna, number, ended, searched, base, own))
+            if begun:
+                trial = begun.pop(0)
+            else:
+                trial = Trial(number, _proposed(optuna, number, ended, searched, base, own), metric)
             shown = ", ".join(f"{name} {value:.3g}" for name, value in trial.settings.items())
             note(f"trial {len(ended) + 1} of {trials}, in {folder / trial.place}: {shown}")
             try:
-                accuracy = _accuracy(trial.config(base, folder), data, progress)
+                result = _trained(trial, trial.config(base, folder), data, progress)
             except DivergedError as error:
                 note(f"failed: {error}")
-                accuracy = None
-            ended.append(replace(trial, accuracy=accuracy, ended=True))
+                result = None
+            ended.append(replace(trial, result=result, ended=True))
 
 
 def _with(base: RunConfig, values: Mapping[str, float]) -> RunConfig:
@@ -225,17 +238,17 @@ def _numbers(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
-def _recorded(folder: Path, number: int, base: RunConfig, searched: Ranges) -> Trial:
+def _recorded(folder: Path, number: int, base: RunConfig, searched: Ranges, metric: Metric) -> Trial:
     """Return a trial that has begun, as read from its folder."""
     spec = RunConfig.load(folder / f"trial{number}").spec
     values = {"lr": spec.lr, "real_lr": spec.real_lr, **spec.options}
     try:
-        trial = Trial(number, {name: float(values[name]) for name in searched})
+        trial = Trial(number, {name: float(values[name]) for name in searched}, metric)
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{folder / f'trial{number}'} is not a trial of this search; choose another --out") from None
     config = trial.config(base, folder)
     if summary := finished(config):
-        return replace(trial, accuracy=summary.val_accuracy, ended=True)
+        return replace(trial, result=getattr(summary, f"val_{metric}"), ended=True)
     files = RunFolder(config.out)
     return replace(trial, ended=files.has("failure.json") and bool(files.read_json("failure.json").get("diverged")))
 
@@ -249,15 +262,18 @@ def _proposed(
     limits = {name: optuna.distributions.FloatDistribution(*ends, log=True) for name, ends in searched.items()}
     for trial in before:
         if all(low <= trial.settings[name] <= high for name, (low, high) in searched.items()):  # possibly not the first
-            state = optuna.trial.TrialState.FAIL if trial.accuracy is None else optuna.trial.TrialState.COMPLETE
-            how = {"params": trial.settings, "distributions": limits, "value": trial.accuracy, "state": state}
+            failed = trial.result is None
+            value = None if failed else trial.score
+            state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
+            how = {"params": trial.settings, "distributions": limits, "value": value, "state": state}
             study.add_trial(optuna.trial.create_trial(**how))
     drawn = study.ask(limits).params
     return {name: float(own[name]) if number == 0 and name in own else drawn[name] for name in searched}
 
 
-def _accuracy(config: RunConfig, data: DataBundle, progress: Progress | None) -> float:
+def _trained(trial: Trial, config: RunConfig, data: DataBundle, progress: Progress | None) -> float:
+    """Train a trial unless it has ended, and return its result."""
     summary = finished(config) or run_recipe(config, resume=True, data=data, progress=progress).summary
     Path(config.out, "checkpoint.pt").unlink(missing_ok=True)  # keep the result, not what a further epoch needs
-    assert summary is not None and summary.val_accuracy is not None
-    return summary.val_accuracy
+    assert summary is not None  # that only further processes lack
+    return getattr(summary, f"val_{trial.metric}")

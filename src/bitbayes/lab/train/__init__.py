@@ -5,7 +5,7 @@ from bitbayes.lab.train.distributed import Ranks, joined
 from bitbayes.lab.train.experiment import Experiment, StepHooks, build_experiment
 from bitbayes.lab.train.folder import RunError, RunFolder
 from bitbayes.lab.train.loop import DivergedError, Interrupted, RunResult, train
-from bitbayes.lab.train.losses import BINARY, CROSS_ENTROPY, OUTLIER_EXPOSURE, PAIRED, SQUARED, Loss
+from bitbayes.lab.train.losses import BINARY, CROSS_ENTROPY, NEXT_BYTE, OUTLIER_EXPOSURE, PAIRED, SQUARED, Loss
 from bitbayes.lab.train.precision import choose_precision
 from bitbayes.lab.train.progress import (
     BarProgress,
@@ -24,6 +24,7 @@ __all__ = [
     "BINARY",
     "COSINE_BY_STEPS",
     "CROSS_ENTROPY",
+    "NEXT_BYTE",
     "OUTLIER_EXPOSURE",
     "PAIRED",
     "RULES",

@@ -160,6 +160,8 @@ def _check_targets(config: RunConfig, data: DataBundle, loss: Loss) -> None:
     for what, wanted in changes.items():
         if wanted and loss is not CROSS_ENTROPY:
             raise ValueError(f"{what} needs the loss {CROSS_ENTROPY.name}, not {loss.name}; leave it out")
+    if config.views != "one" and loss.text:
+        raise ValueError(f"views {config.views} need images, but {data.name} is text; leave them out")
     if config.views != "one" and isinstance(data.train, TensorData) and data.train.x.dim() != 4:
         shape = ", ".join(map(str, data.train.x.shape[1:]))
         raise ValueError(f"views {config.views} need images (N, C, H, W), got inputs (N, {shape}); leave them out")

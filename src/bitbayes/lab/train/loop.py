@@ -372,22 +372,19 @@ def _evaluate(run: _Training, row: EpochRow, before: list[Tensor], last: bool) -
     config, experiment, optimizer = run.config, run.experiment, run.experiment.optimizer
     data, loss, precision = experiment.data, experiment.loss, config.precision
     with mode_weights(experiment, config.refresh_batches, precision) as model:
-        _, val_accuracy, val_error = measure(model, data.validation, loss, precision, config.views)
-        test_nll, test_accuracy, test_error = measure(model, data.test, loss, precision, config.views)
-        if test_error is not None:
-            noise = math.sqrt(measure(model, data.train, loss, precision, config.views)[2] or 0.0)
-            test_nll = gaussian_nll(torch.tensor([test_error]), torch.zeros(1), noise)
+        held = measure(model, data.validation, loss, precision, config.views)
+        test = measure(model, data.test, loss, precision, config.views)
+        if "error" in test:
+            noise = math.sqrt(measure(model, data.train, loss, precision, config.views)["error"])
+            test["nll"] = gaussian_nll(torch.tensor([test["error"]]), torch.zeros(1), noise)
         probabilities = None
         if optimizer is not None and optimizer.has_posterior:
             probabilities = [round(share, 3) for share in histogram(silent_posterior(optimizer), _BINS)]
         signs = mode_signs(experiment)
         row = dataclasses.replace(
             row,
-            val_accuracy=val_accuracy,
-            val_error=val_error,
-            test_accuracy=test_accuracy,
-            test_error=test_error,
-            test_nll=test_nll,
+            **{f"val_{name}": value for name, value in held.items() if name != "nll"},
+            **{f"test_{name}": value for name, value in test.items()},
             flips=flipped(before, signs),
             probabilities=probabilities,
             **(mean_figures(config, experiment, model) if config.protocol == "test" else {}),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Metric = Literal["accuracy", "error", "bits"]
 OfBatch = Callable[[Tensor, Tensor], Tensor]  # function from outputs and targets to a scalar
 
 
@@ -19,8 +21,9 @@ class Loss:
     Args:
         name: Name in files and messages.
         mean: Function from outputs and targets to the mean loss of a batch, a scalar.
-        hits: Function from outputs and targets to the number of correct predictions, a scalar on the device; None for
-            regression, where predictions are neither correct nor wrong.
+        hits: Function from outputs and targets to the number of correct predictions, a scalar on the device; None where
+            predictions are neither correct nor wrong.
+        text: Whether targets are the next bytes of a text. The mean loss, in nats per byte, is then reported in bits.
 
     Example:
         >>> logits, classes = torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
@@ -31,11 +34,17 @@ class Loss:
     name: str
     mean: OfBatch
     hits: OfBatch | None = None
+    text: bool = False
+
+    @property
+    def metric(self) -> Metric:
+        """Figure that measures predictions: accuracy, squared error, or bits per byte of a text."""
+        return "accuracy" if self.hits is not None else "bits" if self.text else "error"
 
     @property
     def classifies(self) -> bool:
         """Whether targets are classes, so that accuracy is defined."""
-        return self.hits is not None
+        return self.metric == "accuracy"
 
     def smoothed(self, output: Tensor, target: Tensor, smoothing: float) -> Tensor:
         """Return the mean loss with a share of each target moved to the uniform distribution over the classes.
@@ -56,7 +65,7 @@ class Loss:
         return (1 - smoothing) * mean - smoothing * output.log_softmax(-1).mean()
 
     def hit_count(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the number of correct predictions as a scalar on the device; zero for a regression."""
+        """Return the number of correct predictions as a scalar on the device; zero if there is no such number."""
         return output.new_zeros(()) if self.hits is None else self.hits(output, target)
 
 
@@ -99,3 +108,5 @@ BINARY = Loss("binary", _binary, lambda output, y: ((output.reshape(-1) > 0) == 
 """Binary cross-entropy loss of a single logit for two classes."""
 SQUARED = Loss("squared", lambda output, y: F.mse_loss(output.reshape(-1), y.reshape(-1).to(output.dtype)))
 """Squared error for regression."""
+NEXT_BYTE = Loss("next_byte", lambda output, y: F.cross_entropy(output.flatten(0, -2), y.flatten()), text=True)
+"""Cross-entropy loss of the next byte at every position: logits of shape (N, T, 256), and bytes of shape (N, T)."""

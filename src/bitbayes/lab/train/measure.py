@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bitbayes.batchnorm import as_found, refresh_batchnorm
-from bitbayes.lab.data import TensorData, batches
+from bitbayes.lab.data import Examples, TensorData, batches
 from bitbayes.lab.train.distributed import Ranks
 from bitbayes.lab.train.experiment import Experiment
 from bitbayes.lab.train.losses import Loss
@@ -22,13 +22,11 @@ from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
 
 _REFRESH_SIZE = 500
-_TEST_SIZE = 1000
+_TEST_SIZE, _TEST_WINDOWS = 1000, 16  # examples that are predicted at a time: in general, and of text
 
 
 @torch.no_grad()
-def measure(
-    model: nn.Module, data: TensorData | None, loss: Loss, precision: str, views: Views = "one"
-) -> tuple[float | None, ...]:
+def measure(model: nn.Module, data: Examples | None, loss: Loss, precision: str, views: Views = "one") -> Figures:
     """Evaluate a network in eval mode with its current weights.
 
     Args:
@@ -39,13 +37,13 @@ def measure(
         views: Views of the inputs over which the outputs are averaged.
 
     Returns:
-        The mean loss (the negative log-likelihood for classes), accuracy in percent (None for regression), and squared
-        error (None for classes); all None without data.
+        The mean loss "nll" (the negative log-likelihood for classes and bytes), and the metric of the loss under its
+        name: "accuracy" in percent, squared "error", or "bits" per byte; nothing without data.
     """
     if data is None:
-        return None, None, None
+        return {}
     ranks, outputs = Ranks.here(), averaged(model, views)
-    pieces = torch.arange(len(data)).split(_TEST_SIZE)
+    pieces = torch.arange(len(data)).split(_TEST_WINDOWS if loss.text else _TEST_SIZE)
     found = torch.zeros(3, dtype=torch.float64)  # loss, hits, examples
     for x, y in data.batches(pieces[ranks.rank :: ranks.count]):
         with autocast(x.device, precision):
@@ -55,7 +53,8 @@ def measure(
         found = found.to(x.device) + torch.stack([part.double() for part in parts])
     total, hits, count = ranks.total(found).tolist()
     mean = total / count
-    return (mean, 100 * hits / count, None) if loss.classifies else (mean, None, mean)
+    values = {"accuracy": 100 * hits / count, "error": mean, "bits": bits(mean)}
+    return {"nll": mean, loss.metric: values[loss.metric]}
 
 
 def whole(data: TensorData) -> tuple[Tensor, Tensor]:
@@ -121,6 +120,39 @@ def histogram(posterior: Posterior, bins: int) -> list[float]:
     for probability in posterior.probabilities().values():
         counts += torch.histc(probability.float(), bins=bins, min=0.0, max=1.0).cpu().double()
     return (100 * counts / counts.sum()).tolist()
+
+
+# Text, whose loss is reported in bits per byte. ----------------------------------------------------------------------
+
+
+def bits(nats: float) -> float:
+    """Return a number of nats in bits.
+
+    Example:
+        >>> bits(math.log(8))
+        3.0
+    """
+    return nats / math.log(2)
+
+
+@torch.no_grad()
+def measure_text(predicted: Callable[[Tensor], Prediction], data: Examples) -> tuple[float, float]:
+    """Return the negative log-likelihood of a text in nats per byte: of the networks' mean, and of the first network.
+
+    Args:
+        predicted: Function from bytes (N, T) to the logits (C, N, T, 256) of C networks.
+        data: Windows of the text.
+    """
+    total = torch.zeros(2, dtype=torch.float64)
+    count = 0
+    for x, y in batches(data, _TEST_WINDOWS):
+        outputs: Tensor = predicted(x).outputs
+        each = outputs.float().log_softmax(-1).gather(-1, y.expand(len(outputs), *y.shape)[..., None]).double()
+        mean = each.logsumexp(0) - math.log(len(each))
+        total -= torch.stack([mean.sum(), each[0].sum()]).cpu()
+        count += y.numel()
+    mean, first = (total / count).tolist()
+    return mean, first
 
 
 # Regression, whose loss has no noise parameter: the noise is estimated on the training data. -------------------------

@@ -54,7 +54,7 @@ class LineProgress(Progress):
         """Print the line."""
         if row.epoch % self._every == 0 or row.epoch == self._last:
             parts = f"{self._title}: epoch {row.epoch}/{self._last}", f"loss {row.train_loss:.4f}"
-            parts = (*parts, *_accuracies(row, "train", "val", "test"), f"{row.seconds:.1f} s")
+            parts = (*parts, *_metrics(row, "train", "val", "test"), f"{row.seconds:.1f} s")
             print(*parts, *filter(None, [self.left_in_all]), sep="  ", flush=True)
 
 
@@ -98,8 +98,8 @@ class BarProgress(Progress):
             self._bar.update(self._task, description=text, completed=done, left=self._left())
 
     def epoch(self, row: EpochRow) -> None:
-        """Show the loss and one accuracy, because a terminal of 80 columns has no room for more."""
-        metrics = " ".join([f"loss {row.train_loss:.3f}", *_accuracies(row, "val", "test", "train")[:1]])
+        """Show the loss and one metric, because a terminal of 80 columns has no room for more."""
+        metrics = " ".join([f"loss {row.train_loss:.3f}", *_metrics(row, "val", "test", "train")[:1]])
         done = row.epoch * self._steps
         self._bar.update(self._task, metrics=metrics, completed=done, left=self._left())
 
@@ -235,10 +235,14 @@ class EventProgress(Progress):
             self._writer.close()
 
 
-def _accuracies(row: EpochRow, *parts: str) -> list[str]:
-    """Return a short text per part of the data for which the row has an accuracy."""
-    found = {part: getattr(row, f"{part}_accuracy") for part in parts}
-    return [f"{part} {accuracy:.2f}" for part, accuracy in found.items() if accuracy is not None]
+def _metrics(row: EpochRow, *parts: str) -> list[str]:
+    """Return a short text per part of the data for which the row has an accuracy or bits per byte."""
+    found = []
+    for part in parts:
+        accuracy, bits = getattr(row, f"{part}_accuracy"), getattr(row, f"{part}_bits", None)
+        found += [] if accuracy is None else [f"{part} {accuracy:.2f}"]
+        found += [] if bits is None else [f"{part} {bits:.3f} bits/byte"]
+    return found
 
 
 def default_progress() -> Progress:

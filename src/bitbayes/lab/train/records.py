@@ -94,12 +94,16 @@ class EpochRow(Record):
         seconds: Wall-clock time of the epoch without the evaluation.
         val_error: Validation squared error of the mode, for regression.
         test_error: Test squared error of the mode, for regression.
+        val_bits: Validation bits per byte of the mode, for text.
+        test_bits: Test bits per byte of the mode, for text.
         probabilities: Percentage of the weights in equal bins of P[w = +1].
         mean_samples: Number of posterior samples that the mean averages over.
         mean_test_accuracy: Test accuracy of the mean of posterior samples.
         mean_test_nll: Test negative log-likelihood of the mean, in nats.
         mean_test_error: Test squared error of the mean, for regression.
+        mean_test_bits: Test bits per byte of the mean, for text.
         sample_test_accuracy: Test accuracy of one sample.
+        sample_test_bits: Test bits per byte of one sample, for text.
         observation_noise: Standard deviation of a regression's observation noise, estimated on training data.
         accuracies: Accuracy on every task so far, the newest last, in continual learning.
     """
@@ -116,12 +120,16 @@ class EpochRow(Record):
     seconds: float
     val_error: float | None = None
     test_error: float | None = None
+    val_bits: float | None = None
+    test_bits: float | None = None
     probabilities: list[float] | None = None
     mean_samples: int | None = None
     mean_test_accuracy: float | None = None
     mean_test_error: float | None = None
     mean_test_nll: float | None = None
+    mean_test_bits: float | None = None
     sample_test_accuracy: float | None = None
+    sample_test_bits: float | None = None
     observation_noise: float | None = None
     accuracies: list[float] | None = None
 
@@ -157,12 +165,16 @@ class Summary(Record):
     bytes_32_bit: int
     bytes_1_bit: int
     test_error: float | None = None
+    val_bits: float | None = None
+    test_bits: float | None = None
     posterior_entropy_bits: float | None = None
     mean_samples: int | None = None
     mean_test_accuracy: float | None = None
     mean_test_error: float | None = None
     mean_test_nll: float | None = None
+    mean_test_bits: float | None = None
     sample_test_accuracy: float | None = None
+    sample_test_bits: float | None = None
     observation_noise: float | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
 from bitbayes.lab.train.folder import RunFolder
 from bitbayes.lab.train.mean import MeanPredictor
-from bitbayes.lab.train.measure import measure_regression
+from bitbayes.lab.train.measure import bits, measure_regression, measure_text
 from bitbayes.lab.train.records import EpochRow, Summary
 from bitbayes.lab.train.views import recorded
 from bitbayes.posterior import Posterior
@@ -48,7 +49,7 @@ def best_row(config: RunConfig, history: Sequence[EpochRow]) -> EpochRow:
     """
     if _criterion(config, history[-1]) is None:
         return history[-1]
-    return max(history, key=lambda row: _criterion(config, row) or 0.0)
+    return max(history, key=lambda row: -math.inf if (score := _criterion(config, row)) is None else score)
 
 
 def is_best(config: RunConfig, history: Sequence[EpochRow], row: EpochRow, last: bool) -> bool:
@@ -57,10 +58,14 @@ def is_best(config: RunConfig, history: Sequence[EpochRow], row: EpochRow, last:
 
 
 def _criterion(config: RunConfig, row: EpochRow) -> float | None:
-    """Return the criterion of the best epoch for a row, or None."""
+    """Return the criterion of the best epoch for a row, of which more is better, or None."""
     if config.protocol == "validation":
-        return row.val_accuracy
-    return row.test_accuracy if row.mean_test_accuracy is None else row.mean_test_accuracy
+        accuracies, texts = [row.val_accuracy], [row.val_bits]
+    else:
+        accuracies = [row.mean_test_accuracy, row.test_accuracy]
+        texts = [row.mean_test_bits, row.test_bits]
+    scores = [*accuracies, *(None if bits is None else -bits for bits in texts)]
+    return next((score for score in scores if score is not None), None)
 
 
 # Its files. ---------------------------------------------------------------------------------------------------------
@@ -149,6 +154,10 @@ def mean_figures(
         return {}
     figures: dict[str, Any] = {"mean_samples": config.predict_samples}
     predictor = MeanPredictor(config, experiment, model, posterior, config.predict_samples)
+    if experiment.loss.text:
+        nll, drawn = measure_text(predictor, data.test)
+        figures |= {"mean_test_bits": bits(nll), "mean_test_nll": nll}
+        return figures | {"sample_test_bits": bits(drawn)}
     if not experiment.loss.classifies:
         found = measure_regression(predictor, data.train, data.test)
         figures |= {"mean_test_error": found["error"], "mean_test_nll": found["nll"]}

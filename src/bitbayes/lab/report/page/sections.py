@@ -107,6 +107,14 @@ _METRICS = (
         "The chart shows the mean squared error of the mode on the test data.",
     ),
     _Metric(
+        *("val_bits", "Validation bits per byte", "bits per byte"),
+        "The chart shows the mean negative log-likelihood of the mode on the validation data, in bits per byte.",
+    ),
+    _Metric(
+        *("test_bits", "Test bits per byte", "bits per byte"),
+        "The chart shows the mean negative log-likelihood of the mode on the test data, in bits per byte.",
+    ),
+    _Metric(
         *("flips", "Sign flips between evaluations", "share of weights, %"),
         "The chart shows how many weights of the mode have another sign than at the previous evaluation. The axis is "
         "logarithmic, so a share of zero is not drawn.",
