@@ -228,7 +228,7 @@ def test_rows_of_the_hub_are_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"\0" + b"399 aaa" in joined and joined.count(b"zero byte") == 3
     assert len(data.validation) >= 4
     monkeypatch.setattr(text, "MOST_TEXT", 1000)
-    with pytest.raises(ValueError, match="hub:owner/name has 1,0.. bytes or more; at most 1,000 are read"):
+    with pytest.raises(ValueError, match=r"hub:owner/name has 1,0.. bytes or more; at most 1,000 are read"):
         load_text("hub:owner/name")
 
 

@@ -137,8 +137,14 @@ def load_text(where: str | None, device: torch.device | str = "cpu", seed: int =
         total, least = sum(map(len, parts)), _SHARE * (WINDOW + 1)
         raise ValueError(f"{name} has {total:,} bytes of text; expected {least:,} or more, so give more text")
     train, validation, test = (torch.frombuffer(part, dtype=torch.uint8).to(device) for part in parts)
-    held = (TextData(text, most=_HELD) for text in (validation, test))
-    return DataBundle("text", TextData(train, augment=RandomWindows()), *held, BYTES, name)
+    return DataBundle(
+        "text",
+        TextData(train, augment=RandomWindows()),
+        TextData(validation, most=_HELD),
+        TextData(test, most=_HELD),
+        BYTES,
+        name,
+    )
 
 
 def _divided(documents: Iterable[Document]) -> list[bytearray]:
