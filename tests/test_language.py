@@ -211,6 +211,12 @@ def test_settings_of_images_are_refused(choices: dict, words: str, data: str, tm
         trained(data, tmp_path, **choices)
 
 
+def test_settings_are_refused_before_the_float_network_is_trained(data: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="label smoothing needs the loss"):
+        trained(data, tmp_path / "run", "ste", pretrain_epochs=2, label_smoothing=0.1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_text_does_not_continue_a_run(data: str, tmp_path: Path) -> None:
     other = tmp_path / "other.py"
     other.write_text(LINES.replace("return x", "return y"))

@@ -369,6 +369,7 @@ def run_recipe(
     recipe = recipe_of(config)
     if config.pretrain_epochs and config.pretrained is None:
         data = load_data(config, recipe) if data is None else data
+        _to_train(config, data)  # refuses what the run cannot do before the float network is trained
         # Events of the float network do not belong into the folder of the run.
         own = None if isinstance(progress, EventProgress) else progress
         config = pretrained(config, data=data, progress=own)
