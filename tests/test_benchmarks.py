@@ -235,3 +235,24 @@ def test_coverage_of_conformal_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     same, other = (float(cell.split()[0]) for cell in row[2:4])
     assert row[:2] == ["ste", "1"] and 85 < same < 95 and 85 < other < 95
     assert float(row[4]) == pytest.approx(other - same, abs=0.011)
+
+
+def test_text_py_trains_every_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    text = importlib.import_module("text")
+    monkeypatch.setattr(text, "_SHOWN", 2)
+    (tmp_path / "play.txt").write_text("to be or not to be, " * 500)
+    how = ["--data", str(tmp_path / "play.txt"), "--steps", "6"]
+    text.main(["full-precision", *how, "--save", str(tmp_path / "float.pt")])
+    text.main(["ste", *how, "--begin", str(tmp_path / "float.pt")])
+    text.main(["bayesbinn", *how])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        word for rule in ("full-precision", "ste", "bayesbinn") for word in ("step 2", "step 4", "step 6", rule)
+    ]
+    training = [float(line.split()[3]) for line in lines if line.startswith("step")]
+    assert training[0] > training[2] and all(0 < cost < 12 for cost in training)
+    assert training[3] < training[0]  # STE begins with the float weights
+    assert training[6] != training[3]

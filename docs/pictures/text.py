@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import style
 from parts.arrows import head
 
@@ -33,7 +35,7 @@ def draw() -> str:
         f'<rect x="{BLOCK[0]}" y="18" width="{BLOCK[1] - BLOCK[0]}" height="{_TOP + _TALL - 2}" rx="8" fill="none"'
         ' stroke="var(--line)" stroke-dasharray="5 4"/>',
     ]
-    for (left, wide, *_), (right, *_) in zip(BOXES, BOXES[1:], strict=False):
+    for (left, wide, *_), (right, *_) in itertools.pairwise(BOXES):
         parts.append(_line(f"M{left + wide + 2} {middle}L{right - 3} {middle}"))
     parts += [_line(f"M{start} {middle}V40H{end}V{middle - 4}") for start, end in AROUND]
     for left, wide, colour, lines in BOXES:
