@@ -30,7 +30,7 @@ class Generate(Command):
 
     epilog = """
 examples:
-  bitbayes generate runs/text-ste-seed1 --prompt "def "
+  bitbayes generate runs/text-ste-seed1 --prompt import
   bitbayes generate runs/text-bayesbinn-straight-through-seed1 --sample --seed 3
 """
     folder: Name

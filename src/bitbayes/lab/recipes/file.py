@@ -26,6 +26,7 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "batch_size": (int, "a whole number"),
     "rules": (Mapping, "a dict of RuleSpec by the names of rules"),
     "quick": (Mapping, "a dict of RuleSpec by the names of rules"),
+    "common": (Mapping, "a dict of options of the rules by their names"),
     "loss": (Loss, "a Loss, such as CROSS_ENTROPY of bitbayes.lab.train"),
     "estimator": (str, "text"),
     "quick_epochs": ((int, types.NoneType), "a whole number"),

@@ -143,7 +143,7 @@ def tune(
     folder = Path(given.out or f"runs/tune-{found.name}-{full.slug}")
     data, metric = load_data(base), found.loss.metric
     if data.validation is None or metric == "error":
-        raise ValueError(f"{recipe} cannot be tuned, because tuning needs classes and validation data")
+        raise ValueError(f"{recipe} cannot be tuned, because tuning needs classes or text, and validation data")
     own = _own(base, data)
     searched = dict(ranges or _around(base, own))
     if "real_lr" in searched:
