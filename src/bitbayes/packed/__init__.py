@@ -1,4 +1,7 @@
-"""Files of networks with one bit per binary weight, and backends that run them. Only `pack` needs torch."""
+"""Files of networks with one bit per binary weight, and backends that run them.
+
+Only `pack` and `write_gguf` need torch.
+"""
 
 from bitbayes.packed.backends.c.write import c_header
 from bitbayes.packed.backends.load import load
@@ -9,6 +12,7 @@ from bitbayes.packed.format.inputs import Inputs
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import PackedFileError, Program, Step
 from bitbayes.packed.format.summary import PackedRow, PackedSummary
+from bitbayes.packed.gguf.write import write_gguf
 
 __all__ = [
     "Inputs",
@@ -24,4 +28,5 @@ __all__ = [
     "onnx_model",
     "pack",
     "qonnx_model",
+    "write_gguf",
 ]

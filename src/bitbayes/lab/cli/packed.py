@@ -18,7 +18,7 @@ from bitbayes.lab.cli.output import show
 from bitbayes.lab.cli.shared import Command, Flag, Name, Output, tyro
 from bitbayes.lab.studies.answers import class_rows, read_array, regression_rows
 from bitbayes.lab.studies.zoo import find_packed, zoo_table
-from bitbayes.packed import PackedNetwork, Runtime, c_header, load, onnx_model, qonnx_model
+from bitbayes.packed import PackedNetwork, Runtime, c_header, load, onnx_model, qonnx_model, write_gguf
 from bitbayes.packed.format.images import SUFFIXES
 from bitbayes.prediction import Prediction, both_classes
 from bitbayes.table import Table
@@ -267,32 +267,53 @@ example:
 
 @dataclass
 class Export(Command):
-    """Export a packed network as a C header, an ONNX model or a QONNX model.
+    """Export a packed network as a C header, ONNX or QONNX, or a language model as GGUF.
 
     Args:
         network: File of the packed network, or zoo:NAME, or hub:OWNER/NAME[@REVISION]. It must hold a single network.
+            For --gguf, the folder of a finished run instead.
         c: C header to write, for microcontrollers. Its names start with the name of the file: net.h defines
             net_predict, and my-net.h defines my_net_predict.
         onnx: ONNX model to write, for other runtimes.
         qonnx: QONNX model to write, for FINN and hls4ml, which make hardware for FPGAs. Weights and activations are
             marked as binary.
+        gguf: GGUF file to write, for llama.cpp and the programs around it. It holds the mode of the run, whose network
+            must be a decoder with the names and the config of a Llama.
+        gguf_type: Type of the binary projections in the GGUF file. Q1_0 takes 1.125 bits per weight. Q8_0 and F16
+            serve for comparison.
+        data: For --gguf, the folder or Hugging Face Hub id of the run's data set, if it has moved.
+        trust: For --gguf, run the recipe file of the run, a program, although this account has not run it before.
     """
 
     epilog = """
 examples:
   bitbayes export mnist.safetensors --c mnist.h --onnx mnist.onnx
   bitbayes export mnist.safetensors --qonnx mnist-qonnx.onnx
+  bitbayes export runs/my-decoder-ste-seed0 --gguf my-decoder.gguf
 """
     network: Name
     c: str | None = None
     onnx: str | None = None
     qonnx: str | None = None
+    gguf: str | None = None
+    gguf_type: Literal["Q1_0", "Q8_0", "F16"] = "Q1_0"
+    data: str | None = None
+    trust: Flag = False
 
     def run(self) -> None:
         """Write the requested files."""
         paths = [Path(path).resolve() for path in (self.c, self.onnx, self.qonnx) if path is not None]
+        if self.gguf is not None:
+            if paths:
+                raise ValueError(
+                    "--gguf takes the folder of a run, and the other forms a packed network; export them apart"
+                )
+            self._gguf(self.gguf)
+            return
+        if self.gguf_type != "Q1_0" or self.data is not None or self.trust:
+            raise ValueError("--gguf-type, --data and --trust need --gguf, the GGUF file to write")
         if not paths:
-            raise ValueError("got no file to write; give --c, --onnx or --qonnx")
+            raise ValueError("got no file to write; give --c, --onnx, --qonnx or --gguf")
         if len(set(paths)) < len(paths):
             raise ValueError("got one file for two forms of the network; give each form a file of its own")
         network, files = find_packed(self.network), {}
@@ -306,6 +327,14 @@ examples:
             Path(path).write_bytes(content)
             defines = f"; it defines {_identifier(Path(path).stem)}_predict" if path == self.c else ""
             print(f"written: {path}, {len(content):,} bytes{defines}")
+
+    def _gguf(self, path: str) -> None:
+        """Write the mode of a run."""
+        from bitbayes.lab.studies.load import load_run
+
+        run = load_run(self.network, data=self.data, trust=self.trust)
+        write_gguf(run.experiment.model, path, self.gguf_type, name=run.config.recipe)
+        print(f"written: {path}, {Path(path).stat().st_size:,} bytes")
 
 
 def _identifier(stem: str) -> str:

@@ -71,9 +71,7 @@ def pack(
         PackedNetwork(input (64,), output (2,), 4 networks, 4 steps, 1064 bytes of tensors)
     """
     from bitbayes.draws import drawn_networks, unwrapped
-    from bitbayes.packed.convert.refusals import check_packable
-    from bitbayes.parameters import Follower
-    from bitbayes.rules.marks import drawn_by
+    from bitbayes.packed.convert.refusals import check_mode, check_packable
 
     if posterior is not None and samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
@@ -84,16 +82,7 @@ def pack(
     if inputs is not None:
         inputs.check_shape(example.shape[1:])
     if posterior is None and not draw:
-        drawn = ((name, drawn_by(parameter)) for name, parameter in model.named_parameters())
-        name, rule = next(((name, rule) for name, rule in drawn if rule), (None, None))
-        follower = vars(model).get("train")  # survives copying, unlike marks of parameters
-        if name is None and isinstance(follower, Follower) and follower.optimizer.training:
-            name, rule = next(follower.optimizer.named_binary())[0], type(follower.optimizer).__name__
-        if name is not None:
-            raise RuntimeError(
-                f"{name!r} holds weights that a training step of {rule} drew, not the mode; call "
-                "optimizer.eval() (or model.eval() after bitbayes.follow), or pass draw=True to pack the draw"
-            )
+        check_mode(model, ", or pass draw=True to pack the draw")
     networks = drawn_networks(model, posterior, samples, seed=seed, batches=batches)
     count = 1 if posterior is None else samples
     return pack_networks(model, example, networks, count, real=real, about=about, inputs=inputs)

@@ -1,4 +1,4 @@
-"""Errors for whole layers that cannot be packed, so that users see the layer and not one of its operations."""
+"""Errors for networks and whole layers that cannot be packed, so that users see no error of an operation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+from bitbayes.parameters import Follower
+from bitbayes.rules.marks import drawn_by
 
 ADVICE = "pack the part of the network before or after it, or run the network in torch"
 _EMBEDDING = dict.fromkeys(("Embedding", "EmbeddingBag"), "an embedding of token ids has no packed form")
@@ -70,3 +73,27 @@ def check_packable(model: nn.Module, example: Tensor) -> None:
         f"example must be float32 inputs of shape (N, ...), N at least 1, got {found}; give inputs as the network "
         "computes with them, scaled and normalised as in training"
     )
+
+
+def check_mode(model: nn.Module, otherwise: str = "") -> None:
+    """Raise RuntimeError if parameters hold weights that a training step drew, and not the mode.
+
+    In a copy of a network, such weights are recognised only if `bitbayes.follow` connects it with its optimizer.
+
+    Args:
+        model: The network, without wrappers.
+        otherwise: Words to add to the advice of the message.
+
+    Raises:
+        RuntimeError: If they do.
+    """
+    drawn = ((name, drawn_by(parameter)) for name, parameter in model.named_parameters())
+    name, rule = next(((name, rule) for name, rule in drawn if rule), (None, None))
+    follower = vars(model).get("train")  # survives copying, unlike marks of parameters
+    if name is None and isinstance(follower, Follower) and follower.optimizer.training:
+        name, rule = next(follower.optimizer.named_binary())[0], type(follower.optimizer).__name__
+    if name is not None:
+        raise RuntimeError(
+            f"{name!r} holds weights that a training step of {rule} drew, not the mode; call optimizer.eval() (or "
+            f"model.eval() after bitbayes.follow){otherwise}"
+        )

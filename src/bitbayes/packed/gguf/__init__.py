@@ -1,0 +1,1 @@
+"""Language models as GGUF files, which llama.cpp and the programs around it run."""
