@@ -89,7 +89,7 @@ def account(tmp_path, monkeypatch):
     monkeypatch.setattr(file, "_OPENED", {})
 
 
-def plain() -> torch.nn.Module:
+def plain() -> Any:
     """The network of the recipe with binary projections, of one scale for each row."""
     Path("mine.py").write_text(RECIPE)
     return binarised(runpy.run_path("mine.py")["Network"]())
@@ -309,6 +309,7 @@ REFUSED = {
     ),
     "scaled, old": ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rotary positions .*'linear'"),
     "partial": ({"rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 1.0}}, "rotary positions"),
+    "no mapping": ({"rope_parameters": "llama3"}, "rotary positions 'llama3'"),
     "no base": ({"rope_theta": None}, "rope_theta of the config is None, expected a positive"),
     "negative": ({"rms_norm_eps": -1.0}, "config.rms_norm_eps is -1.0, expected a positive"),
     "infinite": ({"rope_theta": math.inf}, "rope_theta of the config is inf"),

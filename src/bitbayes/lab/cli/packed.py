@@ -305,9 +305,7 @@ examples:
         paths = [Path(path).resolve() for path in (self.c, self.onnx, self.qonnx) if path is not None]
         if self.gguf is not None:
             if paths:
-                raise ValueError(
-                    "--gguf takes the folder of a run, and the other forms a packed network; export them apart"
-                )
+                raise ValueError("--gguf takes a run, and --c, --onnx and --qonnx a packed network; export them apart")
             self._gguf(self.gguf)
             return
         if self.gguf_type != "Q1_0" or self.data is not None or self.trust:

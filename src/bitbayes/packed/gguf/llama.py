@@ -216,7 +216,7 @@ def _positive(name: str, value: Any) -> float:
 def _theta(config: Any) -> float:
     """Return the base of the rotary frequencies, which versions of Hugging Face keep in two places."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default" or rope.get("partial_rotary_factor", 1) != 1:
+    plain = isinstance(rope, Mapping) and rope.get("rope_type", rope.get("type", "default")) == "default"
+    if not plain or rope.get("partial_rotary_factor", 1) != 1:
         raise ValueError(f"config has the rotary positions {rope!r:.100}; only those without scaling can be written")
     return _positive("rope_theta of the config", rope.get("rope_theta", getattr(config, "rope_theta", None)))
