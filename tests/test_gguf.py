@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import errno
+import importlib
 import math
+import re
 import runpy
 import struct
 import sys
@@ -334,6 +336,10 @@ REFUSED = {
         lambda m: setattr(m.model["layers"][0].mlp["up_proj"], "bias", torch.nn.Parameter(torch.ones(256))),
         "'model.layers.0.mlp.up_proj.bias' has no place",
     ),
+    "binary activations": (
+        lambda m: m.model["layers"][0].self_attn.update({"act": bb.nn.BinaryActivation()}),
+        "'model.layers.0.self_attn.act' makes activations binary",
+    ),
     "a norm of queries": (
         lambda m: m.model["layers"][0].self_attn.update({"q_norm": torch.nn.RMSNorm(64)}),
         "'model.layers.0.self_attn.q_norm.weight' has no place",
@@ -586,3 +592,19 @@ def test_llama_cpp_runs_networks_of_256_tokens_and_tied_heads(gguf):
     runner = loaded("net.gguf")
     assert np.abs(scores(runner, tokens) - wanted).max() < 5e-3 * wanted.std()
     assert runner.tokenize(b"\x0b ok", add_bos=False) == list(b"\x0b ok") and runner.token_eos() == 0
+
+
+@pytest.mark.slow
+def test_the_benchmark_compares_files_and_torch(monkeypatch, capsys, gguf):
+    needs.TRANSFORMERS.module("transformers")
+    needs.LLAMA_CPP.module("llama_cpp")
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    importlib.import_module("llm").main("--hidden 128 --layers 1 --prompt 8 --tokens 4 --turns 1".split())
+    heads, *rows = capsys.readouterr().out.splitlines()
+    assert heads.split() == ["bytes", "prompt", "one", "by", "one"]
+    names, *columns = zip(*(re.split(r" {2,}", row) for row in rows), strict=True)
+    assert names == ("llama.cpp, F16", "llama.cpp, Q8_0", "llama.cpp, Q1_0", "torch, torch.float32")
+    sizes = [int(size.replace(",", "")) for size in columns[0]]
+    assert sizes[3] > sizes[0] > sizes[1] > sizes[2]
+    for column in columns[1:]:
+        assert column[0] == "1.00×" and all(float(cell.removesuffix("×")) > 0 for cell in column)

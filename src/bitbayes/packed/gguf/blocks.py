@@ -62,4 +62,7 @@ def _not_binary(weight: Array) -> str:
     else:
         place = int((block != block[0]).argmax())
         found = f"row {row} has ±{block[0]:.6g} up to weight {start + place - 1} and then ±{block[place]:.6g}"
-    return f"is not binary: {found}, but Q1_0 has one scale for each {BLOCK} weights of a row"
+    return (
+        f"is not binary: {found}, but Q1_0 has one scale for each {BLOCK} weights of a row; Q8_0 and F16 take real "
+        "weights"
+    )

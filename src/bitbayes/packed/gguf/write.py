@@ -62,6 +62,7 @@ def write_gguf(model: nn.Module, path: str | Path, type: GGUFType = "Q1_0", *, n
         ['F16', 'F32', 'F32', 'Q1_0']
     """
     from bitbayes.draws import unwrapped
+    from bitbayes.nn import BinaryActivation
     from bitbayes.packed.convert.refusals import check_mode
     from bitbayes.packed.gguf.llama import Sizes, places
 
@@ -72,6 +73,9 @@ def write_gguf(model: nn.Module, path: str | Path, type: GGUFType = "Q1_0", *, n
     check_mode(model)
     if (config := getattr(model, "config", None)) is None:
         raise ValueError(f"{model.__class__.__name__} has no config; a GGUF file needs a network like LlamaForCausalLM")
+    for layer, module in model.named_modules():
+        if isinstance(module, BinaryActivation):
+            raise ValueError(f"{layer!r:.100} makes activations binary, which no GGUF file of a Llama can say")
     sizes, state = Sizes.of(config), model.state_dict()
     if sizes.vocab not in (_BYTES, _BYTES + 1):
         raise ValueError(
