@@ -264,6 +264,25 @@ def test_scales_of_rows_and_blocks_are_rounded_to_float16(gguf):
             assert 0 < np.abs(got / weight - 1).max() <= 2**-11
 
 
+@pytest.mark.parametrize("scale", ["one", "fan_in", "channel", "group:128", "group:64", "normal"])
+def test_scales_of_the_rules(scale, gguf):
+    model = plain()
+    optimizer = bb.STE(bb.split_parameters(model)[0], lr=0.1, scale=scale, init="random", seed=0)
+    for _ in range(2):  # learned scales move apart
+        model(torch.randn(20, 4)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    optimizer.eval()
+    if scale in ("group:64", "normal"):
+        with pytest.raises(ValueError, match=r"[qv]_proj.weight' is not binary: .* up to weight (63|0) and then"):
+            write_gguf(model, "net.gguf")
+        return
+    write_gguf(model, "net.gguf")
+    weight = weight_of(model, "model.layers.0.mlp.down_proj.weight").numpy()
+    assert len(np.unique(np.abs(weight))) > {"channel": 100, "group:128": 200}.get(scale, 0)
+    assert np.array_equal(read("net.gguf")[0]["blk.0.ffn_down.weight"], weight.astype(np.float16))
+
+
 def test_bfloat16_and_compiled_networks(gguf):
     model = plain()
     write_gguf(model, "net.gguf")
@@ -511,7 +530,7 @@ def trained() -> Any:
     model = transformers.LlamaForCausalLM(config)
     binary, real = bb.split_parameters(model, real=["lm_head.weight"])
     optimizers = [
-        bb.STE(binary, lr=1e-2, scale="channel", seed=0),
+        bb.STE(binary, lr=1e-2, scale="group:128", seed=0),
         torch.optim.Adam([parameter for _, parameter in real], lr=3e-3),
     ]
     text = torch.tensor(list(Path(__file__).read_bytes()))
