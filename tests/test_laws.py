@@ -590,6 +590,32 @@ def test_random_sizes_of_weights(rule: str) -> None:
 
 
 @every_rule
+def test_learned_sizes_of_weights(rule: str) -> None:
+    """Sizes begin as random ones, each follows the slope of the loss in its logarithm, and training resumes."""
+    model, optimizer = pair(rule, scale="weight", scale_lr=0.05)
+    fixed = pair(rule, scale="normal")[1]
+    before = {name: mode.abs() for name, mode in optimizer.named_mode()}
+    assert same(before, {name: mode.abs() for name, mode in fixed.named_mode()})
+    gradients(optimizer)
+    slopes = {name: p.grad * p.detach() for name, p in optimizer.named_binary()}  # ∂loss/∂log s of a weight w·s
+    optimizer.step()
+    for name, parameter in optimizer.named_binary():
+        moved = (dict(optimizer.named_mode())[name].abs() / before[name]).log()
+        large = slopes[name].abs() > 1e-3
+        torch.testing.assert_close(
+            moved[large], -0.05 * slopes[name].sign()[large], rtol=1e-3, atol=1e-4
+        )  # Adam's first
+        assert large.float().mean() > 0.9 and optimizer.bits()[name] == 32 * parameter.numel()
+    steps(model, optimizer, 3)
+    other_model, other = pair(rule, scale="weight", scale_lr=0.05)
+    other_model.load_state_dict(model.state_dict())
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    steps(model, optimizer, 3)
+    steps(other_model, other, 3)
+    assert same(snapshot(model, optimizer), snapshot(other_model, other))
+
+
+@every_rule
 def test_start_from_weights(rule: str) -> None:
     model = network()
     signs = {name: torch.sign(p.detach()) for name, p in model.named_parameters() if name.endswith("weight")}

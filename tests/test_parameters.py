@@ -167,6 +167,30 @@ def test_summary_counts() -> None:
     assert str(bb.summary(nn.ReLU(), binary=[])).strip().startswith("binary weights 0, real 0")
 
 
+@pytest.mark.parametrize(
+    ("scale", "size"), [("one", 16), ("channel", 16 + 64), ("normal", 512), ("weight", 512), ("group:4", 512)]
+)
+def test_an_optimizer_tells_the_summary_what_pack_stores(scale: str, size: int, tmp_path) -> None:
+    """Weights of which each has a size of its own are real numbers in a packed file."""
+    model = nn.Sequential(nn.Linear(8, 16, bias=False), nn.Tanh(), nn.Linear(16, 8, bias=False))
+    first, second = bb.split_parameters(model)[0]
+    groups = [{"params": [first], "scale": scale, "scale_lr": 0.1}, {"params": [second]}]
+    optimizer = bb.STE(groups, lr=0.1, seed=0)
+    x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    optimizer.eval()
+    counted = bb.summary(model, optimizer)
+    assert (counted.binary_weights, counted.bytes_packed) == (256, size + 16)
+    packed = bb.pack(model, x)
+    assert packed.summary().bytes == size + 16
+    packed.save(tmp_path / "net.safetensors")
+    found = bb.packed.load(tmp_path / "net.safetensors").predict(x.numpy()).outputs[0]
+    torch.testing.assert_close(torch.as_tensor(found), model(x).detach())
+
+
 def test_a_copy_of_a_transposed_convolution_and_its_optimizer_goes_on_alike() -> None:
     """Copies of a parameter lose the mark of its layout, which an optimizer asks for once."""
     model = nn.ConvTranspose2d(4, 64, 3, bias=False)

@@ -29,7 +29,7 @@ def weight() -> nn.Parameter:
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
         ({"estimator": "straight"}, "estimator must be one of straight-through, concrete, released, got 'straight'"),
         ({"samples": 0}, "samples must be a whole number of at least 1"),
-        ({"scale": "layer"}, 'scale must be one of "one", "fan_in", "channel", "normal"'),
+        ({"scale": "layer"}, 'scale must be one of "one", "fan_in", "channel", "normal", "weight"'),
         ({"scale": "group:0"}, "scale must be one of"),
         ({"scale": "group:-4"}, "scale must be one of"),
         ({"scale": "group:"}, "scale must be one of"),

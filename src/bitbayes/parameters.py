@@ -238,21 +238,30 @@ class Summary:
         return Table("", (), rows, total, align="lllrr").text()
 
 
-def summary(model: nn.Module, binary: Named | None = None) -> Summary:
+def summary(model: nn.Module, binary: Named | BinaryOptimizer | None = None) -> Summary:
     """Count binary and real parameters, their bits and bytes.
 
     Args:
         model: The network.
-        binary: Binary (name, parameter) pairs of the network; None calls `split_parameters`.
+        binary: Binary (name, parameter) pairs of the network, or the optimizer that has them. Only an optimizer knows
+            scales: a learned scale per channel adds 32 bits per channel, and weights of different sizes
+            (`scale="normal"` or "weight") take 32 bits each. None calls `split_parameters`.
 
     Returns:
         The summary, which prints as a table.
 
     Example:
-        >>> summary(torch.nn.Linear(32, 4)).bytes_packed
+        >>> model = torch.nn.Linear(32, 4)
+        >>> summary(model).bytes_packed
         32
+        >>> summary(model, bb.STE([model.weight], lr=0.1, scale="weight", seed=0)).bytes_packed
+        528
     """
-    chosen = {id(parameter) for _, parameter in (split_parameters(model)[0] if binary is None else binary)}
-    named = [(name, p, id(p) in chosen) for name, p in model.named_parameters()]
-    rows = (SummaryRow(n, tuple(p.shape), one, p.numel(), p.numel() * (1 if one else 32)) for n, p, one in named)
+    if isinstance(binary, BinaryOptimizer):
+        sizes = binary.bits()
+        bits = {id(parameter): sizes[name] for name, parameter in binary.named_binary()}
+    else:
+        bits = {id(p): p.numel() for _, p in (split_parameters(model)[0] if binary is None else binary)}
+    named = [(name, p, id(p) in bits) for name, p in model.named_parameters()]
+    rows = (SummaryRow(n, tuple(p.shape), one, p.numel(), bits.get(id(p), 32 * p.numel())) for n, p, one in named)
     return Summary(tuple(rows))

@@ -33,8 +33,9 @@ class Overrides:
         accumulate: Number of micro-batches that each batch is split into to save memory. The default is 1.
         samples: Number of posterior samples per training step. The recipe sets the default.
         dropout: Dropout probability of every dropout layer. The network sets the default.
-        first_scale: Factor of the first layer's binary weights: one, fan_in, channel, or normal (a fixed random factor
-            for every weight, which suits few inputs). By default, it is that of the other layers.
+        first_scale: Factor of the first layer's binary weights: one, fan_in, channel, normal (a fixed random factor for
+            every weight, which suits few inputs), or weight (the same, learned). By default, it is that of the other
+            layers.
         augment: Augmentation of training images. flip flips them at random. crop also moves them over a black frame of
             4 pixels, and shift over a reflected frame of 2 pixels. alternate is shift with a flip in every other epoch.
             cutout is alternate with a frame of 4 pixels and a grey square of 12 pixels. resize enlarges a random part.
@@ -74,7 +75,7 @@ class Overrides:
     accumulate: int | None = None
     samples: int | None = None
     dropout: float | None = None
-    first_scale: Literal["one", "fan_in", "channel", "normal"] | None = None
+    first_scale: Literal["one", "fan_in", "channel", "normal", "weight"] | None = None
     augment: Literal["none", "flip", "crop", "shift", "alternate", "cutout", "resize"] | None = None
     label_smoothing: float | None = None
     views: Literal["one", "mirror", "mirror-shift"] | None = None

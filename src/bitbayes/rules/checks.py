@@ -69,9 +69,9 @@ def common(group: Mapping[str, Any]) -> None:
     """Check the options that all rules share."""
     samples, scale, init, seed = (group[name] for name in ("samples", "scale", "init", "seed"))
     whole(samples, "samples", 1)
-    known = scale in ("one", "fan_in", "channel", "normal")
-    known |= isinstance(scale, str) and scales.group_size(scale) is not None
-    option(known, "scale", 'one of "one", "fan_in", "channel", "normal", "group:128" (or another size)', scale)
+    known = scale in scales.KINDS or (isinstance(scale, str) and scales.group_size(scale) is not None)
+    kinds = ", ".join(f'"{kind}"' for kind in scales.KINDS)
+    option(known, "scale", f'one of {kinds}, "group:128" (or another size)', scale)
     option(init in ("random", "weights", None), "init", '"random", "weights", or None to choose', init)
     option(group["compile"] in (True, False, "kernels"), "compile", 'True, False or "kernels"', group["compile"])
     option(isinstance(seed, int), "seed", "a whole number, or None for torch's own", seed)

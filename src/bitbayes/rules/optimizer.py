@@ -59,8 +59,9 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         defaults: Options of the rule, which must include `lr`. Parameter groups may override them.
         samples: Number of draws that `step(closure)` averages the update over.
         scale: Factor of the ±1 weights: "one", "fan_in" (1/√fan_in), "channel" (one learned factor per output channel,
-            as in XNOR-Net and VISPA), "group:N" (one per N adjacent weights of a row), or "normal" (a fixed random
-            factor per weight; see `bitbayes.rules.scales`).
+            as in XNOR-Net and VISPA), "group:N" (one per N adjacent weights of a row), "normal" (a fixed random factor
+            per weight), or "weight" (a learned factor per weight, which begins as "normal"). The last two cost 32 bits
+            per weight; see `bitbayes.rules.scales`.
         scale_lr: Learning rate for the logarithm of a learned scale.
         init: "random" as in the papers, or "weights" to start from the signs and relative sizes of the tensors' values.
             None selects "random", or "weights" with a warning if a tensor looks trained (`bitbayes.rules.pretrained`).
@@ -129,6 +130,15 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
     def named_binary(self) -> Iterator[tuple[str, Parameter]]:
         """Iterate over (name, parameter); parameters given without names are called "0", "1", ..."""
         return ((place.name, place.parameter) for place in self._places())
+
+    def bits(self) -> dict[str, int]:
+        """Return the bits of every binary tensor in a packed file, by name: those of its signs and of its scales.
+
+        Example:
+            >>> bb.STE([("w", torch.ones(3, 8))], lr=0.1, scale="weight", seed=0).bits()
+            {'w': 768}
+        """
+        return {place.name: scales.bits(place.parameter, self.state[place.parameter]) for place in self._places()}
 
     @torch.no_grad()
     def named_mode(self) -> Iterator[tuple[str, Tensor]]:

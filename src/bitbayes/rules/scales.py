@@ -5,9 +5,9 @@ Rules see unit weights: draws of ±1 and gradients with respect to them. Only th
 "channel" learns one s for each output, and "group:128" one for each 128 adjacent weights of a row, as the files of
 language models have it. A row is all weights of one output. The tensor of a group's scales has shape (out, groups).
 
-"normal" gives every weight a fixed s, the size of a standard normal number, which costs 32 bits. It suits a first layer
-on few inputs. With signs alone, the units of such a layer have few directions, and predictions far from the data are
-constant in sectors.
+"normal" gives every weight a fixed s, the size of a standard normal number, and "weight" learns s from that start. A
+weight then takes 32 bits, its sign included. This suits a first layer on few inputs. With signs alone, the units of
+such a layer have few directions, and predictions far from the data are constant in sectors.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ from bitbayes.noise import Noise
 from bitbayes.rules import shards
 from bitbayes.rules.marks import transposed_groups
 from bitbayes.rules.rule import Options
+
+KINDS = ("one", "fan_in", "channel", "normal", "weight")
+"""Kinds of scales."""
+
+LEARNED = ("channel", "weight")
+"""Kinds of scales that are learned."""
 
 _SMALLEST = 1e-3  # a scale that is a random number is positive, and its reciprocal moderate
 
@@ -52,13 +58,18 @@ def group_size(kind: str) -> int | None:
     return size or None
 
 
+def is_learned(kind: str) -> bool:
+    """Return whether training changes the scales of a kind."""
+    return kind in LEARNED or group_size(kind) is not None
+
+
 def begin(parameter: Tensor, kind: str, noise: Noise, trained: Tensor | None = None) -> dict[str, Tensor]:
     """Return the initial state of a scale: nothing for "one", s if it is fixed, s and Adam's moments if it is learned.
 
     Args:
         parameter: Binary tensor.
-        kind: "one", "fan_in", "normal", "channel" or "group:N".
-        noise: Noise of as many numbers as there are weights, for "normal".
+        kind: One of `KINDS`, or "group:N".
+        noise: Noise of as many numbers as there are weights, for "normal" and "weight".
         trained: Weights of the whole tensor, flat, whose mean sizes a learned scale begins with (Rastegari et al.,
             ECCV 2016, equation 6). None begins with 1/√fan_in.
 
@@ -67,8 +78,9 @@ def begin(parameter: Tensor, kind: str, noise: Noise, trained: Tensor | None = N
     """
     if kind == "one":
         return {}
-    if kind == "normal":
-        return {"scale": noise.normal().abs().clamp(min=_SMALLEST).view(parameter.shape)}
+    if kind in ("normal", "weight"):
+        sizes = noise.normal().abs().clamp(min=_SMALLEST).view(parameter.shape)
+        return _learned(sizes) if kind in LEARNED else {"scale": sizes}
     first = 1 / math.sqrt(fans(parameter)[0])
     if kind == "fan_in":
         return {"scale": torch.tensor(first, device=parameter.device)}
@@ -79,6 +91,10 @@ def begin(parameter: Tensor, kind: str, noise: Noise, trained: Tensor | None = N
         count = parameter.numel() // scale.numel()
         # Weights that are all zero would have no scale, and no gradient.
         scale = (_summed(sizes, scale, parameter.shape) / count).clamp(min=_SMALLEST * float(sizes.mean()))
+    return _learned(scale)
+
+
+def _learned(scale: Tensor) -> dict[str, Tensor]:
     return {"scale": scale, "scale_first": torch.zeros_like(scale), "scale_second": torch.zeros_like(scale)}
 
 
@@ -103,11 +119,6 @@ def _learned_shape(parameter: Tensor, kind: str) -> list[int]:
     return [len(parameter), row // size]
 
 
-def stored(state: dict[str, Any]) -> int:
-    """Return how many numbers a file needs for s beside the signs: none for a tensor with a single scale."""
-    return state["scale"].numel() if "scale" in state and state["scale"].dim() else 0
-
-
 def value(state: dict[str, Any], shape: torch.Size) -> Tensor:
     """Return s, broadcastable to a tensor of this shape; 1 if there is no scale."""
     if "scale" not in state:
@@ -128,6 +139,19 @@ def _summed(values: Tensor, scale: Tensor, shape: torch.Size) -> Tensor:
     if _grouped(scale, shape):
         return values.view(*scale.shape, -1).sum(2)
     return values.view(shape).sum_to_size(scale.shape)
+
+
+def bits(parameter: Tensor, state: dict[str, Any]) -> int:
+    """Return the bits of a tensor in a packed file: its signs and its scales, unless a single scale is folded away.
+
+    Weights of which each or each group has a size of its own are stored as float32 numbers, whose first bit is the
+    sign.
+    """
+    scale, weights = state.get("scale"), parameter.numel()
+    if scale is None or not scale.dim():
+        return weights
+    own = scale.shape[1:] == parameter.shape[1:] or _grouped(scale, parameter.shape)
+    return 32 * weights if own else weights + 32 * scale.numel()
 
 
 @contextmanager

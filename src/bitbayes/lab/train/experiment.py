@@ -22,7 +22,7 @@ from bitbayes.lab.train.losses import CROSS_ENTROPY, Loss
 from bitbayes.lab.train.rules import RULES, RealOptimizer, RuleSpec
 from bitbayes.lab.train.teacher import Teacher
 from bitbayes.parameters import split_parameters
-from bitbayes.rules import BinaryOptimizer, scales
+from bitbayes.rules import BinaryOptimizer
 
 
 class StepHooks(Protocol):
@@ -91,13 +91,18 @@ class Experiment:
     def bytes(self) -> tuple[int, int]:
         """Return the bytes of all parameters in float32, and with one bit per parameter that is or could be binary.
 
-        The scales of binary weights count as real parameters, unless a tensor has a single one.
+        Scales of binary weights count as `bitbayes.summary` counts them.
         """
         total = _numbers(self.model.named_parameters())
-        binary = self.binary_weights() if self.optimizer is not None else _numbers(split_parameters(self.model)[0])
-        states = () if self.optimizer is None else self.optimizer.state.values()
-        more = sum(scales.stored(state) for state in states)
-        return 4 * total, 4 * (total - binary + more) + (binary + 7) // 8
+        if self.optimizer is None:
+            binary = bits = _numbers(split_parameters(self.model)[0])
+        else:
+            binary, bits = self.binary_weights(), sum(self.optimizer.bits().values())
+        return 4 * total, 4 * (total - binary) + (bits + 7) // 8
+
+
+def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def _numbers(named: Iterable[tuple[str, Tensor]]) -> int:
@@ -114,7 +119,8 @@ def build_experiment(
         network: Function that makes the network; it is called under the seed of the run.
         data: The data, on the device of the run.
         loss: Training loss.
-        all_binary: Whether biases are binary too, as in the synthetic experiments of the BayesBiNN paper.
+        all_binary: Whether biases are binary too, as in the synthetic experiments of the BayesBiNN paper. Parameters
+            with `requires_grad=False` stay as they are.
 
     Raises:
         ValueError: If the rule or an option is unknown, the network has no dropout layer for `dropout`, settings differ
@@ -136,9 +142,9 @@ def build_experiment(
             raise ValueError(f"rule {config.rule} has no options, got {', '.join(spec.options)}")
         if spec.samples > 1:
             raise ValueError(f"samples must be 1 for rule {config.rule}, which does not sample; got {spec.samples}")
-        optimizer, real = None, list(model.parameters())
+        optimizer, real = None, [parameter for _, parameter in _trainable(model)]
     else:
-        binary, others = (list(model.named_parameters()), []) if all_binary else split_parameters(model)
+        binary, others = (_trainable(model), []) if all_binary else split_parameters(model)
         optimizer, real = _binary_optimizer(rule, binary, config, spec), [parameter for _, parameter in others]
     real_optimizer = _real_optimizer(spec, real, _real_rate(spec, optimizer)) if real else None
     schedulers = _schedulers(config, data, optimizer, real_optimizer)

@@ -249,9 +249,9 @@ def check_options(rule: str, estimator: str | None, spec: RuleSpec, chosen: Mapp
 def _without_effect(rule: str, group: Mapping[str, Any]) -> dict[str, str]:
     kind = RULES[rule]
     unread = {} if kind is None else kind.unread(dict(group))
-    kind = group.get("scale")
-    learned = kind in (None, "channel") or scales.group_size(kind) is not None
-    return unread | ({} if learned else {"scale_lr": "scale is channel or group:N"})
+    scale = group.get("scale")
+    learned = scale is None or scales.is_learned(scale)
+    return unread | ({} if learned else {"scale_lr": f"scale is {', '.join(scales.LEARNED)} or group:N"})
 
 
 def _group(rule: str, estimator: str | None, spec: RuleSpec) -> Mapping[str, Any]:
