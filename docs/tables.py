@@ -6,7 +6,7 @@
 FILE is the TARGET.json that `bitbayes reproduce TARGET` writes, the summary.json of `bitbayes continual`, or the
 truth.json of `python -m benchmarks.estimators`. Several TARGET.json of different recipes become one file, without the
 rows that another stored file has for the same recipe. Rules that the command did not run keep their old rows. The files
-of two moons, Snelson's data, the estimators and the exact posteriors are replaced as a whole.
+of two moons, Snelson's data and the estimators are replaced as a whole. Those of exact posteriors are joined.
 
 In a page, a table stands between two comments: `<!-- table NAME.json: columns -->` and `<!-- end -->`. A comment that
 names no columns shows all that the file has. Do not edit what stands between the comments: a test compares it.
@@ -21,10 +21,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bitbayes.lab.report.results import truth_cells
 from bitbayes.lab.report.tables import FIGURES, TRUST_FIGURES
 from bitbayes.lab.studies.tables import TABLES
 from bitbayes.lab.studies.toys import EXACT_MOONS, MOONS_RULES
-from bitbayes.lab.studies.truth import TRUTH_RING
 from bitbayes.table import Table, spread
 
 HERE = Path(__file__).resolve().parent
@@ -173,20 +173,8 @@ def moons_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 def truth_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return the posteriors of the problem that the comment names beside the exact one."""
-    (figures,) = (each for each in found["truth"] if each["problem"] == columns[0])
-    places = list(figures["rows"][0]["regions"])
-    heads = ["posterior", "networks", "accuracy", "NLL", "agreement", "total variation", "KL"]
-    heads += [f"KL, {name}" for name in places if name == TRUTH_RING] + [f"entropy, {name}" for name in places]
-    heads += ["entropy rises outwards"] if figures["rows"][0]["rising"] is not None else []
-    rows = []
-    for row in figures["rows"]:
-        regions, data = row["regions"], row["regions"]["data"]
-        shown = [row["accuracy"], row["nll"], *(data[name] for name in ("agreement", "total_variation", "kl"))]
-        shown += [regions[name]["kl"] for name in places if name == TRUTH_RING]
-        shown += [regions[name]["entropy"] for name in places]
-        rises = [] if row["rising"] is None else [f"{row['rising']} of {len(row['nll']['values'])}"]
-        rows.append([row["title"], str(row["networks"]), *(cell(figure, 3) for figure in shown), *rises])
-    return markdown(heads, rows)
+    (figures,) = (each for each in found["truth"] if each["problem"].partition(",")[0] == columns[0])
+    return markdown(*truth_cells(figures))
 
 
 def snelson_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
@@ -258,6 +246,8 @@ def keep(name: str, files: Sequence[Path]) -> None:
     found = read[0]
     if any(problem.startswith("BatchNorm") for problem in found):  # the truth.json of benchmarks.estimators
         found = {"problems": {problem: rows for problem, rows in found.items() if not problem.startswith("multi")}}
+    elif "truth" in found:
+        found = {"truth": [problem for each in read for problem in each["truth"]]}
     elif "matrix" in found:
         found = {"streams": [_stream(each) for each in read]}
     elif len(read) > 1 or "data" in old:
@@ -302,9 +292,12 @@ def _merged(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
     return [row for rule in rules for row in (new if rule in ran else old) if row["rule"] == rule]
 
 
+_LEFT_OUT = ("seconds", "source", "curve", "axis")  # of results that the pages keep
+
+
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items() if not key.startswith(("seconds", "source"))}
+        return {key: _rounded(each) for key, each in value.items() if not key.startswith(_LEFT_OUT)}
     if isinstance(value, list):
         return [_rounded(each) for each in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import bitbayes as bb
 import needs
 from bitbayes.lab.data import load_snelson
+from bitbayes.lab.recipes.plain import snelson_network
 from generated import write
 from tape import TapeGraph
 
@@ -110,9 +111,9 @@ def snelson(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_search_on_snelsons_data_sees_training_points_alone(snelson: Any) -> None:
-    x, y = snelson.points(None, splits=2, seeds=2)
+    x, y = snelson.points(None, splits=range(3, 5), seeds=2)
     assert x.shape == y.shape == (4, 150, 1)
-    for network, split in enumerate((0, 0, 1, 1)):
+    for network, split in enumerate((3, 3, 4, 4)):
         assert torch.equal(x[network], load_snelson(split=split).train.x)
 
 
@@ -134,10 +135,18 @@ def test_stacked_networks_of_the_search_are_the_network_of_the_recipe(snelson: A
         model.eval()
         wanted = float((model(rest).detach() - 0.5).square().mean())
         assert snelson.errors([weights], x, torch.full_like(x, 0.5))[network] == pytest.approx(wanted, rel=1e-3)
+        plain = snelson_network()
+        plain.load_state_dict(model[:-1].state_dict(), strict=False)
+        wanted = float((plain(rest).detach() - 0.5).square().mean())
+        found = snelson.errors([weights], x, torch.full_like(x, 0.5), plain=True)[network]
+        assert found == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_search_on_snelsons_data_prints_the_best_first(snelson: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    snelson.main(["--splits", "2", "--seeds", "1", "--steps", "3"])
+@pytest.mark.parametrize("words", [[], ["--plain", "--first-split", "10"]], ids=["BatchNorm", "plain"])
+def test_the_search_on_snelsons_data_prints_the_best_first(
+    words: list[str], snelson: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    snelson.main(["--splits", "2", "--seeds", "1", "--steps", "3", *words])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
     assert [row[0] for row in rows] == ["| bayesbinn"] * 5 + ["| ste"] * 5
     errors = [float(row[-1].split()[0]) for row in rows]

@@ -13,6 +13,7 @@ import needs
 from bitbayes.lab.data import (
     TensorData,
     batches,
+    load_breast_cancer,
     load_digits,
     load_fashion_mnist,
     load_mnist,
@@ -201,6 +202,19 @@ def test_snelson_splits(folder: Path | None) -> None:
     everything = load_snelson(folder, split=None)
     assert len(everything.train) == 200 and everything.test is None
     assert bundle.source == ("generated" if folder is None else str(folder))
+
+
+def test_the_table_of_breast_cancer_is_standardised_and_complete() -> None:
+    data = load_breast_cancer(seed=3)
+    assert data.validation is not None and data.test is not None and data.inputs is not None
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [411, 45, 113]
+    x = data.train.inputs(torch.arange(411))
+    torch.testing.assert_close(x.mean(0), torch.zeros(30), rtol=0, atol=1e-4)
+    torch.testing.assert_close(x.std(0), torch.ones(30), rtol=0, atol=1e-2)
+    assert data.inputs.classes == ("malignant", "benign")
+    other = load_breast_cancer(seed=4)
+    assert other.test is not None and torch.equal(data.test.y, other.test.y)
+    assert not torch.equal(data.train.y, other.train.y)
 
 
 def test_snelson_stand_in_has_a_gap() -> None:

@@ -22,7 +22,8 @@ from summaries import summary
 
 def toy(recipe):
     """A few random examples in the shape of a recipe's data."""
-    shapes = {"mnist": (784,), "fashion": (784,), "digits": (64,), "moons": (2,), "snelson": (1,), "tiny": (3, 64, 64)}
+    shapes = {"mnist": (784,), "fashion": (784,), "digits": (64,), "moons": (2,), "snelson": (1,), "breast": (30,)}
+    shapes |= {"tiny": (3, 64, 64)}
     shape = shapes.get(recipe.name.partition("-")[0], (3, 32, 32))
     x = torch.randn(20, *shape, generator=torch.Generator().manual_seed(0))
     y = torch.arange(20) % 10 if recipe.loss is CROSS_ENTROPY else torch.zeros(20, 1)
@@ -81,6 +82,21 @@ def test_biases_are_binary_where_the_paper_has_them_so():
     experiment = build_experiment(make_config("moons"), recipe.network, toy(recipe), recipe.loss, all_binary=True)
     assert experiment.real_optimizer is None
     assert experiment.binary_weights() == 4417
+
+
+def test_fixed_factors_stay_as_they_are():
+    """The network for Snelson's data without BatchNorm has one, which neither binary nor real rules learn."""
+    recipe = RECIPES["snelson-plain"]
+    for rule in ("ste", "full-precision"):
+        experiment = build_experiment(
+            make_config(recipe, rule), recipe.network, toy(recipe), recipe.loss, all_binary=True
+        )
+        learned = {
+            id(p) for optimizer in experiment.optimizers for group in optimizer.param_groups for p in group["params"]
+        }
+        (fixed,) = (p for p in experiment.model.parameters() if id(p) not in learned)
+        assert float(fixed.exp()) == pytest.approx(1 / 8)
+        assert len(learned) == 6
 
 
 def test_published_figures():

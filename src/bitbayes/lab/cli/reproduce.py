@@ -17,8 +17,9 @@ from bitbayes.lab.cli.shared import CONTINUES, Command, Name, Names, Output, opt
 _RUNS = ("epochs", "data", "out", "device", "precision", "jobs", "seeds", "rules", "dataset")
 _DEFAULTS = {"budget": "quick"}
 _DATASET = (
-    "Recipe to train; for truth, the problem moons, or moons-sizes, whose first layer has weights of random sizes. The "
-    "default is the recipe of the published table, or both problems."
+    "Recipe to train; for truth, a problem: moons, snelson, digits or breast-cancer; or moons-sizes, whose first layer "
+    "has weights of random sizes, or moons-learned or snelson-learned, which learn these sizes. The default is the "
+    "recipe of the published table, or all problems."
 )
 
 
@@ -54,6 +55,7 @@ If the command is interrupted, give it again: finished runs are not repeated.
 examples:
   bitbayes reproduce moons
   bitbayes reproduce truth --dataset moons-sizes --seeds 3
+  bitbayes reproduce truth --dataset snelson --data FOLDER
   bitbayes reproduce table2 --rules ste bayesbinn:default --seeds 3
   bitbayes reproduce members --dataset mnist-trust --unlike fashion-mnist
   bitbayes reproduce curves --runs runs/mnist-ste-seed0 runs/mnist-bop-seed0
@@ -214,7 +216,7 @@ def _snelson(command: Reproduce) -> None:
 
 
 def _truth(command: Reproduce) -> None:
-    from bitbayes.lab.report import results
+    from bitbayes.lab.report import figures, results
     from bitbayes.lab.studies.exact import Sampling
     from bitbayes.lab.studies.truth import truth_study
     from bitbayes.lab.train import RunFolder
@@ -227,11 +229,15 @@ def _truth(command: Reproduce) -> None:
             problems=() if choice.dataset is None else (choice.dataset,),
             rules=choice.rules,
             sampling=Sampling(command.chains, command.sweeps),
+            data=given.data,
             epochs=given.epochs,
             seeds=1 if choice.seeds is None else choice.seeds,
             jobs=choice.jobs,
         )
-    show(*(results.truth_table(figures) for figures in found), f"written: {out}/truth.json")
+        drawn = [each for each in found if each.axis is not None]
+        pictures = [figures.bands_figure(each, Path(out, f"{each.problem}.png")) for each in drawn]
+    written = ", ".join(map(str, (Path(out, "truth.json"), *pictures)))
+    show(*(results.truth_table(each) for each in found), f"written: {written}")
 
 
 def _curves(command: Reproduce) -> None:
@@ -293,7 +299,7 @@ _OTHERS: dict[str, tuple[Callable[[Reproduce], None], tuple[str, ...]]] = {
     "members": (_members, ("members", "unlike", "unlike_data", "budget", "protocol", "capture", *_RUNS)),
     "moons": (_moons, ("epochs", "out", "seeds", "jobs")),
     "snelson": (_snelson, ("data", "epochs", "out", "seeds", "jobs")),
-    "truth": (_truth, ("dataset", "rules", "epochs", "out", "seeds", "jobs", "chains", "sweeps")),
+    "truth": (_truth, ("dataset", "rules", "data", "epochs", "out", "seeds", "jobs", "chains", "sweeps")),
     "curves": (_curves, ("runs", "published", "dataset", "out")),
     "schedules": (_schedules, ("runs", "out")),
     "histogram": (_histogram, ("runs", "out")),

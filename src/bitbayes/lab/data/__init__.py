@@ -16,7 +16,7 @@ from bitbayes.lab.data.lazy import LazyImages, load_imagenet
 from bitbayes.lab.data.outliers import OUTLIER, shuffled_tiles, with_outliers
 from bitbayes.lab.data.pictures import load_pictures
 from bitbayes.lab.data.text import TextData, load_text
-from bitbayes.lab.data.toy import load_moons, load_snelson
+from bitbayes.lab.data.toy import load_breast_cancer, load_moons, load_snelson
 
 __all__ = [
     "AUGMENTATIONS",
@@ -33,6 +33,7 @@ __all__ = [
     "TextData",
     "batches",
     "from_arrays",
+    "load_breast_cancer",
     "load_cifar10",
     "load_cifar100",
     "load_digits",

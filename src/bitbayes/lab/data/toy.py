@@ -1,4 +1,4 @@
-"""The two toy data sets of the BayesBiNN paper: two moons and Snelson's regression data."""
+"""The two toy data sets of the BayesBiNN paper, two moons and Snelson's regression data, and a table of UCI."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.errors import require
+from bitbayes.lab.data.arrays import from_arrays
 from bitbayes.lab.data.bundle import DataBundle, TensorData
 from bitbayes.lab.data.hub import nearest_folder
 from bitbayes.packed import Inputs
@@ -62,6 +63,17 @@ def load_snelson(
     held = points.chosen(test) if len(test) else None
     source = "generated" if folder is None else str(folder)
     return DataBundle("snelson", points.chosen(train), None, held, 0, source, inputs)
+
+
+def load_breast_cancer(*, device: torch.device | str = "cpu", seed: int = 0) -> DataBundle[TensorData]:
+    """Load the table of breast cancer in Wisconsin (UCI) that ships with scikit-learn: 569 cells, 30 features.
+
+    Class 0 is malignant and class 1 benign. Inputs of shape (N, 30) are standardised with the statistics of the
+    training data. `seed` determines which 45 of the 456 cells that are not for testing are for validation.
+    """
+    raw = require("sklearn.datasets", "train").load_breast_cancer()
+    names = [str(name) for name in raw.target_names]
+    return from_arrays(raw.data, raw.target, classes=names, device=device, seed=seed, name="breast-cancer")
 
 
 def _standardised(values: Tensor, train: Tensor, name: str, folder: str | Path | None) -> Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 from bitbayes.errors import nearest
 from bitbayes.lab.choices import Budget, Overrides
 from bitbayes.lab.data import AUGMENTATIONS, DataBundle, TensorData, TextData
-from bitbayes.lab.recipes import bayesbinn, file, ours, speed, text, vispa
+from bitbayes.lab.recipes import bayesbinn, file, ours, plain, speed, text, vispa
 from bitbayes.lab.recipes.base import DEFAULTS, Recipe
 from bitbayes.lab.recipes.check import check_built, check_data, check_network, check_weights
 from bitbayes.lab.recipes.finished import load_pretrained, load_teacher, weights_of
@@ -38,12 +38,13 @@ from bitbayes.lab.train.machine import tuned_for
 from bitbayes.lab.train.rules import check_options, relaxes
 
 _SYNTHETIC = (bayesbinn.MOONS, bayesbinn.SNELSON)
+_PLAIN = (plain.SNELSON_PLAIN, plain.DIGITS_PLAIN, plain.BREAST_CANCER)
 _IMAGES = (ours.DIGITS, bayesbinn.MNIST, ours.FASHION_MNIST, bayesbinn.CIFAR10, bayesbinn.CIFAR100)
 _TRUST = (ours.MNIST_TRUST, ours.MNIST_OUTLIERS, ours.MNIST_FEW_OUTLIERS)
 _SMALL = (ours.MNIST_SMALL, ours.CIFAR10_SMALL, ours.CIFAR10_SMALL_W1A1)
 _SPEED = (speed.SPEED, speed.SPEED_WIDE, speed.SPEED_W1A1, speed.SPEED_WIDE_W1A1, speed.SPEED_RESNET)
 
-_ALL = (*_SYNTHETIC, *_IMAGES, *_TRUST, *_SMALL, *_SPEED, text.TEXT, *vispa.VISPA_RECIPES)
+_ALL = (*_SYNTHETIC, *_PLAIN, *_IMAGES, *_TRUST, *_SMALL, *_SPEED, text.TEXT, *vispa.VISPA_RECIPES)
 
 RECIPES = {recipe.name: recipe for recipe in _ALL}
 """All recipes by name."""

@@ -21,6 +21,7 @@ from bitbayes.lab.report.tables import stream_title
 from bitbayes.lab.studies.load import FinishedRun
 from bitbayes.lab.studies.toys import MOONS_RULES, MoonsStudy, SnelsonStudy, training_noise
 from bitbayes.lab.studies.trust import TrustStudy
+from bitbayes.lab.studies.truth import TruthFigures
 from bitbayes.lab.train import EpochRow
 from bitbayes.lab.train.measure import histogram, whole
 from bitbayes.lab.train.records import Spread
@@ -146,6 +147,39 @@ def snelson_figure(study: SnelsonStudy, path: str | Path, samples: int = 100) ->
     axes[0].set_ylabel("target (standardised)")
     generated = "Generated data with a gap (Snelson's data need --data)"
     figure.suptitle(generated if bayes.experiment.data.source == "generated" else "Snelson's data")
+    return save(figure, path)
+
+
+def bands_figure(figures: TruthFigures, path: str | Path) -> Path:
+    """Draw mean and 95% band of each posterior over those of the exact one, for inputs of one number, at seed 0."""
+    axis, (exact, *others) = figures.axis, figures.rows
+    if axis is None or exact.curve is None:
+        raise ValueError(f"{figures.problem} has no bands to draw; give the figures of a regression")
+    shown = [row for row in others if not row.title.startswith("half")]
+    columns = 2 if len(shown) == 4 else min(3, len(shown))
+    figure, _ = new_figure(columns, 4.2, 3.4, rows=-(-len(shown) // columns))
+    panels, targets = figure.axes, [y for _, y in axis.train]
+    for panel, row in itertools.zip_longest(panels, shown):
+        if row is None:
+            panel.axis("off")
+            continue
+        assert row.curve is not None
+        panel.fill_between(axis.x, row.curve.low, row.curve.high, color=_BLUE, alpha=0.3, lw=0, label="95% band")
+        panel.plot(axis.x, row.curve.mean, c=_BLUE, lw=1.8, label="mean")
+        for end, label in ((exact.curve.low, "exact: 95% band"), (exact.curve.high, None)):
+            panel.plot(axis.x, end, c=_ORANGE, lw=1.2, ls="--", label=label)
+        panel.plot(axis.x, exact.curve.mean, c=_ORANGE, lw=1.2, label="exact: mean")
+        panel.scatter(*zip(*axis.train, strict=True), s=10, c=_GREY, lw=0, label="training data", zorder=3)
+        ring: dict[str, Any] = {"facecolors": "none", "edgecolors": _GREY, "linewidths": 0.8}
+        panel.scatter(*zip(*axis.test, strict=True), s=12, label="held out", zorder=3, **ring)
+        count = "one network" if row.networks == 1 else f"mean of {row.networks} networks"
+        panel.set(xlim=(axis.x[0], axis.x[-1]), ylim=(min(targets) - 1.2, max(targets) + 1.2))
+        panel.set_title(f"{row.title}\n{count}", fontsize=10)
+    for panel in panels[: len(shown)][-columns:]:  # the last one of each column
+        panel.set_xlabel("input (standardised)")
+    for panel in panels[::columns]:
+        panel.set_ylabel("target (standardised)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     return save(figure, path)
 
 

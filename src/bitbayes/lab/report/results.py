@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bitbayes.lab.recipes import RECIPES, Published, Recipe
 from bitbayes.lab.report.groups import Group
+from bitbayes.lab.studies.problems import TRUTH_RING
 from bitbayes.lab.studies.tables import TABLES, TableRow
 from bitbayes.lab.studies.toys import EXACT_MOONS, MOONS_RULES, MoonsFigures, SnelsonFigures
-from bitbayes.lab.studies.truth import TRUTH_RING, TruthFigures
+from bitbayes.lab.studies.truth import TruthFigures
 from bitbayes.lab.train import RunFolder
 from bitbayes.table import Table, number, spread
 
@@ -141,21 +143,43 @@ def moons_table(figures: MoonsFigures) -> Table:
     return Table(f"Two moons, {figures.points:,} fresh points", heads, rows, caption)
 
 
+_TEST = {"accuracy": ("accuracy", 3), "error": ("squared error", 3), "nll": ("NLL", 3), "inside": ("in the band, %", 1)}
+_PLACES = {
+    "agreement": ("agreement", 3),
+    "total_variation": ("total variation", 3),
+    "kl": ("KL(exact ‖ ours)", 3),
+    "entropy": ("entropy", 3),
+    "width": ("width", 2),
+    "coverage": ("coverage, %", 1),
+}  # by entry of truth.json: heading, and digits after the point
+
+
+_ON_DATA = ("agreement", "total_variation")  # shown on test data alone
+
+
+def truth_cells(figures: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and rows of the table of a problem, from its entry in truth.json."""
+    first = figures["rows"][0]
+    told = [("", name, *_TEST[name]) for name in _TEST if name in first]
+    for name, shown in _PLACES.items():
+        for place, region in first["regions"].items():
+            inner = place.startswith("ring") and place != TRUTH_RING  # of these, only the entropy is shown
+            if name in region and (place == "data" or name == "entropy" or not (inner or name in _ON_DATA)):
+                told.append((place, name, *shown))
+    heads = ["posterior", "networks"]
+    heads += [head if place in ("", "data") else f"{head}, {place}" for place, _, head, _ in told]
+    rows = []
+    for row in figures["rows"]:
+        found = (((row["regions"][place] if place else row)[name], digits) for place, name, _, digits in told)
+        cells = [spread(each["values"], digits) for each, digits in found]
+        rises = [] if row.get("rising") is None else [f"{row['rising']} of {len(row['nll']['values'])}"]
+        rows.append([row["title"], str(row["networks"]), *cells, *rises])
+    return heads + ["entropy rises outwards"] * ("rising" in first), rows
+
+
 def truth_table(figures: TruthFigures) -> Table:
     """Return the posteriors of several rules beside the exact one, one row per way to predict."""
-    names = list(figures.rows[0].regions)
-    far = [name for name in names if name != "data"]
-    rows = []
-    for row in figures.rows:
-        data = row.regions["data"]
-        shown = [row.accuracy, row.nll, data.agreement, data.total_variation, data.kl]
-        shown += [row.regions[name].kl for name in far if name == TRUTH_RING]
-        shown += [row.regions[name].entropy for name in names]
-        rises = [] if row.rising is None else [f"{row.rising} of {len(row.nll.values)}"]
-        rows.append([row.title, str(row.networks), *(spread(each.values, 3) for each in shown), *rises])
-    heads = ["posterior", "networks", "accuracy", "NLL", "agreement", "total variation", "KL(exact ‖ ours)"]
-    heads += [f"KL, {name}" for name in far if name == TRUTH_RING]
-    heads += [f"entropy, {name}" for name in names] + (["entropy rises outwards"] if far else [])
+    heads, rows = truth_cells(figures.to_dict())
     kept = figures.sweeps - figures.burn_in
     caption = (
         f"{figures.seeds} seed{'s' * (figures.seeds > 1)} per rule. The exact posterior of {figures.weights:,} binary "
@@ -165,7 +189,7 @@ def truth_table(figures: TruthFigures) -> Table:
     if figures.rhat is None:
         caption += "R-hat was not measured, because ArviZ is not installed (the extra diagnostics)."
     else:
-        caption += f"R-hat is {figures.rhat:.3f} for the loss and at most {figures.largest_rhat:.3f} for logits."
+        caption += f"R-hat is {figures.rhat:.3f} for the loss and at most {figures.largest_rhat:.3f} for outputs."
         if not (figures.largest_rhat or math.nan) <= _TRUSTED:
             caption += " The chains do not agree, or are too short to tell: give more --sweeps."
     return Table(f"{figures.problem}: posteriors beside the exact one", heads, rows, caption)

@@ -1,18 +1,14 @@
-"""Posteriors of several rules beside the exact posterior of the same network and data, which `bitbayes.Gibbs` samples.
-
-Agreement and total variation are those of Izmailov et al. (ICML 2021), between the posterior predictive distributions.
-"""
+"""Posteriors of several rules beside the exact posterior of the same network and data, sampled by `bitbayes.Gibbs`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bitbayes.errors import nearest
 from bitbayes.gibbs import Chains
@@ -20,58 +16,15 @@ from bitbayes.lab.recipes import make_config
 from bitbayes.lab.studies.evaluate import evaluation_inputs
 from bitbayes.lab.studies.exact import Sampled, Sampling, sample_exact
 from bitbayes.lab.studies.load import FinishedRun, load_run
+from bitbayes.lab.studies.predictive import BINS, band, compared, figures_of, log_probabilities
+from bitbayes.lab.studies.problems import PROBLEMS, Problem
 from bitbayes.lab.studies.several import run_several
-from bitbayes.lab.studies.toys import ring
-from bitbayes.lab.train import Progress, RuleName, RunFolder
+from bitbayes.lab.train import Progress, RuleName, RunConfig, RunFolder
+from bitbayes.lab.train.measure import whole
 from bitbayes.lab.train.records import Record, Spread
 
-_SAMPLES, _TOGETHER = 200, 100  # networks of a posterior's mean, and networks whose probabilities are added at once
-RADII = (2.0, 3.0, 4.0, 6.0)
-"""Radii of the rings around the data of two moons, in standardised inputs."""
-
-TRUTH_RING = "ring 4"
-"""Name of the ring on which tables show the divergence."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A network whose weights are all binary, and its data.
-
-    Args:
-        name: Name of the problem.
-        recipe: Name of the recipe.
-        first_scale: Scale of the first layer; see `RunConfig`. If it is "normal", every seed has a network and an exact
-            posterior of its own.
-        rings: Whether to measure on rings around the data, for two inputs.
-    """
-
-    name: str
-    recipe: str
-    first_scale: str | None = None
-    rings: bool = False
-
-    @property
-    def own_networks(self) -> bool:
-        """Whether the seeds have different networks."""
-        return self.first_scale == "normal"
-
-
-_PROBLEMS = (
-    Problem("moons", "moons", rings=True),
-    Problem("moons-sizes", "moons", first_scale="normal", rings=True),
-)
-PROBLEMS: Mapping[str, Problem] = {problem.name: problem for problem in _PROBLEMS}
-"""Problems by name: two moons, and the same where the weights of the first layer have random sizes."""
-
-_TEN = {"lr": 1e-2, "options": {"ess_scale": 10.0}}
-RULES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "STE, Adam": ("ste", {}),
-    "BayesBiNN, published": ("bayesbinn:released", {}),
-    "BayesBiNN, recommended": ("bayesbinn:default", {}),
-    "BayesBiNN, ess = 10·N": ("bayesbinn:straight-through", _TEN),
-    "VISPA, K = 4": ("vispa", {}),
-}
-"""Name of the rule and changed settings by title."""
+_SAMPLES = 200  # networks of a posterior's mean
+_CURVE = 200  # inputs at which bands are stored
 
 
 @dataclass(frozen=True)
@@ -79,16 +32,38 @@ class Region(Record):
     """A predictive distribution beside the exact one on some points.
 
     Args:
-        entropy: Mean entropy in nats.
-        agreement: Share of the points at which both have the same most probable class.
+        entropy: Mean entropy in nats; of a density for a real target.
         total_variation: Mean total variation distance, in [0, 1].
         kl: Mean KL divergence from the exact distribution, KL(exact ‖ this), in nats.
+        agreement: Share of the points at which both have the same most probable class; None for a real target.
+        width: Mean width of the central 95% band of a real target.
+        coverage: Mean percentage of the exact distribution that lies within this band.
     """
 
     entropy: Spread
-    agreement: Spread
     total_variation: Spread
     kl: Spread
+    agreement: Spread | None = None
+    width: Spread | None = None
+    coverage: Spread | None = None
+
+
+@dataclass(frozen=True)
+class Curve(Record):
+    """Mean and 95% band of a real target along the inputs, of the first seed."""
+
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+@dataclass(frozen=True)
+class Axis(Record):
+    """Inputs along which bands are drawn, and the training and test points of the first seed as (input, target)."""
+
+    x: list[float]
+    train: list[list[float]]
+    test: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -98,18 +73,24 @@ class TruthRow(Record):
     Args:
         title: Title of the rule, or of the exact posterior.
         networks: Number of networks in the mean.
-        accuracy: Accuracy on test points, as a fraction.
         nll: Negative log-likelihood on test points in nats.
         regions: Comparisons by the name of the points: "data" for test points, "ring 2" and so on.
+        accuracy: Accuracy on test points, as a fraction; None for a real target.
+        error: Squared error on test points; None for classes.
+        inside: Percentage of the test points within the 95% band; None for classes.
         rising: Number of seeds whose entropy rises from each ring to the next; None without rings.
+        curve: Bands to draw; None where there is no axis.
     """
 
     title: str
     networks: int
-    accuracy: Spread
     nll: Spread
     regions: dict[str, Region]
+    accuracy: Spread | None = None
+    error: Spread | None = None
+    inside: Spread | None = None
     rising: int | None = None
+    curve: Curve | None = None
 
 
 @dataclass(frozen=True)
@@ -117,19 +98,20 @@ class TruthFigures(Record):
     """Measurements on one problem.
 
     Args:
-        problem: Name of the problem.
+        problem: Name of the problem. If every run has an exact posterior of its own, the title of the rule follows.
         weights: Number of binary weights.
         points: Number of training points.
         chains: Number of chains of the exact posterior.
         sweeps: Number of sweeps of each chain, burn-in included.
         burn_in: Number of sweeps that are dropped.
         loss: Mean total loss of the training points under the exact posterior, in nats.
+        seeds: Number of runs per rule.
         rows: The exact posterior, half of its chains beside the other half, a short run of `bitbayes.Gibbs`, and the
             rules.
-        seeds: Number of runs per rule.
         rhat: R-hat of the loss, the largest of all seeds; None if ArviZ is not installed.
         ess: Effective sample size of the loss, the smallest of all seeds; None if ArviZ is not installed.
-        largest_rhat: Largest R-hat of the logits at 60 of the test points; None if ArviZ is not installed.
+        largest_rhat: Largest R-hat of the outputs at 60 of the test points; None if ArviZ is not installed.
+        axis: Inputs of the bands; None for classes, and where every run has an exact posterior of its own.
     """
 
     problem: str
@@ -144,6 +126,7 @@ class TruthFigures(Record):
     rhat: float | None = None
     ess: float | None = None
     largest_rhat: float | None = None
+    axis: Axis | None = None
 
 
 def truth_study(
@@ -152,6 +135,7 @@ def truth_study(
     problems: tuple[str, ...] = (),
     rules: tuple[str, ...] = (),
     sampling: Sampling | None = None,
+    data: str | None = None,
     epochs: int | None = None,
     seeds: int = 1,
     jobs: int = 1,
@@ -160,14 +144,15 @@ def truth_study(
 ) -> list[TruthFigures]:
     """Train the rules, sample the exact posteriors, compare predictions, and write truth.json.
 
-    The networks that the sampler visits are written to `out`/PROBLEM/exact or, if each seed has a network of its own,
-    to exact-seedS. Later calls with the same settings read them from there.
+    The networks that the sampler visits are written to `out`/PROBLEM/exact-seedS or, if runs learn the sizes of their
+    weights, to exact-RULE-seedS. Later calls with the same settings read them from there.
 
     Args:
         out: Folder of the runs.
         problems: Names of the problems; empty for all.
         rules: Rules to compare; empty for all.
         sampling: Settings of the sampler of the exact posteriors; None for the default.
+        data: Folder of Snelson's data; None generates data.
         epochs: Number of epochs of the schedules; None for the recipe's.
         seeds: Number of runs per rule, with seeds from 0.
         jobs: Number of runs at a time.
@@ -175,37 +160,48 @@ def truth_study(
         progress: Display of runs, with one job.
 
     Raises:
-        ValueError: If a name does not exist, or a number is out of range.
+        ValueError: If a name does not exist, a number is out of range, or no problem reads the data.
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     for name in problems:
         if name not in PROBLEMS:
             raise nearest("problem of truth", name, PROBLEMS)
-    known = {name for name, _ in RULES.values()}
+    chosen = [PROBLEMS[name] for name in problems or PROBLEMS]
+    known = {name for problem in chosen for name, _ in problem.rules.values()}
     for rule in rules:
         if rule not in known:
             raise nearest("rule of truth", rule, known)
-    chosen = {title: RULES[title] for title in RULES if not rules or RULES[title][0] in rules}
+    if data is not None and not any(problem.own_data for problem in chosen):
+        taking = ", ".join(problem.name for problem in PROBLEMS.values() if problem.own_data)
+        raise ValueError(f"data {data} has no effect: only {taking} read a folder; leave it out")
     found = []
-    for name in problems or PROBLEMS:
-        problem = PROBLEMS[name]
-        same = {"epochs": epochs, "first_scale": problem.first_scale}
+    for problem in chosen:
         configs = {
             title: [
-                make_config(
-                    *(problem.recipe, rule),
-                    **{"out": f"{out}/{name}/{_slug(rule, more)}-seed{seed}", "seed": seed, **same, **more},
-                )
+                _config(problem, rule, more, seed, out, data if problem.own_data else None, epochs)
                 for seed in range(seeds)
             ]
-            for title, (rule, more) in chosen.items()
+            for title, (rule, more) in problem.rules.items()
+            if not rules or rule in rules
         }
         run_several([one for each in configs.values() for one in each], jobs=jobs, progress=progress, note=note)
-        runs = {title: [load_run(config.out) for config in each] for title, each in configs.items()}
-        found.append(_measured(problem, runs, f"{out}/{name}", sampling or Sampling(), note))
-        RunFolder(out).write_json("truth.json", {"truth": [each.to_dict() for each in found]})
+        runs = {title: [load_run(config.out, data=config.data) for config in each] for title, each in configs.items()}
+        groups = [{title: each} for title, each in runs.items()] if problem.learned else [runs]
+        for group in groups:
+            found.append(_measured(problem, group, f"{out}/{problem.name}", sampling or Sampling(), note))
+            RunFolder(out).write_json("truth.json", {"truth": [each.to_dict() for each in found]})
     return found
+
+
+def _config(
+    problem: Problem, rule: str, more: Mapping[str, Any], seed: int, out: str, data: str | None, epochs: int | None
+) -> RunConfig:
+    place = f"{out}/{problem.name}/{_slug(rule, more)}-seed{seed}"
+    same = {"epochs": epochs, "first_scale": problem.first_scale, "data": data}
+    return make_config(
+        problem.recipe, rule, out=place, seed=seed, data_seed=seed if problem.own_data else None, **same, **more
+    )
 
 
 def _slug(rule: str, changes: Mapping[str, Any]) -> str:
@@ -216,49 +212,6 @@ def _slug(rule: str, changes: Mapping[str, Any]) -> str:
 # Comparison. ----------------------------------------------------------------------------------------------------------
 
 
-def log_probabilities(outputs: Tensor) -> Tensor:
-    """Return log-probabilities of classes, float64, shape (N, classes), of the mean over networks.
-
-    Means of logarithms near 0 and 1 are not rounded, so that a KL divergence from a sure network is finite.
-
-    Args:
-        outputs: Logits, shape (C, N, K). With K = 1, the only output is the logit of class 1.
-
-    Example:
-        >>> log_probabilities(torch.tensor([[[0.0]], [[90.0]]])).exp()
-        tensor([[0.2500, 0.7500]], dtype=torch.float64)
-    """
-    total: Tensor | None = None
-    for part in outputs.split(_TOGETHER):
-        z = part.double()
-        logs = F.logsigmoid(torch.cat([-z, z], -1)) if z.shape[-1] == 1 else z.log_softmax(-1)
-        added = logs.logsumexp(0)
-        total = added if total is None else torch.logaddexp(total, added)
-    assert total is not None
-    return total - math.log(len(outputs))
-
-
-def compared(ours: Tensor, exact: Tensor) -> dict[str, float]:
-    """Return entropy, agreement, total variation and KL divergence of a predictive distribution; see `Region`.
-
-    Args:
-        ours: Log-probabilities, shape (N, classes).
-        exact: Log-probabilities of the exact posterior, shape (N, classes).
-
-    Example:
-        >>> half, sure = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.1, 0.9]]).log()
-        >>> {name: round(value, 3) for name, value in compared(half, sure).items()}
-        {'entropy': 0.693, 'agreement': 0.0, 'total_variation': 0.4, 'kl': 0.368}
-    """
-    p, q = ours.exp(), exact.exp()
-    return {
-        "entropy": float(-(p * ours).sum(-1).mean()),
-        "agreement": float((ours.argmax(-1) == exact.argmax(-1)).double().mean()),
-        "total_variation": float((p - q).abs().sum(-1).mean() / 2),
-        "kl": float((q * (exact - ours)).sum(-1).mean()),
-    }
-
-
 def _measured(
     problem: Problem,
     runs: Mapping[str, list[FinishedRun]],
@@ -266,52 +219,60 @@ def _measured(
     sampling: Sampling,
     note: Callable[[str], None],
 ) -> TruthFigures:
-    some = next(iter(runs.values()))  # of every seed; the rule does not matter
-    x, y = evaluation_inputs(some[0]).test
-    classes = y.reshape(-1).long()
-    places = {"data": x} | ({f"ring {radius:g}": ring(radius) for radius in RADII} if problem.rings else {})
-    lengths, points = [len(each) for each in places.values()], torch.cat(list(places.values()))
+    (first, some), *_ = runs.items()  # of every seed; the rule does not matter unless it has learned the sizes
+    real = problem.noise is not None
+    axis = _axis(some[0]) if real and not problem.learned else None
+    seeds = [_Points.of(problem, run, axis) for run in (some if problem.own_truth else some[:1])]
 
-    def sampled(run: FinishedRun, folder: str, how: Sampling) -> Sampled:
-        return sample_exact(run.config, run.experiment, RunFolder(f"{out}/{folder}"), how, note)
+    def sampled(run: FinishedRun, kind: str, how: Sampling) -> Sampled:
+        name = Path(run.config.out).name if problem.learned else f"seed{run.config.seed}"
+        files = RunFolder(f"{out}/{kind}-{name}")
+        return sample_exact(run.config, run.experiment, files, how, note, problem.noise, problem.start_temperature)
 
-    if problem.own_networks:
-        truths = [sampled(run, f"exact-seed{seed}", sampling) for seed, run in enumerate(some)]
-    else:
-        truths = [sampled(some[0], "exact", sampling)]
-    outputs = [truth.outputs(points) for truth in truths]  # (chains, draws, N, K) each
+    truths = [sampled(run, "exact", sampling) for run in (some if problem.own_truth else some[:1])]
+    outputs = [truth.outputs(at.x) for truth, at in zip(truths, seeds, strict=True)]  # (chains, draws, N, K) each
+
+    def logs_of(found: Sequence[Tensor]) -> list[Tensor]:
+        return [log_probabilities(each, problem.noise) for each in found]
 
     def row(title: str, found: list[Tensor], exact: list[Tensor]) -> TruthRow:
-        """Compare outputs of several seeds, (C, N, K) each, with exact log-probabilities at all places."""
-        logs = [log_probabilities(each).split(lengths) for each in found]
-        truth = [each.split(lengths) for each in (exact if len(exact) > 1 else exact * len(found))]
-        regions = {}
-        for place, name in enumerate(places):
-            each = [compared(one[place], other[place]) for one, other in zip(logs, truth, strict=True)]
-            regions[name] = Region(**{key: Spread.of([one[key] for one in each]) for key in each[0]})
-        accuracy = Spread.of([float((one[0].argmax(-1) == classes).double().mean()) for one in logs])
-        nll = Spread.of([float(F.nll_loss(one[0], classes)) for one in logs])
-        by_seed = zip(*(regions[name].entropy.values for name in places if name != "data"), strict=True)
-        rising = sum(list(rings) == sorted(set(rings)) for rings in by_seed) if problem.rings else None
-        return TruthRow(title, len(found[0]), accuracy, nll, regions, rising)
+        """Compare outputs of several seeds, (C, N, K) each, with exact log-probabilities at all points."""
+        logs = logs_of(found)
+        points = seeds if len(seeds) > 1 else seeds * len(logs)
+        exact = exact if len(exact) > 1 else exact * len(logs)
+        each_seed = [at.compared(ours, other) for at, ours, other in zip(points, logs, exact, strict=True)]
+        regions = {name: Region(**_spreads([each[name] for each in each_seed])) for name in each_seed[0]}
+        by_seed = zip(*(regions[name].entropy.values for name in regions if name.startswith("ring")), strict=True)
+        rising = [list(rings) == sorted(set(rings)) for rings in by_seed]
+        figures = _spreads([at.figures(each) for at, each in zip(points, logs, strict=True)])
+        curve = points[0].curve(logs[0]) if axis is not None else None
+        return TruthRow(
+            title, len(found[0]), regions=regions, rising=sum(rising) if rising else None, curve=curve, **figures
+        )
 
     every = [each.flatten(0, 1) for each in outputs]
-    exact = [log_probabilities(each) for each in every]
+    exact = logs_of(every)
     rows = [row("exact posterior", every, exact)]
     half = sampling.chains // 2
     if half:
         one, other = ([each[part].flatten(0, 1) for each in outputs] for part in (slice(half), slice(half, None)))
-        rows.append(row("half of its chains beside the others", one, [log_probabilities(each) for each in other]))
-    brief = [sampled(run, f"gibbs-seed{seed}", sampling.short(seed)) for seed, run in enumerate(some)]
-    first = sampling.short(0)
-    title = f"Gibbs, {first.chains} chain{'s' * (first.chains > 1)} of {first.sweeps} sweeps"
-    rows.append(row(title, [each.predict(points).outputs for each in brief], exact))
+        rows.append(row("half of its chains beside the others", one, logs_of(other)))
+
+    def at_points(predict: Callable[[int, Tensor], Tensor], count: int) -> list[Tensor]:
+        return [predict(seed, seeds[seed if len(seeds) > 1 else 0].x) for seed in range(count)]
+
+    brief = [sampled(run, "gibbs", sampling.short(seed)) for seed, run in enumerate(some)]
+    how = sampling.short(0)
+    title = f"Gibbs, {how.chains} chain{'s' * (how.chains > 1)} of {how.sweeps} sweeps"
+    rows.append(row(title, at_points(lambda seed, x: brief[seed].predict(x).outputs, len(some)), exact))
     for title, each in runs.items():
         samples = _SAMPLES if each[0].posterior else 0
-        rows.append(row(title, [run.predict(points, samples).outputs for run in each], exact))
+        found = at_points(lambda seed, x, each=each, samples=samples: each[seed].predict(x, samples).outputs, len(each))
+        rows.append(row(title, found, exact))
     weights = sum(shape.numel() for shape in truths[0].chains.posterior.shapes.values())
+    told = [(truth.chains, each[:, :, : len(at.y)]) for truth, each, at in zip(truths, outputs, seeds, strict=True)]
     return TruthFigures(
-        problem=problem.name,
+        problem=f"{problem.name}, {first}" if problem.learned else problem.name,
         weights=weights,
         points=len(some[0].experiment.data.train),
         chains=sampling.chains,
@@ -320,8 +281,69 @@ def _measured(
         loss=sum(float(truth.chains.kept_losses.mean()) for truth in truths) / len(truths),
         seeds=len(some),
         rows=rows,
-        **_diagnosed([(truth.chains, each[:, :, : lengths[0]]) for truth, each in zip(truths, outputs, strict=True)]),
+        axis=axis,
+        **_diagnosed(told),
     )
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Points of one seed at which posteriors are compared: test points, further places, and inputs of a curve.
+
+    Args:
+        x: Inputs of all of them, one after another.
+        y: Targets of the test points.
+        lengths: Numbers of inputs by the name of the place; "data" is first, and "curve" last if there is one.
+        real: Whether the target is real.
+    """
+
+    x: Tensor
+    y: Tensor
+    lengths: dict[str, int]
+    real: bool
+
+    @classmethod
+    def of(cls, problem: Problem, run: FinishedRun, axis: Axis | None) -> _Points:
+        x, y = evaluation_inputs(run).test
+        places = {"data": x}
+        if problem.places is not None:
+            places |= problem.places(whole(run.experiment.data.train)[0], x)
+        if axis is not None:
+            places["curve"] = torch.tensor(axis.x)[:, None]
+        lengths = {name: len(at) for name, at in places.items()}
+        return cls(torch.cat(list(places.values())), y, lengths, problem.noise is not None)
+
+    def parts(self, logs: Tensor) -> dict[str, Tensor]:
+        """Return log-probabilities by the name of the place."""
+        return dict(zip(self.lengths, logs.split(list(self.lengths.values())), strict=True))
+
+    def compared(self, ours: Tensor, exact: Tensor) -> dict[str, dict[str, float]]:
+        """Return comparisons by the name of the place."""
+        mine, theirs = self.parts(ours), self.parts(exact)
+        return {name: compared(mine[name], theirs[name], real=self.real) for name in mine if name != "curve"}
+
+    def figures(self, logs: Tensor) -> dict[str, float]:
+        """Return metrics on test points."""
+        return figures_of(self.parts(logs)["data"], self.y, real=self.real)
+
+    def curve(self, logs: Tensor) -> Curve:
+        """Return mean and band along the inputs of the curve."""
+        found = self.parts(logs)["curve"]
+        return Curve(*(each.tolist() for each in ((found.exp() * BINS).sum(-1), *band(found))))
+
+
+def _axis(run: FinishedRun) -> Axis:
+    """Return inputs from a quarter of the range before the training inputs to a quarter behind them, and the points."""
+    x, y = whole(run.experiment.data.train)
+    margin = float(x.max() - x.min()) / 4
+    line = torch.linspace(float(x.min()) - margin, float(x.max()) + margin, _CURVE)
+    points = [torch.cat(pair, 1).tolist() for pair in ((x, y), evaluation_inputs(run).test)]
+    return Axis(line.tolist(), *points)
+
+
+def _spreads(each: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    """Return figures of several seeds by name."""
+    return {name: Spread.of([one[name] for one in each]) for name in each[0]}
 
 
 def _diagnosed(truths: Sequence[tuple[Chains, Tensor]]) -> dict[str, float]:
