@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,report,dev,docs]'
 	touch $@
 
-# What some tests need beside `setup`: Chromium, a compiler and an emulator for ARM, Lightning, IVON. Asks for root.
+# What some tests need beside `setup`: Chromium, a compiler and an emulator for ARM, IVON. Asks for root.
 tools: $(STAMP)
 	.ci/tools $(BIN)
 

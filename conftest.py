@@ -1,5 +1,6 @@
 """Shared by tests and doctests: one thread, a fixed seed, the names that examples use, and a line about skips."""
 
+import importlib.util
 from collections import Counter
 
 import pytest
@@ -8,6 +9,13 @@ import torch
 import bitbayes
 
 torch.set_num_threads(1)
+
+# Modules for a trainer need its package, and doctests import every module.
+collect_ignore = [
+    f"src/bitbayes/integrations/{name}.py"
+    for name in ("lightning", "transformers")
+    if importlib.util.find_spec(name) is None
+]
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +37,8 @@ def skipped(reasons: Counter[str]) -> str:
     """Return that line; the reasons are those of `tests/needs.py`, or texts of a test's own.
 
     Example:
-        >>> skipped(Counter({"needs a CUDA device": 2, "needs Lightning (pip install lightning)": 1}))
-        '3 skipped: 2 need a CUDA device; 1 needs Lightning (pip install lightning). Run `make tools` for ...'
+        >>> skipped(Counter({"needs a CUDA device": 2, "needs IVON (pip install ivon-opt)": 1}))
+        '3 skipped: 2 need a CUDA device; 1 needs IVON (pip install ivon-opt). Run `make tools` for ...'
     """
     parts = []
     for reason, count in reasons.most_common():

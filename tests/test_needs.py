@@ -23,9 +23,9 @@ import pytest
 def test_on_a_gpu(number): ...
 
 def test_with_a_package():
-    needs.LIGHTNING.module("a_package_that_nobody_has")
+    needs.IVON.module("a_package_that_nobody_has")
 
-@needs.LIGHTNING.unless_installed("numpy")
+@needs.IVON.unless_installed("numpy")
 def test_that_runs(): ...
 """
 
@@ -39,7 +39,7 @@ def test_the_end_of_a_run_says_what_was_left_out(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     *_, line, summary = done.stdout.splitlines()
     assert line == (
-        "3 skipped: 2 need a CUDA device; 1 needs Lightning (pip install lightning). "
+        "3 skipped: 2 need a CUDA device; 1 needs IVON (pip install ivon-opt). "
         "Run `make tools` for what a command can bring."
     )
     assert summary.startswith("1 passed, 3 skipped")

@@ -52,6 +52,7 @@ if find_spec("torch") is not None:
         BinaryOptimizer,
         Bop,
         Bop2ndOrder,
+        JointOptimizer,
         MirrorDescent,
         ProxQuant,
     )
@@ -85,6 +86,7 @@ __all__ = [
     "Chains",
     "Ensemble",
     "Gibbs",
+    "JointOptimizer",
     "LowRankGaussianPosterior",
     "MirrorDescent",
     "Mixture",

@@ -3,6 +3,7 @@
 from bitbayes.rules.adaste import AdaSTE
 from bitbayes.rules.bayesbinn import BayesBiNN
 from bitbayes.rules.bop import Bop, Bop2ndOrder
+from bitbayes.rules.joint import JointOptimizer
 from bitbayes.rules.optimizer import BinaryOptimizer
 from bitbayes.rules.pmf import PMF, MirrorDescent
 from bitbayes.rules.proxquant import ProxQuant
@@ -18,6 +19,7 @@ __all__ = [
     "BinaryOptimizer",
     "Bop",
     "Bop2ndOrder",
+    "JointOptimizer",
     "MirrorDescent",
     "ProxQuant",
 ]
