@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import nn
 from torch.nn import Parameter
 
 from bitbayes.errors import closest
+from bitbayes.rules.joint import JointOptimizer
 from bitbayes.rules.marks import mark_transposed
 from bitbayes.rules.optimizer import BinaryOptimizer
 from bitbayes.rules.shards import reshard
@@ -19,6 +22,7 @@ Named = list[tuple[str, Parameter]]
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+_REAL_LAYERS = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -28,9 +32,11 @@ def split_parameters(
     """Split a network's parameters into binary and real ones.
 
     The weights of Linear, Conv, ConvTranspose, RNN, LSTM and GRU layers and the projections of MultiheadAttention are
-    binary. All other parameters are real: biases, normalisation, embeddings, and everything that
-    `bitbayes.nn.keep_real` has marked. A tensor that several layers share appears once, under its first name. It is
-    binary if it is the weight of such a layer and none of the layers that share it is marked.
+    binary, and so are those of `Conv1D` of the library transformers. All other parameters are real: biases,
+    normalisation, embeddings, and everything that `bitbayes.nn.keep_real` has marked. The output embeddings of a
+    language model of transformers stay real, too. A tensor that several layers share appears once, under its first
+    name. It is binary if it is the weight of such a layer, and none of the layers that share it is marked or an
+    embedding.
 
     Args:
         model: Any network.
@@ -45,6 +51,10 @@ def split_parameters(
     Raises:
         ValueError: If no parameter is binary, or an entry of `real` or `binary` matches nothing.
 
+    Warns:
+        UserWarning: If a layer of another kind has a weight matrix that neither `real` nor `binary` names, so that it
+            stays real.
+
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
         >>> binary, real = split_parameters(model, real=["2.*"])
@@ -56,13 +66,17 @@ def split_parameters(
     for module in model.modules():
         if isinstance(module, _TRANSPOSED) and isinstance(module.weight, Parameter):
             mark_transposed(module.weight, module.groups)
+        elif _is_conv1d(module) and isinstance(module.weight, Parameter):
+            mark_transposed(module.weight, 1)  # a weight of shape (in, out)
     found = {id(weight) for module in model.modules() for weight in _weights(module) if isinstance(weight, Parameter)}
     # Modules that `bitbayes.nn.keep_real` has marked, and all of their submodules.
     marked = [module for module in model.modules() if getattr(module, "stays_real", False)]
-    found -= {id(parameter) for module in marked for parameter in module.parameters()}
+    kept = {id(parameter) for module in (*marked, *_embeddings(model)) for parameter in module.parameters()}
     names = dict(model.named_parameters())
-    found |= {id(names[name]) for name in _matched(model, "binary", binary)}
-    found -= {id(names[name]) for name in _matched(model, "real", real)}
+    wished = {id(names[name]) for name in _matched(model, "binary", binary)}
+    refused = {id(names[name]) for name in _matched(model, "real", real)}
+    _warn_of_others(model, found | kept | wished | refused)
+    found = ((found - kept) | wished) - refused
     learnt = [(name, parameter) for name, parameter in names.items() if parameter.requires_grad]
     first = [pair for pair in learnt if id(pair[1]) in found]
     if not first:
@@ -74,12 +88,54 @@ def split_parameters(
 
 
 def _weights(module: nn.Module) -> Iterable[object]:
-    if isinstance(module, _WEIGHT_LAYERS):
+    if isinstance(module, _WEIGHT_LAYERS) or _is_conv1d(module):
         yield module.weight
     elif isinstance(module, nn.MultiheadAttention):
         yield from (getattr(module, name) for name in _ATTENTION)
     elif isinstance(module, nn.RNNBase):
         yield from (weight for name, weight in module.named_parameters(recurse=False) if name.startswith("weight_"))
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """Return whether a module is the linear layer of GPT-2 in transformers, which is no subclass of nn.Linear."""
+    transformers = sys.modules.get("transformers.pytorch_utils")
+    return transformers is not None and isinstance(module, transformers.Conv1D)
+
+
+def _embeddings(model: nn.Module) -> Iterator[nn.Module]:
+    """Iterate over embeddings, and over the last layers of the language models of transformers.
+
+    These layers share their weights with the input embeddings in some configurations and not in others.
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            yield module
+        outputs = getattr(module, "get_output_embeddings", None)
+        head = outputs() if callable(outputs) else None
+        if isinstance(head, nn.Module):
+            yield head
+
+
+def _warn_of_others(model: nn.Module, known: set[int]) -> None:
+    """Warn of weight matrices in layers that this module does not know.
+
+    A tensor whose first dimension has one entry is one of positions or a token, which is added to a batch.
+    """
+    others: dict[str, tuple[int, str]] = {}
+    for path, module in model.named_modules():
+        if not isinstance(module, _REAL_LAYERS):
+            for name, parameter in module.named_parameters(path, recurse=False):
+                several = sum(size > 1 for size in parameter.shape) > 1 and len(parameter) > 1
+                if several and parameter.requires_grad and id(parameter) not in known:
+                    others[name] = parameter.numel(), type(module).__name__
+    if others:
+        largest = max(others, key=lambda name: others[name][0])
+        warnings.warn(
+            f"weight matrices in layers that split_parameters does not know stay real ({len(others)}, the largest "
+            f"{largest!r} of a {others[largest][1]}); name them in binary=[...] to make them binary, or in real=[...] "
+            "to silence this warning",
+            stacklevel=3,
+        )
 
 
 def _matched(model: nn.Module, option: str, entries: Iterable[str | nn.Module]) -> set[str]:
@@ -119,7 +175,7 @@ class Follower:
         True
     """
 
-    def __init__(self, model: nn.Module, optimizer: BinaryOptimizer) -> None:
+    def __init__(self, model: nn.Module, optimizer: BinaryOptimizer | JointOptimizer) -> None:
         self.model, self.optimizer = model, optimizer
 
     def __call__(self, mode: bool = True) -> nn.Module:
@@ -135,13 +191,13 @@ class Follower:
             del self.model.__dict__["train"]
 
 
-def follow(model: nn.Module, optimizer: BinaryOptimizer) -> Follower:
+def follow(model: nn.Module, optimizer: BinaryOptimizer | JointOptimizer) -> Follower:
     """Make the optimizer follow `model.train()` and `model.eval()`, starting with the current mode.
 
     Args:
         model: The network whose mode the optimizer follows. Wrappers such as torch.compile and DistributedDataParallel
             pass their mode on to the network.
-        optimizer: The optimizer of its binary parameters.
+        optimizer: The optimizer of its binary parameters, or a JointOptimizer.
 
     Returns:
         A handle whose `remove()` stops the following.
