@@ -233,9 +233,9 @@ def test_output_that_a_page_shows_is_compared():
 
 
 def test_other_blocks_are_not_code():
-    """A block in another language needs a way to run it; `tests/test_lightning.py` runs the only one that is "py"."""
+    """A block in another language needs a way to run it; the tests of the two trainers run those that are "py"."""
     found = [(m.group(1), page.name) for page in PAGES for m in BLOCK.finditer(page.read_text("utf-8"))]
-    assert {name for language, name in found if language == "py"} == {"binarise.md"}
+    assert {name for language, name in found if language == "py"} == {"trainers.md"}
     assert {language for language, _ in found} <= {"python", "py", "c", "text"}
 
 

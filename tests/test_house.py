@@ -16,7 +16,7 @@ LIBRARY = [
     {"posterior", "rules"},
     {"parameters", "batchnorm", "nn", "prediction", "draws", "conformal"},
     {"packed"},
-    {"predict", "calibration", "continual", "gibbs", "zoo"},
+    {"predict", "calibration", "continual", "gibbs", "zoo", "integrations"},
     {"ensemble"},
     {"lab"},
 ]

@@ -1,9 +1,9 @@
-"""Lightning with manual optimisation, by its package where it is installed, and by an imitation of its wrapper."""
+"""Lightning: the guide and the callback by its package where it is installed, its wrapper also by an imitation."""
 
 from __future__ import annotations
 
+import copy
 import functools
-import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 import bitbayes as bb
 import needs
 from laws import data, every_rule, loss, pair, same, snapshot, steps
+from nested import equal
+from test_docs import blocks
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "binarise.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "trainers.md"
 
 
 def do_nothing() -> None:
@@ -97,48 +99,113 @@ def lightning() -> Any:
         return needs.LIGHTNING.module("lightning")
 
 
-def example(name: str) -> Any:
-    """Return what the page defines under a name."""
-    block = re.search(r"^```py\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert block is not None
-    namespace: dict[str, Any] = {}
-    exec(compile(block.group(1), str(PAGE), "exec"), namespace)
-    return namespace[name]
+@pytest.fixture(scope="module")
+def guide() -> dict[str, Any]:
+    """Return what the first block of the guide defines."""
+    lightning()
+    found: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(blocks(PAGE, "py")[0][1], str(PAGE), "exec"), found)
+    return found
+
+
+STEPS = 40
+
+
+def run(guide: dict[str, Any], *, epochs: int, resume: Path | None = None, samples: int = 1, **options: Any) -> Any:
+    """Train the network of the guide in its trainer, and note the weights that each validation saw."""
+
+    class Module(guide["Classifier"]):
+        def on_validation_start(self) -> None:
+            found = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+            modes = {name: mode.clone() for name, mode in self.trainer.optimizers[0].binary.named_mode()}
+            self.seen = [*getattr(self, "seen", []), (found, modes)]
+
+        def configure_optimizers(self) -> Any:
+            found = super().configure_optimizers()
+            found[0][0].binary.param_groups[0]["samples"] = samples
+            return found
+
+        def on_train_epoch_start(self) -> None:
+            self.trained_in = self.trainer.optimizers[0].training
+
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    dataset = torch.utils.data.TensorDataset(x, x[:, :4].argmax(1))
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+    module = Module(network, examples=64, steps=STEPS)
+    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    quiet |= dict(max_epochs=epochs, accelerator="cpu", gradient_clip_val=1.0)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=16)
+    guide["fit"](module, loader, loader, None if resume is None else str(resume), **quiet | options)
+    return module
+
+
+def everything(module: Any) -> dict[str, Any]:
+    return copy.deepcopy(
+        {"network": module.network.state_dict(), "optimizer": module.trainer.optimizers[0].state_dict()}
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_lightning_trains_validates_and_resumes_bit_for_bit(tmp_path: Path) -> None:
-    """With the module of the page: two optimizers, validation of the mode, checkpoints."""
+@pytest.mark.parametrize("samples", [1, 2])
+def test_lightning_trains_and_resumes_bit_for_bit(guide: dict[str, Any], samples: int, tmp_path: Path) -> None:
+    whole = run(guide, epochs=4, samples=samples)
+    half = run(guide, epochs=2, samples=samples)
+    half.trainer.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = run(guide, epochs=4, samples=samples, resume=tmp_path / "half.ckpt")
+    assert resumed.trained_in and resumed.trainer.global_step == 16
+    one, other, before = everything(whole), everything(resumed), everything(half)
+    assert equal(one["network"], other["network"])
+    assert equal(one["optimizer"], other["optimizer"])
+    assert not equal(before["optimizer"]["state"], other["optimizer"]["state"])
+    assert whole.trainer.callback_metrics["accuracy"] > 0.5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_validation_checkpoints_and_the_end_have_the_mode(guide: dict[str, Any], tmp_path: Path) -> None:
+    """Also a checkpoint that Lightning writes while training goes on, after validation has returned to the draw."""
     L = lightning()
+    saver = L.pytorch.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_weights_only=False)
+    mode = guide["ModeCallback"]
     x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
-    dataset = torch.utils.data.TensorDataset(x, x[:, :4].argmax(1))
-    loader = torch.utils.data.DataLoader(dataset, batch_size=16)
 
-    class Module(example("Binary")):
-        """Keeps the weights that it was validated with."""
+    def fit(module: Any, training: Any, validation: Any, resume: Any, **options: Any) -> None:
+        trainer = L.Trainer(callbacks=[mode([(x[:32],), (x[32:],)]), saver], **options)
+        trainer.fit(module, training, validation)
 
-        def validation_step(self, batch: Any, index: int) -> None:
-            self.validated = {name: parameter.detach().clone() for name, parameter in self.network.named_parameters()}
-            super().validation_step(batch, index)
-
-    def trained(epochs: int, resume: Path | None = None) -> Any:
-        torch.manual_seed(0)
+    module = run(guide | {"fit": fit}, epochs=2, enable_checkpointing=True)
+    assert len(module.seen) == 3  # one before training
+    for found, modes in module.seen:
+        assert all(torch.equal(found[name], mode) for name, mode in modes.items())
         network = nn.Sequential(nn.Linear(6, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
-        module = Module(network, examples=64)
-        quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-        trainer = L.Trainer(max_epochs=epochs, accelerator="cpu", default_root_dir=tmp_path, **quiet)
-        trainer.fit(module, loader, loader, ckpt_path=None if resume is None else str(resume))
-        return module, trainer
+        network.load_state_dict(found)
+        bb.refresh_batchnorm(network, [x[:32], x[32:]])
+        assert equal(dict(network.state_dict()), found)
+    for epoch, (_, modes) in enumerate(module.seen[1:]):
+        checkpoint = torch.load(tmp_path / f"epoch={epoch}.ckpt", weights_only=True)
+        assert checkpoint["optimizer_states"][0]["param_groups"][0]["training"]  # it was not the end
+        assert all(torch.equal(checkpoint["state_dict"][f"network.{name}"], mode) for name, mode in modes.items())
+    optimizer = module.trainer.optimizers[0]
+    assert not optimizer.training
+    for (_, parameter), (_, signs) in zip(optimizer.binary.named_binary(), optimizer.binary.named_mode(), strict=True):
+        assert torch.equal(parameter, signs) and (parameter.abs() == 1).all()
 
-    module, trainer = trained(2)
-    trainer.save_checkpoint(tmp_path / "two.ckpt")
-    resumed, _ = trained(4, tmp_path / "two.ckpt")
-    whole, trainer = trained(4)
-    states = [(m.state_dict(), m.optimizers()[0].state_dict()["state"]) for m in (module, resumed, whole)]
-    for (name, one), other in zip(states[1][0].items(), states[2][0].values(), strict=True):
-        assert torch.equal(one, other), name
-    assert not torch.equal(states[0][1][0]["belief"]["natural"], states[2][1][0]["belief"]["natural"])
-    assert torch.equal(states[1][1][0]["belief"]["natural"], states[2][1][0]["belief"]["natural"])
-    assert whole.optimizers()[0].training and trainer.callback_metrics["accuracy"] > 0.5
-    mode = {name: signs for name, signs in whole.optimizers()[0].named_mode()}
-    assert all(torch.equal(whole.validated[name], signs) for name, signs in mode.items())
+
+@pytest.mark.filterwarnings("ignore")
+def test_shuffled_batches_for_batchnorm_leave_the_random_numbers_of_training(guide: dict[str, Any]) -> None:
+    L = lightning()
+    mode, found = guide["ModeCallback"], []
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    shuffled = torch.utils.data.DataLoader(x, batch_size=16, shuffle=True)
+    for batches in (None, shuffled):
+
+        def fit(
+            module: Any, training: Any, validation: Any, resume: Any, batches: Any = batches, **options: Any
+        ) -> None:
+            L.Trainer(callbacks=[mode(batches)], **options).fit(module, training, validation)
+
+        run(guide | {"fit": fit}, epochs=1)
+        found.append(torch.rand(3))
+    assert torch.equal(*found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,11 +69,12 @@ def refresh_batchnorm(model: nn.Module, batches: Batches) -> None:
 
     Args:
         model: Network.
-        batches: Batches of training inputs, as x or tuples (x, ...). Batches of a few hundred examples work best.
+        batches: Batches of training inputs: tensors x, tuples (x, ...), or mappings of keyword arguments. Batches of a
+            few hundred examples work best.
 
     Raises:
         ValueError: If there are BatchNorm layers but no batches.
-        TypeError: If a batch is neither a tensor nor a tuple that begins with a tensor.
+        TypeError: If a batch is neither a tensor, nor a tuple that begins with a tensor, nor a mapping.
 
     Example:
         >>> norm = torch.nn.BatchNorm1d(1)
@@ -113,9 +114,12 @@ def refresh(model: nn.Module, batches: Batches, weights: Weights | Iterator[Weig
             norm.momentum = None  # makes torch compute the plain average
         each = itertools.repeat(weights) if isinstance(weights, dict) else weights
         for batch, replaced in zip(itertools.chain([first], stream), each, strict=False):
+            if isinstance(batch, Mapping):
+                functional_call(model, replaced, (), dict(batch))
+                continue
             x = batch[0] if isinstance(batch, (tuple, list)) else batch
             if not isinstance(x, Tensor):
-                raise TypeError(f"a batch must be inputs x, or a tuple (x, ...), got {type(x).__name__}")
+                raise TypeError(f"a batch must be inputs x, (x, ...) or keyword arguments, got {type(x).__name__}")
             functional_call(model, replaced, (x,))
     except BaseException:  # also on Ctrl-C: half an average would be silently wrong
         for buffer, value in before:
