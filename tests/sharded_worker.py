@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,7 @@ def gathered(state: Any) -> Any:
     return state.full_tensor().clone() if hasattr(state, "full_tensor") else state
 
 
-def steps(model: nn.Module, optimizer: bb.BinaryOptimizer, count: int) -> None:
+def steps(model: nn.Module, optimizer: bb.BinaryOptimizer | bb.JointOptimizer, count: int) -> None:
     """Trains on the same data in every process, so that averaged gradients are those of one process bit for bit."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(8, 3, generator=generator)
@@ -107,6 +108,36 @@ def trajectory(case: str, shard: Make = whole) -> dict[str, Any]:
     other.load_state_dict(state)
     steps(twin, other, 2)
     found["loaded"] = {name: gathered(p.detach()) for name, p in other.named_binary()}
+    return found
+
+
+def joint(shard: Make = whole) -> dict[str, Any]:
+    """Return what a rule and AdamW as one optimizer make of a network, also from a state that is loaded."""
+
+    def started(seed: int) -> tuple[nn.Module, bb.JointOptimizer]:
+        model = network()
+        shard(model)
+        binary, real = bb.split_parameters(model)
+        rule = bb.BayesBiNN(binary, lr=0.1, ess=100, samples=2, scale="channel", seed=seed)
+        optimizer = bb.JointOptimizer(rule, torch.optim.AdamW([p for _, p in real], lr=0.05))
+        bb.follow(model, optimizer)
+        return model, optimizer
+
+    model, optimizer = started(3)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    steps(model, optimizer, 3)
+    schedule.step()
+    twin, other = started(4)
+    twin.load_state_dict(model.state_dict())
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    steps(twin, other, 2)
+    found = {"state": gathered(copy.deepcopy(other.state_dict()["state"]))}
+    for entries in found["state"].values():
+        if "belief" in entries:  # of the parameter's shape where it is sharded
+            entries["belief"] = {name: value.reshape(-1) for name, value in entries["belief"].items()}
+    for name, switch in {"draw": twin.train, "mode": twin.eval}.items():
+        switch()
+        found[name] = {key: gathered(value).clone() for key, value in twin.state_dict().items()}
     return found
 
 
@@ -202,8 +233,8 @@ def checkpoint(shard: Make, path: str) -> None:
         torch.save(saved, f"{path}/whole.pt")
     steps(model, optimizer, 2)
     steps(twin, other, 2)
-    for (name, parameter), (_, copy) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
-        assert torch.equal(parameter.full_tensor(), copy.full_tensor()), name
+    for (name, parameter), (_, another) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
+        assert torch.equal(parameter.full_tensor(), another.full_tensor()), name
 
 
 def work(rank: int, path: str) -> None:
@@ -216,6 +247,7 @@ def work(rank: int, path: str) -> None:
     layouts = {"by layers": by_layers, "replicated": replicated}
     found["layouts"] = {name: ("vispa noise", trajectory("vispa noise", shard)) for name, shard in layouts.items()}
     found["moved"] = moved(fully_shard)
+    found["joint"] = joint(fully_shard)
     checkpoint(fully_shard, f"{path}/checkpoint")
     torch.save(found, Path(path) / f"{rank}.pt")
     dist.destroy_process_group()

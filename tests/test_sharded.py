@@ -15,7 +15,7 @@ from torch.torch_version import TorchVersion
 import bitbayes as bb
 import needs
 from nested import equal
-from sharded_worker import OPTIONS, network, steps, trajectory
+from sharded_worker import OPTIONS, joint, network, steps, trajectory
 from test_robustness import environment
 
 HERE = Path(__file__).parent
@@ -52,6 +52,16 @@ def test_two_processes_are_one(case: str, ranks: list[dict[str, Any]]) -> None:
         assert found.keys() == one.keys()
         for when, value in one.items():
             assert equal(value, found[when]), when
+
+
+def test_a_joint_optimizer_is_one_process_too(ranks: list[dict[str, Any]]) -> None:
+    """Also the real parameters, whose gradients are means over several draws."""
+    one = joint()
+    assert not equal(one["draw"], one["mode"])
+    for rank in ranks:
+        assert rank["joint"].keys() == one.keys()
+        for when, value in one.items():
+            assert equal(value, rank["joint"][when]), when
 
 
 def test_other_layouts_are_one_process_too(ranks: list[dict[str, Any]]) -> None:
