@@ -353,6 +353,16 @@ def test_a_refused_step_of_several_draws_leaves_the_scales() -> None:
     assert moved.max() < 0.1 * 1.01  # one step of Adam, not three
 
 
+@pytest.mark.parametrize("use", ["step", "eval", "posterior"])
+def test_a_parameter_that_was_replaced_is_named(use: str) -> None:
+    """As by accelerate's FSDP, which writes its own parameters into the groups."""
+    optimizer = bb.BayesBiNN([weight()], lr=0.1, ess=10.0, seed=0)
+    optimizer.param_groups[0]["params"] = [replaced := torch.nn.Parameter(torch.ones(2, 3))]
+    replaced.grad = torch.ones(2, 3)
+    with pytest.raises(RuntimeError, match=r"a parameter of shape \(2, 3\) has no belief.*after fully_shard"):
+        getattr(optimizer, use)()
+
+
 @pytest.mark.parametrize("missing", ["begin", "draw", "update", "mode"])
 def test_a_rule_without_one_of_its_functions_cannot_be_made(missing: str) -> None:
     parts = {name: vars(bb.STE)[name] for name in ("begin", "draw", "update", "mode") if name != missing}

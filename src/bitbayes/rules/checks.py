@@ -125,6 +125,15 @@ def _few_dimensions(members: list[Any]) -> None:
         )
 
 
+def has_belief(parameter: Tensor, state: Mapping[str, Any]) -> None:
+    """Raise RuntimeError if a parameter came into a group without `add_param_group`, as accelerate's FSDP puts it."""
+    if not state:
+        raise RuntimeError(
+            f"a parameter of shape {tuple(parameter.shape)} has no belief, because it has replaced another since the "
+            "optimizer was constructed; construct the optimizer after fully_shard, or whatever else replaces it"
+        )
+
+
 def saved_state(
     state_dict: dict[str, Any], current: list[tuple[Tensor, dict[str, Any]]], rule: str
 ) -> list[dict[str, Any]]:

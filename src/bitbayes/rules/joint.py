@@ -134,9 +134,8 @@ class JointOptimizer(torch.optim.Optimizer):
 
         several = closure is not None and self.binary.param_groups[0]["samples"] > 1
         loss = self.binary.step(added if several else closure)
-        if draws > 1:  # a closure that computes nothing is called once, and leaves the gradients at hand
-            for parameter, total in totals.items():
-                parameter.grad = total / draws
+        for parameter, total in totals.items():  # a closure that computes nothing is called once, and changes nothing
+            parameter.grad = total / draws
         self.real.step()
         return loss
 

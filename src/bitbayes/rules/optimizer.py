@@ -361,6 +361,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
     def _belief(self, parameter: Tensor) -> Belief:
         """Return the belief on the current device of the parameter."""
         state = self.state[parameter]
+        checks.has_belief(parameter, state)
         if any(t.device != parameter.device for t in state["belief"].values()):
             self.state[parameter] = state = copied(state, parameter.device)
         return state["belief"]
