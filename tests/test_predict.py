@@ -172,6 +172,15 @@ def test_refresh_is_the_average_over_batches() -> None:
     assert model[1].momentum == momentum and model.training and model[3].training
 
 
+def test_refresh_by_keywords_is_refresh_by_position() -> None:
+    found = []
+    for batches in ([torch.arange(8.0).view(4, 2)], [{"input": torch.arange(8.0).view(4, 2)}]):
+        norm = nn.BatchNorm1d(2)
+        bb.refresh_batchnorm(norm, batches)
+        found.append(norm.running_mean)
+    assert torch.equal(*found) and torch.equal(found[0], torch.tensor([3.0, 4.0]))
+
+
 def test_refresh_of_each_sample() -> None:
     model, optimizer = network()
     posterior, x, batches = optimizer.posterior(), torch.randn(7, 5), [torch.randn(40, 5) * 5]
@@ -316,7 +325,7 @@ def test_spread_of_probabilities() -> None:
     assert torch.equal(bb.Prediction(outputs[:1]).probs_std, torch.zeros(1, 2))
 
 
-@pytest.mark.parametrize(("batches", "words"), [(torch.zeros(4, 3), "use \\[x\\]"), ([{"x": 1}], "got dict")])
+@pytest.mark.parametrize(("batches", "words"), [(torch.zeros(4, 3), "use \\[x\\]"), ([1], "got int")])
 def test_what_is_no_batches(batches: object, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         bb.refresh_batchnorm(nn.BatchNorm1d(3), batches)
