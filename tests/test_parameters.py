@@ -51,6 +51,18 @@ def test_real_by_module() -> None:
     assert "up.weight" in names(binary)
 
 
+def test_many_weights_of_unknown_layers_are_named_and_few_are_not() -> None:
+    """A table of positions is such a tensor, too, but a small one."""
+    model = nn.Module()
+    model.layer, model.table = nn.Linear(8, 8), nn.Parameter(torch.ones(5, 3))
+    assert "table" in names(bb.split_parameters(model)[1])
+    model.table = nn.Parameter(torch.ones(4, 4))
+    with pytest.warns(UserWarning, match=r"does not know stay real \(1, the largest 'table' of a Module\); name them"):
+        bb.split_parameters(model)
+    bb.split_parameters(model, real=["table"])
+    assert "table" in names(bb.split_parameters(model, binary=["table"])[0])
+
+
 def test_real_that_matches_nothing_names_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"'head.wieght' matches no parameter; the nearest name is 'head.weight'"):
         bb.split_parameters(UserNetwork(), real=["head.wieght"])

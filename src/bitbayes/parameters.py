@@ -52,8 +52,8 @@ def split_parameters(
         ValueError: If no parameter is binary, or an entry of `real` or `binary` matches nothing.
 
     Warns:
-        UserWarning: If a layer of another kind has a weight matrix that neither `real` nor `binary` names, so that it
-            stays real.
+        UserWarning: If layers of other kinds have many weights that neither `real` nor `binary` names, so that they
+            stay real.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
@@ -75,10 +75,11 @@ def split_parameters(
     names = dict(model.named_parameters())
     wished = {id(names[name]) for name in _matched(model, "binary", binary)}
     refused = {id(names[name]) for name in _matched(model, "real", real)}
-    _warn_of_others(model, found | kept | wished | refused)
+    known = found | kept | wished | refused
     found = ((found - kept) | wished) - refused
     learnt = [(name, parameter) for name, parameter in names.items() if parameter.requires_grad]
     first = [pair for pair in learnt if id(pair[1]) in found]
+    _warn_of_others(model, known, sum(parameter.numel() for _, parameter in first))
     if not first:
         raise ValueError(
             f"{type(model).__name__} has no binary parameters: no trainable weights of Linear, Conv, recurrent or "
@@ -116,19 +117,19 @@ def _embeddings(model: nn.Module) -> Iterator[nn.Module]:
             yield head
 
 
-def _warn_of_others(model: nn.Module, known: set[int]) -> None:
-    """Warn of weight matrices in layers that this module does not know.
+def _warn_of_others(model: nn.Module, known: set[int], binary: int) -> None:
+    """Warn of weight matrices in layers that this module does not know, if they hold a quarter of the binary weights.
 
-    A tensor whose first dimension has one entry is one of positions or a token, which is added to a batch.
+    Fewer weights are usually a table of positions or the like, which should stay real.
     """
     others: dict[str, tuple[int, str]] = {}
     for path, module in model.named_modules():
         if not isinstance(module, _REAL_LAYERS):
             for name, parameter in module.named_parameters(path, recurse=False):
-                several = sum(size > 1 for size in parameter.shape) > 1 and len(parameter) > 1
+                several = sum(size > 1 for size in parameter.shape) > 1
                 if several and parameter.requires_grad and id(parameter) not in known:
                     others[name] = parameter.numel(), type(module).__name__
-    if others:
+    if others and 4 * sum(count for count, _ in others.values()) >= binary:
         largest = max(others, key=lambda name: others[name][0])
         warnings.warn(
             f"weight matrices in layers that split_parameters does not know stay real ({len(others)}, the largest "
