@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from bitbayes.packed import PackedFileError, PackedNetwork, Program, Step, load
+from bitbayes.packed.backends.runtime import random_inputs
 from bitbayes.packed.format.bits import row_bytes
 from bitbayes.packed.format.check import held
 from bitbayes.packed.format.ops import OPS, Value
@@ -116,7 +117,7 @@ def counts(program, rng):
     elif action == 1:
         step = rng.choice(steps)
         step["from"] = [rng.randrange(steps.index(step) + 1) for _ in range(rng.choice([1, 2, 2, 256]))]
-        step["op"] = rng.choice([step["op"], "concat", "add"])
+        step["op"] = rng.choice([step["op"], "concat", "add", "multiply"])
         if step["op"] == "concat":
             step.pop("tensors", None)
             step["settings"] = {"axis": rng.randint(1, 3)}
@@ -131,12 +132,21 @@ def counts(program, rng):
         step.pop("tensors", None)
 
 
+def tokens(program, rng):
+    """Change heads, scales, ends of slices, and what is added to a mean of squares."""
+    keys = ("heads", "scale", "causal", "axis", "begin", "end", "eps", "centre")
+    places = [(step["settings"], key) for step in program["steps"] for key in keys if key in settings(step)]
+    for _ in range(rng.randint(1, 3) if places else 0):
+        holder, key = rng.choice(places)
+        holder[key] = rng.choice([*ODD_COUNTS[:9], True, False, 1e-30, 0.5, 1e30, -1])
+
+
 def samples(program, rng):
     """Change the number of networks, and mend the tensors only now and then."""
     program["samples"] = rng.choice([1, 2, 3, 64, 1000, 4096, 4097])
 
 
-STRUCTURE = {"shapes": shapes, "windows": windows, "counts": counts, "samples": samples}
+STRUCTURE = {"shapes": shapes, "windows": windows, "counts": counts, "tokens": tokens, "samples": samples}
 
 
 def settings(step):
@@ -194,6 +204,9 @@ def mend(program, tensors, rng):
                     )
                     if tensor.shape != like and math.prod(like) < 1 << 20:
                         tensor = np.zeros(like, tensor.dtype)
+                elif role in ("table", "offset"):
+                    size = math.prod(shape)
+                    tensor = np.resize(tensor, size) if role == "offset" and size < 1 << 20 else tensor
                 elif tensor.shape[0] not in (1, shape[0]):
                     tensor = np.resize(tensor, shape[0]) if shape[0] < 1 << 18 else tensor[:1]
                 mine[role] = tensor
@@ -236,7 +249,7 @@ def attempt(path):
     weights = sum(8 * tensor.nbytes if tensor.dtype == np.uint8 else tensor.size for tensor in tensors)
     own = 4 * (numbers + weights) + os.path.getsize(path)
     work = sum(value.size + value.binary + value.real + STEP for value in network.values) * program.samples
-    x, run = np.random.default_rng(0).standard_normal((1, *program.input), np.float32), work <= MOST
+    x, run = random_inputs(network, 1), work <= MOST
     for backend in BACKENDS:
         runtime = load(network, backend)
         if run:
@@ -296,7 +309,7 @@ def run(total, folder, seed=0, several=100):
     torch.set_num_threads(1)
     rng, folder, originals, warm = random.Random(seed), Path(folder), [], []
     folder.mkdir(parents=True, exist_ok=True)
-    for make, networks in itertools.product((FUZZ["network"], images), (1, 3)):
+    for make, networks in itertools.product((FUZZ["network"], FUZZ["encoder"], images), (1, 3)):
         network = make(networks)
         warm.append(folder / f"original-{seed}-{len(warm)}.safetensors")
         warm[-1].write_bytes(FUZZ["unsealed"](network, warm[-1]))

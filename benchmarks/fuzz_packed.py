@@ -5,6 +5,7 @@
 """
 
 import argparse
+import itertools
 import json
 import random
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from bitbayes.packed import PackedFileError, PackedNetwork, Program, Step, load
+from bitbayes.packed.backends.runtime import random_inputs
 
 ALLOWED = 8 << 20  # bytes on top of four times the file: what Python takes to read the longest program
 # fmt: off
@@ -51,6 +53,31 @@ def network(samples=1):
         Step("softmax", (9,), "j", {"axis": 1}),
     )
     return PackedNetwork(Program((2, 3, 4), samples, steps, {"recipe": "none"}), tensors)
+
+
+def encoder(samples=1):
+    """Return a small network on token ids with the operations of transformers."""
+    generator = np.random.default_rng(1)
+    lead = () if samples == 1 else (samples,)
+    tensors = {
+        "0.table": generator.random((7, 8), np.float32),
+        "1.offset": generator.random((*lead, 40), np.float32),
+        "3.weight": generator.integers(0, 256, (*lead, 24, 1), dtype=np.uint8),
+    }
+    conv = {"kernel": [1], "stride": [1], "padding": [0], "dilation": [1], "groups": 1}
+    parts = [Step("slice", (4,), "d", {"axis": 1, "begin": 8 * i, "end": 8 * i + 8}) for i in range(3)]
+    steps = (
+        Step("embed", (0,), "a (Embedding)", {}, {"table": "0.table"}),
+        Step("offset", (1,), "b", {}, {"offset": "1.offset"}),
+        Step("norm", (2,), "c (LayerNorm)", {"centre": True, "eps": 1e-5}),
+        Step("conv", (3,), "d (Linear)", conv, {"weight": "3.weight"}),
+        *parts,
+        Step("attention", (5, 6, 7), "e", {"heads": 2, "scale": 0.5, "causal": True}),
+        Step("multiply", (8, 3), "f"),
+        Step("slice", (9,), "g", {"axis": 2, "begin": 0, "end": 1}),
+        Step("reshape", (10,), "h", {"shape": [8]}),
+    )
+    return PackedNetwork(Program((5,), samples, steps), tensors)
 
 
 def unsealed(network, path):
@@ -173,7 +200,7 @@ def check(path):
         size = Path(path).stat().st_size
         assert peak <= 4 * size + ALLOWED, f"{peak} bytes of memory for a file of {size}"
     if sum(value.size + value.binary + value.real for value in read.values) < 1 << 20:
-        x = np.random.default_rng(0).standard_normal((2, *read.program.input))
+        x = random_inputs(read, 2)
         with np.errstate(all="ignore"):  # a flipped bit may make a scale of 1e38
             assert load(read).outputs(x).shape == (read.program.samples, 2, *read.values[-1].shape)
     return None
@@ -183,12 +210,12 @@ def run(count, folder, seed=0):
     """Check so many files, and return counts of (kind, refused)."""
     rng, path, found = random.Random(seed), Path(folder) / "net.safetensors", Counter()
     originals = []
-    for samples in (1, 3):
-        path.write_bytes(unsealed(network(samples), path))
+    for samples, make in itertools.product((1, 3), (network, encoder)):
+        path.write_bytes(unsealed(make(samples), path))
         assert check(path) is None
         originals.append(path.read_bytes())
     for index in range(count):
-        kind, data = mutated(originals[index % 2], rng)
+        kind, data = mutated(originals[index % len(originals)], rng)
         path.write_bytes(data)
         try:
             refusal = check(path)

@@ -58,17 +58,29 @@ FORMS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "add": [({}, {})],
     "concat": [({"axis": 2}, {})],
     "softmax": [({"axis": 1}, {}), ({"axis": 3}, {})],
+    "multiply": [({}, {})],
+    "slice": [({"axis": axis, "begin": 1, "end": end}, {}) for axis, end in ((1, 2), (3, 5))],
+    "offset": [({}, {"offset": RNG.standard_normal(120).astype(np.float32)})],
+    "embed": [({}, {"table": RNG.standard_normal((9, 3)).astype(kind)}) for kind in (np.float32, np.float16)],
+    "norm": [({"centre": centre, "eps": eps}, {}) for centre in (False, True) for eps in (1e-12, 0.5)],
+    "attention": [({"heads": 3, "scale": 0.7, "causal": causal}, {}) for causal in (False, True)],
 }
+SHAPES = {"linear": [120], "attention": [12, 10]}  # of what an operation takes that does not take three axes
 
 
 def network(op: str, settings: dict[str, Any], tensors: dict[str, Any], *, signs: bool) -> PackedNetwork:
-    """The operation on numbers, or on signs."""
+    """The operation on numbers, on signs, or on token ids."""
     steps = [Step("sign", (0,))] if signs else []
-    if op == "linear":
-        steps.append(Step("reshape", (len(steps),), "", {"shape": [120]}))
-    sources = (len(steps),) * (2 if op in ("add", "concat") else 1)
+    if op in SHAPES:
+        steps.append(Step("reshape", (len(steps),), "", {"shape": SHAPES[op]}))
+    sources = (len(steps),) * {"add": 2, "multiply": 2, "concat": 2, "attention": 3}.get(op, 1)
     steps.append(Step(op, sources, "", settings, {role: role for role in tensors}))
-    return PackedNetwork(Program((4, 5, 6), 1, tuple(steps)), tensors)
+    return PackedNetwork(Program((7,) if op == "embed" else (4, 5, 6), 1, tuple(steps)), tensors)
+
+
+def outputs(packed: PackedNetwork, backend: str, x: np.ndarray) -> np.ndarray:
+    """The outputs of a backend, which takes tensors if it is torch."""
+    return np.asarray(load(packed, backend).outputs(__import__("torch").tensor(x) if backend == "torch" else x))
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -79,10 +91,10 @@ def test_every_operation_on_every_backend(backend, op):
     if backend == "openvino" and importlib.util.find_spec(backend) is None:
         needs.OPENVINO.skip()
     x = (np.random.default_rng(1).integers(-24, 25, (3, 4, 5, 6)) / 16).astype(np.float32)
-    for (settings, tensors), signs in [(form, signs) for form in FORMS[op] for signs in (False, True)]:
+    x = np.random.default_rng(1).integers(0, 9, (3, 7)) if op == "embed" else x
+    for (settings, tensors), signs in [(form, signs) for form in FORMS[op] for signs in (False, op != "embed")]:
         packed = network(op, settings, tensors, signs=signs)
-        wanted = load(packed).outputs(x)
-        got = np.asarray(load(packed, backend).outputs(__import__("torch").tensor(x) if backend == "torch" else x))
+        wanted, got = load(packed).outputs(x), outputs(packed, backend, x)
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5, err_msg=f"{op} {settings} {signs}")
 
 

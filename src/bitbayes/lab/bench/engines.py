@@ -8,10 +8,9 @@ import timeit
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from bitbayes.lab.bench.rivals import openvino_rival, torch_bfloat16, without_bits
 from bitbayes.packed import PackedNetwork, load
+from bitbayes.packed.backends.runtime import random_inputs
 from bitbayes.packed.format.bits import Array
 from bitbayes.table import Table
 
@@ -83,7 +82,7 @@ def measure(calls: Mapping[str, Call], turns: int, clock: Callable[[], float] = 
 
 def bench(network: PackedNetwork, batch: int, threads: int, turns: int = 7) -> list[Timing]:
     """Time all engines of `ENGINES` in order on random inputs, and restore torch's number of threads."""
-    x = np.random.default_rng(0).standard_normal((batch, *network.program.input)).astype(np.float32)
+    x = random_inputs(network, batch)
     try:
         import torch
     except ImportError:

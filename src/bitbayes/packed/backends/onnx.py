@@ -18,7 +18,7 @@ from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 
 _OPSET, _IR = 13, 7  # of 2020, the first version in which softmax takes one axis, so that old runtimes can read it
-_FLOAT = 1  # onnx.TensorProto.FLOAT
+_FLOAT, _INT64 = 1, 7  # onnx.TensorProto.FLOAT and INT64
 _DOMAIN = "qonnx.custom_op.general"
 
 
@@ -89,8 +89,11 @@ def _model(graph: _Graph) -> Any:
     graph.prune()
     make = onnx.helper
     ends = [
-        make.make_tensor_value_info(name, _FLOAT, [graph.batch, *value.shape])
-        for name, value in (("input", network.values[0]), ("output", network.values[-1]))
+        make.make_tensor_value_info(name, kind, [graph.batch, *value.shape])
+        for name, kind, value in (
+            ("input", _FLOAT if network.tokens is None else _INT64, network.values[0]),
+            ("output", _FLOAT, network.values[-1]),
+        )
     ]
     nodes = [make.make_node(op, *ends, name=name, **more) for op, *ends, name, more in graph.nodes]
     tensors = [onnx.numpy_helper.from_array(tensor, name) for name, tensor in graph.tensors.items()]
@@ -306,6 +309,47 @@ def _reshape(graph: _Graph, step: Step) -> None:
         graph.add("Reshape", x, graph.own("shape", [0, *shape]))
 
 
+def _slice(graph: _Graph, step: Step) -> None:
+    places = (graph.own(key, [step.settings[key]]) for key in ("begin", "end", "axis"))
+    graph.add("Slice", graph.source(step), *places)
+
+
+def _offset(graph: _Graph, step: Step) -> None:
+    offset = graph.network.tensors_of(step)["offset"].reshape(1, *graph.network.source_shape(step))
+    graph.add("Add", graph.source(step), graph.own("offset", offset, np.float32))
+
+
+def _embed(graph: _Graph, step: Step) -> None:
+    table = graph.constant(step.tensors["table"], graph.network.tensors_of(step)["table"].astype(np.float32))
+    graph.add("Transpose", graph.add("Gather", table, graph.source(step), last=False), perm=[0, 2, 1])
+
+
+def _norm(graph: _Graph, step: Step) -> None:
+    x = graph.source(step)
+    if step.settings["centre"]:
+        x = graph.add("Sub", x, graph.add("ReduceMean", x, axes=[1], last=False), last=False)
+    square = graph.add("ReduceMean", graph.add("Mul", x, x, last=False), axes=[1], last=False)
+    size = graph.add("Sqrt", graph.add("Add", square, graph.number(step.settings["eps"]), last=False), last=False)
+    graph.add("Div", x, size)
+
+
+def _attention(graph: _Graph, step: Step) -> None:
+    heads, names, shapes = step.settings["heads"], list[str](), [graph.network.values[s].shape for s in step.sources]
+    for which, (channels, tokens) in enumerate(shapes):
+        split = graph.own(f"heads{which}", [0, heads, channels // heads, tokens])
+        names.append(graph.add("Reshape", graph.source(step, which), split, last=False))
+    rows = graph.add("Transpose", names[0], perm=[0, 1, 3, 2], last=False)
+    scores = graph.add("MatMul", rows, names[1], last=False)
+    scores = graph.add("Mul", scores, graph.number(step.settings["scale"]), last=False)
+    if step.settings["causal"]:
+        seen = graph.own("seen", np.tri(shapes[0][1], shapes[1][1], dtype=bool), np.bool_)
+        scores = graph.add("Where", seen, scores, graph.number(-np.inf), last=False)
+    weights = graph.add("Softmax", scores, axis=3, last=False)
+    turned = graph.add("Transpose", weights, perm=[0, 1, 3, 2], last=False)
+    mixed = graph.add("MatMul", names[2], turned, last=False)
+    graph.add("Reshape", mixed, graph.own("shape", [0, *graph.network.values[graph.index + 1].shape]))
+
+
 def _pad(graph: _Graph, step: Step) -> None:
     pads = graph.own("pads", [0, *step.settings["before"], 0, *step.settings["after"]])
     graph.add("Pad", graph.real(graph.source(step)), pads)
@@ -338,6 +382,12 @@ _STEPS: Mapping[str, Callable[[_Graph, Step], Any]] = {
     "permute": lambda g, s: g.add("Transpose", g.source(s), perm=[0, *s.settings["axes"]]),
     "pad": _pad,
     "add": lambda g, s: g.add("Add", g.source(s), g.source(s, 1)),
+    "multiply": lambda g, s: g.add("Mul", g.source(s), g.source(s, 1)),
     "concat": _concat,
     "softmax": lambda g, s: g.add("Softmax", g.source(s), axis=s.settings["axis"]),
+    "slice": _slice,
+    "offset": _offset,
+    "embed": _embed,
+    "norm": _norm,
+    "attention": _attention,
 }

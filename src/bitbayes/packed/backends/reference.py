@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.packed.backends.runtime import Runtime, Steps, checked
+from bitbayes.packed.backends.runtime import Runtime, Steps, checked, sliced
 from bitbayes.packed.format.bits import Array, sign_products, unpack_signs
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
@@ -56,6 +56,10 @@ def computed(network: PackedNetwork, index: int, sources: list[Array], sample: i
         result = _products(sources[0], tensors["weight"], signs)
     elif step.op == "conv":
         result = _conv(sources[0], tensors["weight"], step, signs)
+    elif step.op == "embed":
+        result = tensors["table"][sources[0]].swapaxes(1, 2)
+    elif step.op == "offset":
+        result = sources[0] + tensors["offset"].reshape(sources[0].shape[1:])
     else:
         shaped = {role: _along(tensor, sources[0]) for role, tensor in tensors.items()}
         result = _STEPS[step.op](sources, step, shaped)
@@ -167,6 +171,30 @@ def _softmax(x: Array, axis: int) -> Array:
     return grown / grown.sum(axis, keepdims=True)
 
 
+def _norm(x: Array, *, centre: bool, eps: float) -> Array:
+    x = x - x.mean(1, keepdims=True) if centre else x
+    return x / np.sqrt(np.square(x).mean(1, keepdims=True) + eps)
+
+
+def _attention(sources: list[Array], step: Step) -> npt.NDArray[np.float32]:
+    heads, (inputs, _, count), (_, channels, others) = step.settings["heads"], sources[0].shape, sources[2].shape
+    out = np.empty((inputs, channels, count), np.float32)
+    hidden = ~np.tri(count, others, dtype=bool) if step.settings["causal"] else None
+    several = max(1, _CHUNK // (heads * count * others))
+    for start in range(0, inputs, several):
+        part = slice(start, start + several)
+        q, k, v = (x[part].reshape(-1, heads, x.shape[1] // heads, x.shape[2]) for x in sources)
+        scores = q.swapaxes(2, 3).astype(np.float64) @ k.astype(np.float64)
+        scores *= step.settings["scale"]
+        if hidden is not None:
+            scores[..., hidden] = -np.inf
+        scores -= scores.max(-1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= scores.sum(-1, keepdims=True)
+        out[part] = (v.astype(np.float64) @ scores.swapaxes(2, 3)).reshape(out[part].shape)
+    return out
+
+
 def _pad(x: Array, settings: Mapping[str, Any]) -> Array:
     return np.pad(x, ((0, 0), *zip(settings["before"], settings["after"], strict=True)))
 
@@ -187,6 +215,10 @@ _STEPS: dict[str, Callable[[list[Array], Step, dict[str, Array]], Array]] = {
     "permute": lambda xs, step, t: xs[0].transpose(0, *step.settings["axes"]),
     "pad": lambda xs, step, t: _pad(xs[0], step.settings),
     "add": lambda xs, step, t: xs[0] + xs[1],
+    "multiply": lambda xs, step, t: xs[0] * xs[1],
     "concat": lambda xs, step, t: np.concatenate(xs, step.settings["axis"]),
     "softmax": lambda xs, step, t: _softmax(xs[0].astype(np.float64), step.settings["axis"]),
+    "slice": lambda xs, step, t: xs[0][sliced(step)],
+    "norm": lambda xs, step, t: _norm(xs[0].astype(np.float64), **step.settings),
+    "attention": lambda xs, step, t: _attention(xs, step),
 }

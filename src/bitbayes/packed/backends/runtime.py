@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import PackedNetwork
+from bitbayes.packed.format.program import Step
 from bitbayes.prediction import Prediction
 
 
@@ -28,13 +29,14 @@ class Runtime(ABC):
         """Return the raw outputs of all C networks, in float32.
 
         Args:
-            x: Inputs, shape (N, ...).
+            x: Inputs, shape (N, ...): finite floating-point numbers, or token ids of any integer type if the network
+                begins with an embedding.
 
         Returns:
             Shape (C, N, ...).
 
         Raises:
-            ValueError: If the inputs have another shape, are not floating-point numbers, or are not finite.
+            ValueError: If the inputs have another shape or type, are not finite, or are no ids of the network.
         """
 
     def predict(self, x: Any) -> Prediction[Any]:
@@ -127,7 +129,10 @@ def check_inputs(network: PackedNetwork, shape: tuple[int, ...], floating: bool,
     if tuple(shape[1:]) != wanted or not shape:
         expected = ", ".join(map(str, ("N", *wanted)))
         raise ValueError(f"expected inputs of shape ({expected}), got {tuple(shape)}")
-    if not floating:
+    if network.tokens is not None:
+        if floating or "int" not in str(dtype):
+            raise ValueError(f"expected token ids, which are integers below {network.tokens}, got {dtype}")
+    elif not floating:
         how = "scale and normalise them as in training" if network.inputs is None else "call network.prepare(x) first"
         raise ValueError(f"expected floating-point inputs, got {dtype}; {how}")
 
@@ -138,13 +143,38 @@ def check_finite(finite: bool) -> None:
         raise ValueError("expected finite inputs, got NaN or infinities; remove or replace them")
 
 
-def checked(network: PackedNetwork, x: Any) -> npt.NDArray[np.float32]:
-    """Return inputs as a float32 array, after checking them."""
+def check_tokens(network: PackedNetwork, ids: Any) -> None:
+    """Raise ValueError for token ids, in an array or a tensor, that a network does not have."""
+    assert network.tokens is not None
+    least, most = (int(ids.min()), int(ids.max())) if math.prod(ids.shape) else (0, 0)
+    if least < 0 or most >= network.tokens:
+        raise ValueError(f"expected token ids from 0 to {network.tokens - 1}, got {least if least < 0 else most}")
+
+
+def checked(network: PackedNetwork, x: Any) -> Array:
+    """Return inputs as an array of float32 numbers or int32 token ids, after checking them."""
     x = np.asarray(x)
     check_inputs(network, x.shape, np.issubdtype(x.dtype, np.floating), x.dtype)
+    if network.tokens is not None:
+        check_tokens(network, x)
+        return x.astype(np.int32, copy=False)
     x = x.astype(np.float32, copy=False)
     check_finite(bool(np.isfinite(x).all()))
     return x
+
+
+def random_inputs(network: PackedNetwork, count: int, seed: int = 0) -> Array:
+    """Return random inputs (count, ...) of a network: standard normal numbers, or token ids."""
+    rng, shape = np.random.default_rng(seed), (count, *network.program.input)
+    if network.tokens is not None:
+        return rng.integers(0, network.tokens, shape, np.int32)
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def sliced(step: Step) -> tuple[slice, ...]:
+    """Return the index of the entries that a slice keeps, for a value with its batch."""
+    settings = step.settings
+    return (*[slice(None)] * settings["axis"], slice(settings["begin"], settings["end"]))
 
 
 def in_pieces(network: PackedNetwork, x: Array, most: int, run: Callable[[Array], Array]) -> Array:

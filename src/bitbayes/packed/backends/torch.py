@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitbayes.bits import unpack_signs
-from bitbayes.packed.backends.runtime import Runtime, Steps, check_finite, check_inputs
+from bitbayes.packed.backends.runtime import Runtime, Steps, check_finite, check_inputs, check_tokens, sliced
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
@@ -51,8 +51,12 @@ class TorchRuntime(Runtime):
         """Return the raw outputs of all C networks, shape (C, N, ...), float32, for inputs of shape (N, ...)."""
         x = torch.as_tensor(x)
         check_inputs(self.network, tuple(x.shape), x.is_floating_point(), x.dtype)
-        x = x.to(self.device, torch.float32)
-        check_finite(bool(x.isfinite().all()))
+        if self.network.tokens is not None:
+            check_tokens(self.network, x)
+            x = x.to(self.device, torch.int64)
+        else:
+            x = x.to(self.device, torch.float32)
+            check_finite(bool(x.isfinite().all()))
         # Sums of signs are exact only in float32. TF32 and bfloat16 would also round real values.
         with torch.autocast(self.device.type, enabled=False), _full_precision():
             return torch.stack(list(self._steps.run(x, self._value)))
@@ -88,7 +92,9 @@ def unpacked(network: PackedNetwork, index: int, tensors: Tensors, sample: int) 
     step, rank, found = network.program.steps[index], len(network.values[index + 1].shape), Tensors()
     for role, every in tensors.items():
         tensor = every[sample % len(every)]
-        if role != "weight":
+        if role == "offset":
+            found[role] = tensor.float().view(network.values[index + 1].shape)
+        elif role not in ("weight", "table"):
             found[role] = tensor.float().view(-1, *[1] * (rank - 1))
         elif tensor.dtype == torch.uint8:
             fan = step.fan_in(network.source_shape(step))
@@ -145,6 +151,17 @@ def _avg_pool(x: Tensor, step: Step) -> Tensor:
     return _of_rank("avg_pool", x)(x, s.kernel, s.stride, s.padding, False, step.settings["count_padding"])
 
 
+def _norm(x: Tensor, *, centre: bool, eps: float) -> Tensor:
+    last = x.movedim(1, -1).contiguous()
+    return (F.layer_norm if centre else F.rms_norm)(last, last.shape[-1:], eps=eps).movedim(-1, 1)
+
+
+def _attention(xs: list[Tensor], step: Step) -> Tensor:
+    query, key, value = (x.unflatten(1, (step.settings["heads"], -1)).transpose(2, 3) for x in xs)
+    settings = {"scale": step.settings["scale"], "is_causal": step.settings["causal"]}
+    return F.scaled_dot_product_attention(query, key, value, **settings).transpose(2, 3).flatten(1, 2)
+
+
 def _pad(x: Tensor, step: Step) -> Tensor:
     pairs = zip(reversed(step.settings["before"]), reversed(step.settings["after"]), strict=True)  # the last axis first
     return F.pad(x, [size for pair in pairs for size in pair])
@@ -168,6 +185,12 @@ _STEPS: dict[str, Callable[[list[Tensor], Step, Tensors], Tensor]] = {
     "permute": lambda xs, step, t: xs[0].permute(0, *step.settings["axes"]),
     "pad": lambda xs, step, t: _pad(xs[0], step),
     "add": lambda xs, step, t: xs[0] + xs[1],
+    "multiply": lambda xs, step, t: xs[0] * xs[1],
     "concat": lambda xs, step, t: torch.cat(xs, step.settings["axis"]),
     "softmax": lambda xs, step, t: xs[0].softmax(step.settings["axis"]),
+    "slice": lambda xs, step, t: xs[0][sliced(step)],
+    "offset": lambda xs, step, t: xs[0] + t["offset"],
+    "embed": lambda xs, step, t: F.embedding(xs[0], t["table"]).movedim(-1, 1),
+    "norm": lambda xs, step, t: _norm(xs[0], **step.settings),
+    "attention": lambda xs, step, t: _attention(xs, step),
 }

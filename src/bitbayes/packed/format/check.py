@@ -11,7 +11,7 @@ import numpy as np
 
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.file import DTYPES
-from bitbayes.packed.format.ops import OPS, Op, Tensors, Value, bounded
+from bitbayes.packed.format.ops import OPS, Op, Tensors, Value, bounded, scores_shape
 from bitbayes.packed.format.program import PackedFileError, Program, Step
 from bitbayes.packed.format.sliding import Sliding
 
@@ -21,7 +21,10 @@ MAX_RUNS = 1 << 20  # most steps of all C networks together
 MAX_AGAIN = 1 << 26  # most weights that steps share with earlier steps; a runtime prepares them for each step
 _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 _REAL = ("F32", "F16")
-_VECTORS = {"scale": _REAL, "shift": _REAL, "slope": _REAL, "threshold": ("I32",), "direction": ("I8",)}
+_VECTORS = {
+    **dict.fromkeys(("scale", "shift", "slope", "offset"), _REAL),
+    **{"threshold": ("I32",), "direction": ("I8",)},
+}
 
 
 def check_program(program: Program, tensors: Tensors) -> tuple[list[Value], set[str]]:
@@ -56,11 +59,18 @@ def check_program(program: Program, tensors: Tensors) -> tuple[list[Value], set[
         used.update(step.tensors.values())
     if set(tensors) != used:
         raise PackedFileError(f"{len(set(tensors) - used)} tensors belong to no step")
+    if token_steps(program) and any(0 in step.sources and step.op != "embed" for step in program.steps):
+        raise PackedFileError("the input is token ids, so no operation but embed may take it")
     names = {name for name, differs in differing.items() if differs}
     _check_cost(program, values, names)
     _check_tied(program, values, tensors)
     _check_inputs(program, values[-1])
     return values, names
+
+
+def token_steps(program: Program) -> list[Step]:
+    """Return the steps that look token ids up; the input is token ids if there are any."""
+    return [step for step in program.steps if step.op == "embed"]
 
 
 def _check_cost(program: Program, values: Sequence[Value], differing: set[str]) -> None:
@@ -78,12 +88,14 @@ def _check_tied(program: Program, values: Sequence[Value], tensors: Tensors) -> 
     """Check how many weights are shared between steps."""
     seen, again = set[str](), 0
     for step in program.steps:
-        name = step.tensors.get("weight")
-        if name is not None:
-            tensor, fan = tensors[name], step.fan_in(values[step.sources[0]].shape)
-            rows = math.prod(tensor.shape[:-1]) if tensor.dtype == np.uint8 else tensor.size // fan
-            again += rows * fan if name in seen else 0
-            seen.add(name)
+        for role in ("weight", "table", "offset"):
+            name = step.tensors.get(role)
+            if name is not None:
+                size = tensors[name].size
+                if tensors[name].dtype == np.uint8:
+                    size = math.prod(tensors[name].shape[:-1]) * step.fan_in(values[step.sources[0]].shape)
+                again += size if name in seen else 0
+                seen.add(name)
     if again > MAX_AGAIN:
         raise PackedFileError(f"steps reuse more than {MAX_AGAIN} weights of earlier steps")
 
@@ -92,7 +104,8 @@ def held(program: Program, values: Sequence[Value], differing: set[str]) -> int:
     """Return the largest count of numbers that are needed at the same time for one input.
 
     A value is needed from the step that makes it to the last step that takes it. Steps with sliding windows also need a
-    padded copy of their source. If a value differs between the networks, the values of all networks count.
+    padded copy of their source, and attention needs its scores. If a value differs between the networks, the values of
+    all networks count.
 
     Example:
         >>> program = Program((4,), 1, (Step("tanh", (0,)), Step("tanh", (0,)), Step("add", (1, 2))))
@@ -109,14 +122,18 @@ def held(program: Program, values: Sequence[Value], differing: set[str]) -> int:
     now = most = sizes[0]
     for index, (step, size) in enumerate(zip(program.steps, sizes[1:], strict=True)):
         now += size
-        copies = _padded(step, values[step.sources[0]].shape) * (program.samples if step.sources[0] in own else 1)
+        sources = [values[source] for source in step.sources]
+        copies = scratch(step, sources) * (program.samples if not own.isdisjoint(step.sources) else 1)
         most = max(most, now + copies)
         now -= ends[index]
     return most
 
 
-def _padded(step: Step, shape: tuple[int, ...]) -> int:
-    """Return the number of entries of a step's padded source, or 0 without padding."""
+def scratch(step: Step, sources: Sequence[Value]) -> int:
+    """Return the number of entries that a step needs beside its sources and result: a padded source, or scores."""
+    if step.op == "attention":
+        return math.prod(scores_shape(sources, step))
+    shape = sources[0].shape
     if "padding" not in step.settings:
         return 0
     sliding = Sliding.of(step.settings)
@@ -156,6 +173,8 @@ def check_tensors(program: Program, values: Sequence[Value], tensors: Tensors) -
 def _check_inputs(program: Program, output: Value) -> None:
     """Raise PackedFileError if a program does not match its description of inputs and classes."""
     if program.inputs is not None:
+        if token_steps(program):
+            raise PackedFileError("inputs: the input is token ids, which have no description")
         try:
             program.inputs.check_shape(program.input)
             program.inputs.check_outputs(output.shape)
@@ -173,9 +192,9 @@ def _tensors(op: Op, step: Step, tensors: Tensors, samples: int, differing: dict
             raise PackedFileError(f"there is no tensor {name!r}")
         tensor = tensors[name]
         dtype = _NAMES.get(tensor.dtype, str(tensor.dtype))
-        if dtype not in _VECTORS.get(role, ("U8", *_REAL)):
+        if dtype not in _VECTORS.get(role, _REAL if role == "table" else ("U8", *_REAL)):
             raise PackedFileError(f"{role} cannot have the type {dtype}")
-        rank = 1 if role in _VECTORS else 2
+        rank = 1 if role in _VECTORS else 2  # without the axis of networks
         if role == "weight" and dtype in _REAL and step.op == "conv":
             kernel = step.settings.get("kernel")
             rank += len(kernel) if isinstance(kernel, list | tuple) else 0

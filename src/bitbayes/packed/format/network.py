@@ -15,7 +15,7 @@ import numpy.typing as npt
 from bitbayes.conformal import ConformalSets
 from bitbayes.hub import Description, Pretrained
 from bitbayes.packed.format.bits import Array, crossing, float_above, unpack_signs
-from bitbayes.packed.format.check import check_program, check_tensors, own_values
+from bitbayes.packed.format.check import check_program, check_tensors, own_values, token_steps
 from bitbayes.packed.format.describe import described
 from bitbayes.packed.format.file import read_file, write_file
 from bitbayes.packed.format.images import images_of, vectors_of
@@ -97,6 +97,12 @@ class PackedNetwork(Pretrained):
         except PackedFileError as error:
             raise PackedFileError(f"{path}: {error}") from error.__cause__
 
+    @functools.cached_property
+    def tokens(self) -> int | None:
+        """Number of token ids, from 0, that inputs may hold; None if the inputs are real numbers."""
+        tables = [self.tensors_of(step)["table"] for step in token_steps(self.program)]
+        return min(map(len, tables), default=None)
+
     @property
     def inputs(self) -> Inputs | None:
         """Description of the inputs; None if the file has none."""
@@ -141,6 +147,8 @@ class PackedNetwork(Pretrained):
         Raises:
             ValueError: If the network has no description of its inputs.
         """
+        if self.tokens is not None:
+            raise ValueError("the network takes token ids; give integers of shape (N, tokens) as they are")
         if self.inputs is None:
             raise ValueError(
                 "the network does not say what its inputs are; pack it again with bitbayes pack, or with "

@@ -17,6 +17,7 @@ from bitbayes.packed.format.bits import Array, row_bytes
 from bitbayes.packed.format.program import PackedFileError, Step, finite_number, whole_number, whole_numbers
 
 MAX_VALUE = 1 << 24  # most numbers of a value for one input
+MIN_EPSILON = 1e-30  # least number that a norm adds to a mean of squares, so that nothing is divided by zero
 MAX_MEANS = 1 << 12  # most windows of an adaptive pool along an axis, each of which is computed separately
 
 
@@ -180,9 +181,9 @@ def _pad(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     return Value(tuple(map(sum, zip(shape, before, after, strict=True))))
 
 
-def _add(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+def _two(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     if values[0].shape != values[1].shape:
-        raise PackedFileError(f"cannot add shapes {list(values[0].shape)} and {list(values[1].shape)}")
+        raise PackedFileError(f"cannot combine shapes {list(values[0].shape)} and {list(values[1].shape)}")
     return Value(values[0].shape, real=values[0].size)
 
 
@@ -211,6 +212,51 @@ def _softmax(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     return Value(values[0].shape, real=3 * values[0].size)
 
 
+def _embed(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    if step.sources != (0,) or len(values[0].shape) != 1:
+        raise PackedFileError(f"takes token ids, which are an input of one axis, got shape {list(values[0].shape)}")
+    if not len(tensors["table"]):
+        raise PackedFileError("the table has no rows")
+    shape = (tensors["table"].shape[1], *values[0].shape)
+    return Value(shape, real=math.prod(shape))
+
+
+def _norm(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    return Value(values[0].shape, real=8 * values[0].size)
+
+
+def scores_shape(values: Sequence[Value], step: Step) -> tuple[int, int, int]:
+    """Return the shape of the scores of an attention: heads, queries and keys; raise an error if its sources differ."""
+    heads, shapes = step.settings["heads"], [list(value.shape) for value in values]
+    query, key, value = shapes
+    if not all(len(shape) == 2 and shape[0] % heads == 0 for shape in shapes):
+        raise PackedFileError(f"takes channels of {heads} heads and tokens, got shapes {', '.join(map(str, shapes))}")
+    if query[0] != key[0] or key[1] != value[1]:
+        raise PackedFileError(f"queries {query}, keys {key} and values {value} do not fit together")
+    return heads, query[1], key[1]
+
+
+def _attention(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    scores = bounded(Value(scores_shape(values, step)))
+    channels = values[0].shape[0] + values[2].shape[0]  # of all heads
+    shape = (values[2].shape[0], values[0].shape[1])
+    return Value(shape, real=2 * channels * math.prod(scores.shape[1:]) + 4 * scores.size)
+
+
+def _offset(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    _expect("offset", tensors["offset"], (values[0].size,))
+    return Value(values[0].shape, real=values[0].size)
+
+
+def _slice(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    shape, begin, end = list(values[0].shape), step.settings["begin"], step.settings["end"]
+    axis = _axis(step, shape)
+    if not begin < end <= shape[axis]:
+        raise PackedFileError(f"entries {begin} to {end} are not within the {shape[axis]} of axis {axis + 1}")
+    shape[axis] = end - begin
+    return Value(tuple(shape), values[0].signs)
+
+
 _sizes = functools.partial(whole_numbers, least=1)
 _size = functools.partial(whole_number, least=1)
 
@@ -223,6 +269,12 @@ def _flag(value: Any, what: str) -> bool:
     if not isinstance(value, bool):
         raise PackedFileError(f"{what} must be true or false")
     return value
+
+
+def _epsilon(value: Any, what: str) -> float:
+    if not MIN_EPSILON <= finite_number(value, what) <= 1:
+        raise PackedFileError(f"{what} must be from {MIN_EPSILON:g} to 1, got {value}")
+    return float(value)
 
 
 _WEIGHT = frozenset({"weight"})
@@ -244,7 +296,13 @@ OPS: Mapping[str, Op] = {
     "reshape": Op(1, _reshape, {"shape": _sizes}),
     "permute": Op(1, _permute, {"axes": _sizes}),
     "pad": Op(1, _pad, {"before": whole_numbers, "after": whole_numbers}),
-    "add": Op(2, _add),
+    "add": Op(2, _two),
+    "multiply": Op(2, _two),
     "concat": Op(0, _concat, {"axis": _size}),
     "softmax": Op(1, _softmax, {"axis": _size}),
+    "slice": Op(1, _slice, {"axis": _size, "begin": whole_number, "end": _size}),
+    "offset": Op(1, _offset, needed=frozenset({"offset"})),
+    "embed": Op(1, _embed, needed=frozenset({"table"})),
+    "norm": Op(1, _norm, {"centre": _flag, "eps": _epsilon}),
+    "attention": Op(3, _attention, {"heads": _size, "scale": finite_number, "causal": _flag}),
 }

@@ -14,7 +14,8 @@ from bitbayes.packed.format.inputs import Inputs, short
 from bitbayes.packed.format.sliding import Sliding
 
 MAX_TEXT, MAX_STEPS, MAX_SOURCES, MAX_SAMPLES, MAX_NUMBER = 1 << 18, 4096, 256, 4096, (1 << 31) - 1
-VERSION = 2  # version that is written; version 1, which had no `inputs`, can still be read
+VERSION = 3  # newest version; version 1 had no `inputs`, and version 2 had none of the operations of `ENCODERS`
+ENCODERS = frozenset({"multiply", "slice", "offset", "embed", "norm", "attention"})
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}", re.ASCII)  # names of tensors, which are never used as paths
 LABEL = re.compile(r"[A-Za-z0-9_.,:()\- ]{0,200}", re.ASCII)  # texts that are shown on terminals
 
@@ -103,7 +104,7 @@ class Program:
 
 
 def program_text(program: Program) -> str:
-    """Return a program as JSON, which `parse_program` reads.
+    """Return a program as JSON, which `parse_program` reads, in the oldest version that has its operations.
 
     Example:
         >>> program_text(Program((3,), 1, (Step("sign", (0,)),)))
@@ -113,7 +114,8 @@ def program_text(program: Program) -> str:
     for step in program.steps:
         optional = {"name": step.name, "settings": dict(step.settings), "tensors": dict(step.tensors)}
         steps.append({"op": step.op, "from": step.sources} | {key: value for key, value in optional.items() if value})
-    whole: dict[str, Any] = {"version": VERSION, "input": program.input, "samples": program.samples, "steps": steps}
+    version = VERSION if any(step.op in ENCODERS for step in program.steps) else VERSION - 1
+    whole: dict[str, Any] = {"version": version, "input": program.input, "samples": program.samples, "steps": steps}
     whole |= {"about": dict(program.about)} if program.about else {}
     whole |= {"inputs": _entry(program.inputs)} if program.inputs else {}
     return json.dumps(whole, separators=(",", ":"), allow_nan=False)
@@ -156,9 +158,11 @@ def parse_program(text: str) -> Program:
     if any("\ud800" <= letter <= "\udfff" for text in (*about, *about.values()) for letter in text):
         raise PackedFileError("about holds half a character (a lone surrogate)")
     inputs = _inputs(row["inputs"]) if "inputs" in row else None
-    return Program(
-        shape, samples, tuple(_step(index, entry) for index, entry in enumerate(row["steps"])), about, inputs
-    )
+    steps = tuple(_step(index, entry) for index, entry in enumerate(row["steps"]))
+    newer = next((step.op for step in steps if step.op in ENCODERS), None) if version < VERSION else None
+    if newer is not None:
+        raise PackedFileError(f"version {version} of the format has no operation {newer!r}")
+    return Program(shape, samples, steps, about, inputs)
 
 
 def whole_number(value: Any, what: str, least: int = 0, most: int = MAX_NUMBER) -> int:

@@ -398,7 +398,8 @@ def _softmax(code: _Writer, group: Group) -> str:
 def _each(code: _Writer, group: Group) -> str:
     """Return lines for an elementwise step; a reshaped value that is the output is copied."""
     shape = code.shape(group.first)
-    result = " + ".join(code.entry(source, "at") for source in group.step.sources)
+    sign = " * " if group.step.op == "multiply" else " + "
+    result = sign.join(code.entry(source, "at") for source in group.step.sources)
     target = code.store(group, "at", _channel("at", shape))
     return _nest([_loop("at", math.prod(shape))], f"const float s = {result};", target)
 
@@ -411,7 +412,7 @@ def _channel(index: str, shape: Sequence[int]) -> str:
 _STEPS: Mapping[str, Callable[[_Writer, Group], str]] = {
     "linear": _linear,
     "conv": _conv,
-    **dict.fromkeys((*EACH, "add", "reshape"), _each),
+    **dict.fromkeys((*EACH, "add", "multiply", "reshape"), _each),
     **dict.fromkeys(("max_pool", "avg_pool", "adaptive_avg_pool"), _pool),
     "softmax": _softmax,
 }

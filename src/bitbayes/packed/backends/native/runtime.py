@@ -96,9 +96,13 @@ class NativeRuntime(Runtime):
             return _Job(self._as_reference(index, tensors), step.sources, index + 1)
         if step.op == "max_pool" and made.signs:
             return _Job(steps.pooled_signs(step.sliding), step.sources, index + 1)
+        if step.op == "embed":
+            return _Job(steps.embedding(tensors["table"]), step.sources, index + 1)
         if step.op not in FAST:
             return _Job(self._as_reference(index, tensors), step.sources, index + 1)
         fast, shaped = FAST[step.op], {role: along(tensor, len(made.shape)) for role, tensor in tensors.items()}
+        if step.op == "offset":
+            shaped = {role: tensor.reshape(-1, 1, *made.shape) for role, tensor in shaped.items()}
         return _Job(lambda sources: fast([floats(x) for x in sources], step, shaped), step.sources, index + 1)
 
     def _wasteful(self, step: Step, signs: bool) -> bool:

@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbayes.packed.backends.native.products import NumberProduct, RealProduct, SignProduct, Signs, pack_places
+from bitbayes.packed.backends.runtime import sliced
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
 
 _ROWS = 1 << 23  # numbers that a convolution gathers at a time
+_SCORES = 1 << 18  # scores of an attention at a time, so that they stay in a cache
 _TAPS = 1 << 10  # most taps of a window that is pooled tap by tap
 # Coefficients of 1 − Φ by Abramowitz & Stegun, 7.1.26, whose error is below 1e-7.
 _TAIL = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
@@ -175,6 +177,46 @@ def _gelu(x: Array, *, tanh: bool) -> Array:
     return x * np.where(x > 0, 1 - tail, tail)
 
 
+def _norm(x: Array, *, centre: bool, eps: float) -> Array:
+    """Normalise the channels of each place; in memory they are last."""
+    x = np.ascontiguousarray(np.moveaxis(x, 2, -1))
+    x = x - x.mean(-1, keepdims=True) if centre else x
+    return np.moveaxis(x / np.sqrt(np.square(x).mean(-1, keepdims=True) + np.float32(eps)), -1, 2)
+
+
+def _attention(sources: list[Array], step: Step) -> Array:
+    """Return softmax(scale · queries · keysᵀ) · values for each head, some inputs at a time."""
+    heads, scale, causal = (step.settings[key] for key in ("heads", "scale", "causal"))
+    most = max(len(x) for x in sources)
+    query, key, value = (_by_head(np.broadcast_to(x, (most, *x.shape[1:])), heads) for x in sources)
+    (inputs, _, count, _), others = query.shape, key.shape[2]
+    out = np.empty((inputs, count, heads, value.shape[-1]), np.float32)  # channels last
+    hidden = ~np.tri(count, others, dtype=bool) if causal else None
+    several = max(1, _SCORES // (heads * count * others))
+    for start in range(0, inputs, several):
+        part = slice(start, start + several)
+        scores = query[part] @ key[part].swapaxes(2, 3)
+        scores *= np.float32(scale)
+        if hidden is not None:
+            scores[..., hidden] = -np.inf
+        scores -= scores.max(-1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= scores.sum(-1, keepdims=True)
+        np.matmul(scores, value[part], out=out[part].swapaxes(1, 2))
+    return np.moveaxis(out.reshape(most, -1, count, heads * value.shape[-1]), -1, 2)
+
+
+def _by_head(x: Array, heads: int) -> Array:
+    """Return (S, N, channels, tokens) as (S N, heads, tokens, channels of a head), with channels last in memory."""
+    last = np.ascontiguousarray(np.moveaxis(x, 2, -1))
+    return last.reshape(-1, last.shape[2], heads, last.shape[3] // heads).swapaxes(1, 2)
+
+
+def embedding(table: Array) -> Compute:
+    """Look token ids (1, N, tokens) up in tables (S, ids, channels)."""
+    return lambda sources: np.moveaxis(table[:, floats(sources[0])[0]].astype(np.float32, copy=False), -1, 2)
+
+
 def _above(x: Array, t: Tensors) -> Signs:
     return _signs((x * t["direction"] if "direction" in t else x) >= t.get("threshold", np.float32(0)))
 
@@ -189,5 +231,11 @@ FAST: Mapping[str, Callable[[list[Array], Step, Tensors], Held]] = {
     "max_pool": lambda xs, step, t: _pool(xs[0], step.sliding, -np.inf, np.maximum),
     "avg_pool": lambda xs, step, t: _avg_pool(xs[0], step),
     "add": lambda xs, step, t: xs[0] + xs[1],
+    "multiply": lambda xs, step, t: xs[0] * xs[1],
+    "norm": lambda xs, step, t: _norm(xs[0], **step.settings),
+    "attention": lambda xs, step, t: _attention(xs, step),
+    "offset": lambda xs, step, t: xs[0] + t["offset"],
+    "slice": lambda xs, step, t: xs[0][(slice(None), *sliced(step))],
+    "permute": lambda xs, step, t: xs[0].transpose(0, 1, *(axis + 1 for axis in step.settings["axes"])),
     "reshape": lambda xs, step, t: xs[0].reshape(*xs[0].shape[:2], *step.settings["shape"]),
 }

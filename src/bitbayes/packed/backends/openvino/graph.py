@@ -43,7 +43,7 @@ def graph(network: PackedNetwork, inputs: int, ranges: Mapping[int, float]) -> t
         The model, and arrays that must stay alive until it is compiled, because constants share their memory.
     """
     keep: list[Any] = []
-    x = ops.parameter([inputs, *network.program.input], ov.Type.f32)
+    x = ops.parameter([inputs, *network.program.input], ov.Type.f32 if network.tokens is None else ov.Type.i32)
     outputs = [_Graph(network, inputs, sample, ranges, keep).run(x) for sample in range(different(network))]
     return ov.Model([ops.result(output) for output in outputs], [x], "bitbayes"), keep
 
@@ -76,6 +76,10 @@ class _Graph(NamedTuple):
             else:
                 rank = len(self.network.source_shape(step))
                 shaped = {role: _along(tensor, rank) for role, tensor in tensors.items()}
+                if step.op == "offset":
+                    shaped["offset"] = shaped["offset"].reshape(1, *self.network.source_shape(step))
+                elif step.op == "embed":
+                    shaped = {"table": tensors["table"].astype(np.float32)}
                 values.append(_STEPS[step.op]([number(source) for source in sources], step, shaped, self.inputs))
         return number(values[-1])
 
@@ -191,6 +195,35 @@ def _avg_pool(x: Node, step: Step) -> Node:
     return ops.avg_pool(x, s.stride, s.padding, s.padding, s.kernel, not step.settings["count_padding"])
 
 
+def _embed(ids: Node, table: Array) -> Node:
+    return ops.transpose(ops.gather(ops.constant(table), ids, np.int32(0)), [0, 2, 1])
+
+
+def _norm(x: Node, *, centre: bool, eps: float) -> Node:
+    axes = np.array([1], np.int64)
+    x = ops.subtract(x, ops.reduce_mean(x, axes, True)) if centre else x
+    square = ops.reduce_mean(ops.multiply(x, x), axes, True)
+    return ops.divide(x, ops.sqrt(ops.add(square, np.float32(eps))))
+
+
+def _attention(xs: Sequence[Node], step: Step, inputs: int) -> Node:
+    heads, shapes = step.settings["heads"], [list(x.get_output_shape(0)) for x in xs]
+    count, others = shapes[0][2], shapes[1][2]
+    split = zip(xs, shapes, strict=True)
+    query, key, value = (ops.reshape(x, [inputs, heads, c // heads, size], False) for x, (_, c, size) in split)
+    scores = ops.multiply(ops.matmul(query, key, True, False), np.float32(step.settings["scale"]))
+    if step.settings["causal"]:
+        seen = np.tri(count, others, dtype=bool)
+        scores = ops.select(seen, scores, np.float32(-np.inf))
+    mixed = ops.matmul(value, ops.softmax(scores, 3), False, True)
+    return ops.reshape(mixed, [inputs, shapes[2][1], count], False)
+
+
+def _slice(x: Node, step: Step) -> Node:
+    begin, end, one, axis = ([step.settings[key]] if key else [1] for key in ("begin", "end", "", "axis"))
+    return ops.slice(x, *(np.array(numbers, np.int64) for numbers in (begin, end, one, axis)))
+
+
 def _pad(x: Node, step: Step) -> Node:
     before, after = ([0, *step.settings[key]] for key in ("before", "after"))
     return ops.pad(x, before, after, "constant", np.float32(0))
@@ -210,6 +243,12 @@ _STEPS: Mapping[str, Callable[[list[Node], Step, Mapping[str, Array], int], Node
     "permute": lambda xs, step, t, n: ops.transpose(xs[0], [0, *step.settings["axes"]]),
     "pad": lambda xs, step, t, n: _pad(xs[0], step),
     "add": lambda xs, step, t, n: ops.add(xs[0], xs[1]),
+    "multiply": lambda xs, step, t, n: ops.multiply(xs[0], xs[1]),
     "concat": lambda xs, step, t, n: ops.concat(xs, step.settings["axis"]),
     "softmax": lambda xs, step, t, n: ops.softmax(xs[0], step.settings["axis"]),
+    "slice": lambda xs, step, t, n: _slice(xs[0], step),
+    "offset": lambda xs, step, t, n: ops.add(xs[0], t["offset"]),
+    "embed": lambda xs, step, t, n: _embed(xs[0], t["table"]),
+    "norm": lambda xs, step, t, n: _norm(xs[0], **step.settings),
+    "attention": lambda xs, step, t, n: _attention(xs, step, n),
 }

@@ -13,7 +13,7 @@ import numpy as np
 from bitbayes.packed.backends.openvino.graph import different, graph
 from bitbayes.packed.backends.openvino.quiet import openvino
 from bitbayes.packed.backends.reference import ReferenceRuntime, input_ranges
-from bitbayes.packed.backends.runtime import Runtime, check_inputs, checked, in_pieces
+from bitbayes.packed.backends.runtime import Runtime, checked, in_pieces, random_inputs
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import PackedNetwork
 
@@ -90,9 +90,7 @@ class OpenVinoRuntime(Runtime):
         self._requests: dict[int, Any] = {}
         self._check()
         if inputs is not None and allow:
-            inputs = np.ascontiguousarray(inputs, np.float32)
-            check_inputs(network, inputs.shape, True, inputs.dtype)
-            self._allow, self._inputs = tuple(allow), inputs[:_MOST]
+            self._allow, self._inputs = tuple(allow), np.ascontiguousarray(checked(network, inputs)[:_MOST])
             self._ranges = input_ranges(network, self._inputs) if "int8" in allow else {}
             self._requests.clear()
             self.chosen.clear()
@@ -108,7 +106,7 @@ class OpenVinoRuntime(Runtime):
             self._requests[count] = self._chosen(count)
         whole = x
         if count > len(x):
-            whole = np.zeros((count, *x.shape[1:]), np.float32)
+            whole = np.zeros((count, *x.shape[1:]), x.dtype)
             whole[: len(x)] = x
         return self._results(self._requests[count], whole)[:, : len(x)]
 
@@ -139,8 +137,7 @@ class OpenVinoRuntime(Runtime):
 
         Only half of the inputs must agree, because a sum of real numbers may be rounded across a threshold.
         """
-        shape = (_CHECKED, *self.network.program.input)
-        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        x = random_inputs(self.network, _CHECKED)
         wanted, got = ReferenceRuntime(self.network).outputs(x), self.outputs(x)
         usual = np.where(np.isfinite(wanted), np.abs(wanted), 0).max()  # an infinite number is close to everything
         with np.errstate(invalid="ignore"):
