@@ -49,19 +49,20 @@ class Refusal(Exception):
 
 
 class Builder:
-    """Builder of a program: the steps so far, and the values of the traced nodes."""
+    """Builder of a program: the steps so far, and the values of the traced nodes.
 
-    def __init__(self) -> None:
+    Args:
+        evaluate: Function that returns the tensor of a constant node in the traced network.
+    """
+
+    def __init__(self, evaluate: Callable[[Node], Any]) -> None:
+        self.evaluate = evaluate
         self.layer = ""  # name of the layer from which the next steps come
         self.drafts: list[Draft] = []
-        self.values: dict[Node, int] = {}
+        self.values: dict[Node, Any] = {}  # what `axes.Traced` describes; several for a node that makes several tensors
         self.constants: set[Node] = set()  # nodes that depend on no input
-
-    def value(self, node: Any) -> int:
-        """Return the number of a value that an operation takes."""
-        if not isinstance(node, Node) or node not in self.values:
-            raise Refusal("its arguments must depend on the input")
-        return self.values[node]
+        self.sizes: set[Node] = set()  # nodes that hold the batch size, or a multiple of it
+        self._moves: dict[tuple[str, int, tuple[int, ...]], int] = {}
 
     def constant(self, node: Any) -> bool:
         """Return whether an argument is a number or a node that does not depend on the input."""
@@ -71,6 +72,13 @@ class Builder:
         """Append a step, and return the number of its value."""
         self.drafts.append(Draft(op, tuple(sources), self.layer, settings, constants))
         return len(self.drafts)
+
+    def moved(self, op: str, source: int, key: str, numbers: list[int]) -> int:
+        """Return the number of a reshaped or permuted value, which is made once for all that take it."""
+        move = (op, source, tuple(numbers))
+        if move not in self._moves:
+            self._moves[move] = self.add(op, [source], **{key: numbers})  # pyright: ignore[reportArgumentType]
+        return self._moves[move]
 
 
 def split_scale(weight: Array) -> tuple[Array, Array]:

@@ -147,7 +147,9 @@ def _signs(drafts: list[Draft], value: int) -> bool:
     if value == 0:
         return False
     draft = drafts[value - 1]
-    if draft.op in ("reshape", "permute", "concat", "max_pool") or (draft.op == "affine" and not draft.tensors):
+    if draft.op in ("reshape", "permute", "slice", "concat", "max_pool") or (
+        draft.op == "affine" and not draft.tensors
+    ):
         return all(_signs(drafts, source) for source in draft.sources)
     return draft.op in ("sign", "threshold")
 

@@ -38,7 +38,8 @@ def pack(
 
     Args:
         model: Network to pack. It is evaluated in eval mode, and its state is restored afterwards.
-        example: Inputs in float32, shape (N, ...), with any N. They determine the shape of the packed network's inputs.
+        example: Inputs in float32, shape (N, ...), or token ids in int64, shape (N, tokens), with any N. They determine
+            the shape of the packed network's inputs.
         posterior: Posterior over the binary parameters, keyed by the model's parameter names. None packs a single
             network with the model's current weights.
         samples: Number of networks to sample. They equal those that `bitbayes.predict` samples.

@@ -12,18 +12,10 @@ from bitbayes.parameters import Follower
 from bitbayes.rules.marks import drawn_by
 
 ADVICE = "pack the part of the network before or after it, or run the network in torch"
-_EMBEDDING = dict.fromkeys(("Embedding", "EmbeddingBag"), "an embedding of token ids has no packed form")
 _RECURRENT = dict.fromkeys(
     ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"), "a recurrent layer has no packed form"
 )
-_ATTENTION = dict.fromkeys(
-    (
-        *("MultiheadAttention", "Transformer", "TransformerEncoder", "TransformerEncoderLayer"),
-        *("TransformerDecoder", "TransformerDecoderLayer"),
-    ),
-    "attention has no packed form",
-)
-_REASONS = {**_EMBEDDING, **_RECURRENT, **_ATTENTION}
+_REASONS = {**_RECURRENT, "EmbeddingBag": "a bag of embeddings has no packed form"}
 
 
 def whole_layer(kinds: Iterable[str]) -> str | None:
@@ -40,8 +32,8 @@ def first_refused(model: nn.Module) -> str | None:
     """Return a sentence about the first layer of a network that cannot be packed, or None if there is none.
 
     Example:
-        >>> first_refused(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Embedding(3, 2)))
-        "layer '1 (Embedding)' cannot be packed: an embedding of token ids has no packed form"
+        >>> first_refused(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.GRU(2, 2)))
+        "layer '1 (GRU)' cannot be packed: a recurrent layer has no packed form"
     """
     for name, module in model.named_modules():
         kind = type(module).__name__
@@ -54,25 +46,22 @@ def check_packable(model: nn.Module, example: Tensor) -> None:
     """Raise ValueError for an average of networks, and for examples that no packed network accepts.
 
     Raises:
-        ValueError: If the model is an average of networks, or the example is not float32 of shape (N, ...).
+        ValueError: If the model is an average of networks, or the example is neither float32 of shape (N, ...) nor
+            token ids of shape (N, tokens).
     """
     if isinstance(model, AveragedModel):
         raise ValueError(
             "got an AveragedModel, whose weights are means of binary weights and so not binary; pack the network that "
             "it averages, after optimizer.eval(), or several draws, by bb.pack(model, x, optimizer.posterior())"
         )
-    if example.dtype == torch.float32 and example.dim() >= 2 and len(example):
-        return
-    found = f"{example.dtype} of shape {tuple(example.shape)}"
-    refused = None if example.is_floating_point() else first_refused(model)
-    if refused is not None:
+    numbers = example.dtype == torch.float32 and example.dim() >= 2
+    tokens = example.dtype in (torch.int64, torch.int32) and example.dim() == 2
+    if not len(example) or not (numbers or tokens):
         raise ValueError(
-            f"example is {found}, as token ids are; packed networks take float32 inputs, and {refused}; {ADVICE}"
+            "example must be float32 inputs of shape (N, ...) or token ids (int64) of shape (N, tokens), N at least 1, "
+            f"got {example.dtype} of shape {tuple(example.shape)}; give inputs as the network computes with them, "
+            "scaled and normalised as in training"
         )
-    raise ValueError(
-        f"example must be float32 inputs of shape (N, ...), N at least 1, got {found}; give inputs as the network "
-        "computes with them, scaled and normalised as in training"
-    )
 
 
 def check_mode(model: nn.Module, otherwise: str = "") -> None:

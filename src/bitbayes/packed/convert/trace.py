@@ -5,10 +5,11 @@ Values that depend only on parameters and buffers are computed once per network.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +21,9 @@ from torch.export import Dim, ExportedProgram, export
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
+from bitbayes.packed.convert.axes import BATCH_SIZE, Traced, as_torch, sizes_of
 from bitbayes.packed.convert.draft import Builder, Draft, Refusal, split_scale, stacked
-from bitbayes.packed.convert.layers import LAYERS, shape_of
+from bitbayes.packed.convert.layers import LAYERS
 from bitbayes.packed.convert.refusals import ADVICE, first_refused, whole_layer
 from bitbayes.packed.format.bits import Array
 
@@ -31,6 +33,7 @@ Tensors = dict[tuple[int, str], Array]  # tensors by index of the step and role
 # Operations that change no number in eval mode.
 _ALIASES = {"to", "_to_copy", "detach", "detach_", "alias", "clone", "contiguous", "lift_fresh_copy"}
 _DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
+_REPEATED = {"expand", "repeat", "zeros", "ones", "full", "new_zeros", "new_ones", "new_full"}
 _CHECKS = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"}
 
 
@@ -42,7 +45,7 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
     """
     example = example[:1].expand(2, *example.shape[1:]).clone()  # torch.export would treat a batch of one as a constant
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _plain_attention():
             warnings.simplefilter("ignore")  # warnings of torch about itself
             program = export(model, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
             calls = [node.target for node in program.graph.nodes]
@@ -50,10 +53,26 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
                 program = program.run_decompositions({})  # such as ReLU(inplace=True)
     except Exception as error:  # torch.export raises any error of the network's code
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        refused = first_refused(model)
-        about = f"; {refused}; {ADVICE}" if refused else ""
-        raise ValueError(f"torch.export cannot trace {type(model).__name__}: {lines[0][:200]}{about}") from error
+        advice = ""
+        if refused := first_refused(model):
+            advice = f"; {refused}; {ADVICE}"
+        elif "specialized it to be a constant" in str(error):
+            advice = "; it treats the batch size as fixed: write x.shape[0] where it has len(x) or a number"
+        elif example.is_floating_point() and any(isinstance(module, nn.Embedding) for module in model.modules()):
+            advice = "; it has an embedding, so give token ids (int64) of shape (N, tokens) as the example"
+        raise ValueError(f"torch.export cannot trace {type(model).__name__}: {lines[0][:200]}{advice}") from error
     return program
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Keep torch from replacing a layer of attention by one operation, which a faster path of its own computes."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
@@ -64,53 +83,124 @@ def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
     Raises:
         ValueError: If a layer cannot be packed. The message names the layer.
     """
-    graph, builder, s = _simplified(program.graph), Builder(), program.graph_signature
-    names = {**s.inputs_to_parameters, **s.inputs_to_buffers, **s.inputs_to_lifted_tensor_constants}
-    leaves, folded, output = dict[Node, str](), list[Node](), None
+    graph, constants, output = _simplified(program.graph), _Constants(program), None
+    builder = Builder(constants.evaluate)
     for node in graph.nodes:
-        if node.op == "placeholder" and node.name in names:
-            leaves[node] = names[node.name]
+        if constants.take(builder, node):
             builder.constants.add(node)
         elif node.op == "placeholder":
-            if 0 in builder.values.values():
+            if builder.values:
                 raise ValueError("the network must take one tensor")
-            builder.values[node] = 0
+            builder.values[node] = Traced.plain(0, sizes_of(node)[1:])
         elif node.op == "output":
             outputs = node.args[0]
             if not isinstance(outputs, Sequence) or len(outputs) != 1 or not isinstance(outputs[0], Node):
                 raise ValueError("the network must return one tensor")
             output = outputs[0]
-        elif all(source in builder.constants for source in node.all_input_nodes):
-            folded.append(node)
-            builder.constants.add(node)
+        elif isinstance(node.meta.get("val"), torch.SymInt):
+            builder.sizes.add(node)
         else:
             _convert(builder, node)
     if output not in builder.values:
         raise ValueError("the network's output does not depend on its input")
     builder.layer = _layer(output)
-    builder.add("affine", [builder.values[output]])  # the last step makes the output; folding removes the identity
+    # The last step makes the output; folding removes the identity.
+    _refusing(builder, output, lambda: builder.add("affine", [as_torch(builder, output)]))
 
     networks = []
-    with torch.no_grad():
-        for state in states:
-            whole = {**program.constants, **state}
-            known: dict[Node, Any] = {node: whole[name] for node, name in leaves.items() if name in whole}
-            for node in folded:
-                args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
-                known[node] = node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]
-            networks.append(_tensors(builder, known, networks[0] if networks else None))
+    for state in states:
+        networks.append(_tensors(builder, constants.of(state), networks[0] if networks else None))
     return _with_tensors(builder, networks)
+
+
+class _Constants:
+    """Nodes that depend on no input, and their tensors in a network.
+
+    A constant that is only repeated along the batch, such as a learned token, has a batch of one here.
+    """
+
+    def __init__(self, program: ExportedProgram) -> None:
+        s = program.graph_signature
+        self._names = {**s.inputs_to_parameters, **s.inputs_to_buffers, **s.inputs_to_lifted_tensor_constants}
+        self._program, self._leaves, self._computed = program, dict[Node, str](), list[Node]()
+        self._traced: dict[Node, Any] | None = None  # constants of the traced network
+
+    def take(self, builder: Builder, node: Node) -> bool:
+        """Return whether a node is a constant, and keep it if it is."""
+        if node.op == "placeholder":
+            if node.name in self._names:
+                self._leaves[node] = self._names[node.name]
+            return node in self._leaves
+        if node.op != "call_function" or isinstance(node.meta.get("val"), torch.SymInt):
+            return False
+        inputs = node.all_input_nodes
+        sizes = [source for source in inputs if source in builder.sizes]
+        if not all(source in builder.constants or source in sizes for source in inputs):
+            return False
+        repeated = bool(sizes) or any(BATCH_SIZE in sizes_of(source) for source in inputs)
+        if sizes and not (_packet(node) in _REPEATED and sizes == [_first_size(node)]):
+            return False
+        if repeated and sizes_of(node)[0] != BATCH_SIZE:  # it may depend on the batch size
+            return False
+        self._computed.append(node)
+        return True
+
+    def of(self, state: State) -> dict[Node, Any]:
+        """Return the constants of a network."""
+        whole = {**self._program.constants, **state}
+        return self._completed({node: whole[name] for node, name in self._leaves.items() if name in whole})
+
+    def evaluate(self, node: Node) -> Any:
+        """Return a constant of the traced network."""
+        self._traced = self.of(self._program.state_dict) if self._traced is None else self._completed(self._traced)
+        return self._traced[node]
+
+    def _completed(self, known: dict[Node, Any]) -> dict[Node, Any]:
+        with torch.no_grad():
+            for node in self._computed:
+                if node not in known:
+                    args, kwargs = map_arg((node.args, node.kwargs), lambda each: known.get(each, 1))
+                    known[node] = node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]
+        return known
+
+
+def _first_size(node: Node) -> Any:
+    """Return the first of the sizes that a node is given."""
+    lists: list[Any] = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, list | tuple)]
+    return lists[0][0] if lists and lists[0] else None
 
 
 def _convert(builder: Builder, node: Node) -> None:
     name, builder.layer = _packet(node), _layer(node)
-    try:
-        if node.target is operator.getitem and node.args[1] == 0:
-            builder.values[node] = builder.value(node.args[0])
-        elif name in LAYERS:
-            builder.values[node] = LAYERS[name](builder, node, _arguments(node))
-        elif name != "sym_size" and name not in _CHECKS:
+
+    def convert() -> Any:
+        if node.target is operator.getitem:
+            arguments: Any = node.args
+            parts, which = builder.values[arguments[0]], arguments[1]
+            if not isinstance(parts, list) and which != 0:
+                raise Refusal("only its first result has a packed form")
+            return parts[which] if isinstance(parts, list) else parts
+        if name != "embedding" and any(_holds_tokens(builder, source) for source in node.all_input_nodes):
+            raise Refusal(
+                "token ids can only be looked up in an embedding; in place of a mask of padding, pack the network for "
+                "sequences of one length"
+            )
+        if name not in LAYERS:
             raise Refusal(f"{name} has no packed form")
+        return LAYERS[name](builder, node, _arguments(node))
+
+    found = _refusing(builder, node, convert)
+    builder.values[node] = Traced.plain(found, sizes_of(node)[1:]) if isinstance(found, int) else found
+
+
+def _holds_tokens(builder: Builder, node: Node) -> bool:
+    return node.op == "placeholder" and node in builder.values and not node.meta["val"].is_floating_point()
+
+
+def _refusing(builder: Builder, node: Node, convert: Callable[[], Any]) -> Any:
+    """Return what a conversion returns; a refusal becomes an error that names the layer."""
+    try:
+        return convert()
     except Refusal as refusal:
         reason = whole_layer(kind for _, kind in _modules(node)) or refusal
         where = f"cannot pack layer {builder.layer!r}"
@@ -128,7 +218,7 @@ def _simplified(graph: Graph) -> Graph:
             graph.erase_node(node)
         elif name in _DROPOUTS:
             same = None if inputs[2] else inputs[0]  # it may also be on in eval mode, and is then refused
-        elif name in _ALIASES or (name == "slice" and shape_of(node) == shape_of(inputs[0])):
+        elif name in _ALIASES or (name == "slice" and node.meta["val"].shape == inputs[0].meta["val"].shape):
             _check_dtype(node)
             same = inputs[0]
         elif name == "sub" and inputs[0] is inputs[1] and not node.kwargs:
@@ -157,15 +247,19 @@ def _tensors(builder: Builder, known: Mapping[Node, Any], first: Tensors | None)
         tensor = known[value] if isinstance(value, Node) else torch.as_tensor(value)
         return tensor.detach().cpu().double().numpy()
 
-    split: dict[Node, tuple[Array, Array]] = {}  # a tied weight is one tensor
+    split: dict[tuple[Node, int], tuple[Array, Array]] = {}  # a tied weight is one tensor
     found: Tensors = {}
     for place, draft in enumerate(builder.drafts):
         for role, constant in draft.tensors.items():
             if isinstance(constant, Node):
-                if constant not in split:
-                    split[constant] = split_scale(known[constant].detach().cpu().float().numpy())
+                key = (constant, len(draft.kernel))
+                if key not in split:
+                    weight, scale = split_scale(known[constant].detach().cpu().float().numpy())
+                    if weight.dtype != np.uint8 and draft.kernel:  # a linear layer may be a convolution
+                        weight = weight.reshape(len(weight), -1, *draft.kernel)
+                    split[key] = weight, scale
                 # The scale belongs to the affine step that follows.
-                found[place, "weight"], found[place + 1, "scale"] = split[constant]
+                found[place, "weight"], found[place + 1, "scale"] = split[key]
             else:
                 found[place, role] = np.atleast_1d(constant(get)).astype(np.float64)
     if first is None:
