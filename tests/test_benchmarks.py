@@ -265,3 +265,13 @@ def test_text_py_trains_every_rule(
     assert training[0] > training[2] and all(0 < cost < 12 for cost in training)
     assert training[3] < training[0]  # STE begins with the float weights
     assert training[6] != training[3]
+@needs.kernels("inference")
+def test_the_share_of_reading_is_that_of_every_shape(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    matvec = importlib.import_module("matvec")
+    monkeypatch.setattr(matvec, "SHAPES", ((64, 64), (96, 1088)))
+    matvec.main(["--turns", "1", "--megabytes", "1"])
+    shares = {line.rsplit(maxsplit=1)[0]: float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[2:]}
+    assert set(shares) == {"64 x 64", "96 x 1088"} and all(0 < share < 1.5 for share in shares.values())

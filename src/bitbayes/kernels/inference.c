@@ -23,7 +23,7 @@
 #define BYTES 16
 #endif
 
-enum { BLOCK = 32, TILE = 4, ROWS = 32, INPUTS = 1024 };
+enum { BLOCK = 32, TILE = 4, ROWS = 32, INPUTS = 1024, AHEAD = 24 };
 
 typedef uint64_t words __attribute__((vector_size(BYTES), aligned(8)));
 typedef uint32_t halves __attribute__((vector_size(BYTES), aligned(4)));
@@ -279,7 +279,12 @@ static void one_row(const float *x, int64_t words32, int64_t blocks, const uint3
             const uint32_t *mine = weights + (b * words32 + begin) * BLOCK;
             floats found[4][HALVES];
             memset(found, 0, sizeof found);
-            for (int64_t k = 0; k < count; k++) accumulate(prepared + k * TABLES, mine + k * BLOCK, found);
+            for (int64_t k = 0; k < count; k++) {
+                const uint32_t *later = mine + (k + AHEAD < count ? k + AHEAD : words32 + k + AHEAD - count) * BLOCK;
+                __builtin_prefetch(later);
+                __builtin_prefetch(later + BLOCK / 2);
+                accumulate(prepared + k * TABLES, mine + k * BLOCK, found);
+            }
             for (int v = 0; v < HALVES; v++) {
                 floats all = (found[0][v] + found[1][v]) + (found[2][v] + found[3][v]);
                 *(floats *)(sums + b * BLOCK + v * NARROW) += all;

@@ -258,7 +258,7 @@ class NumberProduct(_Product):
         self.inputs, self._bits = inputs, bits
         rows = np.zeros((self.networks, self.outputs, 4 * -(-inputs // 32)), np.uint8)
         rows[..., : bits.shape[-1]] = bits
-        self._weights = _blocks(rows.view(np.uint32))
+        self.weights = _blocks(rows.view(np.uint32))  # (networks, blocks, words, outputs of a block)
 
     def __call__(self, x: npt.NDArray[np.float32], threads: int = 1) -> npt.NDArray[np.float32]:
         """Return sums (S, N, outputs) of inputs (S, N, K)."""
@@ -272,9 +272,9 @@ class NumberProduct(_Product):
             whole = np.zeros((*x.shape[:2], 32 * words), np.float32)
             whole[..., : self.inputs] = x
         whole = np.ascontiguousarray(whole, np.float32)
-        numbers = (sources, self.networks // sources, rows, words, self.outputs, self._weights.shape[1])
+        numbers = (sources, self.networks // sources, rows, words, self.outputs, self.weights.shape[1])
         function = library("inference").bitbayes_numbers
-        tensors = (whole, self._weights, self._scale, self._shift, out)
+        tensors = (whole, self.weights, self._scale, self._shift, out)
         _done(function(*numbers, build.threads(threads), *map(_address, tensors)))
         if not math.isfinite(out.sum()):
             self._take_back(x, out)
