@@ -265,6 +265,8 @@ def test_text_py_trains_every_rule(
     assert training[0] > training[2] and all(0 < cost < 12 for cost in training)
     assert training[3] < training[0]  # STE begins with the float weights
     assert training[6] != training[3]
+
+
 @needs.kernels("inference")
 def test_the_share_of_reading_is_that_of_every_shape(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -319,3 +319,18 @@ def test_what_cannot_be_joined_is_refused() -> None:
         joint.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
     joint.real.add_param_group({"params": [nn.Parameter(torch.ones(2))], "lr": 0.5})
     assert [group["lr"] for group in joint.param_groups] == [0.05, 0.03, 0.5]
+
+
+def test_a_network_that_follows_a_joint_optimizer_is_packed_and_counted() -> None:
+    """A copy of the network loses the marks of its parameters, and asks the optimizer that it follows."""
+    model, binary, real = parts("ste-adam")
+    joint = bb.JointOptimizer(binary, real)
+    bb.follow(model, joint)
+    model.train()
+    x = torch.zeros(2, *model[0].weight.shape[1:])
+    for drawn in (model, copy.deepcopy(model)):
+        with pytest.raises(RuntimeError, match="holds weights that a training step of STE drew"):
+            bb.pack(drawn, x)
+    model.eval()
+    bb.pack(model, x)
+    assert bb.summary(model, joint) == bb.summary(model, binary)

@@ -15,6 +15,7 @@ from bitbayes.errors import closest
 from bitbayes.rules.joint import JointOptimizer
 from bitbayes.rules.marks import mark_transposed
 from bitbayes.rules.optimizer import BinaryOptimizer
+from bitbayes.rules.scales import packed_bits
 from bitbayes.rules.shards import reshard
 from bitbayes.table import Table
 
@@ -295,7 +296,7 @@ class Summary:
         return Table("", (), rows, total, align="lllrr").text()
 
 
-def summary(model: nn.Module, binary: Named | BinaryOptimizer | None = None) -> Summary:
+def summary(model: nn.Module, binary: Named | BinaryOptimizer | JointOptimizer | None = None) -> Summary:
     """Count binary and real parameters, their bits and bytes.
 
     Args:
@@ -314,8 +315,10 @@ def summary(model: nn.Module, binary: Named | BinaryOptimizer | None = None) -> 
         >>> summary(model, bb.STE([model.weight], lr=0.1, scale="weight", seed=0)).bytes_packed
         528
     """
+    if isinstance(binary, JointOptimizer):
+        binary = binary.binary
     if isinstance(binary, BinaryOptimizer):
-        sizes = binary.bits()
+        sizes = packed_bits(binary)
         bits = {id(parameter): sizes[name] for name, parameter in binary.named_binary()}
     else:
         bits = {id(p): p.numel() for _, p in (split_parameters(model)[0] if binary is None else binary)}

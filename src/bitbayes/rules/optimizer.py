@@ -131,15 +131,6 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """Iterate over (name, parameter); parameters given without names are called "0", "1", ..."""
         return ((place.name, place.parameter) for place in self._places())
 
-    def bits(self) -> dict[str, int]:
-        """Return the bits of every binary tensor in a packed file, by name: those of its signs and of its scales.
-
-        Example:
-            >>> bb.STE([("w", torch.ones(3, 8))], lr=0.1, scale="weight", seed=0).bits()
-            {'w': 768}
-        """
-        return {place.name: scales.bits(place.parameter, self.state[place.parameter]) for place in self._places()}
-
     @torch.no_grad()
     def named_mode(self) -> Iterator[tuple[str, Tensor]]:
         """Iterate over (name, mode) with modes of exactly ±scale, without changing the parameters."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from bitbayes.noise import Noise
 from bitbayes.rules import shards
 from bitbayes.rules.marks import transposed_groups
 from bitbayes.rules.rule import Options
+
+if TYPE_CHECKING:
+    from bitbayes.rules.optimizer import BinaryOptimizer
 
 KINDS = ("one", "fan_in", "channel", "normal", "weight")
 """Kinds of scales."""
@@ -141,12 +144,20 @@ def _summed(values: Tensor, scale: Tensor, shape: torch.Size) -> Tensor:
     return values.view(shape).sum_to_size(scale.shape)
 
 
-def bits(parameter: Tensor, state: dict[str, Any]) -> int:
-    """Return the bits of a tensor in a packed file: its signs and its scales, unless a single scale is folded away.
+def packed_bits(optimizer: BinaryOptimizer[Any]) -> dict[str, int]:
+    """Return the bits of every binary tensor in a packed file, by name.
 
-    Weights of which each or each group has a size of its own are stored as float32 numbers, whose first bit is the
-    sign.
+    These are its signs and its scales, unless it has a single scale, which is folded away. Weights of which each or
+    each group has a size of its own are stored as float32 numbers, whose first bit is the sign.
+
+    Example:
+        >>> packed_bits(bb.STE([("w", torch.ones(3, 8))], lr=0.1, scale="weight", seed=0))
+        {'w': 768}
     """
+    return {name: _bits(parameter, optimizer.state[parameter]) for name, parameter in optimizer.named_binary()}
+
+
+def _bits(parameter: Tensor, state: dict[str, Any]) -> int:
     scale, weights = state.get("scale"), parameter.numel()
     if scale is None or not scale.dim():
         return weights

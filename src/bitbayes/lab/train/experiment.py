@@ -23,6 +23,7 @@ from bitbayes.lab.train.rules import RULES, RealOptimizer, RuleSpec
 from bitbayes.lab.train.teacher import Teacher
 from bitbayes.parameters import split_parameters
 from bitbayes.rules import BinaryOptimizer
+from bitbayes.rules.scales import packed_bits
 
 
 class StepHooks(Protocol):
@@ -97,7 +98,7 @@ class Experiment:
         if self.optimizer is None:
             binary = bits = _numbers(split_parameters(self.model)[0])
         else:
-            binary, bits = self.binary_weights(), sum(self.optimizer.bits().values())
+            binary, bits = self.binary_weights(), sum(packed_bits(self.optimizer).values())
         return 4 * total, 4 * (total - binary) + (bits + 7) // 8
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from bitbayes.parameters import Follower
+from bitbayes.rules import JointOptimizer
 from bitbayes.rules.marks import drawn_by
 
 ADVICE = "pack the part of the network before or after it, or run the network in torch"
@@ -80,7 +81,9 @@ def check_mode(model: nn.Module, otherwise: str = "") -> None:
     name, rule = next(((name, rule) for name, rule in drawn if rule), (None, None))
     follower = vars(model).get("train")  # survives copying, unlike marks of parameters
     if name is None and isinstance(follower, Follower) and follower.optimizer.training:
-        name, rule = next(follower.optimizer.named_binary())[0], type(follower.optimizer).__name__
+        optimizer = follower.optimizer
+        optimizer = optimizer.binary if isinstance(optimizer, JointOptimizer) else optimizer
+        name, rule = next(optimizer.named_binary())[0], type(optimizer).__name__
     if name is not None:
         raise RuntimeError(
             f"{name!r} holds weights that a training step of {rule} drew, not the mode; call optimizer.eval() (or "
