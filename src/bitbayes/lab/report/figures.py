@@ -179,7 +179,8 @@ def bands_figure(figures: TruthFigures, path: str | Path) -> Path:
         panel.set_xlabel("input (standardised)")
     for panel in panels[::columns]:
         panel.set_ylabel("target (standardised)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    labels = panels[0].get_legend_handles_labels()
+    figure.legend(*labels, loc="outside lower center", ncols=3 * (columns - 1) or 2, frameon=False)
     return save(figure, path)
 
 
