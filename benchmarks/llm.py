@@ -116,13 +116,10 @@ def in_llama_cpp(path: Path, context: int, threads: int) -> Callable[[], Run]:
 def in_torch(model: Any) -> Run:
     """Begin a text in torch, with cached keys and values in the way of the network's class."""
     if hasattr(model, "generate"):  # of Transformers
-        past: dict[str, Any] = {"past_key_values": None}
+        from transformers import DynamicCache
 
-        def run(tokens: list[int]) -> None:
-            out = model(torch.tensor([tokens]), use_cache=True, logits_to_keep=1, **past)
-            past["past_key_values"] = out.past_key_values
-
-        return run
+        past = DynamicCache(config=model.config)
+        return lambda tokens: model(torch.tensor([tokens]), cache=past, logits_to_keep=1)
     cache: list[Any] = []
     return lambda tokens: model(torch.tensor([tokens]), cache)
 
