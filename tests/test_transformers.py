@@ -327,7 +327,7 @@ def test_the_callback_refuses_what_would_fail_at_the_end(tmp_path: Path) -> None
     with pytest.raises(TypeError, match=r"needs a bitbayes.JointOptimizer, but the Trainer has AdamW; pass"):
         plain.train()
     with pytest.raises(ValueError, match="save_only_model=True leaves out"):
-        trained(tmp_path, load_best_model_at_end=True, save_only_model=True)
+        trained(tmp_path, load_best_model_at_end=True, save_only_model=True, save_steps=4)
 
 
 @pytest.mark.filterwarnings("ignore")
