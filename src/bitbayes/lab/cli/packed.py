@@ -87,7 +87,7 @@ class Run(Command):
             numbers from 0 to 1. Images are scaled, converted and normalised as the file describes.
         invert: Invert light and dark. MNIST's digits are light on dark, so black digits on white paper need this.
         data: Instead of inputs, the folder or Hugging Face Hub id of the recipe's data set, or a .npy file with inputs
-            of shape (N, ...) that are already normalised as in training. The recipe sets the default.
+            of shape (N, ...) that are already normalised as in training, or token ids. The recipe sets the default.
             For a network of your own recipe, a folder of pictures in classes, of which the test part counts.
         conformal: Level of the conformal sets to return. At 0.9, the sets of 90% of the inputs hold the true class, if
             the inputs are like the validation data. The file must have been packed with this level.
@@ -147,7 +147,7 @@ examples:
         if runtime.network.inputs is None:
             raise ValueError(
                 f"{self.network} does not describe its inputs; pack the run again with `bitbayes pack`, or give "
-                "normalised inputs with --data INPUTS.npy"
+                "normalised inputs or token ids with --data INPUTS.npy"
             )
         terminal, several = sys.stdout.isatty(), runtime.network.program.samples > 1
         rows, cells = list[dict[str, Any]](), list[dict[str, str]]()
@@ -342,7 +342,8 @@ def _identifier(stem: str) -> str:
 
 
 def _described(network: PackedNetwork) -> str:
-    return f"inputs: {network.inputs or 'not described in the file'}"
+    unknown = "not described in the file" if network.tokens is None else f"token ids below {network.tokens}"
+    return f"inputs: {network.inputs or unknown}"
 
 
 def _cells(row: dict[str, Any], several: bool) -> dict[str, str]:
@@ -370,7 +371,7 @@ def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any],
         if inputs.shape[1:] != network.program.input or not inputs.ndim:
             wanted = ", ".join(map(str, ("N", *network.program.input)))
             raise ValueError(f"{data} has shape {inputs.shape}, expected ({wanted})")
-        if inputs.dtype == np.uint8:
+        if inputs.dtype == np.uint8 and network.tokens is None:
             raise ValueError(f"{data} has type uint8, but --data takes normalised inputs; leave out --data")
         return inputs, None, _is_regression(network), ""
     if data is not None and data.lower().endswith(SUFFIXES):

@@ -13,6 +13,7 @@ from bitbayes.packed.convert.attention import attention, masked, masked_fill, ma
 from bitbayes.packed.convert.axes import (
     BATCH,
     BATCH_SIZE,
+    Axis,
     Traced,
     as_torch,
     axis_of,
@@ -29,7 +30,7 @@ from bitbayes.packed.convert.axes import (
 from bitbayes.packed.convert.draft import Builder, Get, Refusal, Vector
 from bitbayes.packed.format.ops import MIN_EPSILON
 
-# What a node is: a tensor, the value of one that has torch's axes, or several tensors.
+# What a node is: a `Traced` tensor, the value of one that has torch's axes, several tensors, or scores of attention.
 Layer = Callable[[Builder, Node, dict[str, Any]], Any]
 
 
@@ -106,7 +107,11 @@ def _aligned(b: Builder, x: Traced, *constants: Any) -> tuple[Traced, list[Vecto
     channels = x.axes[along.pop()] if along else x.stored[1]
     if channels != x.stored[1]:
         x = stored_as(b, x, ((BATCH,), channels, *x.others(channels)))
-    return x, [lambda get, constant=constant: get(constant).reshape(-1) for constant in constants]
+    return x, [_vector(constant) for constant in constants]
+
+
+def _vector(constant: Any) -> Vector:
+    return lambda get: get(constant).reshape(-1)
 
 
 def _varying(constant: Any, x: Traced) -> list[int]:
@@ -242,10 +247,9 @@ def _clamp(low: Any, high: Any) -> Layer:
 
 def _prelu(b: Builder, node: Node, a: dict[str, Any]) -> Any:
     if "weight" not in a:
-        x, slope = traced(b, a["self"]), a["negative_slope"]
-        return x.of(b.add("prelu", [x.value], {"slope": lambda get: get(slope).reshape(-1)}))
-    weight = a["weight"]  # of torch's axis 1
-    return b.add("prelu", [as_torch(b, a["self"])], {"slope": lambda get: get(weight).reshape(-1)})
+        x = traced(b, a["self"])
+        return x.of(b.add("prelu", [x.value], {"slope": _vector(a["negative_slope"])}))
+    return b.add("prelu", [as_torch(b, a["self"])], {"slope": _vector(a["weight"])})  # of torch's axis 1
 
 
 def _pool(op: str) -> Layer:
@@ -332,11 +336,7 @@ def _cat(b: Builder, node: Node, a: dict[str, Any]) -> Traced:
     pads = [[size * (1 + i == place) for i in range(len(x.stored) - 1)] for size in sizes]
     value = b.add("pad", [x.value], before=pads[0], after=pads[1])
     count, whole = x.sizes[axis], axis_of(x.sizes[axis] + sum(sizes))
-    x = Traced(
-        value,
-        tuple(whole if i == place else each for i, each in enumerate(x.stored)),
-        tuple(whole if i == axis else each for i, each in enumerate(x.axes)),
-    )
+    x = _with_axis(x.of(value), place, axis, whole)
 
     def constants(get: Get) -> npt.NDArray[np.float64]:
         middle = [1 if BATCH in each else size_of(each) for each in x.axes]
@@ -362,11 +362,13 @@ def _joined(b: Builder, xs: list[Traced], axis: int) -> tuple[Traced, int]:
     else:
         layout, place = [stored_as(b, x, x.axes) for x in xs], axis
     value, whole = b.add("concat", [x.value for x in layout], axis=place), axis_of(sum(x.sizes[axis] for x in xs))
-    return Traced(
-        value,
-        tuple(whole if i == place else each for i, each in enumerate(layout[0].stored)),
-        tuple(whole if i == axis else each for i, each in enumerate(layout[0].axes)),
-    ), place
+    return _with_axis(layout[0].of(value), place, axis, whole), place
+
+
+def _with_axis(x: Traced, place: int, axis: int, new: Axis) -> Traced:
+    """Return a tensor with another axis: number `place` of its value, and number `axis` of torch's tensor."""
+    stored = tuple(new if i == place else each for i, each in enumerate(x.stored))
+    return Traced(x.value, stored, tuple(new if i == axis else each for i, each in enumerate(x.axes)))
 
 
 def _softmax(b: Builder, node: Node, a: dict[str, Any]) -> Any:
@@ -430,16 +432,15 @@ def _norm(centre: bool) -> Layer:
     """Add the normalisation of the last axes, and its scale and shift."""
 
     def convert(b: Builder, node: Node, a: dict[str, Any]) -> Traced:
-        x, weight, bias = traced(b, a["input"]), a["weight"], a.get("bias")
+        x = traced(b, a["input"])
         eps = float(np.finfo(np.float32).eps) if a["eps"] is None else a["eps"]
         if eps < MIN_EPSILON:
             raise Refusal(f"its eps must be at least {MIN_EPSILON:g}, got {eps:g}")
         given = channels_first(b, x, flat(x.axes[-len(a["normalized_shape"]) :]))
-        value, given_constants = b.add("norm", [given.value], centre=centre, eps=eps), dict[str, Vector]()
-        for role, constant in (("scale", weight), ("shift", bias)):
-            if constant is not None:
-                given_constants[role] = lambda get, constant=constant: get(constant).reshape(-1)
-        return Traced(b.add("affine", [value], given_constants), given.stored, x.axes)
+        value = b.add("norm", [given.value], centre=centre, eps=eps)
+        roles = {"scale": a["weight"], "shift": a.get("bias")}
+        vectors = {role: _vector(constant) for role, constant in roles.items() if constant is not None}
+        return Traced(b.add("affine", [value], vectors), given.stored, x.axes)
 
     return convert
 

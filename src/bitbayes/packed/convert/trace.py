@@ -140,7 +140,7 @@ class _Constants:
         repeated = bool(sizes) or any(BATCH_SIZE in sizes_of(source) for source in inputs)
         if sizes and not (_packet(node) in _REPEATED and sizes == [_first_size(node)]):
             return False
-        if repeated and sizes_of(node)[0] != BATCH_SIZE:  # it may depend on the batch size
+        if repeated and sizes_of(node)[:1] != [BATCH_SIZE]:  # it may depend on the batch size
             return False
         self._computed.append(node)
         return True

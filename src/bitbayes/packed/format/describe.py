@@ -7,7 +7,9 @@ from bitbayes.packed.format.program import Program
 from bitbayes.packed.format.summary import PackedSummary
 
 
-def described(summary: PackedSummary, program: Program, output: tuple[int, ...], source: str) -> Description:
+def described(
+    summary: PackedSummary, program: Program, output: tuple[int, ...], source: str, tokens: int | None = None
+) -> Description:
     """Return the facts of a packed network, and how to run it.
 
     Args:
@@ -15,11 +17,14 @@ def described(summary: PackedSummary, program: Program, output: tuple[int, ...],
         program: Its steps, inputs and texts.
         output: Shape of its output, without the batch.
         source: Id on the Hub, "zoo:NAME", or "" for a folder.
+        tokens: Number of token ids that inputs may hold; None if they are real numbers.
     """
     several, inputs = summary.samples > 1, program.inputs
+    shape = f"(N, {', '.join(map(str, program.input))})"
+    kind = f"arrays of shape {shape}, normalised" if tokens is None else f"token ids below {tokens} of shape {shape}"
     facts = {
         "networks": f"{summary.samples}, samples of a posterior" if several else "1",
-        "inputs": str(inputs) if inputs else f"arrays of shape (N, {', '.join(map(str, program.input))}), normalised",
+        "inputs": str(inputs) if inputs else kind,
         "outputs": "×".join(map(str, output)),
         "bytes of tensors": f"{summary.bytes:,}",
         f"operations for one input{' and network' * several}": (

@@ -279,7 +279,7 @@ class PackedNetwork(Pretrained):
 
     def _description(self, source: str) -> Description:
         """Return what a model card says of the network."""
-        return described(self.summary(), self.program, self.values[-1].shape, source)
+        return described(self.summary(), self.program, self.values[-1].shape, source, self.tokens)
 
     @functools.cached_property
     def own_values(self) -> set[int]:

@@ -70,6 +70,10 @@ def number_layer(product: NumberProduct | RealProduct, step: Step, threads: int)
         x = floats(sources[0])
         if sliding is None:
             return product(x, threads)
+        if sliding == Sliding.covering((1,) * len(sliding.kernel)):  # a linear layer on every place
+            rows = np.moveaxis(x, 2, -1)
+            out = product(rows.reshape(len(x), -1, rows.shape[-1]), threads)
+            return np.moveaxis(out.reshape(len(out), *rows.shape[1:-1], product.outputs), -1, 2)
         sizes, (networks, inputs) = x.shape[3:], x.shape[:2]
         seen = _seen(x, sliding, channels_last=last)  # numbers of the window at each input and place
         fan, places = math.prod(seen.shape[-1 - len(sizes) :]), sliding.places(sizes)
