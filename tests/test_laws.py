@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 import bitbayes as bb
-from bitbayes.rules import engine, scales
+from bitbayes.parameters import packed_bits
+from bitbayes.rules import engine
 from laws import (
     ESS,
     HARD,
@@ -605,7 +606,7 @@ def test_learned_sizes_of_weights(rule: str) -> None:
         torch.testing.assert_close(
             moved[large], -0.05 * slopes[name].sign()[large], rtol=1e-3, atol=1e-4
         )  # Adam's first
-        assert large.float().mean() > 0.9 and scales.packed_bits(optimizer)[name] == 32 * parameter.numel()
+        assert large.float().mean() > 0.9 and packed_bits(optimizer)[name] == 32 * parameter.numel()
     steps(model, optimizer, 3)
     other_model, other = pair(rule, scale="weight", scale_lr=0.05)
     other_model.load_state_dict(model.state_dict())

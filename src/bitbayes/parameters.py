@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import Parameter
 
 from bitbayes.errors import closest
+from bitbayes.rules import scales
 from bitbayes.rules.joint import JointOptimizer
 from bitbayes.rules.marks import mark_transposed
 from bitbayes.rules.optimizer import BinaryOptimizer
-from bitbayes.rules.scales import packed_bits
 from bitbayes.rules.shards import reshard
 from bitbayes.table import Table
 
@@ -294,6 +294,16 @@ class Summary:
         kinds = {True: "binary", False: "real"}
         rows = [(r.name, str(r.shape), kinds[r.binary], str(r.weights), f"{r.bits} bits") for r in self.rows]
         return Table("", (), rows, total, align="lllrr").text()
+
+
+def packed_bits(optimizer: BinaryOptimizer) -> dict[str, int]:
+    """Return the bits of every binary tensor in a packed file, by name: those of its signs and of its scales.
+
+    Example:
+        >>> packed_bits(bb.STE([("w", torch.ones(3, 8))], lr=0.1, scale="weight", seed=0))
+        {'w': 768}
+    """
+    return {name: scales.bits(parameter, optimizer.state[parameter]) for name, parameter in optimizer.named_binary()}
 
 
 def summary(model: nn.Module, binary: Named | BinaryOptimizer | JointOptimizer | None = None) -> Summary:

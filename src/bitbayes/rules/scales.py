@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,9 +25,6 @@ from bitbayes.noise import Noise
 from bitbayes.rules import shards
 from bitbayes.rules.marks import transposed_groups
 from bitbayes.rules.rule import Options
-
-if TYPE_CHECKING:
-    from bitbayes.rules.optimizer import BinaryOptimizer
 
 KINDS = ("one", "fan_in", "channel", "normal", "weight")
 """Kinds of scales."""
@@ -144,20 +141,12 @@ def _summed(values: Tensor, scale: Tensor, shape: torch.Size) -> Tensor:
     return values.view(shape).sum_to_size(scale.shape)
 
 
-def packed_bits(optimizer: BinaryOptimizer[Any]) -> dict[str, int]:
-    """Return the bits of every binary tensor in a packed file, by name.
+def bits(parameter: Tensor, state: dict[str, Any]) -> int:
+    """Return the bits of a tensor in a packed file: its signs and its scales, unless a single scale is folded away.
 
-    These are its signs and its scales, unless it has a single scale, which is folded away. Weights of which each or
-    each group has a size of its own are stored as float32 numbers, whose first bit is the sign.
-
-    Example:
-        >>> packed_bits(bb.STE([("w", torch.ones(3, 8))], lr=0.1, scale="weight", seed=0))
-        {'w': 768}
+    Weights of which each or each group has a size of its own are stored as float32 numbers, whose first bit is the
+    sign.
     """
-    return {name: _bits(parameter, optimizer.state[parameter]) for name, parameter in optimizer.named_binary()}
-
-
-def _bits(parameter: Tensor, state: dict[str, Any]) -> int:
     scale, weights = state.get("scale"), parameter.numel()
     if scale is None or not scale.dim():
         return weights

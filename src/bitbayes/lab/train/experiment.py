@@ -21,9 +21,8 @@ from bitbayes.lab.train.distributed import Ranks
 from bitbayes.lab.train.losses import CROSS_ENTROPY, Loss
 from bitbayes.lab.train.rules import RULES, RealOptimizer, RuleSpec
 from bitbayes.lab.train.teacher import Teacher
-from bitbayes.parameters import split_parameters
+from bitbayes.parameters import packed_bits, split_parameters
 from bitbayes.rules import BinaryOptimizer
-from bitbayes.rules.scales import packed_bits
 
 
 class StepHooks(Protocol):
