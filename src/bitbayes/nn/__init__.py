@@ -1,7 +1,6 @@
 """Networks of the published experiments, and layers that binary networks need besides torch's own."""
 
 from bitbayes.nn.convolutional import alexnet, binaryconnect_vgg, narrow_vgg, vgg16, vgg_small
-from bitbayes.nn.decoder import Decoder, DecoderConfig, decoder
 from bitbayes.nn.layers import (
     BinaryActivation,
     ChannelScale,
@@ -12,6 +11,7 @@ from bitbayes.nn.layers import (
     Shift,
     keep_real,
 )
+from bitbayes.nn.llama import Decoder, DecoderConfig, decoder
 from bitbayes.nn.perceptron import mlp, mnist_mlp, synthetic_mlp
 from bitbayes.nn.resnet import birealnet18, resnet18, resnet18_imagenet
 from bitbayes.nn.speed import speed_net, whitening

@@ -4,6 +4,8 @@ The names of the parameters, the order of operations and the rotation of halves 
 Hugging Face Transformers. The two load each other's state dict and compute the same logits. The block follows Touvron
 et al. (2023, "LLaMA"), the rotary positions Su et al. (2021, "RoFormer"), the activation Shazeer (2020, "GLU Variants
 Improve Transformer"), and grouped heads Ainslie et al. (EMNLP 2023, "GQA").
+
+The file is not called `decoder`, because the documentation could not distinguish it from the function `decoder`.
 """
 
 from __future__ import annotations
