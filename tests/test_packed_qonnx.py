@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import bitbayes as bb
 import needs
 from bitbayes.lab import cli
 from bitbayes.packed import PackedNetwork, Program, Step, load, onnx_model, qonnx_model
 from bitbayes.packed.backends import reference
 from bitbayes.packed.format.bits import crossing
+from test_packed_encoders import logits
+from test_packed_encoders import made as encoder
 from test_packed_export import NETWORKS, classes, made
 
 DOMAIN = "qonnx.custom_op.general"
@@ -195,6 +198,15 @@ def test_every_step_after_signs_and_integers(name, qonnx):
         assert set(np.unique(got["value3"])) <= {-1, 1}
     else:
         assert not packed.values[3].signs
+
+
+@pytest.mark.parametrize("name", ["vit of patches", "reader, causal"])
+def test_transformers(name, qonnx):
+    typed, run = qonnx
+    model, inputs = encoder(name)
+    x = inputs(1)
+    got = run(typed(bb.pack(model, x)), x.numpy())["output"]
+    np.testing.assert_allclose(got, logits(model, x), rtol=1e-4, atol=1e-4)
 
 
 def test_several_networks_are_refused(qonnx):

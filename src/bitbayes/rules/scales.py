@@ -111,7 +111,7 @@ def _learned_shape(parameter: Tensor, kind: str) -> list[int]:
         return [length if axis == outputs else 1 for axis, length in enumerate(parameter.shape)]
     row = parameter.numel() // max(len(parameter), 1)
     if outputs or parameter.dim() < 2 or row % size:
-        what = "a transposed convolution" if outputs else f"shape {tuple(parameter.shape)}, {row} weights for an output"
+        what = "a transposed convolution or GPT-2's Conv1D" if outputs else f"shape {tuple(parameter.shape)}, {row} weights for an output"
         raise ValueError(
             f'scale="{kind}" needs {size} or a multiple of weights for each output, and a tensor is of {what}; take '
             'a divisor, or scale="channel" in a parameter group of its own'
