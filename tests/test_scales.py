@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import bitbayes as bb
+import needs
+from bitbayes.kernels import build
 
 
 def groups(weights: torch.Tensor, size: int) -> torch.Tensor:
@@ -68,3 +73,54 @@ def test_layers_without_rows_have_no_groups() -> None:
         bb.STE(bb.split_parameters(layer)[0], lr=0.1, scale="group:4", seed=0)
     with pytest.raises(ValueError, match=r"of shape \(8,\), 1 weights for an output"):
         bb.STE([("vector", nn.Parameter(torch.zeros(8)))], lr=0.1, scale="group:4", seed=0)
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch", "native", "openvino"])
+@pytest.mark.parametrize("shape", [(6, 128), (6, 5, 128)], ids=["rows", "tokens"])
+def test_linear_layers_are_packed_as_bits_of_groups(shape: tuple[int, ...], backend: str) -> None:
+    if backend == "native" and build.library("inference") is None:
+        needs.COMPILER.skip()
+    if backend == "openvino" and importlib.util.find_spec(backend) is None:
+        needs.OPENVINO.skip()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(128, 64), nn.GELU(), nn.Linear(64, 4, bias=False))
+    optimizer = bb.BayesBiNN(
+        bb.split_parameters(model)[0], ess=10.0, lr=0.1, scale="group:32", scale_lr=0.3, init_lambda=0.5, seed=0
+    )
+    bb.follow(model, optimizer)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    assert len(model[0].weight.detach().abs().unique()) == 4 * 64
+    inputs = x if backend == "torch" else x.numpy()
+    packed = bb.pack(model, x[:1])
+    assert packed.summary().bytes == bb.summary(model, optimizer).bytes_packed == 1056 + 4 * (64 * 5 + 4 * 2)
+    np.testing.assert_allclose(
+        np.asarray(bb.packed.load(packed, backend).outputs(inputs))[0], model(x).detach(), rtol=1e-5, atol=1e-5
+    )
+    posterior = optimizer.posterior()
+    several = bb.packed.load(bb.pack(model, x[:1], posterior, samples=3), backend)
+    wanted = bb.predict(model, x, posterior, samples=3).outputs
+    np.testing.assert_allclose(np.asarray(several.outputs(inputs)), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_small_groups_and_groups_of_convolutions_are_packed_as_numbers() -> None:
+    """A last layer is binary, because a network without bits is refused."""
+    for layer, x in ((nn.Linear(64, 8), torch.ones(2, 64)), (nn.Conv2d(8, 8, 2, bias=False), torch.ones(2, 8, 2, 2))):
+        model = nn.Sequential(layer, nn.Flatten(), nn.Linear(8, 8, bias=False))
+        groups = [{"params": [layer.weight], "scale": "group:16", "scale_lr": 0.3}, {"params": [model[2].weight]}]
+        optimizer = bb.STE(groups, lr=0.1, seed=0)
+        for step in range(3):
+            noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(step))
+            model(x + noise).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        optimizer.eval()
+        packed = bb.pack(model, x[:1])
+        numbers = sum(parameter.numel() for parameter in layer.parameters())
+        assert packed.summary().bytes == bb.summary(model, optimizer).bytes_packed == 4 * numbers + 8
+        found = np.asarray(bb.packed.load(packed).outputs(x.numpy()))[0]
+        np.testing.assert_allclose(found, model(x).detach(), rtol=1e-5, atol=1e-5)

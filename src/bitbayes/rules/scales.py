@@ -32,6 +32,9 @@ KINDS = ("one", "fan_in", "channel", "normal", "weight")
 LEARNED = ("channel", "weight")
 """Kinds of scales that are learned."""
 
+SMALLEST_GROUP, MOST_GROUPS = 32, 128
+"""Size and number of groups in a row that a packed file keeps as bits. A group is a step of its own there."""
+
 _SMALLEST = 1e-3  # a scale that is a random number is positive, and its reciprocal moderate
 
 
@@ -111,7 +114,8 @@ def _learned_shape(parameter: Tensor, kind: str) -> list[int]:
         return [length if axis == outputs else 1 for axis, length in enumerate(parameter.shape)]
     row = parameter.numel() // max(len(parameter), 1)
     if outputs or parameter.dim() < 2 or row % size:
-        what = "a transposed convolution or GPT-2's Conv1D" if outputs else f"shape {tuple(parameter.shape)}, {row} weights for an output"
+        what = f"shape {tuple(parameter.shape)}, {row} weights for an output"
+        what = "a transposed convolution or GPT-2's Conv1D" if outputs else what
         raise ValueError(
             f'scale="{kind}" needs {size} or a multiple of weights for each output, and a tensor is of {what}; take '
             'a divisor, or scale="channel" in a parameter group of its own'
@@ -144,13 +148,16 @@ def _summed(values: Tensor, scale: Tensor, shape: torch.Size) -> Tensor:
 def bits(parameter: Tensor, state: dict[str, Any]) -> int:
     """Return the bits of a tensor in a packed file: its signs and its scales, unless a single scale is folded away.
 
-    Weights of which each or each group has a size of its own are stored as float32 numbers, whose first bit is the
-    sign.
+    Weights of which each has a size of its own are stored as float32 numbers, whose first bit is the sign. So are
+    groups of a convolution, and small or many groups of a linear layer.
     """
     scale, weights = state.get("scale"), parameter.numel()
     if scale is None or not scale.dim():
         return weights
-    own = scale.shape[1:] == parameter.shape[1:] or _grouped(scale, parameter.shape)
+    own = scale.shape[1:] == parameter.shape[1:]
+    if _grouped(scale, parameter.shape):
+        groups = scale.shape[1]
+        own = parameter.dim() > 2 or parameter.shape[1] // groups < SMALLEST_GROUP or groups > MOST_GROUPS
     return 32 * weights if own else weights + 32 * scale.numel()
 
 

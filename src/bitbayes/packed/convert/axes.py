@@ -188,6 +188,11 @@ def matched(b: Builder, x: Traced, other: Traced) -> tuple[Traced, Traced]:
     return stored_as(b, x, x.axes), stored_as(b, other, other.axes)
 
 
+def shape_of(node: Any) -> tuple[Any, ...]:
+    """Return the shape without the batch."""
+    return tuple(node.meta["val"].shape[1:])
+
+
 def sizes_of(node: Node) -> list[int]:
     """Return the shape of a node's first tensor, with `BATCH_SIZE` for the batch and its multiples for joined axes."""
     made = node.meta["val"]

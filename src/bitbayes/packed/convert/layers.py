@@ -22,62 +22,18 @@ from bitbayes.packed.convert.axes import (
     matched,
     narrowed,
     reshaped,
+    shape_of,
     size_of,
     sizes_of,
     stored_as,
     traced,
 )
 from bitbayes.packed.convert.draft import Builder, Get, Refusal, Vector
+from bitbayes.packed.convert.weights import conv, linear, per_axis
 from bitbayes.packed.format.ops import MIN_EPSILON
 
 # What a node is: a `Traced` tensor, the value of one that has torch's axes, several tensors, or scores of attention.
 Layer = Callable[[Builder, Node, dict[str, Any]], Any]
-
-
-def shape_of(node: Any) -> tuple[Any, ...]:
-    """Return the shape without the batch."""
-    return tuple(node.meta["val"].shape[1:])
-
-
-def _sizes(value: Any, rank: int, missing: Any = 1) -> list[int]:
-    """Return a torch setting for every axis, given a number, a list of one number, or nothing."""
-    given = [value] if isinstance(value, int) else list(value or [missing])
-    given = [size for each in given for size in (each if isinstance(each, list) else [each])]
-    return given * rank if len(given) == 1 else given
-
-
-def _weighted(b: Builder, op: str, a: dict[str, Any], source: int, **settings: Any) -> int:
-    """Add a step of weights, then its scale, then its bias."""
-    if a["weight"] not in b.constants:
-        raise Refusal("its weights depend on the input")
-    bias, result = a["bias"], b.add("affine", [b.add(op, [source], {"weight": a["weight"]}, **settings)])
-    return result if bias is None else b.add("affine", [result], {"shift": lambda get: get(bias)})
-
-
-def _linear(b: Builder, node: Node, a: dict[str, Any]) -> Traced:
-    """Add a layer of one place, or a convolution of kernel 1 over all tokens or pixels."""
-    x = traced(b, a["input"])
-    given = channels_first(b, x, x.axes[-1])
-    places = len(given.stored) - 2
-    ones: dict[str, Any] = {key: [1] * places for key in ("kernel", "stride", "dilation")}
-    settings = {**ones, "padding": [0] * places, "groups": 1} if places else {}
-    value = _weighted(b, "conv" if places else "linear", a, given.value, **settings)
-    outputs = axis_of(a["weight"].meta["val"].shape[0])
-    return Traced(value, (given.stored[0], outputs, *given.stored[2:]), (*x.axes[:-1], outputs))
-
-
-def _conv(b: Builder, node: Node, a: dict[str, Any]) -> int:
-    rank, source, padding = len(shape_of(node)) - 1, as_torch(b, a["input"]), a["padding"]
-    kernel, dilation = list(a["weight"].meta["val"].shape[2:]), _sizes(a["dilation"], rank)
-    if padding == "same":
-        both = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-        padding = [size // 2 for size in both]
-        if any(size % 2 for size in both):  # torch puts the odd zero last
-            before, after = [0, *padding], [0, *(size - size // 2 for size in both)]
-            source, padding = b.add("pad", [source], before=before, after=after), 0
-    padding = _sizes(0 if padding == "valid" else padding, rank)
-    geometry = {"kernel": kernel, "stride": _sizes(a["stride"], rank), "padding": padding, "dilation": dilation}
-    return _weighted(b, "conv", a, source, **geometry, groups=a["groups"])
 
 
 def _batch_norm(b: Builder, node: Node, a: dict[str, Any]) -> int:
@@ -255,10 +211,14 @@ def _prelu(b: Builder, node: Node, a: dict[str, Any]) -> Any:
 def _pool(op: str) -> Layer:
     def convert(b: Builder, node: Node, a: dict[str, Any]) -> int:
         rank, source = len(shape_of(node)) - 1, as_torch(b, a["self"])
-        kernel, padding = _sizes(a["kernel_size"], rank), _sizes(a["padding"], rank)
-        sliding: dict[str, Any] = {"kernel": kernel, "stride": _sizes(a["stride"] or kernel, rank), "padding": padding}
+        kernel, padding = per_axis(a["kernel_size"], rank), per_axis(a["padding"], rank)
+        sliding: dict[str, Any] = {
+            "kernel": kernel,
+            "stride": per_axis(a["stride"] or kernel, rank),
+            "padding": padding,
+        }
         if op == "max_pool":
-            return b.add(op, [source], **sliding, dilation=_sizes(a["dilation"], rank), ceil=a["ceil_mode"])
+            return b.add(op, [source], **sliding, dilation=per_axis(a["dilation"], rank), ceil=a["ceil_mode"])
         if a["ceil_mode"] or a.get("divisor_override") is not None:
             raise Refusal("average pooling with ceil_mode or a divisor is not supported")
         return b.add(op, [source], **sliding, count_padding=a["count_include_pad"])
@@ -450,8 +410,8 @@ def _sign(b: Builder, node: Node, a: dict[str, Any]) -> int:
 
 
 LAYERS: dict[str, Layer] = {
-    "linear": _linear,
-    **dict.fromkeys(["conv1d", "conv2d"], _conv),
+    "linear": linear,
+    **dict.fromkeys(["conv1d", "conv2d"], conv),
     **dict.fromkeys(["batch_norm", "_native_batch_norm_legit_no_training"], _batch_norm),
     **{"layer_norm": _norm(True), "rms_norm": _norm(False), "embedding": _embedding},
     **{"scaled_dot_product_attention": attention, "matmul": matmul, "bmm": matmul, "masked_fill": masked_fill},

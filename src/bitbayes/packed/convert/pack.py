@@ -118,7 +118,8 @@ def pack_networks(
     network = finished(shortened(drafts, shapes), shape, count, np.dtype(real), about, inputs)
     if not any(tensor.dtype == np.uint8 for tensor in network.tensors.values()):
         raise ValueError(
-            "no weight of a linear layer or convolution is binary, that is ±s with one s or one for each output "
-            "channel; call optimizer.eval() first, so that the parameters hold the mode"
+            "no weight of a linear layer or convolution is binary, that is ±s with one s, one for each output channel, "
+            "or one for each group of at least 32 inputs of a linear layer; call optimizer.eval() first, so that the "
+            "parameters hold the mode"
         )
     return network

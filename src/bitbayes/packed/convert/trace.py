@@ -22,7 +22,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from bitbayes.packed.convert.axes import BATCH_SIZE, Traced, as_torch, sizes_of
-from bitbayes.packed.convert.draft import Builder, Draft, Refusal, split_scale, stacked
+from bitbayes.packed.convert.draft import Builder, Constant, Draft, Refusal, split_scale, stacked
 from bitbayes.packed.convert.layers import LAYERS
 from bitbayes.packed.convert.refusals import ADVICE, first_refused, whole_layer
 from bitbayes.packed.format.bits import Array
@@ -247,14 +247,15 @@ def _tensors(builder: Builder, known: Mapping[Node, Any], first: Tensors | None)
         tensor = known[value] if isinstance(value, Node) else torch.as_tensor(value)
         return tensor.detach().cpu().double().numpy()
 
-    split: dict[tuple[Node, int], tuple[Array, Array]] = {}  # a tied weight is one tensor
+    split: dict[tuple[Constant, int], tuple[Array, Array]] = {}  # a tied weight is one tensor
     found: Tensors = {}
     for place, draft in enumerate(builder.drafts):
         for role, constant in draft.tensors.items():
-            if isinstance(constant, Node):
+            if role == "weight":
                 key = (constant, len(draft.kernel))
                 if key not in split:
-                    weight, scale = split_scale(known[constant].detach().cpu().float().numpy())
+                    whole = known[constant].detach().cpu().float() if isinstance(constant, Node) else constant(get)
+                    weight, scale = split_scale(np.asarray(whole, np.float32))
                     if weight.dtype != np.uint8 and draft.kernel:  # a linear layer may be a convolution
                         weight = weight.reshape(len(weight), -1, *draft.kernel)
                     split[key] = weight, scale
