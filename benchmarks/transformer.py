@@ -145,7 +145,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found = measured(SETTINGS, o.steps, o.seeds)
     if o.json is not None:
-        content = {"date": datetime.date.today().isoformat(), "steps": o.steps, "seeds": o.seeds, "rows": found}
+        content = {"date": datetime.date.today().isoformat(), "steps": o.steps, "seeds": o.seeds, "transformers": found}
         o.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

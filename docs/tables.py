@@ -177,6 +177,12 @@ def truth_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     return markdown(*truth_cells(figures))
 
 
+def flips_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return accuracy and sign flips of every setting of `benchmarks/transformer.py`."""
+    rows = [[label, spread(row["accuracy"], 1), spread(row["flips"])] for label, row in found["transformers"].items()]
+    return markdown(["binary weights", "test accuracy, %", "signs that a step flips, %"], rows)
+
+
 def snelson_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return one row per split, and a last row for their mean."""
     rows = []
@@ -224,7 +230,7 @@ def table(name: str, columns: Sequence[str] = ()) -> str:
     found = json.loads((KEPT / name).read_text(encoding="utf-8"))
     kinds = {"streams": streams_table, "unlike": trust_table, "data": data_table, "rows": rules_table}
     kinds |= {"runs": moons_table, "splits": snelson_table, "epochs": curve_table}
-    kinds |= {"problems": estimators_table, "truth": truth_table}
+    kinds |= {"problems": estimators_table, "truth": truth_table, "transformers": flips_table}
     return next(make for key, make in kinds.items() if key in found)(found, columns)
 
 

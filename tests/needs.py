@@ -68,7 +68,6 @@ QONNX = Need("the extra qonnx", "make setup")
 OPENVINO = Need("OpenVINO", "make setup")
 OPTUNA = Need("Optuna", "make setup")
 PLAYWRIGHT = Need("Playwright", "make setup")
-TRANSFORMERS = Need("Transformers", "make setup")
 
 # What no command brings.
 CUDA = Need("a CUDA device")

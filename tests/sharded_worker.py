@@ -21,6 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {rule: {} for rule in RULES} | {
     "bayesbinn-straight-through fan_in": {"scale": "fan_in"},
     "bayesbinn-straight-through channel": {"scale": "channel", "scale_lr": 0.1},
     "bayesbinn-straight-through group": {"scale": "group:1", "scale_lr": 0.1},
+    "ste-adam group": {"scale": "group:1", "scale_lr": 0.1},
     "bayesbinn-straight-through weights": {"init": "weights"},
     "bayesbinn-straight-through weights channel": {"init": "weights", "scale": "channel"},
     "bayesbinn-straight-through capturable": {"capturable": True},

@@ -178,6 +178,9 @@ def test_schedules_name_what_they_cannot_compare(tmp_path, capsys):
         assert cli.main(["train", recipe, "--rule", "ste", "--epochs", "1", "--out", recipe]) == 0
     assert cli.main(["reproduce", "schedules", "--runs", "digits", "moons"]) == 2
     assert "schedules compares runs of one recipe, got runs of digits, moons" in capsys.readouterr().err
+    assert cli.main(["train", "digits", "--rule", "ste", "--epochs", "1", "--lr", "0.02", "--out", "other"]) == 0
+    assert cli.main(["reproduce", "schedules", "--runs", "digits", "other"]) == 2
+    assert "ste has several settings for 1 epochs; give runs that differ in nothing else" in capsys.readouterr().err
     assert cli.main(["train", "digits", "--rule", "ste", "--epochs", "2", "--stop-after", "1", "--out", "part"]) == 0
     assert cli.main(["reproduce", "schedules", "--runs", "part"]) == 2
     assert "no run is finished and has one" in capsys.readouterr().err

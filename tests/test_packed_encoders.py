@@ -149,7 +149,7 @@ def texts(count: int) -> Tensor:
 
 
 def vit_of_transformers() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
+    transformers = needs.TRANSFORMERS.module("transformers")
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": HEADS, "intermediate_size": 24}
     return transformers.ViTForImageClassification(
         transformers.ViTConfig(**sizes, image_size=16, patch_size=4, num_labels=5)
@@ -157,7 +157,7 @@ def vit_of_transformers() -> nn.Module:
 
 
 def bert_of_transformers() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
+    transformers = needs.TRANSFORMERS.module("transformers")
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": HEADS, "intermediate_size": 24}
     return transformers.BertForSequenceClassification(
         transformers.BertConfig(**sizes, vocab_size=WORDS, max_position_embeddings=TOKENS, num_labels=5)
@@ -258,7 +258,7 @@ def test_the_classes_of_a_thousand_inputs(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["vit of patches", "reader, causal"])
 def test_onnx_says_what_the_model_says(name):
-    runtime = pytest.importorskip("onnxruntime")
+    runtime = needs.ONNX.module("onnxruntime")
     model, inputs = made(name)
     x = inputs(7)
     exported = onnx_model(bb.pack(model, x[:1])).SerializeToString()
@@ -311,6 +311,17 @@ class Odd(nn.Module):
         return self.odd(self.mix(self.words(ids)))
 
 
+WORD = torch.randn(1, 1, WIDTH, generator=torch.Generator().manual_seed(0))
+LATER = torch.ones(TOKENS, TOKENS, dtype=torch.bool).triu(1)
+
+
+def crossed(x: Tensor) -> Tensor:
+    """Every query with every key: axes of heads that broadcast."""
+    heads = x.unflatten(2, (HEADS, -1)).transpose(1, 2)
+    keys = heads[:, None]
+    return ((heads[:, :, None] @ keys.mT).softmax(-1) @ keys).mean((1, 2))
+
+
 def windowed(x: Tensor) -> Tensor:
     near = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril().triu(-2)
     return F.scaled_dot_product_attention(x, x, x, attn_mask=near)
@@ -334,6 +345,12 @@ def windowed(x: Tensor) -> Tensor:
         (lambda: Odd(lambda x: x.mean((1, 2))), "the batch must not be the only axis"),
         (lambda: Odd(lambda x: x * torch.ones(TOKENS, WIDTH)), "is neither a number nor one for each channel"),
         (lambda: Odd(lambda x: x + x.mean(1, keepdim=True)), r"shapes \(N, 12, 16\) and \(N, 1, 16\) cannot"),
+        (
+            lambda: Odd(lambda x: x + WORD.expand(x.shape[0], -1, -1).softmax(0)),
+            "a constant depends on the number of inputs",
+        ),
+        (lambda: Odd(lambda x: ((x @ x.mT).masked_fill(LATER, -1e9) / -2).softmax(-1) @ x), "after the mask must be"),
+        (lambda: Odd(crossed), "queries, keys and values must have the same batch and the same number of heads"),
         (lambda: Odd(lambda x: (x @ x.mT).softmax(1) @ x), "the softmax of attention must be over the keys"),
     ],
 )
@@ -404,7 +421,9 @@ def cut(axis: int, begin: int, end: int) -> Step:
         (program(EMBED, Step("tanh", (0,)), **TABLE), "the input is token ids, so no operation but embed may take it"),
         (program(Step("tanh", (0,)), Step("embed", (1,), "", {}, {"table": "t"}), **TABLE), "takes token ids, which"),
         (program(EMBED, shape=(3, 2), **TABLE), r"an input of one axis, got shape \[3, 2\]"),
-        (program(EMBED, t=np.ones((0, 4), np.float32)), "the table has no rows"),
+        (program(EMBED, t=np.ones((0, 4), np.float32)), r"expected \[ids, channels\]"),
+        (program(EMBED, t=np.ones((5, 4, 1), np.float32)), r"shape \[5, 4, 1\], expected \[ids, channels\]"),
+        (program(EMBED, t=np.ones(5, np.float32)), r"shape \[5\], expected \[ids, channels\]"),
         (program(EMBED, t=np.ones((5, 0), np.float32)), "1 to 16777216 numbers"),
         (program(EMBED, t=np.ones((5, 4), np.uint8)), "table cannot have the type U8"),
         (program(EMBED, t=np.full((5, 4), np.inf, np.float32)), "has numbers that are not finite"),

@@ -402,7 +402,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert "written: digits.h" in capsys.readouterr().out
     assert cli.main(["export", "net.safetensors"]) == 2
     error = capsys.readouterr().err
-    assert "give --c, --onnx or --qonnx" in error and len(error.splitlines()) == 1
+    assert "give --c, --onnx, --qonnx or --gguf" in error and len(error.splitlines()) == 1
     onnx = needs.ONNX.module("onnx")
     assert cli.main(["export", "net.safetensors", "--onnx", "net.onnx"]) == 0
     assert onnx.load("net.onnx") == onnx_model(packed)

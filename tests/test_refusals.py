@@ -36,7 +36,7 @@ def weight() -> nn.Parameter:
         ({"scale": "group:99999999999999999999"}, "scale must be one of"),
         (
             {"scale": "group:5"},
-            r'scale="group:5" needs 5 or a multiple of weights for each output, .* of shape \(3, 4\)',
+            r'scale="group:5" needs a number of weights per output that is a multiple of 5, .* of shape \(3, 4\) has 4',
         ),
         ({"init": "ones"}, 'init must be "random", "weights", or None'),
         ({"init_lambda": -1.0}, "init_lambda must be at least 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 import bitbayes as bb
 import needs
 from bitbayes.kernels import build
+from bitbayes.rules.marks import mark_transposed
 
 
 def groups(weights: torch.Tensor, size: int) -> torch.Tensor:
@@ -67,11 +69,37 @@ def test_a_group_of_zeros_has_a_scale() -> None:
     torch.testing.assert_close(sizes, torch.tensor([[0.375e-3, 0.5], [0.5, 0.5]]))
 
 
+def test_a_scale_per_output_of_a_layer_that_keeps_its_outputs_last() -> None:
+    """As in GPT-2's Conv1D, whose weight is (in, out)."""
+    weight = nn.Parameter(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
+    mark_transposed(weight, 1)
+    optimizer = bb.STE([("weight", weight)], lr=0.1, scale="channel", scale_lr=0.3, seed=0)
+    for step in range(3):
+        weight.grad = torch.randn(6, 4, generator=torch.Generator().manual_seed(step))
+        optimizer.step()
+    optimizer.eval()
+    sizes = weight.detach().abs()
+    assert torch.equal(sizes, sizes[:1].expand(6, 4)) and len(sizes[0].unique()) == 4
+
+
+@pytest.mark.parametrize("layer", [nn.Conv1d(8, 8, 3), nn.Conv2d(4, 8, 3), nn.Conv2d(6, 3, 1), nn.Linear(6, 3)])
+def test_a_group_of_a_whole_row_is_a_channel(layer: nn.Module) -> None:
+    found = []
+    for scale in ("channel", f"group:{layer.weight[0].numel()}"):
+        one = copy.deepcopy(layer)
+        optimizer = bb.STE(bb.split_parameters(one)[0], lr=0.1, scale=scale, scale_lr=0.3, init="weights", seed=0)
+        for step in range(3):
+            one.weight.grad = torch.randn(one.weight.shape, generator=torch.Generator().manual_seed(step))
+            optimizer.step()
+        found.append(one.weight.detach())
+    assert torch.equal(*found)
+
+
 def test_layers_without_rows_have_no_groups() -> None:
     layer = nn.ConvTranspose2d(4, 8, 2, bias=False)
-    with pytest.raises(ValueError, match=r'scale="group:4" needs 4 .* a tensor is of a transposed convolution'):
+    with pytest.raises(ValueError, match=r'scale="group:4" needs the weights of an output to lie side by side'):
         bb.STE(bb.split_parameters(layer)[0], lr=0.1, scale="group:4", seed=0)
-    with pytest.raises(ValueError, match=r"of shape \(8,\), 1 weights for an output"):
+    with pytest.raises(ValueError, match=r"of shape \(8,\) has 1"):
         bb.STE([("vector", nn.Parameter(torch.zeros(8)))], lr=0.1, scale="group:4", seed=0)
 
 

@@ -11,7 +11,7 @@ def draw() -> Figure:
     """Draw a dot for every network, and a row for every setting."""
     figure, ((axis,),) = new_figure(height=3.0)
     rows = []
-    for label, row in results("transformer")["rows"].items():
+    for label, row in results("transformer")["transformers"].items():
         colour = next(colour for name, colour in _COLOURS.items() if label.startswith(name))
         rows.append((label.replace("none:", "float network:"), colour, row["accuracy"]))
     dots(axis, rows)

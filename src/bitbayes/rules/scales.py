@@ -112,14 +112,20 @@ def _learned_shape(parameter: Tensor, kind: str) -> list[int]:
     size = group_size(kind)
     if size is None:
         return [length if axis == outputs else 1 for axis, length in enumerate(parameter.shape)]
-    row = parameter.numel() // max(len(parameter), 1)
-    if outputs or parameter.dim() < 2 or row % size:
-        what = f"shape {tuple(parameter.shape)}, {row} weights for an output"
-        what = "a transposed convolution or GPT-2's Conv1D" if outputs else what
+    if outputs:
         raise ValueError(
-            f'scale="{kind}" needs {size} or a multiple of weights for each output, and a tensor is of {what}; take '
-            'a divisor, or scale="channel" in a parameter group of its own'
+            f'scale="{kind}" needs the weights of an output to lie side by side, which those of a transposed '
+            'convolution and of GPT-2\'s Conv1D do not; take scale="channel" in a parameter group of its own'
         )
+    row = parameter.numel() // max(len(parameter), 1)
+    if parameter.dim() < 2 or row % size:
+        raise ValueError(
+            f'scale="{kind}" needs a number of weights per output that is a multiple of {size}, but a tensor of shape '
+            f'{tuple(parameter.shape)} has {row}; take a divisor of {row}, or scale="channel" in a parameter group of '
+            "its own"
+        )
+    if row == size:  # as for "channel"
+        return [len(parameter), *[1] * (parameter.dim() - 1)]
     return [len(parameter), row // size]
 
 
@@ -135,13 +141,13 @@ def value(state: dict[str, Any], shape: torch.Size) -> Tensor:
 
 def _grouped(scale: Tensor, shape: torch.Size) -> bool:
     """Return whether each scale covers a part of a row, and not the row or a weight."""
-    return scale.dim() == 2 and scale.shape[1] > 1 and scale.shape != shape
+    return scale.dim() == 2 and len(scale) == shape[0] and scale.shape[1] > 1 and scale.shape != shape
 
 
 def _summed(values: Tensor, scale: Tensor, shape: torch.Size) -> Tensor:
     """Return the sum of the values of all weights with the same scale."""
     if _grouped(scale, shape):
-        return values.view(*scale.shape, -1).sum(2)
+        return values.view(*scale.shape, shape.numel() // max(scale.numel(), 1)).sum(2)
     return values.view(shape).sum_to_size(scale.shape)
 
 
@@ -154,7 +160,7 @@ def bits(parameter: Tensor, state: dict[str, Any]) -> int:
     scale, weights = state.get("scale"), parameter.numel()
     if scale is None or not scale.dim():
         return weights
-    own = scale.shape[1:] == parameter.shape[1:]
+    own = scale.shape[1:] == parameter.shape[1:] and parameter[0].numel() > 1
     if _grouped(scale, parameter.shape):
         groups = scale.shape[1]
         own = parameter.dim() > 2 or parameter.shape[1] // groups < SMALLEST_GROUP or groups > MOST_GROUPS

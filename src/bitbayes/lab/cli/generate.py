@@ -11,14 +11,13 @@ from bitbayes.lab.cli.shared import Command, Flag, Name, chosen_device
 
 @dataclass
 class Generate(Command):
-    """Let the language model of a finished run write, one byte at a time.
-
-    The text ends after the given number of bytes, or earlier if the model ends the file that it writes.
+    """Let the language model of a run write, one byte at a time.
 
     Args:
-        folder: Folder of the finished run, of the recipe text or of a recipe file for text.
+        folder: Folder of the run, of the recipe text or of a recipe file for text. An unfinished run writes with its
+            best weights so far.
         prompt: Beginning of the text.
-        bytes: Largest number of bytes to generate.
+        bytes: Largest number of bytes to generate. The text ends earlier if the model ends the file that it writes.
         temperature: Number by which the logits are divided. Smaller numbers give more probable text; 0 takes the most
             probable byte every time.
         top_k: Number of most probable bytes from which each byte is drawn. By default, it is drawn from all.

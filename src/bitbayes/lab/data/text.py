@@ -155,7 +155,8 @@ def _divided(documents: Iterable[Document]) -> list[bytearray]:
         for part in (parts[{0: 1, 1: 2}.get(number, 0)], every):
             part.append(BOUNDARY)
             part += content
-    if min(len(parts[1]), len(parts[2])) * 4 * _SHARE < len(every):  # less than a quarter of what is meant
+    # Training gets less than half, or another part less than a quarter of what is meant.
+    if 2 * len(parts[0]) < len(every) or min(len(parts[1]), len(parts[2])) * 4 * _SHARE < len(every):
         held = len(every) // _SHARE
         cuts = len(every) - 2 * held, len(every) - held
         return [every[: cuts[0]], every[cuts[0] : cuts[1]], every[cuts[1] :]]

@@ -66,10 +66,10 @@ def load_snelson(
 
 
 def load_breast_cancer(*, device: torch.device | str = "cpu", seed: int = 0) -> DataBundle[TensorData]:
-    """Load the table of breast cancer in Wisconsin (UCI) that ships with scikit-learn: 569 cells, 30 features.
+    """Load the table of breast cancer in Wisconsin (UCI) that ships with scikit-learn: 569 samples, 30 features.
 
     Class 0 is malignant and class 1 benign. Inputs of shape (N, 30) are standardised with the statistics of the
-    training data. `seed` determines which 45 of the 456 cells that are not for testing are for validation.
+    training data. `seed` determines which 45 of the 456 samples that are not for testing are for validation.
     """
     raw = require("sklearn.datasets", "train").load_breast_cancer()
     names = [str(name) for name in raw.target_names]

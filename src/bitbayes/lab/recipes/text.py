@@ -20,11 +20,11 @@ def _rule(lr: float | None, **options: Any) -> RuleSpec:
 
 TEXT = Recipe(
     name="text",
-    title="Python's standard library, decoder of 3 million binary weights",
+    title="bytes of text (Python's standard library), decoder of 3 million binary weights",
     source="ours; network: Touvron et al., 2023",
     network=decoder,
     load=load_text,
-    # Two idle cores need less than an hour for these epochs and the evaluations.
+    # Two idle cores should need less than an hour for these epochs and the evaluations; see docs/log.md.
     epochs=14,
     quick_epochs=4,
     pretrain_epochs=8,

@@ -189,7 +189,9 @@ def truth_table(figures: TruthFigures) -> Table:
     if figures.rhat is None:
         caption += "R-hat was not measured, because ArviZ is not installed (the extra diagnostics)."
     else:
-        caption += f"R-hat is {figures.rhat:.3f} for the loss and at most {figures.largest_rhat:.3f} for outputs."
+        largest = figures.largest_rhat
+        caption += f"R-hat is {figures.rhat:.3f} for the loss"
+        caption += f" and at most {largest:.3f} for outputs." if math.isfinite(largest or math.nan) else "."
         if not (figures.largest_rhat or math.nan) <= _TRUSTED:
             caption += " The chains do not agree, or are too short to tell: give more --sweeps."
     return Table(f"{figures.problem}: posteriors beside the exact one", heads, rows, caption)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitbayes.lab.report.folders import is_number
+from bitbayes.lab.report.folders import RunRecord, is_number
 from bitbayes.lab.report.groups import Group, rule_of
 from bitbayes.lab.train import RunConfig
 
@@ -87,18 +87,32 @@ def schedule_series(groups: Sequence[Group]) -> dict[str, list[tuple[int, Group]
 
     Raises:
         RunError: If a run begins with the network of a run that cannot be read.
-        ValueError: If no run is finished and has a test accuracy.
+        ValueError: If no run is finished and has a test accuracy, or several settings have the same length.
     """
-    found: dict[str, list[tuple[int, Group]]] = {}
+    found: dict[str, dict[int, Group]] = {}
     for group in groups:
         config = group.runs[0].config
-        if group.values("test_accuracy") and config.last_epoch == config.epochs:
-            before = config.pretrain_epochs or (RunConfig.load(config.pretrained).epochs if config.pretrained else 0)
+        if not group.values("test_accuracy") or config.last_epoch < config.epochs:
+            continue
+        runs: dict[int, list[RunRecord]] = {}
+        for run in group.runs:  # the float networks of a group may differ
+            runs.setdefault(_float_epochs(run.config), []).append(run)
+        for before, same in runs.items():
             label = rule_of(config) + (f", after {before} float epochs" if before else "")
-            found.setdefault(label, []).append((before + config.epochs, group))
+            lengths, length = found.setdefault(label, {}), before + config.epochs
+            if length in lengths:
+                raise ValueError(
+                    f"{label} has several settings for {length} epochs; give runs that differ in nothing else"
+                )
+            lengths[length] = dataclasses.replace(group, runs=same)
     if not found:
         raise ValueError("schedules are compared by their test accuracy, and no run is finished and has one")
-    return {label: sorted(points, key=lambda point: point[0]) for label, points in found.items()}
+    return {label: sorted(lengths.items()) for label, lengths in found.items()}
+
+
+def _float_epochs(config: RunConfig) -> int:
+    """Return the number of epochs of the float network that a run begins with."""
+    return config.pretrain_epochs or (RunConfig.load(config.pretrained).epochs if config.pretrained else 0)
 
 
 def task_curves(rows: Sequence[Sequence[float]]) -> list[Curve]:

@@ -52,7 +52,6 @@ def load_language_model(
     return model
 
 
-@torch.no_grad()
 def next_bytes(
     model: nn.Module,
     prompt: bytes,
@@ -62,10 +61,10 @@ def next_bytes(
     top_k: int | None = None,
     seed: int = 0,
 ) -> Iterator[int]:
-    """Yield the bytes with which a language model continues a prompt, until the model ends the text.
+    """Return an iterator over the bytes with which a language model continues a prompt, until it ends the text.
 
-    The model reads at most as many bytes as in training. When the text is longer, it goes on with the last half of
-    them.
+    The model reads at most as many bytes as it has positions (a decoder) or as in training. When the text is longer, it
+    goes on with the last half of them.
 
     Args:
         model: Network from bytes (1, T) to logits (1, T, 256), in eval mode.
@@ -85,7 +84,14 @@ def next_bytes(
         >>> bytes(next_bytes(Counts(), b"a", 4, temperature=0))
         b'bcde'
     """
-    _check(count, temperature, top_k)
+    _check(count, temperature, top_k)  # at once, and not at the first byte
+    return _next_bytes(model, prompt, count, temperature, top_k, seed)
+
+
+@torch.no_grad()
+def _next_bytes(
+    model: nn.Module, prompt: bytes, count: int, temperature: float, top_k: int | None, seed: int
+) -> Iterator[int]:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(seed)
     cached = isinstance(model, Decoder)

@@ -219,7 +219,7 @@ class _QuantisedGraph(_Graph):
         return self.add("Cast", x, last=False, to=_FLOAT) if x in self.integers else x
 
 
-_TYPE_OF_FIRST = ("Reshape", "Flatten", "Transpose", "MaxPool", "Pad", "Concat", "Identity", "Clip")
+_TYPE_OF_FIRST = ("Reshape", "Flatten", "Transpose", "MaxPool", "Pad", "Concat", "Slice", "Identity", "Clip")
 
 
 def _affine(graph: _Graph, step: Step) -> None:

@@ -76,6 +76,8 @@ def scaled(b: Builder, node: Any, factor: Any, *, divide: bool = False) -> Score
     number = factor if isinstance(factor, int | float) else b.evaluate(factor)
     if (isinstance(number, torch.Tensor) and number.numel() != 1) or scores.weights:
         raise Refusal("only the scores of all heads together have a factor, before the softmax")
+    if scores.causal and not float(number) > 0:
+        raise Refusal("a factor after the mask must be positive")
     return replace(scores, scale=scores.scale / float(number) if divide else scores.scale * float(number))
 
 
@@ -134,10 +136,10 @@ def _heads(x: Traced) -> Axis:
     return tuple(atom for atom in flat(x.axes[:-2]) if atom is not BATCH)
 
 
-def _shared(x: Traced) -> tuple[int, int]:
-    """Return the number of heads before and after the batch in the axes that all tensors of an attention share."""
+def _shared(x: Traced) -> list[tuple[int, ...]]:
+    """Return the sizes of the axes that all tensors of an attention share: the batch, and heads before and after it."""
     atoms = flat(x.axes[:-2])
     if BATCH not in atoms:
         raise Refusal("attention must not be over the batch")
     place = atoms.index(BATCH)
-    return size_of(atoms[:place]), size_of(atoms[place + 1 :])
+    return [tuple(size_of(axis) for axis in x.axes[:-2]), (size_of(atoms[:place]), size_of(atoms[place + 1 :]))]

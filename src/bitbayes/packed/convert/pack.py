@@ -60,7 +60,8 @@ def pack(
     Raises:
         RuntimeError: If the parameters hold weights that a training step drew, not the mode, and `draw` is False.
         ValueError: If a layer cannot be packed (the message names it), if no weight is binary, if a number is not
-            finite or too large for float16, or if the example is not float32.
+            finite or too large for float16, or if the example is neither float32 inputs nor token ids of shape
+            (N, tokens).
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32, bias=False), torch.nn.ReLU(), torch.nn.Linear(32, 2))

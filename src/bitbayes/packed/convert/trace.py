@@ -123,6 +123,7 @@ class _Constants:
         s = program.graph_signature
         self._names = {**s.inputs_to_parameters, **s.inputs_to_buffers, **s.inputs_to_lifted_tensor_constants}
         self._program, self._leaves, self._computed = program, dict[Node, str](), list[Node]()
+        self._repeated = set[Node]()
         self._traced: dict[Node, Any] | None = None  # constants of the traced network
 
     def take(self, builder: Builder, node: Node) -> bool:
@@ -143,23 +144,35 @@ class _Constants:
         if repeated and sizes_of(node)[:1] != [BATCH_SIZE]:  # it may depend on the batch size
             return False
         self._computed.append(node)
+        self._repeated |= {node} if repeated else set()
         return True
 
     def of(self, state: State) -> dict[Node, Any]:
-        """Return the constants of a network."""
+        """Return the constants of a network.
+
+        Raises:
+            ValueError: If a constant is another one in a batch of two.
+        """
         whole = {**self._program.constants, **state}
-        return self._completed({node: whole[name] for node, name in self._leaves.items() if name in whole})
+        leaves = {node: whole[name] for node, name in self._leaves.items() if name in whole}
+        found = self._completed(dict(leaves))
+        if self._repeated:
+            twice = self._completed(dict(leaves), batch=2)
+            for node in self._repeated:
+                if not torch.equal(twice[node], found[node].expand_as(twice[node])):
+                    raise ValueError(f"cannot pack layer {_layer(node)!r}: a constant depends on the number of inputs")
+        return found
 
     def evaluate(self, node: Node) -> Any:
         """Return a constant of the traced network."""
         self._traced = self.of(self._program.state_dict) if self._traced is None else self._completed(self._traced)
         return self._traced[node]
 
-    def _completed(self, known: dict[Node, Any]) -> dict[Node, Any]:
+    def _completed(self, known: dict[Node, Any], batch: int = 1) -> dict[Node, Any]:
         with torch.no_grad():
             for node in self._computed:
                 if node not in known:
-                    args, kwargs = map_arg((node.args, node.kwargs), lambda each: known.get(each, 1))
+                    args, kwargs = map_arg((node.args, node.kwargs), lambda each: known.get(each, batch))
                     known[node] = node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]
         return known
 

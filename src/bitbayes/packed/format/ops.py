@@ -215,8 +215,8 @@ def _softmax(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
 def _embed(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     if step.sources != (0,) or len(values[0].shape) != 1:
         raise PackedFileError(f"takes token ids, which are an input of one axis, got shape {list(values[0].shape)}")
-    if not len(tensors["table"]):
-        raise PackedFileError("the table has no rows")
+    if tensors["table"].ndim != 2 or not len(tensors["table"]):
+        raise PackedFileError(f"the table has shape {list(tensors['table'].shape)}, expected [ids, channels]")
     shape = (tensors["table"].shape[1], *values[0].shape)
     return Value(shape, real=math.prod(shape))
 

@@ -75,7 +75,7 @@ def write_gguf(model: nn.Module, path: str | Path, type: GGUFType = "Q1_0", *, n
         raise ValueError(f"{model.__class__.__name__} has no config; a GGUF file needs a network like LlamaForCausalLM")
     for layer, module in model.named_modules():
         if isinstance(module, BinaryActivation):
-            raise ValueError(f"{layer!r:.100} makes activations binary, which no GGUF file of a Llama can say")
+            raise ValueError(f"{layer!r:.100} makes activations binary, which a GGUF file of a Llama cannot express")
     sizes, state = Sizes.of(config), model.state_dict()
     if sizes.vocab not in (_BYTES, _BYTES + 1):
         raise ValueError(
