@@ -289,7 +289,7 @@ class Export(Command):
 examples:
   bitbayes export mnist.safetensors --c mnist.h --onnx mnist.onnx
   bitbayes export mnist.safetensors --qonnx mnist-qonnx.onnx
-  bitbayes export runs/my-decoder-ste-seed0 --gguf my-decoder.gguf
+  bitbayes export runs/text-ste-seed1 --gguf net.gguf
 """
     network: Name
     c: str | None = None

@@ -246,7 +246,7 @@ def schedules_figure(series: Mapping[str, Sequence[tuple[int, Group]]], path: st
     axis.set(xlabel="epochs of the whole schedule, those of a float network at its start included")
     axis.set_ylabel("test accuracy, %")
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8, loc="best")
     return save(figure, path)
 
 
