@@ -242,6 +242,46 @@ def test_hooks_of_the_whole_and_of_the_parts_run_once() -> None:
     assert calls == ["binary", "real", "joint"]
 
 
+def test_hooks_of_states_run_as_those_of_torch() -> None:
+    """They see the joint state, may replace it, and run in the same order as those of any optimizer."""
+    found = []
+    for model, optimizer in (pair(), (lambda m: (m, torch.optim.SGD(m.parameters(), lr=0.1)))(network())):
+        steps(model, optimizer, 1)
+        calls: list[str] = []
+
+        def add(where: str, changed: Any = None, optimizer: Any = optimizer, calls: list[str] = calls) -> Any:
+            def hook(seen: Any, *given: Any) -> Any:
+                assert seen is optimizer and (not given or "param_groups" in given[0])
+                calls.append(where)
+                return changed(*given) if changed else None
+
+            return hook
+
+        optimizer.register_state_dict_pre_hook(add("before saving"))
+        optimizer.register_state_dict_post_hook(add("after saving", lambda state: state | {"note": 1}))
+        optimizer.register_state_dict_post_hook(add("last", lambda state: state.update(seen=state["note"])))
+        optimizer.register_load_state_dict_pre_hook(add("before loading", lambda state: state.pop("note") and None))
+        optimizer.register_load_state_dict_pre_hook(add("replacing", lambda state: state["other"]))
+        optimizer.register_load_state_dict_post_hook(add("after loading"))
+        state = optimizer.state_dict()
+        assert state["note"] == state["seen"] == 1
+        other = copy.deepcopy(state)
+        other["param_groups"][-1]["lr"] = 7.0
+        state["other"] = other
+        optimizer.load_state_dict(state)
+        assert optimizer.param_groups[-1]["lr"] == 7.0
+        assert "note" in state  # a hook changes a copy
+        found.append(calls)
+    assert found[0] == found[1] and len(found[0]) == 6
+
+
+def test_the_hook_after_loading_does_not_run_after_a_refusal() -> None:
+    _, joint = pair()
+    joint.register_load_state_dict_post_hook(lambda _: pytest.fail("it has not loaded"))
+    with pytest.raises(ValueError, match="has no belief and step"):
+        joint.load_state_dict(joint.state_dict() | {"state": {}})
+
+
 def test_a_gradient_scaler_skips_steps_that_overflow() -> None:
     """And unscales the gradients of both parts: with a power of two, bit for bit."""
     model, joint = pair()
@@ -306,6 +346,14 @@ def test_what_cannot_be_joined_is_refused() -> None:
         (
             lambda: bb.JointOptimizer(binary, parameters),
             "real must be an optimizer such as torch.optim.AdamW, got list",
+        ),
+        (
+            lambda: bb.JointOptimizer(binary, bb.STE([nn.Parameter(torch.ones(2, 2))], seed=0)),
+            "real must not be a learning rule, got STE; put all binary parameters into groups of one rule",
+        ),
+        (
+            lambda: bb.JointOptimizer(binary, pair()[1]),
+            "real must not be a learning rule, got JointOptimizer; put",
         ),
         (lambda: bb.JointOptimizer(binary, torch.optim.LBFGS(parameters)), "choose an optimizer whose step"),
     ):

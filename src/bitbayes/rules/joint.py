@@ -29,7 +29,8 @@ class JointOptimizer(torch.optim.Optimizer):
         real: The optimizer of the real parameters.
 
     Raises:
-        TypeError: If a part is not an optimizer of its kind, or `real` cannot step without a closure, as LBFGS cannot.
+        TypeError: If a part is not an optimizer of its kind, such as a second rule as `real`, or if `real` cannot step
+            without a closure, as LBFGS cannot.
         ValueError: If both parts have the same parameter.
 
     Example:
@@ -56,6 +57,11 @@ class JointOptimizer(torch.optim.Optimizer):
             raise TypeError(f"binary must be a learning rule such as bitbayes.BayesBiNN, got {type(binary).__name__}")
         if not isinstance(real, torch.optim.Optimizer):
             raise TypeError(f"real must be an optimizer such as torch.optim.AdamW, got {type(real).__name__}")
+        if isinstance(real, (BinaryOptimizer, JointOptimizer)):
+            raise TypeError(
+                f"real must not be a learning rule, got {type(real).__name__}; put all binary parameters into "
+                "groups of one rule"
+            )
         closure = inspect.signature(real.step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
             raise TypeError(
@@ -148,11 +154,17 @@ class JointOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of both parts in the form of a single optimizer of torch, the binary parameters first."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
         binary, real = self.binary.state_dict(), self.real.state_dict()
         first = sum(len(group["params"]) for group in binary["param_groups"])
         state = binary["state"] | {first + number: entries for number, entries in real["state"].items()}
         groups = [group | {"params": [first + number for number in group["params"]]} for group in real["param_groups"]]
-        return real | {"state": state, "param_groups": [*binary["param_groups"], *groups]}
+        joined = real | {"state": state, "param_groups": [*binary["param_groups"], *groups]}
+        for after in self._optimizer_state_dict_post_hooks.values():
+            changed = after(self, joined)
+            joined = joined if changed is None else changed
+        return joined
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore both parts bit for bit, and write the draw or the mode into the binary parameters.
@@ -163,6 +175,10 @@ class JointOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: If one of the parts refuses its state. Both parts are then unchanged.
         """
+        state_dict = state_dict.copy()  # as torch does, for hooks that change entries
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
         saved, mine = state_dict.get("param_groups", []), len(self.binary.param_groups)
         if len(saved) != len(self.param_groups):
             raise ValueError(
@@ -182,6 +198,8 @@ class JointOptimizer(torch.optim.Optimizer):
         except Exception:  # the rule is unchanged; loading has replaced the real state without writing into the old one
             self.real.__setstate__(before)
             raise
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
