@@ -377,6 +377,56 @@ def test_integers_that_are_no_token_ids_are_refused():
         bb.pack(settled(Doubled()), texts(1))
 
 
+class Converted(nn.Module):
+    """It converts token ids before it looks them up."""
+
+    def __init__(self, *kinds: torch.dtype) -> None:
+        super().__init__()
+        self.kinds, self.words, self.last = kinds, nn.Embedding(300, 8), nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        for kind in self.kinds:
+            ids = ids.to(kind)
+        return self.last(self.words(ids).mean(1))
+
+
+@pytest.mark.parametrize("before", [torch.int32, torch.int64])
+@pytest.mark.parametrize("after", [torch.int32, torch.int64])
+def test_ids_may_change_their_type_where_they_keep_their_value(before, after):
+    model, ids = settled(Converted(after)), torch.arange(290, 300).view(2, 5)
+    with torch.no_grad():
+        wanted = model(ids)
+    np.testing.assert_allclose(outputs(bb.pack(model, ids.to(before)), "torch", ids), wanted, rtol=1e-5, atol=1e-6)
+    for kind in (torch.uint8, torch.int16, torch.bool):
+        message = rf"it changes {before} to {kind}; only token ids may change, to torch\.int32 or torch\.int64"
+        with pytest.raises(ValueError, match=message):
+            bb.pack(settled(Converted(kind, torch.int64)), ids.to(before))
+    with pytest.raises(ValueError, match=r"computes in torch.float64; call \.float\(\)"):
+        bb.pack(settled(Converted(torch.float64, torch.int64)), ids.to(before))
+
+
+def test_the_mask_of_a_torch_encoder_needs_is_causal():
+    class Masked(nn.Module):
+        def __init__(self, is_causal: bool | None) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder, self.is_causal = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), is_causal
+            self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.encoder(x, mask=self.mask, is_causal=self.is_causal)
+
+    x = torch.randn(2, 5, 8)
+    with pytest.raises(ValueError, match=r"; pass is_causal=True or False beside the mask of a torch.nn.Transf") as e:
+        bb.pack(settled(Masked(None)), x)
+    assert "\n" not in str(e.value)
+    for is_causal in (True, False):
+        model = settled(Masked(is_causal))
+        with torch.no_grad():
+            wanted = model(x)
+        np.testing.assert_allclose(outputs(bb.pack(model, x), "torch", x), wanted, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("backend", ["reference", "torch", "native"])
 def test_ids_that_the_network_lacks_are_refused(backend):
     model, inputs = made("reader")
@@ -387,6 +437,17 @@ def test_ids_that_the_network_lacks_are_refused(backend):
     for kind in (torch.int32, torch.int16, torch.uint8):
         np.testing.assert_allclose(outputs(packed, backend, x.to(kind)), wanted, rtol=1e-4, atol=1e-4)
     assert outputs(packed, backend, x[:0]).shape == (0, 3)
+    for kind in (torch.uint16, torch.uint32, torch.uint64):
+        runtime = bb.packed.load(packed, backend)
+        for ids in (x.to(kind), x.to(kind).numpy(), x.to(kind).numpy()[:, ::-1][:, ::-1]):
+            np.testing.assert_allclose(np.asarray(runtime.outputs(ids))[0], wanted, rtol=1e-4, atol=1e-4)
+        with pytest.raises(ValueError, match=f"from 0 to {WORDS - 1}, got {torch.iinfo(kind).max}$"):
+            runtime.outputs(torch.full(x.shape, torch.iinfo(kind).max, dtype=kind))
+    runtime = bb.packed.load(packed, backend)
+    backwards = np.asarray(runtime.outputs(x.numpy()[::-1]))[0, ::-1]
+    np.testing.assert_allclose(backwards, wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=rf"token ids, which are integers below {WORDS}, got object"):
+        runtime.outputs(x.numpy().astype(object))
     for wrong, message in [
         (torch.full_like(x, WORDS), f"expected token ids from 0 to {WORDS - 1}, got {WORDS}"),
         (torch.full_like(x, -1), f"expected token ids from 0 to {WORDS - 1}, got -1"),

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bitbayes.bits import unpack_signs
-from bitbayes.packed.backends.runtime import Runtime, Steps, check_finite, check_inputs, check_tokens, sliced
+from bitbayes.packed.backends.runtime import Runtime, Steps, check_finite, check_inputs, check_tokens, checked, sliced
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
 
 Tensors = dict[str, Tensor]  # tensors of a step by role
+
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # torch stores and converts them, but has no min and max
 
 
 class TorchRuntime(Runtime):
@@ -49,10 +52,11 @@ class TorchRuntime(Runtime):
     @torch.no_grad()
     def outputs(self, x: Tensor) -> Tensor:
         """Return the raw outputs of all C networks, shape (C, N, ...), float32, for inputs of shape (N, ...)."""
-        x = torch.as_tensor(x)
+        if not isinstance(x, Tensor):  # numpy knows types and strides that torch does not
+            x = torch.tensor(np.ascontiguousarray(checked(self.network, x)))
         check_inputs(self.network, tuple(x.shape), x.is_floating_point(), x.dtype)
         if self.network.tokens is not None:
-            check_tokens(self.network, x)
+            check_tokens(self.network, x.cpu().numpy() if x.dtype in _UNSIGNED else x)
             x = x.to(self.device, torch.int64)
         else:
             x = x.to(self.device, torch.float32)

@@ -58,6 +58,11 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
             advice = f"; {refused}; {ADVICE}"
         elif "specialized it to be a constant" in str(error):
             advice = "; it treats the batch size as fixed: write x.shape[0] where it has len(x) or a number"
+        elif "data-dependent" in str(error):
+            advice = (
+                "; pass is_causal=True or False beside the mask of a torch.nn.TransformerEncoder, and avoid other "
+                "branches on data"
+            )
         elif example.is_floating_point() and any(isinstance(module, nn.Embedding) for module in model.modules()):
             advice = "; it has an embedding, so give token ids (int64) of shape (N, tokens) as the example"
         raise ValueError(f"torch.export cannot trace {type(model).__name__}: {lines[0][:200]}{advice}") from error
@@ -249,8 +254,17 @@ def _simplified(graph: Graph) -> Graph:
 
 def _check_dtype(node: Any) -> None:
     dtype, before = node.meta["val"].dtype, node.args[0].meta["val"].dtype
-    if dtype != before and dtype != torch.float32:
-        raise ValueError(f"cannot pack layer {_layer(node)!r}: it computes in {dtype}; call .float() on the network")
+    integers = {torch.int32, torch.int64}  # all token ids fit into both
+    if dtype in (before, torch.float32) or (dtype in integers and _is_integer(before)):
+        return
+    advice = f"it computes in {dtype}; call .float() on the network"
+    if not dtype.is_floating_point:
+        advice = f"it changes {before} to {dtype}; only token ids may change, to torch.int32 or torch.int64"
+    raise ValueError(f"cannot pack layer {_layer(node)!r}: {advice}")
+
+
+def _is_integer(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
 def _tensors(builder: Builder, known: Mapping[Node, Any], first: Tensors | None) -> Tensors:
