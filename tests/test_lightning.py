@@ -209,3 +209,87 @@ def test_shuffled_batches_for_batchnorm_leave_the_random_numbers_of_training(gui
         run(guide | {"fit": fit}, epochs=1)
         found.append(torch.rand(3))
     assert torch.equal(*found)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("samples", [1, 2])
+def test_checkpoints_between_evaluations_have_statistics_of_the_mode(
+    guide: dict[str, Any], samples: int, tmp_path: Path
+) -> None:
+    """Training goes on as without them, and as from them."""
+    L = lightning()
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    batches, mode = [(x[:32],), (x[32:],)], guide["ModeCallback"]
+
+    def trained(*others: Any, **options: Any) -> Any:
+        def fit(module: Any, training: Any, validation: Any, resume: Any, **options: Any) -> None:
+            trainer = L.Trainer(callbacks=[mode(batches), *others], **options)
+            trainer.fit(module, training, None, ckpt_path=resume)
+
+        return run(guide | {"fit": fit}, epochs=2, samples=samples, **options)
+
+    saver = L.pytorch.callbacks.ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=2)
+    module = trained(saver, enable_checkpointing=True)
+    assert equal(everything(module), everything(trained()))
+    for step in (2, 4, 6):
+        checkpoint = torch.load(tmp_path / f"step={step}.ckpt", weights_only=True)
+        assert checkpoint["optimizer_states"][0]["param_groups"][0]["training"]
+        state = {name.removeprefix("network."): tensor for name, tensor in checkpoint["state_dict"].items()}
+        network = nn.Sequential(nn.Linear(6, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+        network.load_state_dict(state)
+        assert (network[0].weight.abs() == 1).all()
+        bb.refresh_batchnorm(network, [x[:32], x[32:]])
+        assert equal(dict(network.state_dict()), state)
+    # Within an epoch, Lightning would begin again with the first batch.
+    assert equal(everything(module), everything(trained(resume=tmp_path / "step=4.ckpt")))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_leaves_the_statistics_of_training_and_counts_its_batches(
+    guide: dict[str, Any], tmp_path: Path
+) -> None:
+    """Batches are iterated again only if training has changed the statistics since the last evaluation."""
+    L = lightning()
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    counts: list[int] = []
+
+    class Batches:
+        def __iter__(self) -> Any:
+            counts.append(1)
+            return iter([(x,)])
+
+    class Saver(L.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *parts: Any) -> None:
+            before = copy.deepcopy(pl_module.state_dict())
+            trainer.save_checkpoint(tmp_path / "now.ckpt")
+            assert equal(before, dict(pl_module.state_dict())) and pl_module.network[1].training
+            self.changed = torch.load(tmp_path / "now.ckpt", weights_only=True)["state_dict"]
+            assert not torch.equal(self.changed["network.1.running_mean"], before["network.1.running_mean"])
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            so_far = len(counts)
+            trainer.save_checkpoint(tmp_path / "now.ckpt")
+            assert len(counts) == so_far  # validation has just been
+
+    def fit(module: Any, training: Any, validation: Any, resume: Any, **options: Any) -> None:
+        L.Trainer(callbacks=[guide["ModeCallback"](Batches()), Saver()], **options).fit(module, training, validation)
+
+    run(guide | {"fit": fit}, epochs=1)
+    assert len(counts) == 1 + 4 + 1 + 1  # before training, four steps, validation, and the end
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_module_without_a_rule_is_refused(guide: dict[str, Any]) -> None:
+    L = lightning()
+
+    class Plain(guide["Classifier"]):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = L.Trainer(callbacks=[guide["ModeCallback"]()], max_epochs=1, accelerator="cpu", **quiet)
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, x.argmax(1)), batch_size=16)
+    with pytest.raises(TypeError, match=r"ModeCallback needs .*, but the module's optimizer is SGD; return") as caught:
+        trainer.fit(Plain(nn.Linear(6, 6), examples=64, steps=4), loader)
+    assert "\n" not in str(caught.value)

@@ -225,7 +225,7 @@ BATCHES = [{"pixel_values": torch.stack([each["pixel_values"] for each in exampl
 
 
 def trained(
-    folder: Path, *, make: Any = bert, steps: int = 8, resume: bool = False, callback: Any = None, **options: Any
+    folder: Path, *, make: Any = bert, steps: int = 8, resume: bool = False, callbacks: Any = (), **options: Any
 ) -> tuple[Any, bb.JointOptimizer]:
     """Train by the Trainer; the schedule is always one of eight steps."""
     tf = needs.TRANSFORMERS.module("transformers")
@@ -254,7 +254,7 @@ def trained(
         train_dataset=examples(64, 0),
         eval_dataset=examples(32, 1),
         optimizers=(optimizer, None),
-        callbacks=[callback or module.ModeCallback(BATCHES if make is Convolutional else None), Stop()],
+        callbacks=[*(callbacks or [module.ModeCallback(BATCHES if make is Convolutional else None)]), Stop()],
         compute_metrics=lambda found: {"right": float((found.predictions.argmax(1) == found.label_ids).mean())},
     )
     trainer.train(resume_from_checkpoint=resume or None)
@@ -328,6 +328,29 @@ def test_the_callback_refuses_what_would_fail_at_the_end(tmp_path: Path) -> None
         plain.train()
     with pytest.raises(ValueError, match="save_only_model=True leaves out"):
         trained(tmp_path, load_best_model_at_end=True, save_only_model=True, save_steps=4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_of_a_draw_stops_training_and_can_be_resumed(tmp_path: Path) -> None:
+    tf = needs.TRANSFORMERS.module("transformers")
+    module = needs.TRANSFORMERS.module("bitbayes.integrations.transformers")
+
+    class Saver(tf.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+            control.should_save |= state.global_step == 3
+
+    with pytest.raises(RuntimeError, match=r"of step 3 holds a draw .*; register ModeCallback last") as caught:
+        trained(tmp_path / "wrong", callbacks=[module.ModeCallback(), Saver()])
+    assert "\n" not in str(caught.value)
+    trainer, optimizer = trained(tmp_path / "right", callbacks=[Saver(), module.ModeCallback()])
+    right, wrong = (saved(tmp_path / folder, 3) for folder in ("right", "wrong"))
+    mode = {name for name, _ in optimizer.binary.named_mode()}
+    changed = {name for name in right if not torch.equal(right[name], wrong[name])}
+    assert changed and changed <= mode
+    assert all((right[name].abs() == right[name].abs().max()).all() for name in mode)
+    resumed, other = trained(tmp_path / "wrong", resume=True)
+    assert equal(dict(trainer.model.state_dict()), dict(resumed.model.state_dict()))
+    assert equal(optimizer.state_dict()["state"], other.state_dict()["state"])
 
 
 @pytest.mark.filterwarnings("ignore")

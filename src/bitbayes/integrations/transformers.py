@@ -21,13 +21,17 @@ class ModeCallback(TrainerCallback):
     this callback. With it, checkpoints and the network after training also hold the mode, and BatchNorm has statistics
     that fit. With `load_best_model_at_end`, the beliefs return to the best checkpoint together with the network.
 
+    Register it last. A callback after it may ask for a checkpoint when the mode can no longer be written, and training
+    then stops with an error.
+
     Args:
         batches: Batches of training inputs for `bitbayes.refresh_batchnorm`, which are iterated at every evaluation.
             A mapping holds keyword arguments of the network. None keeps the statistics.
 
     Raises:
-        TypeError: At the begin of training, if the Trainer has no optimizer of this library.
-        ValueError: At the begin of training, if `load_best_model_at_end` and `save_only_model` are both set.
+        TypeError: When training begins, if the Trainer has no optimizer of this library.
+        ValueError: When training begins, if `load_best_model_at_end` and `save_only_model` are both set.
+        RuntimeError: After a checkpoint that holds a draw, because a later callback asked for it.
 
     Example:
         >>> ModeCallback([{"pixel_values": torch.zeros(8, 3, 4, 4)}]).batches[0]["pixel_values"].shape
@@ -59,6 +63,15 @@ class ModeCallback(TrainerCallback):
             write_mode(parts["model"], _unwrapped(parts["optimizer"]), self.batches)
 
     on_epoch_end = on_step_end
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
+        """Refuse a checkpoint that a later callback asked for, after `on_step_end` has left the draw in place."""
+        if _unwrapped(parts["optimizer"]).training:
+            raise RuntimeError(
+                f"the checkpoint of step {state.global_step} holds a draw and not the mode, because a callback asked "
+                "for it after the turn of ModeCallback; register ModeCallback last, set control.should_save in "
+                "on_step_end, and resume from this checkpoint"
+            )
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """Write the mode: that of the best checkpoint, if the Trainer has loaded it."""
