@@ -403,6 +403,8 @@ def test_ids_may_change_their_type_where_they_keep_their_value(before, after):
             bb.pack(settled(Converted(kind, torch.int64)), ids.to(before))
     with pytest.raises(ValueError, match=r"computes in torch.float64; call \.float\(\)"):
         bb.pack(settled(Converted(torch.float64, torch.int64)), ids.to(before))
+    with pytest.raises(ValueError, match=rf"it changes torch.float32 to {after}; only token ids may change"):
+        bb.pack(settled(Converted(after)), ids.float())
 
 
 def test_the_mask_of_a_torch_encoder_needs_is_causal():
