@@ -83,7 +83,7 @@ def make(rule: str, model: nn.Module, **options: Any) -> bb.BinaryOptimizer:
     return RULES[rule](binary, **{"seed": 3} | options)
 
 
-def steps(model: nn.Module, optimizer: bb.BinaryOptimizer, count: int, scheduler: Any = None) -> None:
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int, scheduler: Any = None) -> None:
     """Trains for some steps."""
     x, y = data()
     for _ in range(count):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import bitbayes as bb
 import needs
-from laws import RULES, data, every_rule, loss, network
+from laws import RULES, data, every_rule, loss, network, steps
 from nested import equal
 
 
@@ -27,17 +27,6 @@ def pair(rule: str = "bayesbinn-straight-through", **options: Any) -> tuple[nn.S
     """Return a network and its joint optimizer."""
     model, *both = parts(rule, **options)
     return model, bb.JointOptimizer(*both)
-
-
-def steps(model: nn.Module, optimizer: Any, count: int, scheduler: Any = None) -> None:
-    """Train for some steps."""
-    x, y = data()
-    for _ in range(count):
-        loss(model, x, y).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if scheduler is not None:
-            scheduler.step()
 
 
 def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

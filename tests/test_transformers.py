@@ -355,7 +355,7 @@ def test_a_checkpoint_of_a_draw_stops_training_and_can_be_resumed(tmp_path: Path
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_guide_trains_and_resumes(tmp_path: Path) -> None:
-    """By the function that it shows."""
+    """The function that the guide shows does both."""
     needs.TRANSFORMERS.module("transformers")
     found: dict[str, Any] = {}
     exec(compile(blocks(PAGE, "py")[1][1], str(PAGE), "exec"), found)

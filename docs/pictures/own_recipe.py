@@ -30,10 +30,7 @@ ARROWS = (
 def draw() -> str:
     """Return the SVG."""
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
-        ' font-family="system-ui, DejaVu Sans, sans-serif" font-size="12.5">',
-        f"<style>{style.scheme()}</style>",
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="var(--paper)"/>',
+        style.opened(WIDTH, HEIGHT),
         head("muted"),
     ]
     for (x0, y0), (x1, y1), label, (x, y) in ARROWS:

@@ -75,6 +75,18 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 7.0, height: floa
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def opened(width: int, height: int) -> str:
+    """Return the beginning of an SVG that is drawn by hand: its size, its colours and its background."""
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+            ' font-family="system-ui, DejaVu Sans, sans-serif" font-size="12.5">',
+            f"<style>{scheme()}</style>",
+            f'<rect width="{width}" height="{height}" fill="var(--paper)"/>',
+        ]
+    )
+
+
 def svg(figure: Figure) -> str:
     """Return the figure as an SVG whose colours follow the reader's scheme."""
     with mpl.rc_context(_RC):

@@ -27,10 +27,7 @@ def draw() -> str:
     """Return the SVG."""
     middle = _TOP + _TALL / 2
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
-        ' font-family="system-ui, DejaVu Sans, sans-serif" font-size="12.5">',
-        f"<style>{style.scheme()}</style>",
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="var(--paper)"/>',
+        style.opened(WIDTH, HEIGHT),
         head("muted"),
         f'<rect x="{BLOCK[0]}" y="18" width="{BLOCK[1] - BLOCK[0]}" height="{_TOP + _TALL - 2}" rx="8" fill="none"'
         ' stroke="var(--line)" stroke-dasharray="5 4"/>',

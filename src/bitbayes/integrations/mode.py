@@ -1,4 +1,4 @@
-"""What the callbacks of all trainers do."""
+"""The mode of a network and its BatchNorm statistics, which the callbacks of all trainers write."""
 
 from __future__ import annotations
 

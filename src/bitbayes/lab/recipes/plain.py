@@ -75,14 +75,11 @@ DIGITS_PLAIN = dataclasses.replace(
 )
 
 BREAST_CANCER = dataclasses.replace(
-    MOONS,
+    DIGITS_PLAIN,
     name="breast-cancer",
     title="breast cancer in Wisconsin (UCI), MLP 30-64-1 (tanh), binary biases",
     source="ours; table from scikit-learn",
     network=partial(mlp, 30, [64], 1, **_DENSE),
     load=generated(_all(load_breast_cancer), "the table comes with scikit-learn"),
-    epochs=1000,
-    quick_epochs=1000,
     loss=BINARY,
-    rules=_RULES,
 )
