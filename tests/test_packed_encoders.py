@@ -579,7 +579,7 @@ class Moves(nn.Module):
         z = torch.cat([self.token.repeat(x.shape[0], 1, 1), x, x.neg(), self.token[None].expand(x.shape[0], -1, -1)], 1)
         steps = torch.where(y > 0.1, torch.tensor([1.0, 2, 3]), 0.5).mean(2)[:, 2:7].softmax(1)
         y = self.last(y.transpose(1, 2).reshape(x.shape[0], 24))
-        return y + steps + self.more(z[:, 1:-1, -4:].mean(2))
+        return y + steps + self.more(z[:, 1:-1].narrow(-1, -4, 4).mean(2))
 
 
 @pytest.mark.parametrize(("make", "shape"), [(Square, (6, 6)), (Moves, (6, 12))])

@@ -360,6 +360,14 @@ def _slice(b: Builder, node: Node, a: dict[str, Any]) -> Traced:
     return _narrow(b, x, a["dim"], begin, end)
 
 
+def _narrow_op(b: Builder, node: Node, a: dict[str, Any]) -> Traced:
+    x = traced(b, a["self"])
+    if isinstance(a["start"], Node) or isinstance(a["length"], Node):
+        raise Refusal("it must begin and end at fixed places")
+    begin = a["start"] % x.sizes[a["dim"]]
+    return _narrow(b, x, a["dim"], begin, begin + a["length"])
+
+
 def _unbind(b: Builder, node: Node, a: dict[str, Any]) -> list[Traced]:
     x = traced(b, a["self"])
     return [_narrow(b, x, a["dim"], i, i + 1, keep=False) for i in range(len(node.meta["val"]))]
@@ -431,7 +439,7 @@ LAYERS: dict[str, Layer] = {
     **dict.fromkeys(["adaptive_avg_pool1d", "adaptive_avg_pool2d"], _adaptive),
     **dict.fromkeys(["view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view"], _reshape),
     **{"mean": _mean, "permute": _permute, "transpose": _permute, "mT": _permute},
-    **{"select": _select, "slice": _slice, "unbind": _unbind},
+    **{"select": _select, "slice": _slice, "narrow": _narrow_op, "unbind": _unbind},
     **dict.fromkeys(["split", "split_with_sizes", "chunk"], _split),
     **dict.fromkeys(["pad", "constant_pad_nd"], _pad),
     "cat": _cat,
