@@ -246,8 +246,9 @@ class _Attention(nn.Module):
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate pairs of entries, one of each half, by the angles of their positions."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)  # under autocast, float32 angles would make float32 of everything
     left, right = x.chunk(2, -1)
-    return (x * cos + torch.cat([-right, left], -1) * sin).to(x.dtype)
+    return x * cos + torch.cat([-right, left], -1) * sin
 
 
 class _SwiGLU(nn.Module):
