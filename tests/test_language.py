@@ -13,11 +13,14 @@ import torch
 
 import bitbayes as bb
 from bitbayes.lab import cli
-from bitbayes.lab.recipes import RECIPES, make_config, run_recipe
+from bitbayes.lab.data import batches
+from bitbayes.lab.recipes import RECIPES, make_config, make_experiment, run_recipe
+from bitbayes.lab.recipes.finished import load_teacher
 from bitbayes.lab.studies.evaluate import evaluate_run
 from bitbayes.lab.studies.generate import load_language_model, next_bytes, shown
 from bitbayes.lab.studies.load import load_run
 from bitbayes.lab.train import RunError, RunFolder, SilentProgress
+from bitbayes.lab.train.loop import training_step
 from bitbayes.nn import decoder
 from needs import OPTUNA
 
@@ -136,6 +139,18 @@ def test_a_run_begins_with_float_weights(data: str, tmp_path: Path) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     assert (first[name].sign() == last[name].sign()).float().mean() > 0.6
     assert len(last[name][0].abs().unique()) == 1
+
+
+def test_a_teacher_teaches_every_byte(run: Path, data: str, tmp_path: Path) -> None:
+    chosen = config(data, tmp_path / "student", "ste", teacher=str(run), teacher_share=1.0, accumulate=2)
+    experiment, model = make_experiment(chosen), load_run(run).experiment.model.eval()
+    experiment.teacher = load_teacher(chosen, RECIPES["text"], experiment.data)
+    x, y = next(iter(batches(experiment.data.train, 4)))
+    with torch.no_grad():
+        p, q = model(x).softmax(-1), experiment.model(x).softmax(-1)
+    loss, _ = training_step(chosen, experiment, x, y)
+    torch.testing.assert_close(loss, (p * (p / q).log()).sum(-1).mean())
+    assert trained(data, tmp_path / "student", "ste", teacher=str(run)).test_bits < 6.5
 
 
 def test_the_scale_of_every_output_is_counted(run: Path) -> None:

@@ -37,6 +37,8 @@ def test_the_loss_is_the_divergence_from_the_teacher() -> None:
     divergence = (p * (p / q).log()).sum(1).mean()
     mixed = Teacher(torch.nn.Identity(), share=0.3).mixed(labels, output, theirs)
     torch.testing.assert_close(mixed, 0.7 * labels + 0.3 * divergence)
+    by_position = Teacher(torch.nn.Identity(), share=0.3).mixed(labels, output.view(2, 3, 4), theirs.view(2, 3, 4))
+    torch.testing.assert_close(by_position, mixed)
 
 
 def test_a_step_is_taught_by_the_best_epoch_of_the_run(master: Path) -> None:
@@ -114,7 +116,7 @@ def test_teachers_that_cannot_teach(master: Path, tmp_path: Path, capsys: pytest
 
     assert "is not a run" in refused(teacher=tmp_path)
     assert "teacher_share must be in (0, 1], got 0" in refused("--teacher-share", "0")
-    assert "a teacher needs the loss cross_entropy, not binary" in refused(recipe="moons", out="moons")
+    assert "a teacher needs the loss cross_entropy or next_byte, not binary" in refused(recipe="moons", out="moons")
     unfinished = tmp_path / "unfinished"
     shutil.copytree(master, unfinished)
     (unfinished / "summary.json").unlink()

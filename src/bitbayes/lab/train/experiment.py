@@ -18,7 +18,7 @@ from bitbayes.errors import nearest
 from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.distributed import Ranks
-from bitbayes.lab.train.losses import CROSS_ENTROPY, Loss
+from bitbayes.lab.train.losses import CROSS_ENTROPY, NEXT_BYTE, Loss
 from bitbayes.lab.train.rules import RULES, RealOptimizer, RuleSpec
 from bitbayes.lab.train.teacher import Teacher
 from bitbayes.parameters import packed_bits, split_parameters
@@ -162,10 +162,11 @@ def _check_ranks(config: RunConfig, examples: int) -> None:
 
 def _check_targets(config: RunConfig, data: DataBundle, loss: Loss) -> None:
     """Raise ValueError for changes of targets or of test inputs that do not suit the loss or the data."""
-    changes = {"label smoothing": config.label_smoothing, "a teacher": config.teacher}
-    for what, wanted in changes.items():
-        if wanted and loss is not CROSS_ENTROPY:
-            raise ValueError(f"{what} needs the loss {CROSS_ENTROPY.name}, not {loss.name}; leave it out")
+    if config.label_smoothing and loss is not CROSS_ENTROPY:
+        raise ValueError(f"label smoothing needs the loss {CROSS_ENTROPY.name}, not {loss.name}; leave it out")
+    if config.teacher and loss not in (CROSS_ENTROPY, NEXT_BYTE):
+        names = f"{CROSS_ENTROPY.name} or {NEXT_BYTE.name}"
+        raise ValueError(f"a teacher needs the loss {names}, not {loss.name}; leave it out")
     if config.views != "one" and loss.text:
         raise ValueError(f"views {config.views} need images, but {data.name} is text; leave them out")
     if config.views != "one" and isinstance(data.train, TensorData) and data.train.x.dim() != 4:

@@ -30,16 +30,16 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, x: Tensor, parts: int = 1) -> Tensor:
-        """Return the teacher's logits, shape (N, K), for inputs of the student, in a number of passes."""
+        """Return the teacher's logits, shape (..., K), for inputs of the student, in a number of passes."""
         return torch.cat([self.outputs(part).float() for part in x.tensor_split(parts)])
 
     def mixed(self, loss: Tensor, output: Tensor, taught: Tensor) -> Tensor:
-        """Return (1 − share) · loss + share · KL(teacher ‖ student), the mean over the batch in nats.
+        """Return (1 − share) · loss + share · KL(teacher ‖ student), the mean over all predictions in nats.
 
         Args:
             loss: Loss of the student on the labels.
-            output: Logits of the student, shape (N, K).
-            taught: Logits of the teacher, shape (N, K).
+            output: Logits of the student, shape (N, K), or (N, T, K) for T predictions per example.
+            taught: Logits of the teacher, of the same shape.
         """
-        both = output.log_softmax(-1), taught.log_softmax(-1)
+        both = output.log_softmax(-1).flatten(0, -2), taught.log_softmax(-1).flatten(0, -2)
         return (1 - self.share) * loss + self.share * F.kl_div(*both, reduction="batchmean", log_target=True)
