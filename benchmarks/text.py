@@ -3,45 +3,55 @@
     python benchmarks/text.py full-precision --real-lr 5e-3 --steps 200 --save float.pt
     python benchmarks/text.py ste --lr 3e-3 --steps 150 --begin float.pt
     python benchmarks/text.py bayesbinn --init-lambda 150 --steps 150 --begin float.pt
+    python benchmarks/text.py all [--steps 300] [--seeds 1] [--json FILE]
 
-The decoder has two blocks of width 128. All runs have seed 0, batches of 8 windows, bfloat16, learned scales for each
-output, and both learning rates on a cosine to 0. Every fifty steps, a line has the training bits per byte since the
-last one. Settings of the recipe `text` were chosen with these runs; docs/log.md has the numbers.
+The decoder has two blocks of width 128. All runs have batches of 8 windows, bfloat16, and both learning rates on a
+cosine to 0. Every fifty steps, a line has the training bits per byte since the last one. Settings of the recipe `text`
+were chosen on the validation bits of these runs; docs/log.md has the numbers. `all` trains every setting of a table
+from random weights, and prints bits per byte of the test text.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import itertools
+import json
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import bitbayes as bb
-from bitbayes.lab.data import DataBundle, batches, load_text
+from bitbayes.lab.data import DataBundle, TextData, batches, load_text
 from bitbayes.nn import Decoder, decoder
 from bitbayes.rules.bayesbinn import recommended_lr
+from bitbayes.table import Table, spread
 
-_HELD = 256  # validation windows
+_HELD = 256  # windows of validation and test data
 _SHOWN = 50  # steps between two lines
 
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     """Return the choices of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rule", choices=["full-precision", "ste", "bayesbinn"])
+    parser.add_argument("rule", choices=["full-precision", "ste", "bayesbinn", "all"])
     parser.add_argument("--data", help="folder of text; by default, the standard library")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--lr", type=float, help="of binary weights; by default 3e-3, or BayesBiNN's own")
     parser.add_argument("--real-lr", type=float, default=3e-3)
+    parser.add_argument("--scale", default="channel", help="of the binary weights")
     parser.add_argument("--scale-lr", type=float, default=1e-3)
     parser.add_argument("--init-lambda", type=float, default=15.0)
     parser.add_argument("--ess-scale", type=float, default=300.0)
     parser.add_argument("--save", help="file to write the weights to")
     parser.add_argument("--begin", help="file of float weights to begin with")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="with `all`, networks per setting")
+    parser.add_argument("--json", type=Path, help="with `all`, file of results; it keeps what it has")
     return parser.parse_args(words)
 
 
@@ -51,12 +61,12 @@ def optimizers(model: Decoder, data: DataBundle, chosen: argparse.Namespace) -> 
     real = [weights for _, weights in others]
     if chosen.rule == "full-precision":
         return [torch.optim.Adam([*real, *(weights for _, weights in binary)], lr=chosen.real_lr, fused=True)]
-    common = {"scale": "channel", "scale_lr": chosen.scale_lr, "init": "weights" if chosen.begin else "random"}
+    common = {"scale": chosen.scale, "scale_lr": chosen.scale_lr, "init": "weights" if chosen.begin else "random"}
     if chosen.rule == "ste":
-        rule = bb.STE(binary, lr=chosen.lr or 3e-3, seed=0, **common)
+        rule = bb.STE(binary, lr=chosen.lr or 3e-3, seed=chosen.seed, **common)
     else:
         ess, lr = chosen.ess_scale * len(data.train), chosen.lr or recommended_lr(chosen.steps)
-        rule = bb.BayesBiNN(binary, lr=lr, ess=ess, init_lambda=chosen.init_lambda, seed=0, **common)
+        rule = bb.BayesBiNN(binary, lr=lr, ess=ess, init_lambda=chosen.init_lambda, seed=chosen.seed, **common)
     bb.follow(model, rule)
     return [rule, torch.optim.Adam(real, lr=chosen.real_lr, fused=True)]
 
@@ -68,17 +78,24 @@ def bits(model: Decoder, x: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(logits.float().flatten(0, 1), y.flatten()) / math.log(2)
 
 
-def stream(data: DataBundle) -> Iterator[tuple[Tensor, Tensor]]:
+def stream(data: DataBundle, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield training batches, epoch after epoch."""
     for epoch in itertools.count(1):
-        yield from batches(data.train, 8, seed=0, epoch=epoch, shuffle=True, augment=True)
+        yield from batches(data.train, 8, seed=seed, epoch=epoch, shuffle=True, augment=True)
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Train one network."""
-    chosen = parsed(words)
-    data = load_text(chosen.data)
-    torch.manual_seed(0)
+@torch.no_grad()
+def mean_bits(model: Decoder, data: TextData) -> float:
+    """Return the mean bits per byte of windows at equal distances."""
+    every = len(data) // min(_HELD, len(data))
+    places = torch.arange(0, len(data), every)[:_HELD].split(64)
+    costs = [(len(x), float(bits(model, x, y))) for x, y in data.batches(places)]
+    return sum(count * cost for count, cost in costs) / sum(count for count, _ in costs)
+
+
+def trained(chosen: argparse.Namespace, data: DataBundle) -> Decoder:
+    """Train one network; if it is binary, return its mode."""
+    torch.manual_seed(chosen.seed)
     model = decoder(hidden_size=128, intermediate_size=384, layers=2)
     if chosen.begin:
         model.load_state_dict(torch.load(chosen.begin, weights_only=True))
@@ -86,7 +103,7 @@ def main(words: Sequence[str] | None = None) -> None:
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(part, chosen.steps) for part in parts]
     model.train()
     seen = 0.0
-    for step, (x, y) in zip(range(1, chosen.steps + 1), stream(data), strict=False):
+    for step, (x, y) in zip(range(1, chosen.steps + 1), stream(data, chosen.seed), strict=False):
         cost = bits(model, x, y)
         (cost * math.log(2)).backward()
         for part in parts:
@@ -98,13 +115,43 @@ def main(words: Sequence[str] | None = None) -> None:
         if step % _SHOWN == 0:
             print(f"step {step}: training {seen / _SHOWN:.3f} bits per byte", flush=True)
             seen = 0.0
-    model.eval()
-    every = len(data.validation) // min(_HELD, len(data.validation))
-    places = torch.arange(0, len(data.validation), every)[:_HELD].split(64)
-    with torch.no_grad():
-        costs = [(len(x), float(bits(model, x, y))) for x, y in data.validation.batches(places)]
-    mean = sum(count * cost for count, cost in costs) / sum(count for count, _ in costs)
-    print(f"{chosen.rule}: validation {mean:.4f} bits per byte")
+    return model.eval()
+
+
+def table(chosen: argparse.Namespace, data: DataBundle) -> None:
+    """Train the settings of the table that the file lacks, and print and store the bits per byte of the test text."""
+    content = {"date": datetime.date.today().isoformat(), "steps": chosen.steps, "seeds": chosen.seeds, "decoders": {}}
+    if chosen.json is not None and chosen.json.exists():
+        content = json.loads(chosen.json.read_text(encoding="utf-8"))
+    rows, shared = content["decoders"], ["--steps", str(content["steps"])]
+    for label, words in SETTINGS.items():
+        if label in rows:
+            continue
+        runs = (parsed([*words.split(), *shared, "--seed", str(seed)]) for seed in range(content["seeds"]))
+        rows[label] = [mean_bits(trained(run, data), data.test) for run in runs]
+        if chosen.json is not None:
+            chosen.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    shown = [[label, spread(rows[label], 3)] for label in SETTINGS]
+    print(Table("", ["binary weights", "test, bits per byte"], shown).markdown())
+
+
+SCALES = ("channel", "group:32", "fan_in")
+SETTINGS = {
+    "none: Adam, lr 3e-3": "full-precision",
+    **{f"STE, lr 3e-3, scale {scale}": f"ste --scale {scale}" for scale in SCALES},
+    **{f"BayesBiNN, recommended, scale {scale}": f"bayesbinn --scale {scale}" for scale in SCALES},
+}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Train one network, or all of the table."""
+    chosen = parsed(words)
+    data = load_text(chosen.data)
+    if chosen.rule == "all":
+        table(chosen, data)
+        return
+    model = trained(chosen, data)
+    print(f"{chosen.rule}: validation {mean_bits(model, data.validation):.4f} bits per byte")
     if chosen.save:
         torch.save(model.state_dict(), chosen.save)
 

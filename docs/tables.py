@@ -183,6 +183,21 @@ def flips_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     return markdown(["binary weights", "test accuracy, %", "signs that a step flips, %"], rows)
 
 
+def decoders_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return the bits per byte of every setting of `benchmarks/text.py all`."""
+    rows = [[label, spread(costs, 3)] for label, costs in found["decoders"].items()]
+    return markdown(["binary weights", "test, bits per byte"], rows)
+
+
+def encoders_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return the relative times of every engine of `benchmarks/encoders.py`."""
+    cases = list(dict.fromkeys(case for row in found["encoders"].values() for case in row))
+    rows = []
+    for engine, row in found["encoders"].items():
+        rows.append([engine, *(f"{row[case]:.2f}×" if case in row else "" for case in cases)])
+    return markdown(["engine", *cases], rows)
+
+
 def snelson_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return one row per split, and a last row for their mean."""
     rows = []
@@ -231,6 +246,7 @@ def table(name: str, columns: Sequence[str] = ()) -> str:
     kinds = {"streams": streams_table, "unlike": trust_table, "data": data_table, "rows": rules_table}
     kinds |= {"runs": moons_table, "splits": snelson_table, "epochs": curve_table}
     kinds |= {"problems": estimators_table, "truth": truth_table, "transformers": flips_table}
+    kinds |= {"decoders": decoders_table, "encoders": encoders_table}
     return next(make for key, make in kinds.items() if key in found)(found, columns)
 
 

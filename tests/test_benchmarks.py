@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -265,6 +266,47 @@ def test_text_py_trains_every_rule(
     assert training[0] > training[2] and all(0 < cost < 12 for cost in training)
     assert training[3] < training[0]  # STE begins with the float weights
     assert training[6] != training[3]
+
+
+def test_text_py_keeps_the_settings_that_a_file_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    text, stored = importlib.import_module("text"), tmp_path / "bits.json"
+    (tmp_path / "play.txt").write_text("to be or not to be, " * 500)
+    how = ["all", "--data", str(tmp_path / "play.txt"), "--json", str(stored)]
+    monkeypatch.setattr(text, "SETTINGS", {"float": "full-precision"})
+    text.main([*how, "--steps", "4", "--seeds", "2"])
+    first = json.loads(stored.read_text())
+    assert (first["steps"], first["seeds"]) == (4, 2) and first["decoders"]["float"][0] != first["decoders"]["float"][1]
+    monkeypatch.setattr(text, "SETTINGS", {"float": "full-precision", "groups": "ste --scale group:32"})
+    monkeypatch.setattr(text, "optimizers", made := Mock(wraps=text.optimizers))
+    text.main(how)
+    both = json.loads(stored.read_text())
+    assert both["decoders"]["float"] == first["decoders"]["float"] and len(both["decoders"]["groups"]) == 2
+    runs = [call.args[-1] for call in made.call_args_list]
+    assert [(o.rule, o.scale, o.steps, o.seed) for o in runs] == [("ste", "group:32", 4, seed) for seed in (0, 1)]
+    assert "groups" in capsys.readouterr().out
+
+
+@needs.OPENVINO.unless_installed("openvino")
+@needs.kernels("inference")
+def test_encoders_py_times_both_networks_beside_int8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    encoders = importlib.import_module("encoders")
+    for name, value in {"WIDTH": 32, "WORDS": 50, "BATCHES": (1, 2)}.items():
+        monkeypatch.setattr(encoders, name, value)
+    encoders.main(["--turns", "1", "--save", str(tmp_path), "--json", str(tmp_path / "times.json")])
+    ratios = json.loads((tmp_path / "times.json").read_text())["encoders"]
+    cases = [f"{name}, batch {batch}" for name in ("vision transformer", "text classifier") for batch in (1, 2)]
+    assert ratios["OpenVINO int8"] == dict.fromkeys(cases, 1.0)
+    assert all(list(row) == cases and min(row.values()) > 0 for row in ratios.values()) and "backend native" in ratios
+    assert "backend native" in capsys.readouterr().out
+    for file in ("vision-transformer.safetensors", "text-classifier.safetensors"):
+        rows = bb.packed.PackedNetwork.read(tmp_path / file).summary().rows
+        assert sum(row.bits == row.weights > 0 for row in rows) >= 16
 
 
 @needs.kernels("inference")
