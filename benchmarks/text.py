@@ -138,8 +138,9 @@ def table(chosen: argparse.Namespace, data: DataBundle) -> None:
 SCALES = ("channel", "group:32", "fan_in")
 SETTINGS = {
     "none: Adam, lr 3e-3": "full-precision",
-    **{f"STE, lr 3e-3, scale {scale}": f"ste --scale {scale}" for scale in SCALES},
-    **{f"BayesBiNN, recommended, scale {scale}": f"bayesbinn --scale {scale}" for scale in SCALES},
+    **{f"STE, lr 3e-3, scale {s}": f"ste --scale {s}" for s in SCALES},
+    "BayesBiNN, first |λ| 15, scale channel": "bayesbinn",
+    **{f"BayesBiNN, first |λ| 1500, scale {s}": f"bayesbinn --init-lambda 1500 --scale {s}" for s in SCALES},
 }
 
 

@@ -208,7 +208,7 @@ def test_every_recipe_has_the_default_settings(name):
     config = make_config(name, "bayesbinn:default")
     assert (config.rule, config.estimator, config.spec.schedule.per_step) == ("bayesbinn", "straight-through", True)
     start = {"init": "weights"} if config.pretrain_epochs else {}
-    assert config.spec.options == {"ess_scale": 300.0, "init_lambda": 15.0, **start, **find_recipe(name).common}
+    assert config.spec.options == {"ess_scale": 300.0, "init_lambda": "auto", **start, **find_recipe(name).common}
     assert config.spec.lr is None  # the run's length decides
     assert config.out.endswith(f"{name}-bayesbinn-default-seed{config.seed}")
 

@@ -73,6 +73,62 @@ REAL = {"llama": [], "bert": ["classifier.*"], "vit": ["*.patch_embeddings.*", "
 every_model = pytest.mark.parametrize("kind", MAKE)
 
 
+class Attended(nn.Module):
+    """Attention of one's own, and convolutions with or without BatchNorm before it."""
+
+    def __init__(self, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.before = nn.Sequential(nn.Conv2d(1, 4, 3), norm(4))
+        self.attn = type("CausalSelfAttn", (nn.Linear,), {})(4, 4)
+
+
+OWN = {
+    "torch": (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 1, enable_nested_tensor=False), True),
+    "decoder": (lambda: bb.nn.decoder(hidden_size=16, intermediate_size=16, layers=1, heads=2), True),
+    "attention": (lambda: Attended(nn.Identity), True),
+    "attention and BatchNorm": (lambda: Attended(nn.BatchNorm2d), False),
+    "LayerNorm": (lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), False),
+    "mlp": (lambda: bb.nn.mlp(4, [4], 2), False),
+}
+
+
+def choices(parameters: Any) -> tuple[float, float]:
+    """The first |λ| of BayesBiNN and the rate of STE that are chosen for parameters."""
+    bayes = bb.BayesBiNN.recommended(list(parameters), steps=100, examples=10, seed=0)
+    (first,) = {float(size) for tensor in bayes.posterior().natural.values() for size in tensor.abs().unique()}
+    assert bayes.param_groups[0]["init_lambda"] == first
+    return first, bb.STE(list(parameters), seed=0).param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_recommended_settings_know_a_transformer(name: str) -> None:
+    make, transformer = OWN[name]
+    model = make()
+    found, _ = bb.split_parameters(model)
+    assert choices(found) == ((1500, 1e-3) if transformer else (15, 1e-2))
+    copies = [(name, nn.Parameter(torch.ones(2, 2))) for name in names(found)]
+    assert choices(copies) == (15, 1e-2), "nothing is known of other tensors"
+    given = bb.BayesBiNN.recommended(found, steps=100, examples=10, init_lambda=7.0, seed=0)
+    assert given.param_groups[0]["init_lambda"] == 7 and bb.STE(found, lr=0.5, seed=0).param_groups[0]["lr"] == 0.5
+
+
+@every_model
+def test_recommended_settings_know_foreign_transformers(kind: str) -> None:
+    assert choices(bb.split_parameters(MAKE[kind]())[0]) == (1500, 1e-3)
+
+
+def test_groups_choose_their_own_start() -> None:
+    found, _ = bb.split_parameters(OWN["torch"][0]())
+    other, _ = bb.split_parameters(OWN["mlp"][0]())
+    optimizer = bb.BayesBiNN(other, ess=10, init_lambda="auto", seed=0)
+    optimizer.add_param_group({"params": found})
+    optimizer.add_param_group({"params": [("own", nn.Parameter(torch.ones(2, 2)))], "init_lambda": 3.0})
+    assert [group["init_lambda"] for group in optimizer.param_groups] == [15, 1500, 3]
+    again = bb.BayesBiNN(optimizer.param_groups[1]["params"], ess=10, init_lambda=1.0, seed=1)
+    again.load_state_dict(bb.BayesBiNN(found, ess=10, init_lambda="auto", seed=0).state_dict())
+    assert again.param_groups[0]["init_lambda"] == 1500, "a saved state has the number"
+
+
 def names(pairs: Any) -> list[str]:
     return [name for name, _ in pairs]
 

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 from bitbayes.errors import closest
 from bitbayes.rules import scales
 from bitbayes.rules.joint import JointOptimizer
-from bitbayes.rules.marks import mark_transposed
+from bitbayes.rules.marks import mark_transformer, mark_transposed
 from bitbayes.rules.optimizer import BinaryOptimizer
 from bitbayes.rules.shards import reshard
 from bitbayes.table import Table
@@ -38,6 +38,9 @@ def split_parameters(
     language model of transformers stay real, too. A tensor that several layers share appears once, under its first
     name. It is binary if it is the weight of such a layer, and none of the layers that share it is marked or an
     embedding.
+
+    Binary parameters of a transformer are marked, because recommended settings differ for them. A transformer is a
+    network without BatchNorm that has modules whose class is named "attention" or "attn".
 
     Args:
         model: Any network.
@@ -86,6 +89,9 @@ def split_parameters(
             f"{type(model).__name__} has no binary parameters: no trainable weights of Linear, Conv, recurrent or "
             "attention layers besides those kept real; name yours with binary=[...]"
         )
+    transformer = _is_transformer(model)
+    for _, parameter in first:
+        mark_transformer(parameter, transformer)
     return first, [pair for pair in learnt if id(pair[1]) not in found]
 
 
@@ -96,6 +102,13 @@ def _weights(module: nn.Module) -> Iterable[object]:
         yield from (getattr(module, name) for name in _ATTENTION)
     elif isinstance(module, nn.RNNBase):
         yield from (weight for name, weight in module.named_parameters(recurse=False) if name.startswith("weight_"))
+
+
+def _is_transformer(model: nn.Module) -> bool:
+    """Return whether a network has attention and no BatchNorm; the names of classes say which modules are attention."""
+    kinds = {type(module) for module in model.modules()}
+    attends = any(word in kind.__name__.lower() for kind in kinds for word in ("attention", "attn"))
+    return attends and not any(issubclass(kind, nn.modules.batchnorm._BatchNorm) for kind in kinds)
 
 
 def _is_conv1d(module: nn.Module) -> bool:

@@ -18,7 +18,7 @@ E[(loss(w_i = +1) − loss(w_i = −1)) / 2]; "straight-through" is its first-or
 from __future__ import annotations
 
 import warnings
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -37,8 +37,8 @@ _POINT_TAU = 1e-6  # below this τ, every relaxed draw rounds to ±1 in float32,
 _TINY = 1e-35  # keeps 0 / sech² at 0 where sech² underflows
 
 
-# The recommended setting: `ess` divided by the number of examples, and the initial |λ|.
-ESS_SCALE, INIT_LAMBDA = 300.0, 15.0
+# The recommended setting: `ess` divided by the number of examples, and the initial |λ| of transformers and of others.
+ESS_SCALE, TRANSFORMER_LAMBDA, INIT_LAMBDA = 300.0, 1500.0, 15.0
 
 
 def recommended_lr(steps: int) -> float:
@@ -79,7 +79,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
         tau: Temperature τ of the Concrete relaxation; unused by "straight-through".
         init_lambda: Initial |λ|, which decides how firmly the initial signs are held. These signs are random, or those
             of the weights with `init="weights"`. None selects 10 for "released", as published, and 1 otherwise. From 10
-            on, the variance of "concrete" is too large to learn.
+            on, the variance of "concrete" is too large to learn. "auto" selects the value of `recommended`.
         prior: Prior λ₀ as a posterior with the same names and shapes; None selects the uniform prior.
         **common: Options that all rules share; see `BinaryOptimizer`.
 
@@ -120,7 +120,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
         estimator: str = "straight-through",
         momentum: float = 0.0,
         tau: float | None = None,
-        init_lambda: float | None = None,
+        init_lambda: float | Literal["auto"] | None = None,
         prior: BernoulliPosterior | None = None,
         **common: Unpack[Common],
     ) -> None:
@@ -135,10 +135,12 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
     def recommended(cls, params: Params, *, steps: int, examples: int, **options: Any) -> Self:
         """Construct the optimizer with recommended settings, which were measured on small and large problems.
 
-        The settings are lr = 6 / steps (at most 0.1), `ess` = 300 · examples, `init_lambda` = 15 and the
+        The settings are lr = 6 / steps (at most 0.1), `ess` = 300 · examples, `init_lambda` = "auto" and the
         "straight-through" estimator. They assume a cosine schedule to 0 that is advanced after every step, such as
-        `torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)`. Pass `init_lambda=1500` for a transformer, which
-        otherwise stays at chance; `docs/transformers.md` shows why.
+        `torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)`.
+
+        "auto" is 15, and 1500 for a transformer, which stays at chance with 15 (`docs/transformers.md`). The network is
+        known if `bitbayes.split_parameters` has found the parameters.
 
         Args:
             params: Binary parameters; see `BinaryOptimizer`.
@@ -160,7 +162,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
         """
         checks.whole(steps, "steps", 1)
         checks.whole(examples, "examples", 1)
-        setting: dict[str, Any] = dict(lr=recommended_lr(steps), ess=ESS_SCALE * examples, init_lambda=INIT_LAMBDA)
+        setting: dict[str, Any] = dict(lr=recommended_lr(steps), ess=ESS_SCALE * examples, init_lambda="auto")
         return cls(params, **{**setting, **options})
 
     @staticmethod
@@ -171,8 +173,14 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
         checks.option(group["estimator"] in names, "estimator", f"one of {', '.join(names)}", group["estimator"])
         checks.number(group["ess"], "ess", "a positive number (examples times augmentation)", low=0)
         checks.number(group["tau"], "tau", "a positive temperature", low=0)
-        checks.number(group["init_lambda"], "init_lambda", "at least 0", low=0, open_low=False)
+        checks.number(group["init_lambda"], "init_lambda", 'at least 0, or "auto"', low=0, open_low=False)
         checks.decay(group["momentum"], "momentum")
+
+    @staticmethod
+    def chosen(group: Values, transformer: bool) -> Values:
+        """Return the first |λ| if it is "auto"."""
+        automatic = TRANSFORMER_LAMBDA if transformer else INIT_LAMBDA
+        return {"init_lambda": automatic} if group["init_lambda"] == "auto" else {}
 
     @staticmethod
     def unread(group: Values) -> dict[str, str]:

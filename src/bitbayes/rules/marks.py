@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 
@@ -21,6 +23,19 @@ def mark_transposed(parameter: Tensor, groups: int) -> None:
 def transposed_groups(parameter: Tensor) -> int:
     """Return the number of groups of the ConvTranspose layer that a weight belongs to, or 0 if it belongs to none."""
     return getattr(parameter, "bitbayes_transposed_groups", 0)
+
+
+def mark_transformer(parameter: Tensor, belongs: bool) -> None:
+    """Mark a weight as one of a transformer, or as one of another network.
+
+    An optimizer reads the mark when it gets the parameter, as it does `mark_transposed`.
+    """
+    parameter.bitbayes_transformer = belongs  # type: ignore[attr-defined]
+
+
+def of_transformer(parameters: Iterable[Tensor]) -> bool:
+    """Return whether one of the parameters belongs to a transformer; a parameter without a mark does not."""
+    return any(getattr(parameter, "bitbayes_transformer", False) for parameter in parameters)
 
 
 def mark_drawn(parameter: Tensor, rule: str | None) -> None:

@@ -18,7 +18,7 @@ from bitbayes import functional as F
 from bitbayes.noise import Noise, stream_key
 from bitbayes.posterior import BernoulliPosterior, Posterior
 from bitbayes.rules import checks, engine, pretrained, scales, shards
-from bitbayes.rules.marks import mark_drawn
+from bitbayes.rules.marks import mark_drawn, of_transformer
 from bitbayes.rules.places import Place, copied, gradients_of, places_of
 from bitbayes.rules.rule import Belief, Count, O, Options, Rule
 
@@ -149,6 +149,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group["training"] = self.training
+        group |= self.chosen(group, of_transformer(group["params"]))
         if group["compile"] is None:
             group["compile"] = engine.automatic(sum(parameter.numel() for parameter in group["params"]))
         try:

@@ -64,6 +64,14 @@ class Rule(ABC, Generic[O]):
         """Raise ValueError for options out of range, also when a group is added later."""
 
     @staticmethod
+    def chosen(group: Values, transformer: bool) -> Values:
+        """Return values for the options of a new group that leave the choice to the rule.
+
+        `transformer` is whether the group has weights of a transformer; see `bitbayes.split_parameters`.
+        """
+        return {}
+
+    @staticmethod
     def unread(group: Values) -> dict[str, str]:
         """Return the options that have no effect given the others of a group, each with the condition for an effect.
 

@@ -25,6 +25,9 @@ from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
 from bitbayes.rules.rule import AdamStep, Belief, Count, Number, Values
 
 
+LR, TRANSFORMER_LR = 1e-2, 1e-3
+
+
 class STEOptions(AdamStep):
     """Options that the functions of STE read."""
 
@@ -41,7 +44,8 @@ class STE(BinaryOptimizer[STEOptions]):
 
     Args:
         params: Binary parameters; see `BinaryOptimizer`.
-        lr: Learning rate of the inner optimizer.
+        lr: Learning rate of the inner optimizer. None selects 1e-2, and 1e-3 for a transformer, which stays at chance
+            with 1e-2. The network is known if `bitbayes.split_parameters` has found the parameters.
         inner: "adam" or "sgd".
         betas: Decay rates of Adam's moments.
         momentum: Momentum of SGD, as in torch without dampening.
@@ -69,7 +73,7 @@ class STE(BinaryOptimizer[STEOptions]):
     def __init__(
         self,
         params: Params,
-        lr: float = 1e-2,
+        lr: float | None = None,
         *,
         inner: str = "adam",
         betas: tuple[float, float] = (0.9, 0.999),
@@ -94,6 +98,11 @@ class STE(BinaryOptimizer[STEOptions]):
         for name in ("clip", "window", "metaplasticity"):
             if group[name] is not None:
                 checks.number(group[name], name, "positive, or None", low=0)
+
+    @staticmethod
+    def chosen(group: Values, transformer: bool) -> Values:
+        """Return the learning rate if it is None."""
+        return {"lr": TRANSFORMER_LR if transformer else LR} if group["lr"] is None else {}
 
     @staticmethod
     def unread(group: Values) -> dict[str, str]:

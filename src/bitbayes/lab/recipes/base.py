@@ -14,7 +14,7 @@ from torch import nn
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes.source import Source
 from bitbayes.lab.train import COSINE_BY_STEPS, CROSS_ENTROPY, Loss, RuleSpec, Views
-from bitbayes.rules.bayesbinn import ESS_SCALE, INIT_LAMBDA
+from bitbayes.rules.bayesbinn import ESS_SCALE
 
 Load = Callable[[str | None, torch.device, int], DataBundle]
 """Function from a folder or hub id (or None), a device, and the seed of the split to the data."""
@@ -40,7 +40,7 @@ class Published:
         return f"{self.test:.2f}" if self.spread is None else f"{self.test:.2f} ± {self.spread:.2f}"
 
 
-DEFAULT = RuleSpec(None, {"ess_scale": ESS_SCALE, "init_lambda": INIT_LAMBDA}, COSINE_BY_STEPS)
+DEFAULT = RuleSpec(None, {"ess_scale": ESS_SCALE, "init_lambda": "auto"}, COSINE_BY_STEPS)
 """Settings of `BayesBiNN.recommended`. They work for classification; for regression, use the mean and not the mode.
 
 See docs/results/one-setting.md.
