@@ -24,7 +24,6 @@ from bitbayes.rules import checks
 from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
 from bitbayes.rules.rule import AdamStep, Belief, Count, Number, Values
 
-
 LR, TRANSFORMER_LR = 1e-2, 1e-3
 
 

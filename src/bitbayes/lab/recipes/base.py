@@ -43,7 +43,7 @@ class Published:
 DEFAULT = RuleSpec(None, {"ess_scale": ESS_SCALE, "init_lambda": "auto"}, COSINE_BY_STEPS)
 """Settings of `BayesBiNN.recommended`. They work for classification; for regression, use the mean and not the mode.
 
-See docs/results/one-setting.md.
+The first |λ| depends on whether the network is a transformer. See docs/results/one-setting.md and docs/transformers.md.
 """
 
 DEFAULTS: Mapping[str, RuleSpec] = {"bayesbinn:default": DEFAULT}
