@@ -141,6 +141,12 @@ def test_a_run_begins_with_float_weights(data: str, tmp_path: Path) -> None:
     assert len(last[name][0].abs().unique()) == 1
 
 
+def test_the_default_setting_knows_the_network(data: str, tmp_path: Path) -> None:
+    runs = config(data, tmp_path, "bayesbinn:default"), make_config("digits", "bayesbinn:default", out="-")
+    groups = [make_experiment(run).optimizer.param_groups for run in runs]  # type: ignore[union-attr]
+    assert [group["init_lambda"] for (group,) in groups] == [1500, 15]
+
+
 def test_a_teacher_teaches_every_byte(run: Path, data: str, tmp_path: Path) -> None:
     chosen = config(data, tmp_path / "student", "ste", teacher=str(run), teacher_share=1.0, accumulate=2)
     experiment, model = make_experiment(chosen), load_run(run).experiment.model.eval()
