@@ -59,6 +59,10 @@ COLUMNS = {
     "mean_test": ("mean of samples, %", 2),
     "entropy_bits": ("per-weight entropy, bits", 3),
     "test_nll": ("NLL, nats", 3),
+    "validation_bits": ("validation, bits per byte", 4),
+    "test_bits": ("test, bits per byte", 4),
+    "sample_test_bits": ("one sample, bits per byte", 4),
+    "mean_test_bits": ("mean of samples, bits per byte", 4),
 }
 TRUST = {name: (FIGURES[name][0], FIGURES[name][-1]) for name in TRUST_FIGURES}
 TRUST |= {"accuracy": ("accuracy, %", 2), "nll": ("NLL, nats", 4), "auroc_unlike": ("AUROC, Fashion-MNIST", 3)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import math
 from functools import partial
@@ -16,6 +18,7 @@ from bitbayes.lab import cli
 from bitbayes.lab.data import batches
 from bitbayes.lab.recipes import RECIPES, make_config, make_experiment, run_recipe
 from bitbayes.lab.recipes.finished import load_teacher
+from bitbayes.lab.report import figures
 from bitbayes.lab.studies.evaluate import evaluate_run
 from bitbayes.lab.studies.generate import load_language_model, next_bytes, shown
 from bitbayes.lab.studies.load import load_run
@@ -182,6 +185,72 @@ def test_train_prints_bits_and_no_accuracy(data: str, tmp_path: Path, capsys: py
     assert "bits/byte" in printed and "test bits per byte at epoch 1" in printed
     assert "validation bits per byte at epoch 1" in printed
     assert "accuracy" not in printed and "squared error" not in printed
+
+
+@pytest.fixture(scope="module")
+def table(data: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder of `reproduce text`, and what the command has printed."""
+    out = tmp_path_factory.mktemp("table")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setitem(RECIPES, "text", dataclasses.replace(RECIPES["text"], network=SMALL, pretrain_epochs=1))
+        words = ["reproduce", "text", "--data", data, "--epochs", "1", "--seeds", "2", "--precision", "fp32"]
+        assert cli.main([*words, "--out", str(out)]) == 0
+    return out, printed.getvalue()
+
+
+def test_the_table_has_bits_per_byte_and_no_accuracy(table: tuple[Path, str]) -> None:
+    out, printed = table
+    rows = {row["rule"]: row for row in json.loads((out / "text.json").read_text())["rows"]}
+    assert list(rows) == ["full-precision", "ste", "bop", "bayesbinn:straight-through"]
+    keys = {"validation_bits": "val_bits", "test_bits": "test_bits", "sample_test_bits": "sample_test_bits"}
+    keys |= {"mean_test_bits": "mean_test_bits", "entropy_bits": "posterior_entropy_bits"}
+    for rule, row in rows.items():
+        folders = [out / f"{rule.replace(':', '-')}-seed{seed}" for seed in (1, 2)]
+        summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+        for name, key in keys.items():
+            values = [summary[key] for summary in summaries if summary.get(key) is not None]
+            assert row.get(name, {"values": []})["values"] == values, (rule, name)
+        assert len(row["test_bits"]["values"]) == 2 and "test" not in row
+    assert [rule for rule in rows if "mean_test_bits" in rows[rule]] == ["bayesbinn:straight-through"]
+    lines = [line for line in (out / "text.md").read_text().splitlines() if line.startswith("|")]
+    heads = [head.strip() for head in lines[0].strip("|").split("|")]
+    bits = ["validation bits per byte", "bits per byte", "bits per byte of one sample", "bits per byte of the mean"]
+    assert heads == ["rule", *bits, "per-weight entropy, bits", "s/epoch"]
+    found = dict(zip(heads, (cell.strip() for cell in lines[-1].strip("|").split("|")), strict=True))
+    values = rows["bayesbinn:straight-through"]["sample_test_bits"]
+    assert found["bits per byte of one sample"] == f"{values['mean']:.4f} ± {values['std']:.4f}"
+    assert "2 runs of 1 epochs" in " ".join(printed.split()) and "accuracy" not in printed and "%" not in printed
+
+
+def test_curves_of_bits_begin_after_the_float_network(
+    table: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure) or Path(path))
+    runs = [str(table[0] / name) for name in ("full-precision-seed1", "ste-seed1")]
+    assert cli.main(["reproduce", "curves", "--runs", *runs, "--out", str(tmp_path)]) == 0
+    test, validation = drawn[0].axes
+    assert (test.get_title(), validation.get_title()) == ("Test data", "Validation data")
+    assert test.get_ylabel() == "bits per byte"
+    for axis, key in ((test, "test_bits"), (validation, "val_bits")):
+        for line, folder, before in zip(axis.lines, runs, (0, 1), strict=True):
+            told = [row for row in rows(Path(folder)) if row[key] is not None]
+            assert list(line.get_xdata()) == [row["epoch"] + before for row in told] and told
+            assert list(line.get_ydata()) == [row[key] for row in told]
+
+
+def test_schedules_are_compared_in_bits(
+    table: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure) or Path(path))
+    runs = [str(table[0] / f"bayesbinn-straight-through-seed{seed}") for seed in (1, 2)]
+    assert cli.main(["reproduce", "schedules", "--runs", *runs, "--out", str(tmp_path)]) == 0
+    found = [json.loads((Path(run) / "summary.json").read_text())["test_bits"] for run in runs]
+    (axis,) = drawn[0].axes
+    assert list(axis.lines[0].get_ydata()) == pytest.approx([sum(found) / 2])
+    printed = capsys.readouterr().out
+    assert "bits per byte" in printed and "accuracy" not in printed and f"{sum(found) / 2:.4f} ±" in printed
 
 
 def test_evaluate_measures_mode_and_mean(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

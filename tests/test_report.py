@@ -88,6 +88,18 @@ def test_curves_without_published(tmp_path):
     assert path.read_bytes().startswith(PNG)
 
 
+def test_curves_of_text_and_of_classes_do_not_share_a_figure(tmp_path):
+    def history(**figures):
+        return [EpochRow(epoch=epoch, lr=0.1, train_loss=0.5, seconds=1.0, **figures) for epoch in (3, 4)]
+
+    runs = {"text": history(test_bits=2.5, val_bits=2.25), "classes": history(test_accuracy=90.0)}
+    assert curves_figure({"text": runs["text"]}, tmp_path / "c.png").read_bytes().startswith(PNG)
+    with pytest.raises(ValueError, match="one kind of figure on test data, got accuracy, % and bits per byte"):
+        curves_figure(runs, tmp_path / "c.png")
+    with pytest.raises(ValueError, match="got none in run"):
+        curves_figure({"run": history()}, tmp_path / "c.png")
+
+
 def test_published_curves_that_are_missing(tmp_path):
     (tmp_path / "p.json").write_text('{"curves": {}}')
     with pytest.raises(ValueError, match="no published curves of mnist"):

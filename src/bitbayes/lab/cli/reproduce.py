@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -242,16 +243,19 @@ def _truth(command: Reproduce) -> None:
 
 def _curves(command: Reproduce) -> None:
     from bitbayes.lab.report import figures
-    from bitbayes.lab.train import EpochRow, RunError
+    from bitbayes.lab.report.series import float_epochs
+    from bitbayes.lab.train import EpochRow, RunConfig, RunError
 
     runs = {}
     for folder in _run_folders(command.runs):
+        before = float_epochs(RunConfig.load(folder))
         path = folder / "metrics.jsonl"
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
-            runs[folder.name] = [EpochRow.from_dict(json.loads(line)) for line in lines]
+            rows = [EpochRow.from_dict(json.loads(line)) for line in lines]
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read {path}: {error}") from error
+        runs[folder.name] = [dataclasses.replace(row, epoch=row.epoch + before) for row in rows]
     out = Path(command.given.out or "runs", "curves.png")
     dataset = command.choice.dataset or "mnist"
     show(f"written: {figures.curves_figure(runs, out, published=command.published, dataset=dataset)}")

@@ -25,9 +25,9 @@ TEXT = Recipe(
     network=decoder,
     load=load_text,
     # Two idle cores should need less than an hour for these epochs and the evaluations; see docs/log.md.
-    epochs=14,
+    epochs=8,
     quick_epochs=4,
-    pretrain_epochs=8,
+    pretrain_epochs=6,
     batch_size=16,
     rules={
         "full-precision": RuleSpec(3e-3, schedule=COSINE_BY_STEPS),

@@ -16,7 +16,7 @@ from bitbayes.errors import require
 from bitbayes.lab.continual import AccuracyMatrix
 from bitbayes.lab.report.folders import BINS, curve_rows
 from bitbayes.lab.report.groups import Group
-from bitbayes.lab.report.series import metric_curve, published_curves, task_curves
+from bitbayes.lab.report.series import METRICS, metric_curve, metric_of, published_curves, task_curves
 from bitbayes.lab.report.tables import stream_title
 from bitbayes.lab.studies.load import FinishedRun
 from bitbayes.lab.studies.toys import MOONS_RULES, MoonsStudy, SnelsonStudy, training_noise
@@ -191,50 +191,60 @@ def curves_figure(
     published: str | Path | None = None,
     dataset: str = "mnist",
 ) -> Path:
-    """Draw test and training accuracy by epoch, ours beside published runs.
+    """Draw test and training accuracy by epoch, ours beside published runs; of other runs test and validation figures.
 
     Args:
-        runs: Histories of runs by label.
+        runs: Histories of runs by label. The epochs of a run count those of the float network that it begins with.
         path: Where to write the PNG.
         published: File of published curves, see `bitbayes.lab.report.series.published_curves`.
         dataset: Data set of the published curves.
 
     Raises:
-        ValueError: If no run has a test accuracy, or the published file has no such curves.
+        ValueError: If no run has a figure on test data, runs have figures of several kinds, or the published file has
+            no such curves.
     """
-    if not any(row.test_accuracy is not None for rows in runs.values() for row in rows):
-        raise ValueError(f"there is no test accuracy in {', '.join(runs)}: curves are of runs of classes")
+    rows = [row for history in runs.values() for row in history]
+    metrics = [metric for metric in METRICS if any(getattr(row, f"test_{metric}") is not None for row in rows)]
+    if len(metrics) != 1:
+        what = " and ".join(METRICS[metric] for metric in metrics) or "none"
+        raise ValueError(f"curves need runs with one kind of figure on test data, got {what} in {', '.join(runs)}")
+    (metric,) = metrics
     theirs = published_curves(published, dataset) if published is not None else {}
-    longest = max(max((row.epoch for row in rows), default=1) for rows in runs.values())
+    longest = max(row.epoch for row in rows)
     figure, axes = new_figure(2, 5.2, 3.9)
-    names = {"test": "Test", "train": "Training"}
+    names = {"test": "Test data", "train": "Training data"}
+    if metric != "accuracy":  # measured on training data only at the weights that each step drew
+        names = {"test": "Test data", "val": "Validation data"}
+    begins = any(history[0].epoch > 1 for history in runs.values() if history)
+    along = "epoch, those of a float network at the start included" if begins else "epoch"
     for axis, name in zip(axes, names, strict=True):
-        if name in theirs:
+        if metric == "accuracy" and name in theirs:
             shown = theirs[name].until(longest)
             epochs = range(1, len(shown.mean) + 1)
             axis.fill_between(epochs, shown.low, shown.high, color=_GREY, alpha=0.25, lw=0)
             axis.plot(epochs, shown.mean, c=_GREY, label=f"published, mean and range of {shown.runs}")
         for index, (label, rows) in enumerate(runs.items()):
-            curve = metric_curve(label, index, [row.to_dict() for row in rows], f"{name}_accuracy")
+            curve = metric_curve(label, index, [row.to_dict() for row in rows], f"{name}_{metric}")
             if curve.epochs:
                 axis.plot(curve.epochs, curve.values, lw=1.2, marker=".", ms=3, label=label)
-        axis.set(xlabel="epoch", title=f"{names[name]} accuracy")
+        axis.set(xlabel=along, title=names[name])
         axis.grid(alpha=0.25)
-    axes[0].set_ylabel("accuracy, %")
-    axes[0].legend(fontsize=8, loc="lower right")
+    axes[0].set_ylabel(METRICS[metric])
+    axes[0].legend(fontsize=8, loc="best")
     return save(figure, path)
 
 
 def schedules_figure(series: Mapping[str, Sequence[tuple[int, Group]]], path: str | Path) -> Path:
-    """Draw test accuracy by the length of the schedule, with the sample standard deviation over seeds.
+    """Draw the figures on test data by the length of the schedule, with the sample standard deviation over seeds.
 
     Args:
         series: Points of each line by its label, see `bitbayes.lab.report.series.schedule_series`.
         path: Where to write the PNG.
     """
     figure, (axis,) = new_figure(1, 6.4, 4.2)
+    metric = metric_of(group for points in series.values() for _, group in points)
     for (label, points), marker in zip(series.items(), itertools.cycle("osD^vP")):
-        spreads = [Spread.of(group.values("test_accuracy")) for _, group in points]
+        spreads = [Spread.of(group.values(f"test_{metric}")) for _, group in points]
         means, bars = [spread.mean for spread in spreads], [spread.std or 0.0 for spread in spreads]
         axis.errorbar(
             [length for length, _ in points], means, bars, marker=marker, ms=5, lw=1.4, capsize=3, label=label
@@ -244,7 +254,7 @@ def schedules_figure(series: Mapping[str, Sequence[tuple[int, Group]]], path: st
     axis.set_xticks(lengths, [str(length) for length in lengths])
     axis.minorticks_off()
     axis.set(xlabel="epochs of the whole schedule, those of a float network at its start included")
-    axis.set_ylabel("test accuracy, %")
+    axis.set_ylabel(f"test data: {METRICS[metric]}")
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8, loc="best")
     return save(figure, path)

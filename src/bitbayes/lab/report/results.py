@@ -27,13 +27,19 @@ _MEASURED = {
     "mean of samples": ("mean_test_accuracy", 2),
     "NLL": ("test_nll", 3),
     "NLL of the mean": ("mean_test_nll", 3),
-    "error": ("test_error", 3),
-    "error of the mean": ("mean_test_error", 3),
+    "squared error": ("test_error", 4),
+    "squared error of the mean": ("mean_test_error", 4),
+    "validation bits per byte": ("val_bits", 4),
     "bits per byte": ("test_bits", 4),
+    "bits per byte of one sample": ("sample_test_bits", 4),
     "bits per byte of the mean": ("mean_test_bits", 4),
     "per-weight entropy, bits": ("posterior_entropy_bits", 3),
     "s/epoch": ("seconds_per_epoch", 1),
 }  # by heading: entry of summary.json, and digits after the point
+_OTHER = {
+    "error": ("squared error", "squared error of the mean"),
+    "bits": ("validation bits per byte", "bits per byte", "bits per byte of one sample", "bits per byte of the mean"),
+}  # headings of a table by the metric of predictions that are neither correct nor wrong
 
 
 def measured(runs: Group | TableRow, *heads: str) -> list[str]:
@@ -57,17 +63,17 @@ def results_table(name: str | None, recipe: Recipe, rows: Sequence[TableRow]) ->
     }
     # Data without a validation part are trained on to the end.
     to_the_end = summary.protocol == "validation" and summary.val_accuracy is None
+    epochs = " or ".join(dict.fromkeys(str(row.summaries[0].epochs) for row in rows))
+    count = len(rows[0].summaries)
     caption = (
-        f"Mean ± sample standard deviation over {len(rows[0].summaries)} runs of {summary.epochs} epochs, of the mode "
+        f"Mean ± sample standard deviation over {count} run{'s' * (count > 1)} of {epochs} epochs, of the mode "
         f"at {'the last epoch' if to_the_end else best[summary.protocol]}."
     )
     if recipe.published:
         caption += f" Published: {recipe.source}, {recipe.epochs} epochs."
     if not recipe.loss.classifies:
-        metric, head = recipe.loss.metric, "bits per byte" if recipe.loss.text else "squared error"
-        keys = {f"test_{metric}": 4, f"mean_test_{metric}": 4, "posterior_entropy_bits": 3}
-        cells = [[row.rule, *(spread(row.values(key), digits) for key, digits in keys.items())] for row in rows]
-        return Table(title, ["rule", head, "mean of samples", "per-weight entropy, bits"], cells, caption)
+        heads = (*_OTHER[recipe.loss.metric], "per-weight entropy, bits", "s/epoch")
+        return Table(title, ["rule", *heads], [[row.rule, *measured(row, *heads)] for row in rows], caption)
     rest = ("one sample", "mean of samples", "per-weight entropy, bits", "NLL", "s/epoch")
     cells = []
     shown = 2 if recipe.published else 1
@@ -96,9 +102,8 @@ def write_results(name: str, recipe: Recipe, rows: Sequence[TableRow], folder: P
 def group_results_table(recipe: str, groups: Sequence[Group]) -> Table:
     """Return ours beside published for the groups of runs on a page; runs that are not finished are left out."""
     chosen = {"validation": "validation", "test": "test (VISPA's paper)"}
-    rest = ("one sample", "mean of samples", "NLL", "NLL of the mean", "error", "error of the mean")
-    rest += ("bits per byte", "bits per byte of the mean")
-    rest += ("per-weight entropy, bits",)
+    rest = ("one sample", "mean of samples", "NLL", "NLL of the mean")
+    rest += (*_OTHER["error"], *_OTHER["bits"], "per-weight entropy, bits")
     heads = ["rule", "test", "published", "runs", "epochs", "epoch chosen by"]
     heads += ["validation", "published validation", "train", "published train", *rest]
     rows = []

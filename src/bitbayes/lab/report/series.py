@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,10 @@ from typing import Any
 from bitbayes.lab.report.folders import RunRecord, is_number
 from bitbayes.lab.report.groups import Group, rule_of
 from bitbayes.lab.train import RunConfig
+
+
+METRICS = {"accuracy": "accuracy, %", "bits": "bits per byte", "error": "squared error"}
+"""Label of an axis by the metric of predictions, whose figure on test data is `test_METRIC`."""
 
 
 @dataclass(frozen=True)
@@ -79,24 +83,31 @@ def mean_curve(runs: Sequence[Curve]) -> Curve:
     return Curve.through(f"mean of {len(runs)}", runs[0].group, points) if points else runs[0]
 
 
+def metric_of(groups: Iterable[Group]) -> str:
+    """Return the metric that finished runs have on test data; that of classes if no run is finished."""
+    groups = list(groups)
+    return next((metric for metric in METRICS if any(group.values(f"test_{metric}") for group in groups)), "accuracy")
+
+
 def schedule_series(groups: Sequence[Group]) -> dict[str, list[tuple[int, Group]]]:
-    """Return the groups that have a test accuracy at the end of their schedule, with its length, shortest first.
+    """Return the groups that have a test figure at the end of their schedule, with its length, shortest first.
 
     Lengths are in epochs. There is one series for each rule, and for each length of the float network that its runs
     begin with. The epochs of that network count towards the length.
 
     Raises:
         RunError: If a run begins with the network of a run that cannot be read.
-        ValueError: If no run is finished and has a test accuracy, or several settings have the same length.
+        ValueError: If no run is finished and has a test figure, or several settings have the same length.
     """
     found: dict[str, dict[int, Group]] = {}
+    figure = f"test_{metric_of(groups)}"
     for group in groups:
         config = group.runs[0].config
-        if not group.values("test_accuracy") or config.last_epoch < config.epochs:
+        if not group.values(figure) or config.last_epoch < config.epochs:
             continue
         runs: dict[int, list[RunRecord]] = {}
         for run in group.runs:  # the float networks of a group may differ
-            runs.setdefault(_float_epochs(run.config), []).append(run)
+            runs.setdefault(float_epochs(run.config), []).append(run)
         for before, same in runs.items():
             label = rule_of(config) + (f", after {before} float epochs" if before else "")
             lengths, length = found.setdefault(label, {}), before + config.epochs
@@ -106,12 +117,16 @@ def schedule_series(groups: Sequence[Group]) -> dict[str, list[tuple[int, Group]
                 )
             lengths[length] = dataclasses.replace(group, runs=same)
     if not found:
-        raise ValueError("schedules are compared by their test accuracy, and no run is finished and has one")
+        raise ValueError("schedules are compared by their figures on test data, and no run is finished and has one")
     return {label: sorted(lengths.items()) for label, lengths in found.items()}
 
 
-def _float_epochs(config: RunConfig) -> int:
-    """Return the number of epochs of the float network that a run begins with."""
+def float_epochs(config: RunConfig) -> int:
+    """Return the number of epochs of the float network that a run begins with, 0 if there is none.
+
+    Raises:
+        RunError: If the run of that network cannot be read.
+    """
     return config.pretrain_epochs or (RunConfig.load(config.pretrained).epochs if config.pretrained else 0)
 
 

@@ -13,7 +13,7 @@ from bitbayes.lab.continual import AccuracyMatrix
 from bitbayes.lab.recipes import DEFAULTS, Recipe
 from bitbayes.lab.report.folders import RunRecord, StreamRecord, is_number
 from bitbayes.lab.report.groups import Group, flat, rule_of
-from bitbayes.lab.report.series import Curve, ReliabilityPoints
+from bitbayes.lab.report.series import METRICS, Curve, ReliabilityPoints, metric_of
 from bitbayes.lab.studies.evaluate import LEVEL
 from bitbayes.lab.studies.members import MembersRow, MembersStudy
 from bitbayes.lab.studies.trust import TrustRow, TrustStudy
@@ -413,16 +413,17 @@ def speed_table(groups: Sequence[Group]) -> Table:
 
 
 def schedules_table(recipe: str, series: Mapping[str, Sequence[tuple[int, Group]]]) -> Table:
-    """Return accuracies by the length of the schedule, from `bitbayes.lab.report.series.schedule_series`."""
-    keys = ("train_accuracy", "val_accuracy", "test_accuracy", "mean_test_accuracy")
+    """Return the figures by the length of the schedule, from `bitbayes.lab.report.series.schedule_series`."""
+    metric = metric_of(group for points in series.values() for _, group in points)
+    keys, digits = [f"{data}_{metric}" for data in ("train", "val", "test", "mean_test")], FIGURES[metric][-1]
     rows = [
-        [label, str(length), str(len(group.values("test_accuracy"))), *(spread(group.values(key)) for key in keys)]
+        [label, str(length), str(len(group.values(keys[2]))), *(spread(group.values(key), digits) for key in keys)]
         for label, points in series.items()
         for length, group in points
     ]
-    heads = ["rule", "epochs", "seeds", "train, %", "validation, %", "test, %", "mean of samples, %"]
+    heads = ["rule", "epochs", "seeds", "train", "validation", "test", "mean of samples"]
     about = "Epochs are those of the whole schedule, with the float network that a run begins with."
-    return Table(f"{recipe}: schedules of different lengths", heads, rows, about).without_empty_columns()
+    return Table(f"{recipe}: {METRICS[metric]} by the length of the schedule", heads, rows, about).without_empty_columns()
 
 
 def curve_table(
