@@ -219,7 +219,10 @@ def test_the_table_has_bits_per_byte_and_no_accuracy(table: tuple[Path, str]) ->
     found = dict(zip(heads, (cell.strip() for cell in lines[-1].strip("|").split("|")), strict=True))
     values = rows["bayesbinn:straight-through"]["sample_test_bits"]
     assert found["bits per byte of one sample"] == f"{values['mean']:.4f} ± {values['std']:.4f}"
-    assert "2 runs of 1 epochs" in " ".join(printed.split()) and "accuracy" not in printed and "%" not in printed
+    caption = " ".join(printed.split())
+    assert "2 runs of 1 epochs, of the mode at the best validation epoch." in caption
+    assert "begin with a float network of 1 epochs." in caption
+    assert "accuracy" not in printed and "%" not in printed
 
 
 def test_curves_of_bits_begin_after_the_float_network(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import bitbayes as bb
 import needs
@@ -207,6 +209,50 @@ def test_transformers(name, qonnx):
     x = inputs(1)
     got = run(typed(bb.pack(model, x)), x.numpy())["output"]
     np.testing.assert_allclose(got, logits(model, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@needs.HLS4ML.unless_installed("hls4ml")
+@needs.kernels()  # a compiler
+@pytest.mark.filterwarnings("ignore::UserWarning:hls4ml")
+@pytest.mark.parametrize("activation", [bb.nn.BinaryActivation, torch.nn.ReLU])
+def test_hls4ml_emulates_the_same_network(activation, tmp_path, monkeypatch):
+    """The C++ of hls4ml in fixed point; docs/export.md says which two passes it must leave out, and why."""
+    hls4ml, flow = map(importlib.import_module, ("hls4ml", "hls4ml.model.flow"))
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.util.cleanup import cleanup_model
+
+    torch.manual_seed(0)
+    layers = [(8, 6), (6, 6), (6, 3)]
+    modules = [torch.nn.Sequential(torch.nn.Linear(*ends, bias=False), torch.nn.BatchNorm1d(ends[1])) for ends in layers]
+    model = torch.nn.Sequential(modules[0], activation(), modules[1], activation(), modules[2])
+    for module in modules:  # also negative scales, which turn signs
+        torch.nn.init.normal_(module[1].weight)
+        torch.nn.init.normal_(module[1].bias, std=0.3)
+    binary, _ = bb.split_parameters(model)
+    bb.STE(binary, seed=0).eval()
+    x = (16 * torch.randn(64, 8)).round() / 16  # exact in fixed point
+    bb.refresh_batchnorm(model, [x])
+    packed = bb.pack(model, x)
+    wanted = load(packed).outputs(x.numpy())[0]
+    assert len({*classes(wanted).tolist()}) == 3
+    exported = cleanup_model(ModelWrapper(qonnx_model(packed)))
+    passes = flow.get_flow("vivado:quantization")
+    monkeypatch.setattr(passes, "optimizers", [*passes.optimizers])
+    left_out = ["vivado:merge_batch_norm_quantized_tanh", "vivado:quantize_dense_output"]
+    flow.update_flow("vivado:quantization", remove_optimizers=left_out)
+    settings = hls4ml.utils.config.config_from_onnx_model(
+        exported, granularity="name", backend="Vitis", default_precision="fixed<32,12>"
+    )
+    converted = hls4ml.converters.convert_from_onnx_model(
+        exported, output_dir=str(tmp_path / "hls"), backend="Vitis", hls_config=settings
+    )
+    weights = [layer for layer in converted.get_layers() if layer.class_name == "Dense"]
+    assert [str(layer.get_weights("weight").type.precision) for layer in weights] == ["uint<1>"] * 3
+    converted.compile()
+    got = converted.predict(x.numpy())
+    np.testing.assert_allclose(got, wanted, atol=2e-4)  # 20 bits after the point
+    assert np.array_equal(classes(got), classes(wanted))
 
 
 def test_several_networks_are_refused(qonnx):
