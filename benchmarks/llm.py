@@ -1,4 +1,4 @@
-"""Time a decoder with binary projections in llama.cpp as Q1_0, Q8_0 and F16, and in torch.
+"""Time a decoder with binary projections in llama.cpp as Q1_0, Q8_0 and F16, in torch, and from bits.
 
     python benchmarks/llm.py [RUN] [--hidden 512] [--layers 4] [--prompt 128] [--tokens 64] [--threads 1] [--turns 3]
 
@@ -6,8 +6,9 @@ RUN is the folder of a finished run whose network is such a decoder. Without RUN
 feed-forward layers are three times as wide as the residual stream. All programs read the same tokens: first the prompt
 at once, then one token after the other with cached keys and values. They take turns, and the table has the medians.
 
-- "bytes": size of the file; of torch, bytes of the parameters.
-- "prompt" and "one by one": tokens per second, over those of F16.
+- "bytes": size of the file; of the others, bytes of the parameters.
+- "prompt" and "one by one": tokens per second, over those of F16. The line below the table has those of F16.
+- "bitbayes, native": the decoder in torch, whose projections our backend `native` computes from bits, in float32.
 
 It needs the extra gguf and llama-cpp-python (docs/gguf.md). A random network also needs Transformers.
 """
@@ -15,15 +16,19 @@ It needs the extra gguf and llama-cpp-python (docs/gguf.md). A random network al
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
+import importlib.util
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import bitbayes as bb
 from bitbayes.lab.studies.load import load_run
@@ -46,6 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of each program")
     parser.add_argument("--turns", type=int, default=3, help="measurements of each program")
     o = parser.parse_args(arguments)
+    if importlib.util.find_spec("llama_cpp") is None:
+        parser.error("llama-cpp-python is not installed; docs/gguf.md has the command that installs it")
     torch.set_num_threads(o.threads)
     model = random_llama(o.hidden, o.layers, o.prompt + o.tokens) if o.run is None else load_run(o.run).experiment.model
     model.eval()
@@ -56,19 +63,21 @@ def main(arguments: list[str] | None = None) -> None:
             path = Path(folder, kind)
             bb.packed.write_gguf(model, path, kind)
             sizes[kind], starts[kind] = path.stat().st_size, in_llama_cpp(path, len(tokens), o.threads)
-        sizes["torch"] = sum(parameter.nbytes for parameter in model.parameters())
-        starts["torch"] = lambda: in_torch(model)
+        for name, network in {"torch, float32": model, "bitbayes, native": from_bits(model, o.threads)}.items():
+            sizes[name] = sum(tensor.nbytes for tensor in network.state_dict().values())
+            starts[name] = partial(in_torch, network)
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in starts}
         for _ in range(o.turns):
             for name, start in starts.items():
                 times[name].append(timed(start(), tokens[: o.prompt], tokens[o.prompt :]))
     rates = {name: [statistics.median(part) for part in zip(*found, strict=True)] for name, found in times.items()}
     rows = [
-        [f"llama.cpp, {name}" if name in TYPES else f"{name}, {next(model.parameters()).dtype}", f"{sizes[name]:,}"]
+        [f"llama.cpp, {name}" if name in TYPES else name, f"{sizes[name]:,}"]
         + [f"{rate / base:.2f}×" for rate, base in zip(rates[name], rates["F16"], strict=True)]
         for name in starts
     ]
     print(Table("", ["", "bytes", "prompt", "one by one"], rows).text())
+    print("Tokens per second of llama.cpp, F16: {:.0f} of the prompt, {:.0f} one by one.".format(*rates["F16"]))
 
 
 def random_llama(hidden: int, layers: int, context: int) -> Any:
@@ -88,6 +97,36 @@ def random_llama(hidden: int, layers: int, context: int) -> Any:
     binary, _ = bb.split_parameters(model, real=["lm_head.weight"])
     bb.STE(binary, scale="fan_in", seed=0).eval()
     return model
+
+
+def from_bits(model: nn.Module, threads: int) -> nn.Module:
+    """Return a copy of a decoder whose binary projections run on our backend `native`."""
+    copied = copy.deepcopy(model)
+    for name, _ in bb.split_parameters(model)[0]:
+        layer = name.removesuffix(".weight")
+        copied.set_submodule(layer, FromBits(model.get_submodule(layer), threads))
+    return copied
+
+
+class FromBits(nn.Module):
+    """Linear layer that our backend `native` computes from one bit per weight and a scale per output.
+
+    Args:
+        layer: Linear layer with binary weights and no bias.
+        threads: Number of threads.
+    """
+
+    def __init__(self, layer: nn.Module, threads: int) -> None:
+        super().__init__()
+        packed = bb.pack(layer, torch.zeros(1, layer.get_parameter("weight").shape[1]))
+        self.runtime = bb.packed.load(packed, "native", threads=threads)
+        for role, tensor in packed.tensors.items():  # counted as the bytes of the layer
+            self.register_buffer(role.replace(".", "_"), torch.from_numpy(tensor))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return outputs (..., outputs) of inputs (..., inputs)."""
+        rows = self.runtime.outputs(x.flatten(0, -2).numpy())[0]
+        return torch.from_numpy(rows).unflatten(0, x.shape[:-1])
 
 
 def timed(run: Run, prompt: list[int], rest: list[int]) -> tuple[float, float]:

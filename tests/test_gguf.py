@@ -620,16 +620,41 @@ def test_llama_cpp_runs_networks_of_256_tokens_and_tied_heads(gguf):
     assert runner.tokenize(b"\x0b ok", add_bos=False) == list(b"\x0b ok") and runner.token_eos() == 0
 
 
+def test_the_decoder_of_the_benchmark_computes_from_bits(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    torch.manual_seed(0)
+    model = bb.nn.decoder(hidden_size=128, intermediate_size=256, layers=2)
+    binary, _ = bb.split_parameters(model)
+    bb.STE(binary, scale="channel", seed=0).eval()
+    with torch.no_grad():
+        for _, weight in binary:
+            weight.mul_(0.5 + torch.rand(len(weight), 1))
+    text, cache = torch.randint(256, (1, 12)), []
+    bits = importlib.import_module("llm").from_bits(model, 1)
+    with torch.inference_mode():
+        wanted = model(text)
+        torch.testing.assert_close(bits(text[:, :8], cache), wanted[:, :8], rtol=1e-4, atol=1e-4)
+        for place in range(8, 12):
+            found = bits(text[:, place : place + 1], cache)
+            torch.testing.assert_close(found[:, 0], wanted[:, place], rtol=1e-4, atol=1e-4)
+    weights, scales = sum(parameter.numel() for _, parameter in binary), 2 * (5 * 128 + 2 * 256)
+    real = sum(parameter.nbytes for name, parameter in model.named_parameters() if "_proj" not in name)
+    assert sum(tensor.nbytes for tensor in bits.state_dict().values()) == weights // 8 + 4 * scales + real
+    assert not [name for name, _ in bits.named_parameters() if "_proj" in name]
+
+
 @pytest.mark.slow
 def test_the_benchmark_compares_files_and_torch(monkeypatch, capsys, gguf):
     needs.TRANSFORMERS.module("transformers")
     needs.LLAMA_CPP.module("llama_cpp")
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
     importlib.import_module("llm").main("--hidden 128 --layers 1 --prompt 8 --tokens 4 --turns 1".split())
-    heads, *rows = capsys.readouterr().out.splitlines()
+    heads, *rows, last = capsys.readouterr().out.splitlines()
     assert heads.split() == ["bytes", "prompt", "one", "by", "one"]
+    assert re.fullmatch(r"Tokens per second of llama.cpp, F16: \d+ of the prompt, \d+ one by one\.", last)
     names, *columns = zip(*(re.split(r" {2,}", row) for row in rows), strict=True)
-    assert names == ("llama.cpp, F16", "llama.cpp, Q8_0", "llama.cpp, Q1_0", "torch, torch.float32")
+    assert names[:3] == ("llama.cpp, F16", "llama.cpp, Q8_0", "llama.cpp, Q1_0")
+    assert names[3:] == ("torch, float32", "bitbayes, native")
     sizes = [int(size.replace(",", "")) for size in columns[0]]
     assert sizes[3] > sizes[0] > sizes[1] > sizes[2]
     for column in columns[1:]:
