@@ -51,7 +51,7 @@ COMPILER = Need("a C compiler", "apt-get install gcc")
 GIT = Need("git", "apt-get install git")
 
 # Python packages that no extra brings.
-HLS4ML = Need("hls4ml", "pip install hls4ml")
+HLS4ML = Need("hls4ml, which docs/export.md installs", "pip install hls4ml")
 IVON = Need("IVON", "pip install ivon-opt")
 TRITON = Need("Triton", "make gpu-code")
 YAML = Need("PyYAML", "make setup")

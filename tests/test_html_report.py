@@ -471,6 +471,14 @@ def test_values_that_are_no_numbers(mine, tmp_path):
     write_page(found, tmp_path / "report.html")
 
 
+def test_a_chart_in_which_nothing_would_be_drawn_is_left_out():
+    one, other = (synthetic(name, rows=1, seed=seed) for name, seed in (("a", 0), ("b", 1)))
+    chart = "Sign flip rate of one step"
+    for flips, drawn in ((0.0, False), (1e-6, True)):
+        one.history[0]["step_flips"], other.history[0]["step_flips"] = 0.0, flips
+        assert (chart in titles(Folders([one, other], [], [], []))) is drawn
+
+
 def test_folders_without_runs(tmp_path, runs):
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()

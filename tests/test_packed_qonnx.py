@@ -224,8 +224,10 @@ def test_hls4ml_emulates_the_same_network(activation, tmp_path, monkeypatch):
     from qonnx.util.cleanup import cleanup_model
 
     torch.manual_seed(0)
-    layers = [(8, 6), (6, 6), (6, 3)]
-    modules = [torch.nn.Sequential(torch.nn.Linear(*ends, bias=False), torch.nn.BatchNorm1d(ends[1])) for ends in layers]
+    modules = [
+        torch.nn.Sequential(torch.nn.Linear(inputs, outputs, bias=False), torch.nn.BatchNorm1d(outputs))
+        for inputs, outputs in ((8, 6), (6, 6), (6, 3))
+    ]
     model = torch.nn.Sequential(modules[0], activation(), modules[1], activation(), modules[2])
     for module in modules:  # also negative scales, which turn signs
         torch.nn.init.normal_(module[1].weight)

@@ -38,7 +38,8 @@ class DecoderConfig:
         max_position_embeddings: Largest number of positions that the decoder takes.
 
     Raises:
-        ValueError: If a size is not positive, heads do not divide each other or the width, or the head size is odd.
+        ValueError: If a size is not a whole number, a number is not positive, heads do not divide each other or the
+            width, or the head size is odd.
 
     Example:
         >>> DecoderConfig(hidden_size=256, num_attention_heads=4).head_dim
@@ -57,6 +58,8 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
+            if name not in ("rms_norm_eps", "rope_theta") and not isinstance(value, int):
+                raise ValueError(f"{name} must be a whole number, got {value!r}")
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value!r}")
         heads, groups = self.num_attention_heads, self.num_key_value_heads

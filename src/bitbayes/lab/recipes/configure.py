@@ -332,18 +332,27 @@ def _augmented(data: DataBundle, name: str) -> DataBundle:
     return dataclasses.replace(data, train=dataclasses.replace(train, augment=augment))
 
 
+def open_device(name: str) -> torch.device:
+    """Return a device that can hold tensors.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
 def load_data(config: RunConfig, recipe: Recipe | None = None) -> DataBundle:
     """Load the data of a run onto its device.
 
     Raises:
         ValueError: If the device or the data does not exist.
     """
-    try:
-        device = torch.device(config.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        line = str(error).splitlines()[0]
-        raise ValueError(f"device {config.device!r} cannot be used: {line}") from error
+    device = open_device(config.device)
     recipe = recipe or recipe_of(config)
     with _blamed(recipe):
         data = recipe.load(config.data, device, config.data_seed)

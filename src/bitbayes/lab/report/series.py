@@ -14,7 +14,6 @@ from bitbayes.lab.report.folders import RunRecord, is_number
 from bitbayes.lab.report.groups import Group, rule_of
 from bitbayes.lab.train import RunConfig
 
-
 METRICS = {"accuracy": "accuracy, %", "bits": "bits per byte", "error": "squared error"}
 """Label of an axis by the metric of predictions, whose figure on test data is `test_METRIC`."""
 

@@ -423,7 +423,8 @@ def schedules_table(recipe: str, series: Mapping[str, Sequence[tuple[int, Group]
     ]
     heads = ["rule", "epochs", "seeds", "train", "validation", "test", "mean of samples"]
     about = "Epochs are those of the whole schedule, with the float network that a run begins with."
-    return Table(f"{recipe}: {METRICS[metric]} by the length of the schedule", heads, rows, about).without_empty_columns()
+    title = f"{recipe}: {METRICS[metric]}, by the length of the schedule"
+    return Table(title, heads, rows, about).without_empty_columns()
 
 
 def curve_table(

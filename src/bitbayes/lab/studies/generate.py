@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bitbayes.draws import drawn_networks
 from bitbayes.lab.data.text import BOUNDARY, BYTES, WINDOW
 from bitbayes.lab.recipes import recipe_of_run
-from bitbayes.lab.recipes.configure import load_data
+from bitbayes.lab.recipes.configure import load_data, open_device
 from bitbayes.lab.train import RunConfig, RunFolder
 from bitbayes.lab.train.results import load_mode, load_posterior
 from bitbayes.nn import Decoder
@@ -31,7 +31,8 @@ def load_language_model(
         trust: Run the recipe file of the run, a program, although this account has not run it before.
 
     Raises:
-        ValueError: If the folder is not a run of text, or the rule keeps no posterior to sample from.
+        ValueError: If the device does not exist, the folder is not a run of text, or the rule keeps no posterior to
+            sample from.
         RunError: If a file of the run is missing or damaged.
     """
     config, files = RunConfig.load(folder).changed(device=device), RunFolder(folder)
@@ -40,7 +41,7 @@ def load_language_model(
         raise ValueError(
             f"{folder} is a run of {config.recipe}, which does not model text; give one of `bitbayes train text`"
         )
-    place = torch.device(device)
+    place = open_device(device)
     model = recipe.builder(load_data(config, recipe) if recipe.reads_data else None)().to(place).eval()
     load_mode(files, model)
     if sample is not None:

@@ -214,8 +214,9 @@ def _recipe(name: str, groups: Sequence[Group], published: dict[str, PublishedCu
     recipe = RECIPES.get(name)
     shown = []
     for metric in _METRICS:
-        if not (found := series.group_curves(groups, metric.key, 100.0 if metric.share else 1.0)):
-            continue
+        found = series.group_curves(groups, metric.key, 100.0 if metric.share else 1.0)
+        if not found or (metric.share and not any(any(curve.values) for curve in found)):
+            continue  # a logarithmic axis shows no zeros
         theirs, about = published.get(metric.published), metric.about
         if theirs is not None:
             about += f" The grey line and band are the mean and range of {theirs.runs} published runs."
