@@ -6,6 +6,7 @@ import copy
 import errno
 import importlib
 import math
+import os
 import re
 import runpy
 import struct
@@ -618,6 +619,19 @@ def test_llama_cpp_runs_networks_of_256_tokens_and_tied_heads(gguf):
     runner = loaded("net.gguf")
     assert np.linalg.norm(scores(runner, tokens) - wanted) < 2**-9 * np.linalg.norm(wanted)
     assert runner.tokenize(b"\x0b ok", add_bos=False) == list(b"\x0b ok") and runner.token_eos() == 0
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\x1b[31m", "ünï ../..", "x" * 100_000])
+def test_any_text_is_a_name(name, gguf):
+    write_gguf(plain(), "net.gguf", name=name)
+    found = gguf.GGUFReader("net.gguf").fields["general.name"]
+    assert bytes(found.parts[found.data[0]]).decode() == name
+
+
+def test_a_name_that_is_no_text_is_refused(gguf):
+    with pytest.raises(ValueError, match=r"^name is '\\udcff', expected Unicode text, without surrogates$"):
+        write_gguf(plain(), "net.gguf", name=os.fsdecode(b"\xff"))
+    assert not Path("net.gguf").exists()
 
 
 def test_the_decoder_of_the_benchmark_computes_from_bits(monkeypatch):

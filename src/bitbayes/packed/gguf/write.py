@@ -44,8 +44,8 @@ def write_gguf(model: nn.Module, path: str | Path, type: GGUFType = "Q1_0", *, n
     Raises:
         ImportError: If gguf is not installed.
         RuntimeError: If the parameters hold weights that a training step drew, not the mode.
-        ValueError: If the network is not such a Llama, a number is not finite or too large for float16, or the length
-            of a row is not a multiple of the type's block. For "Q1_0", also if a weight is not ±s with one s for each
+        ValueError: If the name is no Unicode text, the network is not such a Llama, a number is not finite or too large
+            for float16, or the length of a row is not a multiple of the type's block. For "Q1_0", also if a weight is not ±s with one s for each
             128 weights of a row. The message names the parameter.
 
     Example:
@@ -69,6 +69,10 @@ def write_gguf(model: nn.Module, path: str | Path, type: GGUFType = "Q1_0", *, n
     gguf = require("gguf", "gguf")
     kinds = {kind: gguf.GGMLQuantizationType[kind] for kind in ("Q1_0", "Q8_0", "F16", "F32")}
     projections = chosen("type", type, {kind: kinds[kind] for kind in ("Q1_0", "Q8_0", "F16")})
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"name is {name!r:.60}, expected Unicode text, without surrogates") from None
     model = unwrapped(model)
     check_mode(model)
     if (config := getattr(model, "config", None)) is None:
