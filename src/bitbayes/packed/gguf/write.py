@@ -45,8 +45,8 @@ def write_gguf(model: nn.Module, path: str | Path, type: GGUFType = "Q1_0", *, n
         ImportError: If gguf is not installed.
         RuntimeError: If the parameters hold weights that a training step drew, not the mode.
         ValueError: If the name is no Unicode text, the network is not such a Llama, a number is not finite or too large
-            for float16, or the length of a row is not a multiple of the type's block. For "Q1_0", also if a weight is not ±s with one s for each
-            128 weights of a row. The message names the parameter.
+            for float16, or the length of a row is not a multiple of the type's block. For "Q1_0", also if a weight is
+            not ±s with one s for each 128 weights of a row. The message names the parameter.
 
     Example:
         >>> import tempfile
