@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("llama-cpp-python is not installed; docs/gguf.md has the command that installs it")
     torch.set_num_threads(o.threads)
     model = random_llama(o.hidden, o.layers, o.prompt + o.tokens) if o.run is None else load_run(o.run).experiment.model
-    model.eval()
+    model.float().eval()
     tokens = torch.randint(1, 256, (o.prompt + o.tokens,), generator=torch.Generator().manual_seed(0)).tolist()
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         sizes, starts = {}, {}
