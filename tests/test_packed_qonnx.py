@@ -218,7 +218,7 @@ def test_transformers(name, qonnx):
 @pytest.mark.filterwarnings("ignore::UserWarning:hls4ml")
 @pytest.mark.parametrize("activation", [bb.nn.BinaryActivation, torch.nn.ReLU])
 def test_hls4ml_emulates_the_same_network(activation, tmp_path, monkeypatch):
-    """The C++ of hls4ml in fixed point; docs/export.md says which two passes it must leave out, and why."""
+    """The C++ of hls4ml in fixed point; docs/qonnx.md says which two passes it must leave out, and why."""
     hls4ml, flow = map(importlib.import_module, ("hls4ml", "hls4ml.model.flow"))
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.util.cleanup import cleanup_model
