@@ -5,8 +5,9 @@
 
 FILE is the TARGET.json that `bitbayes reproduce TARGET` writes, the summary.json of `bitbayes continual`, or the
 truth.json of `python -m benchmarks.estimators`. Several TARGET.json of different recipes become one file, without the
-rows that another stored file has for the same recipe. Rules that the command did not run keep their old rows. The files
-of two moons, Snelson's data and the estimators are replaced as a whole. Those of exact posteriors are joined.
+rows that another stored file has for the same recipe. Rules that the command did not run keep their old rows. Problems
+whose exact posterior it did not sample keep their old tables. The files of Snelson's data and of the estimators are
+replaced as a whole.
 
 In a page, a table stands between two comments: `<!-- table NAME.json: columns -->` and `<!-- end -->`. A comment that
 names no columns shows all that the file has. Do not edit what stands between the comments: a test compares it.
@@ -24,7 +25,6 @@ from typing import Any
 from bitbayes.lab.report.results import truth_cells
 from bitbayes.lab.report.tables import FIGURES, TRUST_FIGURES
 from bitbayes.lab.studies.tables import TABLES
-from bitbayes.lab.studies.toys import EXACT_MOONS, MOONS_RULES
 from bitbayes.table import Table, spread
 
 HERE = Path(__file__).resolve().parent
@@ -157,24 +157,6 @@ def _against_forgetting(stream: Mapping[str, Any]) -> str:
     return ", ".join(kept) or "nothing"
 
 
-def moons_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Return one row per rule, with the mean and spread over its seeds, and a last row for the exact posterior."""
-    names = {
-        "accuracy": "accuracy",
-        "nll": "NLL, nats",
-        "entropy_on_data": "entropy on the data, nats",
-        "entropy_on_ring": "entropy on the ring, nats",
-    }
-    rows = []
-    for rule in dict.fromkeys(run["rule"] for run in found["runs"]):
-        runs = [run for run in found["runs"] if run["rule"] == rule]
-        cells = [spread((run[name] for run in runs), 3) for name in names]
-        rows.append([MOONS_RULES[rule], str(runs[0]["networks"]), str(len(runs)), *cells])
-    exact = (f"{getattr(EXACT_MOONS, name):.3f}" for name in names)
-    rows.append(["exact posterior", "", "", *exact])
-    return markdown(["rule", "networks", "seeds", *names.values()], rows)
-
-
 def truth_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return the posteriors of the problem that the comment names beside the exact one."""
     (figures,) = (each for each in found["truth"] if each["problem"].partition(",")[0] == columns[0])
@@ -248,7 +230,7 @@ def table(name: str, columns: Sequence[str] = ()) -> str:
     """Return the table of a stored file as Markdown."""
     found = json.loads((KEPT / name).read_text(encoding="utf-8"))
     kinds = {"streams": streams_table, "unlike": trust_table, "data": data_table, "rows": rules_table}
-    kinds |= {"runs": moons_table, "splits": snelson_table, "epochs": curve_table}
+    kinds |= {"splits": snelson_table, "epochs": curve_table}
     kinds |= {"problems": estimators_table, "truth": truth_table, "transformers": flips_table}
     kinds |= {"decoders": decoders_table, "encoders": encoders_table}
     return next(make for key, make in kinds.items() if key in found)(found, columns)
@@ -273,7 +255,8 @@ def keep(name: str, files: Sequence[Path]) -> None:
     if any(problem.startswith("BatchNorm") for problem in found):  # the truth.json of benchmarks.estimators
         found = {"problems": {problem: rows for problem, rows in found.items() if not problem.startswith("multi")}}
     elif "truth" in found:
-        found = {"truth": [problem for each in read for problem in each["truth"]]}
+        problems = {each["problem"]: each for source in (old, *read) for each in source.get("truth", [])}
+        found = {"truth": list(problems.values())}
     elif "matrix" in found:
         found = {"streams": [_stream(each) for each in read]}
     elif len(read) > 1 or "data" in old:

@@ -126,11 +126,11 @@ def test_reproduce_the_default_settings_on_a_regression(tmp_path, capsys):
 def test_reproduce_the_synthetic_figures(tmp_path, capsys):
     assert cli.main(["reproduce", "moons", "--epochs", "100"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for words in ("BayesBiNN, published", "BayesBiNN, recommended", "on the ring", "exact posterior"):
+    for words in ("BayesBiNN, published", "BayesBiNN, recommended", "4 members", "on the ring", "exact posterior"):
         assert words in shown
     found = json.loads((tmp_path / "runs/moons/moons.json").read_text())
     assert found["points"] == 1000
-    assert [run["rule"] for run in found["runs"]] == ["ste", "bayesbinn:released", "bayesbinn:default"]
+    assert [run["title"].partition(",")[0] for run in found["runs"]] == ["STE", *["BayesBiNN"] * 3]
     assert all({"accuracy", "nll", "entropy_on_data", "entropy_on_ring"} <= set(run) for run in found["runs"])
     assert (tmp_path / "runs/moons/moons.png").stat().st_size > 20_000
     assert cli.main(["reproduce", "snelson", "--epochs", "100", "--seeds", "2"]) == 0

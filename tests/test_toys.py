@@ -9,10 +9,10 @@ import pytest
 
 import bitbayes as bb
 import needs
-from bitbayes.lab.recipes import make_config
 from bitbayes.lab.studies.load import load_run
 from bitbayes.lab.studies.several import run_several
-from bitbayes.lab.studies.toys import EXACT_MOONS, MoonsRow, moons_row, moons_study, snelson_study
+from bitbayes.lab.studies.toys import DRAWN, EXACT_MOONS, MoonsRow, moons_row, moons_study, snelson_study
+from bitbayes.lab.studies.ways import MOONS_BEST, TEN
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "snelson"
 SEEDS = 3
@@ -31,13 +31,14 @@ def means(rows: list[MoonsRow]) -> tuple[float, float]:
 
 def test_two_moons_are_measured_at_every_seed(tmp_path: Path) -> None:
     kernels = not bb.kernels.status("gibbs").startswith("not in use")
-    study = moons_study(str(tmp_path), epochs=50, seeds=2, note=quiet)
-    assert [(row.rule, row.seed) for row in study.figures.runs] == [
-        (rule, seed) for rule in ("ste", "bayesbinn:released", "bayesbinn:default") for seed in (0, 1)
-    ]
-    released = study.runs["bayesbinn:released"][0].config
+    study = moons_study(str(tmp_path), epochs=50, first_seed=7, seeds=2, note=quiet)
+    rows = study.figures.runs
+    assert [(row.title, row.seed) for row in rows] == [(title, seed) for title in DRAWN for seed in (7, 8)]
+    released = study.runs["BayesBiNN, published"][0][0].config
     assert (released.spec.options["tau"], released.spec.options["ess_scale"], released.spec.samples) == (1.0, 1.0, 5)
-    assert [row.networks for row in study.figures.runs[::2]] == [1, 100, 100]
+    assert [row.networks for row in rows[::2]] == [1, 100, 100, 100]
+    members = study.runs[MOONS_BEST][1]
+    assert [run.config.epochs for run in members] == [12] * 4 and len({run.config.seed for run in members}) == 4
     assert (tmp_path / "moons.json").is_file()
     exact = list(study.exact.values())
     assert [len(each.chains.posterior) for each in exact] == ([400, 400] if kernels else [])
@@ -59,17 +60,17 @@ def test_two_moons(tmp_path: Path) -> None:
     assert study.figures.points == 1000
     # Independent Bernoullis cannot be the exact posterior, which knows that weights belong together. The published
     # setting is the warm side: its fit is worse, so that it doubts the data more than it should.
-    on_data, on_ring = means([row for row in rows if row.rule == "bayesbinn:released"])
+    on_data, on_ring = means([row for row in rows if row.title == "BayesBiNN, published"])
     assert 1 < on_data < 4
     assert 0.5 < on_ring < 2
     # The recommended setting is the cold side, by `ess` = 300·N: between a quarter of the exact doubt and all of it.
-    recommended = [row for row in rows if row.rule == "bayesbinn:default"]
+    recommended = [row for row in rows if row.title == "BayesBiNN, recommended"]
     on_data, on_ring = means(recommended)
     assert 0.25 < on_data < 1
     assert 0.1 < on_ring < 1
     assert min(row.mode_accuracy for row in recommended) > 0.97
     # One network doubts as much as its margin says, which is next to nothing.
-    ste = [row for row in rows if row.rule == "ste"]
+    ste = [row for row in rows if row.title == "STE, Adam"]
     on_data, on_ring = means(ste)
     assert on_data < 0.25 and on_ring < 0.25
 
@@ -77,13 +78,9 @@ def test_two_moons(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_moons_near_the_exact_posterior(tmp_path: Path) -> None:
     """At `ess` = 10·N the entropies of independent Bernoullis come within a factor of two of the exact ones."""
-    o = {"lr": 1e-2, "options": {"ess_scale": 10.0}}
-    configs = [
-        make_config("moons", "bayesbinn:straight-through", out=str(tmp_path / f"{seed}"), seed=seed, **o)
-        for seed in range(SEEDS)
-    ]
-    run_several(configs, note=quiet)
-    rows = [moons_row("bayesbinn", load_run(config.out)) for config in configs]
+    configs = [TEN.configs("moons", seed, str(tmp_path)) for seed in range(SEEDS)]
+    run_several([config for (config,) in configs], note=quiet)
+    rows = [moons_row("", seed, [load_run(config.out)]) for seed, (config,) in enumerate(configs)]
     on_data, on_ring = means(rows)
     assert 0.5 < on_data < 2
     assert 0.5 < on_ring < 2

@@ -13,18 +13,18 @@ from bitbayes.lab.studies.toys import moons_study
 from bitbayes.lab.train.measure import whole
 
 _STEPS, _REACH, _SAMPLES = 110, 3.2, 100
-_RULE = "bayesbinn:released"  # the published setting, whose posterior is the broadest
+_WAY = "BayesBiNN, published"  # whose posterior is the broadest
 
 
 def draw() -> Any:
     """Return the figure; the first call trains the networks, which takes minutes, into `runs/pictures/moons`."""
     study = moons_study("runs/pictures/moons", note=lambda _: None)
-    bayes = study.runs[_RULE][0]
+    (ste, *_), (bayes, *_) = (study.runs[way][0] for way in ("STE, Adam", _WAY))
     x, y = whole(bayes.experiment.data.train)
     line = torch.linspace(-_REACH, _REACH, _STEPS)
     plane = torch.cartesian_prod(line, line)
     panels = {
-        "STE: one network": study.runs["ste"][0].predict(plane, 0),
+        "STE: one network": ste.predict(plane, 0),
         "BayesBiNN: the mode": bayes.predict(plane, 0),
         f"BayesBiNN: mean of {_SAMPLES} samples": bayes.predict(plane, _SAMPLES),
     }

@@ -80,6 +80,8 @@ examples:
             "schedule and 5 seeds (paper).",
             epochs="Number of epochs of the learning-rate schedule. The budget sets the default.",
             data="Folder or Hugging Face Hub id of the data set. The recipe sets the default.",
+            seed="Seed of the first run of each rule, for the targets moons and truth. A regression of truth takes the "
+            "split of its data with the same number. The default is 0.",
             out="Folder where the runs and TARGET.json are written. The default for a table is "
             "runs/RECIPE-BUDGET[-test], which all tables of a recipe share; for a figure it is runs/TARGET.",
         ),
@@ -197,7 +199,7 @@ def _moons(command: Reproduce) -> None:
     out = given.out or "runs/moons"
     with RunFolder(out).held():
         seeds = 1 if choice.seeds is None else choice.seeds
-        study = moons_study(out, epochs=given.epochs, seeds=seeds, jobs=choice.jobs)
+        study = moons_study(out, epochs=given.epochs, first_seed=given.seed or 0, seeds=seeds, jobs=choice.jobs)
         picture = figures.moons_figure(study, Path(out, "moons.png"))
     show(results.moons_table(study.figures), f"written: {out}/moons.json, {picture}")
 
@@ -232,6 +234,7 @@ def _truth(command: Reproduce) -> None:
             sampling=Sampling(command.chains, command.sweeps),
             data=given.data,
             epochs=given.epochs,
+            first_seed=given.seed or 0,
             seeds=1 if choice.seeds is None else choice.seeds,
             jobs=choice.jobs,
         )
@@ -301,9 +304,9 @@ def _run_folders(names: Sequence[str]) -> list[Path]:
 _OTHERS: dict[str, tuple[Callable[[Reproduce], None], tuple[str, ...]]] = {
     "trust": (_trust, ("unlike_data", *_RUNS)),
     "members": (_members, ("members", "unlike", "unlike_data", "budget", "protocol", "capture", *_RUNS)),
-    "moons": (_moons, ("epochs", "out", "seeds", "jobs")),
+    "moons": (_moons, ("epochs", "out", "seed", "seeds", "jobs")),
     "snelson": (_snelson, ("data", "epochs", "out", "seeds", "jobs")),
-    "truth": (_truth, ("dataset", "rules", "data", "epochs", "out", "seeds", "jobs", "chains", "sweeps")),
+    "truth": (_truth, ("dataset", "rules", "data", "epochs", "out", "seed", "seeds", "jobs", "chains", "sweeps")),
     "curves": (_curves, ("runs", "published", "dataset", "out")),
     "schedules": (_schedules, ("runs", "out")),
     "histogram": (_histogram, ("runs", "out")),

@@ -19,9 +19,10 @@ from bitbayes.lab.report.groups import Group
 from bitbayes.lab.report.series import METRICS, metric_curve, metric_of, published_curves, task_curves
 from bitbayes.lab.report.tables import stream_title
 from bitbayes.lab.studies.load import FinishedRun
-from bitbayes.lab.studies.toys import MOONS_RULES, MoonsStudy, SnelsonStudy, training_noise
+from bitbayes.lab.studies.toys import MoonsStudy, SnelsonStudy, training_noise
 from bitbayes.lab.studies.trust import TrustStudy
 from bitbayes.lab.studies.truth import TruthFigures
+from bitbayes.lab.studies.ways import predictor
 from bitbayes.lab.train import EpochRow
 from bitbayes.lab.train.measure import histogram, whole
 from bitbayes.lab.train.records import Spread
@@ -62,14 +63,12 @@ def moons_figure(study: MoonsStudy, path: str | Path) -> Path:
     steps, reach = 120, 5.0
     line = torch.linspace(-reach, reach, steps)
     plane, grid = torch.cartesian_prod(line, line), line.numpy()
-    x, y = whole(next(iter(study.runs.values()))[0].experiment.data.train)
-    rows = {row.rule: row for row in reversed(study.figures.runs)}  # of the first seed
-    shown = {
-        _moons_title(rule, runs[0], rows[rule].networks): runs[0].predict(
-            plane, rows[rule].networks if runs[0].posterior else 0
-        )
-        for rule, runs in study.runs.items()
-    }
+    x, y = whole(next(iter(study.runs.values()))[0][0].experiment.data.train)
+    rows = {row.title: row for row in reversed(study.figures.runs)}  # of the first seed
+    shown = {}
+    for title, (runs, *_) in study.runs.items():
+        predict, networks = predictor(runs, rows[title].networks)
+        shown[_moons_title(title, runs[0], networks)] = predict(plane)
     for title, exact in study.exact.items():
         shown[f"{title}\ntemperature 1\nmean of {len(exact.chains.posterior)} networks"] = exact.predict(plane)
     figure, axes = new_figure(len(shown), 3.4, 3.8, rows=2)
@@ -104,14 +103,14 @@ def moons_figure(study: MoonsStudy, path: str | Path) -> Path:
     return save(figure, path)
 
 
-def _moons_title(rule: str, run: FinishedRun, networks: int) -> str:
+def _moons_title(title: str, run: FinishedRun, networks: int) -> str:
     options, setting = run.config.spec.options, []
     if run.config.estimator in ("concrete", "released"):
         setting.append(f"τ = {options['tau']:g}")
-    if "ess_scale" in options:
+    if "ess_scale" in options and "ess" not in title:
         setting.append("ess = N" if options["ess_scale"] == 1 else f"ess = {options['ess_scale']:g}·N")
     count = "one network" if networks == 1 else f"mean of {networks} networks"
-    return "\n".join(filter(None, (MOONS_RULES.get(rule, rule), ", ".join(setting), count)))
+    return "\n".join(filter(None, (title, ", ".join(setting), count)))
 
 
 def snelson_figure(study: SnelsonStudy, path: str | Path, samples: int = 100) -> Path:

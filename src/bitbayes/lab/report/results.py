@@ -12,7 +12,7 @@ from bitbayes.lab.recipes import RECIPES, Published, Recipe
 from bitbayes.lab.report.groups import Group
 from bitbayes.lab.studies.problems import TRUTH_RING
 from bitbayes.lab.studies.tables import TABLES, TableRow
-from bitbayes.lab.studies.toys import EXACT_MOONS, MOONS_RULES, MoonsFigures, SnelsonFigures
+from bitbayes.lab.studies.toys import EXACT_MOONS, MoonsFigures, SnelsonFigures
 from bitbayes.lab.studies.truth import TruthFigures
 from bitbayes.lab.train import RunFolder
 from bitbayes.table import Table, number, spread
@@ -134,10 +134,10 @@ def moons_table(figures: MoonsFigures) -> Table:
     """Return what was measured on two moons, with what the exact posterior says in the last row."""
     columns = {"accuracy": 3, "nll": 3, "entropy_on_data": 3, "entropy_on_ring": 3}
     rows = []
-    for rule in dict.fromkeys(row.rule for row in figures.runs):
-        networks = max(map(int, figures.values(rule, "networks")))
-        cells = [spread(figures.values(rule, name), digits) for name, digits in columns.items()]
-        rows.append([MOONS_RULES.get(rule, rule), str(networks), *cells])
+    for title in dict.fromkeys(row.title for row in figures.runs):
+        networks = max(map(int, figures.values(title, "networks")))
+        cells = [spread(figures.values(title, name), digits) for name, digits in columns.items()]
+        rows.append([title, str(networks), *cells])
     exact = [number(getattr(EXACT_MOONS, name), digits) for name, digits in columns.items()]
     rows.append(["exact posterior", "", *exact])
     seeds = len({row.seed for row in figures.runs})

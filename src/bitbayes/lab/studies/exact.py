@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from bitbayes import kernels
 from bitbayes.gibbs import Chains, Gibbs
 from bitbayes.lab.recipes import find_recipe
 from bitbayes.lab.train import RunConfig, RunFolder
@@ -49,6 +50,11 @@ class Sampling:
     def burn_in(self) -> int:
         """Number of sweeps that are dropped."""
         return self.sweeps // 5
+
+
+def compiled() -> bool:
+    """Whether networks of a few thousand weights are sampled in seconds, which needs a C compiler."""
+    return not kernels.status("gibbs").startswith("not in use")
 
 
 @dataclass(frozen=True)

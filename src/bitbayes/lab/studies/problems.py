@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitbayes.lab.studies.toys import ring
+from bitbayes.lab.studies.ways import MOONS_WAYS, SNELSON_WAYS, WAYS, Way
+from bitbayes.lab.train import RunConfig
 
 RADII = (2.0, 3.0, 4.0, 6.0)
 """Radii of the rings around the data of two moons, in standardised inputs."""
@@ -19,16 +20,6 @@ TRUTH_RING = "ring 4"
 
 Places = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """Function from the inputs of training and test points to further inputs by name."""
-
-_TEN = {"lr": 1e-2, "options": {"ess_scale": 10.0}}
-RULES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "STE, Adam": ("ste", {}),
-    "BayesBiNN, published": ("bayesbinn:released", {}),
-    "BayesBiNN, recommended": ("bayesbinn:default", {}),
-    "BayesBiNN, ess = 10·N": ("bayesbinn:straight-through", _TEN),
-    "VISPA, K = 4": ("vispa", {}),
-}
-"""Name of the rule and changed settings by title. The paper has settings for two moons and Snelson's data alone."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,7 @@ class Problem:
             classes.
         own_data: Whether seed number s trains on split number s of the data, which the user may name.
         start_temperature: Temperature at the beginning of the sampler's burn-in; see `bitbayes.Gibbs.run`.
-        rules: Name of the rule and changed settings by title.
+        ways: Ways to train by title.
     """
 
     name: str
@@ -54,7 +45,7 @@ class Problem:
     noise: float | None = None
     own_data: bool = False
     start_temperature: float | None = None
-    rules: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=lambda: RULES)
+    ways: Mapping[str, Way] = field(default_factory=lambda: WAYS)
 
     @property
     def own_truth(self) -> bool:
@@ -65,6 +56,11 @@ class Problem:
     def learned(self) -> bool:
         """Whether a run learns the sizes of its weights, so that every run has an exact posterior of its own."""
         return self.first_scale == "weight"
+
+    def configs(self, way: Way, seed: int, out: str, data: str | None, epochs: int | None) -> list[RunConfig]:
+        """Return the configurations of the runs of a way; `data` is the folder of data that the user may name."""
+        own = {"data": data, "data_seed": seed} if self.own_data else {}
+        return way.configs(self.recipe, seed, f"{out}/{self.name}", epochs=epochs, first_scale=self.first_scale, **own)
 
 
 def rings(train: Tensor, test: Tensor) -> dict[str, Tensor]:
@@ -98,15 +94,13 @@ def noise(train: Tensor, test: Tensor) -> dict[str, Tensor]:
     return {"noise": torch.randn(test.shape, generator=torch.Generator().manual_seed(0))}
 
 
-_SNELSON = {title: rule for title, rule in RULES.items() if "10·N" not in title}  # of a loss in nats, which this is not
-_SNELSON |= {"BayesBiNN, searched": ("bayesbinn:straight-through", {})}
-_UNPUBLISHED = {title: rule for title, rule in RULES.items() if title != "BayesBiNN, published"}
+_UNPUBLISHED = {title: way for title, way in WAYS.items() if title != "BayesBiNN, published"}
 _ALL = (
-    Problem("moons", "moons", places=rings),
+    Problem("moons", "moons", places=rings, ways=MOONS_WAYS),
     Problem("moons-sizes", "moons", first_scale="normal", places=rings),
     Problem("moons-learned", "moons", first_scale="weight", places=rings),
     # σ is about the error of a good fit to Snelson's data.
-    Problem("snelson", "snelson-plain", places=outside, noise=0.35, own_data=True, rules=_SNELSON),
+    Problem("snelson", "snelson-plain", places=outside, noise=0.35, own_data=True, ways=SNELSON_WAYS),
     Problem(
         "snelson-learned",
         "snelson-plain",
@@ -114,7 +108,7 @@ _ALL = (
         places=outside,
         noise=0.35,
         own_data=True,
-        rules=_SNELSON,
+        ways={title: way for title, way in SNELSON_WAYS.items() if way.members == 1},  # each member has other sizes
     ),
     Problem(
         "digits",
@@ -122,7 +116,7 @@ _ALL = (
         first_scale="fan_in",
         places=rotated_and_noise,
         start_temperature=20.0,
-        rules=_UNPUBLISHED,
+        ways=_UNPUBLISHED,
     ),
     Problem(
         "breast-cancer",
@@ -130,7 +124,7 @@ _ALL = (
         first_scale="fan_in",
         places=noise,
         start_temperature=20.0,
-        rules=_UNPUBLISHED,
+        ways=_UNPUBLISHED,
     ),
 )
 PROBLEMS: Mapping[str, Problem] = {problem.name: problem for problem in _ALL}

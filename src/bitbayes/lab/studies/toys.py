@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bitbayes import kernels
 from bitbayes.calibration import probability_figures
 from bitbayes.lab.recipes import make_config, make_experiment
 from bitbayes.lab.studies.evaluate import evaluation_inputs
-from bitbayes.lab.studies.exact import Sampled, Sampling, sample_exact
+from bitbayes.lab.studies.exact import Sampled, Sampling, compiled, sample_exact
 from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.studies.several import run_several
-from bitbayes.lab.train import Progress, RuleName, RunFolder
+from bitbayes.lab.studies.ways import MOONS_BEST, MOONS_WAYS, predictor
+from bitbayes.lab.train import Progress, RunFolder
 from bitbayes.lab.train.machine import tuned_for
 from bitbayes.lab.train.measure import observation_noise, regression_figures, whole
 from bitbayes.lab.train.records import Record
 
 _SAMPLES = 100  # posterior samples per mean
 
-MOONS_RULES = {
-    "ste": "STE, Adam",
-    "bayesbinn:released": "BayesBiNN, published",
-    "bayesbinn:default": "BayesBiNN, recommended",
-}
-"""Rules on two moons with their titles. The published setting has τ = 1, `ess` = N and five draws per step."""
+DRAWN = ("STE, Adam", "BayesBiNN, published", "BayesBiNN, recommended", MOONS_BEST)
+"""Titles of the ways on two moons that are drawn. The published setting has τ = 1, `ess` = N, and five draws a step."""
 
 _EXACT = {"Exact posterior": None, "Exact posterior, random sizes": "normal"}  # titles with scales of the first layer
 
@@ -39,13 +35,13 @@ RING = 4.0
 
 @dataclass(frozen=True)
 class MoonsRow(Record):
-    """Measurements of one run on two moons.
+    """Measurements of one way to train on two moons, with one seed.
 
     Args:
-        rule: The rule with its estimator or variant.
+        title: Title of the way.
         seed: Seed of the run; the training points are always the same.
         networks: Number of networks in the measured mean: 1 without a posterior.
-        mode_accuracy: Accuracy of the mode on fresh points, as a fraction.
+        mode_accuracy: Accuracy of the mode on fresh points, as a fraction; with members, of the mean of their modes.
         accuracy: Accuracy of the mean on fresh points, as a fraction.
         nll: Negative log-likelihood of the mean on fresh points, in nats.
         entropy_on_data: Mean entropy of the mean's predictions on fresh points, in nats.
@@ -53,7 +49,7 @@ class MoonsRow(Record):
         entropy_bits_a_weight: Mean per-weight entropy in bits; None without a posterior.
     """
 
-    rule: str
+    title: str
     seed: int
     networks: int
     mode_accuracy: float
@@ -83,29 +79,29 @@ EXACT_MOONS = MoonsReference(accuracy=0.995, nll=0.028, entropy_on_data=0.092, e
 
 @dataclass(frozen=True)
 class MoonsFigures(Record):
-    """Content of moons.json: a row for every seed of every rule."""
+    """Content of moons.json: a row for every seed of every way to train."""
 
     points: int
     radius: float
     runs: list[MoonsRow]
 
-    def values(self, rule: str, name: str) -> list[float]:
-        """Return an entry of every run of a rule."""
-        return [getattr(row, name) for row in self.runs if row.rule == rule]
+    def values(self, title: str, name: str) -> list[float]:
+        """Return an entry of every seed of a way."""
+        return [getattr(row, name) for row in self.runs if row.title == title]
 
 
 @dataclass(frozen=True)
 class MoonsStudy:
-    """Study on two moons: runs by rule, and their measurements.
+    """Study on two moons: runs and their measurements.
 
     Args:
-        runs: Runs by rule.
+        runs: For each way to train by its title, and for each seed, the only run or the runs of all members.
         figures: Measurements of all runs.
         exact: Networks of the exact posterior by title, for the network of the rules and for one whose first layer has
             weights of random sizes. It is empty without a C compiler, because sampling would take minutes.
     """
 
-    runs: dict[str, list[FinishedRun]]
+    runs: dict[str, list[list[FinishedRun]]]
     figures: MoonsFigures
     exact: dict[str, Sampled]
 
@@ -145,17 +141,19 @@ def moons_study(
     out: str,
     *,
     epochs: int | None = None,
+    first_seed: int = 0,
     seeds: int = 1,
     jobs: int = 1,
     note: Callable[[str], None] = print,
     progress: Progress | None = None,
 ) -> MoonsStudy:
-    """Train `MOONS_RULES` on two moons, measure accuracy and entropy on and off the data, and write moons.json.
+    """Train the ways of `DRAWN` on two moons, measure accuracy and entropy on and off the data, and write moons.json.
 
     Args:
         out: Folder of the runs.
         epochs: Number of epochs of the schedule; None for the recipe's.
-        seeds: Number of runs per rule, with seeds from 0.
+        first_seed: Seed of the first run of each rule.
+        seeds: Number of runs per rule, with consecutive seeds.
         jobs: Number of runs at a time.
         note: Function that gets a line about each run when it begins or, with several jobs, when it ends.
         progress: Display, with one job.
@@ -166,25 +164,32 @@ def moons_study(
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     configs = {
-        rule: [
-            make_config("moons", rule, out=f"{out}/{RuleName.parse(rule).slug}-seed{seed}", epochs=epochs, seed=seed)
-            for seed in range(seeds)
+        title: [
+            MOONS_WAYS[title].configs("moons", seed, out, epochs=epochs)
+            for seed in range(first_seed, first_seed + seeds)
         ]
-        for rule in MOONS_RULES
+        for title in DRAWN
     }
     # The published setting takes longest, so with several jobs it starts first.
-    order = sorted((config for rule in configs.values() for config in rule), key=lambda config: -config.spec.samples)
-    run_several(order, jobs=jobs, progress=progress, note=note)
-    runs = {rule: [load_run(config.out) for config in configs[rule]] for rule in MOONS_RULES}
-    rows = [moons_row(rule, run) for rule, found in runs.items() for run in found]
-    figures = MoonsFigures(len(evaluation_inputs(runs["ste"][0]).test[1]), RING, rows)
+    every = [config for each in configs.values() for members in each for config in members]
+    run_several(sorted(every, key=lambda config: -config.spec.samples), jobs=jobs, progress=progress, note=note)
+    runs = {
+        title: [[load_run(config.out) for config in members] for members in each] for title, each in configs.items()
+    }
+    rows = [
+        moons_row(title, first_seed + index, members)
+        for title, each in runs.items()
+        for index, members in enumerate(each)
+    ]
+    points = len(evaluation_inputs(runs[DRAWN[0]][0][0]).test[1])
+    figures = MoonsFigures(points, RING, rows)
     RunFolder(out).write_json("moons.json", figures.to_dict())
     return MoonsStudy(runs, figures, _exact_moons(out, note))
 
 
 def _exact_moons(out: str, note: Callable[[str], None]) -> dict[str, Sampled]:
     """Return networks of the exact posteriors by title, each sampled in seconds."""
-    if kernels.status("gibbs").startswith("not in use"):
+    if not compiled():
         note("the exact posterior is left out, because there is no C compiler")
         return {}
     found = {}
@@ -197,21 +202,22 @@ def _exact_moons(out: str, note: Callable[[str], None]) -> dict[str, Sampled]:
     return found
 
 
-def moons_row(rule: str, run: FinishedRun) -> MoonsRow:
-    """Return the measurements of a finished run on two moons, on fresh points and on a ring around the data."""
-    (x, y), samples = evaluation_inputs(run).test, _SAMPLES if run.posterior else 0
+def moons_row(title: str, seed: int, runs: Sequence[FinishedRun]) -> MoonsRow:
+    """Return measurements on fresh points and on a ring around the data, of the only run or the runs of all members."""
+    (x, y), posteriors = evaluation_inputs(runs[0]).test, [run.posterior for run in runs if run.posterior is not None]
+    (of_modes, _), (of_mean, networks) = predictor(runs, 0), predictor(runs, _SAMPLES)
     with tuned_for(wide=False):
-        mode, fresh, far = run.predict(x), run.predict(x, samples), run.predict(ring(RING).to(x.device), samples)
+        mode, fresh, far = of_modes(x), of_mean(x), of_mean(ring(RING).to(x.device))
     return MoonsRow(
-        rule=rule,
-        seed=run.config.seed,
-        networks=max(samples, 1),
+        title=title,
+        seed=seed,
+        networks=networks,
         mode_accuracy=_accuracy(mode.probs, y),
         accuracy=_accuracy(fresh.probs, y),
         nll=probability_figures(fresh.probs, y)["nll"],
         entropy_on_data=float(fresh.entropy.mean()),
         entropy_on_ring=float(far.entropy.mean()),
-        entropy_bits_a_weight=float(run.posterior.entropy()) if run.posterior else None,
+        entropy_bits_a_weight=statistics.mean(float(each.entropy()) for each in posteriors) if posteriors else None,
     )
 
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitbayes.errors import nearest
 from bitbayes.gibbs import Chains
-from bitbayes.lab.recipes import make_config
 from bitbayes.lab.studies.evaluate import evaluation_inputs
 from bitbayes.lab.studies.exact import Sampled, Sampling, sample_exact
 from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.studies.predictive import BINS, band, compared, figures_of, log_probabilities
 from bitbayes.lab.studies.problems import PROBLEMS, Problem
 from bitbayes.lab.studies.several import run_several
-from bitbayes.lab.train import Progress, RuleName, RunConfig, RunFolder
+from bitbayes.lab.studies.ways import predictor
+from bitbayes.lab.train import Progress, RunFolder
 from bitbayes.lab.train.measure import whole
 from bitbayes.lab.train.records import Record, Spread
+from bitbayes.prediction import Prediction
 
 _SAMPLES = 200  # networks of a posterior's mean
 _CURVE = 200  # inputs at which bands are stored
@@ -137,6 +137,7 @@ def truth_study(
     sampling: Sampling | None = None,
     data: str | None = None,
     epochs: int | None = None,
+    first_seed: int = 0,
     seeds: int = 1,
     jobs: int = 1,
     note: Callable[[str], None] = print,
@@ -154,7 +155,8 @@ def truth_study(
         sampling: Settings of the sampler of the exact posteriors; None for the default.
         data: Folder of Snelson's data; None generates data.
         epochs: Number of epochs of the schedules; None for the recipe's.
-        seeds: Number of runs per rule, with seeds from 0.
+        first_seed: Seed of the first run of each rule.
+        seeds: Number of runs per rule, with consecutive seeds.
         jobs: Number of runs at a time.
         note: Function that gets a line about each step.
         progress: Display of runs, with one job.
@@ -168,7 +170,7 @@ def truth_study(
         if name not in PROBLEMS:
             raise nearest("problem of truth", name, PROBLEMS)
     chosen = [PROBLEMS[name] for name in problems or PROBLEMS]
-    known = {name for problem in chosen for name, _ in problem.rules.values()}
+    known = {way.rule for problem in chosen for way in problem.ways.values()}
     for rule in rules:
         if rule not in known:
             raise nearest("rule of truth", rule, known)
@@ -178,15 +180,16 @@ def truth_study(
     found = []
     for problem in chosen:
         configs = {
-            title: [
-                _config(problem, rule, more, seed, out, data if problem.own_data else None, epochs)
-                for seed in range(seeds)
-            ]
-            for title, (rule, more) in problem.rules.items()
-            if not rules or rule in rules
+            title: [problem.configs(way, seed, out, data, epochs) for seed in range(first_seed, first_seed + seeds)]
+            for title, way in problem.ways.items()
+            if not rules or way.rule in rules
         }
-        run_several([one for each in configs.values() for one in each], jobs=jobs, progress=progress, note=note)
-        runs = {title: [load_run(config.out, data=config.data) for config in each] for title, each in configs.items()}
+        every = [one for each in configs.values() for members in each for one in members]
+        run_several(every, jobs=jobs, progress=progress, note=note)
+        runs = {
+            title: [[load_run(config.out, data=config.data) for config in members] for members in each]
+            for title, each in configs.items()
+        }
         groups = [{title: each} for title, each in runs.items()] if problem.learned else [runs]
         for group in groups:
             found.append(_measured(problem, group, f"{out}/{problem.name}", sampling or Sampling(), note))
@@ -194,32 +197,18 @@ def truth_study(
     return found
 
 
-def _config(
-    problem: Problem, rule: str, more: Mapping[str, Any], seed: int, out: str, data: str | None, epochs: int | None
-) -> RunConfig:
-    place = f"{out}/{problem.name}/{_slug(rule, more)}-seed{seed}"
-    same = {"epochs": epochs, "first_scale": problem.first_scale, "data": data}
-    return make_config(
-        problem.recipe, rule, out=place, seed=seed, data_seed=seed if problem.own_data else None, **same, **more
-    )
-
-
-def _slug(rule: str, changes: Mapping[str, Any]) -> str:
-    scale = changes.get("options", {}).get("ess_scale")
-    return RuleName.parse(rule).slug + ("" if scale is None else f"-{scale:g}N")
-
-
 # Comparison. ----------------------------------------------------------------------------------------------------------
 
 
 def _measured(
     problem: Problem,
-    runs: Mapping[str, list[FinishedRun]],
+    runs: Mapping[str, list[list[FinishedRun]]],
     out: str,
     sampling: Sampling,
     note: Callable[[str], None],
 ) -> TruthFigures:
-    (first, some), *_ = runs.items()  # of every seed; the rule does not matter unless it has learned the sizes
+    (first, every), *_ = runs.items()
+    some = [run for run, *_ in every]  # of every seed; the rule does not matter unless it has learned the sizes
     real = problem.noise is not None
     axis = _axis(some[0]) if real and not problem.learned else None
     seeds = [_Points.of(problem, run, axis) for run in (some if problem.own_truth else some[:1])]
@@ -250,25 +239,24 @@ def _measured(
             title, len(found[0]), regions=regions, rising=sum(rising) if rising else None, curve=curve, **figures
         )
 
-    every = [each.flatten(0, 1) for each in outputs]
-    exact = logs_of(every)
-    rows = [row("exact posterior", every, exact)]
+    networks = [each.flatten(0, 1) for each in outputs]
+    exact = logs_of(networks)
+    rows = [row("exact posterior", networks, exact)]
     half = sampling.chains // 2
     if half:
         one, other = ([each[part].flatten(0, 1) for each in outputs] for part in (slice(half), slice(half, None)))
         rows.append(row("half of its chains beside the others", one, logs_of(other)))
 
-    def at_points(predict: Callable[[int, Tensor], Tensor], count: int) -> list[Tensor]:
-        return [predict(seed, seeds[seed if len(seeds) > 1 else 0].x) for seed in range(count)]
+    def at_points(predictors: Sequence[Callable[[Tensor], Prediction]]) -> list[Tensor]:
+        points = seeds if len(seeds) > 1 else seeds * len(predictors)
+        return [predict(at.x).outputs for predict, at in zip(predictors, points, strict=True)]
 
-    brief = [sampled(run, "gibbs", sampling.short(seed)) for seed, run in enumerate(some)]
+    brief = [sampled(run, "gibbs", sampling.short(run.config.seed)).predict for run in some]
     how = sampling.short(0)
     title = f"Gibbs, {how.chains} chain{'s' * (how.chains > 1)} of {how.sweeps} sweeps"
-    rows.append(row(title, at_points(lambda seed, x: brief[seed].predict(x).outputs, len(some)), exact))
+    rows.append(row(title, at_points(brief), exact))
     for title, each in runs.items():
-        samples = _SAMPLES if each[0].posterior else 0
-        found = at_points(lambda seed, x, each=each, samples=samples: each[seed].predict(x, samples).outputs, len(each))
-        rows.append(row(title, found, exact))
+        rows.append(row(title, at_points([predictor(members, _SAMPLES)[0] for members in each]), exact))
     weights = sum(shape.numel() for shape in truths[0].chains.posterior.shapes.values())
     told = [(truth.chains, each[:, :, : len(at.y)]) for truth, each, at in zip(truths, outputs, seeds, strict=True)]
     return TruthFigures(

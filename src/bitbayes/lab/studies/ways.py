@@ -1,0 +1,104 @@
+"""Ways to train a posterior on a small problem, and what all runs of a way predict together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from bitbayes.lab.recipes import make_config
+from bitbayes.lab.studies.load import FinishedRun, joint
+from bitbayes.lab.train import RuleName, RunConfig
+from bitbayes.lab.train.members import member_folder, member_seed
+from bitbayes.prediction import Prediction
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train: one run or, with members, independent runs that share the epochs of one.
+
+    Args:
+        rule: Name of the rule.
+        settings: Settings that differ from those of the recipe.
+        members: Number of independent runs.
+    """
+
+    rule: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    members: int = 1
+
+    @property
+    def slug(self) -> str:
+        """Name in folders.
+
+        Example:
+            >>> Way("bayesbinn:default", {"options": {"ess_scale": 10.0}}, members=4).slug
+            'bayesbinn-default-10N-members4'
+        """
+        scale = self.settings.get("options", {}).get("ess_scale")
+        slug = RuleName.parse(self.rule).slug + ("" if scale is None else f"-{scale:g}N")
+        return slug + (f"-members{self.members}" if self.members > 1 else "")
+
+    def configs(self, recipe: str, seed: int, out: str, **settings: Any) -> list[RunConfig]:
+        """Return the configurations of the runs, whose folders are in `out`.
+
+        Args:
+            recipe: Name of the recipe.
+            seed: Seed of the run, from which those of several members are hashed.
+            out: Folder of all ways.
+            **settings: Further settings; see `make_config`.
+
+        Example:
+            >>> runs = Way("ste", members=2).configs("moons", 3, "runs", epochs=300)
+            >>> [(run.out, run.epochs) for run in runs]
+            [('runs/ste-members2-seed3/member1', 150), ('runs/ste-members2-seed3/member2', 150)]
+        """
+        whole = make_config(
+            recipe, self.rule, seed=seed, out=f"{out}/{self.slug}-seed{seed}", **settings, **self.settings
+        )
+        if self.members == 1:
+            return [whole]
+        share = max(whole.epochs // self.members, 1)
+        return [
+            whole.changed(epochs=share, seed=member_seed(seed, number), out=member_folder(whole.out, number))
+            for number in range(1, self.members + 1)
+        ]
+
+
+def predictor(runs: Sequence[FinishedRun], samples: int) -> tuple[Callable[[Tensor], Prediction], int]:
+    """Return a function from inputs to the predictions of all runs of a way, and the number of networks.
+
+    Args:
+        runs: The members, or the only run.
+        samples: Number of posterior samples of all members together; without a posterior, each gives its mode.
+    """
+    each = samples // len(runs) if runs[0].posterior else 0
+    return joint(runs, each), len(runs) * max(each, 1)
+
+
+TEN = Way("bayesbinn:straight-through", {"lr": 1e-2, "options": {"ess_scale": 10.0}})
+"""BayesBiNN with `ess` = 10·N."""
+
+WAYS: Mapping[str, Way] = {
+    "STE, Adam": Way("ste"),
+    "BayesBiNN, published": Way("bayesbinn:released"),
+    "BayesBiNN, recommended": Way("bayesbinn:default"),
+    "BayesBiNN, ess = 10·N": TEN,
+    "VISPA, K = 4": Way("vispa"),
+}
+"""Ways to train by title. The paper has settings for two moons and Snelson's data alone."""
+
+MOONS_BEST = "BayesBiNN, ess = 10·N, 4 members"
+"""Title of the way that is nearest to the exact posterior of two moons, by its divergence on the data."""
+
+MOONS_WAYS: Mapping[str, Way] = WAYS | {MOONS_BEST: Way(TEN.rule, TEN.settings, members=4)}
+"""Ways to train on two moons."""
+
+SNELSON_WAYS: Mapping[str, Way] = {
+    **{title: way for title, way in WAYS.items() if way is not TEN},  # of a loss in nats, which this is not
+    "BayesBiNN, searched": Way("bayesbinn:straight-through"),
+    "BayesBiNN, ess = 10⁴·N, 4 members": Way("bayesbinn:default", {"options": {"ess_scale": 1e4}}, members=4),
+}
+"""Ways to train on Snelson's data."""
