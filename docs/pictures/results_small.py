@@ -1,5 +1,6 @@
 """Entropy on two moons, and bands on Snelson's data, beside those of the exact posterior."""
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from parts.dots import Row, dots, results
 from style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, new_figure
@@ -17,9 +18,7 @@ _LABELS = {
 def draw() -> Figure:
     """Return three dot plots; a vertical line is the exact posterior."""
     figure, axes = new_figure(1, 3, width=7.8, height=3.2)
-    found = {
-        each["problem"]: each["rows"] for name in ("exact", "truth-problems") for each in results(name)["truth"]
-    }
+    found = {each["problem"]: each["rows"] for each in results("seeds")["truth"]}
     moons, (exact, *snelson) = found["moons"], found["snelson"]
     for axis, place in zip(axes[0], ("data", "ring 4"), strict=False):
         rows = [
@@ -43,6 +42,6 @@ def draw() -> Figure:
     return figure
 
 
-def _exact(axis: object, value: float) -> None:
+def _exact(axis: Axes, value: float) -> None:
     axis.axvline(value, color=INK, linewidth=1)
     axis.text(value, axis.get_ylim()[0] - 0.06, " exact", color=MUTED, fontsize=8, va="bottom")

@@ -23,8 +23,10 @@ from bitbayes.lab.train.measure import whole
 from bitbayes.lab.train.records import Record, Spread
 from bitbayes.prediction import Prediction
 
-_SAMPLES = 200  # networks of a posterior's mean
 _CURVE = 200  # inputs at which bands are stored
+
+SAMPLES = 200
+"""Number of networks of a posterior's mean."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,10 @@ def truth_study(
         }
         groups = [{title: each} for title, each in runs.items()] if problem.learned else [runs]
         for group in groups:
-            found.append(_measured(problem, group, f"{out}/{problem.name}", sampling or Sampling(), note))
+            some = [run for run, *_ in next(iter(group.values()))]
+            predictors = {title: [predictor(members, SAMPLES)[0] for members in each] for title, each in group.items()}
+            place = f"{out}/{problem.name}"
+            found.append(measured(problem, some, predictors, place, sampling or Sampling(), note))
             RunFolder(out).write_json("truth.json", {"truth": [each.to_dict() for each in found]})
     return found
 
@@ -200,15 +205,25 @@ def truth_study(
 # Comparison. ----------------------------------------------------------------------------------------------------------
 
 
-def _measured(
+def measured(
     problem: Problem,
-    runs: Mapping[str, list[list[FinishedRun]]],
+    some: Sequence[FinishedRun],
+    predictors: Mapping[str, Sequence[Callable[[Tensor], Prediction]]],
     out: str,
     sampling: Sampling,
     note: Callable[[str], None],
 ) -> TruthFigures:
-    (first, every), *_ = runs.items()
-    some = [run for run, *_ in every]  # of every seed; the rule does not matter unless it has learned the sizes
+    """Sample the exact posteriors, or read them from a folder, and compare predictions.
+
+    Args:
+        problem: Problem of the predictions.
+        some: One run of every seed, for its data and its network. Which one does not matter, unless the runs have
+            learned the sizes of their weights.
+        predictors: Functions from inputs to predictions, one for every seed, by the title of the row.
+        out: Folder of the sampled networks.
+        sampling: Settings of the sampler of the exact posteriors.
+        note: Function that gets a line about each step.
+    """
     real = problem.noise is not None
     axis = _axis(some[0]) if real and not problem.learned else None
     seeds = [_Points.of(problem, run, axis) for run in (some if problem.own_truth else some[:1])]
@@ -255,12 +270,12 @@ def _measured(
     how = sampling.short(0)
     title = f"Gibbs, {how.chains} chain{'s' * (how.chains > 1)} of {how.sweeps} sweeps"
     rows.append(row(title, at_points(brief), exact))
-    for title, each in runs.items():
-        rows.append(row(title, at_points([predictor(members, _SAMPLES)[0] for members in each]), exact))
+    for title, each in predictors.items():
+        rows.append(row(title, at_points(each), exact))
     weights = sum(shape.numel() for shape in truths[0].chains.posterior.shapes.values())
     told = [(truth.chains, each[:, :, : len(at.y)]) for truth, each, at in zip(truths, outputs, seeds, strict=True)]
     return TruthFigures(
-        problem=f"{problem.name}, {first}" if problem.learned else problem.name,
+        problem=f"{problem.name}, {next(iter(predictors))}" if problem.learned else problem.name,
         weights=weights,
         points=len(some[0].experiment.data.train),
         chains=sampling.chains,
