@@ -173,19 +173,31 @@ def test_results_of_several_recipes_take_the_rest_from_their_own_files(tables, t
 
 def test_results_of_the_small_experiments_are_kept_without_their_folders(tables, tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "KEPT", tmp_path / "results")
-    entropies = {"accuracy": 0.99, "nll": 0.02, "entropy_on_data": 0.05, "entropy_on_ring": 0.04}
-    runs = [{"rule": "ste", "networks": 100, "seed": seed, **entropies} for seed in (0, 1)]
-    (tmp_path / "a.json").write_text(json.dumps({"points": 1000, "radius": 4.0, "runs": runs}))
     split = {"ste_error": 0.1, "mode_error": 0.5, "mean_error": 0.25, "inside_two_std": 97.5, "observation_noise": 0.3}
     whole = {"source": "/somewhere", "mean_samples": 100, "splits": [split, split], "mean_of_splits": split}
     (tmp_path / "b.json").write_text(json.dumps(whole))
-    for name in ("a", "b"):
-        tables.keep(f"{name}.json", [tmp_path / f"{name}.json"])
+    tables.keep("b.json", [tmp_path / "b.json"])
     assert "somewhere" not in (tmp_path / "results" / "b.json").read_text()
-    moons, snelson = (tables.table(f"{name}.json").splitlines() for name in ("a", "b"))
-    assert moons[2] == "| STE, Adam | 100 | 2 | 0.990 ± 0.000 | 0.020 ± 0.000 | 0.050 ± 0.000 | 0.040 ± 0.000 |"
-    assert moons[-1].startswith("| exact posterior |  |  | 0.995 | 0.028 | 0.092 | 0.123 |")
-    assert snelson[2:] == [f"| {split} | 0.100 | 0.500 | 0.250 | 97.5 |" for split in ("0", "1", "mean")]
+    assert tables.table("b.json").splitlines()[2:] == [
+        f"| {split} | 0.100 | 0.500 | 0.250 | 97.5 |" for split in ("0", "1", "mean")
+    ]
+
+
+def test_problems_of_several_commands_share_a_file(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "KEPT", tmp_path / "results")
+    region = {"entropy": {"values": [0.5]}, "kl": {"values": [0.25]}}
+    for name, problems in (("1", {"moons": 0.5, "snelson": 0.75}), ("2", {"snelson": 0.125})):
+        rows = [
+            {
+                "problem": problem,
+                "rows": [{"title": "STE", "networks": 1, "nll": {"values": [nll]}, "regions": {"data": region}}],
+            }
+            for problem, nll in problems.items()
+        ]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"truth": rows}))
+        tables.keep("truth.json", [tmp_path / f"{name}.json"])
+    assert tables.table("truth.json", ["moons"]).splitlines()[2] == "| STE | 1 | 0.500 | 0.250 | 0.500 |"
+    assert tables.table("truth.json", ["snelson"]).splitlines()[2] == "| STE | 1 | 0.125 | 0.250 | 0.500 |"
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda p: str(p.relative_to(ROOT)))

@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from parts.dots import Row, dots, results
 from style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, new_figure
 
+_FILES = ("truth-problems", "seeds")  # Snelson's data, and two moons
 _LABELS = {
     "Gibbs, 8 chains of 400 sweeps": ("Gibbs,\na short run", GREEN),
     "STE, Adam": ("STE", ORANGE),
@@ -18,7 +19,7 @@ _LABELS = {
 def draw() -> Figure:
     """Return three dot plots; a vertical line is the exact posterior."""
     figure, axes = new_figure(1, 3, width=7.8, height=3.2)
-    found = {each["problem"]: each["rows"] for each in results("seeds")["truth"]}
+    found = {each["problem"]: each["rows"] for name in _FILES for each in results(name)["truth"]}
     moons, (exact, *snelson) = found["moons"], found["snelson"]
     for axis, place in zip(axes[0], ("data", "ring 4"), strict=False):
         rows = [

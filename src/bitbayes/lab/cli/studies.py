@@ -53,7 +53,7 @@ CPU cores.
         examples = len(load_data(make_config("digits")).train)
         show(f"8x8 digits: three rules, {self.seeds} seed(s) per rule, {DEMO_EPOCHS} epochs ...")
         show(results.digits_table(digits_study(f"{out}/digits", self.seeds, **how), examples))
-        show("Two moons: STE, BayesBiNN with two settings, and the exact posterior ...")
+        show("Two moons: STE, BayesBiNN with three settings, and the exact posterior ...")
         moons = moons_study(f"{out}/moons", **how)
         moons_picture = figures.moons_figure(moons, Path(out, "moons.png"))
         show(results.moons_table(moons.figures))
