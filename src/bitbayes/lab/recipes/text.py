@@ -25,16 +25,16 @@ TEXT = Recipe(
     network=decoder,
     load=load_text,
     # Two idle cores should need less than an hour for these epochs and the evaluations; see docs/log.md.
-    epochs=8,
+    epochs=6,
     quick_epochs=4,
     pretrain_epochs=6,
     batch_size=16,
     rules={
         "full-precision": RuleSpec(3e-3, schedule=COSINE_BY_STEPS),
-        "ste": _rule(3e-3),
+        "ste": _rule(7.5e-4),
         "bop": _rule(3e-3, threshold=1e-8),
         # As for CIFAR-10, a larger initial |λ| holds the signs of the float network more firmly than the default.
-        "bayesbinn:straight-through": _rule(None, **{**DEFAULT.options, "init_lambda": 150.0}),
+        "bayesbinn:straight-through": _rule(None, **{**DEFAULT.options, "init_lambda": 270.0}),
         "vispa": _rule(10.0, rank=4),
     },
     common={"scale": "channel"},  # the decoder has no BatchNorm that would scale the outputs of a binary layer
