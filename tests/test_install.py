@@ -27,6 +27,7 @@ PACKAGES = {
     "arviz_stats": "arviz-stats",
     "torch": "tensorboard",
     "markupsafe": "jinja2",
+    "ivon": "ivon-opt",
 }
 
 

@@ -40,7 +40,9 @@ class Reproduce(Command):
 
     Args:
         members: Number of members of an ensemble, and of cycles, for the target members.
-        unlike: Recipe whose test inputs serve as out-of-distribution data, for the target members.
+        trials: Number of learning rates that are tried for every rule, for the target members.
+        unlike: Recipe whose test inputs serve as out-of-distribution data, for the target members, or letters: printed
+            letters of the size of MNIST's digits.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data, for the targets trust (where it is
             Fashion-MNIST) and members.
         runs: Folders of finished runs, for the targets curves, schedules and histogram.
@@ -64,6 +66,7 @@ examples:
     target: Annotated[Name, tyro.conf.arg(help=_targets())]
     choice: Annotated[TableChoice, options_of(TableChoice, "seeds", "rules", "jobs", dataset=_DATASET)]
     members: int = 4
+    trials: int = 1
     unlike: str | None = None
     unlike_data: str | None = None
     runs: tuple[str, ...] = ()
@@ -97,6 +100,7 @@ examples:
         make, options = targets[self.target]
         usual = {
             "members": 4,
+            "trials": 1,
             "unlike": None,
             "unlike_data": None,
             "runs": (),
@@ -182,6 +186,7 @@ def _members(command: Reproduce) -> None:
         command.choice,
         placed(command.given),
         members=command.members,
+        trials=command.trials,
         unlike=command.unlike,
         unlike_data=command.unlike_data,
     )
@@ -303,7 +308,7 @@ def _run_folders(names: Sequence[str]) -> list[Path]:
 
 _OTHERS: dict[str, tuple[Callable[[Reproduce], None], tuple[str, ...]]] = {
     "trust": (_trust, ("unlike_data", *_RUNS)),
-    "members": (_members, ("members", "unlike", "unlike_data", "budget", "protocol", "capture", *_RUNS)),
+    "members": (_members, ("members", "trials", "unlike", "unlike_data", "budget", "protocol", "capture", *_RUNS)),
     "moons": (_moons, ("epochs", "out", "seed", "seeds", "jobs")),
     "snelson": (_snelson, ("data", "epochs", "out", "seeds", "jobs")),
     "truth": (_truth, ("dataset", "rules", "data", "epochs", "out", "seed", "seeds", "jobs", "chains", "sweeps")),

@@ -3,6 +3,7 @@
 from bitbayes.lab.data.arrays import from_arrays
 from bitbayes.lab.data.augment import AUGMENTATIONS, Augmentation, CropFlip, Cutout, ResizedCrop
 from bitbayes.lab.data.bundle import DataBundle, Examples, TensorData, batches
+from bitbayes.lab.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from bitbayes.lab.data.images import (
     ImageLoader,
     load_cifar10,
@@ -13,6 +14,7 @@ from bitbayes.lab.data.images import (
     load_tiny_imagenet,
 )
 from bitbayes.lab.data.lazy import LazyImages, load_imagenet
+from bitbayes.lab.data.letters import LETTERS, printed_letters
 from bitbayes.lab.data.outliers import OUTLIER, shuffled_tiles, with_outliers
 from bitbayes.lab.data.pictures import load_pictures
 from bitbayes.lab.data.text import TextData, load_text
@@ -20,7 +22,10 @@ from bitbayes.lab.data.toy import load_breast_cancer, load_moons, load_snelson
 
 __all__ = [
     "AUGMENTATIONS",
+    "CORRUPTIONS",
+    "LETTERS",
     "OUTLIER",
+    "SEVERITIES",
     "Augmentation",
     "CropFlip",
     "Cutout",
@@ -32,6 +37,7 @@ __all__ = [
     "TensorData",
     "TextData",
     "batches",
+    "corrupted",
     "from_arrays",
     "load_breast_cancer",
     "load_cifar10",
@@ -45,6 +51,7 @@ __all__ = [
     "load_snelson",
     "load_text",
     "load_tiny_imagenet",
+    "printed_letters",
     "shuffled_tiles",
     "with_outliers",
 ]

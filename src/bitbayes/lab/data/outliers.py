@@ -17,6 +17,29 @@ _TILES = 4  # tiles along each side
 _SOURCES = 4  # number of images from which the tiles of one outlier come
 
 
+def as_images(images: Tensor) -> Tensor:
+    """Return a view of images with the shape (N, C, H, W).
+
+    Args:
+        images: Images, shape (N, C, H, W), or (N, H·W) for square images of one channel.
+
+    Raises:
+        ValueError: If the tensor has another shape.
+
+    Example:
+        >>> as_images(torch.zeros(3, 64)).shape
+        torch.Size([3, 1, 8, 8])
+    """
+    side = math.isqrt(images.shape[1]) if images.dim() == 2 else 0
+    whole = images.view(len(images), 1, side, side) if side and side**2 == images.shape[1] else images
+    if whole.dim() != 4:
+        raise ValueError(
+            "images must have the shape (N, C, H, W), or (N, H·W) if they are square and of one channel; got "
+            f"{tuple(images.shape)}"
+        )
+    return whole
+
+
 def shuffled_tiles(images: Tensor, count: int, seed: int = 0) -> Tensor:
     """Make images of no class from 4×4 tiles, which are cut from four images and joined in random order.
 
@@ -40,12 +63,11 @@ def shuffled_tiles(images: Tensor, count: int, seed: int = 0) -> Tensor:
         >>> shuffled_tiles(load_digits().train.x, 7).shape
         torch.Size([7, 64])
     """
-    side = math.isqrt(images.shape[1]) if images.dim() == 2 else 0
-    whole = images.view(len(images), 1, side, side) if side and side**2 == images.shape[1] else images
-    if not len(images) or whole.dim() != 4 or min(whole.shape[2:]) < _TILES:
+    whole = as_images(images)
+    if not len(whole) or min(whole.shape[2:]) < _TILES:
         raise ValueError(
-            f"outliers are made from images (N, C, H, W), or (N, H·W) if square, of at least {_TILES} pixels per side; "
-            f"got a tensor of shape {tuple(images.shape)}"
+            f"outliers need at least one image, and {_TILES} pixels per side; got a tensor of shape "
+            f"{tuple(images.shape)}"
         )
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(images), (count, _SOURCES), generator=generator)

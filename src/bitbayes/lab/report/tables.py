@@ -32,6 +32,10 @@ FIGURES = {
     "aurc": ("AURC", "AURC", 5),
     "auroc_unlike": ("AUROC, OOD", "AUROC for out-of-distribution data", 3),
     "fpr95_unlike": ("FPR95, OOD", "FPR95 for out-of-distribution data", 3),
+    "accuracy_shifted": ("accuracy, shifted", "accuracy on corrupted data, %", 2),
+    "nll_shifted": ("NLL, shifted", "NLL on corrupted data", 4),
+    "brier_shifted": ("Brier, shifted", "Brier on corrupted data", 4),
+    "ece_shifted": ("ECE, shifted", "ECE on corrupted data", 4),
     "conformal_coverage": ("coverage", f"coverage at level {LEVEL:.0%}, %", 2),
     "conformal_size": ("set size", f"mean size of conformal sets, level {LEVEL:.0%}", 3),
     "conformal_width": ("width", f"mean width of conformal intervals, level {LEVEL:.0%}", 4),
@@ -271,23 +275,31 @@ def trust_table(study: TrustStudy) -> Table:
 
 
 def member_tables(study: MembersStudy) -> list[Table]:
-    """Return the two tables that `bitbayes reproduce members` prints: after equally many epochs and at equal bytes."""
+    """Return the tables that `bitbayes reproduce members` prints: spending, equal training time, and equal bytes."""
     how = {"single": "one run", "members": "independent members", "cycles": "cycles"}
-    names = ("accuracy", "nll", "brier", "ece", "aurc", "auroc_unlike", "fpr95_unlike")
-    heads = ["rule", "training", "epochs", "prediction", "networks", "MB", *(FIGURES[name][0] for name in names)]
+    names = ("accuracy", "nll", "brier", "ece", "aurc", "auroc_unlike", "fpr95_unlike", "accuracy_shifted")
+    names += ("nll_shifted", "brier_shifted", "ece_shifted")
+    heads = ["rule", "training", "epochs", "time", "prediction", "networks", "MB"]
+    heads += [FIGURES[name][0] for name in names]
 
     def table(title: str, rows: Sequence[MembersRow]) -> Table:
         cells = []
         for row in rows:
             way = how[row.way] if row.members == 1 else f"{row.members} {how[row.way]}"
-            first = [row.rule, way, str(row.epochs), row.kind, str(row.networks), f"{row.bytes / 1e6:.3f}"]
+            first = [row.rule, way, str(row.epochs), f"{row.time:.2f}", row.kind, str(row.networks)]
             figures = {name: found.values for name, found in row.figures.items()}
-            cells.append([*first, *_figure_cells(figures, names)])
-        return Table(title, heads, cells, align="ll" + "r" + "l" + "r" * (len(heads) - 4)).without_empty_columns()
+            cells.append([*first, f"{row.bytes / 1e6:.3f}", *_figure_cells(figures, names)])
+        return Table(title, heads, cells, align="ll" + "rr" + "l" + "r" * (len(heads) - 5)).without_empty_columns()
 
     limit = f"at most {study.bytes / 1e6:.3f} MB, the size of one float network"
+    spent = [
+        [each.rule, f"{each.time:.2f}", str(each.epochs), str(max(len(each.trials), 1)), f"{each.factor:.3g}"]
+        for each in study.spending
+    ]
+    heads_spent = ["rule", "time of a step", "epochs", "trials", "factor of the learning rate"]
     return [
-        table("Ensembles after equally many epochs, test data", study.time),
+        Table("What every rule spends; times relative to the first rule", heads_spent, spent, align="lrrrr"),
+        table("Ensembles after equally long training, test data", study.time),
         table(f"Ensembles at equal bytes ({limit}), test data", study.size),
     ]
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from bitbayes.calibration import (
     separation,
 )
 from bitbayes.conformal import ConformalIntervals, ConformalSets
-from bitbayes.lab.data import TensorData
+from bitbayes.lab.data import CORRUPTIONS, LETTERS, SEVERITIES, TensorData, corrupted, printed_letters
 from bitbayes.lab.recipes import open_recipe
 from bitbayes.lab.studies.load import FinishedRun, joint, load_members
 from bitbayes.lab.train import RunConfig, RunFolder
@@ -34,6 +34,8 @@ from bitbayes.prediction import Prediction
 
 LEVEL = 0.9
 """Level of the conformal sets and intervals that an evaluation measures."""
+
+_LETTERS = 2000  # number of printed letters
 
 _SCORES: dict[str, Callable[[Prediction], Tensor]] = {
     "": lambda prediction: prediction.entropy,
@@ -65,9 +67,9 @@ def evaluate_run(
             measured too, as the mean of their probabilities.
         samples: Number of posterior samples that the mean averages over, of each member.
         data: Folder or Hugging Face Hub id of the data, if it has moved since the run was trained.
-        unlike: Recipe whose test inputs serve as out-of-distribution data, such as "fashion-mnist" for a run on MNIST.
-            It adds AUROC and FPR95 by which entropy, mutual information, maximum probability and energy separate these
-            inputs from the run's own.
+        unlike: Recipe whose test inputs serve as out-of-distribution data, such as "fashion-mnist" for a run on MNIST;
+            or "letters", printed letters of 28×28 pixels that need no download. It adds AUROC and FPR95 by which
+            entropy, mutual information, maximum probability and energy separate these inputs from the run's own.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data; None for the recipe's default.
         device: Torch device.
         trust: Run the recipe file of the run, a program, although this account has not run it before.
@@ -155,22 +157,46 @@ class Inputs:
         test: Inputs and targets.
         held: Validation inputs and targets, on which a temperature is fitted, or None.
         unlike: Out-of-distribution inputs, or None.
+        shifted: Corrupted inputs and their targets, by kind and severity.
     """
 
     test: tuple[Tensor, Tensor]
     held: tuple[Tensor, Tensor] | None = None
     unlike: Tensor | None = None
+    shifted: Mapping[tuple[str, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
-def evaluation_inputs(run: FinishedRun, unlike: str | None = None, unlike_data: str | None = None) -> Inputs:
-    """Return the evaluation data of a classification run; `unlike` and `unlike_data` are as in `evaluate_run`.
+def evaluation_inputs(
+    run: FinishedRun, unlike: str | None = None, unlike_data: str | None = None, shifted: int = 0
+) -> Inputs:
+    """Return the evaluation data of a classification run.
+
+    Args:
+        run: The run.
+        unlike: See `evaluate_run`.
+        unlike_data: See `evaluate_run`.
+        shifted: Number of test images, from the first, that are corrupted in every way and severity. Inputs that are no
+            images of type uint8 are not corrupted.
 
     Raises:
         ValueError: If there is no test data that fits in memory, or the out-of-distribution data has another shape.
     """
     test, validation = _test(run), run.experiment.data.validation
     other = None if unlike is None else _unlike(test, unlike, unlike_data, run.experiment.device)
-    return Inputs(whole(test), whole(validation) if isinstance(validation, TensorData) else None, other)
+    held = whole(validation) if isinstance(validation, TensorData) else None
+    return Inputs(whole(test), held, other, _shifted(test, shifted))
+
+
+def _shifted(test: TensorData, count: int) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+    """Return the first test images in every corruption and severity."""
+    if not count or test.x.dtype != torch.uint8:
+        return {}
+    first = test.chosen(torch.arange(min(count, len(test))))
+    return {
+        (kind, severity): whole(dataclasses.replace(first, x=corrupted(first.x, kind, severity)))
+        for kind in CORRUPTIONS
+        for severity in SEVERITIES
+    }
 
 
 def _interval_figures(predicted: Callable[[Tensor], Prediction], run: FinishedRun, noise: float) -> Figures:
@@ -201,13 +227,25 @@ def _test(run: FinishedRun) -> TensorData:
 
 
 def _unlike(test: TensorData, recipe: str, where: str | None, device: torch.device) -> Tensor:
-    """Return test inputs of another recipe, normalised like the run's own."""
-    other = open_recipe(recipe).load(where, device, 0).test
+    """Return test inputs of another recipe, or printed letters, normalised like the run's own."""
+    if recipe == LETTERS:
+        other = _letters(test, where)
+    else:
+        other = open_recipe(recipe).load(where, device, 0).test
     if not isinstance(other, TensorData) or other.x.shape[1:] != test.x.shape[1:] or other.x.dtype != test.x.dtype:
         came = f"{tuple(other.x.shape[1:])}, {other.x.dtype}" if isinstance(other, TensorData) else "none in memory"
         wanted = f"{tuple(test.x.shape[1:])}, {test.x.dtype}"
         raise ValueError(f"inputs of {recipe} must have the shape and type of the run's inputs ({wanted}), got {came}")
     return whole(dataclasses.replace(test, x=other.x, y=other.y))[0]
+
+
+def _letters(test: TensorData, where: str | None) -> TensorData:
+    """Return printed letters in the shape of the run's inputs, if these have as many pixels."""
+    if where is not None:
+        raise ValueError(f"the letters are drawn, so unlike_data {where} has no effect; leave it out")
+    x = printed_letters(_LETTERS).to(test.x.device)
+    x = x.view(_LETTERS, *test.x.shape[1:]) if test.x[:1].numel() == x[:1].numel() else x
+    return TensorData(x, x.new_zeros(_LETTERS, dtype=torch.long))
 
 
 @dataclass(frozen=True)
@@ -217,18 +255,31 @@ class Predictions:
     test: Prediction
     held: Prediction | None = None
     unlike: Prediction | None = None
+    shifted: Mapping[tuple[str, int], Prediction] = field(default_factory=dict)
 
     @classmethod
     def of(cls, predicted: Callable[[Tensor], Prediction], inputs: Inputs) -> Predictions:
         """Predict all inputs."""
         held = None if inputs.held is None else predicted(inputs.held[0])
-        return cls(predicted(inputs.test[0]), held, None if inputs.unlike is None else predicted(inputs.unlike))
+        unlike = None if inputs.unlike is None else predicted(inputs.unlike)
+        shifted = {which: predicted(x) for which, (x, _) in inputs.shifted.items()}
+        return cls(predicted(inputs.test[0]), held, unlike, shifted)
+
+    def first(self, networks: int) -> Predictions:
+        """Return the predictions of the first networks alone."""
+        return self._each(lambda prediction: Prediction(prediction.outputs[:networks]))
+
+    def _each(self, changed: Callable[[Prediction], Prediction]) -> Predictions:
+        held, unlike = (None if part is None else changed(part) for part in (self.held, self.unlike))
+        return Predictions(changed(self.test), held, unlike, {k: changed(p) for k, p in self.shifted.items()})
 
     @classmethod
     def joined(cls, members: Sequence[Predictions]) -> Predictions:
         """Return the predictions of all members of an ensemble as one prediction."""
 
         def together(parts: Sequence[Any]) -> Any:
+            if isinstance(parts[0], Mapping):
+                return {which: together([part[which] for part in parts]) for which in parts[0]}
             return None if parts[0] is None else Prediction(torch.cat([part.outputs for part in parts]))
 
         return cls(*map(together, zip(*(vars(member).values() for member in members), strict=True)))
@@ -256,6 +307,21 @@ class Predictions:
             figures["conformal_coverage"] = 100 * sets.coverage(prediction, y)
             figures["conformal_size"] = float(sets.sets(prediction).sum(1).float().mean())
         return figures
+
+    def shift_figures(self, inputs: Inputs) -> Figures:
+        """Return metrics on corrupted inputs: over all, and the NLL and accuracy of each kind and of each severity."""
+        each = {w: probability_figures(self.shifted[w].probs, y) for w, (_, y) in inputs.shifted.items()}
+        found = {
+            f"{name}_shifted": statistics.mean(figures[name] for figures in each.values())
+            for name in ("accuracy", "nll", "brier", "ece")
+            if each
+        }
+        for part, values in enumerate((CORRUPTIONS, SEVERITIES)):
+            for value in values if each else ():
+                among = [figures for which, figures in each.items() if which[part] == value]
+                for name in ("accuracy", "nll"):
+                    found[f"{name}_{value}"] = statistics.mean(figures[name] for figures in among)
+        return found
 
     def points(self, inputs: Inputs) -> dict[str, dict[str, list[float]]]:
         """Return the points of reliability diagrams on test data; see `bitbayes.calibration.reliability`.

@@ -1,27 +1,31 @@
-"""Ways to get the members of an ensemble within one run's epochs, compared at equal epochs and at equal bytes."""
+"""Ways to get the members of an ensemble within one run's training time, beside the rivals of a float network."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
+from bitbayes.calibration import probability_figures
 from bitbayes.draws import network_outputs
 from bitbayes.lab.choices import Overrides, TableChoice
-from bitbayes.lab.recipes import Recipe, make_config, open_recipe
-from bitbayes.lab.recipes.configure import full_name, pretrained
-from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluation_inputs
-from bitbayes.lab.studies.load import FinishedRun, joint, load_members
+from bitbayes.lab.data import DataBundle
+from bitbayes.lab.recipes import Recipe, make_config, make_experiment, open_recipe
+from bitbayes.lab.recipes.configure import full_name, load_data, pretrained
+from bitbayes.lab.studies import gaussian
+from bitbayes.lab.studies.budget import Spending, best_factor, equal_epochs, factors, scaled, step_times
+from bitbayes.lab.studies.evaluate import Inputs, Predictions, calibration_data, evaluation_inputs
+from bitbayes.lab.studies.load import FinishedRun, load_members, load_run
 from bitbayes.lab.studies.several import begin_members, finished, member_configs, run_several
 from bitbayes.lab.studies.trust import network_bytes
-from bitbayes.lab.train import RunConfig, RunFolder
+from bitbayes.lab.train import RuleName, RunConfig, RunFolder
 from bitbayes.lab.train.precision import autocast
 from bitbayes.lab.train.records import Record, Spread
 from bitbayes.lab.train.rules import relaxes
@@ -30,7 +34,11 @@ from bitbayes.noise import stream_key
 from bitbayes.prediction import Prediction
 
 MEMBERS_RECIPE = "mnist-trust"
-_RULES = ("full-precision", "ste", "bayesbinn:default")
+_RULES = ("full-precision", gaussian.SWAG, gaussian.IVON, "ste", "bayesbinn:default", "vispa")
+_GAUSSIAN = (gaussian.SWAG, gaussian.IVON)
+_SHIFTED = 500  # test images that are corrupted in every way
+_TRIAL_SEED = 1000  # added to the recipe's seed, so that no measured run has the seed of a trial
+_TRIAL_SAMPLES = 8
 _CHUNK = 2000  # inputs at a time
 _DROPOUT_STREAM = 14  # keeps the masks of test time apart from the noise of the rules
 
@@ -44,16 +52,19 @@ class MembersRow(Record):
         way: "single" (one run), "members" (independent runs), or "cycles" (cycles of one run).
         kind: "mode" of every member, "mean" of posterior samples, or "dropout" of the units of one float network.
         epochs: Number of training epochs in all, including those of float networks that the runs begin with.
+        time: Training time relative to that of the first rule's single run.
         members: Number of members.
         networks: Number of networks whose probabilities are averaged.
-        bytes: Size of these networks, with one bit per binary weight.
-        figures: Metrics over seeds by name; see `Predictions.figures`.
+        bytes: Size of these networks, with one bit per binary weight; or of a Gaussian over real weights that they are
+            drawn from, where it is smaller.
+        figures: Metrics over seeds by name; see `Predictions.figures` and `Predictions.shift_figures`.
     """
 
     rule: str
     way: str
     kind: str
     epochs: int
+    time: float
     members: int
     networks: int
     bytes: int
@@ -65,14 +76,16 @@ class MembersStudy:
     """Result of a study of members.
 
     Args:
-        time: Rows of predictions by as many networks as requested, after equally many epochs.
+        time: Rows of predictions by as many networks as requested, after equally long training.
         size: Rows of predictions by as many networks as fit into the bytes of one float network.
+        spending: Training time and trials of each rule.
         bytes: Bytes of one float network.
         folder: Folder of members.json.
     """
 
     time: list[MembersRow]
     size: list[MembersRow]
+    spending: list[Spending]
     bytes: int
     folder: Path
 
@@ -85,20 +98,25 @@ def members_study(
     unlike: str | None = None,
     unlike_data: str | None = None,
     samples: int = 32,
+    trials: int = 1,
     note: Callable[[str], None] = print,
 ) -> MembersStudy:
-    """Train single runs, independent members and cycles with equal budgets, evaluate them, and write members.json.
+    """Train single runs, independent members and cycles for equally long, evaluate them, and write members.json.
 
-    The epochs of a run, and those of the float network that it begins with, are rounded down to a multiple of
-    `members`. Rules that cannot be relaxed have no cycles. Finished runs are not repeated.
+    The epochs of the first rule's run, and those of float networks that runs begin with, are rounded down to a multiple
+    of `members`. Other rules get the multiple whose training time, from the measured time of a step, is nearest to that
+    of the first rule. The measured times and the result of the search are kept in spending.json. Rules that cannot be
+    relaxed have no cycles. SWAG and IVON are posteriors of single runs. Finished runs are not repeated.
 
     Args:
         choice: Recipe (by default "mnist-trust"), rules, seeds (by default 1) and parallel jobs.
         given: Choices for every run; `out` is the folder of the study.
         members: Number of members, and of cycles.
-        unlike: Recipe of the out-of-distribution data; None for no such data.
+        unlike: Recipe of the out-of-distribution data, or "letters"; None for no such data.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data.
         samples: Number of posterior samples of all members together, and of passes with dropout.
+        trials: Number of learning rates of each rule, a factor of 3 apart. The rate of the single run with the lowest
+            NLL on validation data, on a seed of its own, is that of all runs of the rule.
         note: Function that gets a line about each step.
 
     Raises:
@@ -108,6 +126,8 @@ def members_study(
         raise ValueError(f"members must be at least 2, got {members}")
     if samples < members:
         raise ValueError(f"samples must be at least the number of members ({members}), got {samples}")
+    if trials < 1:
+        raise ValueError(f"trials must be at least 1, got {trials}")
     seeds = 1 if choice.seeds is None else choice.seeds
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
@@ -116,25 +136,36 @@ def members_study(
         kind = "text" if recipe.loss.text else "a regression"
         raise ValueError(f"a study of members needs a classifier, but {recipe.name} is {kind}")
     folder = Path(given.out or f"runs/{recipe.name}-{given.budget}-members{members}")
-    rules = [str(full_name(recipe, name)) for name in choice.rules or _RULES]
+    rules = list(_known(recipe, choice.rules or _RULES, note))
     with RunFolder(folder).held():
-        plans = [list(_plans(recipe, rules, recipe.seed + index, given, members, folder)) for index in range(seeds)]
-        for plan in (plan for of_seed in plans for plan in of_seed if plan.way == "members"):
-            begin_members(plan.configs)
-        configs = [config for of_seed in plans for plan in of_seed for config in plan.configs]
-        run_several([_ready(config, folder) for config in configs], jobs=choice.jobs, note=note)
-        study = _measured(plans, samples, unlike, unlike_data, given, folder, note)
+        ways = _Ways(recipe, given, members, folder, choice.jobs, note)
+        spending = _spending(ways, rules, trials)
+        plans = [list(ways.plans(spending, recipe.seed + index)) for index in range(seeds)]
+        ways.train([plan for of_seed in plans for plan in of_seed])
+        study = _measured(plans, spending, samples, unlike, unlike_data, given, folder, note)
         RunFolder(folder).write_json(
             "members.json",
             {
                 "recipe": recipe.name,
                 "unlike": unlike,
                 "bytes": study.bytes,
+                "spending": [each.to_dict() for each in spending],
                 "time": [row.to_dict() for row in study.time],
                 "size": [row.to_dict() for row in study.size],
             },
         )
     return study
+
+
+def _known(recipe: Recipe, rules: Sequence[str], note: Callable[[str], None]) -> Iterator[str]:
+    """Yield the full names of the rules, without a posterior whose package is missing."""
+    for name in rules:
+        if name not in _GAUSSIAN:
+            yield str(full_name(recipe, name))
+        elif line := gaussian.missing(name):
+            note(line)
+        else:
+            yield name
 
 
 # Training. ----------------------------------------------------------------------------------------------------------
@@ -148,39 +179,195 @@ class _Plan:
     way: str
     configs: list[RunConfig]
     folder: Path
+    time: float = 1.0
 
     @property
     def epochs(self) -> int:
         return sum(config.epochs + config.pretrain_epochs for config in self.configs)
 
 
-def _plans(
-    recipe: Recipe, rules: Sequence[str], seed: int, given: Overrides, members: int, folder: Path
-) -> Iterator[_Plan]:
-    for rule in rules:
-        name = full_name(recipe, rule)
-        out = folder / f"{name.slug}-seed{seed}"
-        whole = make_config(recipe, rule, given, seed=seed, out=str(out))
-        share = {setting: getattr(whole, setting) // members for setting in ("epochs", "pretrain_epochs")}
-        budget: dict[str, Any] = {setting: count * members for setting, count in share.items() if count}
-        same = dataclasses.replace(given, seed=seed, **budget)
-        apart, cycles = (dataclasses.replace(same, out=f"{out}-{way}") for way in ("members", "cycles"))
-        yield _Plan(rule, "members", member_configs(recipe, rule, members, apart), Path(f"{out}-members"))
-        yield _Plan(rule, "single", [make_config(recipe, rule, same, out=str(out))], out)
-        if relaxes(name.rule) or name.rule == "full-precision":
-            yield _Plan(rule, "cycles", [make_config(recipe, rule, cycles, cycles=members)], Path(f"{out}-cycles"))
+@dataclass(frozen=True)
+class _Ways:
+    """The ways to train of a study."""
+
+    recipe: Recipe
+    given: Overrides
+    members: int
+    folder: Path
+    jobs: int
+    note: Callable[[str], None]
+
+    @functools.cached_property
+    def data(self) -> DataBundle:
+        """The data of all runs."""
+        return load_data(make_config(self.recipe, "full-precision", self.given), self.recipe)
+
+    def budget(self, rule: str) -> tuple[int, int]:
+        """Return the epochs of the recipe and of the float network before, as multiples of the number of members."""
+        base = "full-precision" if rule in _GAUSSIAN else rule
+        whole = make_config(self.recipe, base, self.given)
+        epochs, before = (count // self.members * self.members for count in (whole.epochs, whole.pretrain_epochs))
+        if not epochs or (whole.pretrain_epochs and not before):
+            raise ValueError(
+                f"{self.members} members cannot share {whole.epochs} epochs and {whole.pretrain_epochs} epochs of a "
+                "float network; give fewer members or more epochs"
+            )
+        return epochs, before
+
+    def shared(self, rule: str, epochs: int, seed: int) -> Overrides:
+        """Return the choices of all runs of a rule and a seed."""
+        before = self.budget(rule)[1]
+        return dataclasses.replace(self.given, seed=seed, epochs=epochs, pretrain_epochs=before or None)
+
+    def single(self, rule: str, epochs: int, seed: int, out: Path) -> RunConfig:
+        """Return one run of a rule."""
+        given = self.shared(rule, epochs, seed)
+        if rule in _GAUSSIAN:
+            return gaussian.gaussian_config(self.recipe, rule, given, str(out))
+        return make_config(self.recipe, rule, given, out=str(out))
+
+    def plans(self, spending: Sequence[Spending], seed: int) -> Iterator[_Plan]:
+        """Yield all ways to train with one seed."""
+        examples = len(self.data.train)
+        for each in spending:
+            name = RuleName.parse(each.rule)
+            out = self.folder / f"{name.slug}-seed{seed}"
+            same = self.shared(each.rule, each.epochs, seed)
+            whole = scaled(self.single(each.rule, each.epochs, seed, out), each.factor, examples)
+            ways = {"single": ([whole], out)}
+            if each.rule not in _GAUSSIAN:
+                apart, cycles = (Path(f"{out}-{way}") for way in ("members", "cycles"))
+                given = dataclasses.replace(same, out=str(apart))
+                configs = member_configs(self.recipe, each.rule, self.members, given)
+                ways["members"] = ([scaled(config, each.factor, examples) for config in configs], apart)
+                if relaxes(name.rule) or name.rule == "full-precision":
+                    one = make_config(self.recipe, each.rule, same, out=str(cycles), cycles=self.members)
+                    ways["cycles"] = ([scaled(one, each.factor, examples)], cycles)
+            yield from (_Plan(each.rule, way, configs, place, each.time) for way, (configs, place) in ways.items())
+
+    def train(self, plans: Sequence[_Plan]) -> None:
+        """Train all runs of some plans that are not finished."""
+        for plan in plans:
+            if plan.way == "members":
+                begin_members(plan.configs)
+        usual = [config for plan in plans if plan.rule not in _GAUSSIAN for config in plan.configs]
+        run_several([self._ready(config) for config in usual], jobs=self.jobs, note=self.note)
+        for config in (plan.configs[0] for plan in plans if plan.rule in _GAUSSIAN):
+            if finished(config) is None or not gaussian.is_trained(config):
+                self.note(f"{config.rule_name}, in {config.out}")
+                gaussian.train_gaussian(config, self.data)
+
+    def _ready(self, config: RunConfig) -> RunConfig:
+        """Return a run with the float network that it begins with, which the rules share."""
+        return config if finished(config) else pretrained(config, str(self.folder / f"pretrained-seed{config.seed}"))
 
 
-def _ready(config: RunConfig, folder: Path) -> RunConfig:
-    """Return a run with the float network that it begins with, which the rules share."""
-    return config if finished(config) else pretrained(config, str(folder / f"pretrained-seed{config.seed}"))
+def _spending(ways: _Ways, rules: Sequence[str], trials: int) -> list[Spending]:
+    """Return what each rule spends, from spending.json as far as it is there, and write what is new."""
+    file = RunFolder(ways.folder)
+    known = {}
+    if file.has("spending.json"):
+        known = {each.rule: each for each in map(Spending.from_dict, file.read_json("spending.json")["rules"])}
+    budget = sum(ways.budget(rules[0]))
+    if set(rules) - set(known) or known[rules[0]].epochs + ways.budget(rules[0])[1] != budget:
+        known |= _timed(ways, rules, budget)
+    seed, examples = ways.recipe.seed + _TRIAL_SEED, len(ways.data.train)
+    for name in rules if trials > 1 else ():
+        each = known[name]
+        if len(each.trials) == trials:
+            continue
+        slug = RuleName.parse(name).slug
+        runs = {
+            factor: scaled(
+                ways.single(name, each.epochs, seed, ways.folder / "trials" / f"{slug}-{factor:.3g}"), factor, examples
+            )
+            for factor in factors(trials)
+        }
+        ways.train([_Plan(name, "single", [config], Path(config.out)) for config in runs.values()])
+        factor, found = best_factor(list(runs), lambda factor, name=name, runs=runs: _merit(ways, name, runs[factor]))
+        ways.note(f"{name}: validation NLL by factor of the learning rate: {found}")
+        known[name] = dataclasses.replace(each, factor=factor, trials=found)
+    file.write_json("spending.json", {"rules": [each.to_dict() for each in known.values()]})
+    return [known[name] for name in rules]
+
+
+def _timed(ways: _Ways, rules: Sequence[str], budget: int) -> dict[str, Spending]:
+    """Measure the steps of all rules, and return the epochs that take as long as the budget of the first."""
+    ways.note("measuring the time of a training step of every rule")
+    runs = {name: ways.single(name, ways.budget(name)[0], ways.recipe.seed, ways.folder) for name in rules}
+    make = {True: gaussian.gaussian_experiment, False: make_experiment}
+    times = step_times({name: (run, make[name in _GAUSSIAN](run, ways.data)) for name, run in runs.items()})
+    found = {}
+    for name, ratio in times.items():
+        before = ways.budget(name)[1]
+        found[name] = Spending(name, ratio, equal_epochs(max(budget - before, 0), ratio, ways.members))
+    return found
+
+
+def _merit(ways: _Ways, rule: str, config: RunConfig) -> float:
+    """Return the NLL on validation data of the mean where there is a posterior, or else of the network."""
+    run = load_run(config.out, data=ways.given.data, device=ways.given.device)
+    x, y = calibration_data(run, "a search for learning rates")
+    found = _predictors(_Plan(rule, "single", [config], Path(config.out)), [run])
+    best = found.get("mean", found["mode"])
+    return probability_figures(best.predictors(_TRIAL_SAMPLES)[0](x).probs, y)["nll"]
 
 
 # Measuring. ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """One way to predict with the members of a plan.
+
+    Args:
+        predictors: Function from a number of networks to one predictor for each member.
+        bytes: Function from that number to the bytes of all members together.
+        most: Number of networks of each member that the predictor can have; None for any number.
+    """
+
+    predictors: Callable[[int], list[Callable[[Tensor], Prediction]]]
+    bytes: Callable[[int], int]
+    most: int | None = None
+
+    def count(self, wanted: int, limit: int | None) -> int:
+        """Return the number of networks of each member that is wanted or, with a limit, that fits; 0 for none."""
+        if self.most is not None:
+            wanted = min(wanted, self.most)
+        if limit is None:
+            return wanted
+        one, two = self.bytes(1), self.bytes(2)
+        if one > limit:
+            return 0
+        if two == one:
+            return wanted
+        fits = 1 + (limit - one) // (two - one)
+        return fits if fits > 1 else 0
+
+
+def _predictors(plan: _Plan, runs: Sequence[FinishedRun]) -> dict[str, _Kind]:
+    """Return the ways to predict with the members of a plan by name."""
+    run, members = runs[0], len(runs)
+    found = {
+        "mode": _Kind(lambda n: [each.predictor(0) for each in runs], lambda n: members * network_bytes(run, 1), 1)
+    }
+    if plan.rule in _GAUSSIAN:
+        posterior, size = gaussian.load_gaussian(run), run.experiment.bytes()[0]
+        vectors = 2 + len(posterior.columns)
+        found["mode"] = _Kind(lambda n: [gaussian.gaussian_predictor(run, posterior)], lambda n: size, 1)
+        found["mean"] = _Kind(
+            lambda n: [gaussian.gaussian_predictor(run, posterior, n)], lambda n: min(n, vectors) * size
+        )
+    elif run.posterior is not None:
+        found["mean"] = _Kind(lambda n: [each.predictor(n) for each in runs], lambda n: members * network_bytes(run, n))
+    elif plan.way == "single" and run.config.rule == "full-precision" and dropout_layers(run.experiment.model):
+        found["dropout"] = _Kind(lambda n: [dropout_predictor(run, n)], lambda n: network_bytes(run, 1))
+    return found
+
+
 def _measured(
     plans: Sequence[Sequence[_Plan]],
+    spending: list[Spending],
     samples: int,
     unlike: str | None,
     unlike_data: str | None,
@@ -190,47 +377,45 @@ def _measured(
 ) -> MembersStudy:
     inputs: Inputs | None = None
     size = 0
+    reference = 0.0
     tables: dict[str, dict[tuple[str, str, str], list[MembersRow]]] = {"time": {}, "size": {}}
     for plan in (plan for of_seed in plans for plan in of_seed):
         runs = load_members(plan.folder, data=given.data, device=given.device)
-        inputs = inputs or evaluation_inputs(runs[0], unlike, unlike_data)
+        inputs = inputs or evaluation_inputs(runs[0], unlike, unlike_data, _SHIFTED)
         size = runs[0].experiment.bytes()[0]
-        for table, rows in tables.items():
-            for kind, count in _kinds(plan, runs, samples, size if table == "size" else None).items():
-                note(f"{plan.rule}, {plan.way}: {kind}, {plan.folder.name}")
-                rows.setdefault((plan.rule, plan.way, kind), []).append(_row(plan, runs, kind, count, inputs))
+        reference = reference or _training_time(plan)
+        for kind, way in _predictors(plan, runs).items():
+            note(f"{plan.rule}, {plan.way}: {kind}, {plan.folder.name}")
+            wanted = max(samples // len(runs), 1)
+            counts = {table: way.count(wanted, size if table == "size" else None) for table in tables}
+            found = [Predictions.of(each, inputs) for each in way.predictors(max(counts.values()))]
+            for table, count in counts.items():
+                if count:
+                    joined = Predictions.joined([each.first(count) for each in found])
+                    row = _row(plan, kind, way, count, len(runs), joined, inputs, _training_time(plan) / reference)
+                    tables[table].setdefault((plan.rule, plan.way, kind), []).append(row)
     time, equal = ([_over_seeds(rows) for rows in table.values()] for table in tables.values())
-    return MembersStudy(time, equal, size, folder)
+    return MembersStudy(time, equal, spending, size, folder)
 
 
-def _kinds(plan: _Plan, runs: Sequence[FinishedRun], samples: int, limit: int | None) -> dict[str, int]:
-    """Return the ways to predict and the number of networks of each member; `limit` bounds the bytes of all."""
-    run, count = runs[0], max(samples // len(runs), 1)
-    if limit is not None:
-        one, two = (len(runs) * network_bytes(run, networks) for networks in (1, 2))
-        if one > limit:
-            return {}
-        count = 1 + (limit - one) // (two - one) if two > one else count
-    kinds = {"mode": 1}
-    if run.posterior is not None:
-        kinds["mean"] = count
-    if plan.way == "single" and run.config.rule == "full-precision" and dropout_layers(run.experiment.model):
-        kinds["dropout"] = samples
-    return kinds
+def _training_time(plan: _Plan) -> float:
+    """Return the training time of a plan in epochs of the first rule; an epoch of a float network counts as one."""
+    return sum(config.epochs * plan.time + config.pretrain_epochs for config in plan.configs)
 
 
-def _row(plan: _Plan, runs: Sequence[FinishedRun], kind: str, count: int, inputs: Inputs) -> MembersRow:
-    predictor = dropout_predictor(runs[0], count) if kind == "dropout" else joint(runs, count if kind == "mean" else 0)
-    figures = Predictions.of(predictor, inputs).figures(inputs)
-    own = 1 if kind == "dropout" else count  # networks that are stored
+def _row(
+    plan: _Plan, kind: str, way: _Kind, count: int, members: int, found: Predictions, inputs: Inputs, time: float
+) -> MembersRow:
+    figures = found.figures(inputs) | found.shift_figures(inputs)
     return MembersRow(
         plan.rule,
         plan.way,
         kind,
         epochs=plan.epochs,
-        members=len(runs),
-        networks=len(runs) * count,
-        bytes=len(runs) * network_bytes(runs[0], own),
+        time=time,
+        members=members,
+        networks=len(found.test.outputs),
+        bytes=way.bytes(count),
         figures={name: Spread.of([value]) for name, value in figures.items()},
     )
 

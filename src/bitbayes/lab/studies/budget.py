@@ -1,0 +1,120 @@
+"""What every method of a comparison may spend: training time, and trials of its learning rate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from bitbayes.lab.data import batches
+from bitbayes.lab.train import Experiment, RunConfig
+from bitbayes.lab.train.experiment import resolved
+from bitbayes.lab.train.loop import training_step
+from bitbayes.lab.train.records import Record
+
+_ROUNDS, _STEPS, _WARM = 5, 8, 3
+_FACTOR = 3.0  # between neighbouring learning rates of a search
+
+
+@dataclass(frozen=True)
+class Spending(Record):
+    """What a method spends.
+
+    Args:
+        rule: Name of the rule, with its variant.
+        time: CPU time of a training step relative to that of the first method (on a GPU: wall-clock time).
+        epochs: Number of epochs of a run, which take about as long as those of the first method.
+        factor: Factor of the recipe's learning rate, the best of the trials.
+        trials: Figure of merit of each trial by factor, smaller is better; empty without a search.
+    """
+
+    rule: str
+    time: float
+    epochs: int
+    factor: float = 1.0
+    trials: dict[str, float] = field(default_factory=dict)
+
+
+def factors(trials: int) -> list[float]:
+    """Return the factors of the learning rate that a search tries.
+
+    Example:
+        >>> [round(factor, 3) for factor in factors(3)]
+        [0.333, 1.0, 3.0]
+    """
+    return [_FACTOR ** (index - trials // 2) for index in range(trials)]
+
+
+def scaled(config: RunConfig, factor: float, examples: int) -> RunConfig:
+    """Return a run with a multiple of its learning rate.
+
+    Args:
+        config: Configuration of the run.
+        factor: Factor of the learning rate.
+        examples: Number of training examples, which the recommended learning rate depends on.
+
+    Example:
+        >>> from bitbayes.lab.recipes import make_config
+        >>> scaled(make_config("digits", "ste"), 3.0, 1000).spec.lr
+        0.03
+    """
+    lr = resolved(config, examples).lr
+    return config if factor == 1 or lr is None else config.changed(lr=factor * lr)
+
+
+def equal_epochs(budget: float, time: float, multiple: int) -> int:
+    """Return the multiple of a number of epochs whose training time is nearest to that of a budget.
+
+    Args:
+        budget: Number of epochs that take a relative time of 1.
+        time: Relative time of an epoch.
+        multiple: Number that the epochs are a multiple of.
+
+    Example:
+        >>> equal_epochs(12, 1.3, 4), equal_epochs(12, 20.0, 4)
+        (8, 4)
+    """
+    return max(1, round(budget / time / multiple)) * multiple
+
+
+def step_times(experiments: Mapping[str, tuple[RunConfig, Experiment]]) -> dict[str, float]:
+    """Return the time of a training step of each method, relative to that of the first.
+
+    The steps of all methods alternate, and the fastest of five rounds counts. On a CPU, the time is that of the process
+    on all cores, so other programs hardly disturb it.
+
+    Args:
+        experiments: Configuration and objects of each method, which are trained for some steps.
+    """
+    fastest: dict[str, float] = {}
+    for round_ in range(_ROUNDS + 1):
+        for name, (config, experiment) in experiments.items():
+            x, y = next(iter(batches(experiment.data.train, config.batch_size or len(experiment.data.train))))
+            experiment.model.train()
+            began = _now(experiment.device)
+            for _ in range(_STEPS if round_ else _WARM):
+                training_step(config, experiment, x, y)
+            if round_:
+                fastest[name] = min(fastest.get(name, float("inf")), _now(experiment.device) - began)
+    first = next(iter(fastest.values()))
+    return {name: seconds / first for name, seconds in fastest.items()}
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
+
+
+def best_factor(trials: Sequence[float], merit: Callable[[float], float]) -> tuple[float, dict[str, float]]:
+    """Return the factor with the smallest figure of merit, and the figures of all factors.
+
+    Example:
+        >>> best_factor([0.5, 1.0], lambda factor: (factor - 0.9) ** 2)[0]
+        1.0
+    """
+    found = {factor: merit(factor) for factor in trials}
+    return min(found, key=found.__getitem__), {f"{factor:.3g}": value for factor, value in found.items()}
