@@ -35,6 +35,8 @@ BLOCK = re.compile(rf"{_HEAD}\n.*?(?=<!-- end -->)", re.DOTALL)
 RULES = {
     "full-precision": "full precision",
     "full-precision:no-dropout": "full precision, no dropout",
+    "full-precision:swag": "full precision, SWAG",
+    "full-precision:ivon": "full precision, IVON",
     "ste": "STE, Adam",
     "ste:two-passes": "STE, two passes per step",
     "ste:metaplastic": "STE, metaplastic",
@@ -66,6 +68,7 @@ COLUMNS = {
 }
 TRUST = {name: (FIGURES[name][0], FIGURES[name][-1]) for name in TRUST_FIGURES}
 TRUST |= {"accuracy": ("accuracy, %", 2), "nll": ("NLL, nats", 4), "auroc_unlike": ("AUROC, Fashion-MNIST", 3)}
+WAYS = {"single": "one run", "members": "{} runs", "cycles": "{} cycles"}
 SHOWN = (1, 2, 3, 4, 5, 10, 20, 50)  # tasks of a stream
 SETTING = ("recipe", "scenario", "rule", "method", "method_options", "prior", "decay", "epochs", "tasks")
 STREAM = (*SETTING, "seed", "average_accuracy", "backward_transfer", "first_five", "last_five")
@@ -121,6 +124,35 @@ def trust_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
         rows.append([RULES[row["rule"]], kind, f"{row['bytes'] / 1e6:.2f}", bits, *figures])
     heads = [TRUST[name][0] for name in names]
     return markdown(["rule", "prediction", "MB", "per-weight entropy, bits", *heads], rows)
+
+
+def members_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return what every rule spends, or one row per way to train and to predict, by the first word of the comment."""
+    which, names = columns[0], columns[1:]
+    if which == "spending":
+        factors = list(next(iter(found["spending"]))["trials"])
+        rows = [
+            [RULES[each["rule"]], f"{each['time']:.2f}", str(each["epochs"])]
+            + [
+                f"**{each['trials'][name]:.4f}**" if _is_chosen(each, name) else f"{each['trials'][name]:.4f}"
+                for name in factors
+            ]
+            for each in found["spending"]
+        ]
+        return markdown(["rule", "time of a step", "epochs", *(f"NLL at {name}×" for name in factors)], rows)
+    rows = []
+    for row in found[which]:
+        kind = {"mode": "mode", "mean": "samples", "dropout": "MC dropout"}[row["kind"]]
+        count = f"{row['networks']} " if row["networks"] > 1 else ""
+        label = [RULES[row["rule"]], WAYS[row["way"]].format(row["members"]), f"{row['time']:.2f}", count + kind]
+        figures = (cell(row["figures"].get(name), FIGURES[name][-1]) for name in names)
+        rows.append([*label, f"{row['bytes'] / 1e6:.2f}", *figures])
+    heads = ["rule", "training", "time", "prediction", "MB", *(FIGURES[name][0] for name in names)]
+    return markdown(heads, rows)
+
+
+def _is_chosen(spent: Mapping[str, Any], factor: str) -> bool:
+    return spent["trials"][factor] == min(spent["trials"].values())
 
 
 def streams_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
@@ -229,8 +261,8 @@ def _digits(value: float) -> str:
 def table(name: str, columns: Sequence[str] = ()) -> str:
     """Return the table of a stored file as Markdown."""
     found = json.loads((KEPT / name).read_text(encoding="utf-8"))
-    kinds = {"streams": streams_table, "unlike": trust_table, "data": data_table, "rows": rules_table}
-    kinds |= {"splits": snelson_table, "epochs": curve_table}
+    kinds = {"spending": members_table, "streams": streams_table, "unlike": trust_table, "data": data_table}
+    kinds |= {"rows": rules_table, "splits": snelson_table, "epochs": curve_table}
     kinds |= {"problems": estimators_table, "truth": truth_table, "transformers": flips_table}
     kinds |= {"decoders": decoders_table, "encoders": encoders_table}
     return next(make for key, make in kinds.items() if key in found)(found, columns)
@@ -280,7 +312,7 @@ def _by_recipe(old: Mapping[str, Any], read: Iterable[Mapping[str, Any]]) -> dic
 def _elsewhere(recipe: str) -> dict[str, Any]:
     """Return the rows of single networks by rule, from the stored TARGET.json of a recipe."""
     found = (json.loads(file.read_text(encoding="utf-8")) for file in sorted(KEPT.glob("*.json")))
-    rows = (row for each in found if each.get("recipe") == recipe for row in each["rows"])
+    rows = (row for each in found if each.get("recipe") == recipe for row in each.get("rows", ()))
     return {
         row["rule"]: row if "test" in row else {"test": row["figures"]["accuracy"]}
         for row in rows

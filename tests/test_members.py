@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,13 +14,15 @@ import torch
 import bitbayes as bb
 from bitbayes.lab import cli
 from bitbayes.lab.choices import Overrides, TableChoice
-from bitbayes.lab.data import DataBundle, load_digits
-from bitbayes.lab.recipes import make_config, run_recipe
+from bitbayes.lab.data import CORRUPTIONS, SEVERITIES, DataBundle, TensorData, corrupted, load_digits, printed_letters
+from bitbayes.lab.recipes import make_config, make_experiment, run_recipe
 from bitbayes.lab.report.folders import read_folders
 from bitbayes.lab.report.groups import grouped
 from bitbayes.lab.report.tables import calibration_table, evaluation_table, member_tables, members_table
+from bitbayes.lab.studies.budget import Spending, step_times
 from bitbayes.lab.studies.entry import predict_packed
-from bitbayes.lab.studies.evaluate import evaluate_run
+from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluate_run, evaluation_inputs
+from bitbayes.lab.studies.gaussian import missing
 from bitbayes.lab.studies.load import joint, load_members, load_run
 from bitbayes.lab.studies.members import (
     MembersRow,
@@ -35,6 +38,7 @@ from bitbayes.lab.train.experiment import resolved
 from bitbayes.lab.train.measure import whole
 from nested import equal
 
+BAYES = "bayesbinn:straight-through"
 PLACES = ("model.safetensors", "posterior.safetensors")
 
 
@@ -359,29 +363,34 @@ def test_the_command_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> MembersStudy:
-    """Two members or cycles of one epoch each; budgets of five epochs are rounded down to four."""
-    choice = TableChoice(dataset="digits", rules=("full-precision", "bop", "bayesbinn"))
-    given = Overrides(epochs=5, out=str(tmp_path_factory.mktemp("study")), batch_size=300, budget="quick")
+    """Two members or cycles; the budget of five epochs is rounded down to four, and Bop's steps take half the time."""
+    out = tmp_path_factory.mktemp("study")
+    times = {"full-precision": (1.0, 4), "full-precision:swag": (1.0, 4), "bop": (0.5, 8), BAYES: (1.2, 4)}
+    spent = [Spending(rule, *each) for rule, each in times.items()]
+    RunFolder(out).write_json("spending.json", {"rules": [each.to_dict() for each in spent]})
+    choice = TableChoice(dataset="digits", rules=("full-precision", "full-precision:swag", "bop", "bayesbinn"))
+    given = Overrides(epochs=5, out=str(out), batch_size=300, budget="quick")
     return members_study(choice, given, members=2, samples=4, unlike="digits", note=lambda line: None)
 
 
-def test_the_study_has_equal_budgets(study: MembersStudy) -> None:
+def test_the_study_has_equal_times(study: MembersStudy) -> None:
     ways = {(row.rule, row.way, row.kind): row for row in study.time}
-    bayes = "bayesbinn:straight-through"
     assert set(ways) == {
         *(("full-precision", way, "mode") for way in ("members", "single", "cycles")),
         ("full-precision", "single", "dropout"),
+        *(("full-precision:swag", "single", kind) for kind in ("mode", "mean")),
         *(("bop", way, "mode") for way in ("members", "single")),  # cannot be relaxed
-        *((bayes, way, kind) for way in ("members", "single", "cycles") for kind in ("mode", "mean")),
+        *((BAYES, way, kind) for way in ("members", "single", "cycles") for kind in ("mode", "mean")),
     }
-    assert {row.epochs for row in study.time} == {4}
+    assert {(row.rule == "bop", row.epochs) for row in study.time} == {(False, 4), (True, 8)}
+    assert {row.rule: row.time for row in study.time if row.rule in ("bop", BAYES)} == {"bop": 1.0, BAYES: 1.2}
     for (_, way, kind), row in ways.items():
         assert row.members == (1 if way == "single" else 2)
         assert row.networks == (4 if kind in ("mean", "dropout") else row.members)
     runs = load_members(study.folder / "bayesbinn-straight-through-seed0-members")
     x, y = whole(runs[0].experiment.data.test)  # type: ignore[arg-type]
-    assert ways[bayes, "members", "mean"].figures["nll"].mean == pytest.approx(nll(joint(runs, 2)(x).probs, y))
-    assert ways[bayes, "single", "mode"].figures["auroc_unlike"].mean == pytest.approx(0.5), "the same data"
+    assert ways[BAYES, "members", "mean"].figures["nll"].mean == pytest.approx(nll(joint(runs, 2)(x).probs, y))
+    assert ways[BAYES, "single", "mode"].figures["auroc_unlike"].mean == pytest.approx(0.5), "the same data"
     written = json.loads((study.folder / "members.json").read_text())
     assert [MembersRow.from_dict(row).networks for row in written["size"]] == [row.networks for row in study.size]
 
@@ -400,7 +409,93 @@ def test_the_study_fills_equal_bytes(study: MembersStudy) -> None:
         assert row.bytes == members * real + row.networks * one <= study.bytes < row.bytes + members * one
         assert row.networks > 4
     assert ways["bop", "members", "mode"].bytes == 2 * (real + weights // 8)
-    assert [len(table.rows) for table in member_tables(study)] == [len(study.time), len(study.size)]
+    tables = member_tables(study)
+    assert [len(table.rows) for table in tables] == [len(study.spending), len(study.time), len(study.size)]
+    by_time = {(row.rule, row.way, row.kind): row for row in study.time}
+    assert by_time["full-precision:swag", "single", "mean"].bytes == 4 * study.bytes, "of samples, or 22 vectors"
+    assert ("full-precision:swag", "single", "mean") not in ways
+    mine, wider = by_time[BAYES, "members", "mean"], ways[BAYES, "members", "mean"]
+    assert mine.networks == 4 < wider.networks and mine.figures["nll"] != wider.figures["nll"]
+
+
+def test_equal_samples_have_equal_figures(study: MembersStudy) -> None:
+    """The table at equal bytes takes its figures from the networks that it says."""
+    run = load_run(study.folder / "bayesbinn-straight-through-seed0")
+    ways = {(row.rule, row.way, row.kind): row for row in study.size}
+    row, inputs = ways[BAYES, "single", "mean"], evaluation_inputs(run, shifted=500)
+    found = Predictions.of(run.predictor(row.networks), inputs)
+    assert row.figures["nll"].mean == pytest.approx(found.figures(inputs)["nll"], rel=1e-5)
+    assert row.figures["nll_shifted"].mean == pytest.approx(found.shift_figures(inputs)["nll_shifted"], rel=1e-5)
+
+
+def test_corrupted_inputs_have_figures_of_their_own(study: MembersStudy) -> None:
+    run = load_run(study.folder / "full-precision-seed0")
+    inputs = evaluation_inputs(run, shifted=100)
+    figures = Predictions.of(run.predictor(), inputs).shift_figures(inputs)
+    test = run.experiment.data.test
+    assert isinstance(test, TensorData)
+    first = test.chosen(torch.arange(100))
+    found = {}
+    for kind in CORRUPTIONS:
+        for severity in SEVERITIES:
+            x, y = whole(dataclasses.replace(first, x=corrupted(first.x, kind, severity)))
+            found[kind, severity] = nll(run.predict(x).probs, y)
+    assert len(found) == 20
+    assert figures["nll_shifted"] == pytest.approx(sum(found.values()) / 20)
+    assert figures["nll_noise"] == pytest.approx(sum(found["noise", each] for each in SEVERITIES) / 5)
+    assert figures["nll_2"] == pytest.approx(sum(found[kind, 2] for kind in CORRUPTIONS) / 4)
+    assert Predictions.of(run.predictor(), Inputs(inputs.test)).shift_figures(Inputs(inputs.test)) == {}
+
+
+def test_steps_are_timed_in_turns(digits: DataBundle) -> None:
+    runs = {samples: make_config("digits", "bayesbinn", samples=samples) for samples in (1, 12)}
+    times = step_times({str(n): (run, make_experiment(run, digits)) for n, run in runs.items()})
+    assert times["1"] == 1.0 and 4 < times["12"] < 14
+
+
+def test_the_search_decides_the_rate_of_all_runs(tmp_path: Path) -> None:
+    choice = TableChoice(dataset="digits", rules=("ste",))
+    given = Overrides(epochs=4, out=str(tmp_path), batch_size=300, budget="quick")
+    members_study(choice, given, members=2, samples=2, trials=2, note=lambda line: None)
+    (spent,) = json.loads((tmp_path / "spending.json").read_text())["rules"]
+    merits = {}
+    for factor in ("0.333", "1"):
+        run = load_run(tmp_path / "trials" / f"ste-{factor}")
+        x, y = whole(run.experiment.data.validation)  # type: ignore[arg-type]
+        merits[factor] = nll(run.predict(x).probs, y)
+        assert run.config.spec.lr == pytest.approx(float(factor) * 0.01, rel=1e-2) and run.config.seed == 1000
+    assert spent["trials"] == pytest.approx(merits) and spent["factor"] == 1.0, "four epochs are too few for a third"
+    for name, number in (("ste-seed0", 1), ("ste-seed0-members", 2), ("ste-seed0-cycles", 2)):
+        assert [run.config.spec.lr for run in load_members(tmp_path / name)] == [0.01] * number
+    spent |= {"factor": 3.0}
+    (tmp_path / "spending.json").write_text(json.dumps({"rules": [spent]}))
+    members_study(choice, given, members=2, samples=2, trials=2, note=lambda line: None)
+    assert {run.config.spec.lr for run in load_members(tmp_path / "ste-seed0-members")} == {0.03}
+
+
+def test_letters_beside_mnist() -> None:
+    """They take the shape of the test images, if these have 28×28 pixels."""
+    pictures = torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
+    for x in (pictures, pictures.flatten(1)):
+        test = TensorData(x, torch.zeros(3), mean=0.5, std=0.5)
+        run: Any = SimpleNamespace(
+            experiment=SimpleNamespace(data=SimpleNamespace(test=test, validation=None), device="cpu")
+        )
+        unlike = evaluation_inputs(run, "letters").unlike
+        assert unlike is not None and unlike.shape[1:] == x.shape[1:]
+        assert torch.equal((unlike.view(-1, 784) + 1) * 127.5, printed_letters(2000).flatten(1).float())
+        with pytest.raises(ValueError, match="the letters are drawn, so unlike_data X has no effect"):
+            evaluation_inputs(run, "letters", "X")
+
+
+def test_rules_whose_package_is_missing_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    notes: list[str] = []
+    choice = TableChoice(dataset="digits", rules=("full-precision", "full-precision:ivon"))
+    given = Overrides(epochs=4, out=str(tmp_path), batch_size=600, budget="quick")
+    study = members_study(choice, given, members=2, samples=2, note=notes.append)
+    assert {row.rule for row in study.time} == {"full-precision"}
+    assert [line for line in notes if "ivon" in line] == [missing("full-precision:ivon")]
 
 
 def test_dropout_at_test_time(study: MembersStudy) -> None:
@@ -428,6 +523,8 @@ def test_the_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "4 of 8 runs are already finished" in shown and "±" in shown
     for more, message in (
         (["--members", "1"], "members must be at least 2, got 1"),
+        (["--trials", "0"], "trials must be at least 1, got 0"),
+        (["--dataset", "digits", "--epochs", "3"], "4 members cannot share 3 epochs"),
         (["--seeds", "0"], "seeds must be at least 1, got 0"),
         (["--dataset", "snelson"], "needs a classifier, but snelson is a regression"),
         (["--chains", "3"], "members does not take --chains"),

@@ -45,8 +45,11 @@ def test_the_seed_decides() -> None:
 
 
 def test_refusals() -> None:
-    for images in (torch.zeros(5, 63), torch.zeros(5, 1, 3, 9), torch.zeros(0, 1, 8, 8), torch.zeros(5)):
-        with pytest.raises(ValueError, match="outliers are made from images"):
+    for images in (torch.zeros(5, 63), torch.zeros(5)):
+        with pytest.raises(ValueError, match=r"images must have the shape \(N, C, H, W\)"):
+            shuffled_tiles(images, 3)
+    for images in (torch.zeros(5, 1, 3, 9), torch.zeros(0, 1, 8, 8)):
+        with pytest.raises(ValueError, match="outliers need at least one image, and 4 pixels per side"):
             shuffled_tiles(images, 3)
     with pytest.raises(ValueError, match="share must be positive, got 0"):
         with_outliers(load_digits(), 0)

@@ -60,7 +60,7 @@ examples:
   bitbayes reproduce truth --dataset moons-sizes --seeds 3
   bitbayes reproduce truth --dataset snelson --data FOLDER
   bitbayes reproduce table2 --rules ste bayesbinn:default --seeds 3
-  bitbayes reproduce members --dataset mnist-trust --unlike fashion-mnist
+  bitbayes reproduce members --dataset mnist-narrow --unlike letters
   bitbayes reproduce curves --runs runs/mnist-ste-seed0 runs/mnist-bop-seed0
 """
     target: Annotated[Name, tyro.conf.arg(help=_targets())]

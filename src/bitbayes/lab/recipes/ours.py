@@ -68,6 +68,17 @@ MNIST_SMALL = dataclasses.replace(
     wide=False,
 )
 
+# A study of members trains dozens of runs, so each has to be short.
+MNIST_NARROW = dataclasses.replace(
+    MNIST_SMALL,
+    name="mnist-narrow",
+    title="MNIST, MLP 784-100-100-10 with a learnable logit scale, sixteen epochs",
+    network=partial(nn.mlp, 784, [100, 100], 10, dropout=0.2),
+    epochs=16,
+    quick_epochs=16,
+    batch_size=500,
+)
+
 
 MNIST_TRUST = Recipe(
     name="mnist-trust",

@@ -272,6 +272,7 @@ def _spending(ways: _Ways, rules: Sequence[str], trials: int) -> list[Spending]:
     if set(rules) - set(known) or known[rules[0]].epochs + ways.budget(rules[0])[1] != budget:
         known |= _timed(ways, rules, budget)
     seed, examples = ways.recipe.seed + _TRIAL_SEED, len(ways.data.train)
+    list(ways.plans([known[name] for name in rules], seed))  # refuses what cannot be trained before the search
     for name in rules if trials > 1 else ():
         each = known[name]
         if len(each.trials) == trials:
