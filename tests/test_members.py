@@ -456,7 +456,8 @@ def test_steps_are_timed_in_turns(digits: DataBundle) -> None:
 def test_the_search_decides_the_rate_of_all_runs(tmp_path: Path) -> None:
     choice = TableChoice(dataset="digits", rules=("ste",))
     given = Overrides(epochs=4, out=str(tmp_path), batch_size=300, budget="quick")
-    members_study(choice, given, members=2, samples=2, trials=2, note=lambda line: None)
+    how: dict[str, Any] = {"members": 2, "samples": 2, "trials": 2, "note": lambda line: None}
+    members_study(choice, given, **how)
     (spent,) = json.loads((tmp_path / "spending.json").read_text())["rules"]
     merits = {}
     for factor in ("0.333", "1"):
@@ -467,10 +468,12 @@ def test_the_search_decides_the_rate_of_all_runs(tmp_path: Path) -> None:
     assert spent["trials"] == pytest.approx(merits) and spent["factor"] == 1.0, "four epochs are too few for a third"
     for name, number in (("ste-seed0", 1), ("ste-seed0-members", 2), ("ste-seed0-cycles", 2)):
         assert [run.config.spec.lr for run in load_members(tmp_path / name)] == [0.01] * number
-    spent |= {"factor": 3.0}
-    (tmp_path / "spending.json").write_text(json.dumps({"rules": [spent]}))
-    members_study(choice, given, members=2, samples=2, trials=2, note=lambda line: None)
-    assert {run.config.spec.lr for run in load_members(tmp_path / "ste-seed0-members")} == {0.03}
+    other = tmp_path / "other"
+    other.mkdir()
+    RunFolder(other).write_json("spending.json", {"rules": [spent | {"factor": 3.0}]})
+    members_study(choice, dataclasses.replace(given, out=str(other)), **how)
+    assert {run.config.spec.lr for run in load_members(other / "ste-seed0-members")} == {0.03}
+    assert not (other / "trials").exists(), "a finished search is not repeated"
 
 
 def test_letters_beside_mnist() -> None:
@@ -520,7 +523,7 @@ def test_the_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "Ensembles at equal bytes" in shown and "2 independent members" in shown and "2 cycles" in shown
     assert cli.main([*words, "--seeds", "2", "--out", out]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "4 of 8 runs are already finished" in shown and "±" in shown
+    assert "4 of 4 runs are already finished" in shown and "±" in shown
     for more, message in (
         (["--members", "1"], "members must be at least 2, got 1"),
         (["--trials", "0"], "trials must be at least 1, got 0"),

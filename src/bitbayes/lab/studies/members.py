@@ -141,7 +141,8 @@ def members_study(
         ways = _Ways(recipe, given, members, folder, choice.jobs, note)
         spending = _spending(ways, rules, trials)
         plans = [list(ways.plans(spending, recipe.seed + index)) for index in range(seeds)]
-        ways.train([plan for of_seed in plans for plan in of_seed])
+        for of_seed in plans:
+            ways.train(of_seed)
         study = _measured(plans, spending, samples, unlike, unlike_data, given, folder, note)
         RunFolder(folder).write_json(
             "members.json",
@@ -265,12 +266,19 @@ class _Ways:
 def _spending(ways: _Ways, rules: Sequence[str], trials: int) -> list[Spending]:
     """Return what each rule spends, from spending.json as far as it is there, and write what is new."""
     file = RunFolder(ways.folder)
-    known = {}
+    known: dict[str, Spending] = {}
+
+    def keep() -> None:
+        file.write_json("spending.json", {"rules": [each.to_dict() for each in known.values()]})
+
     if file.has("spending.json"):
         known = {each.rule: each for each in map(Spending.from_dict, file.read_json("spending.json")["rules"])}
-    budget = sum(ways.budget(rules[0]))
-    if set(rules) - set(known) or known[rules[0]].epochs + ways.budget(rules[0])[1] != budget:
-        known |= _timed(ways, rules, budget)
+    epochs, before = ways.budget(rules[0])
+    if rules[0] not in known or (known[rules[0]].time, known[rules[0]].epochs) != (1.0, epochs):
+        known = {}  # of another budget
+    if set(rules) - set(known):
+        known = _timed(ways, rules, epochs + before) | known
+        keep()
     seed, examples = ways.recipe.seed + _TRIAL_SEED, len(ways.data.train)
     list(ways.plans([known[name] for name in rules], seed))  # refuses what cannot be trained before the search
     for name in rules if trials > 1 else ():
@@ -288,7 +296,7 @@ def _spending(ways: _Ways, rules: Sequence[str], trials: int) -> list[Spending]:
         factor, found = best_factor(list(runs), lambda factor, name=name, runs=runs: _merit(ways, name, runs[factor]))
         ways.note(f"{name}: validation NLL by factor of the learning rate: {found}")
         known[name] = dataclasses.replace(each, factor=factor, trials=found)
-    file.write_json("spending.json", {"rules": [each.to_dict() for each in known.values()]})
+        keep()
     return [known[name] for name in rules]
 
 
