@@ -410,7 +410,8 @@ def test_the_study_fills_equal_bytes(study: MembersStudy) -> None:
         assert row.networks > 4
     assert ways["bop", "members", "mode"].bytes == 2 * (real + weights // 8)
     tables = member_tables(study)
-    assert [len(table.rows) for table in tables] == [len(study.spending), len(study.time), len(study.size)]
+    counts = [len(study.spending), len(study.time), len(study.size), len(study.time)]
+    assert [len(table.rows) for table in tables] == counts
     by_time = {(row.rule, row.way, row.kind): row for row in study.time}
     assert by_time["full-precision:swag", "single", "mean"].bytes == 4 * study.bytes, "of samples, or 22 vectors"
     assert ("full-precision:swag", "single", "mean") not in ways
@@ -520,7 +521,7 @@ def test_the_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
     out = str(tmp_path)
     assert cli.main([*words, "--out", out]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "Ensembles at equal bytes" in shown and "2 independent members" in shown and "2 cycles" in shown
+    assert "Ensembles at equal bytes" in shown and "2 runs" in shown and "2 cycles" in shown
     assert cli.main([*words, "--seeds", "2", "--out", out]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "4 of 4 runs are already finished" in shown and "±" in shown

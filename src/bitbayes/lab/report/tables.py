@@ -276,32 +276,34 @@ def trust_table(study: TrustStudy) -> Table:
 
 def member_tables(study: MembersStudy) -> list[Table]:
     """Return the tables that `bitbayes reproduce members` prints: spending, equal training time, and equal bytes."""
-    how = {"single": "one run", "members": "independent members", "cycles": "cycles"}
-    names = ("accuracy", "nll", "brier", "ece", "aurc", "auroc_unlike", "fpr95_unlike", "accuracy_shifted")
-    names += ("nll_shifted", "brier_shifted", "ece_shifted")
-    heads = ["rule", "training", "epochs", "time", "prediction", "networks", "MB"]
-    heads += [FIGURES[name][0] for name in names]
+    how = {"single": "one run", "members": "{} runs", "cycles": "{} cycles"}
+    usual = ("accuracy", "nll", "brier", "ece", "aurc", "auroc_unlike", "fpr95_unlike")
+    shifted = tuple(f"{name}_shifted" for name in usual[:4])
 
-    def table(title: str, rows: Sequence[MembersRow]) -> Table:
+    def table(title: str, rows: Sequence[MembersRow], names: Sequence[str] = usual) -> Table:
+        heads = ["rule", "training", "epochs", "time", "prediction", "networks", "MB"]
         cells = []
         for row in rows:
-            way = how[row.way] if row.members == 1 else f"{row.members} {how[row.way]}"
-            first = [row.rule, way, str(row.epochs), f"{row.time:.2f}", row.kind, str(row.networks)]
+            first = [row.rule, how[row.way].format(row.members), str(row.epochs), f"{row.time:.2f}", row.kind]
             figures = {name: found.values for name, found in row.figures.items()}
-            cells.append([*first, f"{row.bytes / 1e6:.3f}", *_figure_cells(figures, names)])
-        return Table(title, heads, cells, align="ll" + "rr" + "l" + "r" * (len(heads) - 5)).without_empty_columns()
+            cells.append([*first, str(row.networks), f"{row.bytes / 1e6:.3f}", *_figure_cells(figures, names)])
+        heads += [FIGURES[name][0] for name in names]
+        return Table(title, heads, cells, align="llrrl" + "r" * (len(heads) - 5)).without_empty_columns()
 
-    limit = f"at most {study.bytes / 1e6:.3f} MB, the size of one float network"
     spent = [
         [each.rule, f"{each.time:.2f}", str(each.epochs), str(max(len(each.trials), 1)), f"{each.factor:.3g}"]
         for each in study.spending
     ]
-    heads_spent = ["rule", "time of a step", "epochs", "trials", "factor of the learning rate"]
-    return [
-        Table("What every rule spends; times relative to the first rule", heads_spent, spent, align="lrrrr"),
+    heads = ["rule", "time of a step", "epochs", "trials", "factor of the learning rate"]
+    limit = f"at most {study.bytes / 1e6:.3f} MB, the size of one float network"
+    tables = [
+        Table("What every rule spends; times relative to the first rule", heads, spent, align="lrrrr"),
         table("Ensembles after equally long training, test data", study.time),
         table(f"Ensembles at equal bytes ({limit}), test data", study.size),
     ]
+    if any("nll_shifted" in row.figures for row in study.time):
+        tables.append(table("Ensembles after equally long training, corrupted images", study.time, shifted))
+    return tables
 
 
 def all_trust_table(name: str, rows: Sequence[TrustRow]) -> Table:
