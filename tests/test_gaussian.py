@@ -45,7 +45,7 @@ def digits() -> DataBundle:
 
 
 def config(name: str, out: Path, **settings: Any) -> RunConfig:
-    return gaussian_config(open_recipe("digits"), name, Overrides(epochs=2, **settings), str(out))
+    return gaussian_config(open_recipe("digits"), name, Overrides(epochs=3, **settings), str(out))
 
 
 def test_swag_has_the_moments_of_its_snapshots() -> None:
@@ -137,9 +137,9 @@ def test_ivon_by_the_hooks_is_ivon_in_a_loop(digits: DataBundle, tmp_path: Path)
     plain = make_experiment(settings.changed(out=str(tmp_path / "plain")), digits)
     model, loss = plain.model, torch.nn.CrossEntropyLoss()
     optimizer: Any = ivon.IVON(model.parameters(), lr=0.1, ess=200, hess_init=0.1, beta2=0.999, weight_decay=1e-4)
-    scheduler = settings.spec.schedule.build(optimizer, 2, 2)
+    scheduler = settings.spec.schedule.build(optimizer, 3, 2)
     model.train()
-    for epoch in (1, 2):
+    for epoch in (1, 2, 3):
         advance([scheduler])
         torch.manual_seed(stream_key(settings.seed, 11, epoch))
         for x, y in batches(digits.train, 100, seed=settings.seed, epoch=epoch, shuffle=True):
