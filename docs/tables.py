@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bitbayes.lab.report.results import truth_cells
-from bitbayes.lab.report.tables import FIGURES, TRUST_FIGURES
+from bitbayes.lab.report.trust import FIGURES, TRUST_FIGURES
 from bitbayes.lab.studies.tables import TABLES
 from bitbayes.table import Table, spread
 

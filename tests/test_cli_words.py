@@ -22,7 +22,8 @@ from bitbayes.lab import cli
 from bitbayes.lab.cli import app
 from bitbayes.lab.cli.output import show
 from bitbayes.lab.recipes import RECIPES, make_config
-from bitbayes.lab.report.tables import evaluation_table, recipes_table, summary_table
+from bitbayes.lab.report.tables import recipes_table, summary_table
+from bitbayes.lab.report.trust import evaluation_table
 from bitbayes.lab.studies.tables import TABLES
 from bitbayes.lab.train import RULES, Evaluation
 from bitbayes.lab.train.progress import BarProgress, LineProgress, OfSeveral

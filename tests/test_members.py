@@ -18,7 +18,7 @@ from bitbayes.lab.data import CORRUPTIONS, SEVERITIES, DataBundle, TensorData, c
 from bitbayes.lab.recipes import make_config, make_experiment, run_recipe
 from bitbayes.lab.report.folders import read_folders
 from bitbayes.lab.report.groups import grouped
-from bitbayes.lab.report.tables import calibration_table, evaluation_table, member_tables, members_table
+from bitbayes.lab.report.trust import calibration_table, evaluation_table, member_tables, members_table
 from bitbayes.lab.studies.budget import Spending, step_times
 from bitbayes.lab.studies.entry import predict_packed
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluate_run, evaluation_inputs

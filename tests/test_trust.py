@@ -15,7 +15,7 @@ from bitbayes.conformal import ConformalSets
 from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.recipes import RECIPES, make_config, run_recipe
 from bitbayes.lab.report.figures import trust_figure
-from bitbayes.lab.report.tables import trust_table
+from bitbayes.lab.report.trust import trust_table
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluate_run
 from bitbayes.lab.studies.load import load_run
 from bitbayes.lab.studies.trust import network_bytes, trust_study

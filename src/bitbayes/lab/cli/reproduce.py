@@ -170,16 +170,16 @@ def _table(command: Reproduce) -> None:
 
 
 def _trust(command: Reproduce) -> None:
-    from bitbayes.lab.report import figures, tables
+    from bitbayes.lab.report import figures, trust
     from bitbayes.lab.studies.trust import trust_study
 
     study = trust_study(command.choice, placed(command.given), unlike_data=command.unlike_data)
     picture = figures.trust_figure(study, study.folder / "trust.png")
-    show(tables.trust_table(study), f"written: {study.folder / 'trust.json'}, {picture}")
+    show(trust.trust_table(study), f"written: {study.folder / 'trust.json'}, {picture}")
 
 
 def _members(command: Reproduce) -> None:
-    from bitbayes.lab.report import tables
+    from bitbayes.lab.report import trust
     from bitbayes.lab.studies.members import members_study
 
     study = members_study(
@@ -190,7 +190,7 @@ def _members(command: Reproduce) -> None:
         unlike=command.unlike,
         unlike_data=command.unlike_data,
     )
-    for table in tables.member_tables(study):
+    for table in trust.member_tables(study):
         show(table)
     show(f"written: {study.folder / 'members.json'}")
 

@@ -181,7 +181,7 @@ examples:
 
     def run(self) -> None:
         """Evaluate, and print the table."""
-        from bitbayes.lab.report.tables import evaluation_table, members_table
+        from bitbayes.lab.report.trust import evaluation_table, members_table
         from bitbayes.lab.studies.evaluate import evaluate_run
 
         options = {**vars(self), "device": chosen_device(self.device)}

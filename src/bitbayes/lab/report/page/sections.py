@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bitbayes.lab.recipes import RECIPES
-from bitbayes.lab.report import results, series, tables
+from bitbayes.lab.report import results, series, tables, trust
 from bitbayes.lab.report.folders import Folders, RunRecord, StreamRecord
 from bitbayes.lab.report.groups import Group, grouped
 from bitbayes.lab.report.page import charts
@@ -196,7 +196,7 @@ def _results(
     """What everything has reached, above all charts: on a phone, those of one recipe are many screens high."""
     shown = [results.group_results_table(recipe, groups) for recipe, groups in recipes.items()]
     shown += [tables.streams_table(recipe, found) for recipe, found in streams.items()]
-    shown += [tables.all_trust_table(found.name, found.rows) for found in folders.trust]
+    shown += [trust.all_trust_table(found.name, found.rows) for found in folders.trust]
     return Section("Results", tables=[table for table in shown if table.rows])
 
 
@@ -229,7 +229,7 @@ def _recipe(name: str, groups: Sequence[Group], published: dict[str, PublishedCu
     ]
     if published:
         legend.append(Sign("published", "", charts.GREY, ""))
-    below = (tables.calibration_table(groups), tables.unlike_table(groups), tables.speed_table(groups))
+    below = (trust.calibration_table(groups), trust.unlike_table(groups), tables.speed_table(groups))
     return Section(
         f"Recipe {name}",
         f"{recipe.title}. {_LINES}" if recipe else _LINES,
@@ -278,7 +278,7 @@ def _reliability(groups: Sequence[Group], of: str) -> list[Chart]:
         if bins := [one for one in points if one.bins == name]:
             title = f"Reliability diagram, bins of equal {name}"
             about = f"{sentence} {_DIAGONAL}"
-            found.append(Chart(title, about, charts.bins_chart(bins, of), tables.reliability_table(title, bins)))
+            found.append(Chart(title, about, charts.bins_chart(bins, of), trust.reliability_table(title, bins)))
     return found
 
 
