@@ -462,7 +462,7 @@ def test_the_search_decides_the_rate_of_all_runs(tmp_path: Path) -> None:
     (spent,) = json.loads((tmp_path / "spending.json").read_text())["rules"]
     merits = {}
     for factor in ("0.333", "1"):
-        run = load_run(tmp_path / "trials" / f"ste-{factor}")
+        run = load_run(tmp_path / "trials" / "ste" / factor)
         x, y = whole(run.experiment.data.validation)  # type: ignore[arg-type]
         merits[factor] = nll(run.predict(x).probs, y)
         assert run.config.spec.lr == pytest.approx(float(factor) * 0.01, rel=1e-2) and run.config.seed == 1000

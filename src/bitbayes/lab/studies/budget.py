@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -107,14 +107,3 @@ def _now(device: torch.device) -> float:
         torch.cuda.synchronize(device)
         return time.perf_counter()
     return time.process_time()
-
-
-def best_factor(trials: Sequence[float], merit: Callable[[float], float]) -> tuple[float, dict[str, float]]:
-    """Return the factor with the smallest figure of merit, and the figures of all factors.
-
-    Example:
-        >>> best_factor([0.5, 1.0], lambda factor: (factor - 0.9) ** 2)[0]
-        1.0
-    """
-    found = {factor: merit(factor) for factor in trials}
-    return min(found, key=found.__getitem__), {f"{factor:.3g}": value for factor, value in found.items()}

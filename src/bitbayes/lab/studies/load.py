@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import make_experiment, recipe_of_run
 from bitbayes.lab.train import Experiment, RunConfig, RunFolder
 from bitbayes.lab.train.mean import MeanPredictor
@@ -68,13 +69,17 @@ class FinishedRun:
 
 
 def load_members(
-    folder: str | Path, *, data: str | None = None, device: str = "cpu", trust: bool = False
+    folder: str | Path,
+    *,
+    data: str | DataBundle | None = None,
+    device: str = "cpu",
+    trust: bool = False,
 ) -> list[FinishedRun]:
     """Load the members of an ensemble, or a single run as its only member; the members share their data in memory.
 
     Args:
         folder: Folder of a run, or a folder that holds members.
-        data: Folder or Hugging Face Hub id of the data; see `load_run`.
+        data: Folder or Hugging Face Hub id of the data, or the data themselves; see `load_run`.
         device: Torch device.
         trust: Whether to run the recipe file of the run; see `load_run`.
 
@@ -113,14 +118,17 @@ def joint(runs: Sequence[FinishedRun], samples: int = 0) -> Callable[[Tensor], P
     return lambda x: Prediction(torch.cat([predictor(x).outputs for predictor in each]))
 
 
-def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu", trust: bool = False) -> FinishedRun:
+def load_run(
+    folder: str | Path, *, data: str | DataBundle | None = None, device: str = "cpu", trust: bool = False
+) -> FinishedRun:
     """Load the mode, the posterior and the data of a run.
 
     A run of a recipe file is loaded by the copy of that file in its folder, because the file may have changed.
 
     Args:
         folder: Folder of the run.
-        data: Folder or Hugging Face Hub id of the data, if it has moved since the run was trained.
+        data: Folder or Hugging Face Hub id of the data, if it has moved since the run was trained; or the data as
+            `load_data` returns them, where they are loaded already.
         device: Torch device.
         trust: Run the recipe file of the run, a program, although this account has not run it before.
 
@@ -129,9 +137,10 @@ def load_run(folder: str | Path, *, data: str | None = None, device: str = "cpu"
         RunError: If a file of the run is missing or damaged.
     """
     config = RunConfig.load(folder)
-    config = dataclasses.replace(config, data=data or config.data, device=device)
+    place, loaded = (None, data) if isinstance(data, DataBundle) else (data, None)
+    config = dataclasses.replace(config, data=place or config.data, device=device)
     files = RunFolder(folder)
-    experiment = make_experiment(config, recipe=recipe_of_run(folder, config, trust=trust))
+    experiment = make_experiment(config, loaded, recipe=recipe_of_run(folder, config, trust=trust))
     if experiment.optimizer is not None:
         experiment.optimizer.eval()  # marks the parameters as the mode, which is loaded next
     load_mode(files, experiment.model)

@@ -20,7 +20,7 @@ from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import Recipe, make_config, make_experiment, open_recipe
 from bitbayes.lab.recipes.configure import full_name, load_data, pretrained
 from bitbayes.lab.studies import gaussian
-from bitbayes.lab.studies.budget import Spending, best_factor, equal_epochs, factors, scaled, step_times
+from bitbayes.lab.studies.budget import Spending, equal_epochs, factors, scaled, step_times
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, calibration_data, evaluation_inputs
 from bitbayes.lab.studies.load import FinishedRun, load_members, load_run
 from bitbayes.lab.studies.several import begin_members, finished, member_configs, run_several
@@ -143,7 +143,7 @@ def members_study(
         plans = [list(ways.plans(spending, recipe.seed + index)) for index in range(seeds)]
         for of_seed in plans:
             ways.train(of_seed)
-        study = _measured(plans, spending, samples, unlike, unlike_data, given, folder, note)
+        study = _measured(ways, plans, spending, samples, unlike, unlike_data)
         RunFolder(folder).write_json(
             "members.json",
             {
@@ -281,21 +281,23 @@ def _spending(ways: _Ways, rules: Sequence[str], trials: int) -> list[Spending]:
         keep()
     seed, examples = ways.recipe.seed + _TRIAL_SEED, len(ways.data.train)
     list(ways.plans([known[name] for name in rules], seed))  # refuses what cannot be trained before the search
-    for name in rules if trials > 1 else ():
-        each = known[name]
-        if len(each.trials) == trials:
-            continue
-        slug = RuleName.parse(name).slug
-        runs = {
-            factor: scaled(
-                ways.single(name, each.epochs, seed, ways.folder / "trials" / f"{slug}-{factor:.3g}"), factor, examples
-            )
+    runs = {
+        name: {
+            factor: scaled(ways.single(name, known[name].epochs, seed, place / f"{factor:.3g}"), factor, examples)
             for factor in factors(trials)
         }
-        ways.train([_Plan(name, "single", [config], Path(config.out)) for config in runs.values()])
-        factor, found = best_factor(list(runs), lambda factor, name=name, runs=runs: _merit(ways, name, runs[factor]))
-        ways.note(f"{name}: validation NLL by factor of the learning rate: {found}")
-        known[name] = dataclasses.replace(each, factor=factor, trials=found)
+        for name in rules
+        if trials > 1 and len(known[name].trials) != trials
+        for place in [ways.folder / "trials" / RuleName.parse(name).slug]
+    }
+    every = [(name, config) for name, found in runs.items() for config in found.values()]
+    ways.train([_Plan(name, "single", [config], Path(config.out)) for name, config in every])
+    for name, configs in runs.items():
+        merits = {factor: _merit(ways, name, config) for factor, config in configs.items()}
+        ways.note(f"{name}: NLL on validation data by factor of the learning rate: {merits}")
+        best = min(merits, key=merits.__getitem__)
+        trials_found = {f"{factor:.3g}": merit for factor, merit in merits.items()}
+        known[name] = dataclasses.replace(known[name], factor=best, trials=trials_found)
         keep()
     return [known[name] for name in rules]
 
@@ -315,7 +317,7 @@ def _timed(ways: _Ways, rules: Sequence[str], budget: int) -> dict[str, Spending
 
 def _merit(ways: _Ways, rule: str, config: RunConfig) -> float:
     """Return the NLL on validation data of the mean where there is a posterior, or else of the network."""
-    run = load_run(config.out, data=ways.given.data, device=ways.given.device)
+    run = load_run(config.out, data=ways.data, device=ways.given.device)
     x, y = calibration_data(run, "a search for learning rates")
     found = _predictors(_Plan(rule, "single", [config], Path(config.out)), [run])
     best = found.get("mean", found["mode"])
@@ -375,26 +377,24 @@ def _predictors(plan: _Plan, runs: Sequence[FinishedRun]) -> dict[str, _Kind]:
 
 
 def _measured(
+    ways: _Ways,
     plans: Sequence[Sequence[_Plan]],
     spending: list[Spending],
     samples: int,
     unlike: str | None,
     unlike_data: str | None,
-    given: Overrides,
-    folder: Path,
-    note: Callable[[str], None],
 ) -> MembersStudy:
     inputs: Inputs | None = None
     size = 0
     reference = 0.0
     tables: dict[str, dict[tuple[str, str, str], list[MembersRow]]] = {"time": {}, "size": {}}
     for plan in (plan for of_seed in plans for plan in of_seed):
-        runs = load_members(plan.folder, data=given.data, device=given.device)
+        runs = load_members(plan.folder, data=ways.data, device=ways.given.device)
         inputs = inputs or evaluation_inputs(runs[0], unlike, unlike_data, _SHIFTED)
         size = runs[0].experiment.bytes()[0]
         reference = reference or _training_time(plan)
         for kind, way in _predictors(plan, runs).items():
-            note(f"{plan.rule}, {plan.way}: {kind}, {plan.folder.name}")
+            ways.note(f"{plan.rule}, {plan.way}: {kind}, {plan.folder.name}")
             wanted = max(samples // len(runs), 1)
             counts = {table: way.count(wanted, size if table == "size" else None) for table in tables}
             found = [Predictions.of(each, inputs) for each in way.predictors(max(counts.values()))]
@@ -404,7 +404,7 @@ def _measured(
                     row = _row(plan, kind, way, count, len(runs), joined, inputs, _training_time(plan) / reference)
                     tables[table].setdefault((plan.rule, plan.way, kind), []).append(row)
     time, equal = ([_over_seeds(rows) for rows in table.values()] for table in tables.values())
-    return MembersStudy(time, equal, spending, size, folder)
+    return MembersStudy(time, equal, spending, size, ways.folder)
 
 
 def _training_time(plan: _Plan) -> float:
