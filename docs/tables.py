@@ -127,32 +127,30 @@ def trust_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 
 def members_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Return what every rule spends, or one row per way to train and to predict, by the first word of the comment."""
-    which, names = columns[0], columns[1:]
+    """Return one row per way to train and to predict, of the table "time" or "size" that the comment names first."""
+    which, *names = columns
     if which == "spending":
-        factors = list(next(iter(found["spending"]))["trials"])
-        rows = [
-            [RULES[each["rule"]], f"{each['time']:.2f}", str(each["epochs"])]
-            + [
-                f"**{each['trials'][name]:.4f}**" if _is_chosen(each, name) else f"{each['trials'][name]:.4f}"
-                for name in factors
-            ]
-            for each in found["spending"]
-        ]
-        return markdown(["rule", "time of a step", "epochs", *(f"NLL at {name}×" for name in factors)], rows)
+        return spending_table(found["spending"])
+    kinds = {"mean": "mean of {} samples", "dropout": "mean of {} dropout masks"}
     rows = []
     for row in found[which]:
-        kind = {"mode": "mode", "mean": "samples", "dropout": "MC dropout"}[row["kind"]]
-        count = f"{row['networks']} " if row["networks"] > 1 else ""
-        label = [RULES[row["rule"]], WAYS[row["way"]].format(row["members"]), f"{row['time']:.2f}", count + kind]
+        kind = kinds.get(row["kind"], "modes of {}" if row["networks"] > 1 else "mode").format(row["networks"])
+        label = [RULES[row["rule"]], WAYS[row["way"]].format(row["members"]), f"{row['time']:.2f}", kind]
         figures = (cell(row["figures"].get(name), FIGURES[name][-1]) for name in names)
         rows.append([*label, f"{row['bytes'] / 1e6:.2f}", *figures])
     heads = ["rule", "training", "time", "prediction", "MB", *(FIGURES[name][0] for name in names)]
     return markdown(heads, rows)
 
 
-def _is_chosen(spent: Mapping[str, Any], factor: str) -> bool:
-    return spent["trials"][factor] == min(spent["trials"].values())
+def spending_table(spending: Sequence[Mapping[str, Any]]) -> str:
+    """Return the time and the trials of every rule, with the chosen trial in bold."""
+    rows = []
+    for each in spending:
+        best = min(each["trials"].values())
+        trials = (f"**{nll:.4f}**" if nll == best else f"{nll:.4f}" for nll in each["trials"].values())
+        rows.append([RULES[each["rule"]], f"{each['time']:.2f}", str(each["epochs"]), *trials])
+    heads = (f"validation NLL at {factor}× the rate" for factor in spending[0]["trials"])
+    return markdown(["rule", "time of a step", "epochs", *heads], rows)
 
 
 def streams_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:

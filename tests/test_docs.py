@@ -111,6 +111,24 @@ def test_pages_about_speed_show_the_kept_figures(tables, table, page):
         assert wanted in [row[: len(wanted)] for row in cells], f"{page}.md has no row {' | '.join(wanted)}"
 
 
+def test_members_beside_what_they_spend(tables, tmp_path, monkeypatch):
+    """One file has three tables; the best trial is in bold."""
+    monkeypatch.setattr(tables, "KEPT", tmp_path)
+    row = {"rule": "ste", "way": "members", "kind": "mode", "epochs": 8, "time": 0.951, "members": 4, "networks": 4}
+    row |= {"bytes": 120_000, "figures": {"nll": {"mean": 0.12345, "std": 0.002, "values": [0.1]}}}
+    spent = {"rule": "ste", "time": 1.29, "epochs": 8, "factor": 3.0, "trials": {"1": 0.5, "3": 0.25}}
+    found = {"recipe": "mnist", "unlike": "letters", "spending": [spent], "time": [row], "size": []}
+    (tmp_path / "members.json").write_text(json.dumps(found))
+    assert tables.table("members.json", ["time", "nll"]).splitlines() == [
+        "| rule | training | time | prediction | MB | NLL |",
+        "| --- | --- | ---: | --- | ---: | ---: |",
+        "| STE, Adam | 4 runs | 0.95 | modes of 4 | 0.12 | 0.1235 ± 0.0020 |",
+    ]
+    assert len(tables.table("members.json", ["size", "nll"]).splitlines()) == 2
+    spending = tables.table("members.json", ["spending"]).splitlines()
+    assert spending[-1] == "| STE, Adam | 1.29 | 8 | 0.5000 | **0.2500** |"
+
+
 def test_results_are_kept_without_times_and_paths(tables, tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "KEPT", tmp_path / "results")
     rows = [{"rule": "ste", "test": {"mean": 98.123456789, "std": None}, "seconds_per_epoch": {"mean": 3.0}}]

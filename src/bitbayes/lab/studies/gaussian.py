@@ -20,6 +20,7 @@ from bitbayes.errors import install_command, require
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import Recipe, make_config, make_experiment
+from bitbayes.lab.recipes.configure import recipe_of
 from bitbayes.lab.studies.load import FinishedRun
 from bitbayes.lab.train import Experiment, RunConfig, RunFolder, SilentProgress, StepHooks, train
 from bitbayes.lab.train.experiment import steps_per_epoch
@@ -114,8 +115,9 @@ def train_gaussian(config: RunConfig, data: DataBundle | None = None) -> None:
         config: Configuration from `gaussian_config`.
         data: Data that are loaded already.
     """
-    experiment = gaussian_experiment(config, data)
-    train(config, experiment, resume=True, progress=SilentProgress())
+    experiment, file = gaussian_experiment(config, data), recipe_of(config).file
+    programs = None if file is None else file.files
+    train(config, experiment, resume=True, progress=SilentProgress(), programs=programs)
     hooks: Any = experiment.hooks
     about = {"rule": str(config.rule_name)}
     RunFolder(config.out).write_tensors(_FILE, vars(hooks.posterior()), about)
