@@ -71,6 +71,16 @@ class Gaussian:
         low = torch.randn(len(self.columns), generator=generator).to(self.mean)
         return self.mean + self.std * noise + low @ self.columns
 
+    def vectors(self, samples: int) -> int:
+        """Return how many vectors of D numbers hold some samples, or the Gaussian itself where these are fewer.
+
+        Example:
+            >>> posterior = Gaussian(torch.ones(3), torch.zeros(3), torch.zeros(5, 3))
+            >>> posterior.vectors(4), posterior.vectors(32)
+            (4, 7)
+        """
+        return min(samples, 2 + len(self.columns))
+
 
 # Training. ----------------------------------------------------------------------------------------------------------
 

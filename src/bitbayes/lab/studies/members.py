@@ -364,10 +364,9 @@ def _predictors(plan: _Plan, runs: Sequence[FinishedRun]) -> dict[str, _Kind]:
     }
     if plan.rule in _GAUSSIAN:
         posterior, size = gaussian.load_gaussian(run), run.experiment.bytes()[0]
-        vectors = 2 + len(posterior.columns)
         found["mode"] = _Kind(lambda n: [gaussian.gaussian_predictor(run, posterior)], lambda n: size, 1)
         found["mean"] = _Kind(
-            lambda n: [gaussian.gaussian_predictor(run, posterior, n)], lambda n: min(n, vectors) * size
+            lambda n: [gaussian.gaussian_predictor(run, posterior, n)], lambda n: posterior.vectors(n) * size
         )
     elif run.posterior is not None:
         found["mean"] = _Kind(lambda n: [each.predictor(n) for each in runs], lambda n: members * network_bytes(run, n))
