@@ -186,7 +186,10 @@ def speed_table(groups: Sequence[Group]) -> Table:
 def schedules_table(recipe: str, series: Mapping[str, Sequence[tuple[int, Group]]]) -> Table:
     """Return the figures by the length of the schedule, from `bitbayes.lab.report.series.schedule_series`."""
     metric = metric_of(group for points in series.values() for _, group in points)
-    keys, digits = [f"{data}_{metric}" for data in ("train", "val", "test", "mean_test")], 2 if metric == "accuracy" else 4
+    keys, digits = (
+        [f"{data}_{metric}" for data in ("train", "val", "test", "mean_test")],
+        2 if metric == "accuracy" else 4,
+    )
     rows = [
         [label, str(length), str(len(group.values(keys[2]))), *(spread(group.values(key), digits) for key in keys)]
         for label, points in series.items()
