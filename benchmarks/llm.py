@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
             bb.packed.write_gguf(model, path, kind)
             sizes[kind], starts[kind] = path.stat().st_size, in_llama_cpp(path, len(tokens), o.threads)
         for name, network in {"torch, float32": model, "bitbayes, native": from_bits(model, o.threads)}.items():
-            sizes[name] = sum(tensor.nbytes for tensor in network.state_dict().values())
+            sizes[name] = sum(tensor.nbytes for tensor in network.parameters())
             starts[name] = partial(in_torch, network)
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in starts}
         for _ in range(o.turns):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -79,9 +80,12 @@ def test_the_cache_changes_nothing(pieces: list[int]) -> None:
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ({"hidden_size": 256.0}, "hidden_size must be a whole number, got 256.0"),
-        ({"layers": "4"}, "num_hidden_layers must be a whole number, got '4'"),
-        ({"hidden_size": 100, "heads": 4, "positions": 0}, "max_position_embeddings must be positive, got 0"),
+        ({"hidden_size": 256.0}, "hidden_size must be a positive whole number, got 256.0"),
+        ({"layers": "4"}, "num_hidden_layers must be a positive whole number, got '4'"),
+        ({"hidden_size": 100, "heads": 4, "positions": 0}, "max_position_embeddings must be a positive whole number"),
+        ({"layers": True}, "num_hidden_layers must be a positive whole number, got True"),
+        ({"rope_theta": math.inf}, "rope_theta must be a positive number, got inf"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps must be a positive number, got '1e-5'"),
         ({"hidden_size": 100, "heads": 3}, r"multiple of twice num_attention_heads \(3\), got 100"),
         ({"hidden_size": 12, "heads": 4}, r"multiple of twice num_attention_heads \(4\), got 12"),
         ({"heads": 4, "key_value_heads": 3}, r"must divide num_attention_heads \(4\), got 3"),

@@ -220,8 +220,8 @@ def test_the_table_has_bits_per_byte_and_no_accuracy(table: tuple[Path, str]) ->
     values = rows["bayesbinn:straight-through"]["sample_test_bits"]
     assert found["bits per byte of one sample"] == f"{values['mean']:.4f} ± {values['std']:.4f}"
     caption = " ".join(printed.split())
-    assert "2 runs of 1 epochs, of the mode at the best validation epoch." in caption
-    assert "begin with a float network of 1 epochs." in caption
+    assert "over runs (number: 2; epochs: 1), of the mode at the best validation epoch." in caption
+    assert "begin with the weights of a float network." in caption
     assert "accuracy" not in printed and "%" not in printed
 
 

@@ -342,6 +342,7 @@ def windowed(x: Tensor) -> Tensor:
         (lambda: Odd(lambda x: x + torch.ones(x.shape[0]).sum()), "sum has no packed form"),  # it is the batch size
         (lambda: Odd(lambda x: x.flip(1)), "flip has no packed form"),
         (lambda: Odd(lambda x: x[:, ::2]), "a slice must have fixed ends and a step of 1"),
+        (lambda: Odd(lambda x: x.narrow(1, 12, 0)), "it must keep at least one entry"),
         (lambda: Odd(lambda x: x.mean((1, 2))), "the batch must not be the only axis"),
         (lambda: Odd(lambda x: x * torch.ones(TOKENS, WIDTH)), "is neither a number nor one for each channel"),
         (lambda: Odd(lambda x: x + x.mean(1, keepdim=True)), r"shapes \(N, 12, 16\) and \(N, 1, 16\) cannot"),

@@ -10,7 +10,9 @@ The file is not called `decoder`, because the documentation could not distinguis
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 import torch.nn.functional as F
@@ -58,10 +60,9 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name not in ("rms_norm_eps", "rope_theta") and not isinstance(value, int):
-                raise ValueError(f"{name} must be a whole number, got {value!r}")
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value!r}")
+            kind, what = (Real, "number") if name in ("rms_norm_eps", "rope_theta") else (Integral, "whole number")
+            if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise ValueError(f"{name} must be a positive {what}, got {value!r}")
         heads, groups = self.num_attention_heads, self.num_key_value_heads
         if self.hidden_size % (2 * heads):
             raise ValueError(
@@ -249,7 +250,10 @@ class _Attention(nn.Module):
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate pairs of entries, one of each half, by the angles of their positions."""
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)  # under autocast, float32 angles would make float32 of everything
+    cos, sin = (
+        cos.to(x.dtype),
+        sin.to(x.dtype),
+    )  # float32 angles would double the work of bfloat16
     left, right = x.chunk(2, -1)
     return x * cos + torch.cat([-right, left], -1) * sin
 

@@ -256,7 +256,12 @@ def _curves(command: Reproduce) -> None:
 
     runs = {}
     for folder in _run_folders(command.runs):
-        before = float_epochs(RunConfig.load(folder))
+        config = RunConfig.load(folder)
+        try:
+            before = float_epochs(config)
+        except RunError:  # a run that was copied alone
+            before = 0
+            show(f"{folder} begins with the float network of {config.pretrained}, which is not there: not counted")
         path = folder / "metrics.jsonl"
         try:
             lines = path.read_text(encoding="utf-8").splitlines()

@@ -200,24 +200,27 @@ def curves_figure(
 
     Raises:
         ValueError: If no run has a figure on test data, runs have figures of several kinds, or the published file has
-            no such curves.
+            no such curves, which are accuracies.
     """
     rows = [row for history in runs.values() for row in history]
-    metrics = [metric for metric in METRICS if any(getattr(row, f"test_{metric}") is not None for row in rows)]
+    metrics = [metric for metric in METRICS if any(_has(row, f"test_{metric}") for row in rows)]
     if len(metrics) != 1:
         what = " and ".join(METRICS[metric] for metric in metrics) or "none"
         raise ValueError(f"curves need runs with one kind of figure on test data, got {what} in {', '.join(runs)}")
     (metric,) = metrics
+    if published is not None and metric != "accuracy":
+        raise ValueError(f"published curves are accuracies, but the runs have {METRICS[metric]}; leave them out")
     theirs = published_curves(published, dataset) if published is not None else {}
     longest = max(row.epoch for row in rows)
-    figure, axes = new_figure(2, 5.2, 3.9)
     names = {"test": "Test data", "train": "Training data"}
     if metric != "accuracy":  # measured on training data only at the weights that each step drew
         names = {"test": "Test data", "val": "Validation data"}
+    names = {name: title for name, title in names.items() if any(_has(row, f"{name}_{metric}") for row in rows)}
+    figure, axes = new_figure(len(names), 5.2, 3.9)
     begins = any(history[0].epoch > 1 for history in runs.values() if history)
     along = "epoch, those of a float network at the start included" if begins else "epoch"
     for axis, name in zip(axes, names, strict=True):
-        if metric == "accuracy" and name in theirs:
+        if name in theirs:
             shown = theirs[name].until(longest)
             epochs = range(1, len(shown.mean) + 1)
             axis.fill_between(epochs, shown.low, shown.high, color=_GREY, alpha=0.25, lw=0)
@@ -231,6 +234,10 @@ def curves_figure(
     axes[0].set_ylabel(METRICS[metric])
     axes[0].legend(fontsize=8, loc="best")
     return save(figure, path)
+
+
+def _has(row: EpochRow, name: str) -> bool:
+    return getattr(row, name) is not None
 
 
 def schedules_figure(series: Mapping[str, Sequence[tuple[int, Group]]], path: str | Path) -> Path:

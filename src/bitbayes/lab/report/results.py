@@ -62,15 +62,17 @@ def results_table(name: str | None, recipe: Recipe, rows: Sequence[TableRow]) ->
         "test": "the best test epoch of the mean of samples (VISPA's paper), trained on all of the training data",
     }
     # Data without a validation part are trained on to the end.
-    to_the_end = summary.protocol == "validation" and summary.val_accuracy is summary.val_bits is None
-    epochs = " or ".join(dict.fromkeys(str(row.summaries[0].epochs) for row in rows))
-    count = len(rows[0].summaries)
+    to_the_end = summary.protocol == "validation" and (summary.val_accuracy, summary.val_bits) == (None, None)
+    epochs, counts = (
+        " or ".join(dict.fromkeys(str(value) for value in values))
+        for values in ((row.summaries[0].epochs for row in rows), (len(row.summaries) for row in rows))
+    )
     caption = (
-        f"Mean ± sample standard deviation over {count} run{'s' * (count > 1)} of {epochs} epochs, of the mode "
+        f"Mean ± sample standard deviation over runs (number: {counts}; epochs: {epochs}), of the mode "
         f"at {'the last epoch' if to_the_end else best[summary.protocol]}."
     )
     if name is not None and recipe.pretrain_epochs:
-        caption += f" Binary networks begin with a float network of {recipe.pretrain_epochs} epochs."
+        caption += " Binary networks begin with the weights of a float network."
     if recipe.published:
         caption += f" Published: {recipe.source}, {recipe.epochs} epochs."
     if not recipe.loss.classifies:

@@ -364,6 +364,8 @@ def _narrow_op(b: Builder, node: Node, a: dict[str, Any]) -> Traced:
     x = traced(b, a["self"])
     if isinstance(a["start"], Node) or isinstance(a["length"], Node):
         raise Refusal("it must begin and end at fixed places")
+    if not a["length"]:
+        raise Refusal("it must keep at least one entry")
     begin = a["start"] % x.sizes[a["dim"]]
     return _narrow(b, x, a["dim"], begin, begin + a["length"])
 

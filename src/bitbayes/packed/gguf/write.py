@@ -71,7 +71,7 @@ def write_gguf(model: nn.Module, path: str | Path, type: GGUFType = "Q1_0", *, n
     projections = chosen("type", type, {kind: kinds[kind] for kind in ("Q1_0", "Q8_0", "F16")})
     try:
         name.encode()
-    except UnicodeEncodeError:
+    except (AttributeError, UnicodeEncodeError):
         raise ValueError(f"name is {name!r:.60}, expected Unicode text, without surrogates") from None
     model = unwrapped(model)
     check_mode(model)

@@ -1,0 +1,38 @@
+"""NLL and detection of letters after equally long training: binary networks and the rivals of a float network."""
+
+from matplotlib.figure import Figure
+from parts.dots import Row, colour, dots, results
+from style import MUTED, new_figure
+
+_NAMES = {
+    ("full-precision", "single", "mode"): "float, one network",
+    ("full-precision", "single", "dropout"): "float, MC dropout",
+    ("full-precision", "members", "mode"): "float, 4 runs",
+    ("full-precision", "cycles", "mode"): "float, 4 cycles",
+    ("full-precision:swag", "single", "mean"): "SWAG",
+    ("full-precision:ivon", "single", "mean"): "IVON",
+    ("ste", "single", "mode"): "STE",
+    ("ste", "members", "mode"): "STE, 4 runs",
+    ("ste", "cycles", "mode"): "STE, 4 cycles",
+    ("bayesbinn:default", "single", "mean"): "BayesBiNN",
+    ("bayesbinn:default", "members", "mean"): "BayesBiNN, 4 runs",
+    ("bayesbinn:default", "cycles", "mean"): "BayesBiNN, 4 cycles",
+    ("vispa", "single", "mean"): "VISPA",
+    ("vispa", "members", "mean"): "VISPA, 4 runs",
+    ("vispa", "cycles", "mean"): "VISPA, 4 cycles",
+}
+_FIGURES = {"nll": "NLL, test images", "nll_shifted": "NLL, corrupted images", "auroc_unlike": "AUROC, printed letters"}
+
+
+def draw() -> Figure:
+    """Return three dot plots with the same rows; the grey line is the float network with dropout."""
+    figure, axes = new_figure(1, 3, width=8.4, height=4.2)
+    rows = {(row["rule"], row["way"], row["kind"]): row["figures"] for row in results("members")["time"]}
+    for place, (axis, (name, title)) in enumerate(zip(axes[0], _FIGURES.items(), strict=True)):
+        found: list[Row] = [
+            (label, colour(key[0]), rows[key][name]["values"]) for key, label in _NAMES.items() if key in rows
+        ]
+        dots(axis, found, labels=not place)
+        axis.axvline(rows["full-precision", "single", "mode"][name]["mean"], color=MUTED, linewidth=1, linestyle=":")
+        axis.set(title=title)
+    return figure
