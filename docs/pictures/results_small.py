@@ -8,12 +8,11 @@ from matplotlib.figure import Figure
 from parts.dots import Row, dots, results
 from style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, new_figure
 
-_FILES = ("truth-problems", "seeds")  # Snelson's data, and two moons
 _LABELS = {
     "Gibbs": ("Gibbs,\na short run", GREEN),
     "STE, Adam": ("STE", ORANGE),
     "BayesBiNN, published": ("BayesBiNN,\npublished", PURPLE),
-    "BayesBiNN, recommended": ("BayesBiNN,\none setting", BLUE),
+    "BayesBiNN, recommended": ("BayesBiNN,\nrecommended", BLUE),
     "BayesBiNN, ess = 10·N, 4 members": ("BayesBiNN,\n4 members", BLUE),
     "BayesBiNN, ess = 10⁴·N, 4 members": ("BayesBiNN,\n4 members", BLUE),
 }
@@ -22,7 +21,7 @@ _LABELS = {
 def draw() -> Figure:
     """Return three dot plots; a vertical line is the exact posterior."""
     figure, axes = new_figure(1, 3, width=7.8, height=3.2)
-    found = {each["problem"]: each["rows"] for name in _FILES for each in results(name)["truth"]}
+    found = {each["problem"]: each["rows"] for each in results("seeds")["truth"]}
     moons, snelson = _drawn(found["moons"]), _drawn(found["snelson"])
     for axis, place in zip(axes[0], ("data", "ring 4"), strict=False):
         rows = [(label, shade, row["regions"][place]["entropy"]["values"]) for label, (shade, row) in moons.items()]

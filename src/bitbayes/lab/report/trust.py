@@ -32,7 +32,7 @@ FIGURES = {
     "nll_rotation": ("NLL, rotation", "NLL on rotated images", 4),
     "nll_noise": ("NLL, noise", "NLL on noisy images", 4),
     "nll_blur": ("NLL, blur", "NLL on blurred images", 4),
-    "nll_contrast": ("NLL, contrast", "NLL on pale images", 4),
+    "nll_contrast": ("NLL, contrast", "NLL on images of reduced contrast", 4),
     "brier_shifted": ("Brier, shifted", "Brier on corrupted data", 4),
     "ece_shifted": ("ECE, shifted", "ECE on corrupted data", 4),
     "conformal_coverage": ("coverage", f"coverage at level {LEVEL:.0%}, %", 2),
