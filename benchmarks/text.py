@@ -6,9 +6,9 @@
     python benchmarks/text.py all [--steps 300] [--seeds 1] [--json FILE]
 
 The decoder has two blocks of width 128. All runs have batches of 8 windows, bfloat16, and both learning rates on a
-cosine to 0. Every fifty steps, a line has the training bits per byte since the last one. Settings of the recipe `text`
-were chosen on the validation bits of these runs; docs/log.md has the numbers. `all` trains every setting of a table
-from random weights, and prints bits per byte of the test text.
+cosine to 0. Every fifty steps, a line has the training bits per byte since the last one. Such short runs rank settings;
+docs/log.md has the numbers. `all` trains every setting of a table from random weights, and prints bits per byte of the
+validation and the test text.
 """
 
 from __future__ import annotations

@@ -129,6 +129,24 @@ def test_groups_are_checked_too() -> None:
     optimizer = bb.BayesBiNN([weight()], ess=10.0)
     with pytest.raises(ValueError, match="tau must be a positive"):
         optimizer.add_param_group({"params": [weight()], "tau": 0.0})
+    with pytest.raises(ValueError, match='init_lambda must be at least 0, or "auto"'):
+        optimizer.add_param_group({"params": [weight()], "init_lambda": np.array([1.0, 2.0])})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_a_group_is_refused_whole_if_its_rule_cannot_choose() -> None:
+    class Unsure(bb.STE):
+        @staticmethod
+        def chosen(group: dict, transformer: bool) -> dict:
+            assert not isinstance(group["lr"], np.generic), "numbers of NumPy are converted before"
+            if group["lr"] == 2.0:
+                raise ValueError("no choice")
+            return {}
+
+    optimizer = Unsure([weight()], lr=0.1, seed=0)
+    with pytest.raises(ValueError, match="no choice"):
+        optimizer.add_param_group({"params": [weight()], "lr": np.float32(2.0)})
+    assert len(optimizer.param_groups) == 1
 
 
 def test_a_prior_of_another_network() -> None:

@@ -74,19 +74,22 @@ every_model = pytest.mark.parametrize("kind", MAKE)
 
 
 class Attended(nn.Module):
-    """Attention of one's own, and convolutions with or without BatchNorm before it."""
+    """Attention of one's own, and modules before it."""
 
-    def __init__(self, norm: type[nn.Module]) -> None:
+    def __init__(self, *before: nn.Module) -> None:
         super().__init__()
-        self.before = nn.Sequential(nn.Conv2d(1, 4, 3), norm(4))
+        self.before = nn.Sequential(nn.Conv2d(1, 4, 3), *before)
         self.attn = type("CausalSelfAttn", (nn.Linear,), {})(4, 4)
 
 
 OWN = {
     "torch": (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 1, enable_nested_tensor=False), True),
     "decoder": (lambda: bb.nn.decoder(hidden_size=16, intermediate_size=16, layers=1, heads=2), True),
-    "attention": (lambda: Attended(nn.Identity), True),
-    "attention and BatchNorm": (lambda: Attended(nn.BatchNorm2d), False),
+    "attention": (lambda: Attended(), False),
+    "attention and BatchNorm": (lambda: Attended(nn.BatchNorm2d(4)), False),
+    "attention and GroupNorm": (lambda: Attended(nn.GroupNorm(2, 4)), False),
+    "attention and RMSNorm": (lambda: Attended(type("OwnRMSNorm", (nn.Identity,), {})()), True),
+    "attention, LayerNorm and BatchNorm": (lambda: Attended(nn.LayerNorm(4), nn.BatchNorm2d(4)), True),
     "LayerNorm": (lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), False),
     "mlp": (lambda: bb.nn.mlp(4, [4], 2), False),
 }
@@ -127,6 +130,15 @@ def test_groups_choose_their_own_start() -> None:
     again = bb.BayesBiNN(optimizer.param_groups[1]["params"], ess=10, init_lambda=1.0, seed=1)
     again.load_state_dict(bb.BayesBiNN(found, ess=10, init_lambda="auto", seed=0).state_dict())
     assert again.param_groups[0]["init_lambda"] == 1500, "a saved state has the number"
+    assert choices([*other, *found]) == (1500, 1e-3), "one group with weights of both"
+
+
+def test_a_look_at_a_layer_changes_no_setting() -> None:
+    model = OWN["torch"][0]()
+    found, _ = bb.split_parameters(model)
+    bb.summary(model.layers[0].linear1)
+    linear = [pair for pair in found if pair[1] is model.layers[0].linear1.weight]
+    assert len(linear) == 1 and choices(linear) == (1500, 1e-3)
 
 
 def names(pairs: Any) -> list[str]:

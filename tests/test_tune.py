@@ -52,6 +52,11 @@ def test_a_search_begins_with_the_recipe_and_goes_on(tmp_path: Path) -> None:
 def test_the_first_trial_has_the_defaults_of_what_the_recipe_leaves_open(tmp_path: Path) -> None:
     (row,) = search(tmp_path, 1, Overrides(epochs=1), ranges={"init_lambda": (0.1, 100.0)})
     assert row["settings"] == {"init_lambda": pytest.approx(1.0)}
+    how: dict[str, Any] = {"rule": "bayesbinn:default", "ranges": {"init_lambda": (5.0, 50.0)}}
+    (row,) = search(tmp_path / "auto", 1, Overrides(epochs=1), **how)
+    assert row["settings"] == {"init_lambda": pytest.approx(15.0)}
+    (row,) = search(tmp_path / "own", 1, Overrides(epochs=1, options={"init_lambda": 7.0}), **how)
+    assert row["settings"] == {"init_lambda": pytest.approx(7.0)}
 
 
 def test_the_rate_of_real_parameters_is_searched_too(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ Named = list[tuple[str, Parameter]]
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _REAL_LAYERS = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
+_TRANSFORMER = (("attention", "attn"), ("layernorm", "rmsnorm"))  # in names of classes, one of each pair
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -40,7 +41,8 @@ def split_parameters(
     embedding.
 
     Binary parameters of a transformer are marked, because recommended settings differ for them. A transformer is a
-    network without BatchNorm that has modules whose class is named "attention" or "attn".
+    network with a module whose class name contains "attention" or "attn", and a module whose class name contains
+    "layernorm" or "rmsnorm", in any case. A parameter keeps its mark when its layer is later split alone.
 
     Args:
         model: Any network.
@@ -89,9 +91,9 @@ def split_parameters(
             f"{type(model).__name__} has no binary parameters: no trainable weights of Linear, Conv, recurrent or "
             "attention layers besides those kept real; name yours with binary=[...]"
         )
-    transformer = _is_transformer(model)
-    for _, parameter in first:
-        mark_transformer(parameter, transformer)
+    if _is_transformer(model):
+        for _, parameter in first:
+            mark_transformer(parameter)
     return first, [pair for pair in learnt if id(pair[1]) not in found]
 
 
@@ -105,10 +107,9 @@ def _weights(module: nn.Module) -> Iterable[object]:
 
 
 def _is_transformer(model: nn.Module) -> bool:
-    """Return whether a network has attention and no BatchNorm; the names of classes say which modules are attention."""
-    kinds = {type(module) for module in model.modules()}
-    attends = any(word in kind.__name__.lower() for kind in kinds for word in ("attention", "attn"))
-    return attends and not any(issubclass(kind, nn.modules.batchnorm._BatchNorm) for kind in kinds)
+    """Return whether a network has attention and LayerNorm or RMSNorm, by the names of the classes of its modules."""
+    kinds = {type(module).__name__.lower() for module in model.modules()}
+    return all(any(word in kind for kind in kinds for word in words) for words in _TRANSFORMER)
 
 
 def _is_conv1d(module: nn.Module) -> bool:

@@ -139,8 +139,9 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
         "straight-through" estimator. They assume a cosine schedule to 0 that is advanced after every step, such as
         `torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)`.
 
-        "auto" is 15, and 1500 for a transformer, which stays at chance with 15 (`docs/transformers.md`). The network is
-        known if `bitbayes.split_parameters` has found the parameters.
+        "auto" is 1500 if one of the weights of a group belongs to a transformer, which stays at chance with 15
+        (`docs/transformers.md`), and 15 otherwise. Give each network a group of its own. This requires parameters from
+        `bitbayes.split_parameters`.
 
         Args:
             params: Binary parameters; see `BinaryOptimizer`.
@@ -180,7 +181,8 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
     def chosen(group: Values, transformer: bool) -> Values:
         """Return the first |λ| if it is "auto"."""
         automatic = TRANSFORMER_LAMBDA if transformer else INIT_LAMBDA
-        return {"init_lambda": automatic} if group["init_lambda"] == "auto" else {}
+        given = group["init_lambda"]
+        return {"init_lambda": automatic} if isinstance(given, str) and given == "auto" else {}
 
     @staticmethod
     def unread(group: Values) -> dict[str, str]:

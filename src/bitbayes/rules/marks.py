@@ -25,12 +25,12 @@ def transposed_groups(parameter: Tensor) -> int:
     return getattr(parameter, "bitbayes_transposed_groups", 0)
 
 
-def mark_transformer(parameter: Tensor, belongs: bool) -> None:
-    """Mark a weight as one of a transformer, or as one of another network.
+def mark_transformer(parameter: Tensor) -> None:
+    """Mark a weight as one of a transformer, which it stays when somebody splits a part of the network alone.
 
     An optimizer reads the mark when it gets the parameter, as it does `mark_transposed`.
     """
-    parameter.bitbayes_transformer = belongs  # type: ignore[attr-defined]
+    parameter.bitbayes_transformer = True  # type: ignore[attr-defined]
 
 
 def of_transformer(parameters: Iterable[Tensor]) -> bool:

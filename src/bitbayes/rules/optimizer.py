@@ -149,11 +149,11 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group["training"] = self.training
-        group |= self.chosen(group, of_transformer(group["params"]))
         if group["compile"] is None:
             group["compile"] = engine.automatic(sum(parameter.numel() for parameter in group["params"]))
         try:
             checks.plain(group)
+            group |= self.chosen(group, of_transformer(group["params"]))
             checks.common(group)
             self.check(group)
             places = list(self._places())[len(known) :]

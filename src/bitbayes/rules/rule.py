@@ -67,7 +67,8 @@ class Rule(ABC, Generic[O]):
     def chosen(group: Values, transformer: bool) -> Values:
         """Return values for the options of a new group that leave the choice to the rule.
 
-        `transformer` is whether the group has weights of a transformer; see `bitbayes.split_parameters`.
+        `transformer` is whether one of the weights of the group belongs to a transformer; see
+        `bitbayes.split_parameters`.
         """
         return {}
 

@@ -43,8 +43,9 @@ class STE(BinaryOptimizer[STEOptions]):
 
     Args:
         params: Binary parameters; see `BinaryOptimizer`.
-        lr: Learning rate of the inner optimizer. None selects 1e-2, and 1e-3 for a transformer, which stays at chance
-            with 1e-2. The network is known if `bitbayes.split_parameters` has found the parameters.
+        lr: Learning rate of the inner optimizer. None selects 1e-3 if one of the weights of a group belongs to a
+            transformer, which stays at chance with 1e-2, and 1e-2 otherwise. Give each network a group of its own. This
+            requires parameters from `bitbayes.split_parameters`.
         inner: "adam" or "sgd".
         betas: Decay rates of Adam's moments.
         momentum: Momentum of SGD, as in torch without dampening.

@@ -208,7 +208,8 @@ def _own(base: RunConfig, data: DataBundle) -> dict[str, Any]:
     group = {} if optimizer is None else optimizer.param_groups[0]
     numbers = {name: value for name, value in group.items() if isinstance(value, (int, float))}
     rates = {"lr": resolved(base, len(data.train)).lr, "real_lr": base.spec.real_lr}
-    return {**numbers, **rates, **base.spec.options}
+    options = {name: value for name, value in base.spec.options.items() if isinstance(value, (int, float))}
+    return {**numbers, **rates, **options}  # an option that is no number, such as "auto", is the optimizer's choice
 
 
 def _continue_search(files: RunFolder, base: RunConfig, searched: Ranges) -> None:
