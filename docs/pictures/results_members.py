@@ -25,7 +25,7 @@ _FIGURES = {"nll": "NLL, test images", "nll_shifted": "NLL, corrupted images", "
 
 
 def draw() -> Figure:
-    """Return three dot plots with the same rows; the grey line is the float network with dropout."""
+    """Return three dot plots with the same rows; the dotted line is the float network."""
     figure, axes = new_figure(1, 3, width=8.4, height=4.2)
     rows = {(row["rule"], row["way"], row["kind"]): row["figures"] for row in results("members")["time"]}
     for place, (axis, (name, title)) in enumerate(zip(axes[0], _FIGURES.items(), strict=True)):
