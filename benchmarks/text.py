@@ -33,6 +33,9 @@ from bitbayes.table import Table, spread
 
 _HELD = 256  # windows of validation and test data
 _SHOWN = 50  # steps between two lines
+_SHARED = {"steps": 300, "seeds": 1}  # of all networks of a table, by default
+# Options that the table of `all` sets itself or that concern a single network.
+_OF_ONE = ("lr", "real_lr", "scale", "scale_lr", "init_lambda", "ess_scale", "save", "begin", "seed")
 
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
@@ -40,7 +43,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rule", choices=["full-precision", "ste", "bayesbinn", "all"])
     parser.add_argument("--data", help="folder of text; by default, the standard library")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, help="of every network; by default 300")
     parser.add_argument("--lr", type=float, help="of binary weights; by default 3e-3, or BayesBiNN's own")
     parser.add_argument("--real-lr", type=float, default=3e-3)
     parser.add_argument("--scale", default="channel", help="of the binary weights")
@@ -50,9 +53,26 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--save", help="file to write the weights to")
     parser.add_argument("--begin", help="file of float weights to begin with")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=1, help="with `all`, networks per setting")
+    parser.add_argument("--seeds", type=int, help="with `all`, networks per setting; by default 1")
     parser.add_argument("--json", type=Path, help="with `all`, file of results; it keeps what it has")
-    return parser.parse_args(words)
+    chosen = parser.parse_args(words)
+    if chosen.rule == "all":
+        if given := [name for name in _OF_ONE if getattr(chosen, name) != parser.get_default(name)]:
+            listed = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            parser.error(f"{listed} cannot be combined with `all`, whose settings are those of its table")
+        stored = {} if chosen.json is None or not chosen.json.exists() else json.loads(chosen.json.read_text("utf-8"))
+        for name, default in _SHARED.items():
+            value, before = getattr(chosen, name), stored.get(name, default)
+            if stored and value not in (None, before):
+                parser.error(
+                    f"{chosen.json} has --{name} {before}, got {value}; leave it out, or choose another --json"
+                )
+            setattr(chosen, name, before if value is None else value)
+    else:
+        if given := [f"--{name}" for name in ("seeds", "json") if getattr(chosen, name) is not None]:
+            parser.error(f"{', '.join(given)} has an effect only with `all`, got {chosen.rule}; leave it out")
+        chosen.steps = _SHARED["steps"] if chosen.steps is None else chosen.steps
+    return chosen
 
 
 def optimizers(model: Decoder, data: DataBundle, chosen: argparse.Namespace) -> list[torch.optim.Optimizer]:
@@ -119,20 +139,27 @@ def trained(chosen: argparse.Namespace, data: DataBundle) -> Decoder:
 
 
 def table(chosen: argparse.Namespace, data: DataBundle) -> None:
-    """Train the settings of the table that the file lacks, and print and store the bits per byte of the test text."""
-    content = {"date": datetime.date.today().isoformat(), "steps": chosen.steps, "seeds": chosen.seeds, "decoders": {}}
+    """Train the settings of the table that the file lacks; print and store bits per byte."""
+    content = {"date": datetime.date.today().isoformat(), "steps": chosen.steps, "seeds": chosen.seeds}
+    content |= {"decoders": {}, "validation": {}}
     if chosen.json is not None and chosen.json.exists():
         content = json.loads(chosen.json.read_text(encoding="utf-8"))
-    rows, shared = content["decoders"], ["--steps", str(content["steps"])]
+    rows, held = content["decoders"], content.setdefault("validation", {})  # which the files of some versions lack
     for label, words in SETTINGS.items():
         if label in rows:
             continue
-        runs = (parsed([*words.split(), *shared, "--seed", str(seed)]) for seed in range(content["seeds"]))
-        rows[label] = [mean_bits(trained(run, data), data.test) for run in runs]
+        shared = [*words.split(), "--steps", str(chosen.steps)]
+        models = [trained(parsed([*shared, "--seed", str(seed)]), data) for seed in range(chosen.seeds)]
+        held[label], rows[label] = (
+            [mean_bits(model, part) for model in models] for part in (data.validation, data.test)
+        )
         if chosen.json is not None:
             chosen.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    shown = [[label, spread(rows[label], 3)] for label in SETTINGS]
-    print(Table("", ["binary weights", "test, bits per byte"], shown).markdown())
+    parts = {"validation": held, "test": rows} if held else {"test": rows}
+    shown = [
+        [label, *(spread(part[label], 3) if label in part else "" for part in parts.values())] for label in SETTINGS
+    ]
+    print(Table("", ["binary weights", *(f"{name}, bits per byte" for name in parts)], shown).markdown())
 
 
 SCALES = ("channel", "group:32", "fan_in")

@@ -316,7 +316,7 @@ def test_text_py_keeps_the_settings_that_a_file_has(
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
     text, stored = importlib.import_module("text"), tmp_path / "bits.json"
-    (tmp_path / "play.txt").write_text("to be or not to be, " * 500)
+    (tmp_path / "play.txt").write_text("to be or not to be, " * 450 + "that is the question " * 50)
     how = ["all", "--data", str(tmp_path / "play.txt"), "--json", str(stored)]
     monkeypatch.setattr(text, "SETTINGS", {"float": "full-precision"})
     text.main([*how, "--steps", "4", "--seeds", "2"])
@@ -329,7 +329,40 @@ def test_text_py_keeps_the_settings_that_a_file_has(
     assert both["decoders"]["float"] == first["decoders"]["float"] and len(both["decoders"]["groups"]) == 2
     runs = [call.args[-1] for call in made.call_args_list]
     assert [(o.rule, o.scale, o.steps, o.seed) for o in runs] == [("ste", "group:32", 4, seed) for seed in (0, 1)]
-    assert "groups" in capsys.readouterr().out
+    assert [len(costs) for costs in both["validation"].values()] == [2, 2] and both["validation"] != both["decoders"]
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[-4] == "| binary weights | validation, bits per byte | test, bits per byte |"
+    mean = sum(both["validation"]["groups"]) / 2
+    assert rows[-1].startswith(f"| groups | {mean:.3f} ± ")
+    stored.write_text(json.dumps({name: value for name, value in both.items() if name != "validation"}))
+    text.main(how)
+    assert "| binary weights | test, bits per byte |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("all --steps 5", "bits.json has --steps 4, got 5; leave it out, or choose another --json"),
+        ("all --seeds 3", "bits.json has --seeds 2, got 3; leave it out, or choose another --json"),
+        ("all --lr 1e-3 --save x.pt", "--lr, --save cannot be combined with `all`"),
+        (
+            "all --scale fan_in --begin x.pt --init-lambda 3",
+            "--scale, --init-lambda, --begin cannot be combined with `all`",
+        ),
+        ("ste", "--json has an effect only with `all`, got ste; leave it out"),
+    ],
+)
+def test_text_py_refuses_what_would_have_no_effect(
+    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    text, stored = importlib.import_module("text"), tmp_path / "bits.json"
+    stored.write_text(json.dumps({"steps": 4, "seeds": 2, "decoders": {}}))
+    with pytest.raises(SystemExit):
+        text.parsed([*words.split(), "--json", str(stored)])
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    same = text.parsed(["all", "--steps", "4", "--json", str(stored)])
+    assert (same.steps, same.seeds) == (4, 2)
 
 
 @needs.OPENVINO.unless_installed("openvino")
