@@ -410,7 +410,7 @@ def test_reproduce_and_tune_tell_the_time_left_and_what_is_read(capsys):
 
 
 def test_figures_say_that_they_read_old_runs(capsys):
-    for said in ("run 3 of 3, in runs/moons/", "3 of 3 runs are already finished and are not trained again"):
+    for said in ("run 7 of 7, in runs/moons/", "7 of 7 runs are already finished and are not trained again"):
         assert cli.main(["reproduce", "moons", "--epochs", "50"]) == 0
         assert said in capsys.readouterr().out
 
