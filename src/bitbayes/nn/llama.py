@@ -61,7 +61,7 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             kind, what = (Real, "number") if name in ("rms_norm_eps", "rope_theta") else (Integral, "whole number")
-            if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < math.inf:
+            if isinstance(value, bool) or not (isinstance(value, kind) and 0 < float(value) < math.inf):
                 raise ValueError(f"{name} must be a positive {what}, got {value!r}")
         heads, groups = self.num_attention_heads, self.num_key_value_heads
         if self.hidden_size % (2 * heads):
