@@ -144,12 +144,16 @@ def members_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 def spending_table(spending: Sequence[Mapping[str, Any]]) -> str:
     """Return the time and the trials of every rule, with the chosen trial in bold."""
+    factors = sorted({factor for each in spending for factor in each.get("trials", ())}, key=float)
     rows = []
     for each in spending:
-        best = min(each["trials"].values())
-        trials = (f"**{nll:.4f}**" if nll == best else f"{nll:.4f}" for nll in each["trials"].values())
-        rows.append([RULES[each["rule"]], f"{each['time']:.2f}", str(each["epochs"]), *trials])
-    heads = (f"validation NLL at {factor}× the rate" for factor in spending[0]["trials"])
+        trials = each.get("trials", {})
+        best = min((nll for nll in trials.values() if nll is not None), default=None)
+        shown = {factor: "diverged" if nll is None else f"{nll:.4f}" for factor, nll in trials.items()}
+        shown |= {factor: f"**{nll:.4f}**" for factor, nll in trials.items() if nll == best and nll is not None}
+        cells = (shown.get(factor, "") for factor in factors)
+        rows.append([RULES[each["rule"]], f"{each['time']:.2f}", str(each["epochs"]), *cells])
+    heads = (f"validation NLL at {factor}× the rate" for factor in factors)
     return markdown(["rule", "time of a step", "epochs", *heads], rows)
 
 

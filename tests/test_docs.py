@@ -127,6 +127,11 @@ def test_members_beside_what_they_spend(tables, tmp_path, monkeypatch):
     assert len(tables.table("members.json", ["size", "nll"]).splitlines()) == 2
     spending = tables.table("members.json", ["spending"]).splitlines()
     assert spending[-1] == "| STE, Adam | 1.29 | 8 | 0.5000 | **0.2500** |"
+    without = {key: value for key, value in spent.items() if key != "trials"}  # one trial
+    assert tables.spending_table([without]).splitlines()[-1] == "| STE, Adam | 1.29 | 8 |"
+    partly = tables.spending_table([without, spent | {"trials": {"1": None, "0.333": 0.5}}]).splitlines()
+    assert partly[0].endswith("| validation NLL at 0.333× the rate | validation NLL at 1× the rate |")
+    assert partly[2:] == ["| STE, Adam | 1.29 | 8 |  |  |", "| STE, Adam | 1.29 | 8 | **0.5000** | diverged |"]
 
 
 def test_results_are_kept_without_times_and_paths(tables, tmp_path, monkeypatch):

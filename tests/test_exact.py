@@ -262,6 +262,17 @@ def test_the_study_compares_and_samples_once(tmp_path: Path, monkeypatch: pytest
 
 
 @needs_compiler
+def test_problems_without_runs_of_the_rules_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("digits", "moons")
+    monkeypatch.setattr("bitbayes.lab.studies.truth.PROBLEMS", {name: PROBLEMS[name] for name in names})
+    notes: list[str] = []
+    how = {"rules": ("bayesbinn:released",), "epochs": 1, "note": notes.append}
+    (figures,) = truth_study(str(tmp_path), sampling=Sampling(1, 20, 4), **how)
+    assert figures.problem == "moons" and not (tmp_path / "digits").exists()
+    assert notes[0] == "digits is left out, because none of its runs has the rule bayesbinn:released"
+
+
+@needs_compiler
 def test_seeds_with_networks_of_their_own_have_their_own_truth(tmp_path: Path) -> None:
     how = {"rules": ("bayesbinn:default",), "epochs": 2, "seeds": 2, "note": lambda line: None}
     (figures,) = truth_study(str(tmp_path), problems=("moons-sizes",), sampling=Sampling(2, 20, 4), **how)
@@ -296,6 +307,10 @@ def test_reproduce_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     [
         ({"problems": ("mons",)}, "no problem of truth is called 'mons'; did you mean 'moons'"),
         ({"rules": ("bop",)}, "no rule of truth is called 'bop'"),
+        (
+            {"problems": ("digits",), "rules": ("bayesbinn:released",)},
+            "no rule of truth is called 'bayesbinn:released'",
+        ),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"problems": ("moons",), "data": "x"}, "data x has no effect: only snelson, snelson-learned read a folder"),
         ({"chains": 0}, "chains must be at least 1, got 0"),

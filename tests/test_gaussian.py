@@ -27,7 +27,7 @@ from bitbayes.lab.studies.gaussian import (
     train_gaussian,
 )
 from bitbayes.lab.studies.load import load_run
-from bitbayes.lab.train import RunConfig, SilentProgress, train
+from bitbayes.lab.train import RunConfig, Schedule, SilentProgress, train
 from bitbayes.lab.train.measure import whole
 from bitbayes.lab.train.schedule import advance
 from bitbayes.noise import stream_key
@@ -45,7 +45,7 @@ def digits() -> DataBundle:
 
 
 def config(name: str, out: Path, **settings: Any) -> RunConfig:
-    return gaussian_config(open_recipe("digits"), name, Overrides(epochs=3, **settings), str(out))
+    return gaussian_config(open_recipe("digits"), name, Overrides(**{"epochs": 3, **settings}), str(out))
 
 
 def test_swag_has_the_moments_of_its_snapshots() -> None:
@@ -79,6 +79,31 @@ def test_swag_has_the_moments_of_its_snapshots() -> None:
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("steps", [4, 161, 316, 320])
+def test_swag_collects_at_least_forty_networks(steps: int) -> None:
+    model = torch.nn.Linear(3, 2)
+    data = SimpleNamespace(train=TensorData(torch.zeros(steps, 3), torch.zeros(steps)))
+    experiment: Any = SimpleNamespace(model=model, data=data, real_optimizer=torch.optim.SGD(model.parameters(), lr=1))
+    settings: Any = SimpleNamespace(epochs=1, batch_size=1)
+    hooks = Swag(settings, experiment)
+    for _ in range(steps):
+        hooks.after_update()
+    assert hooks.state_dict()["counts"] == [steps, {4: 1, 161: 40, 316: 79, 320: 40}[steps]]
+
+
+def test_swag_holds_a_share_of_the_configured_rate(digits: DataBundle, tmp_path: Path) -> None:
+    """A warm-up has set the rate to 0 when the hooks are made."""
+    settings = config(SWAG, tmp_path, epochs=1).changed(schedule=Schedule("warmup-cosine", warmup=1), lr=0.2)
+    experiment = gaussian_experiment(settings, digits)
+    assert experiment.real_optimizer is not None and experiment.hooks is not None
+    (group,) = experiment.real_optimizer.param_groups
+    assert group["lr"] == 0
+    for _ in range(4):
+        experiment.hooks.before_update()
+        experiment.hooks.after_update()
+    assert group["lr"] == pytest.approx(0.15 * 0.2)
+
+
 def test_samples_have_the_covariance() -> None:
     posterior = Gaussian(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 0.1]), torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
     samples = torch.stack([posterior.sample_at(index) for index in range(4000)])
@@ -90,11 +115,11 @@ def test_samples_have_the_covariance() -> None:
 
 @pytest.mark.parametrize("name", [SWAG, pytest.param(IVON, marks=installed)])
 def test_an_interrupted_run_has_the_same_posterior(name: str, digits: DataBundle, tmp_path: Path) -> None:
-    settings = config(name, tmp_path / "whole")
+    settings = config(name, tmp_path / "whole", epochs=8)
     train_gaussian(settings, digits)
-    parts = config(name, tmp_path / "parts", stop_after=1)
+    parts = config(name, tmp_path / "parts", epochs=8, stop_after=7)  # within the quarter that SWAG collects
     train(parts, gaussian_experiment(parts, digits), progress=SilentProgress())
-    train_gaussian(config(name, tmp_path / "parts"), digits)
+    train_gaussian(config(name, tmp_path / "parts", epochs=8), digits)
     one, other = (load_gaussian(load_run(tmp_path / part)) for part in ("whole", "parts"))
     for mine, theirs in zip(vars(one).values(), vars(other).values(), strict=True):
         assert torch.equal(mine, theirs)
@@ -150,6 +175,13 @@ def test_ivon_by_the_hooks_is_ivon_in_a_loop(digits: DataBundle, tmp_path: Path)
     torch.testing.assert_close(found.mean, torch.nn.utils.parameters_to_vector(model.parameters()).detach())
     (group,) = optimizer.param_groups
     torch.testing.assert_close(found.std, 1 / (200 * (group["hess"] + 1e-4)).sqrt())
+
+
+@installed
+def test_ivon_refuses_to_clip(digits: DataBundle, tmp_path: Path) -> None:
+    settings = config(IVON, tmp_path).changed(clip_gradient=0.5)
+    with pytest.raises(ValueError, match=r"^IVON cannot clip gradients, got clip_gradient 0\.5; use None$"):
+        gaussian_experiment(settings, digits)
 
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,8 @@ def corrupted(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor
     | blur, standard deviation of a Gaussian in shares of the width | 0.02 | 0.1 |
     | contrast, factor of the distance from the mean of the image | 0.8 | 0.16 |
 
-    The values of white noise refer to pixels in [0, 1].
+    The values of white noise refer to pixels in [0, 1]. Rotation and blur take black pixels from outside the image, so
+    images whose background is not black get a dark border.
 
     Args:
         images: Images, shape (N, C, H, W), or (N, H·W) for square images of one channel.

@@ -38,7 +38,7 @@ _STREAM = 15  # keeps the samples apart from other noise
 _CHUNK = 2000  # inputs at a time
 _COLLECTS = 0.75  # share of the steps after which SWAG collects
 _HELD = 0.15  # learning rate of these steps, relative to the first; where a cosine stands at three quarters
-_SNAPSHOTS, _RANK = 40, 20  # networks that SWAG averages, and those of which it keeps the deviations
+_SNAPSHOTS, _RANK = 40, 20  # fewest networks that SWAG averages, and those of which it keeps the deviations
 _IVON_LR = 0.1
 # A larger beta2 would leave the curvature of a short run at its first value.
 _IVON = {"hess_init": 0.1, "beta2": 0.999, "weight_decay": 1e-4}
@@ -141,7 +141,8 @@ def is_trained(config: RunConfig) -> bool:
 class Swag(StepHooks):
     """Collects networks in the last quarter of a run, in which the learning rate is constant: 0.15 of the first.
 
-    The mean and the diagonal are those of 40 snapshots, evenly spaced, and the low-rank part is that of the last 20.
+    The mean and the diagonal are those of at least 40 evenly spaced snapshots, as many as fit, or of all steps if there
+    are fewer. The low-rank part is that of the last 20.
 
     Args:
         config: Configuration of the run.
@@ -159,7 +160,8 @@ class Swag(StepHooks):
         self._optimizer = experiment.real_optimizer
         self._parameters = _trainable(experiment.model)
         self._steps, self._count = 0, 0
-        self._rate = _HELD * self._optimizer.param_groups[0]["lr"]
+        group = self._optimizer.param_groups[0]
+        self._rate = _HELD * group.get("initial_lr", group["lr"])  # a schedule has set "lr" already, perhaps to 0
         self._mean = torch.zeros_like(self._vector())
         self._squares = torch.zeros_like(self._mean)  # sum of squared deviations from the mean
         self._deviations: list[Tensor] = []
@@ -219,12 +221,15 @@ class Ivon(StepHooks):
 
     Raises:
         ImportError: If the package ivon-opt is not installed.
+        ValueError: If gradients are clipped, which IVON would not see: it keeps their average itself.
 
     Source:
         Variational learning is effective for large deep networks (Shen et al., ICML 2024).
     """
 
     def __init__(self, config: RunConfig, experiment: Experiment) -> None:
+        if config.spec.clip_gradient is not None:
+            raise ValueError(f"IVON cannot clip gradients, got clip_gradient {config.spec.clip_gradient:g}; use None")
         examples, lr = len(experiment.data.train), config.spec.lr
         self._optimizer: Any = require("ivon", "ivon").IVON(_trainable(experiment.model), lr=lr, ess=examples, **_IVON)
         steps = steps_per_epoch(config, examples)

@@ -153,7 +153,7 @@ def truth_study(
     Args:
         out: Folder of the runs.
         problems: Names of the problems; empty for all.
-        rules: Rules to compare; empty for all.
+        rules: Rules to compare; empty for all. Problems without runs of these rules are left out.
         sampling: Settings of the sampler of the exact posteriors; None for the default.
         data: Folder of Snelson's data; None generates data.
         epochs: Number of epochs of the schedules; None for the recipe's.
@@ -176,6 +176,14 @@ def truth_study(
     for rule in rules:
         if rule not in known:
             raise nearest("rule of truth", rule, known)
+    ways = {
+        problem.name: {title: way for title, way in problem.ways.items() if not rules or way.rule in rules}
+        for problem in chosen
+    }
+    for problem in chosen:
+        if not ways[problem.name]:
+            note(f"{problem.name} is left out, because none of its runs has the rule {' or '.join(rules)}")
+    chosen = [problem for problem in chosen if ways[problem.name]]
     if data is not None and not any(problem.own_data for problem in chosen):
         taking = ", ".join(problem.name for problem in PROBLEMS.values() if problem.own_data)
         raise ValueError(f"data {data} has no effect: only {taking} read a folder; leave it out")
@@ -183,8 +191,7 @@ def truth_study(
     for problem in chosen:
         configs = {
             title: [problem.configs(way, seed, out, data, epochs) for seed in range(first_seed, first_seed + seeds)]
-            for title, way in problem.ways.items()
-            if not rules or way.rule in rules
+            for title, way in ways[problem.name].items()
         }
         every = [one for each in configs.values() for members in each for one in members]
         run_several(every, jobs=jobs, progress=progress, note=note)
