@@ -19,6 +19,7 @@ from bitbayes.lab.recipes import make_config, make_experiment, run_recipe
 from bitbayes.lab.report.folders import read_folders
 from bitbayes.lab.report.groups import grouped
 from bitbayes.lab.report.trust import calibration_table, evaluation_table, member_tables, members_table
+from bitbayes.lab.studies import several
 from bitbayes.lab.studies.budget import Spending, step_times
 from bitbayes.lab.studies.entry import predict_packed
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluate_run, evaluation_inputs
@@ -33,7 +34,7 @@ from bitbayes.lab.studies.members import (
 )
 from bitbayes.lab.studies.pack import pack_run
 from bitbayes.lab.studies.several import member_configs, run_members
-from bitbayes.lab.train import RunConfig, RunError, RunFolder, RunResult, Schedule, SilentProgress
+from bitbayes.lab.train import DivergedError, RunConfig, RunError, RunFolder, RunResult, Schedule, SilentProgress
 from bitbayes.lab.train.experiment import resolved
 from bitbayes.lab.train.measure import whole
 from nested import equal
@@ -475,6 +476,78 @@ def test_the_search_decides_the_rate_of_all_runs(tmp_path: Path) -> None:
     members_study(choice, dataclasses.replace(given, out=str(other)), **how)
     assert {run.config.spec.lr for run in load_members(other / "ste-seed0-members")} == {0.03}
     assert not (other / "trials").exists(), "a finished search is not repeated"
+
+
+def test_one_trial_that_diverges_is_kept_without_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, plain = [], several.run_recipe
+
+    def run_recipe(config: RunConfig, **how: Any) -> RunResult:
+        begun.append(Path(config.out).name)
+        if config.out.endswith("trials/ste/1"):
+            result = plain(config.changed(stop_after=1), **how)
+            about = {"epochs_done": 1, "error": "not finite", "diverged": True}
+            RunFolder(config.out).write_json("failure.json", about)
+            raise DivergedError("the loss is not finite")
+        return plain(config, **how)
+
+    monkeypatch.setattr(several, "run_recipe", run_recipe)
+    choice = TableChoice(dataset="digits", rules=("ste",))
+    given = Overrides(epochs=4, out=str(tmp_path), batch_size=600, budget="quick")
+    how: dict[str, Any] = {"members": 2, "samples": 2, "trials": 3, "note": lambda line: None}
+    study = members_study(choice, given, **how)
+    (spent,) = json.loads((tmp_path / "spending.json").read_text())["rules"]
+    assert list(spent["trials"]) == ["0.333", "1", "3"] and spent["trials"]["1"] is None
+    assert spent["factor"] == study.spending[0].factor == 3.0, "the better of the other two"
+    assert begun[:3] == ["0.333", "1", "3"]
+    begun.clear()
+    (tmp_path / "spending.json").unlink()
+    members_study(choice, given, **how)
+    assert begun == [], "a trial that diverged is not repeated"
+    for factor in ("0.333", "3"):
+        RunFolder(tmp_path / "trials" / "ste" / factor).write_json("failure.json", {"diverged": True})
+    (tmp_path / "spending.json").unlink()
+    with pytest.raises(DivergedError, match=r"^every trial of ste diverged; leave out the rule"):
+        members_study(choice, given, **how)
+
+
+def test_a_figure_that_is_not_a_number_loses_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = iter([{"nll": 0.5}, {"nll": float("nan")}])
+    monkeypatch.setattr("bitbayes.lab.studies.members.probability_figures", lambda probs, y: next(figures))
+    choice = TableChoice(dataset="digits", rules=("ste",))
+    given = Overrides(epochs=4, out=str(tmp_path), batch_size=600, budget="quick")
+    study = members_study(choice, given, members=2, samples=2, trials=2, note=lambda line: None)
+    assert study.spending[0].trials == {"0.333": 0.5, "1": None} and study.spending[0].factor == pytest.approx(1 / 3)
+
+
+def test_a_search_without_validation_data_is_refused_before_training(tmp_path: Path) -> None:
+    choice = TableChoice(dataset="digits", rules=("ste",))
+    given = Overrides(epochs=4, out=str(tmp_path), protocol="test", budget="quick")
+    with pytest.raises(ValueError, match=r"--trials 2 needs validation data .* digits with --protocol test has none"):
+        members_study(choice, given, members=2, samples=2, trials=2)
+    assert not (tmp_path / "trials").exists() and not (tmp_path / "spending.json").exists()
+
+
+def test_a_folder_keeps_its_reference(tmp_path: Path) -> None:
+    given = Overrides(epochs=4, out=str(tmp_path), batch_size=600, budget="quick")
+    how: dict[str, Any] = {"members": 2, "samples": 4, "note": lambda line: None}
+    file = tmp_path / "spending.json"
+    members_study(TableChoice(dataset="digits", rules=("ste", "bop")), given, **how)
+    written = file.read_text()
+    kept = json.loads(written)
+    assert (kept["reference"], kept["epochs"], kept["members"]) == ("ste", 4, 2)
+    for rules, more, members, message in (
+        (("bop",), {}, 2, "reference ste, not bop"),
+        (("ste",), {"epochs": 8}, 2, "epochs 4, not 8"),
+        (("ste",), {}, 4, "members 2, not 4"),
+    ):
+        with pytest.raises(ValueError, match=rf"holds a study with {message}; choose another --out$"):
+            choice = TableChoice(dataset="digits", rules=rules)
+            members_study(choice, dataclasses.replace(given, **more), **how | {"members": members})
+        assert file.read_text() == written
+    for time, message in ((1.0, "reference ste, not bop"), (1.2, "reference None, not bop")):  # of earlier versions
+        RunFolder(tmp_path).write_json("spending.json", {"rules": [kept["rules"][0] | {"time": time}]})
+        with pytest.raises(ValueError, match=message):
+            members_study(TableChoice(dataset="digits", rules=("bop",)), given, **how)
 
 
 def test_letters_beside_mnist() -> None:

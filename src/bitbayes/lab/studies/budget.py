@@ -27,14 +27,15 @@ class Spending(Record):
         time: CPU time of a training step relative to that of the first method (on a GPU: wall-clock time).
         epochs: Number of epochs of a run, which take about as long as those of the first method.
         factor: Factor of the recipe's learning rate, the best of the trials.
-        trials: Figure of merit of each trial by factor, smaller is better; empty without a search.
+        trials: Figure of merit of each trial by factor, smaller is better; None for a trial that diverged. Empty
+            without a search.
     """
 
     rule: str
     time: float
     epochs: int
     factor: float = 1.0
-    trials: dict[str, float] = field(default_factory=dict)
+    trials: dict[str, float | None] = field(default_factory=dict)
 
 
 def factors(trials: int) -> list[float]:

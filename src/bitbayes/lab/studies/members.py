@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +17,16 @@ from torch.nn.modules.dropout import _DropoutNd
 from bitbayes.calibration import probability_figures
 from bitbayes.draws import network_outputs
 from bitbayes.lab.choices import Overrides, TableChoice
-from bitbayes.lab.data import DataBundle
+from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.recipes import Recipe, make_config, make_experiment, open_recipe
 from bitbayes.lab.recipes.configure import full_name, load_data, pretrained
 from bitbayes.lab.studies import gaussian
 from bitbayes.lab.studies.budget import Spending, equal_epochs, factors, scaled, step_times
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, calibration_data, evaluation_inputs
 from bitbayes.lab.studies.load import FinishedRun, load_members, load_run
-from bitbayes.lab.studies.several import begin_members, finished, member_configs, run_several
+from bitbayes.lab.studies.several import begin_members, diverged, finished, member_configs, run_several
 from bitbayes.lab.studies.trust import network_bytes
-from bitbayes.lab.train import RuleName, RunConfig, RunFolder
+from bitbayes.lab.train import DivergedError, RuleName, RunConfig, RunFolder
 from bitbayes.lab.train.precision import autocast
 from bitbayes.lab.train.records import Record, Spread
 from bitbayes.lab.train.rules import relaxes
@@ -116,11 +117,13 @@ def members_study(
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data.
         samples: Number of posterior samples of all members together, and of passes with dropout.
         trials: Number of learning rates of each rule, a factor of 3 apart. The rate of the single run with the lowest
-            NLL on validation data, on a seed of its own, is that of all runs of the rule.
+            NLL on validation data, on a seed of its own, is that of all runs of the rule. Trials may diverge.
         note: Function that gets a line about each step.
 
     Raises:
-        ValueError: If a name does not exist, a number is too small, or the recipe is a regression.
+        ValueError: If a name does not exist, a number is too small, the recipe is a regression, a search has no
+            validation data, or the folder holds a study with another first rule, budget or number of members.
+        DivergedError: If every trial of a rule diverges, or a run outside the search.
     """
     if members < 2:
         raise ValueError(f"members must be at least 2, got {members}")
@@ -258,6 +261,18 @@ class _Ways:
                 self.note(f"{config.rule_name}, in {config.out}")
                 gaussian.train_gaussian(config, self.data)
 
+    def search(self, plans: Sequence[_Plan]) -> None:
+        """Train all runs of some plans that are not finished, except for those that diverge."""
+        left = list(plans)
+        while True:
+            left = [plan for plan in left if not diverged(plan.configs[0])]
+            try:
+                return self.train(left)
+            except DivergedError as error:
+                if not any(diverged(plan.configs[0]) for plan in left):  # a float network before the runs
+                    raise
+                self.note(f"failed: {error}")
+
     def _ready(self, config: RunConfig) -> RunConfig:
         """Return a run with the float network that it begins with, which the rules share."""
         return config if finished(config) else pretrained(config, str(self.folder / f"pretrained-seed{config.seed}"))
@@ -267,15 +282,28 @@ def _spending(ways: _Ways, rules: Sequence[str], trials: int) -> list[Spending]:
     """Return what each rule spends, from spending.json as far as it is there, and write what is new."""
     file = RunFolder(ways.folder)
     known: dict[str, Spending] = {}
+    epochs, before = ways.budget(rules[0])
+    about = {"reference": rules[0], "epochs": epochs, "members": ways.members}
+    if trials > 1 and not isinstance(ways.data.validation, TensorData):
+        raise ValueError(
+            f"--trials {trials} needs validation data that fits in memory, but {ways.recipe.name} with --protocol "
+            f"{ways.given.protocol} has none; leave out --trials"
+        )
 
     def keep() -> None:
-        file.write_json("spending.json", {"rules": [each.to_dict() for each in known.values()]})
+        file.write_json("spending.json", about | {"rules": [each.to_dict() for each in known.values()]})
 
     if file.has("spending.json"):
-        known = {each.rule: each for each in map(Spending.from_dict, file.read_json("spending.json")["rules"])}
-    epochs, before = ways.budget(rules[0])
-    if rules[0] not in known or (known[rules[0]].time, known[rules[0]].epochs) != (1.0, epochs):
-        known = {}  # of another budget
+        kept = file.read_json("spending.json")
+        known = {each.rule: each for each in map(Spending.from_dict, kept["rules"])}
+        first = next(iter(known.values()), None)
+        if "reference" not in kept and first is not None and first.time == 1.0:  # of an earlier version
+            kept |= {"reference": first.rule, "epochs": first.epochs, "members": ways.members}
+        different = ", ".join(
+            f"{name} {kept.get(name)}, not {value}" for name, value in about.items() if kept.get(name) != value
+        )
+        if different:
+            raise ValueError(f"{file.path} holds a study with {different}; choose another --out")
     if set(rules) - set(known):
         known = _timed(ways, rules, epochs + before) | known
         keep()
@@ -291,11 +319,14 @@ def _spending(ways: _Ways, rules: Sequence[str], trials: int) -> list[Spending]:
         for place in [ways.folder / "trials" / RuleName.parse(name).slug]
     }
     every = [(name, config) for name, found in runs.items() for config in found.values()]
-    ways.train([_Plan(name, "single", [config], Path(config.out)) for name, config in every])
+    ways.search([_Plan(name, "single", [config], Path(config.out)) for name, config in every])
     for name, configs in runs.items():
         merits = {factor: _merit(ways, name, config) for factor, config in configs.items()}
         ways.note(f"{name}: NLL on validation data by factor of the learning rate: {merits}")
-        best = min(merits, key=merits.__getitem__)
+        ended = {factor: merit for factor, merit in merits.items() if merit is not None}
+        if not ended:
+            raise DivergedError(f"every trial of {name} diverged; leave out the rule, or lower its learning rate")
+        best = min(ended, key=ended.__getitem__)
         trials_found = {f"{factor:.3g}": merit for factor, merit in merits.items()}
         known[name] = dataclasses.replace(known[name], factor=best, trials=trials_found)
         keep()
@@ -315,13 +346,19 @@ def _timed(ways: _Ways, rules: Sequence[str], budget: int) -> dict[str, Spending
     return found
 
 
-def _merit(ways: _Ways, rule: str, config: RunConfig) -> float:
-    """Return the NLL on validation data of the mean where there is a posterior, or else of the network."""
+def _merit(ways: _Ways, rule: str, config: RunConfig) -> float | None:
+    """Return the NLL on validation data of the mean where there is a posterior, or else of the network.
+
+    It is None if the run diverged, or if the NLL is not finite.
+    """
+    if diverged(config):
+        return None
     run = load_run(config.out, data=ways.data, device=ways.given.device)
     x, y = calibration_data(run, "a search for learning rates")
     found = _predictors(_Plan(rule, "single", [config], Path(config.out)), [run])
     best = found.get("mean", found["mode"])
-    return probability_figures(best.predictors(_TRIAL_SAMPLES)[0](x).probs, y)["nll"]
+    merit = probability_figures(best.predictors(_TRIAL_SAMPLES)[0](x).probs, y)["nll"]
+    return merit if math.isfinite(merit) else None
 
 
 # Measuring. ---------------------------------------------------------------------------------------------------------

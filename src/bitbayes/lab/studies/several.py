@@ -121,6 +121,14 @@ def finished(config: RunConfig) -> Summary | None:
     return summary if summary.epochs_done == config.last_epoch else None
 
 
+def diverged(config: RunConfig) -> bool:
+    """Return whether a run with this configuration has ended because its loss or gradient was not finite."""
+    files = RunFolder(config.out)
+    if not files.has("failure.json") or RunConfig.load(config.out).differences(config):
+        return False
+    return bool(files.read_json("failure.json").get("diverged"))
+
+
 def _same_data(config: RunConfig) -> bool:
     """Return whether a run was trained on the requested data, which may have moved."""
     known = RunFolder(config.out).read_json("environment.json").get("data")

@@ -16,7 +16,7 @@ from bitbayes.lab.choices import Overrides
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import full_name, make_config, make_experiment, open_recipe, run_recipe
 from bitbayes.lab.recipes.configure import check_real_lr, load_data, pretrained
-from bitbayes.lab.studies.several import already_there, finished
+from bitbayes.lab.studies.several import already_there, diverged, finished
 from bitbayes.lab.train import DivergedError, Progress, RunConfig, RunFolder, default_progress
 from bitbayes.lab.train.config import with_defaults
 from bitbayes.lab.train.experiment import resolved
@@ -250,8 +250,7 @@ def _recorded(folder: Path, number: int, base: RunConfig, searched: Ranges, metr
     config = trial.config(base, folder)
     if summary := finished(config):
         return replace(trial, result=getattr(summary, f"val_{metric}"), ended=True)
-    files = RunFolder(config.out)
-    return replace(trial, ended=files.has("failure.json") and bool(files.read_json("failure.json").get("diverged")))
+    return replace(trial, ended=diverged(config))
 
 
 def _proposed(
