@@ -484,7 +484,7 @@ def test_one_trial_that_diverges_is_kept_without_a_figure(tmp_path: Path, monkey
     def run_recipe(config: RunConfig, **how: Any) -> RunResult:
         begun.append(Path(config.out).name)
         if config.out.endswith("trials/ste/1"):
-            result = plain(config.changed(stop_after=1), **how)
+            plain(config.changed(stop_after=1), **how)
             about = {"epochs_done": 1, "error": "not finite", "diverged": True}
             RunFolder(config.out).write_json("failure.json", about)
             raise DivergedError("the loss is not finite")
