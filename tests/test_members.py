@@ -544,10 +544,6 @@ def test_a_folder_keeps_its_reference(tmp_path: Path) -> None:
             choice = TableChoice(dataset="digits", rules=rules)
             members_study(choice, dataclasses.replace(given, **more), **how | {"members": members})
         assert file.read_text() == written
-    for time, message in ((1.0, "reference ste, not bop"), (1.2, "reference None, not bop")):  # of earlier versions
-        RunFolder(tmp_path).write_json("spending.json", {"rules": [kept["rules"][0] | {"time": time}]})
-        with pytest.raises(ValueError, match=message):
-            members_study(TableChoice(dataset="digits", rules=("bop",)), given, **how)
 
 
 def test_letters_beside_mnist() -> None:

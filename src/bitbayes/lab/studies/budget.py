@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -108,3 +109,16 @@ def _now(device: torch.device) -> float:
         torch.cuda.synchronize(device)
         return time.perf_counter()
     return time.process_time()
+
+
+def check_same_study(folder: str, kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise ValueError if a folder holds a study that shares its budget in another way.
+
+    Args:
+        folder: Folder of the study.
+        kept: Content of its spending.json.
+        wanted: First rule ("reference"), its epochs, and the number of members of the study that begins.
+    """
+    different = [f"{name} {kept.get(name)}, not {value}" for name, value in wanted.items() if kept.get(name, value) != value]
+    if different:
+        raise ValueError(f"{folder} holds a study with {', '.join(different)}; choose another --out")

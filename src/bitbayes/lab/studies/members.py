@@ -21,7 +21,7 @@ from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.recipes import Recipe, make_config, make_experiment, open_recipe
 from bitbayes.lab.recipes.configure import full_name, load_data, pretrained
 from bitbayes.lab.studies import gaussian
-from bitbayes.lab.studies.budget import Spending, equal_epochs, factors, scaled, step_times
+from bitbayes.lab.studies.budget import Spending, check_same_study, equal_epochs, factors, scaled, step_times
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, calibration_data, evaluation_inputs
 from bitbayes.lab.studies.load import FinishedRun, load_members, load_run
 from bitbayes.lab.studies.several import begin_members, diverged, finished, member_configs, run_several
@@ -125,15 +125,12 @@ def members_study(
             validation data, or the folder holds a study with another first rule, budget or number of members.
         DivergedError: If every trial of a rule diverges, or a run outside the search.
     """
-    if members < 2:
-        raise ValueError(f"members must be at least 2, got {members}")
+    seeds = 1 if choice.seeds is None else choice.seeds
+    for name, number, least in (("members", members, 2), ("trials", trials, 1), ("seeds", seeds, 1)):
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}")
     if samples < members:
         raise ValueError(f"samples must be at least the number of members ({members}), got {samples}")
-    if trials < 1:
-        raise ValueError(f"trials must be at least 1, got {trials}")
-    seeds = 1 if choice.seeds is None else choice.seeds
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {seeds}")
     recipe = open_recipe(choice.dataset or MEMBERS_RECIPE)
     if not recipe.loss.classifies:
         kind = "text" if recipe.loss.text else "a regression"
@@ -263,13 +260,12 @@ class _Ways:
 
     def search(self, plans: Sequence[_Plan]) -> None:
         """Train all runs of some plans that are not finished, except for those that diverge."""
-        left = list(plans)
         while True:
-            left = [plan for plan in left if not diverged(plan.configs[0])]
+            plans = [plan for plan in plans if not diverged(plan.configs[0])]
             try:
-                return self.train(left)
+                return self.train(plans)
             except DivergedError as error:
-                if not any(diverged(plan.configs[0]) for plan in left):  # a float network before the runs
+                if not any(diverged(plan.configs[0]) for plan in plans):  # a float network before the runs
                     raise
                 self.note(f"failed: {error}")
 
@@ -284,7 +280,7 @@ def _spending(ways: _Ways, rules: Sequence[str], trials: int) -> list[Spending]:
     known: dict[str, Spending] = {}
     epochs, before = ways.budget(rules[0])
     about = {"reference": rules[0], "epochs": epochs, "members": ways.members}
-    if trials > 1 and not isinstance(ways.data.validation, TensorData):
+    if trials > 1 and (ways.given.protocol == "test" or not isinstance(ways.data.validation, TensorData)):
         raise ValueError(
             f"--trials {trials} needs validation data that fits in memory, but {ways.recipe.name} with --protocol "
             f"{ways.given.protocol} has none; leave out --trials"
@@ -295,15 +291,8 @@ def _spending(ways: _Ways, rules: Sequence[str], trials: int) -> list[Spending]:
 
     if file.has("spending.json"):
         kept = file.read_json("spending.json")
+        check_same_study(str(file.path), kept, about)
         known = {each.rule: each for each in map(Spending.from_dict, kept["rules"])}
-        first = next(iter(known.values()), None)
-        if "reference" not in kept and first is not None and first.time == 1.0:  # of an earlier version
-            kept |= {"reference": first.rule, "epochs": first.epochs, "members": ways.members}
-        different = ", ".join(
-            f"{name} {kept.get(name)}, not {value}" for name, value in about.items() if kept.get(name) != value
-        )
-        if different:
-            raise ValueError(f"{file.path} holds a study with {different}; choose another --out")
     if set(rules) - set(known):
         known = _timed(ways, rules, epochs + before) | known
         keep()
@@ -318,17 +307,16 @@ def _spending(ways: _Ways, rules: Sequence[str], trials: int) -> list[Spending]:
         if trials > 1 and len(known[name].trials) != trials
         for place in [ways.folder / "trials" / RuleName.parse(name).slug]
     }
-    every = [(name, config) for name, found in runs.items() for config in found.values()]
-    ways.search([_Plan(name, "single", [config], Path(config.out)) for name, config in every])
+    plans = [_Plan(name, "single", [each], Path(each.out)) for name, found in runs.items() for each in found.values()]
+    ways.search(plans)
     for name, configs in runs.items():
         merits = {factor: _merit(ways, name, config) for factor, config in configs.items()}
         ways.note(f"{name}: NLL on validation data by factor of the learning rate: {merits}")
         ended = {factor: merit for factor, merit in merits.items() if merit is not None}
         if not ended:
             raise DivergedError(f"every trial of {name} diverged; leave out the rule, or lower its learning rate")
-        best = min(ended, key=ended.__getitem__)
-        trials_found = {f"{factor:.3g}": merit for factor, merit in merits.items()}
-        known[name] = dataclasses.replace(known[name], factor=best, trials=trials_found)
+        by_factor = {f"{factor:.3g}": merit for factor, merit in merits.items()}
+        known[name] = dataclasses.replace(known[name], factor=min(ended, key=ended.__getitem__), trials=by_factor)
         keep()
     return [known[name] for name in rules]
 
@@ -341,8 +329,8 @@ def _timed(ways: _Ways, rules: Sequence[str], budget: int) -> dict[str, Spending
     times = step_times({name: (run, make[name in _GAUSSIAN](run, ways.data)) for name, run in runs.items()})
     found = {}
     for name, ratio in times.items():
-        before = ways.budget(name)[1]
-        found[name] = Spending(name, ratio, equal_epochs(max(budget - before, 0), ratio, ways.members))
+        left = max(budget - ways.budget(name)[1], 0)  # without a float network before the run
+        found[name] = Spending(name, ratio, equal_epochs(left, ratio, ways.members))
     return found
 
 
