@@ -119,6 +119,8 @@ def check_same_study(folder: str, kept: Mapping[str, Any], wanted: Mapping[str, 
         kept: Content of its spending.json.
         wanted: First rule ("reference"), its epochs, and the number of members of the study that begins.
     """
-    different = [f"{name} {kept.get(name)}, not {value}" for name, value in wanted.items() if kept.get(name, value) != value]
+    different = [
+        f"{name} {kept[name]}, not {value}" for name, value in wanted.items() if kept.get(name, value) != value
+    ]
     if different:
         raise ValueError(f"{folder} holds a study with {', '.join(different)}; choose another --out")
