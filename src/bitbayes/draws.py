@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -56,7 +56,7 @@ def unwrapped(model: nn.Module, names: Collection[str] | None = None) -> nn.Modu
 @torch.no_grad()
 def drawn_networks(
     model: nn.Module, posterior: Posterior | None, samples: int, *, seed: int = 0, batches: Batches | None = None
-) -> Iterator[Weights]:
+) -> Generator[Weights, None, None]:
     """Yield the weights of each network, and its BatchNorm statistics if there are batches, by the names they replace.
 
     Samples share memory: the weights are overwritten when the next network is requested. Under autocast, weights are

@@ -87,7 +87,10 @@ def pack(
         check_mode(model, ", or pass draw=True to pack the draw")
     networks = drawn_networks(model, posterior, samples, seed=seed, batches=batches)
     count = 1 if posterior is None else samples
-    return pack_networks(model, example, networks, count, real=real, about=about, inputs=inputs)
+    try:
+        return pack_networks(model, example, networks, count, real=real, about=about, inputs=inputs)
+    finally:
+        networks.close()  # a refusal keeps it waiting, until Python collects it at some other time
 
 
 def pack_networks(
