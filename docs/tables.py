@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bitbayes.lab.report.results import truth_cells
-from bitbayes.lab.report.trust import FIGURES, TRUST_FIGURES
+from bitbayes.lab.report.trust import FIGURES, TRUST_FIGURES, WAYS
 from bitbayes.lab.studies.tables import TABLES
 from bitbayes.table import Table, spread
 
@@ -68,7 +68,6 @@ COLUMNS = {
 }
 TRUST = {name: (FIGURES[name][0], FIGURES[name][-1]) for name in TRUST_FIGURES}
 TRUST |= {"accuracy": ("accuracy, %", 2), "nll": ("NLL, nats", 4), "auroc_unlike": ("AUROC, Fashion-MNIST", 3)}
-WAYS = {"single": "one run", "members": "{} runs", "cycles": "{} cycles"}
 SHOWN = (1, 2, 3, 4, 5, 10, 20, 50)  # tasks of a stream
 SETTING = ("recipe", "scenario", "rule", "method", "method_options", "prior", "decay", "epochs", "tasks")
 STREAM = (*SETTING, "seed", "average_accuracy", "backward_transfer", "first_five", "last_five")

@@ -105,7 +105,7 @@ def test_predictive_densities_against_normal_distributions() -> None:
 @needs_compiler
 def test_a_short_run_of_the_sampler_is_near_the_exact_posterior(tmp_path: Path) -> None:
     """On moons and on Snelson's data, where a rule after two steps is not: the comparison tells them apart."""
-    how = {"rules": ("bayesbinn:default",), "epochs": 2, "sampling": Sampling(4, 100, 5), "note": lambda line: None}
+    how = {"rules": ("bayesbinn:default",), "epochs": 4, "sampling": Sampling(4, 100, 5), "note": lambda line: None}
     for problem, near in (("moons", 0.01), ("snelson", 0.03)):
         (figures,) = truth_study(str(tmp_path), problems=(problem,), **how)
         exact, _, gibbs, *rules = figures.rows
@@ -228,7 +228,7 @@ def test_classes_are_compared_off_the_data(problem: str, places: list[str], tmp_
 @needs_compiler
 def test_the_study_compares_and_samples_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    how = {"problems": ("moons",), "rules": ("ste", "bayesbinn:straight-through"), "epochs": 2, "note": said.append}
+    how = {"problems": ("moons",), "rules": ("ste", "bayesbinn:straight-through"), "epochs": 4, "note": said.append}
     sampling = Sampling(chains=4, sweeps=10, thin=2)
     (figures,) = truth_study(str(tmp_path), sampling=sampling, **how)
     assert any("4 chains of 10 sweeps (kernel)" in line for line in said)

@@ -45,7 +45,10 @@ FIGURES = {
 """Figures of an evaluation by name: short heading, heading with the unit, and digits after the point."""
 
 TRUST_FIGURES = ("accuracy", "nll", "brier", "ece", "ece_tempered", "auroc_errors", "auroc_unlike")
-"""Those that `bitbayes reproduce trust` compares."""
+"""Names of the figures that `bitbayes reproduce trust` compares."""
+
+WAYS = {"single": "one run", "members": "{} runs", "cycles": "{} cycles"}
+"""Heading of each way to train in a study of members, with a place for the number of members."""
 
 
 _POINT = 1e-4  # bits per weight, below which samples of a posterior are the mode but for a few weights
@@ -144,7 +147,6 @@ def trust_table(study: TrustStudy) -> Table:
 
 def member_tables(study: MembersStudy) -> list[Table]:
     """Return the tables that `bitbayes reproduce members` prints: spending, equal training time, and equal bytes."""
-    how = {"single": "one run", "members": "{} runs", "cycles": "{} cycles"}
     usual = ("accuracy", "nll", "brier", "ece", "aurc", "auroc_unlike", "fpr95_unlike")
     shifted = tuple(f"{name}_shifted" for name in usual[:4])
 
@@ -152,7 +154,7 @@ def member_tables(study: MembersStudy) -> list[Table]:
         heads = ["rule", "training", "epochs", "time", "prediction", "networks", "MB"]
         cells = []
         for row in rows:
-            first = [row.rule, how[row.way].format(row.members), str(row.epochs), f"{row.time:.2f}", row.kind]
+            first = [row.rule, WAYS[row.way].format(row.members), str(row.epochs), f"{row.time:.2f}", row.kind]
             figures = {name: found.values for name, found in row.figures.items()}
             cells.append([*first, str(row.networks), f"{row.bytes / 1e6:.3f}", *_figure_cells(figures, names)])
         heads += [FIGURES[name][0] for name in names]

@@ -1,4 +1,4 @@
-"""What every method of a comparison may spend: training time, and trials of its learning rate."""
+"""Equal budgets for the methods of a comparison: training time, and trials of the learning rate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FACTOR = 3.0  # between neighbouring learning rates of a search
 
 @dataclass(frozen=True)
 class Spending(Record):
-    """What a method spends.
+    """Training time and search of one method of a comparison.
 
     Args:
         rule: Name of the rule, with its variant.

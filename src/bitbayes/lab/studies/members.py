@@ -24,7 +24,7 @@ from bitbayes.lab.studies import gaussian
 from bitbayes.lab.studies.budget import Spending, check_same_study, equal_epochs, factors, scaled, step_times
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, calibration_data, evaluation_inputs
 from bitbayes.lab.studies.load import FinishedRun, load_members, load_run
-from bitbayes.lab.studies.several import begin_members, diverged, finished, member_configs, run_several
+from bitbayes.lab.studies.several import begin_members, diverged, finished, member_configs, member_epochs, run_several
 from bitbayes.lab.studies.trust import network_bytes
 from bitbayes.lab.train import DivergedError, RuleName, RunConfig, RunFolder
 from bitbayes.lab.train.precision import autocast
@@ -207,13 +207,8 @@ class _Ways:
         """Return the epochs of the recipe and of the float network before, as multiples of the number of members."""
         base = "full-precision" if rule in _GAUSSIAN else rule
         whole = make_config(self.recipe, base, self.given)
-        epochs, before = (count // self.members * self.members for count in (whole.epochs, whole.pretrain_epochs))
-        if not epochs or (whole.pretrain_epochs and not before):
-            raise ValueError(
-                f"{self.members} members cannot share {whole.epochs} epochs and {whole.pretrain_epochs} epochs of a "
-                "float network; give fewer members or more epochs"
-            )
-        return epochs, before
+        share = member_epochs(whole, self.members)
+        return share["epochs"] * self.members, share.get("pretrain_epochs", 0) * self.members
 
     def shared(self, rule: str, epochs: int, seed: int) -> Overrides:
         """Return the choices of all runs of a rule and a seed."""

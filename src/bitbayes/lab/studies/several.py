@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,7 +47,7 @@ def make_configs(recipe: str, rule: str, seeds: int, given: Overrides) -> list[R
     ]
 
 
-def member_configs(recipe: Recipe | str, rule: str, members: int, given: Overrides) -> list[RunConfig]:
+def member_configs(recipe: Recipe | str, rule: str, members: int, given: Overrides, **settings: Any) -> list[RunConfig]:
     """Return the configurations of independent members of an ensemble that share the epochs of one run.
 
     Each member has a whole schedule of EPOCHS // MEMBERS epochs, and so has each float network that it begins with. The
@@ -58,6 +59,7 @@ def member_configs(recipe: Recipe | str, rule: str, members: int, given: Overrid
         members: Number of members.
         given: Choices for a single run of the whole budget. The folders are member1, member2, ... in `out`, or else in
             runs/RECIPE-RULE[-ESTIMATOR]-seedS-membersM.
+        **settings: Further settings; see `make_config`.
 
     Raises:
         ValueError: If there are fewer epochs than members, or `make_config` raises it.
@@ -71,16 +73,27 @@ def member_configs(recipe: Recipe | str, rule: str, members: int, given: Overrid
     if given.cycles is not None or given.stop_after is not None:
         raise ValueError("members are whole runs, without cycles and stop_after; leave these out, or leave out members")
     found = open_recipe(recipe) if isinstance(recipe, str) else recipe
-    whole = make_config(found, rule, given)
+    whole = make_config(found, rule, given, **settings)
+    shares = member_epochs(whole, members)
+    out = given.out or f"{whole.out}-members{members}"
+    places = ((member_seed(whole.seed, number), member_folder(out, number)) for number in range(1, members + 1))
+    changes = ({**settings, **shares, "seed": seed, "out": place} for seed, place in places)
+    return [make_config(found, rule, given, **each) for each in changes]
+
+
+def member_epochs(whole: RunConfig, members: int) -> dict[str, int]:
+    """Return the epochs of each member that shares those of a run, and of the float network that it begins with.
+
+    Raises:
+        ValueError: If there are fewer epochs than members.
+    """
     shares = {name: getattr(whole, name) // members for name in ("epochs", "pretrain_epochs") if getattr(whole, name)}
     if 0 in shares.values():
         raise ValueError(
             f"{members} members cannot share {whole.epochs} epochs and {whole.pretrain_epochs} epochs of a float "
             "network; give fewer members or more epochs"
         )
-    out = given.out or f"{whole.out}-members{members}"
-    places = ((member_seed(whole.seed, number), member_folder(out, number)) for number in range(1, members + 1))
-    return [make_config(found, rule, given, **shares, seed=seed, out=place) for seed, place in places]
+    return shares
 
 
 def run_members(configs: Sequence[RunConfig], *, jobs: int = 1, note: Callable[[str], None] = print) -> list[Summary]:

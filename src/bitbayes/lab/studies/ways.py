@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from bitbayes.lab.choices import Overrides
 from bitbayes.lab.recipes import make_config
 from bitbayes.lab.studies.load import FinishedRun, joint
+from bitbayes.lab.studies.several import member_configs
 from bitbayes.lab.train import RuleName, RunConfig
-from bitbayes.lab.train.members import member_folder, member_seed
 from bitbayes.prediction import Prediction
 
 
@@ -55,16 +56,10 @@ class Way:
             >>> [(run.out, run.epochs) for run in runs]
             [('runs/ste-members2-seed3/member1', 150), ('runs/ste-members2-seed3/member2', 150)]
         """
-        whole = make_config(
-            recipe, self.rule, seed=seed, out=f"{out}/{self.slug}-seed{seed}", **settings, **self.settings
-        )
+        given = Overrides(seed=seed, out=f"{out}/{self.slug}-seed{seed}")
         if self.members == 1:
-            return [whole]
-        share = max(whole.epochs // self.members, 1)
-        return [
-            whole.changed(epochs=share, seed=member_seed(seed, number), out=member_folder(whole.out, number))
-            for number in range(1, self.members + 1)
-        ]
+            return [make_config(recipe, self.rule, given, **settings, **self.settings)]
+        return member_configs(recipe, self.rule, self.members, given, **settings, **self.settings)
 
 
 def predictor(runs: Sequence[FinishedRun], samples: int) -> tuple[Callable[[Tensor], Prediction], int]:
