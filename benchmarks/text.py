@@ -5,10 +5,10 @@
     python benchmarks/text.py bayesbinn --init-lambda 150 --steps 150 --begin float.pt
     python benchmarks/text.py all [--steps 300] [--seeds 1] [--json FILE]
 
-The decoder has two blocks of width 128. All runs have batches of 8 windows, bfloat16, and both learning rates on a
-cosine to 0. Every fifty steps, a line has the training bits per byte since the last one. Such short runs rank settings;
-docs/log.md has the numbers. `all` trains every setting of a table from random weights, and prints bits per byte of the
-validation and the test text.
+The decoder has two blocks of width 128. All runs have batches of 8 windows and both learning rates on a cosine to 0.
+Every fifty steps, a line has the training bits per byte since the last one, and the last line has those of the
+validation and the test text. Such short runs rank settings; docs/log.md has the numbers. `all` trains every setting of
+a table from random weights, and prints both.
 """
 
 from __future__ import annotations
@@ -23,17 +23,22 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy, nll_loss
 
 import bitbayes as bb
+from bitbayes.draws import drawn_networks
 from bitbayes.lab.data import DataBundle, TextData, batches, load_text
+from bitbayes.lab.train.precision import autocast
 from bitbayes.nn import Decoder, decoder
+from bitbayes.posterior import Posterior
 from bitbayes.rules.bayesbinn import recommended_lr
 from bitbayes.table import Table, spread
 
 _HELD = 256  # windows of validation and test data
 _SHOWN = 50  # steps between two lines
-_SHARED = {"steps": 300, "seeds": 1}  # of all networks of a table, by default
+_SAMPLES = 8  # of a posterior, for its mean
+_SHARED = {"steps": 300, "seeds": 1, "precision": "bf16"}  # of all networks of a table, by default
 # Options that the table of `all` sets itself or that concern a single network.
 _OF_ONE = ("lr", "real_lr", "scale", "scale_lr", "init_lambda", "ess_scale", "save", "begin", "seed")
 
@@ -52,6 +57,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ess-scale", type=float, default=300.0)
     parser.add_argument("--save", help="file to write the weights to")
     parser.add_argument("--begin", help="file of float weights to begin with")
+    parser.add_argument("--precision", choices=["bf16", "fp32"], help="of the forward pass; by default bf16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, help="with `all`, networks per setting; by default 1")
     parser.add_argument("--json", type=Path, help="with `all`, file of results; it keeps what it has")
@@ -71,7 +77,9 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     else:
         if given := [f"--{name}" for name in ("seeds", "json") if getattr(chosen, name) is not None]:
             parser.error(f"{', '.join(given)} has an effect only with `all`, got {chosen.rule}; leave it out")
-        chosen.steps = _SHARED["steps"] if chosen.steps is None else chosen.steps
+        for name in ("steps", "precision"):
+            if getattr(chosen, name) is None:
+                setattr(chosen, name, _SHARED[name])
     return chosen
 
 
@@ -91,9 +99,9 @@ def optimizers(model: Decoder, data: DataBundle, chosen: argparse.Namespace) -> 
     return [rule, torch.optim.Adam(real, lr=chosen.real_lr, fused=True)]
 
 
-def bits(model: Decoder, x: Tensor, y: Tensor) -> Tensor:
+def bits(model: Decoder, x: Tensor, y: Tensor, precision: str) -> Tensor:
     """Return the mean bits per byte."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(x.device, precision):
         logits = model(x)
     return cross_entropy(logits.float().flatten(0, 1), y.flatten()) / math.log(2)
 
@@ -105,16 +113,29 @@ def stream(data: DataBundle, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 @torch.no_grad()
-def mean_bits(model: Decoder, data: TextData) -> float:
-    """Return the mean bits per byte of windows at equal distances."""
+def mean_bits(model: Decoder, data: TextData, precision: str, posterior: Posterior | None = None) -> float:
+    """Return the mean bits per byte of windows at equal distances.
+
+    With a posterior, they are those of the mean of the probabilities of several samples.
+    """
     every = len(data) // min(_HELD, len(data))
     places = torch.arange(0, len(data), every)[:_HELD].split(64)
-    costs = [(len(x), float(bits(model, x, y))) for x, y in data.batches(places)]
-    return sum(count * cost for count, cost in costs) / sum(count for count, _ in costs)
+    total = count = 0
+    for x, y in data.batches(places):
+        if posterior is None:
+            cost = bits(model, x, y, precision)
+        else:
+            networks = drawn_networks(model, posterior, _SAMPLES)
+            with autocast(x.device, precision):
+                samples = [functional_call(model, weights, (x,)).float().log_softmax(2) for weights in networks]
+            mean = torch.stack(samples).logsumexp(0) - math.log(_SAMPLES)
+            cost = nll_loss(mean.flatten(0, 1), y.flatten()) / math.log(2)
+        total, count = total + len(x) * float(cost), count + len(x)
+    return total / count
 
 
-def trained(chosen: argparse.Namespace, data: DataBundle) -> Decoder:
-    """Train one network; if it is binary, return its mode."""
+def trained(chosen: argparse.Namespace, data: DataBundle) -> tuple[Decoder, Posterior | None]:
+    """Train one network; return it, with the mode if it is binary, and its posterior if there is one."""
     torch.manual_seed(chosen.seed)
     model = decoder(hidden_size=128, intermediate_size=384, layers=2)
     if chosen.begin:
@@ -124,7 +145,7 @@ def trained(chosen: argparse.Namespace, data: DataBundle) -> Decoder:
     model.train()
     seen = 0.0
     for step, (x, y) in zip(range(1, chosen.steps + 1), stream(data, chosen.seed), strict=False):
-        cost = bits(model, x, y)
+        cost = bits(model, x, y, chosen.precision)
         (cost * math.log(2)).backward()
         for part in parts:
             part.step()
@@ -135,12 +156,14 @@ def trained(chosen: argparse.Namespace, data: DataBundle) -> Decoder:
         if step % _SHOWN == 0:
             print(f"step {step}: training {seen / _SHOWN:.3f} bits per byte", flush=True)
             seen = 0.0
-    return model.eval()
+    rule = parts[0]
+    has_posterior = isinstance(rule, bb.BinaryOptimizer) and rule.has_posterior
+    return model.eval(), rule.posterior() if has_posterior else None
 
 
 def table(chosen: argparse.Namespace, data: DataBundle) -> None:
     """Train the settings of the table that the file lacks; print and store bits per byte."""
-    content = {"date": datetime.date.today().isoformat(), "steps": chosen.steps, "seeds": chosen.seeds}
+    content = {"date": datetime.date.today().isoformat(), **{name: getattr(chosen, name) for name in _SHARED}}
     content |= {"decoders": {}, "validation": {}}
     if chosen.json is not None and chosen.json.exists():
         content = json.loads(chosen.json.read_text(encoding="utf-8"))
@@ -148,10 +171,10 @@ def table(chosen: argparse.Namespace, data: DataBundle) -> None:
     for label, words in SETTINGS.items():
         if label in rows:
             continue
-        shared = [*words.split(), "--steps", str(chosen.steps)]
-        models = [trained(parsed([*shared, "--seed", str(seed)]), data) for seed in range(chosen.seeds)]
+        shared = [*words.split(), "--steps", str(chosen.steps), "--precision", chosen.precision]
+        models = [trained(parsed([*shared, "--seed", str(seed)]), data)[0] for seed in range(chosen.seeds)]
         held[label], rows[label] = (
-            [mean_bits(model, part) for model in models] for part in (data.validation, data.test)
+            [mean_bits(model, part, chosen.precision) for model in models] for part in (data.validation, data.test)
         )
         if chosen.json is not None:
             chosen.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -178,8 +201,11 @@ def main(words: Sequence[str] | None = None) -> None:
     if chosen.rule == "all":
         table(chosen, data)
         return
-    model = trained(chosen, data)
-    print(f"{chosen.rule}: validation {mean_bits(model, data.validation):.4f} bits per byte")
+    model, posterior = trained(chosen, data)
+    kinds = {"": None} | ({} if posterior is None else {f", mean of {_SAMPLES} samples": posterior})
+    for kind, drawn in kinds.items():
+        held, test = (mean_bits(model, part, chosen.precision, drawn) for part in (data.validation, data.test))
+        print(f"{chosen.rule}{kind}: validation {held:.4f}, test {test:.4f} bits per byte")
     if chosen.save:
         torch.save(model.state_dict(), chosen.save)
 

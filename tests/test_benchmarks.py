@@ -300,11 +300,13 @@ def test_text_py_trains_every_rule(
     how = ["--data", str(tmp_path / "play.txt"), "--steps", "6"]
     text.main(["full-precision", *how, "--save", str(tmp_path / "float.pt")])
     text.main(["ste", *how, "--begin", str(tmp_path / "float.pt")])
-    text.main(["bayesbinn", *how])
-    lines = capsys.readouterr().out.splitlines()
+    text.main(["bayesbinn", *how, "--precision", "fp32"])
+    *lines, mean = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [
         word for rule in ("full-precision", "ste", "bayesbinn") for word in ("step 2", "step 4", "step 6", rule)
     ]
+    assert mean.startswith("bayesbinn, mean of 8 samples: validation ")
+    assert float(lines[-1].split()[2][:-1]) == pytest.approx(float(mean.split()[6][:-1]), rel=0.2)
     training = [float(line.split()[3]) for line in lines if line.startswith("step")]
     assert training[0] > training[2] and all(0 < cost < 12 for cost in training)
     assert training[3] < training[0]  # STE begins with the float weights
@@ -343,6 +345,7 @@ def test_text_py_keeps_the_settings_that_a_file_has(
     ("words", "message"),
     [
         ("all --steps 5", "bits.json has --steps 4, got 5; leave it out, or choose another --json"),
+        ("all --precision fp32", "bits.json has --precision bf16, got fp32; leave it out, or choose another --json"),
         ("all --seeds 3", "bits.json has --seeds 2, got 3; leave it out, or choose another --json"),
         ("all --lr 1e-3 --save x.pt", "--lr, --save cannot be combined with `all`"),
         (
