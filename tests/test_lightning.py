@@ -164,6 +164,44 @@ def test_lightning_trains_and_resumes_bit_for_bit(guide: dict[str, Any], samples
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("samples", [1, 3])
+def test_lightning_accumulates_with_several_draws(guide: dict[str, Any], samples: int) -> None:
+    """The gradient of the first micro-batch counts once at every draw, beside that of the second, as by hand."""
+    module = run(guide, epochs=2, samples=samples, accumulate_grad_batches=2)
+    theirs = module.trainer.optimizers[0]
+    assert module.trainer.global_step == 4
+    torch.manual_seed(0)
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    network = nn.Sequential(nn.Linear(6, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+    [optimizer], [schedule] = guide["Classifier"](network, examples=64, steps=STEPS).configure_optimizers()
+    optimizer.binary.param_groups[0]["samples"] = samples
+    parameters = list(network.parameters())
+
+    def backward(part: Tensor) -> Tensor:
+        value = nn.functional.cross_entropy(network(part), part[:, :4].argmax(1)) / 2
+        value.backward()
+        return value
+
+    for first, second in 2 * list(zip(x.split(16)[::2], x.split(16)[1::2], strict=True)):
+        optimizer.zero_grad()
+        backward(first)
+        earlier = [parameter.grad.clone() for parameter in parameters]
+
+        def closure(second: Tensor = second, earlier: list[Tensor] = earlier) -> Tensor:
+            for parameter, gradient in zip(parameters, earlier, strict=True):
+                parameter.grad = gradient.clone()
+            value = backward(second)
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            return value
+
+        optimizer.step(closure)
+        schedule["scheduler"].step()
+    assert equal(optimizer.state_dict()["state"], theirs.state_dict()["state"])
+    optimizer.eval()
+    assert all(torch.equal(*both) for both in zip(parameters, module.network.parameters(), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_validation_checkpoints_and_the_end_have_the_mode(guide: dict[str, Any], tmp_path: Path) -> None:
     """Also a checkpoint that Lightning writes while training goes on, after validation has returned to the draw."""
     L = lightning()

@@ -98,6 +98,11 @@ class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
         checks.decay(group["momentum"], "momentum")
 
     @staticmethod
+    def ignores_draw(group: Values) -> bool:
+        """Return True, because w has no noise."""
+        return True
+
+    @staticmethod
     def schedule(group: Values, step: Count) -> Values:
         """Return the current β, and β at the time the current weights were drawn."""
         at, highest = (group["beta"], group["growth"], group["interval"]), 1 / group["a"]

@@ -200,6 +200,11 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
         return group["estimator"] == "straight-through" or _is_point(group)
 
     @staticmethod
+    def ignores_draw(group: Values) -> bool:
+        """Return whether the estimator is that of hard draws, N·g."""
+        return BayesBiNN.hard(group)
+
+    @staticmethod
     def schedule(group: Values, step: Count) -> Values:
         """Return the estimator in use, the unit of λ, and the bias correction of its average."""
         point = _is_point(group)

@@ -188,3 +188,14 @@ def loss(closure: Callable[[], Tensor | None]) -> Tensor | None:
     if not isinstance(loss, Tensor | None):
         raise TypeError(f"the closure must return the loss as a tensor, got {type(loss).__name__}; see step()")
     return loss
+
+
+def of_one_draw(added_to: Iterable[str], samples: int) -> None:
+    """Raise RuntimeError for parameters whose gradients at the first draw a closure kept for all draws."""
+    name = next(iter(added_to), None)
+    if name is not None:
+        raise RuntimeError(
+            f"step(closure) with samples={samples} found a gradient of {name!r} that the closure added to, but this "
+            "rule or its learned scale needs each gradient together with its own draw; clear the gradients in the "
+            "closure and compute all micro-batches in it, or take samples=1"
+        )

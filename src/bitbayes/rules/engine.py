@@ -386,6 +386,36 @@ def refuse(names: Iterable[str]) -> None:
         )
 
 
+def note(
+    gradients: dict[str, Tensor], notes: list[Tensor], agree: Callable[[Tensor], Tensor] | None = None
+) -> Tensor | None:
+    """Check gradients inside a CUDA graph, where nothing can be read back: refusals are noted on the device.
+
+    Args:
+        gradients: Gradients by name.
+        notes: A 0-d bool per gradient, which becomes True if it is not finite.
+        agree: Function that combines the flags of all processes that share the parameters.
+
+    Returns:
+        A 0-d bool that says whether to accept the step; None if there are no gradients.
+    """
+    if not gradients:
+        return None
+    flags = finite_flags(list(gradients.values()))
+    flags = flags if agree is None else agree(flags)
+    for noted, fine in zip(notes, flags, strict=True):
+        noted.logical_or_(~fine)
+    return flags.all()
+
+
+def refuse_noted(notes: dict[str, Tensor]) -> None:
+    """Raise NotFiniteError for refusals that were noted on the device, and clear their notes."""
+    bad = [name for name, noted in notes.items() if noted]
+    for name in bad:
+        notes[name].zero_()
+    refuse(bad)
+
+
 def finite_flags(gradients: list[Tensor]) -> Tensor:
     """Return a stacked bool per gradient that says whether every entry is finite, without reading it back."""
     return torch.stack([_is_finite(gradient) for gradient in gradients])

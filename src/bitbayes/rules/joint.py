@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.rules.optimizer import BinaryOptimizer
+from bitbayes.rules.places import EarlierGradients
 
 
 class JointOptimizer(torch.optim.Optimizer):
@@ -125,12 +126,16 @@ class JointOptimizer(torch.optim.Optimizer):
         Raises:
             RuntimeError: If the rule refuses the step. The real parameters are then unchanged, too.
         """
+        several = closure is not None and self.binary.param_groups[0]["samples"] > 1
         draws = 0
         totals: dict[Tensor, Tensor] = {}
+        earlier = EarlierGradients(_parameters(self.real) if several else ())
 
         def added() -> Tensor | None:
             nonlocal draws
             assert closure is not None
+            if draws > 0:
+                earlier.put_back()
             loss, draws = closure(), draws + 1
             for parameter in _parameters(self.real):
                 if parameter.grad is not None:
@@ -138,7 +143,6 @@ class JointOptimizer(torch.optim.Optimizer):
                     totals[parameter] = parameter.grad.clone() if total is None else total + parameter.grad
             return loss
 
-        several = closure is not None and self.binary.param_groups[0]["samples"] > 1
         loss = self.binary.step(added if several else closure)
         for parameter, total in totals.items():  # a closure that computes nothing is called once, and changes nothing
             parameter.grad = total / draws

@@ -19,7 +19,7 @@ from bitbayes.noise import Noise, stream_key
 from bitbayes.posterior import BernoulliPosterior, Posterior
 from bitbayes.rules import checks, engine, pretrained, scales, shards
 from bitbayes.rules.marks import mark_drawn, of_transformer
-from bitbayes.rules.places import Place, copied, gradients_of, places_of
+from bitbayes.rules.places import EarlierGradients, Place, copied, places_of
 from bitbayes.rules.rule import Belief, Count, O, Options, Rule
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
@@ -57,7 +57,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
     Args:
         params: Parameters, (name, parameter) pairs as returned by `bitbayes.split_parameters`, or parameter groups.
         defaults: Options of the rule, which must include `lr`. Parameter groups may override them.
-        samples: Number of draws that `step(closure)` averages the update over.
+        samples: Number of draws that `step(closure)` averages over. If several, it copies the gradients that it finds.
         scale: Factor of the ±1 weights: "one", "fan_in" (1/√fan_in), "channel" (one learned factor per output channel,
             as in XNOR-Net and VISPA), "group:N" (one per N adjacent weights of a row), "normal" (a fixed random factor
             per weight), or "weight" (a learned factor per weight, which begins as "normal"). The last two cost 32 bits
@@ -178,23 +178,23 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         Args:
             closure: Function that clears the gradients, computes the loss, calls backward and returns the loss (or
                 None, as the closures of some trainers do). With `samples > 1`, it is called once per draw, and the
-                update is averaged over the draws. Without a closure, the current gradients and one draw are used. The
-                same holds for a closure that leaves all gradients unchanged, which trainers pass if users call backward
-                themselves.
+                update is averaged over the draws. Every call finds the gradients that were there before `step`, so a
+                closure that does not clear them adds to the same ones at every draw. Without a closure, the current
+                gradients and one draw are used. The same holds for a closure that leaves all gradients unchanged, which
+                trainers pass if users call backward themselves.
 
         Returns:
             The mean loss over draws, or None if there is no loss.
 
         Raises:
-            RuntimeError: If the parameters hold the mode, or a gradient is not finite. The beliefs are then unchanged.
+            RuntimeError: If the parameters hold the mode, a gradient is not finite, or the closure adds to gradients of
+                the first draw that cannot stand for those of the other draws. The beliefs are then unchanged.
             TypeError: If a gradient is sparse, or the closure returns something other than a loss.
         """
         self.refusals.report()
         self._check_first_draws()
         if not self.training:
-            raise RuntimeError(
-                "step() needs weights of a draw, but the parameters hold the mode; call optimizer.train() first"
-            )
+            raise RuntimeError("step() needs a draw, but the parameters hold the mode; call optimizer.train() first")
         loss, means, accept = None, None, None
         samples = self.param_groups[0]["samples"]
         if closure is not None and samples > 1:
@@ -431,29 +431,37 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """
         losses: list[Tensor] = []
         means: dict[Tensor, Mean] = {}
-        accept: Tensor | None = None
+        accept = None
+        earlier = EarlierGradients(place.parameter for place in self._places())
+        bound = [place for place in self._places() if self._weighs_draws(place.group)]
         try:
             for sample in range(samples):
                 if sample > 0:
+                    earlier.put_back()
                     with torch.no_grad():
                         self._show_all(sample)
-                gradients = gradients_of(self._places())
-                loss = checks.loss(closure)
-                if sample == 0 and loss is None and gradients == gradients_of(self._places()):
+                with earlier.watched(place.parameter for place in bound):
+                    loss = checks.loss(closure)
+                if sample == 0 and loss is None and earlier.unchanged():
                     return None, None, None
+                checks.of_one_draw((place.name for place in bound if earlier.added_to(place.parameter)), samples)
                 losses += [] if loss is None else [loss.detach()]
                 with torch.no_grad():
                     fine = self._accept()
                     accept = fine if accept is None or fine is None else accept & fine
                     for place in self._places():
                         if place.parameter.grad is not None:
-                            before = means.get(place.parameter)
-                            means[place.parameter] = self._added(place, sample, samples, before)
+                            means[place.parameter] = self._added(place, sample, samples, means.get(place.parameter))
         except BaseException:
             with torch.no_grad():
                 self._show_all()
             raise
         return torch.stack(losses).mean() if losses else None, means, accept
+
+    def _weighs_draws(self, group: dict[str, Any]) -> bool:
+        """Return whether one gradient means something else at another draw; the slope of a scale always does."""
+        alike = type(self).estimate is Rule.estimate or self.ignores_draw(group)
+        return scales.is_learned(group["scale"]) or not alike
 
     def _added(self, place: Place, sample: int, samples: int, mean: Mean | None) -> Mean:
         """Add the estimate of the current draw for one tensor to those of the previous draws."""
@@ -481,20 +489,12 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             return self.refusals.accept(gradients, compile=options["compile"], agree=agree)
         if not gradients:
             return None
-        # Inside a CUDA graph, nothing can be read back, so refusals are noted on the device.
-        flags = engine.finite_flags(list(gradients.values()))
-        flags = flags if agree is None else agree(flags)
-        for parameter, fine in zip(given.values(), flags, strict=True):
+        for parameter in given.values():
             self._belief(parameter)  # so that the note is on the gradient's device
-            self.state[parameter]["refused"].logical_or_(~fine)
-        return flags.all()
+        return engine.note(gradients, [self.state[parameter]["refused"] for parameter in given.values()], agree)
 
     def _report(self) -> None:
         """Raise NotFiniteError for refused steps, including those that capturable steps noted on the device."""
         self.refusals.report()
         if self.param_groups[0]["capturable"]:
-            noted = {place.name: self.state[place.parameter]["refused"] for place in self._places()}
-            bad = [name for name, flag in noted.items() if flag]
-            for name in bad:
-                noted[name].zero_()
-            engine.refuse(bad)
+            engine.refuse_noted({place.name: self.state[place.parameter]["refused"] for place in self._places()})

@@ -141,6 +141,11 @@ class PMF(_Soft[PMFOptions]):
         return {**_Soft.schedule(group, step), "beta_drawn": drawn}
 
     @staticmethod
+    def ignores_draw(group: Values) -> bool:
+        """Return True, because the soft weights have no noise."""
+        return True
+
+    @staticmethod
     def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: PMFOptions) -> Tensor:
         """Return the gradient with respect to v."""
         slope = (2 if o.jacobian == "released" else 1) - draw * draw

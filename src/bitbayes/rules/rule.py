@@ -92,6 +92,14 @@ class Rule(ABC, Generic[O]):
         return False
 
     @staticmethod
+    def ignores_draw(group: Values) -> bool:
+        """Return whether one gradient has the same estimate at every draw of a step.
+
+        This holds for the default `estimate`. A rule with another `estimate` says so here if it holds.
+        """
+        return False
+
+    @staticmethod
     def schedule(group: Values, step: Count) -> Values:
         """Return options that derive from the group's options and the step, such as an annealed temperature.
 

@@ -127,6 +127,11 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
         return True
 
     @staticmethod
+    def ignores_draw(group: Values) -> bool:
+        """Return whether the rank is 0, so that there is no noise."""
+        return not group["rank"]
+
+    @staticmethod
     def begin(start: Tensor, noise: Noise, o: VISPAOptions) -> Belief:
         """Return a center with Glorot's standard deviation √(2 / (fan_in + fan_out)), and normal Z."""
         center = start * (2 * o.bound)
