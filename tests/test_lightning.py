@@ -175,7 +175,7 @@ def test_lightning_accumulates_with_several_draws(guide: dict[str, Any], samples
     network = nn.Sequential(nn.Linear(6, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
     [optimizer], [schedule] = guide["Classifier"](network, examples=64, steps=STEPS).configure_optimizers()
     optimizer.binary.param_groups[0]["samples"] = samples
-    parameters = list(network.parameters())
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def backward(part: Tensor) -> Tensor:
         value = nn.functional.cross_entropy(network(part), part[:, :4].argmax(1)) / 2
@@ -198,7 +198,7 @@ def test_lightning_accumulates_with_several_draws(guide: dict[str, Any], samples
         schedule["scheduler"].step()
     assert equal(optimizer.state_dict()["state"], theirs.state_dict()["state"])
     optimizer.eval()
-    assert all(torch.equal(*both) for both in zip(parameters, module.network.parameters(), strict=True))
+    assert all(torch.equal(*both) for both in zip(network.parameters(), module.network.parameters(), strict=True))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 from bitbayes.errors import closest
 from bitbayes.rules import scales
 from bitbayes.rules.joint import JointOptimizer
-from bitbayes.rules.marks import mark_transformer, mark_transposed
+from bitbayes.rules.marks import mark_stacked, mark_transformer, mark_transposed
 from bitbayes.rules.optimizer import BinaryOptimizer
 from bitbayes.rules.shards import reshard
 from bitbayes.table import Table
@@ -25,6 +25,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _REAL_LAYERS = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
 _TRANSFORMER = (("attention", "attn"), ("layernorm", "rmsnorm"))  # in names of classes, one of each pair
+_EXPERTS = ("gate_up_proj", "up_proj", "down_proj")
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -39,6 +40,10 @@ def split_parameters(
     language model of transformers stay real, too. A tensor that several layers share appears once, under its first
     name. It is binary if it is the weight of such a layer, and none of the layers that share it is marked or an
     embedding.
+
+    The experts of transformers' mixtures, such as those of Mixtral, stay real unless `binary` names them. A parameter
+    then has the weights of all experts, and scales and starts treat each expert as a linear layer of its own. Scales of
+    other weights of three dimensions that `binary` names are refused if they depend on which dimension is the inputs.
 
     Binary parameters of a transformer are marked, because recommended settings differ for them. A transformer is a
     network with a module whose class name contains "attention" or "attn", and a module whose class name contains
@@ -75,6 +80,7 @@ def split_parameters(
         elif _is_conv1d(module) and isinstance(module.weight, Parameter):
             mark_transposed(module.weight, 1)  # a weight of shape (in, out)
     found = {id(weight) for module in model.modules() for weight in _weights(module) if isinstance(weight, Parameter)}
+    layers = found
     # Modules that `bitbayes.nn.keep_real` has marked, and all of their submodules.
     marked = [module for module in model.modules() if getattr(module, "stays_real", False)]
     kept = {id(parameter) for module in (*marked, *_embeddings(model)) for parameter in module.parameters()}
@@ -83,6 +89,7 @@ def split_parameters(
     refused = {id(names[name]) for name in _matched(model, "real", real)}
     known = found | kept | wished | refused
     found = ((found - kept) | wished) - refused
+    _mark_stacked(model, [names[name] for name in names if id(names[name]) in wished - layers])
     learnt = [(name, parameter) for name, parameter in names.items() if parameter.requires_grad]
     first = [pair for pair in learnt if id(pair[1]) in found]
     _warn_of_others(model, known, sum(parameter.numel() for _, parameter in first))
@@ -116,6 +123,22 @@ def _is_conv1d(module: nn.Module) -> bool:
     """Return whether a module is the linear layer of GPT-2 in transformers, which is no subclass of nn.Linear."""
     transformers = sys.modules.get("transformers.pytorch_utils")
     return transformers is not None and isinstance(module, transformers.Conv1D)
+
+
+def _mark_stacked(model: nn.Module, named: Iterable[Parameter]) -> None:
+    """Mark the experts of transformers, whose modules say how they are stored, and named weights of unknown layers.
+
+    Only weights of three dimensions can be taken for those of a convolution.
+    """
+    inputs = {id(parameter): 0 for parameter in named}
+    for module in model.modules():
+        transposed = getattr(module, "is_transposed", None)
+        if isinstance(transposed, bool) and hasattr(module, "has_gate") and "transformers" in sys.modules:
+            mine = dict(module.named_parameters(recurse=False))
+            inputs |= {id(mine[name]): 1 if transposed else 2 for name in _EXPERTS if name in mine}
+    for parameter in model.parameters():
+        if id(parameter) in inputs and parameter.dim() == 3:
+            mark_stacked(parameter, inputs[id(parameter)])
 
 
 def _embeddings(model: nn.Module) -> Iterator[nn.Module]:

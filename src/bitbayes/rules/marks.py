@@ -25,6 +25,24 @@ def transposed_groups(parameter: Tensor) -> int:
     return getattr(parameter, "bitbayes_transposed_groups", 0)
 
 
+def mark_stacked(parameter: Tensor, inputs: int) -> None:
+    """Mark a weight as the stacked weights of several experts, which are linear layers of the same shape.
+
+    An optimizer reads the mark when it gets the parameter, as it does `mark_transposed`.
+
+    Args:
+        parameter: The weight, of three dimensions.
+        inputs: Dimension of the inputs: 2 for shape (experts, out, in), 1 for (experts, in, out), and 0 if a layer of
+            an unknown kind has the weight, so that nobody can tell whether its first dimension is the outputs.
+    """
+    parameter.bitbayes_stacked_inputs = inputs  # type: ignore[attr-defined]
+
+
+def stacked_inputs(parameter: Tensor) -> int | None:
+    """Return the dimension of the inputs of stacked experts, 0 if it is unknown, or None without a mark."""
+    return getattr(parameter, "bitbayes_stacked_inputs", None)
+
+
 def mark_transformer(parameter: Tensor) -> None:
     """Mark a weight as one of a transformer, which it stays when somebody splits a part of the network alone.
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import shards
-from bitbayes.rules.marks import transposed_groups
+from bitbayes.rules.marks import stacked_inputs, transposed_groups
 from bitbayes.rules.rule import Options
 
 KINDS = ("one", "fan_in", "channel", "normal", "weight")
@@ -39,9 +39,14 @@ _SMALLEST = 1e-3  # a scale that is a random number is positive, and its recipro
 
 
 def fans(parameter: Tensor) -> tuple[int, int]:
-    """Return fan-in and fan-out of a weight of shape (out, in, *kernel); a vector counts as one output."""
+    """Return fan-in and fan-out of a weight of shape (out, in, *kernel); a vector counts as one output.
+
+    The fans of stacked experts, which `bitbayes.split_parameters` marks, are those of one expert.
+    """
     if parameter.dim() < 2:
         return max(parameter.numel(), 1), 1
+    if axis := stacked_inputs(parameter):
+        return max(parameter.shape[axis], 1), max(parameter.shape[3 - axis], 1)
     kernel = math.prod(parameter.shape[2:])
     outputs, inputs = parameter.shape[:2]
     if groups := transposed_groups(parameter):
@@ -84,6 +89,12 @@ def begin(parameter: Tensor, kind: str, noise: Noise, trained: Tensor | None = N
     if kind in ("normal", "weight"):
         sizes = noise.normal().abs().clamp(min=_SMALLEST).view(parameter.shape)
         return _learned(sizes) if kind in LEARNED else {"scale": sizes}
+    if stacked_inputs(parameter) == 0:
+        raise ValueError(
+            f'scale="{kind}" needs to know which dimension of a weight is its inputs, but one of shape '
+            f"{tuple(parameter.shape)} belongs to a layer of an unknown kind; put it into a parameter group of its own "
+            'with scale="one", or, if its shape is (out, in, kernel), pass it without naming it in binary=[...]'
+        )
     first = 1 / math.sqrt(fans(parameter)[0])
     if kind == "fan_in":
         return {"scale": torch.tensor(first, device=parameter.device)}
@@ -102,6 +113,7 @@ def _learned(scale: Tensor) -> dict[str, Tensor]:
 
 
 def _learned_shape(parameter: Tensor, kind: str) -> list[int]:
+    stacked = stacked_inputs(parameter)
     # The axis of the output channels (of a group, where a transposed convolution has groups).
     outputs = 1 if transposed_groups(parameter) else 0
     if outputs and shards.is_sharded(parameter):
@@ -110,23 +122,25 @@ def _learned_shape(parameter: Tensor, kind: str) -> list[int]:
             'them out; take scale="fan_in", or leave this layer out of fully_shard'
         )
     size = group_size(kind)
+    own = (0, 3 - stacked) if stacked else (outputs,)  # axes with scales of their own
+    channels = [length if axis in own else 1 for axis, length in enumerate(parameter.shape)]
     if size is None:
-        return [length if axis == outputs else 1 for axis, length in enumerate(parameter.shape)]
-    if outputs:
+        return channels
+    if outputs or stacked == 1:
         raise ValueError(
             f'scale="{kind}" needs the weights of an output to lie side by side, which those of a transposed '
-            'convolution and of GPT-2\'s Conv1D do not; take scale="channel" in a parameter group of its own'
+            "convolution, of GPT-2's Conv1D and of experts of shape (experts, in, out) do not; take "
+            'scale="channel" in a parameter group of its own'
         )
-    row = parameter.numel() // max(len(parameter), 1)
+    each = parameter.numel() // max(len(parameter), 1)
+    row = parameter.shape[2] if stacked else each
     if parameter.dim() < 2 or row % size:
         raise ValueError(
             f'scale="{kind}" needs a number of weights per output that is a multiple of {size}, but a tensor of shape '
             f'{tuple(parameter.shape)} has {row}; take a divisor of {row}, or scale="channel" in a parameter group of '
             "its own"
         )
-    if row == size:  # as for "channel"
-        return [len(parameter), *[1] * (parameter.dim() - 1)]
-    return [len(parameter), row // size]
+    return channels if row == size else [len(parameter), each // size]
 
 
 def value(state: dict[str, Any], shape: torch.Size) -> Tensor:
