@@ -197,5 +197,5 @@ def of_one_draw(added_to: Iterable[str], samples: int) -> None:
         raise RuntimeError(
             f"step(closure) with samples={samples} found a gradient of {name!r} that the closure added to, but this "
             "rule or its learned scale needs each gradient together with its own draw; clear the gradients in the "
-            "closure and compute all micro-batches in it, or take samples=1"
+            "closure (sharded ones with set_to_none=True) and compute all micro-batches in it, or take samples=1"
         )

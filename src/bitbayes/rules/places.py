@@ -83,7 +83,6 @@ class EarlierGradients:
                 continue
             given, _, copy = self._given[parameter]
             given.copy_(copy)  # in place, because a captured graph or a bucket reads this memory
-            self._given[parameter] = given, given._version, copy
 
     @contextmanager
     def watched(self, parameters: Iterable[Tensor]) -> Iterator[None]:
