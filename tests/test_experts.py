@@ -51,6 +51,16 @@ def test_scales_of_stacked_experts_are_those_of_linear_layers(kind: str) -> None
         assert 0.98 * bound < latent.abs().max() <= bound
 
 
+@pytest.mark.parametrize("kind", STACKED)
+def test_the_first_factors_of_vispa_are_those_of_one_expert(kind: str) -> None:
+    _, stacked = experts(kind)
+    optimizer = bb.VISPA(stacked, rank=3, seed=3, init="random")
+    for (_, parameter), (inputs, outputs) in zip(stacked, [(16, 48), (24, 16)], strict=True):
+        factors = optimizer.state[parameter]["belief"]["latent"][1:]
+        expected = (2 / (inputs * outputs + 3 * inputs)) ** 0.5
+        assert factors.std().item() == pytest.approx(expected, rel=0.1)
+
+
 def test_groups_of_stacked_experts_lie_in_the_rows_of_one_output() -> None:
     _, stacked = experts("MixtralForCausalLM")
     optimizer = bb.STE(stacked, scale="group:8", init="weights", seed=3)

@@ -338,14 +338,13 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             start = Noise(stream_key(seed, _START, place.number), count, device).uniform() * 2 - 1
             start = F.sign(start) if self.start == "signs" else start
         more = Noise(stream_key(seed, _START, place.number, 1), count, device)
-        # Only the original tensor of a transposed weight has a mark, not its copies, so its fans are computed only
-        # here.
-        fans = scales.fans(parameter)
+        fans = scales.fans(parameter)  # only here, because copies of a tensor have no marks
         state: dict[str, Any] = {"step": 0}
         if group["capturable"]:
             kinds = {"step": torch.int64, "refused": torch.bool}
             state = {name: torch.zeros((), dtype=kind, device=device) for name, kind in kinds.items()}
-        belief = self.begin(start, more, self._options(place, 0, bound=math.sqrt(1.5 / sum(fans)), fan_in=fans[0]))
+        o = self._options(place, 0, bound=math.sqrt(1.5 / sum(fans)), fan_in=fans[0], layers=scales.layers(parameter))
+        belief = self.begin(start, more, o)
         sizes = Noise(stream_key(seed, _START, place.number, 2), count, device)
         state |= {"belief": belief} | scales.begin(parameter, group["scale"], sizes, trained)
         return shards.own(state, parameter) if shards.is_sharded(parameter) else state

@@ -25,8 +25,8 @@ Number = float | Tensor
 class Options:
     """Options that the functions of a rule read: those of the parameter group and those that `schedule` derives.
 
-    Subclasses annotate the options of their rule, so that editors know them. `bound` and `fan_in` exist only in
-    `begin`. This class is not a `types.SimpleNamespace`, because torch.compile cannot make one inside a graph.
+    Subclasses annotate the options of their rule, so that editors know them. `bound`, `fan_in` and `layers` exist
+    only in `begin`. This class is not a `types.SimpleNamespace`, because torch.compile cannot make one inside a graph.
 
     Args:
         values: Options by name.
@@ -40,6 +40,7 @@ class Options:
     step: Number  # number of this update, from 1; 0 before the first; float64 if it is a tensor
     bound: float  # √(1.5 / (fan_in + fan_out)), BinaryConnect's Glorot bound for uniform latent weights
     fan_in: int
+    layers: int  # layers whose weights the tensor holds, which is the number of stacked experts
 
     def __init__(self, **values: Any) -> None:
         for name, value in values.items():

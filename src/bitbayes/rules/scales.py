@@ -54,6 +54,11 @@ def fans(parameter: Tensor) -> tuple[int, int]:
     return max(inputs * kernel, 1), max(outputs * kernel, 1)
 
 
+def layers(parameter: Tensor) -> int:
+    """Return the number of linear layers whose weights a tensor holds: the experts if they are stacked, and else 1."""
+    return max(len(parameter), 1) if stacked_inputs(parameter) else 1
+
+
 def group_size(kind: str) -> int | None:
     """Return the number of weights that share a scale of a kind "group:N", or None for another kind.
 

@@ -139,8 +139,8 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
         if o.init_noise is not None:
             deviation = o.init_noise * spread * math.sqrt(o.divisor / max(o.rank, 1))
         else:
-            # Outputs times fan_in is the number of weights, which gives the fans of the stack (K, out, in, ...).
-            deviation = math.sqrt(2 / (start.numel() + o.rank * o.fan_in))
+            # Outputs times fan_in is the weights of a layer, which gives the fans of the stack (K, out, in, ...).
+            deviation = math.sqrt(2 / (start.numel() // o.layers + o.rank * o.fan_in))
         more = Noise(noise.key, o.rank * start.numel(), noise.device)
         rows = torch.cat([center[None], deviation * more.normal().view(o.rank, start.numel())])
         return {"latent": _projected(rows, o), "momentum": torch.zeros_like(rows)}
