@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     rates = {name: [statistics.median(part) for part in zip(*found, strict=True)] for name, found in times.items()}
     rows = [
         [f"llama.cpp, {name}" if name in TYPES else name, f"{sizes[name]:,}"]
-        + [f"{rate / base:.2f}×" for rate, base in zip(rates[name], rates["F16"], strict=True)]
+        + [f"{rate / base:#.3g}×" for rate, base in zip(rates[name], rates["F16"], strict=True)]
         for name in starts
     ]
     print(Table("", ["", "bytes", "prompt", "one by one"], rows).text())
