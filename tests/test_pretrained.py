@@ -100,6 +100,11 @@ def test_beginnings_that_do_not_fit(first: Path, tmp_path: Path, capsys: pytest.
         load_pretrained(config.changed(data_seed=3), model)
     with pytest.raises(ValueError, match=r"pretrained .* does not suit the network of digits: model.safetensors does"):
         load_pretrained(config, torch.nn.Linear(64, 10))
+    begin(first, tmp_path / "binary")
+    assert cli.main(["train", "digits", "--pretrained", str(tmp_path / "binary"), "--out", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is a run of ste, whose binary weights have no sizes to begin with; give a finished run of" in line
+    assert not (tmp_path / "run").exists()
     (copy / "summary.json").unlink()
     with pytest.raises(ValueError, match=r"pretrained .* is not finished"):
         make_config("digits", "ste", pretrained=str(copy), out="-")
@@ -179,3 +184,21 @@ def test_runs_of_several_seeds_are_one_group(tmp_path: Path) -> None:
         run_recipe(config, progress=SilentProgress())
     (groups,) = grouped(read_folders([str(tmp_path / f"run{seed}") for seed in (0, 1)]).runs).values()
     assert [len(group.runs) for group in groups] == [2]
+
+
+def test_a_float_network_that_was_trained_first_is_no_run_of_its_own(tmp_path: Path) -> None:
+    """The report leaves it out where a run that begins with it is shown, also after both have moved."""
+    runs = tmp_path / "runs"
+    config = make_config("digits", "ste", epochs=1, pretrain_epochs=1, out=str(runs / "ste"))
+    run_recipe(config, progress=SilentProgress())
+    begin(runs / "ste-pretrained", runs / "by-hand")
+    assert RunConfig.load(runs / "by-hand").pretrained == str(runs / "ste-pretrained")
+    runs.rename(tmp_path / "moved")
+    for paths in ([tmp_path / "moved"], sorted((tmp_path / "moved").iterdir())):
+        found = read_folders(paths)
+        assert {run.name for run in found.runs} == {"by-hand", "ste"}
+        assert found.notes == [
+            "ste-pretrained: trained first for other runs, which begin there; to see it, name it without them"
+        ]
+    alone = read_folders([tmp_path / "moved" / "by-hand", tmp_path / "moved" / "ste-pretrained"])
+    assert [run.name for run in alone.runs] == ["by-hand", "ste-pretrained"] and alone.notes == []

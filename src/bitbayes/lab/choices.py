@@ -49,8 +49,8 @@ class Overrides:
         teacher_share: Weight of the teacher's probabilities among the training targets. The default is 0.5.
         pretrain_epochs: Number of epochs for which a float network is trained first, into OUT-pretrained. The binary
             network begins with its weights; 0 trains none. The recipe sets the default.
-        pretrained: Folder of a finished run with whose weights this one begins, such as a full-precision run of the
-            same recipe, in place of a network trained first.
+        pretrained: Folder of a finished full-precision run of the same network, with whose weights this one begins, in
+            place of a network trained first.
         cycles: Number of times that the learning-rate schedule runs, each time over a part of the epochs. The best
             network of each cycle becomes a member of an ensemble, in OUT/member1, OUT/member2, ... The default is 1.
         relax: With --cycles, the share of the belief that each further cycle keeps, in (0, 1]. The default is 0.3 for

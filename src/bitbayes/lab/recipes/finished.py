@@ -28,13 +28,18 @@ def weights_of(folder: str, out: str, role: Role) -> str:
     """Return the SHA-256 of the weights of a finished run on which the run in the folder `out` will build.
 
     Raises:
-        ValueError: If the folder is not a finished run, or is `out`.
+        ValueError: If the folder is not a finished run, or is `out`, or a run would begin with binary weights.
     """
-    RunConfig.load(folder)
+    theirs = RunConfig.load(folder)
     if Path(folder).resolve() == Path(out).resolve():
         raise ValueError(f"a run cannot build on itself: {role} and out are both {folder}; choose another --out")
     if not RunFolder(folder).has("summary.json"):
         raise ValueError(f"{role} {folder} is not finished; let it finish first, for example with --resume")
+    if role == "pretrained" and theirs.rule != "full-precision":  # a mode is ±1 and would make all beliefs equally firm
+        raise ValueError(
+            f"pretrained {folder} is a run of {theirs.rule_name}, whose binary weights have no sizes to begin with; give "
+            "a finished run of full-precision, or --pretrain-epochs to train one first"
+        )
     return _sha256(folder)
 
 

@@ -110,7 +110,8 @@ def read_folders(paths: Sequence[str | Path], now: float | None = None) -> Folde
     """Read runs and streams of tasks; a folder of runs stands for all runs in it.
 
     A run that a later start has set aside (NAME.old-1) is not another seed. It is left out with a note where the later
-    run is shown, too.
+    run is shown, too. So is a float network that was trained first (NAME-pretrained) where a run that begins with it is
+    shown: its budget is a part of the budget of that run.
 
     Args:
         paths: Folders of runs, of streams of tasks, or of several of them.
@@ -141,6 +142,8 @@ def read_folders(paths: Sequence[str | Path], now: float | None = None) -> Folde
     for path in reader.superseded([*runs, *streams]):
         runs.pop(path, None)
         streams.pop(path, None)
+    for path in reader.trained_first(runs):
+        del runs[path]
     names = _names([*runs, *streams, *trust])
     folders = Folders(
         [run for path, folder in runs.items() if (run := reader.run(names[path], folder))],
@@ -174,6 +177,10 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
         alone = (end for end in ends if all(other.parts[-len(end) :] != end for other in others))
         names[folder] = "/".join(next(alone, folder.parts))
     return names
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _trust_row(row: Mapping[str, Any]) -> TrustRow | None:
@@ -252,9 +259,26 @@ class _Reader:
             by_origin.setdefault(origin, []).append((number, folder))
         older = [folder for found in by_origin.values() for _, folder in sorted(found)[:-1]]
         if older:
-            names = ", ".join(folder.name for folder in older[:5]) + (", ..." if len(older) > 5 else "")
+            names = _some([folder.name for folder in older])
             self._note(f"{names}: set aside by a later start of the same run; to see it, name it without the later one")
         return older
+
+    def trained_first(self, folders: Mapping[Path, Path]) -> list[Path]:
+        """Return the float networks that were trained first for other runs here, after a note.
+
+        A run records where its float network is. The folder lies beside the run, also after both have moved.
+        """
+        configs = {path: self._config(folder) for path, folder in folders.items()}
+        begun = {
+            path.parent / Path(config.pretrained).name
+            for path, config in configs.items()
+            if config is not None and config.pretrain_epochs and config.pretrained is not None
+        }
+        first = [path for path in folders if path in begun]
+        if first:
+            names = _some([path.name for path in first])
+            self._note(f"{names}: trained first for other runs, which begin there; to see it, name it without them")
+        return first
 
     def run(self, name: str, folder: Path) -> RunRecord | None:
         """Read a run; without a record of its settings there is nothing to show."""

@@ -90,8 +90,8 @@ class RunConfig:
         teacher_sha256: SHA-256 of that network's weights.
         teacher_share: Weight of the teacher's probabilities among the targets, in (0, 1].
         pretrain_epochs: Number of epochs for which a float network is trained first, if `pretrained` is None.
-        pretrained: Folder of a finished run with whose weights this one begins. None leaves the network's own initial
-            weights, or those of the float network that will be trained.
+        pretrained: Folder of a finished full-precision run with whose weights this one begins. None leaves the
+            network's own initial weights, or those of the float network that will be trained.
         pretrained_sha256: SHA-256 of those weights.
         recipe_file: File of the recipe, as the user named it; None for the recipes of this package.
         recipe_sha256: SHA-256 of that file and of the modules beside it that it imports.
