@@ -66,6 +66,8 @@ COLUMNS = {
     "sample_test_bits": ("one sample, bits per byte", 4),
     "mean_test_bits": ("mean of samples, bits per byte", 4),
 }
+# Digits of the figure that a recipe is compared by, and what the name of the recipe says of it.
+DATA = {"test_error": (3, ", squared error"), "test_bits": (4, ", bits per byte"), "test": (2, "")}
 TRUST = {name: (FIGURES[name][0], FIGURES[name][-1]) for name in TRUST_FIGURES}
 TRUST |= {"accuracy": ("accuracy, %", 2), "nll": ("NLL, nats", 4), "auroc_unlike": ("AUROC, Fashion-MNIST", 3)}
 SHOWN = (1, 2, 3, 4, 5, 10, 20, 50)  # tasks of a stream
@@ -105,7 +107,7 @@ def data_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     for recipe, rows in found["data"].items():
         by_rule = _elsewhere(recipe) | {row["rule"]: row for row in rows}
         one = by_rule[rules[-1]]
-        figure, digits, note = ("test_error", 3, ", squared error") if "test_error" in one else ("test", 2, "")
+        figure, (digits, note) = next((name, how) for name, how in DATA.items() if name in one)
         cells = (cell(by_rule.get(rule, {}).get(figure), digits) for rule in rules)
         lines.append([recipe + note, *cells, cell(one[f"mean_{figure}"], digits), cell(one["entropy_bits"], 2)])
     last = ["one setting, mean of samples", "per-weight entropy, bits"]
@@ -315,7 +317,7 @@ def _elsewhere(recipe: str) -> dict[str, Any]:
     found = (json.loads(file.read_text(encoding="utf-8")) for file in sorted(KEPT.glob("*.json")))
     rows = (row for each in found if each.get("recipe") == recipe for row in each.get("rows", ()))
     return {
-        row["rule"]: row if "test" in row else {"test": row["figures"]["accuracy"]}
+        row["rule"]: {"test": row["figures"]["accuracy"]} if "figures" in row else row
         for row in rows
         if row.get("kind", "network") == "network"
     }

@@ -111,6 +111,28 @@ def test_pages_about_speed_show_the_kept_figures(tables, table, page):
         assert wanted in [row[: len(wanted)] for row in cells], f"{page}.md has no row {' | '.join(wanted)}"
 
 
+def test_a_table_of_recipes_takes_rows_of_text_from_another_file(tables, tmp_path, monkeypatch):
+    """Every row has the figure of its recipe: bits per byte of text, and an accuracy of images."""
+    monkeypatch.setattr(tables, "KEPT", tmp_path)
+    figure = {"mean": 1.71918, "std": None, "values": [1.71918]}
+    text = {"recipe": "text", "rows": [{"rule": "ste", "runs": 1, "test_bits": figure}]}
+    trust = {"rule": "ste", "kind": "network", "networks": 1, "figures": {"accuracy": figure | {"mean": 98.5}}}
+    (tmp_path / "text.json").write_text(json.dumps(text))
+    (tmp_path / "trust.json").write_text(json.dumps({"recipe": "mnist", "unlike": "fashion", "rows": [trust]}))
+    one = {"rule": "bayesbinn:default", "runs": 1, "entropy_bits": figure | {"mean": 0.5}}
+    rows = [{"rule": "ste", "runs": 1, "test_bits": figure | {"mean": 9.0}}]  # which text.json has already
+    rows += [one | {"test_bits": figure | {"mean": 1.8}, "mean_test_bits": figure | {"mean": 1.75}}]
+    images = [one | {"test": figure | {"mean": 98.0}, "mean_test": figure | {"mean": 98.2}}]
+    for recipe, found in (("text", rows), ("mnist", images)):
+        file = tmp_path / f"{recipe}.given"
+        file.write_text(json.dumps({"recipe": recipe, "rows": found}))
+    tables.keep("default.json", [tmp_path / "text.given", tmp_path / "mnist.given"])
+    assert tables.table("default.json").splitlines()[2:] == [
+        "| text, bits per byte | 1.7192 |  | 1.8000 | 1.7500 | 0.50 |",
+        "| mnist | 98.50 |  | 98.00 | 98.20 | 0.50 |",
+    ]
+
+
 def test_members_beside_what_they_spend(tables, tmp_path, monkeypatch):
     """One file has three tables; the best trial is in bold."""
     monkeypatch.setattr(tables, "KEPT", tmp_path)
