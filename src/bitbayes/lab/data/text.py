@@ -28,6 +28,7 @@ MOST_TEXT = 2**30
 
 Document = tuple[str, bytes]  # name and content
 
+_PLACES = 2**23  # values of a uniform number, at equal distances in (0, 1); see `Noise.uniform`
 _EPOCH, _HELD = 4096, 1024  # most windows of an epoch, and of validation and test data
 _SHARE = 20  # one file of 20 is for validation, and one for testing
 # Folders of the standard library that hold tests, tables, or packages of others.
@@ -39,6 +40,10 @@ _COLUMNS = ("text", "content", "code")  # of a data set on the hub, the first th
 class RandomWindows:
     """Augmentation of text: a window may begin at any byte.
 
+    Args:
+        uniforms: Uniform numbers per window. One number of 23 bits tells 8 Mi places apart, and two tell 2⁴⁶.
+            `TextData` takes two if its text needs them.
+
     Example:
         >>> RandomWindows()(torch.tensor([9, 9]), torch.tensor([[0.0], [0.55]]))
         tensor([0, 5])
@@ -48,7 +53,10 @@ class RandomWindows:
 
     def __call__(self, images: Tensor, uniform: Tensor) -> Tensor:
         """Return first positions from 0 to the last possible ones, `images`; both of shape (N,)."""
-        return (uniform[:, 0].double() * (images + 1)).long().minimum(images)
+        place = uniform[:, 0].double()
+        if self.uniforms == 2:
+            place += (uniform[:, 1].double() - 0.5) / _PLACES
+        return (place * (images + 1)).long().minimum(images)
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,8 @@ class TextData:
     def __post_init__(self) -> None:
         if len(self.text) <= self.window:
             raise ValueError(f"a window needs {self.window + 1} bytes of text, got {len(self.text)}")
+        if self.augment is not None and len(self.text) > _PLACES:
+            object.__setattr__(self, "augment", RandomWindows(uniforms=2))
 
     def __len__(self) -> int:
         return min((len(self.text) - 1) // self.window, self.most)
