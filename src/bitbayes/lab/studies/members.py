@@ -138,12 +138,12 @@ def members_study(
     folder = Path(given.out or f"runs/{recipe.name}-{given.budget}-members{members}")
     rules = list(_known(recipe, choice.rules or _RULES, note))
     with RunFolder(folder).held():
-        ways = _Ways(recipe, given, members, folder, choice.jobs, note)
-        spending = _spending(ways, rules, trials)
-        plans = [list(ways.plans(spending, recipe.seed + index)) for index in range(seeds)]
+        trainer = _Trainer(recipe, given, members, folder, choice.jobs, note)
+        spending = _spending(trainer, rules, trials)
+        plans = [list(trainer.plans(spending, recipe.seed + index)) for index in range(seeds)]
         for of_seed in plans:
-            ways.train(of_seed)
-        study = _measured(ways, plans, spending, samples, unlike, unlike_data)
+            trainer.train(of_seed)
+        study = _measured(trainer, plans, spending, samples, unlike, unlike_data)
         RunFolder(folder).write_json(
             "members.json",
             {
@@ -188,8 +188,8 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class _Ways:
-    """The ways to train of a study."""
+class _Trainer:
+    """What trains the runs of a study: every rule, in every way."""
 
     recipe: Recipe
     given: Overrides
@@ -269,16 +269,16 @@ class _Ways:
         return config if finished(config) else pretrained(config, str(self.folder / f"pretrained-seed{config.seed}"))
 
 
-def _spending(ways: _Ways, rules: Sequence[str], trials: int) -> list[Spending]:
+def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spending]:
     """Return what each rule spends, from spending.json as far as it is there, and write what is new."""
-    file = RunFolder(ways.folder)
+    file = RunFolder(trainer.folder)
     known: dict[str, Spending] = {}
-    epochs, before = ways.budget(rules[0])
-    about = {"reference": rules[0], "epochs": epochs, "members": ways.members}
-    if trials > 1 and (ways.given.protocol == "test" or not isinstance(ways.data.validation, TensorData)):
+    epochs, before = trainer.budget(rules[0])
+    about = {"reference": rules[0], "epochs": epochs, "members": trainer.members}
+    if trials > 1 and (trainer.given.protocol == "test" or not isinstance(trainer.data.validation, TensorData)):
         raise ValueError(
-            f"--trials {trials} needs validation data that fits in memory, but {ways.recipe.name} with --protocol "
-            f"{ways.given.protocol} has none; leave out --trials"
+            f"--trials {trials} needs validation data that fits in memory, but {trainer.recipe.name} with --protocol "
+            f"{trainer.given.protocol} has none; leave out --trials"
         )
 
     def keep() -> None:
@@ -289,24 +289,24 @@ def _spending(ways: _Ways, rules: Sequence[str], trials: int) -> list[Spending]:
         check_same_study(str(file.path), kept, about)
         known = {each.rule: each for each in map(Spending.from_dict, kept["rules"])}
     if set(rules) - set(known):
-        known = _timed(ways, rules, epochs + before) | known
+        known = _timed(trainer, rules, epochs + before) | known
         keep()
-    seed, examples = ways.recipe.seed + _TRIAL_SEED, len(ways.data.train)
-    list(ways.plans([known[name] for name in rules], seed))  # refuses what cannot be trained before the search
+    seed, examples = trainer.recipe.seed + _TRIAL_SEED, len(trainer.data.train)
+    list(trainer.plans([known[name] for name in rules], seed))  # refuses what cannot be trained before the search
     runs = {
         name: {
-            factor: scaled(ways.single(name, known[name].epochs, seed, place / f"{factor:.3g}"), factor, examples)
+            factor: scaled(trainer.single(name, known[name].epochs, seed, place / f"{factor:.3g}"), factor, examples)
             for factor in factors(trials)
         }
         for name in rules
         if trials > 1 and len(known[name].trials) != trials
-        for place in [ways.folder / "trials" / RuleName.parse(name).slug]
+        for place in [trainer.folder / "trials" / RuleName.parse(name).slug]
     }
     plans = [_Plan(name, "single", [each], Path(each.out)) for name, found in runs.items() for each in found.values()]
-    ways.search(plans)
+    trainer.search(plans)
     for name, configs in runs.items():
         merits = {factor: _merit(ways, name, config) for factor, config in configs.items()}
-        ways.note(f"{name}: NLL on validation data by factor of the learning rate: {merits}")
+        trainer.note(f"{name}: NLL on validation data by factor of the learning rate: {merits}")
         ended = {factor: merit for factor, merit in merits.items() if merit is not None}
         if not ended:
             raise DivergedError(f"every trial of {name} diverged; leave out the rule, or lower its learning rate")
@@ -316,27 +316,27 @@ def _spending(ways: _Ways, rules: Sequence[str], trials: int) -> list[Spending]:
     return [known[name] for name in rules]
 
 
-def _timed(ways: _Ways, rules: Sequence[str], budget: int) -> dict[str, Spending]:
+def _timed(trainer: _Trainer, rules: Sequence[str], budget: int) -> dict[str, Spending]:
     """Measure the steps of all rules, and return the epochs that take as long as the budget of the first."""
-    ways.note("measuring the time of a training step of every rule")
-    runs = {name: ways.single(name, ways.budget(name)[0], ways.recipe.seed, ways.folder) for name in rules}
+    trainer.note("measuring the time of a training step of every rule")
+    runs = {name: trainer.single(name, trainer.budget(name)[0], trainer.recipe.seed, trainer.folder) for name in rules}
     make = {True: gaussian.gaussian_experiment, False: make_experiment}
-    times = step_times({name: (run, make[name in _GAUSSIAN](run, ways.data)) for name, run in runs.items()})
+    times = step_times({name: (run, make[name in _GAUSSIAN](run, trainer.data)) for name, run in runs.items()})
     found = {}
     for name, ratio in times.items():
-        left = max(budget - ways.budget(name)[1], 0)  # without a float network before the run
-        found[name] = Spending(name, ratio, equal_epochs(left, ratio, ways.members))
+        left = max(budget - trainer.budget(name)[1], 0)  # without a float network before the run
+        found[name] = Spending(name, ratio, equal_epochs(left, ratio, trainer.members))
     return found
 
 
-def _merit(ways: _Ways, rule: str, config: RunConfig) -> float | None:
+def _merit(trainer: _Trainer, rule: str, config: RunConfig) -> float | None:
     """Return the NLL on validation data of the mean where there is a posterior, or else of the network.
 
     It is None if the run diverged, or if the NLL is not finite.
     """
     if diverged(config):
         return None
-    run = load_run(config.out, data=ways.data, device=ways.given.device)
+    run = load_run(config.out, data=trainer.data, device=trainer.given.device)
     x, y = calibration_data(run, "a search for learning rates")
     found = _predictors(_Plan(rule, "single", [config], Path(config.out)), [run])
     best = found.get("mean", found["mode"])
@@ -396,7 +396,7 @@ def _predictors(plan: _Plan, runs: Sequence[FinishedRun]) -> dict[str, _Kind]:
 
 
 def _measured(
-    ways: _Ways,
+    trainer: _Trainer,
     plans: Sequence[Sequence[_Plan]],
     spending: list[Spending],
     samples: int,
@@ -408,22 +408,22 @@ def _measured(
     reference = 0.0
     tables: dict[str, dict[tuple[str, str, str], list[MembersRow]]] = {"time": {}, "size": {}}
     for plan in (plan for of_seed in plans for plan in of_seed):
-        runs = load_members(plan.folder, data=ways.data, device=ways.given.device)
+        runs = load_members(plan.folder, data=trainer.data, device=trainer.given.device)
         inputs = inputs or evaluation_inputs(runs[0], unlike, unlike_data, _SHIFTED)
         size = runs[0].experiment.bytes()[0]
         reference = reference or _training_time(plan)
-        for kind, way in _predictors(plan, runs).items():
-            ways.note(f"{plan.rule}, {plan.way}: {kind}, {plan.folder.name}")
+        for kind, how in _predictors(plan, runs).items():
+            trainer.note(f"{plan.rule}, {plan.way}: {kind}, {plan.folder.name}")
             wanted = max(samples // len(runs), 1)
-            counts = {table: way.count(wanted, size if table == "size" else None) for table in tables}
-            found = [Predictions.of(each, inputs) for each in way.predictors(max(counts.values()))]
+            counts = {table: how.count(wanted, size if table == "size" else None) for table in tables}
+            found = [Predictions.of(each, inputs) for each in how.predictors(max(counts.values()))]
             for table, count in counts.items():
                 if count:
                     joined = Predictions.joined([each.first(count) for each in found])
-                    row = _row(plan, kind, way, count, len(runs), joined, inputs, _training_time(plan) / reference)
+                    row = _row(plan, kind, how, count, len(runs), joined, inputs, _training_time(plan) / reference)
                     tables[table].setdefault((plan.rule, plan.way, kind), []).append(row)
     time, equal = ([_over_seeds(rows) for rows in table.values()] for table in tables.values())
-    return MembersStudy(time, equal, spending, size, ways.folder)
+    return MembersStudy(time, equal, spending, size, trainer.folder)
 
 
 def _training_time(plan: _Plan) -> float:
@@ -432,7 +432,7 @@ def _training_time(plan: _Plan) -> float:
 
 
 def _row(
-    plan: _Plan, kind: str, way: _Kind, count: int, members: int, found: Predictions, inputs: Inputs, time: float
+    plan: _Plan, kind: str, how: _Kind, count: int, members: int, found: Predictions, inputs: Inputs, time: float
 ) -> MembersRow:
     figures = found.figures(inputs) | found.shift_figures(inputs)
     return MembersRow(
@@ -443,7 +443,7 @@ def _row(
         time=time,
         members=members,
         networks=len(found.test.outputs),
-        bytes=way.bytes(count),
+        bytes=how.bytes(count),
         figures={name: Spread.of([value]) for name, value in figures.items()},
     )
 

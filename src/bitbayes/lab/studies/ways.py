@@ -14,6 +14,7 @@ from bitbayes.lab.studies.load import FinishedRun, joint
 from bitbayes.lab.studies.several import member_configs
 from bitbayes.lab.train import RuleName, RunConfig
 from bitbayes.prediction import Prediction
+from bitbayes.table import brief
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,18 @@ class Way:
 
     @property
     def slug(self) -> str:
-        """Name in folders.
+        """Name in folders, which differs between ways that differ in any setting.
 
         Example:
-            >>> Way("bayesbinn:default", {"options": {"ess_scale": 10.0}}, members=4).slug
-            'bayesbinn-default-10N-members4'
+            >>> Way("bayesbinn:default", {"lr": 0.01, "options": {"ess_scale": 10.0}}, members=4).slug
+            'bayesbinn-default-lr0.01-10N-members4'
         """
-        scale = self.settings.get("options", {}).get("ess_scale")
-        slug = RuleName.parse(self.rule).slug + ("" if scale is None else f"-{scale:g}N")
-        return slug + (f"-members{self.members}" if self.members > 1 else "")
+        plain = {name: value for name, value in self.settings.items() if name != "options"}
+        settings = plain | dict(self.settings.get("options", {})) | {"members": self.members}
+        if self.members == 1:
+            del settings["members"]
+        words = (f"{value:g}N" if name == "ess_scale" else f"{name}{brief(value)}" for name, value in settings.items())
+        return "-".join([RuleName.parse(self.rule).slug, *words])
 
     def configs(self, recipe: str, seed: int, out: str, **settings: Any) -> list[RunConfig]:
         """Return the configurations of the runs, whose folders are in `out`.
