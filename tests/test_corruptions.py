@@ -54,6 +54,31 @@ def test_noise_and_contrast(severity: int) -> None:
     assert sum(found) == pytest.approx(200, abs=1)
 
 
+@pytest.mark.parametrize("severity", SEVERITIES)
+@pytest.mark.parametrize("kind", ["rotation", "blur"])
+def test_a_photograph_gets_no_dark_border_and_a_digit_keeps_its_black_background(kind: str, severity: int) -> None:
+    """A smooth picture stays smooth up to its edges, where the same picture in grey fades into black."""
+    ramp = torch.linspace(100, 200, 32).expand(2, 3, 32, 32).to(torch.uint8)
+    changed, grey = (corrupted(images, kind, severity) for images in (ramp, ramp[:, :1]))
+    assert 100 <= int(changed.min()) and int(changed.max()) <= 200
+    assert int(grey.min()) < 90
+    for colour in range(3):  # the middle knows nothing of the edges
+        torch.testing.assert_close(changed[:, colour, 15:17, 15:17], grey[:, 0, 15:17, 15:17], atol=1, rtol=0)
+
+
+def test_what_lies_outside_a_photograph() -> None:
+    """Blur repeats the outermost pixels, so that more than half of them stays at the edge; rotation reflects."""
+    edge = torch.zeros(2, 3, 20, 20, dtype=torch.uint8)
+    edge[..., 0] = 200
+    assert 100 < int(corrupted(edge, "blur", 5)[..., 0].min()) < 130
+    half = torch.zeros(2, 3, 20, 20, dtype=torch.uint8)
+    half[..., :10, :7] = 200
+    mirrored = torch.cat([half.flip(3), half, half.flip(3)], 3)
+    mirrored = torch.cat([mirrored.flip(2), mirrored, mirrored.flip(2)], 2)
+    middle = corrupted(mirrored, "rotation", 4)[..., 20:40, 20:40]
+    torch.testing.assert_close(corrupted(half, "rotation", 4), middle, atol=1, rtol=0)
+
+
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_rows_are_the_images_that_they_hold(kind: str) -> None:
     rows = load_digits().test.x[:6]  # type: ignore[union-attr]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, conv2d, grid_sample
+from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
 
 from bitbayes.errors import nearest
 from bitbayes.lab.data.outliers import as_images
@@ -26,8 +26,10 @@ def corrupted(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor
     | blur, standard deviation of a Gaussian in shares of the width | 0.02 | 0.1 |
     | contrast, factor of the distance from the mean of the image | 0.8 | 0.16 |
 
-    The values of white noise refer to pixels in [0, 1]. Rotation and blur take black pixels from outside the image, so
-    images whose background is not black get a dark border.
+    The values of white noise refer to pixels in [0, 1]. What rotation and blur take from outside an image of one channel
+    is black, as the background of MNIST's digits. An image in colour goes on outside as in ImageNet-C: rotation reflects
+    it, as ImageNet-C's elastic transformation does, and blur repeats its outermost pixels, as ImageNet-C's Gaussian blur
+    does. A photograph therefore gets no dark border.
 
     Args:
         images: Images, shape (N, C, H, W), or (N, H·W) for square images of one channel.
@@ -66,7 +68,9 @@ def _rotation(pixels: Tensor, severity: int, generator: torch.Generator) -> Tens
     turned = torch.zeros(len(pixels), 2, 3, device=pixels.device)
     turned[:, 0, 0] = turned[:, 1, 1] = angle.cos()
     turned[:, 0, 1], turned[:, 1, 0] = angle.sin(), -angle.sin()
-    return grid_sample(pixels, affine_grid(turned, list(pixels.shape), align_corners=False), align_corners=False)
+    outside = "zeros" if pixels.shape[1] == 1 else "reflection"
+    grid = affine_grid(turned, list(pixels.shape), align_corners=False)
+    return grid_sample(pixels, grid, padding_mode=outside, align_corners=False)
 
 
 def _noise(pixels: Tensor, severity: int, generator: torch.Generator) -> Tensor:
@@ -80,9 +84,11 @@ def _blur(pixels: Tensor, severity: int, generator: torch.Generator) -> Tensor:
     places = torch.arange(-radius, radius + 1, device=pixels.device)
     window = torch.exp(-0.5 * (places / deviation).square())
     window = (window / window.sum()).view(1, 1, 1, -1)
-    single = pixels.reshape(count * channels, 1, height, width)
+    frame = 0 if channels == 1 else radius
+    single = pad(pixels.reshape(count * channels, 1, height, width), [frame] * 4, mode="replicate")
     across = conv2d(single, window, padding=(0, radius))
-    return conv2d(across, window.transpose(2, 3), padding=(radius, 0)).view(pixels.shape)
+    blurred = conv2d(across, window.transpose(2, 3), padding=(radius, 0))
+    return blurred[..., frame : frame + height, frame : frame + width].reshape(pixels.shape)
 
 
 def _contrast(pixels: Tensor, severity: int, generator: torch.Generator) -> Tensor:
