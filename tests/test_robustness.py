@@ -298,6 +298,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, digits):
         (["train", "digits", "--data", "{empty}"], "leave it out"),
         (["train", "snelson", "--data", "{empty}"], "train_inputs.txt"),
         (["train", "digits", "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+        (["continual", "permuted-mnist", "--device", "nowhere"], "device 'nowhere' cannot be used"),
         (
             ["train", "digits", "--resume", "--out", "{empty}"],
             "there is no checkpoint.pt in {empty}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,7 @@ _SHARED = (
     *("seed", "data_seed", "data", "device", "precision", "capture", "protocol", "accumulate"),
     *("augment", "label_smoothing", "dropout"),
 )
+_LINE = 70  # letters of torch's reason that an error quotes
 _ESTIMATORS = ("straight-through", "concrete", "released")
 
 
@@ -339,10 +341,17 @@ def open_device(name: str) -> torch.device:
         ValueError: If there is no such device.
     """
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about names that torch will give up
+            device = torch.device(name)
+        torch.ones((), device=device).item()  # the device "meta" has tensors without numbers
+    except (RuntimeError, AssertionError, ImportError) as error:
+        said = str(error).partition("\n")[0].partition(". ")[0]
+        reason = f" ({said})" if len(said) <= _LINE else ""  # longer ones are written for developers of torch
+        raise ValueError(
+            f"device {name!r} cannot be used: torch finds no such device here{reason}; choose cpu, or cuda on a machine "
+            "with a GPU"
+        ) from error
     return device
 
 

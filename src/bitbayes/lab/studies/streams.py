@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
 from bitbayes.errors import nearest
 from bitbayes.lab import continual
 from bitbayes.lab.choices import Overrides, StreamChoice
 from bitbayes.lab.recipes import STREAMS, make_config
 from bitbayes.lab.recipes.bayesbinn import stream_network
+from bitbayes.lab.recipes.configure import open_device
 from bitbayes.lab.train import CROSS_ENTROPY, PAIRED, Progress, RunConfig
 from bitbayes.lab.train.machine import tuned_for
 
@@ -120,7 +119,7 @@ def run_continual(
         config = config.changed(out=config.out + "".join(f"-{name}" for name, is_so in unusual.items() if is_so))
     prior, tasks, ess_decay = choice.prior and has_prior, choice.tasks, choice.ess_decay
     statistics = choice.statistics or ("shared" if choice.method == "replay" or not known else "task")
-    bundle = recipe.load(config.data, torch.device(config.device), config.seed)
+    bundle = recipe.load(config.data, open_device(config.device), config.seed)
     if split:
         tasks, made = bundle.classes // 2, continual.split_tasks(bundle, choice.scenario)
     else:
