@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import needs
 from bitbayes.lab.data import (
     TensorData,
     batches,
+    hub,
     load_breast_cancer,
     load_digits,
     load_fashion_mnist,
@@ -61,6 +64,18 @@ def test_both_layouts(tmp_path: Path, make, load) -> None:
     x = bundle.train.inputs(torch.tensor([3]))
     expected = (bundle.train.x[3].float() / 255 - bundle.train.mean) / bundle.train.std
     torch.testing.assert_close(x[0], expected)
+
+
+def test_the_values_of_arrow_are_those_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the rows, and whole, although 7 rows at a time do not divide 50."""
+    monkeypatch.setattr(hub, "_ROWS", 7)
+    layout = hub.Layout("ylecun/mnist")
+    folder = parquet_folder(tmp_path)
+    table = hub.table_of(folder, "train", layout)
+    images, labels = hub.read_split(folder, "train", layout)
+    pictures = [np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))) for row in table]
+    assert np.array_equal(images.numpy(), np.stack(pictures))
+    assert labels.tolist() == [row["label"] for row in table] and len(labels) == 50
 
 
 @pytest.mark.parametrize(
