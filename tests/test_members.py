@@ -478,6 +478,35 @@ def test_the_search_decides_the_rate_of_all_runs(tmp_path: Path) -> None:
     assert not (other / "trials").exists(), "a finished search is not repeated"
 
 
+def test_trials_side_by_side_decide_as_in_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bit for bit: the runs of a study with two processes are those of one process."""
+    words = "reproduce members --dataset digits --rules ste --members 2 --epochs 4 --trials 2".split()
+    found = []
+    for jobs in ("1", "2"):
+        out = tmp_path / jobs
+        assert cli.main([*words, "--jobs", jobs, "--out", str(out)]) == 0
+        assert ("2 runs, 2 at a time" in capsys.readouterr().out) == (jobs == "2")
+        found.append([json.loads((out / name).read_text()) for name in ("members.json", "spending.json")])
+    assert found[0] == found[1]
+    (spent,) = found[1][1]["rules"]
+    assert list(spent["trials"]) == ["0.333", "1"] and spent["trials"]["0.333"] != spent["trials"]["1"]
+
+
+def test_trials_side_by_side_that_all_diverge(tmp_path: Path) -> None:
+    """The error of each process ends its trial alone, and the search says that none is left."""
+    choice = TableChoice(dataset="digits", rules=("full-precision",), jobs=2)
+    given = Overrides(epochs=4, out=str(tmp_path), lr=1e37, budget="quick")
+    notes: list[str] = []
+    spent = Spending("full-precision", 1.0, 4)  # else the timing would diverge first
+    RunFolder(tmp_path).write_json("spending.json", {"rules": [spent.to_dict()]})
+    with pytest.raises(DivergedError, match=r"^every trial of full-precision diverged; leave out the rule"):
+        members_study(choice, given, members=2, samples=2, trials=2, note=notes.append)
+    assert len([line for line in notes if line.startswith("failed: ")]) in (1, 2)
+    for factor in ("0.333", "1"):
+        folder = tmp_path / "trials" / "full-precision" / factor
+        assert RunFolder(folder).read_json("failure.json")["diverged"] and not (folder / "summary.json").exists()
+
+
 def test_one_trial_that_diverges_is_kept_without_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, plain = [], several.run_recipe
 

@@ -305,7 +305,7 @@ def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spen
     plans = [_Plan(name, "single", [each], Path(each.out)) for name, found in runs.items() for each in found.values()]
     trainer.search(plans)
     for name, configs in runs.items():
-        merits = {factor: _merit(ways, name, config) for factor, config in configs.items()}
+        merits = {factor: _merit(trainer, name, config) for factor, config in configs.items()}
         trainer.note(f"{name}: NLL on validation data by factor of the learning rate: {merits}")
         ended = {factor: merit for factor, merit in merits.items() if merit is not None}
         if not ended:
