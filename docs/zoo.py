@@ -2,10 +2,11 @@
 
     python docs/zoo.py                                   rewrites the table and the model cards
     python docs/zoo.py --add NAME RUN [--samples 8] ...  packs a finished run into src/bitbayes/zoo/NAME, first
+    python docs/zoo.py --calibrate NAME [--data FOLDER]  stores the thresholds of conformal sets anew, first
 
 RUN is the folder of `bitbayes train`. The entry gets the packed network, its model card with the figures of that very
-file on the test data, and evaluation.json with the points of the picture. Validation data select the epoch and fit the
-temperature; test data are looked at once, to be reported.
+file on the test data, and evaluation.json with the points of the picture. Validation data select the epoch, fit the
+temperature and calibrate the conformal sets; test data are looked at once, to be reported.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ import bitbayes as bb
 from bitbayes.errors import nearest
 from bitbayes.files import replacing, sealed
 from bitbayes.hub.pretrained import measured, read_content, write_content, write_folder
-from bitbayes.lab.recipes import find_recipe
-from bitbayes.lab.studies.entry import NetworkCall, evaluate_packed, network_call, train_command
+from bitbayes.lab.recipes import find_recipe, make_config
+from bitbayes.lab.recipes.configure import load_data
+from bitbayes.lab.studies.entry import NetworkCall, evaluate_packed, network_call, predict_packed, train_command
 from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.studies.pack import pack_run
 from bitbayes.lab.studies.zoo import zoo_table
@@ -39,6 +41,7 @@ HERE = Path(__file__).resolve().parent
 ZOO = HERE.parent / "src" / "bitbayes" / "zoo"
 PAGE = HERE / "pretrained.md"
 BLOCK = re.compile(r"(?<=<!-- zoo -->\n).*?(?=<!-- end -->)", re.DOTALL)
+LEVELS = (0.9, 0.95, 0.99)  # of the conformal sets that an entry has
 FILE_LIMIT, ZOO_LIMIT = 2_000_000, 4_000_000  # bytes that a wheel can bear
 # Name, and id on the Hub, of the data of a recipe, by the first word of its name.
 DATASETS = {
@@ -59,7 +62,7 @@ def add(name: str, folder: str, o: argparse.Namespace) -> Path:
     run = load_run(folder, data=o.data)
     config, built = run.config, network_call(run.config)
     test, place = run.experiment.data.test, ZOO / name
-    network = pack_run(folder, samples=o.samples, tempered=o.tempered, real=o.real, data=o.data)
+    network = pack_run(folder, samples=o.samples, tempered=o.tempered, conformal=LEVELS, real=o.real, data=o.data)
     x, y = whole(test)  # type: ignore[arg-type]
     found = evaluate_packed(network, x, y)
     row = max((json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()), key=_selected)
@@ -91,6 +94,21 @@ def add(name: str, folder: str, o: argparse.Namespace) -> Path:
         check_sizes([*new.iterdir(), *ZOO.glob("*/*.safetensors")], name)
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(new, place)
+    return place
+
+
+def calibrate(name: str, folder: str | None) -> Path:
+    """Stores the thresholds of conformal sets in an entry, from the validation data of its run.
+
+    The recipe divides the training data as it did for the run, because the seed of the division is a constant.
+    """
+    network, place = bb.zoo.load(name), bb.zoo.folder(name)
+    data = load_data(make_config(network.program.about["recipe"], data=folder))
+    x, y = whole(data.validation)  # type: ignore[arg-type]
+    prediction = predict_packed(network, x)
+    for level in LEVELS:
+        network = network.with_conformal(bb.conformal.ConformalSets.fit(prediction, y, level=level))
+    write_folder(network, place, None, f"zoo:{name}")
     return place
 
 
@@ -139,6 +157,7 @@ def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--add", nargs=2, metavar=("NAME", "RUN"))
+    parser.add_argument("--calibrate", metavar="NAME")
     parser.add_argument("--samples", type=int, default=0, help="networks drawn from the posterior; 0: the mode")
     parser.add_argument("--tempered", action="store_true", help="fit a temperature on the validation data")
     parser.add_argument("--real", choices=("float32", "float16"), default="float32")
@@ -156,6 +175,8 @@ def main() -> None:
     if o.add:
         name, run = o.add
         print(f"written: {add(name, run, o)}")
+    if o.calibrate:
+        print(f"written: {calibrate(o.calibrate, o.data)}")
     for name in bb.zoo.names():
         content = read_content(bb.zoo.folder(name))
         assert content is not None

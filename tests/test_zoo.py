@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import io
@@ -150,6 +151,50 @@ def test_all_figures_of_the_digits():
     test_all_figures_of_the_card("digits")
 
 
+@pytest.mark.slow
+@every_name
+def test_conformal_sets_hold_on_test_data(name):
+    """The coverage is the level, up to four standard deviations of both data."""
+    network, (x, y) = bb.zoo.load(name), test_data(name)
+    prediction = predict_packed(network, x)
+    sizes = []
+    for level in (0.9, 0.95, 0.99):
+        sets = network.conformal(level)
+        deviation = (level * (1 - level) / 200 + level * (1 - level) / len(y)) ** 0.5
+        assert sets.coverage(prediction, y) == pytest.approx(level, abs=4 * deviation)
+        sizes.append(float(sets.sets(prediction).sum(1).float().mean()))
+    assert sizes == sorted(sizes)
+
+
+def test_conformal_sets_hold_on_the_digits():
+    test_conformal_sets_hold_on_test_data("digits")
+
+
+def test_the_command_calibrates_an_entry_anew(script, tmp_path, monkeypatch):
+    """The thresholds are those of the packed network on the recipe's validation data."""
+    zoo, plain = tmp_path / "zoo", bb.zoo.load("digits")
+    shutil.copytree(bb.zoo.folder("digits"), zoo / "digits")
+    monkeypatch.setattr(entries, "_HERE", zoo)
+    about = {name: text for name, text in plain.program.about.items() if not name.startswith("conformal")}
+    without = bb.packed.PackedNetwork(dataclasses.replace(plain.program, about=about), plain.tensors)
+    without.save(zoo / "digits" / "model.safetensors")
+    assert script.calibrate("digits", None) == zoo / "digits"
+    assert bb.zoo.load("digits").program.about == plain.program.about
+    x, y = whole(find_recipe("digits").load(None, torch.device("cpu"), 0).validation)
+    fitted = bb.conformal.ConformalSets.fit(predict_packed(without, x), y, level=0.95)
+    assert plain.conformal(0.95).threshold == pytest.approx(fitted.threshold, rel=1e-5)
+
+
+def test_conformal_sets_on_the_command_line(capsys):
+    assert cli.main(["run", "zoo:digits", "--conformal", "0.9", "--abstain"]) == 0
+    out = capsys.readouterr().out
+    assert "conformal sets of level 0.9: mean size " in out and "answers " in out
+    assert cli.main(["run", "zoo:digits", "--conformal", "0.8"]) == 2
+    line = "has conformal sets only of 0.9, 0.95, 0.99, expected some of level 0.8; choose one of these levels, or pack"
+    error = capsys.readouterr().err
+    assert line in error and len(error.splitlines()) == 1
+
+
 def test_backends_agree_on_pictures(tmp_path, monkeypatch, capsys):
     """A digit as a file, on the command line."""
     sklearn = needs.EXPERIMENTS.module("sklearn.datasets")
@@ -253,6 +298,7 @@ def test_one_command_adds_a_run(script, tmp_path, monkeypatch):
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert card.validation_accuracy == pytest.approx(max(row["val_accuracy"] for row in epochs))
     assert "temperature" in bb.zoo.load("mine").program.about and card.seed == 5
+    assert 0 < bb.zoo.load("mine").conformal(0.99).threshold < bb.zoo.load("mine").conformal(0.9).threshold
     again = app._parse(shlex.split(card.trained)[1:])
     assert (again.recipe, again.rule) == ("digits", "bayesbinn:straight-through")
     assert (again.given.epochs, again.given.seed) == (2, 5) and "ess_scale=10" in card.trained

@@ -225,9 +225,9 @@ class PackedNetwork(Pretrained):
             found = [each for each in self.program.about if each.startswith(_CONFORMAL)][:_SHOWN]
             levels = ", ".join(short(each.removeprefix(_CONFORMAL)).strip("'") for each in found)
             has = f"has conformal sets only of {levels}" if found else "has no conformal sets"
+            advice = f"{'choose one of these levels, or ' if found else ''}pack the run again with"
             raise ValueError(
-                f"the network {has}, expected some of level {level}; pack the run again with "
-                f"bitbayes pack --conformal {level}"
+                f"the network {has}, expected some of level {level}; {advice} bitbayes pack --conformal {level}"
             )
         try:
             return ConformalSets(float(level), float(self.program.about[name]))
