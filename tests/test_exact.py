@@ -147,7 +147,7 @@ def test_members_share_the_epochs_of_a_run_and_predict_together(tmp_path: Path) 
     *_, single, members = figures.rows
     assert (single.title, members.title) == ("BayesBiNN, ess = 10·N", MOONS_BEST)
     assert single.networks == members.networks == 200
-    folder = tmp_path / "moons" / "bayesbinn-straight-through-10N-members4-seed6"
+    folder = tmp_path / "moons" / "bayesbinn-straight-through-lr0.01-10N-members4-seed6"
     runs = [load_run(folder / f"member{number}") for number in (1, 2, 3, 4)]
     assert [run.config.epochs for run in runs] == [2] * 4 and len({run.config.seed for run in runs}) == 4
     x, y = evaluation_inputs(runs[0]).test
@@ -245,7 +245,7 @@ def test_the_study_compares_and_samples_once(tmp_path: Path, monkeypatch: pytest
     assert isinstance(posterior, bb.SamplePosterior) and len(posterior) == 16
     written = json.loads((tmp_path / "truth.json").read_text())["truth"]
     assert written == json.loads(json.dumps([figures.to_dict()]))
-    spec = RunConfig.load(tmp_path / "moons" / "bayesbinn-straight-through-10N-seed0").spec
+    spec = RunConfig.load(tmp_path / "moons" / "bayesbinn-straight-through-lr0.01-10N-seed0").spec
     assert (spec.lr, spec.options["ess_scale"]) == (1e-2, 10.0)
 
     monkeypatch.setattr(Gibbs, "run", None)  # neither training nor sampling happens again

@@ -26,10 +26,10 @@ def corrupted(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor
     | blur, standard deviation of a Gaussian in shares of the width | 0.02 | 0.1 |
     | contrast, factor of the distance from the mean of the image | 0.8 | 0.16 |
 
-    The values of white noise refer to pixels in [0, 1]. What rotation and blur take from outside an image of one channel
-    is black, as the background of MNIST's digits. An image in colour goes on outside as in ImageNet-C: rotation reflects
-    it, as ImageNet-C's elastic transformation does, and blur repeats its outermost pixels, as ImageNet-C's Gaussian blur
-    does. A photograph therefore gets no dark border.
+    The values of white noise refer to pixels in [0, 1]. Rotation and blur take pixels from outside the image. Around an
+    image of one channel they are black, as the background of MNIST's digits. An image in colour continues outside as in
+    ImageNet-C, so that a photograph gets no dark border: rotation reflects the image, as ImageNet-C's elastic
+    transformation does, and blur repeats the outermost pixels, as ImageNet-C's Gaussian blur does.
 
     Args:
         images: Images, shape (N, C, H, W), or (N, H·W) for square images of one channel.

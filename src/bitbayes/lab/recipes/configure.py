@@ -348,9 +348,9 @@ def open_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, ImportError) as error:
         said = str(error).partition("\n")[0].partition(". ")[0]
         reason = f" ({said})" if len(said) <= _LINE else ""  # longer ones are written for developers of torch
+        advice = "choose cpu, or cuda on a machine with a GPU"
         raise ValueError(
-            f"device {name!r} cannot be used: torch finds no such device here{reason}; choose cpu, or cuda on a machine "
-            "with a GPU"
+            f"device {name!r} cannot be used: torch finds no such device here{reason}; {advice}"
         ) from error
     return device
 

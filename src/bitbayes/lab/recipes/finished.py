@@ -37,8 +37,8 @@ def weights_of(folder: str, out: str, role: Role) -> str:
         raise ValueError(f"{role} {folder} is not finished; let it finish first, for example with --resume")
     if role == "pretrained" and theirs.rule != "full-precision":  # a mode is ±1 and would make all beliefs equally firm
         raise ValueError(
-            f"pretrained {folder} is a run of {theirs.rule_name}, whose binary weights have no sizes to begin with; give "
-            "a finished run of full-precision, or --pretrain-epochs to train one first"
+            f"pretrained {folder} is a run of {theirs.rule_name}, whose binary weights have no sizes to begin with; "
+            "give a finished run of full-precision, or --pretrain-epochs to train one first"
         )
     return _sha256(folder)
 
