@@ -358,6 +358,18 @@ def test_what_a_run_keeps_is_said(rule, estimator, options, said):
     assert said in kept_posterior(rule, estimator, RuleSpec(1e-2, options))
 
 
+def test_train_says_what_it_keeps_when_it_begins_and_not_when_it_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    words = ["train", "digits", "--rule", "bop", "--epochs", "1", "--out"]
+    for more in ([str(tmp_path / "run"), "--device", "nowhere"], [str(tmp_path / "file")]):
+        assert cli.main([*words, *more]) == 2
+        assert capsys.readouterr().out == ""
+    assert cli.main([*words, str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out.startswith("Rule bop keeps one network and no posterior; for a posterior, use ")
+
+
 def test_the_automatic_precision_is_told_at_the_start(monkeypatch, capsys):
     words = ["train", "digits", "--rule", "ste", "--epochs", "2", "--out", "run"]
     monkeypatch.setattr("bitbayes.lab.recipes.configure.RECIPES", {"digits": wide(RECIPES["digits"])})

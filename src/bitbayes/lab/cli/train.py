@@ -92,7 +92,7 @@ examples:
         from bitbayes.lab.recipes.configure import float_folder
         from bitbayes.lab.report.tables import summary_table
         from bitbayes.lab.train import EventProgress, default_progress
-        from bitbayes.lab.train.distributed import Ranks, joined, restarted
+        from bitbayes.lab.train.distributed import joined, restarted
         from bitbayes.lab.train.folder import require_checkpoint
         from bitbayes.lab.train.rules import kept_posterior
 
@@ -104,10 +104,9 @@ examples:
             config = make_config(self.recipe, self.rule, given, device=device)
             if self.resume and not restarted():  # torchrun may restart what had no checkpoint yet
                 require_checkpoint([config.out, *([float_folder(config)] if config.pretrain_epochs else [])])
-            if Ranks.here().first:
-                show(kept_posterior(config.rule, config.estimator, config.spec))
+            kept = kept_posterior(config.rule, config.estimator, config.spec)
             progress = EventProgress(default_progress(), config.out) if self.tensorboard else None
-            result = run_recipe(config, resume=self.resume or restarted(), progress=progress)
+            result = run_recipe(config, resume=self.resume or restarted(), progress=progress, about=kept)
         if result.summary is not None:  # that only the first process has
             show(summary_table(result.summary, result.folder))
             if config.cycles > 1:

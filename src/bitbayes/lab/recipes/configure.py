@@ -375,7 +375,12 @@ def _blamed(recipe: Recipe) -> contextlib.AbstractContextManager[None]:
 
 
 def run_recipe(
-    config: RunConfig, *, resume: bool = False, data: DataBundle | None = None, progress: Progress | None = None
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    data: DataBundle | None = None,
+    progress: Progress | None = None,
+    about: str | None = None,
 ) -> RunResult:
     """Train a run, after the float network that it begins with if that has to be trained first.
 
@@ -384,6 +389,7 @@ def run_recipe(
         resume: Whether to continue the run in `config.out`, if there is one.
         data: Data that is already loaded.
         progress: Display of the run.
+        about: Line about the run, which is shown when it begins.
     """
     recipe = recipe_of(config)
     if config.pretrain_epochs and config.pretrained is None:
@@ -394,7 +400,7 @@ def run_recipe(
         config = pretrained(config, data=data, progress=own)
     if recipe.file is None:
         with tuned_for(wide=recipe.wide):
-            return train(config, _to_train(config, data), resume=resume, progress=progress)
+            return train(config, _to_train(config, data), resume=resume, progress=progress, about=about)
     if resume:
         file.check_unchanged(config)
     progress = progress or default_progress()
@@ -402,7 +408,7 @@ def run_recipe(
         experiment = _to_train(config, data)
         if Ranks.here().first:
             progress.note(f"{config.recipe}: {experiment.data.described()}")
-        return train(config, experiment, resume=resume, progress=progress, programs=recipe.file.files)
+        return train(config, experiment, resume=resume, progress=progress, programs=recipe.file.files, about=about)
 
 
 def float_folder(config: RunConfig) -> str:

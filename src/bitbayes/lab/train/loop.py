@@ -96,6 +96,7 @@ def train(
     progress: Progress | None = None,
     figures: Callable[[RunConfig], Mapping[str, Any]] | None = None,
     programs: Mapping[str, bytes] | None = None,
+    about: str | None = None,
 ) -> RunResult:
     """Train a network, and write the run's configuration, metrics, checkpoints, weights and summary.
 
@@ -112,6 +113,7 @@ def train(
         figures: Function that returns further entries of a row of metrics.jsonl after each evaluation. It must not
             change the run.
         programs: Python files that define the recipe, by path. They are copied into the folder of the run.
+        about: Line about the run, which is shown when it begins.
 
     Raises:
         ValueError: If `resume` finds a run with other settings, another number of processes, or no checkpoint; if the
@@ -127,6 +129,8 @@ def train(
     folder = RunFolder(config.out, writes=experiment.ranks.first)
     with _held(folder, experiment.ranks):
         run = _begin(config, experiment, folder, resume, programs or {})
+        if about is not None:
+            progress.note(about)
         if config.precision == "auto":
             how = "selected by a short measurement" if not run.epoch else "selected when the run began"
             progress.note(f"{_title(run)}: precision {_NAMES[run.config.precision]}, {how} (--precision auto)")
