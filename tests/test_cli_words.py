@@ -364,7 +364,7 @@ def test_train_says_what_it_keeps_when_it_begins_and_not_when_it_refuses(
     (tmp_path / "file").write_text("in the way")
     words = ["train", "digits", "--rule", "bop", "--epochs", "1", "--out"]
     for more in ([str(tmp_path / "run"), "--device", "nowhere"], [str(tmp_path / "file")]):
-        assert cli.main([*words, *more]) == 2
+        assert cli.main([*words, *more]) != 0
         assert capsys.readouterr().out == ""
     assert cli.main([*words, str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out.startswith("Rule bop keeps one network and no posterior; for a posterior, use ")
