@@ -1,15 +1,21 @@
 """Measure the coverage of conformal sets on test data, over random splits.
 
     python benchmarks/conformal.py [--data mnist=FOLDER cifar10-small=FOLDER] [--level 0.9] [--splits 200] [--seeds 3]
+    python benchmarks/conformal.py --runs FOLDER ... [--samples 10] [--splits 200] [--out runs/conformal]
 
-The first table shows the pretrained networks. Each split calibrates the sets on one half of the test data and measures
-them on the other half. The second table shows what it costs to choose the epoch on the calibration data: the recipe
-"digits" is trained with several seeds, and the 600 examples that no run was trained on are split into three parts. The
-epoch with the best accuracy on the first part is chosen, as `bitbayes train` does. The sets are calibrated on the first
-part ("the same") or on the second part ("other"), and measured on the third part.
+The first command writes two tables. The first one shows the pretrained networks. Each split calibrates the sets on one
+half of the test data and measures them on the other half. The second table shows what it costs to choose the epoch on
+the calibration data: the recipe "digits" is trained with several seeds, and the 600 examples that no run was trained on
+are split into three parts. The epoch with the best accuracy on the first part is chosen, as `bitbayes train` does. The
+sets are calibrated on the first part ("the same") or on the second part ("other"), and measured on the third part.
+
+The second command measures finished runs at three levels and writes OUT/conformal.json. Each FOLDER is a run, or holds
+runs of several seeds. Sets are calibrated on halves of the test data, as in the first table, and on the validation data
+that have chosen the epoch. The latter are measured on all of the test data.
 
 Every figure is a mean over splits, and its spread is a standard deviation over splits. Splits share examples, so the
-mean is more certain than one split, but less certain than that of as many fresh data sets.
+mean is more certain than one split, but less certain than that of as many fresh data sets. With validation data, the
+spread is that of the seeds.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,12 +34,14 @@ import bitbayes as bb
 from bitbayes.conformal import ConformalSets
 from bitbayes.lab.recipes import find_recipe, make_config, make_experiment
 from bitbayes.lab.studies.entry import predict_packed
-from bitbayes.lab.train import RunConfig, SilentProgress, train
+from bitbayes.lab.studies.load import load_run
+from bitbayes.lab.train import RunConfig, RunFolder, SilentProgress, train
 from bitbayes.lab.train.measure import mode_weights, whole
 from bitbayes.prediction import Prediction
 from bitbayes.table import Table, spread
 
 RULES = ("ste", "bayesbinn")
+LEVELS = (0.9, 0.95, 0.99)  # of finished runs
 
 
 def splits(count: int, parts: int, number: int) -> Iterator[Sequence[Tensor]]:
@@ -107,13 +116,67 @@ def selection_table(seeds: int, level: float, number: int) -> Table:
     return Table(f"Coverage at level {level:g} where data have chosen the epoch", heads, rows)
 
 
-def main() -> None:
+def halves(outputs: Tensor, y: Tensor, level: float, number: int) -> list[float]:
+    """Returns the coverage in percent on one half of the examples, calibrated on the other half, for every split."""
+    found = []
+    for first, second in splits(len(y), 2, number):
+        sets = ConformalSets.fit(chosen(outputs, first), y[first], level=level)
+        found.append(100 * sets.coverage(chosen(outputs, second), y[second]))
+    return found
+
+
+def runs_row(folders: Sequence[str], samples: int, number: int) -> dict[str, Any]:
+    """Returns what was measured on the runs of one recipe and rule, with the mode, or with the mean of samples."""
+    levels = {level: {"halves": list[float](), "validation": list[float]()} for level in LEVELS}
+    accuracy, about = list[float](), dict[str, Any]()
+    for folder in folders:
+        run = load_run(folder)
+        data = run.experiment.data
+        (held, classes), (x, y) = whole(data.validation), whole(data.test)  # type: ignore[arg-type]
+        with torch.no_grad():
+            predict = run.predictor(samples)
+            calibration, test = predict(held), predict(x)
+        about = {"recipe": run.config.recipe, "rule": str(run.config.rule_name), "epochs": run.config.epochs}
+        about |= {"samples": samples, "seeds": len(folders), "halves": len(y) // 2, "validation": len(classes)}
+        accuracy.append(100 * float((test.probs.argmax(1) == y).float().mean()))
+        for level, found in levels.items():
+            found["halves"] += halves(test.outputs, y, level, number)
+            sets = ConformalSets.fit(calibration, classes, level=level)
+            found["validation"].append(100 * sets.coverage(test, y))
+    spreads = {f"{level:g}": {kind: spread_of(found[kind]) for kind in found} for level, found in levels.items()}
+    return about | {"accuracy": spread_of(accuracy), "levels": spreads}
+
+
+def spread_of(values: Sequence[float]) -> dict[str, float | None]:
+    return {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def runs_rows(places: Sequence[str], samples: int, number: int) -> list[dict[str, Any]]:
+    """Returns a row for the mode of the runs in each folder, and another one for the mean of posterior samples."""
+    rows = []
+    for place in places:
+        folders = [place] if RunFolder(place).has("config.json") else sorted(map(str, Path(place).glob("seed*")))
+        if not folders:
+            raise SystemExit(f"{place} holds no run, expected config.json, or folders seed1, seed2, ...")
+        for count in [0, *[samples] * (load_run(folders[0]).posterior is not None)]:
+            rows.append(runs_row(folders, count, number))
+            print(f"{place}, {count} samples", flush=True)
+    return rows
+
+
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", nargs="*", default=[], metavar="NAME=FOLDER", help="data of the pretrained networks")
     parser.add_argument("--level", type=float, default=0.9)
     parser.add_argument("--splits", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each rule; 0 leaves out the second table")
-    o = parser.parse_args()
+    parser.add_argument("--runs", nargs="+", default=[], metavar="FOLDER", help="measure these finished runs instead")
+    parser.add_argument("--samples", type=int, default=10, help="posterior samples of the mean of a finished run")
+    parser.add_argument("--out", default="runs/conformal", help="folder of conformal.json")
+    o = parser.parse_args(words)
+    if o.runs:
+        RunFolder(o.out).write_json("conformal.json", {"coverage": runs_rows(o.runs, o.samples, o.splits)})
+        return
     places = dict(pair.split("=", 1) for pair in o.data)
     print(zoo_table(places, o.level, o.splits).markdown())
     if o.seeds:

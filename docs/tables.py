@@ -4,10 +4,10 @@
     python docs/tables.py --keep NAME.json FILE...   first store the results of a command as docs/results/NAME.json
 
 FILE is the TARGET.json that `bitbayes reproduce TARGET` writes, the summary.json of `bitbayes continual`, or the
-truth.json of `python -m benchmarks.estimators`. Several TARGET.json of different recipes become one file, without the
-rows that another stored file has for the same recipe. Rules that the command did not run keep their old rows. Problems
-whose exact posterior it did not sample keep their old tables. The files of Snelson's data and of the estimators are
-replaced as a whole.
+truth.json of `python -m benchmarks.estimators`, or a file of `benchmarks/nested.py` or `benchmarks/conformal.py`.
+Several TARGET.json of different recipes become one file, without the rows that another stored file has for the same
+recipe. Rules that the command did not run keep their old rows. Problems whose exact posterior it did not sample keep
+their old tables. The files of Snelson's data, of the estimators and of benchmarks are replaced as a whole.
 
 In a page, a table stands between two comments: `<!-- table NAME.json: columns -->` and `<!-- end -->`. A comment that
 names no columns shows all that the file has. Do not edit what stands between the comments: a test compares it.
@@ -204,6 +204,33 @@ def flips_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     return markdown(["binary weights", "test accuracy, %", "signs that a step flips, %"], rows)
 
 
+def trials_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return the validation NLL of every trial of `benchmarks/nested.py`, with that of the chosen trial in bold."""
+    rows = []
+    for trial in found["validation"]:
+        rivals = [each["nll"] for each in found["validation"] if each["rule"] == trial["rule"]]
+        best = [min(of_split) for of_split in zip(*rivals, strict=True)]
+        pairs = zip(trial["nll"], best, strict=True)
+        cells = [f"**{nll:.3f}**" if nll == least else f"{nll:.3f}" for nll, least in pairs]
+        rows.append([trial["rule"], trial["setting"], *cells])
+    return markdown(["rule", "setting", *(f"split {split}" for split in found["splits"])], rows)
+
+
+def coverage_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return the coverage of conformal sets of every recipe, rule and kind of prediction."""
+    levels = list(found["coverage"][0]["levels"])
+    rows = []
+    for row in found["coverage"]:
+        kind = f"mean of {row['samples']} samples" if row["samples"] else "mode"
+        label = [row["recipe"], RULES[row["rule"]], kind, str(row["epochs"]), str(row["seeds"])]
+        cells = [cell(row["levels"][level][name], 2) for level in levels for name in ("halves", "validation")]
+        rows.append([*label, cell(row["accuracy"], 2), *cells])
+    heads = ["recipe", "rule", "prediction", "epochs", "seeds", "accuracy, %"]
+    for level in levels:
+        heads += [f"{100 * float(level):g}%, half of the test data", f"{100 * float(level):g}%, validation data"]
+    return markdown(heads, rows)
+
+
 def decoders_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return the bits per byte of every setting of `benchmarks/text.py all`."""
     rows = [[label, spread(costs, 3)] for label, costs in found["decoders"].items()]
@@ -268,6 +295,7 @@ def table(name: str, columns: Sequence[str] = ()) -> str:
     kinds |= {"rows": rules_table, "splits": snelson_table, "epochs": curve_table}
     kinds |= {"problems": estimators_table, "truth": truth_table, "transformers": flips_table}
     kinds |= {"decoders": decoders_table, "encoders": encoders_table}
+    kinds |= {"validation": trials_table, "coverage": coverage_table}
     return next(make for key, make in kinds.items() if key in found)(found, columns)
 
 

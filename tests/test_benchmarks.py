@@ -154,49 +154,6 @@ def test_the_search_on_snelsons_data_prints_the_best_first(
     assert errors == [*sorted(errors[:5]), *sorted(errors[5:])]
 
 
-@pytest.fixture
-def seeds(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-    return importlib.import_module("seeds")
-
-
-def test_stacked_networks_of_seeds_py_are_the_network_of_the_recipe(seeds: Any) -> None:
-    models = [snelson_network() for _ in range(3)]
-    stacked = seeds.Stacked(models[0], 3)
-    linear = [[layer for layer in model if isinstance(layer, torch.nn.Linear)] for model in models]
-    for layer, of_models in zip(stacked.layers, zip(*linear, strict=True), strict=True):
-        for name, parameter in layer.named_parameters():
-            parameter.data = torch.cat([each.get_parameter(name).detach() for each in of_models])
-    x = torch.randn(20, 3, 1)
-    wanted = torch.cat([model(x[:, place]) for place, model in enumerate(models)], 1)
-    torch.testing.assert_close(stacked(x), wanted)
-
-
-@needs.kernels("gibbs")
-def test_seeds_and_members_train_together(
-    seeds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shares, networks, step = [], [], seeds.training_step
-
-    def recorded(config: Any, experiment: Any, x: torch.Tensor, y: torch.Tensor, share: float) -> None:
-        shares.append(share)
-        networks.append((x[:, 0], x[:, -1]))
-        step(config, experiment, x, y, share=share)
-
-    monkeypatch.setattr(seeds, "training_step", recorded)
-    words = ["--first-seed", "3", "--seeds", "2", "--epochs", "4", "--chains", "2", "--sweeps", "14"]
-    seeds.main(["snelson", *words, "--out", str(tmp_path)])
-    assert set(shares) == {2, 8}  # each network has the gradient of its own mean loss
-    for first, last in networks:  # members stand side by side
-        assert torch.equal(first, load_snelson(split=3).train.x) and torch.equal(last, load_snelson(split=4).train.x)
-    (figures,) = json.loads((tmp_path / "snelson" / "truth.json").read_text())["truth"]
-    trained = {row["title"]: row for row in figures["rows"][3:]}
-    assert set(trained) == {title for title in seeds.PROBLEMS["snelson"].ways if "VISPA" not in title}
-    assert [row["networks"] for row in trained.values()] == [1, *[200] * (len(trained) - 1)]
-    assert all(len(set(row["nll"]["values"])) == 2 for row in figures["rows"])
-    assert "BayesBiNN, ess = 10⁴·N, 4 members" in capsys.readouterr().out
-
-
 PARTS = ["tests", "equality", "steps", "speed", "speed-wide", "vgg"]
 
 
