@@ -10,8 +10,8 @@ The settings among which the search chooses, and the standard deviation of the n
 splits divide the same 200 points, so the test points of one split are training points of others.
 
 OUT/trials.json has the NLL of every trial, OUT/truth.json the figures of `bitbayes reproduce truth`, and
-OUT/snelson.png the bands on the first split. STE and VISPA train one network at a time, and so STE begins as in single
-runs. The networks of BayesBiNN, whose beginning does not depend on the others, are stacked as in `benchmarks/seeds.py`.
+OUT/snelson.png the bands on the first split. All trials of a rule train together, as in `benchmarks/seeds.py`, but
+every network has tensors of its own. It therefore begins as in single runs.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from seeds import trained
+from seeds import Stacked, predictors, stacked_data, train_all
 from torch import Tensor
 
-from bitbayes.lab.recipes import make_experiment
+from bitbayes.lab.recipes import find_recipe, make_experiment
 from bitbayes.lab.report.figures import bands_figure
 from bitbayes.lab.report.results import truth_table
 from bitbayes.lab.studies.exact import Sampling
@@ -34,7 +34,8 @@ from bitbayes.lab.studies.predictive import figures_of, log_probabilities
 from bitbayes.lab.studies.problems import PROBLEMS
 from bitbayes.lab.studies.truth import measured
 from bitbayes.lab.studies.ways import Way
-from bitbayes.lab.train import RunFolder
+from bitbayes.lab.train import RULES, Experiment, RunFolder
+from bitbayes.lab.train.experiment import resolved
 from bitbayes.lab.train.measure import whole
 from bitbayes.prediction import Prediction
 
@@ -66,10 +67,37 @@ def validated(run: FinishedRun) -> FinishedRun:
     return dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, data=bundle))
 
 
-def predictors(way: Way, runs: Sequence[FinishedRun], epochs: int | None) -> list[Predictor]:
-    """Train a network, or the members of an ensemble, for every split."""
-    groups = [[run] for run in runs] if way.rule == "ste" else [runs]  # STE's start depends on the size of a tensor
-    return [predict for group in groups for predict in trained(PROBLEM, way, group, epochs)]
+def trained(jobs: Sequence[tuple[Way, FinishedRun]], epochs: int | None) -> list[Predictor]:
+    """Train a network, or the members of an ensemble, for each setting of a rule and split, all of them together."""
+    configs = [PROBLEM.configs(way, run.config.seed, "-", None, epochs)[0] for way, run in jobs]
+    recipe, config, members, runs = (
+        find_recipe(PROBLEM.recipe),
+        configs[0],
+        jobs[0][0].members,
+        [run for _, run in jobs],
+    )
+    data = stacked_data(runs, members)
+    model, groups = Stacked(recipe.network(), len(jobs) * members, apart=True), []
+    for place, one in enumerate(configs):
+        own = range(place * members, (place + 1) * members)
+        named = [
+            (f"layers.{at}.{each}.{name}", parameter)
+            for at, layer in enumerate(model.layers)
+            for each in own
+            for name, parameter in layer[each].named_parameters()
+        ]
+        spec = resolved(one, len(data.train))
+        groups.append({"params": named, "lr": spec.lr, **spec.options})
+    kind, spec = RULES[config.rule], config.spec
+    assert kind is not None
+    estimator = {} if config.estimator is None else {"estimator": config.estimator}
+    optimizer = kind(
+        groups, lr=groups[0]["lr"], samples=spec.samples, seed=runs[0].config.seed, compile="kernels", **estimator
+    )
+    schedule = spec.schedule.build(optimizer, config.epochs)
+    experiment = Experiment(model, data, recipe.loss, optimizer, None, [schedule], torch.device("cpu"))
+    train_all(config, experiment)
+    return predictors(experiment, Stacked(recipe.network(), members), len(jobs))
 
 
 def validation_nll(predict: Predictor, run: FinishedRun) -> float:
@@ -85,23 +113,12 @@ def chosen(
     if len(settings) == 1:
         return [*settings] * len(runs), {}
     shown = [validated(run) for run in runs]
-    found = {}
-    for setting, way in settings.items():
-        trial = predictors(way, shown, epochs)
-        found[setting] = [validation_nll(predict, run) for predict, run in zip(trial, shown, strict=True)]
-        print(f"  {setting}: {' '.join(f'{nll:.3f}' for nll in found[setting])}", flush=True)
+    every = trained([(way, run) for way in settings.values() for run in shown], epochs)
+    losses = [validation_nll(predict, run) for predict, run in zip(every, len(settings) * shown, strict=True)]
+    found = {setting: losses[at * len(runs) : (at + 1) * len(runs)] for at, setting in enumerate(settings)}
+    for setting, nll in found.items():
+        print(f"  {setting}: {' '.join(f'{each:.3f}' for each in nll)}", flush=True)
     return [min(found, key=lambda setting: found[setting][place]) for place in range(len(runs))], found
-
-
-def retrained(
-    settings: Mapping[str, Way], choice: Sequence[str], runs: Sequence[FinishedRun], epochs: int | None
-) -> list[Predictor]:
-    """Train on all training points of every split, with the setting that was chosen for it."""
-    found: dict[int, Predictor] = {}
-    for setting in dict.fromkeys(choice):
-        places = [place for place, each in enumerate(choice) if each == setting]
-        found |= zip(places, predictors(settings[setting], [runs[place] for place in places], epochs), strict=True)
-    return [found[place] for place in range(len(runs))]
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -123,7 +140,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"{title} ...", flush=True)
         choice, found = chosen(settings, runs, o.epochs)
         trials += [{"rule": title, "setting": setting, "nll": nll} for setting, nll in found.items()]
-        rows[title] = retrained(settings, choice, runs, o.epochs)
+        rows[title] = trained([(settings[setting], run) for setting, run in zip(choice, runs, strict=True)], o.epochs)
     RunFolder(o.out).write_json("trials.json", {"validation": trials, "splits": list(splits)})
     figures = measured(PROBLEM, runs, rows, o.out, Sampling(o.chains, o.sweeps), print)
     RunFolder(o.out).write_json("truth.json", {"truth": [figures.to_dict()]})

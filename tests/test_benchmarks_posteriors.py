@@ -28,14 +28,17 @@ def seeds(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_stacked_networks_of_seeds_py_are_the_network_of_the_recipe(seeds: Any) -> None:
     models = [snelson_network() for _ in range(3)]
-    stacked = seeds.Stacked(models[0], 3)
-    linear = [[layer for layer in model if isinstance(layer, torch.nn.Linear)] for model in models]
-    for layer, of_models in zip(stacked.layers, zip(*linear, strict=True), strict=True):
-        for name, parameter in layer.named_parameters():
-            parameter.data = torch.cat([each.get_parameter(name).detach() for each in of_models])
     x = torch.randn(20, 3, 1)
     wanted = torch.cat([model(x[:, place]) for place, model in enumerate(models)], 1)
-    torch.testing.assert_close(stacked(x), wanted)
+    stacked, apart = seeds.Stacked(models[0], 3), seeds.Stacked(models[0], 3, apart=True)
+    linear = [[layer for layer in model if isinstance(layer, torch.nn.Linear)] for model in models]
+    for (one,), parts, of_models in zip(stacked.layers, apart.layers, zip(*linear, strict=True), strict=True):
+        for name, parameter in one.named_parameters():
+            parameter.data = torch.cat([each.get_parameter(name).detach() for each in of_models])
+        for part, each in zip(parts, of_models, strict=True):
+            part.load_state_dict(each.state_dict())
+    for model in (stacked, apart):
+        torch.testing.assert_close(model(x), wanted)
 
 
 @needs.kernels("gibbs")
@@ -52,11 +55,9 @@ def test_seeds_and_members_train_together(
     monkeypatch.setattr(seeds, "training_step", recorded)
     words = ["--first-seed", "3", "--seeds", "2", "--epochs", "4", "--chains", "2", "--sweeps", "14"]
     seeds.main(["snelson", *words, "--out", str(tmp_path)])
-    assert set(shares) == {1, 2, 8}  # each network has the gradient of its own mean loss
-    splits = [load_snelson(split=split).train.x for split in (3, 4)]
-    for count, (first, last) in zip(shares, networks, strict=True):  # members stand side by side
-        pairs = [splits] if count > 1 else [[split, split] for split in splits]  # VISPA's networks train alone
-        assert any(torch.equal(first, one) and torch.equal(last, other) for one, other in pairs)
+    assert set(shares) == {2, 8}  # each network has the gradient of its own mean loss
+    for first, last in networks:  # members stand side by side
+        assert torch.equal(first, load_snelson(split=3).train.x) and torch.equal(last, load_snelson(split=4).train.x)
     (figures,) = json.loads((tmp_path / "snelson" / "truth.json").read_text())["truth"]
     trained = {row["title"]: row for row in figures["rows"][3:]}
     assert set(trained) == set(seeds.PROBLEMS["snelson"].ways)
@@ -65,15 +66,21 @@ def test_seeds_and_members_train_together(
     assert "BayesBiNN, ess = 10⁴·N, 4 members" in capsys.readouterr().out
 
 
-def test_rules_of_seeds_py(seeds: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    measured = Mock(side_effect=KeyboardInterrupt)
-    monkeypatch.setattr(seeds, "measured", measured)
+def test_vispa_in_seeds_py_correlates_the_weights_of_one_network_alone(
+    seeds: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(seeds, "predictors", lambda experiment, model, runs: found.append(experiment.optimizer))
+    monkeypatch.setattr(seeds, "measured", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         seeds.main(["moons", "--rules", "vispa", "ste", "--seeds", "2", "--epochs", "1", "--out", str(tmp_path)])
-    predictors = measured.call_args.args[2]
-    assert set(predictors) == {"STE, Adam", "VISPA, K = 4"}
-    one, other = (predict(torch.randn(5, 2, generator=torch.Generator())) for predict in predictors["VISPA, K = 4"])
-    assert one.outputs.shape == (200, 5, 1) and not torch.equal(one.outputs, other.outputs)
+    assert [type(optimizer) for optimizer in found] == [bb.STE, bb.VISPA]
+    posterior = found[1].posterior()
+    assert posterior.center["layers.1.0.weight"].shape == posterior.center["layers.1.1.weight"].shape == (64, 64)
+    some = list(range(50))
+    within = posterior.correlation(("layers.1.0.weight", some), ("layers.1.0.weight", some[::-1])).abs()
+    between = posterior.correlation(("layers.1.0.weight", some), ("layers.1.1.weight", some)).abs()
+    assert within.max() > 0.1 and between.max() == 0
 
 
 @pytest.fixture
@@ -81,21 +88,58 @@ def nested(seeds: Any) -> Any:
     return importlib.import_module("nested")
 
 
+def test_trials_that_train_together_are_single_runs(nested: Any) -> None:
+    """The first network has the noise of a single run, whose parameters have the same places."""
+    runs = [_split(nested, seed) for seed in (3, 4)]
+    ways = [nested.Way("ste", {"lr": lr}) for lr in (0.1, 0.003)]
+    alone = nested.trained([(ways[0], runs[0])], 5)
+    together = nested.trained([(way, run) for way in ways for run in runs], 5)
+    x = torch.linspace(-1, 1, 30)[:, None]
+    assert len(together) == 4 and torch.equal(together[0](x).outputs, alone[0](x).outputs)
+    mine = nested.trained([(ways[0], runs[0]), (ways[1], runs[0])], 5)
+    assert not torch.equal(mine[0](x).outputs, mine[1](x).outputs)
+
+
+def test_each_setting_and_split_of_the_search_reaches_the_optimizer(
+    nested: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(nested, "train_all", lambda config, experiment: found.append((config, experiment)))
+    monkeypatch.setattr(nested, "predictors", lambda experiment, model, runs: [model.networks, runs])
+    runs, ways = [_split(nested, seed) for seed in (3, 4)], nested.TRIALS["BayesBiNN, chosen ess, 4 members"].values()
+    assert nested.trained([(way, run) for way in ways for run in runs], 100) == [4, 8]
+    ((config, experiment),) = found
+    assert config.epochs == 25  # members share the steps
+    groups = experiment.optimizer.param_groups
+    assert [group["ess"] for group in groups] == [150 * factor for factor in nested.FACTORS for _ in runs]
+    assert {id(each) for group in groups for each in group["params"]} == set(map(id, experiment.model.parameters()))
+    assert all(sum(each.numel() for each in group["params"]) == 4 * 4353 for group in groups)
+    x, y = experiment.data.train.x, experiment.data.train.y
+    for place, run in enumerate([run for _ in ways for run in runs for _ in range(4)]):
+        assert torch.equal(x[:, place], run.experiment.data.train.x)
+        assert torch.equal(y[:, place], run.experiment.data.train.y.squeeze(1))
+
+
+def _split(nested: Any, seed: int) -> Any:
+    (config,) = nested.PROBLEM.configs(nested.Way("ste"), seed, "-", None, None)
+    return nested.FinishedRun(config, None, nested.make_experiment(config), None)
+
+
 def test_a_setting_is_chosen_without_the_test_points_of_its_split(
     nested: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Each split takes its best trial, which has seen 120 of the training points, and trains it again on all 150."""
-    trained, splits = [], {split: load_snelson(split=split) for split in (3, 4)}
+    trained, splits, seen = [], {split: load_snelson(split=split) for split in (3, 4)}, {}
     wanted = {3: {0.1: 2.0, 0.2: 1.0}, 4: {0.1: 0.5, 0.2: 1.5}}  # means on validation points; targets are near 0
-    seen = {}
-
-    def predicted(problem: Any, way: Any, runs: Any, epochs: int | None) -> list[Any]:
-        trained.append((way.settings["lr"], [(run.config.seed, run.experiment.data) for run in runs]))
-        return [lambda x, run=run: result(way.settings["lr"], run.config.seed, x) for run in runs]
 
     def result(lr: float, seed: int, x: torch.Tensor) -> Any:
         seen[seed, lr] = x
         return bb.Prediction(torch.full((1, len(x), 1), wanted[seed][lr]))
+
+    def predicted(jobs: Any, epochs: int | None) -> list[Any]:
+        keys = [(way.settings["lr"], run.config.seed) for way, run in jobs]
+        trained.append({key: run.experiment.data for key, (_, run) in zip(keys, jobs, strict=True)})
+        return [lambda x, key=key: result(*key, x) for key in keys]
 
     monkeypatch.setattr(nested, "trained", predicted)
     ways = {str(lr): nested.Way("bayesbinn:default", {"lr": lr}) for lr in (0.1, 0.2)}
@@ -104,18 +148,16 @@ def test_a_setting_is_chosen_without_the_test_points_of_its_split(
     monkeypatch.setattr(nested, "measured", measured)
     with pytest.raises(KeyboardInterrupt):
         nested.main(["--first-seed", "3", "--seeds", "2", "--out", str(tmp_path)])
-    for lr, shown in trained[:2]:
-        for seed, data in shown:
-            assert torch.equal(torch.cat([data.train.x, data.validation.x]), splits[seed].train.x)
-            assert torch.equal(seen[seed, lr], data.validation.x) and len(data.train) == 120 and data.test is None
-    for _, shown in trained[2:]:
-        assert all(torch.equal(data.train.x, splits[seed].train.x) for seed, data in shown)
-    assert [(lr, [seed for seed, _ in shown]) for lr, shown in trained] == [
-        *((0.1, [3, 4]), (0.2, [3, 4]), (0.2, [3]), (0.1, [4])),
-        (0.1, [3, 4]),  # without a choice
-    ]
-    again = measured.call_args.args[2]["rule"]
-    assert [float(predict(torch.zeros(1, 1)).outputs) for predict in again] == [1.0, 0.5]  # in the order of the splits
+    trials, again, fixed = trained
+    assert list(trials) == [(0.1, 3), (0.1, 4), (0.2, 3), (0.2, 4)]
+    for (lr, seed), data in trials.items():
+        assert torch.equal(torch.cat([data.train.x, data.validation.x]), splits[seed].train.x)
+        assert torch.equal(seen[seed, lr], data.validation.x) and len(data.train) == 120 and data.test is None
+    assert list(again) == [(0.2, 3), (0.1, 4)] and list(fixed) == [(0.1, 3), (0.1, 4)]
+    for (_, seed), data in (again | fixed).items():
+        assert torch.equal(data.train.x, splits[seed].train.x)
+    rows = measured.call_args.args[2]["rule"]
+    assert [float(predict(torch.zeros(1, 1)).outputs) for predict in rows] == [1.0, 0.5]
     found = json.loads((tmp_path / "trials.json").read_text())
     assert found["splits"] == [3, 4] and [each["setting"] for each in found["validation"]] == ["0.1", "0.2"]
     for trial in found["validation"]:

@@ -245,6 +245,38 @@ def test_problems_of_several_commands_share_a_file(tables, tmp_path, monkeypatch
     assert tables.table("truth.json", ["snelson"]).splitlines()[2] == "| STE | 1 | 0.125 | 0.250 | 0.500 |"
 
 
+def test_the_chosen_trial_of_each_split_is_bold(tables):
+    trials = [
+        {"rule": "STE", "setting": "lr 0.1", "nll": [0.5, 0.25]},
+        {"rule": "STE", "setting": "lr 0.01", "nll": [0.25, 0.75]},
+        {"rule": "VISPA", "setting": "lr 1", "nll": [1.0, 2.0]},
+    ]
+    assert tables.trials_table({"validation": trials, "splits": [60, 61]}, ()).splitlines() == [
+        "| rule | setting | split 60 | split 61 |",
+        "| --- | --- | ---: | ---: |",
+        "| STE | lr 0.1 | 0.500 | **0.250** |",
+        "| STE | lr 0.01 | **0.250** | 0.750 |",
+        "| VISPA | lr 1 | **1.000** | **2.000** |",
+    ]
+
+
+def test_coverage_has_a_column_for_each_level_and_way_to_calibrate(tables):
+    levels = {
+        level: {"halves": {"mean": mean, "std": 0.5}, "validation": {"mean": mean + 1, "std": None}}
+        for level, mean in (("0.9", 90.0), ("0.95", 95.0))
+    }
+    row = {"recipe": "digits", "rule": "ste", "epochs": 6, "seeds": 1, "levels": levels}
+    row["accuracy"] = {"mean": 97.0, "std": None}
+    rows = [row | {"samples": samples} for samples in (0, 10)]
+    assert tables.coverage_table({"coverage": rows}, ()).splitlines() == [
+        "| recipe | rule | prediction | epochs | seeds | accuracy, % | 90%, half of the test data "
+        "| 90%, validation data | 95%, half of the test data | 95%, validation data |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| digits | STE, Adam | mode | 6 | 1 | 97.00 | 90.00 ± 0.50 | 91.00 | 95.00 ± 0.50 | 96.00 |",
+        "| digits | STE, Adam | mean of 10 samples | 6 | 1 | 97.00 | 90.00 ± 0.50 | 91.00 | 95.00 ± 0.50 | 96.00 |",
+    ]
+
+
 @pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
