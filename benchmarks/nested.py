@@ -20,6 +20,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from seeds import Stacked, predictors, stacked_data, train_all
@@ -70,12 +71,8 @@ def validated(run: FinishedRun) -> FinishedRun:
 def trained(jobs: Sequence[tuple[Way, FinishedRun]], epochs: int | None) -> list[Predictor]:
     """Train a network, or the members of an ensemble, for each setting of a rule and split, all of them together."""
     configs = [PROBLEM.configs(way, run.config.seed, "-", None, epochs)[0] for way, run in jobs]
-    recipe, config, members, runs = (
-        find_recipe(PROBLEM.recipe),
-        configs[0],
-        jobs[0][0].members,
-        [run for _, run in jobs],
-    )
+    recipe, config, members = find_recipe(PROBLEM.recipe), configs[0], jobs[0][0].members
+    runs = [run for _, run in jobs]
     data = stacked_data(runs, members)
     model, groups = Stacked(recipe.network(), len(jobs) * members, apart=True), []
     for place, one in enumerate(configs):
@@ -87,13 +84,13 @@ def trained(jobs: Sequence[tuple[Way, FinishedRun]], epochs: int | None) -> list
             for name, parameter in layer[each].named_parameters()
         ]
         spec = resolved(one, len(data.train))
-        groups.append({"params": named, "lr": spec.lr, **spec.options})
+        groups.append({"lr": spec.lr, **spec.options, "params": named})
     kind, spec = RULES[config.rule], config.spec
     assert kind is not None
-    estimator = {} if config.estimator is None else {"estimator": config.estimator}
-    optimizer = kind(
-        groups, lr=groups[0]["lr"], samples=spec.samples, seed=runs[0].config.seed, compile="kernels", **estimator
-    )
+    common: dict[str, Any] = {"samples": spec.samples, "seed": runs[0].config.seed, "compile": "kernels"}
+    common |= {} if config.estimator is None else {"estimator": config.estimator}
+    first = {name: value for name, value in groups[0].items() if name != "params"}  # some options have no default
+    optimizer = kind(groups, **first, **common)
     schedule = spec.schedule.build(optimizer, config.epochs)
     experiment = Experiment(model, data, recipe.loss, optimizer, None, [schedule], torch.device("cpu"))
     train_all(config, experiment)

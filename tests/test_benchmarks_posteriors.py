@@ -18,6 +18,7 @@ from bitbayes.lab.recipes.plain import snelson_network
 from bitbayes.lab.studies.load import load_run
 from bitbayes.lab.train import SilentProgress
 from bitbayes.lab.train.measure import whole
+from bitbayes.posterior import LowRankGaussianPosterior
 
 
 @pytest.fixture
@@ -75,7 +76,9 @@ def test_vispa_in_seeds_py_correlates_the_weights_of_one_network_alone(
     with pytest.raises(KeyboardInterrupt):
         seeds.main(["moons", "--rules", "vispa", "ste", "--seeds", "2", "--epochs", "1", "--out", str(tmp_path)])
     assert [type(optimizer) for optimizer in found] == [bb.STE, bb.VISPA]
-    posterior = found[1].posterior()
+    trained = found[1].posterior()
+    undecided = {name: torch.zeros_like(center) for name, center in trained.center.items()}  # where noise decides
+    posterior = LowRankGaussianPosterior(undecided, trained.factors, shared=trained.shared)
     assert posterior.center["layers.1.0.weight"].shape == posterior.center["layers.1.1.weight"].shape == (64, 64)
     some = list(range(50))
     within = posterior.correlation(("layers.1.0.weight", some), ("layers.1.0.weight", some[::-1])).abs()
