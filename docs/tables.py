@@ -3,12 +3,12 @@
     python docs/tables.py                            rewrite the tables of every page in docs
     python docs/tables.py --keep NAME.json FILE...   first store the results of a command as docs/results/NAME.json
 
-FILE is the TARGET.json that `bitbayes reproduce TARGET` writes, the summary.json of `bitbayes continual`, the truth.json
-of `python -m benchmarks.estimators`, or a file of `benchmarks/nested.py` or `benchmarks/conformal.py`. Several
-TARGET.json of different recipes become one file, without the rows that another stored file has for the same recipe, and
-several conformal.json become one file. Rules that the command did not run keep their old rows. Problems whose exact
-posterior it did not sample keep their old tables. The files of Snelson's data, of the estimators and of benchmarks are
-replaced as a whole.
+FILE is the TARGET.json that `bitbayes reproduce TARGET` writes, the summary.json of `bitbayes continual`, the
+truth.json of `python -m benchmarks.estimators`, or a file of `benchmarks/nested.py` or `benchmarks/conformal.py`.
+Several TARGET.json of different recipes become one file, without the rows that another stored file has for the same
+recipe. Several conformal.json become one file, too. Rules that the command did not run keep their old rows. Problems
+whose exact posterior it did not sample keep their old tables. The files of Snelson's data, of the estimators and of
+benchmarks are replaced as a whole.
 
 In a page, a table stands between two comments: `<!-- table NAME.json: columns -->` and `<!-- end -->`. A comment that
 names no columns shows all that the file has. Do not edit what stands between the comments: a test compares it.
