@@ -322,7 +322,8 @@ def keep(name: str, files: Sequence[Path]) -> None:
         problems = {each["problem"]: each for source in (old, *read) for each in source.get("truth", [])}
         found = {"truth": list(problems.values())}
     elif "coverage" in found:
-        found = {"coverage": [row for each in read for row in each["coverage"]]}
+        rows = [row for each in read for row in each["coverage"]]
+        found = {"coverage": sorted(rows, key=lambda row: row["recipe"])}
     elif "matrix" in found:
         found = {"streams": [_stream(each) for each in read]}
     elif len(read) > 1 or "data" in old:

@@ -260,6 +260,20 @@ def test_the_chosen_trial_of_each_split_is_bold(tables):
     ]
 
 
+def test_coverages_of_several_commands_share_a_file(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "KEPT", tmp_path / "results")
+    for name, recipes in (("1", ["mnist-small"]), ("2", ["digits", "mnist-small"])):
+        rows = [{"recipe": recipe, "file": name} for recipe in recipes]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"coverage": rows}))
+    tables.keep("coverage.json", [tmp_path / "1.json", tmp_path / "2.json"])
+    kept = json.loads((tmp_path / "results" / "coverage.json").read_text())["coverage"]
+    assert [(row["recipe"], row["file"]) for row in kept] == [
+        ("digits", "2"),
+        ("mnist-small", "1"),
+        ("mnist-small", "2"),
+    ]
+
+
 def test_coverage_has_a_column_for_each_level_and_way_to_calibrate(tables):
     levels = {
         level: {"halves": {"mean": mean, "std": 0.5}, "validation": {"mean": mean + 1, "std": None}}
