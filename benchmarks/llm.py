@@ -6,7 +6,7 @@ RUN is the folder of a finished run whose network is such a decoder. Without RUN
 feed-forward layers are three times as wide as the residual stream. All programs read the same tokens: first the prompt
 at once, then one token after the other with cached keys and values. They take turns, and the table has the medians.
 
-- "bytes": size of the file; of the others, bytes of the parameters.
+- "bytes": size of the file; of the others, bytes of the parameters and buffers.
 - "prompt" and "one by one": tokens per second, over those of F16. The line below the table has those of F16.
 - "bitbayes, native": the decoder in torch, whose projections our backend `native` computes from bits, in float32.
 
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
             bb.packed.write_gguf(model, path, kind)
             sizes[kind], starts[kind] = path.stat().st_size, in_llama_cpp(path, len(tokens), o.threads)
         for name, network in {"torch, float32": model, "bitbayes, native": from_bits(model, o.threads)}.items():
-            sizes[name] = sum(tensor.nbytes for tensor in network.parameters())
+            sizes[name] = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
             starts[name] = partial(in_torch, network)
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in starts}
         for _ in range(o.turns):
