@@ -157,8 +157,8 @@ def trained(chosen: argparse.Namespace, data: DataBundle) -> tuple[Decoder, Post
             print(f"step {step}: training {seen / _SHOWN:.3f} bits per byte", flush=True)
             seen = 0.0
     rule = parts[0]
-    has_posterior = isinstance(rule, bb.BinaryOptimizer) and rule.has_posterior
-    return model.eval(), rule.posterior() if has_posterior else None
+    posterior = rule.posterior() if isinstance(rule, bb.BayesBiNN) else None
+    return model.eval(), posterior
 
 
 def table(chosen: argparse.Namespace, data: DataBundle) -> None:
