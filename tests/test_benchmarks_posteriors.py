@@ -87,34 +87,34 @@ def test_vispa_in_seeds_py_correlates_the_weights_of_one_network_alone(
 
 
 @pytest.fixture
-def nested(seeds: Any) -> Any:
-    return importlib.import_module("nested")
+def chosen(seeds: Any) -> Any:
+    return importlib.import_module("chosen_settings")
 
 
-def test_trials_that_train_together_are_single_runs(nested: Any) -> None:
+def test_trials_that_train_together_are_single_runs(chosen: Any) -> None:
     """The first network has the noise of a single run, whose parameters have the same places."""
-    runs = [_split(nested, seed) for seed in (3, 4)]
-    ways = [nested.Way("ste", {"lr": lr}) for lr in (0.1, 0.003)]
-    alone = nested.trained([(ways[0], runs[0])], 5)
-    together = nested.trained([(way, run) for way in ways for run in runs], 5)
+    runs = [_split(chosen, seed) for seed in (3, 4)]
+    ways = [chosen.Way("ste", {"lr": lr}) for lr in (0.1, 0.003)]
+    alone = chosen.trained([(ways[0], runs[0])], 5)
+    together = chosen.trained([(way, run) for way in ways for run in runs], 5)
     x = torch.linspace(-1, 1, 30)[:, None]
     assert len(together) == 4 and torch.equal(together[0](x).outputs, alone[0](x).outputs)
-    mine = nested.trained([(ways[0], runs[0]), (ways[1], runs[0])], 5)
+    mine = chosen.trained([(ways[0], runs[0]), (ways[1], runs[0])], 5)
     assert not torch.equal(mine[0](x).outputs, mine[1](x).outputs)
 
 
 def test_each_setting_and_split_of_the_search_reaches_the_optimizer(
-    nested: Any, monkeypatch: pytest.MonkeyPatch
+    chosen: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[Any] = []
-    monkeypatch.setattr(nested, "train_all", lambda config, experiment: found.append((config, experiment)))
-    monkeypatch.setattr(nested, "predictors", lambda experiment, model, runs: [model.networks, runs])
-    runs, ways = [_split(nested, seed) for seed in (3, 4)], nested.TRIALS["BayesBiNN, chosen ess, 4 members"].values()
-    assert nested.trained([(way, run) for way in ways for run in runs], 100) == [4, 8]
+    monkeypatch.setattr(chosen, "train_all", lambda config, experiment: found.append((config, experiment)))
+    monkeypatch.setattr(chosen, "predictors", lambda experiment, model, runs: [model.networks, runs])
+    runs, ways = [_split(chosen, seed) for seed in (3, 4)], chosen.TRIALS["BayesBiNN, chosen ess, 4 members"].values()
+    assert chosen.trained([(way, run) for way in ways for run in runs], 100) == [4, 8]
     ((config, experiment),) = found
     assert config.epochs == 25  # members share the steps
     groups = experiment.optimizer.param_groups
-    assert [group["ess"] for group in groups] == [150 * factor for factor in nested.FACTORS for _ in runs]
+    assert [group["ess"] for group in groups] == [150 * factor for factor in chosen.FACTORS for _ in runs]
     assert {id(each) for group in groups for each in group["params"]} == set(map(id, experiment.model.parameters()))
     assert all(sum(each.numel() for each in group["params"]) == 4 * 4353 for group in groups)
     x, y = experiment.data.train.x, experiment.data.train.y
@@ -123,13 +123,13 @@ def test_each_setting_and_split_of_the_search_reaches_the_optimizer(
         assert torch.equal(y[:, place], run.experiment.data.train.y.squeeze(1))
 
 
-def _split(nested: Any, seed: int) -> Any:
-    (config,) = nested.PROBLEM.configs(nested.Way("ste"), seed, "-", None, None)
-    return nested.FinishedRun(config, None, nested.make_experiment(config), None)
+def _split(chosen: Any, seed: int) -> Any:
+    (config,) = chosen.PROBLEM.configs(chosen.Way("ste"), seed, "-", None, None)
+    return chosen.FinishedRun(config, None, chosen.make_experiment(config), None)
 
 
 def test_a_setting_is_chosen_without_the_test_points_of_its_split(
-    nested: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    chosen: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Each split takes its best trial, which has seen 120 of the training points, and trains it again on all 150."""
     trained, splits, seen = [], {split: load_snelson(split=split) for split in (3, 4)}, {}
@@ -144,13 +144,13 @@ def test_a_setting_is_chosen_without_the_test_points_of_its_split(
         trained.append({key: run.experiment.data for key, (_, run) in zip(keys, jobs, strict=True)})
         return [lambda x, key=key: result(*key, x) for key in keys]
 
-    monkeypatch.setattr(nested, "trained", predicted)
-    ways = {str(lr): nested.Way("bayesbinn:default", {"lr": lr}) for lr in (0.1, 0.2)}
-    monkeypatch.setattr(nested, "TRIALS", {"rule": ways, "fixed": {"": ways["0.1"]}})
+    monkeypatch.setattr(chosen, "trained", predicted)
+    ways = {str(lr): chosen.Way("bayesbinn:default", {"lr": lr}) for lr in (0.1, 0.2)}
+    monkeypatch.setattr(chosen, "TRIALS", {"rule": ways, "fixed": {"": ways["0.1"]}})
     measured = Mock(side_effect=KeyboardInterrupt)
-    monkeypatch.setattr(nested, "measured", measured)
+    monkeypatch.setattr(chosen, "measured", measured)
     with pytest.raises(KeyboardInterrupt):
-        nested.main(["--first-seed", "3", "--seeds", "2", "--out", str(tmp_path)])
+        chosen.main(["--first-seed", "3", "--seeds", "2", "--out", str(tmp_path)])
     trials, again, fixed = trained
     assert list(trials) == [(0.1, 3), (0.1, 4), (0.2, 3), (0.2, 4)]
     for (lr, seed), data in trials.items():
@@ -170,9 +170,9 @@ def test_a_setting_is_chosen_without_the_test_points_of_its_split(
 
 
 @needs.kernels("gibbs")
-def test_the_files_of_nested_py(nested: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(nested, "TRIALS", {title: nested.TRIALS[title] for title in ("STE, chosen rate",)})
-    nested.main(["--seeds", "1", "--epochs", "2", "--chains", "2", "--sweeps", "14", "--out", str(tmp_path)])
+def test_the_files_of_chosen_settings_py(chosen: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(chosen, "TRIALS", {title: chosen.TRIALS[title] for title in ("STE, chosen rate",)})
+    chosen.main(["--seeds", "1", "--epochs", "2", "--chains", "2", "--sweeps", "14", "--out", str(tmp_path)])
     (figures,) = json.loads((tmp_path / "truth.json").read_text())["truth"]
     assert figures["rows"][-1]["title"] == "STE, chosen rate" and (tmp_path / "snelson.png").stat().st_size > 10_000
 
