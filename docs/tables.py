@@ -4,7 +4,8 @@
     python docs/tables.py --keep NAME.json FILE...   first store the results of a command as docs/results/NAME.json
 
 FILE is the TARGET.json that `bitbayes reproduce TARGET` writes, the summary.json of `bitbayes continual`, the
-truth.json of `python -m benchmarks.estimators`, or a file of `benchmarks/chosen_settings.py` or `benchmarks/conformal.py`.
+truth.json of `python -m benchmarks.estimators`, or a file of `benchmarks/chosen_settings.py` or of
+`benchmarks/conformal.py`.
 Several TARGET.json of different recipes become one file, without the rows that another stored file has for the same
 recipe. Several conformal.json become one file, too. Rules that the command did not run keep their old rows. Problems
 whose exact posterior it did not sample keep their old tables. The files of Snelson's data, of the estimators and of
@@ -206,7 +207,7 @@ def flips_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 
 def trials_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Return the validation NLL of every trial of `benchmarks/chosen_settings.py`, with that of the chosen trial in bold."""
+    """Return the validation NLL of all trials of `benchmarks/chosen_settings.py`, with the least of each split bold."""
     rows = []
     for trial in found["validation"]:
         rivals = [each["nll"] for each in found["validation"] if each["rule"] == trial["rule"]]
