@@ -3,24 +3,27 @@
     python benchmarks/conformal.py [--data mnist=FOLDER cifar10-small=FOLDER] [--level 0.9] [--splits 200] [--seeds 3]
     python benchmarks/conformal.py --runs FOLDER ... [--samples 10] [--splits 200] [--out runs/conformal]
 
-The first command writes two tables. The first one shows the pretrained networks. Each split calibrates the sets on one
+The first command prints two tables. The first one shows the pretrained networks. Each split calibrates the sets on one
 half of the test data and measures them on the other half. The second table shows what it costs to choose the epoch on
 the calibration data: the recipe "digits" is trained with several seeds, and the 600 examples that no run was trained on
 are split into three parts. The epoch with the best accuracy on the first part is chosen, as `bitbayes train` does. The
 sets are calibrated on the first part ("the same") or on the second part ("other"), and measured on the third part.
 
 The second command measures finished runs at three levels and writes OUT/conformal.json. Each FOLDER is a run, or holds
-runs of several seeds. Sets are calibrated on halves of the test data, as in the first table, and on the validation data
-that have chosen the epoch. The latter are measured on all of the test data.
+runs of one recipe, rule and number of epochs in the folders seed1, seed2 and so on. Sets are calibrated on halves of
+the test data, as in the first table, and on the validation data that have chosen the epoch. The latter are measured on
+all of the test data.
 
-Every figure is a mean over splits, and its spread is a standard deviation over splits. Splits share examples, so the
-mean is more certain than one split, but less certain than that of as many fresh data sets. With validation data, the
+Every figure is a mean over splits, and its spread is a standard deviation over splits. Over random splits of fixed data
+without ties, the expected coverage is ⌈(n + 1) · level⌉ / (n + 1) with n calibration examples, whatever the network
+outputs. The coverage of halves therefore checks the code, and says nothing about a network. With validation data, the
 spread is that of the seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -132,7 +135,9 @@ def runs_row(folders: Sequence[str], samples: int, number: int) -> dict[str, Any
     for folder in folders:
         run = load_run(folder)
         data = run.experiment.data
-        (held, classes), (x, y) = whole(data.validation), whole(data.test)  # type: ignore[arg-type]
+        if data.validation is None:
+            raise SystemExit(f"{folder} has no validation data, expected a run without --protocol test")
+        (held, classes), (x, y) = whole(data.validation), whole(data.test)
         with torch.no_grad():
             predict = run.predictor(samples)
             calibration, test = predict(held), predict(x)
@@ -152,13 +157,26 @@ def spread_of(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
 
 
+def seed_folders(place: str) -> list[str]:
+    """Returns the folder of a run, or those of the seeds in it, which have one recipe, rule and number of epochs."""
+    if RunFolder(place).has("config.json"):
+        return [place]
+    folders = [str(path) for path in sorted(Path(place).glob("seed*")) if re.fullmatch(r"seed\d+", path.name)]
+    if not folders:
+        raise SystemExit(f"{place} holds no run, expected config.json, or folders seed1, seed2, ...")
+    kinds = [(config.recipe, config.rule_name, config.epochs) for config in map(RunConfig.load, folders)]
+    for folder, kind in zip(folders, kinds, strict=True):
+        if kind != kinds[0]:
+            pairs = zip(("recipe", "rule", "epochs"), kind, kinds[0], strict=True)
+            name, found, wanted = next(pair for pair in pairs if pair[1] != pair[2])
+            raise SystemExit(f"{folder} has the {name} {found}, expected {wanted} as in {folders[0]}; name them apart")
+    return folders
+
+
 def runs_rows(places: Sequence[str], samples: int, number: int) -> list[dict[str, Any]]:
     """Returns a row for the mode of the runs in each folder, and another one for the mean of posterior samples."""
     rows = []
-    for place in places:
-        folders = [place] if RunFolder(place).has("config.json") else sorted(map(str, Path(place).glob("seed*")))
-        if not folders:
-            raise SystemExit(f"{place} holds no run, expected config.json, or folders seed1, seed2, ...")
+    for place, folders in {place: seed_folders(place) for place in places}.items():  # refusals come first
         for count in [0, *[samples] * (load_run(folders[0]).posterior is not None)]:
             rows.append(runs_row(folders, count, number))
             print(f"{place}, {count} samples", flush=True)
@@ -167,21 +185,26 @@ def runs_rows(places: Sequence[str], samples: int, number: int) -> list[dict[str
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", nargs="*", default=[], metavar="NAME=FOLDER", help="data of the pretrained networks")
-    parser.add_argument("--level", type=float, default=0.9)
+    parser.add_argument("--data", nargs="+", metavar="NAME=FOLDER", help="data of the pretrained networks")
+    parser.add_argument("--level", type=float, help="level of the sets (default: 0.9)")
     parser.add_argument("--splits", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each rule; 0 leaves out the second table")
-    parser.add_argument("--runs", nargs="+", default=[], metavar="FOLDER", help="measure these finished runs instead")
-    parser.add_argument("--samples", type=int, default=10, help="posterior samples of the mean of a finished run")
-    parser.add_argument("--out", default="runs/conformal", help="folder of conformal.json")
+    parser.add_argument("--seeds", type=int, help="runs of each rule (default: 3); 0 leaves out the second table")
+    parser.add_argument("--runs", nargs="+", metavar="FOLDER", help="measure these finished runs instead")
+    parser.add_argument("--samples", type=int, help="posterior samples of the mean of a finished run (default: 10)")
+    parser.add_argument("--out", help="folder of conformal.json (default: runs/conformal)")
     o = parser.parse_args(words)
+    for name in ("data", "level", "seeds") if o.runs else ("samples", "out"):
+        if getattr(o, name) is not None:
+            parser.error(f"--{name} has no effect {'with' if o.runs else 'without'} --runs; leave it out")
     if o.runs:
-        RunFolder(o.out).write_json("conformal.json", {"coverage": runs_rows(o.runs, o.samples, o.splits)})
+        rows = runs_rows(o.runs, 10 if o.samples is None else o.samples, o.splits)
+        RunFolder(o.out or "runs/conformal").write_json("conformal.json", {"coverage": rows})
         return
-    places = dict(pair.split("=", 1) for pair in o.data)
-    print(zoo_table(places, o.level, o.splits).markdown())
-    if o.seeds:
-        print(selection_table(o.seeds, o.level, o.splits).markdown())
+    level, seeds = 0.9 if o.level is None else o.level, 3 if o.seeds is None else o.seeds
+    places = dict(pair.split("=", 1) for pair in o.data or ())
+    print(zoo_table(places, level, o.splits).markdown())
+    if seeds:
+        print(selection_table(seeds, level, o.splits).markdown())
 
 
 if __name__ == "__main__":

@@ -187,6 +187,11 @@ def test_coverage_of_finished_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         run_recipe(
             make_config("digits", "bayesbinn:default", seed=seed, epochs=1, out=folder), progress=SilentProgress()
         )
+    for name in ("seed1-pretrained", "seed1.old-1"):  # folders of other runs, which bitbayes leaves beside the seeds
+        run_recipe(
+            make_config("digits", "full-precision", epochs=1, out=str(tmp_path / "digits" / name)),
+            progress=SilentProgress(),
+        )
     out = ["--samples", "2", "--splits", "3", "--out", str(tmp_path)]
     conformal.main(["--runs", place, *out])
     mode, mean = json.loads((tmp_path / "conformal.json").read_text())["coverage"]
@@ -211,3 +216,34 @@ def test_coverage_of_finished_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     conformal.main(["--runs", folders[0], *out])
     (one, _) = json.loads((tmp_path / "conformal.json").read_text())["coverage"]
     assert one["seeds"] == 1 and one["levels"]["0.9"]["validation"]["std"] is None
+
+
+def test_conformal_py_refuses_runs_of_different_kinds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    conformal = importlib.import_module("conformal")
+    first = make_config("digits", "ste", epochs=1, out=str(tmp_path / "seed1"))
+    others = {
+        "rule full-precision, expected ste": make_config("digits", "full-precision", epochs=1),
+        "epochs 2, expected 1": make_config("digits", "ste", epochs=2),
+        "recipe mnist-small, expected digits": make_config("mnist-small", "ste", epochs=1, data="nowhere"),
+    }
+    for seed in (1, 2):
+        (tmp_path / f"seed{seed}").mkdir()
+    (tmp_path / "seed1" / "config.json").write_text(first.to_json())
+    for line, other in others.items():
+        (tmp_path / "seed2" / "config.json").write_text(other.to_json())
+        with pytest.raises(SystemExit) as refusal:
+            conformal.main(["--runs", str(tmp_path)])
+        assert f"seed2 has the {line} as in " in str(refusal.value) and "\n" not in str(refusal.value)
+    alone = make_config("digits", "ste", epochs=1, protocol="test", out=str(tmp_path / "t"))
+    run_recipe(alone, progress=SilentProgress())
+    with pytest.raises(SystemExit, match=r"t has no validation data, expected a run without --protocol test$"):
+        conformal.main(["--runs", str(tmp_path / "t"), "--out", str(tmp_path)])
+    with_runs = [["--level", "0.9"], ["--data", "mnist=here"], ["--seeds", "0"]]
+    for words in [*(["--runs", "here", *pair] for pair in with_runs), ["--samples", "10"], ["--out", "here"]]:
+        with pytest.raises(SystemExit):
+            conformal.main(words)
+        line = f"{words[-2]} has no effect {'with' if words[0] == '--runs' else 'without'} --runs"
+        assert line in capsys.readouterr().err
