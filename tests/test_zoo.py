@@ -88,6 +88,14 @@ def test_a_card_describes_its_files(name):
 
 
 @every_name
+def test_a_card_says_that_its_coverage_was_not_measured(script, name):
+    assert bb.zoo.card(name).limits.count(script.NO_COVERAGE) == (name in script.UNMEASURED)
+    measured = script.with_coverage(read_content(bb.zoo.folder(name)), "another")
+    assert script.NO_COVERAGE not in measured.card.limits
+    assert script.with_coverage(measured, name) == read_content(bb.zoo.folder(name))
+
+
+@every_name
 def test_the_command_of_a_card_is_one(name):
     words = shlex.split(bb.zoo.card(name).trained)
     assert words[:2] == ["bitbayes", "train"]
