@@ -17,6 +17,7 @@ import bitbayes as bb
 from bitbayes.lab import cli
 from bitbayes.lab.data import batches
 from bitbayes.lab.recipes import RECIPES, make_config, make_experiment, run_recipe
+from bitbayes.lab.recipes.configure import open_device
 from bitbayes.lab.recipes.finished import load_teacher
 from bitbayes.lab.report import figures
 from bitbayes.lab.studies.evaluate import evaluate_run
@@ -447,12 +448,34 @@ def test_numbers_out_of_range(words: list[str], line: str, run: Path, capsys: py
     assert (out, err) == ("", f"bitbayes: {line}\n")
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "nowhere", "mkldnn", "meta", "xla", "hpu", ""])
+@pytest.mark.parametrize("device", ["cuda:x", "nowhere", "mkldnn", "meta", "xla", "hpu", ""])
 def test_a_device_that_is_not_there_gets_one_line(device: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["generate", str(run), "--prompt", "x", "--device", device]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith(f"bitbayes: device '{device}' cannot be used: torch finds no such device here")
-    assert err.endswith("; choose cpu, or cuda on a machine with a GPU\n") and err.count("\n") == 1 and len(err) < 220
+    reason = "torch finds no such device here; choose cpu, or cuda on a machine with a GPU"
+    assert (out, err) == ("", f"bitbayes: device '{device}' cannot be used: {reason}\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 is full"), "CUDA out of memory"),
+        (RuntimeError("CUDA error: invalid device ordinal\nFor debugging"), "CUDA error: invalid device ordinal"),
+        (RuntimeError(f"The NVIDIA driver is {'very ' * 20}old. Update"), f"The NVIDIA driver is {'very ' * 20}old"),
+        (RuntimeError("CUDA: 0 INTERNAL ASSERT FAILED. Report it"), "CUDA: 0 INTERNAL ASSERT FAILED"),
+        (AssertionError("Torch not compiled with CUDA enabled."), "Torch not compiled with CUDA enabled"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first sentence of torch's reason, which may be about a GPU that is there, however long it is."""
+
+    def ones(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(ValueError, match=r"; choose cpu, or cuda on a machine with a GPU$") as caught:
+        open_device("cuda:0")
+    assert str(caught.value).startswith(f"device 'cuda:0' cannot be used: {reason};")
 
 
 def test_runs_that_write_no_text(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -339,7 +339,7 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path: Path, changes: dic
 
 def test_conformal_sets_are_texts_that_older_readers_skip(path: Path) -> None:
     network = PackedNetwork(PROGRAM, TENSORS)
-    with pytest.raises(ValueError, match=r"the network has no conformal sets, expected some of level 0\.9"):
+    with pytest.raises(ValueError, match=r"the network has no conformal sets, got level 0\.9; pack a run"):
         network.conformal(0.9)
     sets = [ConformalSets(0.9, 1 - 1e-12), ConformalSets(0.999, 0.0), ConformalSets(0.1 + 0.2, 1e-300)]
     for each in sets:
@@ -355,9 +355,13 @@ def test_conformal_sets_are_texts_that_older_readers_skip(path: Path) -> None:
     again = read.with_conformal(ConformalSets(0.9, 0.25))
     assert again.conformal(0.9).threshold == 0.25 and len(again.program.about) == len(read.program.about)
     with pytest.raises(
-        ValueError, match=r"has conformal sets only of 0\.9, 0\.999, 0\.30000000000000004, expected some"
+        ValueError, match=r"has conformal sets of levels 0\.9, 0\.999 and 0\.30000000000000004, got level 0\.95; choose"
     ):
         read.conformal(0.95)
+    facts = dict(read._description("").facts)
+    smallest = "smallest probability of a class in a set of level"
+    assert (facts[f"{smallest} 0.9"], facts[f"{smallest} 0.30000000000000004"]) == ("1", "1e-300")
+    assert facts[f"{smallest} 0.999"] == "0" and not any(name.startswith("conformal") for name in facts)
     tempered = read.tempered(2.0)
     assert set(tempered.program.about) == {*PROGRAM.about, "temperature"}  # thresholds are for other probabilities
 
@@ -367,11 +371,11 @@ def test_conformal_thresholds_of_a_hostile_file(text: str) -> None:
     network = PackedNetwork(replace(PROGRAM, about={"conformal 0.9": text}), TENSORS)
     with pytest.raises(PackedFileError, match=r"conformal 0\.9: "):
         network.conformal(0.9)
-    with pytest.raises(ValueError, match=r"only of 0\.9, expected"):
+    with pytest.raises(ValueError, match=r"sets of level 0\.9, got level 0\.8"):
         network.conformal(0.8)
     for level in ("x" * 1000, "\x1b[31m\n"):
         named = PackedNetwork(replace(PROGRAM, about={f"conformal {level}": text}), TENSORS)
-        with pytest.raises(ValueError, match="expected some of level") as caught:
+        with pytest.raises(ValueError, match=r"got level 0\.8; choose") as caught:
             named.conformal(0.8)
         assert len(str(caught.value)) < 250 and str(caught.value).isprintable()
 

@@ -187,18 +187,20 @@ def test_runs_of_several_seeds_are_one_group(tmp_path: Path) -> None:
 
 
 def test_a_float_network_that_was_trained_first_is_no_run_of_its_own(tmp_path: Path) -> None:
-    """The report leaves it out where a run that begins with it is shown, also after both have moved."""
+    """The report omits it beside a run that begins with it, also after both have moved, unless it is named itself."""
     runs = tmp_path / "runs"
     config = make_config("digits", "ste", epochs=1, pretrain_epochs=1, out=str(runs / "ste"))
     run_recipe(config, progress=SilentProgress())
     begin(runs / "ste-pretrained", runs / "by-hand")
     assert RunConfig.load(runs / "by-hand").pretrained == str(runs / "ste-pretrained")
     runs.rename(tmp_path / "moved")
-    for paths in ([tmp_path / "moved"], sorted((tmp_path / "moved").iterdir())):
+    moved = tmp_path / "moved"
+    for paths in ([moved], [moved, moved / "ste"]):
         found = read_folders(paths)
         assert {run.name for run in found.runs} == {"by-hand", "ste"}
         assert found.notes == [
-            "ste-pretrained: trained first for other runs, which begin there; to see it, name it without them"
+            "ste-pretrained: trained first for other runs, which begin there; to see it, name its own folder"
         ]
-    alone = read_folders([tmp_path / "moved" / "by-hand", tmp_path / "moved" / "ste-pretrained"])
-    assert [run.name for run in alone.runs] == ["by-hand", "ste-pretrained"] and alone.notes == []
+    for paths in (sorted(moved.iterdir()), [moved, moved / "ste-pretrained"]):
+        named = read_folders(paths)
+        assert {run.name for run in named.runs} == {"by-hand", "ste", "ste-pretrained"} and named.notes == []

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import bitbayes as bb
 from bitbayes import functional as F
+from bitbayes.lab.studies.ways import Way
 from bitbayes.noise import Noise, stream_key
 from laws import data, loss, network
 
@@ -365,3 +366,11 @@ def test_the_first_step_with_momentum_is_that_without(rule: type[bb.BinaryOptimi
         beliefs.append(next(iter(optimizer.state.values()))["belief"])
     name = "natural" if rule is bb.BayesBiNN else "latent"
     torch.testing.assert_close(beliefs[1][name], beliefs[0][name])
+
+
+def test_ways_with_different_numbers_have_different_folders() -> None:
+    rates = (0.01, 0.00123456, 0.00123456781, 0.0012345678100000002)
+    scales = (10.0, 1e4, 1234567.0, 1234568.0, 1234569, math.nan)
+    ways = [Way("bayesbinn:default", {"lr": lr, "options": {"ess_scale": ess}}) for lr in rates for ess in scales]
+    assert len({way.slug for way in ways}) == len(ways)
+    assert ways[1].slug == "bayesbinn-default-lr0.01-10000N", "labels that are exact stay short"

@@ -128,7 +128,7 @@ examples:
         if self.abstain and self.conformal is None:
             raise ValueError("--abstain needs conformal sets; give their level, such as --conformal 0.9")
         network, unread = find_packed(self.network), list[str]()
-        sets = None if self.conformal is None else network.conformal(self.conformal)
+        sets = None if self.conformal is None else network.conformal(self.conformal, self.network)
         runtime = load(network, self.backend)
         rows = self._answers(runtime, sets, unread) if self.inputs else self._figures(runtime, sets)
         if self.out is not None:

@@ -62,7 +62,8 @@ _SHARED = (
     *("seed", "data_seed", "data", "device", "precision", "capture", "protocol", "accumulate"),
     *("augment", "label_smoothing", "dropout"),
 )
-_LINE = 70  # letters of torch's reason that an error quotes
+# What torch says, to its developers, of names that it knows without having such a device.
+_ESSAYS = ("Could not run", "INTERNAL ASSERT", "No module named", "meta tensors")
 _ESTIMATORS = ("straight-through", "concrete", "released")
 
 
@@ -338,20 +339,21 @@ def open_device(name: str) -> torch.device:
     """Return a device that can hold tensors.
 
     Raises:
-        ValueError: If there is no such device.
+        ValueError: If there is no such device, or it cannot be used, such as a full GPU.
     """
+    device = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about names that torch will give up
             device = torch.device(name)
         torch.ones((), device=device).item()  # the device "meta" has tensors without numbers
     except (RuntimeError, AssertionError, ImportError) as error:
-        said = str(error).partition("\n")[0].partition(". ")[0]
-        reason = f" ({said})" if len(said) <= _LINE else ""  # longer ones are written for developers of torch
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        essay = not reason or (any(words in reason for words in _ESSAYS) and not name.startswith("cuda"))
+        if device is None or essay:
+            reason = "torch finds no such device here"
         advice = "choose cpu, or cuda on a machine with a GPU"
-        raise ValueError(
-            f"device {name!r} cannot be used: torch finds no such device here{reason}; {advice}"
-        ) from error
+        raise ValueError(f"device {name!r} cannot be used: {reason}; {advice}") from error
     return device
 
 

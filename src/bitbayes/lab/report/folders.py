@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
@@ -110,8 +110,8 @@ def read_folders(paths: Sequence[str | Path], now: float | None = None) -> Folde
     """Read runs and streams of tasks; a folder of runs stands for all runs in it.
 
     A run that a later start has set aside (NAME.old-1) is not another seed. It is left out with a note where the later
-    run is shown, too. So is a float network that was trained first (NAME-pretrained) where a run that begins with it is
-    shown: its budget is a part of the budget of that run.
+    run is shown, too. So is a float network that was trained first (NAME-pretrained) if it was found in a folder of
+    runs, and a run that begins with it is shown: it is the first part of that run's training.
 
     Args:
         paths: Folders of runs, of streams of tasks, or of several of them.
@@ -131,18 +131,21 @@ def read_folders(paths: Sequence[str | Path], now: float | None = None) -> Folde
     runs: dict[Path, Path] = {}  # the folder itself, so that none is shown twice, and as it was named
     streams: dict[Path, Path] = {}
     trust: dict[Path, Path] = {}
+    explicit: set[Path] = set()  # named themselves, and not a folder that holds them
     for named in map(Path, paths):
         if not named.exists():
             raise ValueError(f"{named} does not exist")
-        found = [named] if _is_run(named) or _is_stream(named) else reader.inside(named)
-        for folder in found:
+        alone = _is_run(named) or _is_stream(named)
+        if alone:
+            explicit.add(named.resolve())
+        for folder in [named] if alone else reader.inside(named):
             (streams if _is_stream(folder) else runs).setdefault(folder.resolve(), folder)
         if (named / "trust.json").is_file():
             trust.setdefault(named.resolve(), named)
     for path in reader.superseded([*runs, *streams]):
         runs.pop(path, None)
         streams.pop(path, None)
-    for path in reader.trained_first(runs):
+    for path in reader.trained_first(runs, explicit):
         del runs[path]
     names = _names([*runs, *streams, *trust])
     folders = Folders(
@@ -263,8 +266,8 @@ class _Reader:
             self._note(f"{names}: set aside by a later start of the same run; to see it, name it without the later one")
         return older
 
-    def trained_first(self, folders: Mapping[Path, Path]) -> list[Path]:
-        """Return the float networks that were trained first for other runs here, after a note.
+    def trained_first(self, folders: Mapping[Path, Path], explicit: Set[Path]) -> list[Path]:
+        """Return the float networks that were trained first for other runs here and are not explicit, after a note.
 
         A run records where its float network is. The folder lies beside the run, also after both have moved.
         """
@@ -274,10 +277,10 @@ class _Reader:
             for path, config in configs.items()
             if config is not None and config.pretrain_epochs and config.pretrained is not None
         }
-        first = [path for path in folders if path in begun]
+        first = [path for path in folders if path in begun - explicit]
         if first:
             names = _some([path.name for path in first])
-            self._note(f"{names}: trained first for other runs, which begin there; to see it, name it without them")
+            self._note(f"{names}: trained first for other runs, which begin there; to see it, name its own folder")
         return first
 
     def run(self, name: str, folder: Path) -> RunRecord | None:

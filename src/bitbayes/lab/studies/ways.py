@@ -38,12 +38,17 @@ class Way:
         Example:
             >>> Way("bayesbinn:default", {"lr": 0.01, "options": {"ess_scale": 10.0}}, members=4).slug
             'bayesbinn-default-lr0.01-10N-members4'
+            >>> Way("ste", {"lr": 0.00123456781}).slug  # all digits, where fewer would be another number
+            'ste-lr0.00123456781'
         """
         plain = {name: value for name, value in self.settings.items() if name != "options"}
         settings = plain | dict(self.settings.get("options", {})) | {"members": self.members}
         if self.members == 1:
             del settings["members"]
-        words = (f"{value:g}N" if name == "ess_scale" else f"{name}{brief(value)}" for name, value in settings.items())
+        words = (
+            f"{_exact(value, f'{value:g}')}N" if name == "ess_scale" else f"{name}{_exact(value, brief(value))}"
+            for name, value in settings.items()
+        )
         return "-".join([RuleName.parse(self.rule).slug, *words])
 
     def configs(self, recipe: str, seed: int, out: str, **settings: Any) -> list[RunConfig]:
@@ -64,6 +69,11 @@ class Way:
         if self.members == 1:
             return [make_config(recipe, self.rule, given, **settings, **self.settings)]
         return member_configs(recipe, self.rule, self.members, given, **settings, **self.settings)
+
+
+def _exact(value: object, label: str) -> str:
+    """Return a label if it is a number's value, and all digits of the number if the label is rounded."""
+    return label if type(value) not in (int, float) or float(label) == value else repr(value)
 
 
 def predictor(runs: Sequence[FinishedRun], samples: int) -> tuple[Callable[[Tensor], Prediction], int]:

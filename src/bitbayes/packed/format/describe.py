@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bitbayes.hub import Description, load_call
-from bitbayes.packed.format.program import Program
+from bitbayes.packed.format.program import CONFORMAL, Program
 from bitbayes.packed.format.summary import PackedSummary
 
 
@@ -30,7 +30,7 @@ def described(
         f"operations for one input{' and network' * several}": (
             f"{summary.binary_ops:,} binary and {summary.real_ops:,} real"
         ),
-        **program.about,
+        **dict(_fact(name, text) for name, text in program.about.items()),
     }
     load = load_call(source, "bb.packed.PackedNetwork", "load")
     array = inputs is not None and inputs.kind == "vector"
@@ -58,3 +58,14 @@ def described(
         commands=(f"bitbayes run {file} {what}", f"bitbayes bench {file}"),
         limits=tuple(limits),
     )
+
+
+def _fact(name: str, text: str) -> tuple[str, str]:
+    """Return a text of the file as a row of the card, in which thresholds of conformal sets have a label in words."""
+    if not name.startswith(CONFORMAL):
+        return name, text
+    try:
+        text = f"{float(text):.4g}"
+    except ValueError:  # of a damaged file, whose texts are shown as they are
+        pass
+    return f"smallest probability of a class in a set of level {name.removeprefix(CONFORMAL)}", text

@@ -20,10 +20,9 @@ from bitbayes.packed.format.describe import described
 from bitbayes.packed.format.file import read_file, write_file
 from bitbayes.packed.format.images import images_of, vectors_of
 from bitbayes.packed.format.inputs import Inputs, short
-from bitbayes.packed.format.program import PackedFileError, Program, Step
+from bitbayes.packed.format.program import CONFORMAL, PackedFileError, Program, Step
 from bitbayes.packed.format.summary import PackedRow, PackedSummary
 
-_CONFORMAL = "conformal "  # what the name of a threshold in `about` begins with, before the level
 _SHOWN = 5  # number of levels that an error message names
 
 
@@ -188,7 +187,7 @@ class PackedNetwork(Pretrained):
         while name in self.tensors:
             name += "_"
         last = Step("affine", (len(steps),), "temperature", {}, {"scale": name})
-        about = {name: text for name, text in self.program.about.items() if not name.startswith(_CONFORMAL)}
+        about = {name: text for name, text in self.program.about.items() if not name.startswith(CONFORMAL)}
         about["temperature"] = f"{temperature:.6g}"
         program = replace(self.program, steps=(*steps, last), about=about)
         return PackedNetwork(program, {**self.tensors, name: np.array([inverse], np.float32)})
@@ -206,33 +205,37 @@ class PackedNetwork(Pretrained):
             >>> network.with_conformal(bb.conformal.ConformalSets(0.9, 0.25)).conformal(0.9)
             ConformalSets(level=0.9, threshold=0.25)
         """
-        about = {**self.program.about, f"{_CONFORMAL}{float(sets.level)!r}": repr(float(sets.threshold))}
+        about = {**self.program.about, f"{CONFORMAL}{float(sets.level)!r}": repr(float(sets.threshold))}
         return PackedNetwork(replace(self.program, about=about), self.tensors)
 
-    def conformal(self, level: float) -> ConformalSets:
+    def conformal(self, level: float, name: str = "the network") -> ConformalSets:
         """Return the conformal sets of a level, which `with_conformal` or `bitbayes pack --conformal` has stored.
 
         Args:
             level: Fraction of the sets that hold the true class.
+            name: What an error message calls the network.
 
         Raises:
             PackedFileError: If the stored threshold is not a probability.
             ValueError: If the level is not in (0, 1), or the network has no conformal sets of this level.
         """
         ConformalSets(level, 1.0)  # refuses a level that is none
-        name = f"{_CONFORMAL}{float(level)!r}"
-        if name not in self.program.about:
-            found = [each for each in self.program.about if each.startswith(_CONFORMAL)][:_SHOWN]
-            levels = ", ".join(short(each.removeprefix(_CONFORMAL)).strip("'") for each in found)
-            has = f"has conformal sets only of {levels}" if found else "has no conformal sets"
-            advice = f"{'choose one of these levels, or ' if found else ''}pack the run again with"
-            raise ValueError(
-                f"the network {has}, expected some of level {level}; {advice} bitbayes pack --conformal {level}"
-            )
+        key = f"{CONFORMAL}{float(level)!r}"
+        if key not in self.program.about:
+            found = [
+                short(each.removeprefix(CONFORMAL)).strip("'")
+                for each in self.program.about
+                if each.startswith(CONFORMAL)
+            ]
+            *most, last = [*found[:_SHOWN], "more"] if len(found) > _SHOWN else found or ["none"]
+            levels = f"levels {', '.join(most)} and {last}" if most else f"level {last}"
+            has = f"has conformal sets of {levels}" if found else "has no conformal sets"
+            advice = f"{'choose one of these, or ' * bool(found)}pack a run of your own with --conformal {level}"
+            raise ValueError(f"{name} {has}, got level {level}; {advice}")
         try:
-            return ConformalSets(float(level), float(self.program.about[name]))
+            return ConformalSets(float(level), float(self.program.about[key]))
         except ValueError as error:
-            raise PackedFileError(f"{name}: {error}") from None
+            raise PackedFileError(f"{key}: {error}") from None
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file.

@@ -17,6 +17,7 @@ MAX_TEXT, MAX_STEPS, MAX_SOURCES, MAX_SAMPLES, MAX_NUMBER = 1 << 18, 4096, 256, 
 VERSION = 3  # newest version; version 1 had no `inputs`, and version 2 had none of the operations of `ENCODERS`
 ENCODERS = frozenset({"multiply", "slice", "offset", "embed", "norm", "attention"})
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}", re.ASCII)  # names of tensors, which are never used as paths
+CONFORMAL = "conformal "  # what the name of a threshold in `about` begins with, before the level of the conformal sets
 LABEL = re.compile(r"[A-Za-z0-9_.,:()\- ]{0,200}", re.ASCII)  # texts that are shown on terminals
 
 
