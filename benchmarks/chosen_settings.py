@@ -138,7 +138,7 @@ def main(words: Sequence[str] | None = None) -> None:
         choice, found = chosen(settings, runs, o.epochs)
         trials += [{"rule": title, "setting": setting, "nll": nll} for setting, nll in found.items()]
         rows[title] = trained([(settings[setting], run) for setting, run in zip(choice, runs, strict=True)], o.epochs)
-    RunFolder(o.out).write_json("trials.json", {"validation": trials, "splits": list(splits)})
+    RunFolder(o.out).write_json("trials.json", {"trials": trials, "splits": list(splits)})
     figures = measured(PROBLEM, runs, rows, o.out, Sampling(o.chains, o.sweeps), print)
     RunFolder(o.out).write_json("truth.json", {"truth": [figures.to_dict()]})
     bands_figure(figures, Path(o.out, "snelson.png"))

@@ -209,8 +209,8 @@ def flips_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 def trials_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return the validation NLL of all trials of `benchmarks/chosen_settings.py`, with the least of each split bold."""
     rows = []
-    for trial in found["validation"]:
-        rivals = [each["nll"] for each in found["validation"] if each["rule"] == trial["rule"]]
+    for trial in found["trials"]:
+        rivals = [each["nll"] for each in found["trials"] if each["rule"] == trial["rule"]]
         best = [min(of_split) for of_split in zip(*rivals, strict=True)]
         pairs = zip(trial["nll"], best, strict=True)
         cells = [f"**{nll:.3f}**" if nll == least else f"{nll:.3f}" for nll, least in pairs]
@@ -294,11 +294,17 @@ def _digits(value: float) -> str:
 def table(name: str, columns: Sequence[str] = ()) -> str:
     """Return the table of a stored file as Markdown."""
     found = json.loads((KEPT / name).read_text(encoding="utf-8"))
-    kinds = {"spending": members_table, "streams": streams_table, "unlike": trust_table, "data": data_table}
+    kinds = {
+        "trials": trials_table,
+        "spending": members_table,
+        "streams": streams_table,
+        "unlike": trust_table,
+        "data": data_table,
+    }
     kinds |= {"rows": rules_table, "splits": snelson_table, "epochs": curve_table}
     kinds |= {"problems": estimators_table, "truth": truth_table, "transformers": flips_table}
     kinds |= {"decoders": decoders_table, "encoders": encoders_table}
-    kinds |= {"validation": trials_table, "coverage": coverage_table}
+    kinds |= {"coverage": coverage_table}
     return next(make for key, make in kinds.items() if key in found)(found, columns)
 
 

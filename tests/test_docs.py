@@ -251,7 +251,7 @@ def test_the_chosen_trial_of_each_split_is_bold(tables):
         {"rule": "STE", "setting": "lr 0.01", "nll": [0.25, 0.75]},
         {"rule": "VISPA", "setting": "lr 1", "nll": [1.0, 2.0]},
     ]
-    assert tables.trials_table({"validation": trials, "splits": [60, 61]}, ()).splitlines() == [
+    assert tables.trials_table({"trials": trials, "splits": [60, 61]}, ()).splitlines() == [
         "| rule | setting | split 60 | split 61 |",
         "| --- | --- | ---: | ---: |",
         "| STE | lr 0.1 | 0.500 | **0.250** |",

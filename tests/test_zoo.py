@@ -207,7 +207,9 @@ def test_conformal_sets_on_the_command_line(capsys):
     out = capsys.readouterr().out
     assert "conformal sets of level 0.9: mean size " in out and "answers " in out
     assert cli.main(["run", "zoo:digits", "--conformal", "0.8"]) == 2
-    line = "has conformal sets only of 0.9, 0.95, 0.99, expected some of level 0.8; choose one of these levels, or pack"
+    line = (
+        "zoo:digits has conformal sets of levels 0.9, 0.95 and 0.99, got level 0.8; choose one of these, or pack a run"
+    )
     error = capsys.readouterr().err
     assert line in error and len(error.splitlines()) == 1
 

@@ -14,7 +14,8 @@ _LABELS = {
     "BayesBiNN, published": ("BayesBiNN,\npublished", PURPLE),
     "BayesBiNN, recommended": ("BayesBiNN,\nrecommended", BLUE),
     "BayesBiNN, ess = 10·N, 4 members": ("BayesBiNN,\n4 members", BLUE),
-    "BayesBiNN, ess = 10⁴·N, 4 members": ("BayesBiNN,\n4 members", BLUE),
+    "STE, chosen rate": ("STE", ORANGE),
+    "BayesBiNN, chosen ess, 4 members": ("BayesBiNN,\n4 members", BLUE),
 }
 
 
