@@ -163,7 +163,7 @@ def test_a_setting_is_chosen_without_the_test_points_of_its_split(
     assert [float(predict(torch.zeros(1, 1)).outputs) for predict in rows] == [1.0, 0.5]
     found = json.loads((tmp_path / "trials.json").read_text())
     assert found["splits"] == [3, 4] and [each["setting"] for each in found["trials"]] == ["0.1", "0.2"]
-    for trial in found["validation"]:
+    for trial in found["trials"]:
         for seed, nll in zip((3, 4), trial["nll"], strict=True):
             squared = (splits[seed].train.y[120:] - wanted[seed][float(trial["setting"])]).square().mean() / 0.35**2
             assert nll == pytest.approx(float(squared + math.log(2 * math.pi * 0.35**2)) / 2, rel=0.01)
