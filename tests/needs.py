@@ -82,6 +82,7 @@ OPENMP = Need("a torch that uses OpenMP")
 VARIANTS = Need("a processor that the kernels have variants for")
 SHARDS = Need("torch 2.10 or newer for fully_shard on a CPU", "make setup")
 NO_ROOT = Need("a user other than root")
+NO_AMX = Need("a processor without AMX")
 
 
 def processor(path: str) -> Need:
