@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ from torch import nn
 
 import bitbayes as bb
 import needs
+from bitbayes.parameters import packed_bits
 from bitbayes.rules import scales
+from bitbayes.rules.marks import mark_stacked
 
 STACKED = {
     "MixtralForCausalLM": ("gate_up_proj", (4, 2 * 24, 16), (4, 16, 24)),
@@ -76,6 +80,16 @@ def test_groups_of_stacked_experts_lie_in_the_rows_of_one_output() -> None:
         bb.STE(experts("GptOssForCausalLM")[1], scale="group:8", seed=3)
 
 
+@pytest.mark.parametrize(("shape", "kept"), [((4, 3, 64), True), ((2, 1, 32 * 129), False), ((4, 80, 64), True)])
+def test_bits_of_groups_of_experts_are_those_of_linear_layers(shape: tuple[int, ...], kept: bool) -> None:
+    """Whether a file keeps groups as bits depends on their number in a row, and not in an expert."""
+    stacked = nn.Parameter(torch.ones(shape))
+    mark_stacked(stacked, 2)
+    count, linear = stacked.numel(), [nn.Parameter(torch.ones(shape[1:])) for _ in range(shape[0])]
+    found, alone = (sum(packed_bits(bb.STE(w, scale="group:32", seed=3)).values()) for w in ([stacked], linear))
+    assert found == alone == (count + 32 * (count // 32) if kept else 32 * count)
+
+
 def test_experts_with_learned_scales_train() -> None:
     model, stacked = experts("MixtralForCausalLM")
     optimizer = bb.BayesBiNN(stacked, lr=0.1, ess=100, scale="channel", init="weights", seed=3)
@@ -90,18 +104,99 @@ def test_experts_with_learned_scales_train() -> None:
         assert torch.equal(optimizer.posterior().mode()[name].abs(), learned.expand(parameter.shape))
 
 
-def test_scales_of_three_dimensions_of_an_unknown_layer_are_refused() -> None:
-    class Mix(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(4, 3, 2))
+def unequal(kind: str) -> list[tuple[str, nn.Parameter]]:
+    """Return stacked experts whose sizes differ by factors of 100, and of which the last has an output of zeros."""
+    _, stacked = experts(kind)
+    with torch.no_grad():
+        for _, parameter in stacked:
+            parameter.normal_().mul_(10.0 ** torch.arange(0, -8, -2).view(4, 1, 1))
+            last = parameter[3] if kind.startswith("Mix") else parameter[3].T
+            last[5] = 0
+    return stacked
 
-    network = nn.Sequential(Mix(), nn.Conv1d(4, 3, 2))
+
+def separate(parameter: nn.Parameter, kind: str) -> list[nn.Parameter]:
+    """Return the weights of a linear layer for each expert, of shape (out, in)."""
+    each = parameter.detach() if kind.startswith("Mix") else parameter.detach().mT
+    return [nn.Parameter(weight.clone(memory_format=torch.contiguous_format)) for weight in each]
+
+
+@pytest.mark.parametrize("kind", STACKED)
+def test_trained_experts_begin_as_linear_layers_of_their_own(kind: str) -> None:
+    for scale in ("channel", "group:8")[: 2 if kind.startswith("Mix") else 1]:
+        options: dict[str, Any] = {"lr": 0.1, "ess": 100, "scale": scale, "init": "weights", "seed": 3}
+        stacked = unequal(kind)
+        linear = [separate(parameter, kind) for _, parameter in stacked]
+        optimizer = bb.BayesBiNN(stacked, **options)
+        for (_, parameter), weights in zip(stacked, linear, strict=True):
+            alone = bb.BayesBiNN(weights, **options)
+            found = optimizer.state[parameter]
+            belief = found["belief"]["natural"].view(parameter.shape)
+            found_scale = scales.value(found, parameter.shape).expand(parameter.shape)
+            if kind.startswith("Gpt"):
+                belief, found_scale = belief.mT, found_scale.mT
+            for expert, weight in enumerate(weights):
+                wanted = alone.state[weight]
+                torch.testing.assert_close(belief[expert], wanted["belief"]["natural"].view(weight.shape))
+                wanted_scale = scales.value(wanted, weight.shape).expand(weight.shape)
+                torch.testing.assert_close(found_scale[expert], wanted_scale, atol=0, rtol=1e-5)
+
+
+def test_an_expert_of_zeros_has_no_start() -> None:
+    stacked = unequal("MixtralForCausalLM")
+    with torch.no_grad():
+        stacked[1][1][2] = 0
+    with pytest.raises(ValueError, match=r"the mean of \|w\| of expert 2 is 0\. Load"):
+        bb.STE(stacked, init="weights", seed=3)
+
+
+@pytest.mark.parametrize("kind", STACKED)
+def test_trained_experts_are_recognised_and_random_ones_are_not(kind: str) -> None:
+    _, stacked = experts(kind)
+    name, parameter = stacked[0]
+    with torch.no_grad():
+        parameter.normal_().mul_(10.0 ** torch.arange(0, -8, -2).view(4, 1, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bb.STE([(name, nn.Parameter(parameter[1].detach().clone()))], seed=3).step()
+        random = bb.STE(stacked[:1], seed=3)
+    assert random.param_groups[0]["init"] == "random"
+    with torch.no_grad():
+        parameter.normal_()
+        parameter[2] += torch.linspace(-2, 2, parameter.shape[2])
+    assert bb.STE(stacked[:1], seed=3).param_groups[0]["init"] == "weights"
+
+
+class Mix(nn.Module):
+    """A layer of an unknown kind."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape))
+
+
+@pytest.mark.parametrize(("shape", "known"), [((4, 3, 2), nn.Conv1d(4, 3, 2)), ((4, 3, 2, 2), nn.Conv2d(4, 3, 2))])
+def test_scales_of_an_unknown_layer_are_refused(shape: tuple[int, ...], known: nn.Module) -> None:
+    network = nn.Sequential(Mix(*shape), known)
     binary, _ = bb.split_parameters(network, binary=["0.weight", "1.weight"])
     for scale in ("fan_in", "channel", "group:2"):
-        message = rf'^scale="{scale}" needs to know which dimension .* of shape \(4, 3, 2\) belongs to a layer of an'
+        shown = re.escape(str(shape))
+        message = rf'^scale="{scale}" needs to know which dimension .* of shape {shown} belongs to a layer of an'
         with pytest.raises(ValueError, match=message):
             bb.STE(binary, scale=scale, seed=3)
         bb.STE(binary[1:], scale=scale, seed=3)
     for scale in ("one", "weight"):
         bb.STE(binary, scale=scale, seed=3)
+
+
+def test_a_convolution_of_a_users_own_has_scales_as_the_refusal_says() -> None:
+    network = nn.Sequential(Mix(4, 3, 2), nn.Linear(4, 3))
+    binary, _ = bb.split_parameters(network, binary=["0.weight"])
+    with pytest.raises(ValueError, match=r"call split_parameters without naming it in .* add it to the binary"):
+        bb.STE(binary, scale="channel", seed=3)
+    with pytest.warns(UserWarning, match="does not know stay real"):
+        binary, _ = bb.split_parameters(network)
+    weight = network[0].weight
+    optimizer = bb.STE([*binary, ("0.weight", weight)], scale="channel", init="random", seed=3)
+    assert optimizer.state[weight]["scale"].shape == (4, 1, 1)
+    assert optimizer.state[weight]["scale"].unique() == torch.tensor(6**-0.5)

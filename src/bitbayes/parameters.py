@@ -42,8 +42,9 @@ def split_parameters(
     embedding.
 
     The experts of transformers' mixtures, such as those of Mixtral, stay real unless `binary` names them. A parameter
-    then has the weights of all experts, and scales and starts treat each expert as a linear layer of its own. Scales of
-    other weights of three dimensions that `binary` names are refused if they depend on which dimension is the inputs.
+    then has the weights of all experts, and scales and starts treat each expert as a linear layer of its own. Scales
+    that depend on which dimension is the inputs are refused for other weights of three or more dimensions that `binary`
+    names, among them the experts of Llama 4, JetMoE, LongCat Flash, Step and Inkling.
 
     Binary parameters of a transformer are marked, because recommended settings differ for them. A transformer is a
     network with a module whose class name contains "attention" or "attn", and a module whose class name contains
@@ -126,19 +127,22 @@ def _is_conv1d(module: nn.Module) -> bool:
 
 
 def _mark_stacked(model: nn.Module, named: Iterable[Parameter]) -> None:
-    """Mark the experts of transformers, whose modules say how they are stored, and named weights of unknown layers.
+    """Mark the experts of transformers whose modules say how they are stored, and named weights of unknown layers.
 
-    Only weights of three dimensions can be taken for those of a convolution.
+    The modules of most mixtures do. The others, such as those of Llama 4, JetMoE, LongCat Flash, Step and Inkling, are
+    layers of an unknown kind. Only weights of three or more dimensions can be taken for those of a convolution. All
+    other parameters of the network lose the mark that an earlier split may have given them.
     """
     inputs = {id(parameter): 0 for parameter in named}
     for module in model.modules():
         transposed = getattr(module, "is_transposed", None)
         if isinstance(transposed, bool) and hasattr(module, "has_gate") and "transformers" in sys.modules:
             mine = dict(module.named_parameters(recurse=False))
-            inputs |= {id(mine[name]): 1 if transposed else 2 for name in _EXPERTS if name in mine}
+            inputs |= {
+                id(mine[name]): 1 if transposed else 2 for name in _EXPERTS if name in mine and mine[name].dim() == 3
+            }
     for parameter in model.parameters():
-        if id(parameter) in inputs and parameter.dim() == 3:
-            mark_stacked(parameter, inputs[id(parameter)])
+        mark_stacked(parameter, inputs.get(id(parameter)) if parameter.dim() > 2 else None)
 
 
 def _embeddings(model: nn.Module) -> Iterator[nn.Module]:
@@ -353,7 +357,8 @@ def summary(model: nn.Module, binary: Named | BinaryOptimizer | JointOptimizer |
             (`scale="normal"` or "weight") take 32 bits each. None calls `split_parameters`.
 
     Returns:
-        The summary, which prints as a table.
+        The summary, which prints as a table. Its packed sizes include parameters of layers that `bb.pack` refuses, such
+        as stacked experts and recurrent layers, as though it took them.
 
     Example:
         >>> model = torch.nn.Linear(32, 4)

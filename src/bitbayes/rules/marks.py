@@ -25,17 +25,21 @@ def transposed_groups(parameter: Tensor) -> int:
     return getattr(parameter, "bitbayes_transposed_groups", 0)
 
 
-def mark_stacked(parameter: Tensor, inputs: int) -> None:
+def mark_stacked(parameter: Tensor, inputs: int | None) -> None:
     """Mark a weight as the stacked weights of several experts, which are linear layers of the same shape.
 
     An optimizer reads the mark when it gets the parameter, as it does `mark_transposed`.
 
     Args:
-        parameter: The weight, of three dimensions.
+        parameter: The weight, of three or more dimensions.
         inputs: Dimension of the inputs: 2 for shape (experts, out, in), 1 for (experts, in, out), and 0 if a layer of
-            an unknown kind has the weight, so that nobody can tell whether its first dimension is the outputs.
+            an unknown kind has the weight, so that nobody can tell whether its first dimension is the outputs. None
+            removes the mark.
     """
-    parameter.bitbayes_stacked_inputs = inputs  # type: ignore[attr-defined]
+    if inputs is None:
+        vars(parameter).pop("bitbayes_stacked_inputs", None)
+    else:
+        parameter.bitbayes_stacked_inputs = inputs  # type: ignore[attr-defined]
 
 
 def stacked_inputs(parameter: Tensor) -> int | None:

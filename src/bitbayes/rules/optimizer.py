@@ -158,8 +158,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             self.check(group)
             places = list(self._places())[len(known) :]
             if group["init"] is None:
-                weights = ((place.name, shards.whole(place.parameter, place.own.reshape(-1))) for place in places)
-                trained = pretrained.first_trained(weights)
+                trained = pretrained.first_trained((place.name, place.parameter) for place in places)
                 group["init"] = "random" if trained is None else "weights"
                 self._trained = self._trained or trained
             states: dict[Tensor, Any] = {place.parameter: self._first_state(place) for place in places}
@@ -333,7 +332,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         count, device, seed = parameter.numel(), parameter.device, group["seed"]
         trained = pretrained.whole_weights(parameter) if group["init"] == "weights" else None
         if trained is not None:
-            start = pretrained.relative_size(trained)
+            start = pretrained.relative_size(trained, scales.layers(parameter))
         else:
             start = Noise(stream_key(seed, _START, place.number), count, device).uniform() * 2 - 1
             start = F.sign(start) if self.start == "signs" else start

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.rules import shards
+from bitbayes.rules.marks import stacked_inputs
 
 _ITERATIONS = 20
 _MARGIN = 2.5  # random matrices of a dozen kinds with 15 to 260,000 entries exceed the bound by a factor of at most 1.2
@@ -26,7 +27,7 @@ def looks_trained(weights: Tensor) -> bool:
     constant and sparse matrices stay below this bound, and so do matrices that are too small to tell.
 
     Args:
-        weights: Weights of shape (out, in, *kernel).
+        weights: Weights of one layer, of shape (out, in, *kernel).
 
     Example:
         >>> weights = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
@@ -52,8 +53,16 @@ def looks_trained(weights: Tensor) -> bool:
 
 
 def first_trained(named: Iterable[tuple[str, Tensor]]) -> str | None:
-    """Return the name of the first tensor that looks trained, or None."""
-    return next((name for name, weights in named if looks_trained(weights)), None)
+    """Return the name of the first parameter that looks trained, or None; one expert that does is enough.
+
+    All processes that share the parameters must call this together.
+    """
+    for name, parameter in named:
+        weights = whole_weights(parameter).view(parameter.shape)
+        # Experts of different sizes would look like one trained matrix.
+        if any(map(looks_trained, weights if stacked_inputs(parameter) else [weights])):
+            return name
+    return None
 
 
 def whole_weights(parameter: Tensor) -> Tensor:
@@ -61,15 +70,22 @@ def whole_weights(parameter: Tensor) -> Tensor:
     return shards.whole(parameter, shards.local(parameter).float().reshape(-1)).reshape(-1)
 
 
-def relative_size(weights: Tensor) -> Tensor:
-    """Return signs and relative sizes of trained weights: w / mean|w|."""
-    size = weights.abs().mean()
-    if not (size > 0 and torch.isfinite(size)):
-        raise ValueError(
-            f'init="weights" needs finite weights that are not all zero; the mean of |w| is {float(size):g}. '
-            'Load the pretrained weights first, or use init="random"'
-        )
-    return weights / size
+def relative_size(weights: Tensor, layers: int = 1) -> Tensor:
+    """Return signs and relative sizes of trained weights, flat: w / mean|w|, with the mean of each stacked layer.
+
+    Raises:
+        ValueError: If all weights of a layer are zero, or one is not finite.
+    """
+    each = weights.view(layers, -1)
+    sizes = each.abs().mean(1, keepdim=True)
+    for expert, size in enumerate(sizes.flatten().tolist()):
+        if not (size > 0 and math.isfinite(size)):
+            where = f" of expert {expert}" if layers > 1 else ""
+            raise ValueError(
+                f'init="weights" needs finite weights that are not all zero; the mean of |w|{where} is {size:g}. '
+                'Load the pretrained weights first, or use init="random"'
+            )
+    return (each / sizes).view(-1)
 
 
 def warn_of_start(rule: str, name: str) -> None:

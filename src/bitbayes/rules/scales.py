@@ -3,7 +3,8 @@
 Rules see unit weights: draws of ±1 and gradients with respect to them. Only this module handles s.
 
 "channel" learns one s for each output, and "group:128" one for each 128 adjacent weights of a row, as the files of
-language models have it. A row is all weights of one output. The tensor of a group's scales has shape (out, groups).
+language models have it. A row is all weights of one output. The tensor of a group's scales has shape (out, groups), or
+(experts, out · groups) for stacked experts.
 
 "normal" gives every weight a fixed s, the size of a standard normal number, and "weight" learns s from that start. A
 weight then takes 32 bits, its sign included. This suits a first layer on few inputs. With signs alone, the units of
@@ -41,7 +42,9 @@ _SMALLEST = 1e-3  # a scale that is a random number is positive, and its recipro
 def fans(parameter: Tensor) -> tuple[int, int]:
     """Return fan-in and fan-out of a weight of shape (out, in, *kernel); a vector counts as one output.
 
-    The fans of stacked experts, which `bitbayes.split_parameters` marks, are those of one expert.
+    The fans of stacked experts, which `bitbayes.split_parameters` marks, are those of one expert. A weight of a layer
+    of an unknown kind counts as one of a convolution. `begin` refuses scales that would depend on that, but the starts
+    of rules do depend on it, also with scale="one".
     """
     if parameter.dim() < 2:
         return max(parameter.numel(), 1), 1
@@ -98,7 +101,8 @@ def begin(parameter: Tensor, kind: str, noise: Noise, trained: Tensor | None = N
         raise ValueError(
             f'scale="{kind}" needs to know which dimension of a weight is its inputs, but one of shape '
             f"{tuple(parameter.shape)} belongs to a layer of an unknown kind; put it into a parameter group of its own "
-            'with scale="one", or, if its shape is (out, in, kernel), pass it without naming it in binary=[...]'
+            'with scale="one", or, if its shape is (out, in, *kernel), call split_parameters without naming it in '
+            "binary=[...], and add it to the binary parameters yourself"
         )
     first = 1 / math.sqrt(fans(parameter)[0])
     if kind == "fan_in":
@@ -108,8 +112,9 @@ def begin(parameter: Tensor, kind: str, noise: Noise, trained: Tensor | None = N
     if trained is not None:
         sizes = trained.abs()
         count = parameter.numel() // scale.numel()
-        # Weights that are all zero would have no scale, and no gradient.
-        scale = (_summed(sizes, scale, parameter.shape) / count).clamp(min=_SMALLEST * float(sizes.mean()))
+        # Weights that are all zero would have no scale, and no gradient. The bound is that of one expert.
+        mean = sizes.view(layers(parameter), -1).mean(1).view([layers(parameter), 1, 1, 1, 1, 1][: scale.dim()])
+        scale = torch.maximum(_summed(sizes, scale, parameter.shape) / count, _SMALLEST * mean)
     return _learned(scale)
 
 
@@ -120,18 +125,18 @@ def _learned(scale: Tensor) -> dict[str, Tensor]:
 def _learned_shape(parameter: Tensor, kind: str) -> list[int]:
     stacked = stacked_inputs(parameter)
     # The axis of the output channels (of a group, where a transposed convolution has groups).
-    outputs = 1 if transposed_groups(parameter) else 0
-    if outputs and shards.is_sharded(parameter):
+    axis = 1 if transposed_groups(parameter) else 0
+    if axis and shards.is_sharded(parameter):
         raise ValueError(
             f'scale="{kind}" of a transposed convolution needs the rows of all processes, and fully_shard has shared '
             'them out; take scale="fan_in", or leave this layer out of fully_shard'
         )
     size = group_size(kind)
-    own = (0, 3 - stacked) if stacked else (outputs,)  # axes with scales of their own
-    channels = [length if axis in own else 1 for axis, length in enumerate(parameter.shape)]
+    own = (0, 3 - stacked) if stacked else (axis,)  # axes with scales of their own
+    channels = [length if place in own else 1 for place, length in enumerate(parameter.shape)]
     if size is None:
         return channels
-    if outputs or stacked == 1:
+    if axis or stacked == 1:
         raise ValueError(
             f'scale="{kind}" needs the weights of an output to lie side by side, which those of a transposed '
             "convolution, of GPT-2's Conv1D and of experts of shape (experts, in, out) do not; take "
@@ -174,15 +179,19 @@ def bits(parameter: Tensor, state: dict[str, Any]) -> int:
     """Return the bits of a tensor in a packed file: its signs and its scales, unless a single scale is folded away.
 
     Weights of which each has a size of its own are stored as float32 numbers, whose first bit is the sign. So are
-    groups of a convolution, and small or many groups of a linear layer.
+    groups of a convolution, and small or many groups of a linear layer. `bitbayes.pack` refuses stacked experts and
+    recurrent layers; their weights count as those of linear layers do.
     """
     scale, weights = state.get("scale"), parameter.numel()
     if scale is None or not scale.dim():
         return weights
     own = scale.shape[1:] == parameter.shape[1:] and parameter[0].numel() > 1
     if _grouped(scale, parameter.shape):
-        groups = scale.shape[1]
-        own = parameter.dim() > 2 or parameter.shape[1] // groups < SMALLEST_GROUP or groups > MOST_GROUPS
+        stacked = stacked_inputs(parameter)
+        row = parameter.shape[stacked or 1]
+        groups = scale.shape[1] // (parameter.shape[1] if stacked else 1)
+        convolution = parameter.dim() > 2 and not stacked
+        own = convolution or row // groups < SMALLEST_GROUP or groups > MOST_GROUPS
     return 32 * weights if own else weights + 32 * scale.numel()
 
 
