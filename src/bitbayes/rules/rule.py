@@ -94,9 +94,9 @@ class Rule(ABC, Generic[O]):
 
     @staticmethod
     def ignores_draw(group: Values) -> bool:
-        """Return whether one gradient has the same estimate at every draw of a step.
+        """Return False if `estimate` needs each gradient together with its own draw.
 
-        This holds for the default `estimate`. A rule with another `estimate` says so here if it holds.
+        The default `estimate` does not. A rule whose own `estimate` is the same at every draw of a step returns True.
         """
         return False
 
@@ -152,6 +152,21 @@ class Rule(ABC, Generic[O]):
     def natural(belief: Belief, o: O) -> Tensor:
         """Return λ of the mean-field posterior, for rules with `has_posterior`."""
         raise NotImplementedError  # unreachable: `BinaryOptimizer` requires it of rules with a posterior
+
+    @classmethod
+    def needs_draw(cls, group: Values) -> bool:
+        """Return whether `estimate` needs each gradient together with its own draw.
+
+        What a class says in `ignores_draw` holds for its own `estimate` and those of its bases. A subclass that
+        overrides `estimate` does not inherit it, because it may have changed the equations.
+        """
+        defined = {
+            name: next(kind for kind in cls.__mro__ if name in vars(kind)) for name in ("estimate", "ignores_draw")
+        }
+        if defined["estimate"] is Rule:
+            return False
+        order = cls.__mro__.index
+        return order(defined["ignores_draw"]) > order(defined["estimate"]) or not cls.ignores_draw(group)
 
     # Compiled kernels of `bitbayes.kernels` that do the same faster. These functions return None if no kernel covers
     # the options; the functions above then run. A subclass does not inherit them, because it may have changed the
