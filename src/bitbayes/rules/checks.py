@@ -191,11 +191,11 @@ def loss(closure: Callable[[], Tensor | None]) -> Tensor | None:
 
 
 def of_one_draw(added_to: Iterable[str], samples: int) -> None:
-    """Raise RuntimeError for parameters whose gradients at the first draw a closure kept for all draws."""
+    """Raise RuntimeError for parameters with an earlier gradient that a closure added to at one of several draws."""
     name = next(iter(added_to), None)
     if name is not None:
         raise RuntimeError(
-            f"step(closure) with samples={samples} found a gradient of {name!r} that the closure added to, but this "
-            "rule or its learned scale needs each gradient together with its own draw; clear the gradients in the "
-            "closure (sharded ones with set_to_none=True) and compute all micro-batches in it, or take samples=1"
+            f"step(closure) with samples={samples} found a gradient of {name!r} that the closure added to or assigned "
+            "anew, but this rule or its learned scale needs each gradient together with its own draw; compute all "
+            "micro-batches in the closure and call zero_grad() before the step, or take samples=1"
         )

@@ -124,7 +124,8 @@ class JointOptimizer(torch.optim.Optimizer):
             The mean loss over draws, or None if there is no loss.
 
         Raises:
-            RuntimeError: If the rule refuses the step. The real parameters are then unchanged, too.
+            RuntimeError: If the rule refuses the step. The real parameters are then unchanged, too, and with several
+                draws also their gradients.
         """
         several = closure is not None and self.binary.param_groups[0]["samples"] > 1
         draws = 0
@@ -139,11 +140,17 @@ class JointOptimizer(torch.optim.Optimizer):
             loss, draws = closure(), draws + 1
             for parameter in _parameters(self.real):
                 if parameter.grad is not None:
+                    gradient = parameter.grad.detach()  # create_graph=True would keep the graphs of all draws
                     total = totals.get(parameter)
-                    totals[parameter] = parameter.grad.clone() if total is None else total + parameter.grad
+                    totals[parameter] = gradient.clone() if total is None else total + gradient
             return loss
 
-        loss = self.binary.step(added if several else closure)
+        try:
+            loss = self.binary.step(added if several else closure)
+        except BaseException:
+            if several:
+                earlier.put_back()  # a retry must not count the gradients of this attempt
+            raise
         for parameter, total in totals.items():  # a closure that computes nothing is called once, and changes nothing
             parameter.grad = total / draws
         self.real.step()

@@ -177,17 +177,17 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         Args:
             closure: Function that clears the gradients, computes the loss, calls backward and returns the loss (or
                 None, as the closures of some trainers do). With `samples > 1`, it is called once per draw, and the
-                update is averaged over the draws. Every call finds the gradients that were there before `step`, so a
-                closure that does not clear them adds to the same ones at every draw. Without a closure, the current
-                gradients and one draw are used. The same holds for a closure that leaves all gradients unchanged, which
-                trainers pass if users call backward themselves.
+                update is averaged over the draws. Every call starts from the gradients of the optimizer's own
+                parameters before `step`, and may clear them or add to them; real parameters need `JointOptimizer`.
+                Without a closure, the current gradients and one draw are used. The same holds for a closure that leaves
+                all gradients unchanged, which trainers pass if users call backward themselves.
 
         Returns:
             The mean loss over draws, or None if there is no loss.
 
         Raises:
-            RuntimeError: If the parameters hold the mode, a gradient is not finite, or the closure adds to gradients of
-                the first draw that cannot stand for those of the other draws. The beliefs are then unchanged.
+            RuntimeError: If the parameters hold the mode, a gradient is not finite, or the closure adds to gradients
+                that are needed with their own draw. Beliefs (and gradients if `samples > 1`) are then unchanged.
             TypeError: If a gradient is sparse, or the closure returns something other than a loss.
         """
         self.refusals.report()
@@ -425,12 +425,13 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             and whether to accept the step.
 
         Raises:
-            NotFiniteError: If a gradient is not finite. The weights are then as they were before the call.
+            NotFiniteError: If a gradient is not finite. Weights and gradients are then as they were before the call.
         """
         losses: list[Tensor] = []
         means: dict[Tensor, Mean] = {}
         accept = None
-        earlier = EarlierGradients(place.parameter for place in self._places())
+        capturable = self.param_groups[0]["capturable"]
+        earlier = EarlierGradients((place.parameter for place in self._places()), capturable=capturable)
         bound = [place for place in self._places() if self._weighs_draws(place.group)]
         try:
             for sample in range(samples):
@@ -453,13 +454,13 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         except BaseException:
             with torch.no_grad():
                 self._show_all()
+            earlier.put_back()  # a retry must not count the gradients of this attempt
             raise
         return torch.stack(losses).mean() if losses else None, means, accept
 
     def _weighs_draws(self, group: dict[str, Any]) -> bool:
-        """Return whether one gradient means something else at another draw; the slope of a scale always does."""
-        alike = type(self).estimate is Rule.estimate or self.ignores_draw(group)
-        return scales.is_learned(group["scale"]) or not alike
+        """Return whether the estimate, or a learned scale, needs each gradient together with its own draw."""
+        return scales.is_learned(group["scale"]) or self.needs_draw(group)
 
     def _added(self, place: Place, sample: int, samples: int, mean: Mean | None) -> Mean:
         """Add the estimate of the current draw for one tensor to those of the previous draws."""
