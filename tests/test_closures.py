@@ -307,6 +307,16 @@ def test_zeros_are_found_by_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(reads) == 1
 
 
+def test_gradients_that_are_written_past_their_version_are_put_back() -> None:
+    """As captured graphs and the buckets of distributed training write them."""
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    earlier = places.EarlierGradients([weight])
+    weight.grad.data.add_(1)
+    earlier.put_back()
+    assert weight.grad.tolist() == [1, 1]
+
+
 def test_a_subclass_with_another_estimate_does_not_inherit_what_its_base_says_of_draws() -> None:
     class Weighed(bb.BayesBiNN):
         @staticmethod
