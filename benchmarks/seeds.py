@@ -4,7 +4,7 @@
     python benchmarks/seeds.py snelson --data FOLDER --first-seed 20 --chains 8 --sweeps 400
 
 The networks of all seeds, and of all members of a seed, are stacked in one set of parameters. They train with the
-settings of `bitbayes reproduce truth`, in about a sixth of the time of as many runs. The table is that of
+settings of `bitbayes reproduce truth`, in much less time than as many runs. The table is that of
 `bitbayes reproduce truth`, and OUT/PROBLEM/truth.json has its figures. Draws and initial weights are not those of
 single runs. STE begins with smaller latent weights, because they depend on the size of a tensor. VISPA's networks keep
 tensors of their own, because its posterior correlates all weights of a tensor.
