@@ -495,7 +495,7 @@ def test_trials_side_by_side_decide_as_in_turn(tmp_path: Path, capsys: pytest.Ca
 def test_trials_side_by_side_that_all_diverge(tmp_path: Path) -> None:
     """The error of each process ends its trial alone, and the search says that none is left.
 
-    There is one note, of the first error: the search goes on after both processes have ended, and finds both diverged.
+    A note tells of the first error. There is a second one if the other trial had not failed by then and is begun again.
     """
     choice = TableChoice(dataset="digits", rules=("full-precision",), jobs=2)
     given = Overrides(epochs=4, out=str(tmp_path), lr=1e37, budget="quick")
@@ -504,7 +504,7 @@ def test_trials_side_by_side_that_all_diverge(tmp_path: Path) -> None:
     RunFolder(tmp_path).write_json("spending.json", {"rules": [spent.to_dict()]})
     with pytest.raises(DivergedError, match=r"^every trial of full-precision diverged; leave out the rule"):
         members_study(choice, given, members=2, samples=2, trials=2, note=notes.append)
-    assert len([line for line in notes if line.startswith("failed: ")]) == 1
+    assert len([line for line in notes if line.startswith("failed: ")]) in (1, 2)
     for factor in ("0.333", "1"):
         folder = tmp_path / "trials" / "full-precision" / factor
         assert RunFolder(folder).read_json("failure.json")["diverged"] and not (folder / "summary.json").exists()
