@@ -56,8 +56,9 @@ def test_recurrent_networks(kind: type[nn.RNNBase], batch_first: bool, whole: bo
     model = Reader(kind, batch_first=batch_first, whole=whole)
     posterior, x = posterior_of(model), torch.randn(7, 5, 4)
     wanted = one_by_one(model, x, posterior, 3)
-    assert torch.equal(bb.predict(model, x, posterior, samples=3).outputs, wanted)
-    assert not torch.equal(wanted[0], wanted[1])
+    # Not bit for bit: on some processors the products of an RNN depend on where its weights lie in memory.
+    torch.testing.assert_close(bb.predict(model, x, posterior, samples=3).outputs, wanted)
+    assert not torch.allclose(wanted[0], wanted[1])
     if batch_first:
         torch.testing.assert_close(bb.predict(model, x, posterior, samples=3, chunk=2).outputs, wanted)
 
