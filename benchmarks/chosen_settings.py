@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from seeds import Stacked, predictors, stacked_data, train_all
+from seeds import Stacked, predictors, runs_of, stacked_data, train_all
 from torch import Tensor
 
-from bitbayes.lab.recipes import find_recipe, make_experiment
+from bitbayes.lab.recipes import find_recipe
 from bitbayes.lab.report.figures import bands_figure
 from bitbayes.lab.report.results import truth_table
 from bitbayes.lab.studies.exact import Sampling
@@ -129,10 +129,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--sweeps", type=int, default=400, help="sweeps of each chain")
     parser.add_argument("--out", default="runs/chosen", help="folder of the results and of the sampled networks")
     o = parser.parse_args(words)
-    splits, runs, rows, trials = range(o.first_seed, o.first_seed + o.seeds), [], {}, []
-    for seed in splits:
-        (config,) = PROBLEM.configs(Way("ste"), seed, o.out, o.data, None)
-        runs.append(FinishedRun(config, RunFolder(config.out), make_experiment(config), None))
+    splits, rows, trials = range(o.first_seed, o.first_seed + o.seeds), {}, []
+    runs = runs_of(PROBLEM, splits, o.out, o.data)
     for title, settings in TRIALS.items():
         print(f"{title} ...", flush=True)
         choice, found = chosen(settings, runs, o.epochs)

@@ -58,7 +58,7 @@ def chosen(outputs: Tensor, index: Tensor) -> Prediction[Tensor]:
 
 
 def zoo_table(places: dict[str, str], level: float, number: int) -> Table:
-    """Returns coverage, size and answers of the pretrained networks whose data are here."""
+    """Return coverage, size and answers of the pretrained networks whose data are here."""
     rows = []
     for name in bb.zoo.names():
         network = bb.zoo.load(name)
@@ -84,7 +84,7 @@ def zoo_table(places: dict[str, str], level: float, number: int) -> Table:
 
 
 def outputs_by_epoch(rule: str, seed: int, folder: str) -> tuple[list[Tensor], Tensor]:
-    """Returns the logits of the mode after every epoch, (1, N, K) each, and the classes of the held-out examples."""
+    """Return the logits of the mode after every epoch, (1, N, K) each, and the classes of the held-out examples."""
     config = make_config("digits", rule, seed=seed, out=str(Path(folder, f"{rule}{seed}")))
     experiment = make_experiment(config)
     parts = [whole(part) for part in (experiment.data.validation, experiment.data.test)]  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def outputs_by_epoch(rule: str, seed: int, folder: str) -> tuple[list[Tensor], T
 
 
 def selection_table(seeds: int, level: float, number: int) -> Table:
-    """Returns the coverage with the calibration data that have also chosen the epoch, and with other data."""
+    """Return the coverage with the calibration data that have also chosen the epoch, and with other data."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for rule in RULES:
@@ -120,7 +120,7 @@ def selection_table(seeds: int, level: float, number: int) -> Table:
 
 
 def halves(outputs: Tensor, y: Tensor, level: float, number: int) -> list[float]:
-    """Returns the coverage in percent on one half of the examples, calibrated on the other half, for every split."""
+    """Return the coverage in percent on one half of the examples, calibrated on the other half, for every split."""
     found = []
     for first, second in splits(len(y), 2, number):
         sets = ConformalSets.fit(chosen(outputs, first), y[first], level=level)
@@ -129,7 +129,7 @@ def halves(outputs: Tensor, y: Tensor, level: float, number: int) -> list[float]
 
 
 def runs_row(folders: Sequence[str], samples: int, number: int) -> dict[str, Any]:
-    """Returns what was measured on the runs of one recipe and rule, with the mode, or with the mean of samples."""
+    """Return what was measured on the runs of one recipe and rule, with the mode, or with the mean of samples."""
     levels = {level: {"halves": list[float](), "validation": list[float]()} for level in LEVELS}
     accuracy, about = list[float](), dict[str, Any]()
     for folder in folders:
@@ -158,7 +158,7 @@ def spread_of(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def seed_folders(place: str) -> list[str]:
-    """Returns the folder of a run, or those of the seeds in it, which have one recipe, rule and number of epochs."""
+    """Return the folder of a run, or those of the seeds in it, which have one recipe, rule and number of epochs."""
     if RunFolder(place).has("config.json"):
         return [place]
     folders = [str(path) for path in sorted(Path(place).glob("seed*")) if re.fullmatch(r"seed\d+", path.name)]
@@ -174,7 +174,7 @@ def seed_folders(place: str) -> list[str]:
 
 
 def runs_rows(places: Sequence[str], samples: int, number: int) -> list[dict[str, Any]]:
-    """Returns a row for the mode of the runs in each folder, and another one for the mean of posterior samples."""
+    """Return a row for the mode of the runs in each folder, and another one for the mean of posterior samples."""
     rows = []
     for place, folders in {place: seed_folders(place) for place in places}.items():  # refusals come first
         for count in [0, *[samples] * (load_run(folders[0]).posterior is not None)]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -80,6 +80,12 @@ def joined(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         _, layer, _, kind = name.split(".")
         found.setdefault(f"layers.{layer}.0.{kind}", []).append(weight)
     return {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in found.items()}
+
+
+def runs_of(problem: Problem, seeds: Iterable[int], out: str, data: str | None) -> list[FinishedRun]:
+    """Return a run of each seed, which has its data and an untrained network."""
+    configs = (problem.configs(Way("ste"), seed, out, data, None)[0] for seed in seeds)
+    return [FinishedRun(config, RunFolder(config.out), make_experiment(config), None) for config in configs]
 
 
 def stacked_data(runs: Sequence[FinishedRun], members: int) -> DataBundle:
@@ -148,10 +154,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", default="runs/seeds", help="folder of truth.json and of the sampled networks")
     o = parser.parse_args(words)
     problem, out = PROBLEMS[o.problem], f"{o.out}/{o.problem}"
-    runs = []
-    for seed in range(o.first_seed, o.first_seed + o.seeds):
-        (config,) = problem.configs(Way("ste"), seed, o.out, o.data, None)
-        runs.append(FinishedRun(config, RunFolder(config.out), make_experiment(config), None))
+    runs = runs_of(problem, range(o.first_seed, o.first_seed + o.seeds), o.out, o.data)
     predictors = {}
     for title, way in problem.ways.items():
         if way.rule in o.rules:

@@ -124,8 +124,8 @@ def test_each_setting_and_split_of_the_search_reaches_the_optimizer(
 
 
 def _split(chosen: Any, seed: int) -> Any:
-    (config,) = chosen.PROBLEM.configs(chosen.Way("ste"), seed, "-", None, None)
-    return chosen.FinishedRun(config, None, chosen.make_experiment(config), None)
+    (run,) = chosen.runs_of(chosen.PROBLEM, [seed], "-", None)
+    return run
 
 
 def test_a_setting_is_chosen_without_the_test_points_of_its_split(
