@@ -10,6 +10,7 @@ and adds its error; the other parts follow. The parts are:
 - "equality": for every rule, how many weights and beliefs differ after five updates: fused from eager ones, and
   captured from fused ones.
 - "steps": the table of `benchmarks/gpu.py`.
+- "captured": the table of `benchmarks/captured.py`, for CIFAR-10 and text.
 - "speed", "speed-wide": `cifar10-speed` at widths 1 and 1.5, with as many seeds as fit into their shares of the time.
 - "vgg": BinaryConnect's VGG, as many epochs as fit into the rest.
 
@@ -29,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import captured
 import gpu
 import step
 import torch
@@ -72,7 +74,7 @@ class Setting:
 
 def tests(setting: Setting) -> dict[str, Any]:
     """Run the tests that need a GPU; return the exit status and the end of their output."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "tests/test_gpu.py", "-p", "no:cacheprovider"]
     command += ["--collect-only"] if setting.tiny else []
     limit = TESTS_AT_MOST * setting.seconds
     ways: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
@@ -139,6 +141,13 @@ def steps(setting: Setting) -> dict[str, Any]:
     return gpu.table(gpu.parsed(["--device", str(setting.device), "--repeats", "3" if setting.tiny else "30", *sizes]))
 
 
+def recipes(setting: Setting) -> dict[str, Any]:
+    """Return the table of captured.py."""
+    words = ["--device", str(setting.device), "--recipes", *(["digits"] if setting.tiny else ["cifar10-speed", "text"])]
+    words += ["--precision", "fp32", "--repeats", "2"] if setting.tiny else ["--data", f"cifar10-speed={setting.data}"]
+    return {"recipes": captured.table(captured.parsed(words))}
+
+
 def _trained(setting: Setting, recipe: str, rule: str, seed: int, epochs: int | None = None) -> dict[str, Any]:
     """Train one run; return its summary and the seconds it took."""
     name = f"{recipe}-{rule.replace(':', '-')}-seed{seed}{'' if epochs is None else f'-{epochs}epochs'}"
@@ -187,6 +196,7 @@ PARTS: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "tests": tests,
     "equality": equality,
     "steps": steps,
+    "captured": recipes,
     "speed": lambda setting: _seeds(setting, "speed", "cifar10-speed"),
     "speed-wide": lambda setting: _seeds(setting, "speed-wide", "cifar10-speed-wide"),
     "vgg": vgg,

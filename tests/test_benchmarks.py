@@ -62,6 +62,18 @@ def test_gpu_py_takes_captured_steps(gpu: Any, monkeypatch: pytest.MonkeyPatch) 
     assert (gpu.captured("float, Adam", *what) or 0) > 0
 
 
+def test_the_steps_of_a_recipe(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    captured = importlib.import_module("captured")
+    words = ["--device", "cpu", "--recipes", "digits", "--precision", "fp32", "--repeats", "2"]
+    found = captured.table(captured.parsed([*words, "--rules", "full-precision", "ste"]))["digits"]
+    assert found["full-precision"]["over float"] == 1
+    assert found["ste"]["over float"] == pytest.approx(found["ste"]["step, ms"] / found["full-precision"]["step, ms"])
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[2:]] == [
+        ["digits", "full-precision"],
+        ["digits", "ste"],
+    ]
+
+
 def test_operations_are_those_that_torch_counts(gpu: Any) -> None:
     parameters, examples, passes = gpu.network(16, 10, torch.float32, torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
@@ -154,7 +166,7 @@ def test_the_search_on_snelsons_data_prints_the_best_first(
     assert errors == [*sorted(errors[:5]), *sorted(errors[5:])]
 
 
-PARTS = ["tests", "equality", "steps", "speed", "speed-wide", "vgg"]
+PARTS = ["tests", "equality", "steps", "captured", "speed", "speed-wide", "vgg"]
 
 
 @pytest.mark.parametrize("parts", [["equality", "speed"], pytest.param(PARTS, marks=pytest.mark.slow)])
@@ -175,6 +187,7 @@ def test_a_gpu_is_rehearsed(parts: list[str], tmp_path: Path) -> None:
     if "tests" in parts:
         assert found["tests"]["status"] == 0 and "tests" in found["tests"]["line"]
         assert set(found["steps"]["rows"]) == {"float, Adam", "STE Adam"}
+        assert set(found["captured"]["recipes"]["digits"]) == {"full-precision", "ste", "bayesbinn:straight-through"}
     for part in parts:
         for run in found[part].get("runs", []):
             assert run["epochs_done"] == 1 and run["seconds"] > 0 and 0 <= run["test_accuracy"] <= 100

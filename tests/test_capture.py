@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import bitbayes as bb
 from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.recipes import make_config, make_experiment, run_recipe
 from bitbayes.lab.recipes.configure import load_data
@@ -97,6 +100,31 @@ def test_it_resumes_bit_for_bit(rule: str, tmp_path: Path, digits: DataBundle) -
     run(tmp_path / "cut", digits, rule, epochs=4, stop_after=2)
     run(tmp_path / "cut", digits, rule, epochs=4, resume=True)
     assert equal(state(tmp_path / "whole"), state(tmp_path / "cut"))
+
+
+class Shifts(TorchDispatchMode):
+    """Counts the bit shifts, which hashes consist of."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function.overloadpacket is torch.ops.aten.__rshift__
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_streams_of_all_tensors_are_hashed_together() -> None:
+    """A graph repeats dozens of operations for each hash, which would take longer than the updates themselves."""
+    found = []
+    for tensors in (1, 9):
+        weights = [torch.nn.Parameter(torch.ones(4, 3)) for _ in range(tensors)]
+        optimizer = bb.STE(weights, seed=0, capturable=True)
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        with Shifts() as shifts:
+            optimizer.step()
+        found.append(shifts.count)
+    assert found == [18, 18]  # two scrambles, of three shifts each, for the step, the sample and the tensor
 
 
 def test_a_bad_gradient_in_a_graph_ends_the_run(tmp_path: Path, digits: DataBundle) -> None:

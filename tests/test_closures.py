@@ -347,12 +347,13 @@ def test_estimates_without_their_own_draw_are_known() -> None:
     for rule in RULES:
         _, optimizer = pair(rule)
         place = next(iter(optimizer._places()))
-        belief, gradient = optimizer._belief(place.parameter), torch.ones(place.parameter.numel())
+        belief, gradient = optimizer._state(place.parameter)["belief"], torch.ones(place.parameter.numel())
         o, found = optimizer._options(place, 1), []
         for sample in (0, 1):
-            optimizer._show(place, sample)
+            noises = optimizer._noises(sample)
+            optimizer._show(place, noises[place.parameter])
             weights = place.parameter.detach().reshape(-1)
-            found.append(optimizer.estimate(belief, gradient, weights, optimizer._noise(place, sample), o).clone())
+            found.append(optimizer.estimate(belief, gradient, weights, noises[place.parameter], o).clone())
         assert torch.equal(*found) is not optimizer._weighs_draws(place.group), rule
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 import bitbayes as bb
-import needs
-from laws import RULES, data, every_rule, loss, make, network, pair, same, snapshot, steps
+from laws import RULES, data, every_rule, loss, network, pair, same, snapshot
 
 
 def weight() -> nn.Parameter:
@@ -200,35 +199,6 @@ def test_a_point_posterior_warns_once() -> None:
     with pytest.warns(UserWarning, match="leaves a point, not a posterior"):
         optimizer.posterior()
     optimizer.posterior()  # no second warning: warnings are errors here
-
-
-@pytest.mark.gpu
-@needs.CUDA.unless(torch.cuda.is_available())
-@every_rule
-def test_moving_to_a_gpu_and_back(rule: str) -> None:
-    model, optimizer = pair(rule)
-    model.cuda()
-    x, y = (t.cuda() for t in data())
-    for _ in range(3):
-        loss(model, x, y).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.cpu()
-    steps(model, optimizer, 2)
-    dict(optimizer.named_binary())["0.weight"].grad = torch.full((8, 6), float("nan"))
-    with pytest.raises(RuntimeError, match=r"'0.weight' is not finite"):
-        optimizer.step()
-
-
-@pytest.mark.gpu
-@needs.CUDA.unless(torch.cuda.is_available())
-def test_draws_agree_between_cpu_and_gpu() -> None:
-    runs = []
-    for device in ("cpu", "cuda"):
-        model = network().to(device)
-        make("bayesbinn-straight-through", model)
-        runs.append(model[0].weight.detach().cpu())
-    assert torch.equal(*runs)
 
 
 @pytest.mark.parametrize(

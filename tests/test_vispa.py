@@ -157,9 +157,10 @@ def test_a_step_is_the_released_equations() -> None:
     x, y = data()
     for _ in range(6):
         loss(model, x, y).backward()
+        noises = optimizer._noises()
         for place, (m, z) in zip(optimizer._places(), mine, strict=True):
             parameter = place.parameter
-            r = optimizer._noise(place).shared_normal(rank) / divisor**0.5
+            r = noises[parameter].shared_normal(rank) / divisor**0.5
             w = m.detach() + (r[:, None] * z.detach()).sum(0)
             assert torch.equal(torch.where(w >= 0, 1.0, -1.0), parameter.detach().reshape(-1))
             m.grad = parameter.grad.reshape(-1).clone()

@@ -58,11 +58,12 @@ def stream_key(seed: int, *path: int | Tensor) -> int | Tensor:
 
     Args:
         seed: Any integer.
-        path: Numbers that identify the stream, such as purpose, step, sample and tensor index. They are integers or 0-d
+        path: Numbers that identify the stream, such as purpose, step, sample and tensor index. They are integers or
             int64 tensors, whose values are not read on the host.
 
     Returns:
-        A signed 64-bit integer, or a 0-d int64 tensor if the path contains one.
+        A signed 64-bit integer. If the path contains tensors, an int64 tensor of their broadcast shape, with the keys
+        of as many streams.
 
     Example:
         >>> stream_key(0, 1, 2) == stream_key(0, 1, 2), stream_key(0, 1, 2) == stream_key(0, 2, 1)

@@ -306,7 +306,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
         prior.check_like({name: parameter.shape for name, parameter in self.named_binary()}, "the optimizer")
         for place in self._places():
             flat = prior.natural[place.name].reshape(-1)[shards.span(place.parameter)].to(place.parameter.device)
-            self._belief(place.parameter)["prior"] = flat / self.schedule(place.group, 0)["unit"]
+            self._state(place.parameter)["belief"]["prior"] = flat / self.schedule(place.group, 0)["unit"]
 
     def posterior(self) -> BernoulliPosterior:
         """Return the posterior q; warn once if it is a point ("released" at τ ≤ 1e-6).

@@ -313,9 +313,11 @@ def on_device(rows: list[list[Any]], dtype: torch.dtype, device: torch.device) -
     if not any(isinstance(value, Tensor) for value in values):
         sent = torch.tensor(rows, dtype=dtype)
         return sent.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sent.to(device)
+    # Each operation on the device takes longer than its number is worth, so equal numbers share one.
     plain = {value for value in values if not isinstance(value, Tensor)}
     written = {value: torch.full((), value, dtype=dtype, device=device) for value in plain}
-    parts = [value.to(device, dtype) if isinstance(value, Tensor) else written[value] for value in values]
+    there = {id(value): value.to(device, dtype) for value in values if isinstance(value, Tensor)}
+    parts = [there[id(value)] if isinstance(value, Tensor) else written[value] for value in values]
     return torch.stack(parts).view(len(rows), -1)
 
 
@@ -403,8 +405,7 @@ def note(
         return None
     flags = finite_flags(list(gradients.values()))
     flags = flags if agree is None else agree(flags)
-    for noted, fine in zip(notes, flags, strict=True):
-        noted.logical_or_(~fine)
+    torch._foreach_copy_(notes, [*(torch.stack(notes) | ~flags)])  # pyright: ignore[reportPrivateImportUsage]
     return flags.all()
 
 
@@ -418,7 +419,9 @@ def refuse_noted(notes: dict[str, Tensor]) -> None:
 
 def finite_flags(gradients: list[Tensor]) -> Tensor:
     """Return a stacked bool per gradient that says whether every entry is finite, without reading it back."""
-    return torch.stack([_is_finite(gradient) for gradient in gradients])
+    # aminmax reads once, vectorised, and propagates NaN. isfinite() would write a temporary.
+    extremes = [torch.aminmax(each) if each.numel() else (each.new_zeros(()),) * 2 for each in gradients]
+    return torch.stack(list(itertools.chain(*extremes))).view(-1, 2).isfinite().all(1)
 
 
 def surely_finite(gradients: list[Tensor], *, compile: Compile) -> bool:
@@ -429,10 +432,3 @@ def surely_finite(gradients: list[Tensor], *, compile: Compile) -> bool:
         return False  # torch's sums are fast only for float32
     # A single infinity or NaN makes the sum non-finite. A sum that overflows proves nothing.
     return bool(torch.stack([gradient.sum() for gradient in gradients]).isfinite().all())
-
-
-def _is_finite(tensor: Tensor) -> Tensor:
-    if tensor.numel() == 0:
-        return torch.ones((), dtype=torch.bool, device=tensor.device)
-    # aminmax reads once, vectorised, and propagates NaN. isfinite() would write a temporary.
-    return torch.stack(torch.aminmax(tensor)).isfinite().all()

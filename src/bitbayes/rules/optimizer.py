@@ -7,7 +7,7 @@ class runs them: draw the weights, take the gradient that `loss.backward()` left
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self, TypedDict
 
 import torch
@@ -15,17 +15,14 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from bitbayes import functional as F
-from bitbayes.noise import Noise, stream_key
+from bitbayes.noise import Noise
 from bitbayes.posterior import BernoulliPosterior, Posterior
-from bitbayes.rules import checks, engine, pretrained, scales, shards
+from bitbayes.rules import checks, engine, pretrained, scales, shards, steps
 from bitbayes.rules.marks import mark_drawn, of_transformer
 from bitbayes.rules.places import EarlierGradients, Place, copied, places_of
-from bitbayes.rules.rule import Belief, Count, O, Options, Rule
+from bitbayes.rules.rule import Count, O, Options, Rule, Values
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
-
-# Noise streams. Streams 2 and 4 belong to posterior samples.
-_START, _DRAW, _SHARED = 0, 1, 3
 
 
 class Common(TypedDict, total=False):
@@ -117,13 +114,14 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
     def implementation(self) -> str:
         """Implementation of the updates: "kernel" (C), "torch.compile" or "eager", or several if tensors differ."""
         found = set()
+        noises = self._noises()
         for place in self._places():
-            state, noise, values = self.state[place.parameter], self._noise(place), place.own
+            state, noise, values = self._state(place.parameter), noises[place.parameter], place.own
             # A tensor like the one that `scales.unit` yields, but without its values.
             lent = "scale" in state or not values.is_contiguous()
             flat = values.new_empty(values.numel()) if lent else values.view(-1)
             o = self._options(place, state["step"] + 1)
-            update = engine.Update(type(self), self._belief(place.parameter), flat, flat, o, noise, noise)
+            update = engine.Update(type(self), state["belief"], flat, flat, o, noise, noise)
             found.add(engine.implementation(update, place.group["compile"]))
         return ", ".join(sorted(found))
 
@@ -136,8 +134,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """Iterate over (name, mode) with modes of exactly ±scale, without changing the parameters."""
         self._report()
         for place in self._places():
-            state, parameter = self.state[place.parameter], place.parameter
-            unit = self.mode(self._belief(parameter), self._options(place, state["step"])).view(place.own.shape)
+            state, parameter = self._state(place.parameter), place.parameter
+            unit = self.mode(state["belief"], self._options(place, state["step"])).view(place.own.shape)
             mode = (unit * scales.value(state, unit.shape)).to(parameter.dtype)
             yield place.name, shards.like(parameter, mode.view(-1))
 
@@ -166,8 +164,9 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             self.param_groups.pop()  # refused as a whole
             raise
         self.state.update(states)
+        noises = self._noises()
         for place in places:
-            self._show(place)
+            self._show(place, noises[place.parameter])
             if not place.parameter.is_inference():
                 self._first_draws[place.parameter] = place.own._version
 
@@ -194,7 +193,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         self._check_first_draws()
         if not self.training:
             raise RuntimeError("step() needs a draw, but the parameters hold the mode; call optimizer.train() first")
-        loss, means, accept = None, None, None
+        loss, accept = None, None
+        means: Mapping[Tensor, Mean | None] | None = None
         samples = self.param_groups[0]["samples"]
         if closure is not None and samples > 1:
             loss, means, accept = self._over_draws(closure, samples)
@@ -203,10 +203,11 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         with torch.no_grad(), engine.together() as queue:
             if means is None:
                 accept = self._accept()
-            for place in self._places():
-                mean = None if means is None else means.get(place.parameter)
-                if mean is not None or (means is None and place.parameter.grad is not None):
-                    self._advance(place, mean, accept, queue)
+                means = {p.parameter: None for p in self._places() if p.parameter.grad is not None}
+            places = [place for place in self._places() if place.parameter in means]
+            states = [self._state(place.parameter) for place in places]
+            for place, now in zip(places, steps.begin(places, states, self.schedule), strict=True):
+                self._advance(place, now, means[place.parameter], accept, queue)
         for place in self._places():
             mark_drawn(place.parameter, type(self).__name__)
         return loss
@@ -248,12 +249,12 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         self._report()
         checks.option(0 < keep <= 1, "keep", "in (0, 1]", keep)
         for place in self._places():
-            belief, step = self._belief(place.parameter), self.state[place.parameter]["step"]
-            changes = self.relaxed(belief, keep, self._options(place, step))
+            state = self._state(place.parameter)
+            changes = self.relaxed(state["belief"], keep, self._options(place, state["step"]))
             if not changes:
                 raise RuntimeError(f"{type(self).__name__} cannot be relaxed; use BayesBiNN, STE or VISPA")
             for name, value in changes.items():
-                belief[name].copy_(value)  # in place, because a captured graph reads this memory
+                state["belief"][name].copy_(value)  # in place, because a captured graph reads this memory
         self._show_all()
         return self
 
@@ -271,8 +272,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             raise RuntimeError(f"{name} keeps one network and no posterior; use bitbayes.BayesBiNN for a posterior")
         natural, scale = {}, {}
         for place in self._places():
-            state, parameter = self.state[place.parameter], place.parameter
-            flat = self.natural(self._belief(parameter), self._options(place, state["step"]))
+            state, parameter = self._state(place.parameter), place.parameter
+            flat = self.natural(state["belief"], self._options(place, state["step"]))
             natural[place.name] = shards.whole(parameter, flat)
             scale[place.name] = shards.whole_scale(parameter, scales.value(state, place.own.shape))
         return BernoulliPosterior(natural, scale)
@@ -322,53 +323,46 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     def _options(self, place: Place, step: Count, **more: Any) -> Any:
         """Return the options that the rule's functions read at a step."""
-        plain = {key: value for key, value in place.group.items() if key not in _NOT_OPTIONS}
-        number = step.double() if isinstance(step, Tensor) else step
-        return Options(**plain | self.schedule(place.group, step) | more, step=number)
+        [scheduled] = steps.scheduled([place], [step], self.schedule)
+        return _options(place.group, scheduled | more)
 
     def _first_state(self, place: Place) -> dict[str, Any]:
         """Return the initial belief, its step number and, if steps are capturable, a flag for refused steps."""
         _, _, parameter, group = place
-        count, device, seed = parameter.numel(), parameter.device, group["seed"]
         trained = pretrained.whole_weights(parameter) if group["init"] == "weights" else None
         if trained is not None:
             start = pretrained.relative_size(trained, scales.layers(parameter))
         else:
-            start = Noise(stream_key(seed, _START, place.number), count, device).uniform() * 2 - 1
+            start = steps.start(place).uniform() * 2 - 1
             start = F.sign(start) if self.start == "signs" else start
-        more = Noise(stream_key(seed, _START, place.number, 1), count, device)
         fans = scales.fans(parameter)  # only here, because copies of a tensor have no marks
         state: dict[str, Any] = {"step": 0}
         if group["capturable"]:
             kinds = {"step": torch.int64, "refused": torch.bool}
-            state = {name: torch.zeros((), dtype=kind, device=device) for name, kind in kinds.items()}
+            state = {name: torch.zeros((), dtype=kind, device=parameter.device) for name, kind in kinds.items()}
         o = self._options(place, 0, bound=math.sqrt(1.5 / sum(fans)), fan_in=fans[0], layers=scales.layers(parameter))
-        belief = self.begin(start, more, o)
-        sizes = Noise(stream_key(seed, _START, place.number, 2), count, device)
-        state |= {"belief": belief} | scales.begin(parameter, group["scale"], sizes, trained)
+        belief = self.begin(start, steps.start(place, 1), o)
+        state |= {"belief": belief} | scales.begin(parameter, group["scale"], steps.start(place, 2), trained)
         return shards.own(state, parameter) if shards.is_sharded(parameter) else state
 
-    def _belief(self, parameter: Tensor) -> Belief:
-        """Return the belief on the current device of the parameter."""
+    def _state(self, parameter: Tensor) -> dict[str, Any]:
+        """Return the state of a parameter, on its current device."""
         state = self.state[parameter]
         checks.has_belief(parameter, state)
         if any(t.device != parameter.device for t in state["belief"].values()):
             self.state[parameter] = state = copied(state, parameter.device)
-        return state["belief"]
+        return state
 
-    def _noise(self, place: Place, sample: int = 0) -> Noise:
-        """Return the noise of the current draw; with `shared="network"`, tensors have some noise in common."""
-        group, step = place.group, self.state[place.parameter]["step"]
-        key = stream_key(group["seed"], _DRAW, step, sample, place.number)
-        own = [] if group.get("shared") == "network" else [place.number]
-        shared = stream_key(group["seed"], _SHARED, step, sample, *own)
-        span = shards.span(place.parameter)
-        return Noise(key, span.stop - span.start, place.parameter.device, start=span.start, shared_key=shared)
+    def _noises(self, sample: int = 0) -> dict[Parameter, Noise]:
+        """Return the noise of the current draw of every parameter."""
+        places = list(self._places())
+        [noises] = steps.noises(places, [self._state(place.parameter)["step"] for place in places], sample)
+        return dict(zip((place.parameter for place in places), noises, strict=True))
 
-    def _show(self, place: Place, sample: int = 0) -> None:
-        """Write the current draw, or the mode, into one parameter."""
-        belief, state = self._belief(place.parameter), self.state[place.parameter]
-        o, noise = self._options(place, state["step"]), self._noise(place, sample)
+    def _show(self, place: Place, noise: Noise) -> None:
+        """Write the draw of some noise, or the mode, into one parameter."""
+        state = self._state(place.parameter)
+        belief, o = state["belief"], self._options(place, state["step"])
         with scales.unit(place.own, state) as weights:
             if place.group["training"]:
                 engine.redraw(type(self), belief, weights, o, noise, place.group["compile"])
@@ -383,35 +377,36 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         self._first_draws, self._trained = {}, None
         if trained is not None:
             pretrained.warn_of_start(rule, trained)
-        changed = []
+        changed, noises = [], self._noises() if versions else {}
         for place in self._places() if versions else ():
             if place.own._version != versions.get(place.parameter, place.own._version):
                 found = place.own.clone()
-                self._show(place)
+                self._show(place, noises[place.parameter])
                 changed += [] if torch.equal(found, place.own) else [place.name]
         if changed:
             pretrained.warn_of_change(rule, changed[0])
 
     def _show_all(self, sample: int = 0) -> None:
+        noises = self._noises(sample)
         for place in self._places():
-            self._show(place, sample)
+            self._show(place, noises[place.parameter])
 
-    def _advance(self, place: Place, mean: Mean | None, accept: Tensor | None, queue: engine.Queue) -> None:
+    def _advance(
+        self, place: Place, now: steps.Begun, mean: Mean | None, accept: Tensor | None, queue: engine.Queue
+    ) -> None:
         """Update one tensor from the mean over several draws, or from the gradient at a single draw."""
         _, _, parameter, group = place
-        belief, state, values = self._belief(parameter), self.state[parameter], place.own
+        state, values = self._state(parameter), place.own
         with scales.unit(values, state) as weights:
             if mean is None:
                 gradient = scales.unit_gradient(shards.local_gradient(parameter), state)
                 slope = scales.slope(values, state, weights, gradient)
             else:
                 gradient, slope = mean
-            scales.learn(state, slope, group["scale_lr"], accept)
-            drawn = self._noise(place)
-            state["step"] += 1
-            o = self._options(place, state["step"])
-            now, estimated = self._noise(place), mean is not None
-            update = engine.Update(type(self), belief, gradient, weights, o, drawn, now, estimated, accept)
+            scales.learn(state, slope, group["scale_lr"], now.of_scale, accept)
+            o, estimated = _options(group, now.scheduled), mean is not None
+            parts = gradient, weights, o, now.drawn, now.next, estimated, accept
+            update = engine.Update(type(self), state["belief"], *parts)
             own = weights.data_ptr() == values.data_ptr()  # a copy of the weights must be written back immediately
             engine.advance(update, compile=group["compile"], queue=queue if own else None)
 
@@ -448,9 +443,10 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 with torch.no_grad():
                     fine = self._accept()
                     accept = fine if accept is None or fine is None else accept & fine
+                    noises = self._noises(sample)
                     for place in self._places():
-                        if place.parameter.grad is not None:
-                            means[place.parameter] = self._added(place, sample, samples, means.get(place.parameter))
+                        if (own := place.parameter).grad is not None:
+                            means[own] = self._added(place, noises[own], samples, means.get(own))
         except BaseException:
             with torch.no_grad():
                 self._show_all()
@@ -462,15 +458,15 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """Return whether the estimate, or a learned scale, needs each gradient together with its own draw."""
         return scales.is_learned(group["scale"]) or self.needs_draw(group)
 
-    def _added(self, place: Place, sample: int, samples: int, mean: Mean | None) -> Mean:
+    def _added(self, place: Place, noise: Noise, samples: int, mean: Mean | None) -> Mean:
         """Add the estimate of the current draw for one tensor to those of the previous draws."""
         parameter, values = place.parameter, place.own
-        belief, state = self._belief(parameter), self.state[parameter]
+        state = self._state(parameter)
         with scales.unit(values, state) as weights:
             gradient = scales.unit_gradient(shards.local_gradient(parameter), state)
             slope = scales.slope(values, state, weights, gradient)
-            o, noise = self._options(place, state["step"] + 1), self._noise(place, sample)
-            update = engine.Update(type(self), belief, gradient, weights, o, noise, noise)
+            o = self._options(place, state["step"] + 1)
+            update = engine.Update(type(self), state["belief"], gradient, weights, o, noise, noise)
             estimate, slopes = (None, None) if mean is None else mean
             if slope is not None:
                 slope = slope / samples if slopes is None else slopes + slope / samples
@@ -489,7 +485,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         if not gradients:
             return None
         for parameter in given.values():
-            self._belief(parameter)  # so that the note is on the gradient's device
+            self._state(parameter)  # so that the note is on the gradient's device
         return engine.note(gradients, [self.state[parameter]["refused"] for parameter in given.values()], agree)
 
     def _report(self) -> None:
@@ -497,3 +493,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         self.refusals.report()
         if self.param_groups[0]["capturable"]:
             engine.refuse_noted({place.name: self.state[place.parameter]["refused"] for place in self._places()})
+
+
+def _options(group: Values, scheduled: Values) -> Any:
+    """Return the options of a group, with those that change from step to step."""
+    return Options(**{key: value for key, value in group.items() if key not in _NOT_OPTIONS} | scheduled)

@@ -220,13 +220,27 @@ def slope(parameter: Tensor, state: dict[str, Any], weights: Tensor, gradient: T
     return _summed(gradient * weights, state["scale"], parameter.shape)
 
 
-def learn(state: dict[str, Any], slope: Tensor | None, lr: float, accept: Tensor | None) -> None:
-    """Take one Adam step on log s of a learned scale, unless there is no slope or `accept` is False."""
+def schedule(group: dict[str, Any], step: int | Tensor) -> dict[str, Any]:
+    """Return the coefficients of the Adam step at a step number; nothing for scales that are not learned."""
+    return F.adam_options((0.9, 0.999), step) if is_learned(group["scale"]) else {}
+
+
+def learn(
+    state: dict[str, Any], slope: Tensor | None, lr: float, coefficients: dict[str, Any], accept: Tensor | None
+) -> None:
+    """Take one Adam step on log s of a learned scale, unless there is no slope or `accept` is False.
+
+    Args:
+        state: State of the tensor, which is changed.
+        slope: Gradient with respect to log s, from `slope`.
+        lr: Learning rate.
+        coefficients: Coefficients of the step, from `schedule`.
+        accept: 0-d bool on the device, or None to accept the step.
+    """
     if slope is None:
         return
-    moments = state["scale_first"], state["scale_second"]
-    o: Any = Options(**F.adam_options((0.9, 0.999), state["step"] + 1))
-    first, second, direction = F.adam(*moments, slope, o)
+    moments, o = (state["scale_first"], state["scale_second"]), Options(**coefficients)
+    first, second, direction = F.adam(*moments, slope, o)  # pyright: ignore[reportArgumentType]
     new = {"scale": state["scale"] * torch.exp(-lr * direction), "scale_first": first, "scale_second": second}
     for name, tensor in new.items():
         state[name].copy_(tensor if accept is None else torch.where(accept, tensor, state[name]))

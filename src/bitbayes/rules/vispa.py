@@ -201,7 +201,7 @@ class VISPA(BinaryOptimizer[VISPAOptions]):
         center, factors, scale = {}, {}, {}
         for place in self._places():
             _, name, parameter, group = place
-            rows = shards.whole(parameter, self._belief(parameter)["latent"])
+            rows = shards.whole(parameter, self._state(parameter)["belief"]["latent"])
             center[name], factors[name] = rows[0], rows[1:] * group["divisor"] ** -0.5
             scale[name] = shards.whole_scale(parameter, scales.value(self.state[parameter], place.own.shape))
         shared = {group["shared"] for group in self.param_groups}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from bitbayes.lab.data import load_text
-from bitbayes.lab.recipes.base import DEFAULT, Recipe
+from bitbayes.lab.recipes.base import Recipe
 from bitbayes.lab.train import COSINE_BY_STEPS, NEXT_BYTE, RuleSpec
 from bitbayes.nn import decoder
 
@@ -30,11 +30,11 @@ TEXT = Recipe(
     pretrain_epochs=6,
     batch_size=16,
     rules={
-        "full-precision": RuleSpec(3e-3, schedule=COSINE_BY_STEPS),
-        "ste": _rule(7.5e-4),
+        "full-precision": RuleSpec(1.5e-3, schedule=COSINE_BY_STEPS),
+        "ste": _rule(1.5e-3),
         "bop": _rule(3e-3, threshold=3e-6),
-        # The search found 270 from float weights; a decoder's default of 1500 was measured from random weights.
-        "bayesbinn:straight-through": _rule(None, **{**DEFAULT.options, "init_lambda": 270.0}),
+        # Three over the number of steps. With this ess, a step relative to λ is eighteen times the recommended one.
+        "bayesbinn:straight-through": _rule(3 / 1536, ess_scale=12000.0, init_lambda=300.0),
         "vispa": _rule(10.0, rank=4),
     },
     common={"scale": "channel"},  # the decoder has no BatchNorm that would scale the outputs of a binary layer

@@ -219,6 +219,7 @@ class _Trainer:
         """Return one run of a rule."""
         given = self.shared(rule, epochs, seed)
         if rule in _GAUSSIAN:
+            given = dataclasses.replace(given, capture=False)  # a graph cannot call what they do after each step
             return gaussian.gaussian_config(self.recipe, rule, given, str(out))
         return make_config(self.recipe, rule, given, out=str(out))
 
