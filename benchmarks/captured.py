@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import gpu
@@ -35,6 +36,8 @@ from bitbayes.table import Table
 FLOAT = "full-precision"
 RECIPES = ("mnist-trust", "cifar10-speed", "text")
 RULES = (FLOAT, "ste", "bayesbinn:straight-through")
+Found = dict[str, dict[str, dict[str, float | None]]]
+
 _STEPS_BEFORE = 5  # to warm up, and to record the graph
 
 
@@ -76,13 +79,18 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def table(o: argparse.Namespace) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Print the table, and return its numbers by recipe and rule."""
+def table(o: argparse.Namespace, keep: Callable[[Found], object] = lambda found: None) -> Found:
+    """Print the table, and return its numbers by recipe and rule.
+
+    Args:
+        o: Command line, from `parsed`.
+        keep: Function that gets the numbers so far after each row.
+    """
     device = torch.device(o.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("not measured: torch sees no GPU here; --device cpu runs the same code without one")
     places = dict(each.split("=", 1) for each in o.data)
-    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    found: Found = {}
     rows = []
     for recipe in o.recipes:
         found[recipe] = {}
@@ -92,6 +100,7 @@ def table(o: argparse.Namespace) -> dict[str, dict[str, dict[str, float | None]]
             assert first is not None
             found[recipe][rule] = {"step, ms": time, "over float": time / first, "kernels": kernels}
             counted = "-" if kernels is None else str(kernels)
+            keep(found)
             rows.append([recipe, rule, f"{time:.3f}", f"{time / first:.2f}×", counted])
     heads = ["recipe", "rule", "step, ms", "over float", "kernels"]
     print(Table(f"Step of a recipe on {device}, {o.precision}", heads, rows, align="llrrr").text())

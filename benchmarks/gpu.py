@@ -162,8 +162,13 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def table(o: argparse.Namespace) -> dict[str, Any]:
-    """Print the table, and return its numbers: milliseconds, and shares of the ceiling and of the bandwidth."""
+def table(o: argparse.Namespace, keep: Callable[[dict[str, Any]], object] = lambda found: None) -> dict[str, Any]:
+    """Print the table, and return its numbers: milliseconds, and shares of the ceiling and of the bandwidth.
+
+    Args:
+        o: Command line, from `parsed`.
+        keep: Function that gets the numbers so far after each row.
+    """
     device = torch.device(o.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("not measured: torch sees no GPU here; --device cpu runs the same code without one")
@@ -184,6 +189,7 @@ def table(o: argparse.Namespace) -> dict[str, Any]:
             cells = ["-" if each is None else f"{each:.3f}" for each in times]
             cells += [f"{rate / most:.1%}", f"{speed / fastest:.1%}"]
             print(f"{name:38}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
+            keep(found)
     return found
 
 

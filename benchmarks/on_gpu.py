@@ -1,6 +1,6 @@
 """Measure on a GPU all that this project claims of one, the most important first.
 
-    benchmarks/on_gpu.sh OUT --data DATA [--seconds 540] [--only PART ...]
+    benchmarks/on_gpu.sh OUT --data DATA [--seconds 540] [--only PART ...] [--jobs 12]
 
 Each part is a process of its own and writes OUT/PART.json before the next begins, so that a machine that is taken away
 leaves what it has measured. A part that fails, or that is stopped when the time is over, keeps the numbers that it has
@@ -11,8 +11,8 @@ and adds its error; the other parts follow. The parts are:
   captured from fused ones.
 - "steps": the table of `benchmarks/gpu.py`.
 - "captured": the table of `benchmarks/captured.py`, for CIFAR-10 and text.
-- "speed", "speed-wide": `cifar10-speed` at widths 1 and 1.5, with as many seeds as fit into their shares of the time.
-- "vgg": BinaryConnect's VGG, as many epochs as fit into the rest.
+- "text", "speed", "speed-wide", "speed-w1a1", "resnet18": tables of `bitbayes reproduce`, whose runs train side by side
+  in `--jobs` processes. A table that is stopped leaves its finished runs in OUT/runs, and the next call continues it.
 
 DATA is a folder of CIFAR-10 as `bitbayes train --data` takes it. `--device cpu --tiny` rehearses the parts without a
 GPU, on generated images and with sizes whose numbers mean nothing.
@@ -21,7 +21,10 @@ GPU, on generated images and with sizes whose numbers mean nothing.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -36,11 +39,10 @@ import step
 import torch
 
 import bitbayes as bb
-from bitbayes.lab.recipes import find_recipe, make_config, run_recipe
-from bitbayes.lab.train import LineProgress
+from bitbayes.lab.choices import Overrides, TableChoice
+from bitbayes.lab.studies.tables import run_table
 from bitbayes.lab.train.capture import GRAPHS, Captured
 
-SHARES = {"speed": 0.45, "speed-wide": 0.6}  # of the time that is left when the part begins
 _REHEARSED = "cifar10-small"  # recipe of a rehearsal
 ROOT = Path(__file__).resolve().parent.parent
 TESTS_AT_MOST = 0.25  # share of all seconds
@@ -57,6 +59,7 @@ class Setting:
         until: Time on the clock of `time.monotonic` at which all parts should have ended.
         seconds: Seconds of all parts.
         tiny: Whether sizes are those of a rehearsal.
+        jobs: Number of trainings at a time.
     """
 
     out: Path
@@ -65,6 +68,7 @@ class Setting:
     until: float
     seconds: float
     tiny: bool
+    jobs: int = 1
 
     @property
     def left(self) -> float:
@@ -114,14 +118,16 @@ def _rules(setting: Setting) -> list[str]:
 
 def equality(setting: Setting) -> dict[str, Any]:
     """Compare fused and captured updates of every rule with eager ones: how many numbers differ, and by how much."""
-    size, found = (16 if setting.tiny else 512), {}
+    size = 16 if setting.tiny else 512
+    found: dict[str, Any] = {"weights of a rule": size * size, "differences": {}}
     for name in _rules(setting):
         eager = _updated(name, setting.device, size, compile=False)
         fused = _updated(name, setting.device, size, compile=True)
         captured = _updated(name, setting.device, size, compile=True, capturable=True)
         pairs = {"fused and eager": (fused, eager), "captured and fused": (captured, fused)}
-        found[name] = {pair: _differences(*both) for pair, both in pairs.items()}
-    return {"weights of a rule": size * size, "differences": found}
+        found["differences"][name] = {pair: _differences(*both) for pair, both in pairs.items()}
+        write(setting, "equality", found)
+    return found
 
 
 def _differences(these: list[torch.Tensor], those: list[torch.Tensor]) -> dict[str, float]:
@@ -138,58 +144,42 @@ def steps(setting: Setting) -> dict[str, Any]:
     """Return the table of gpu.py."""
     sizes = ["--width", "16", "--batch", "10", "--matmul", "64", "--copy", "1e4", "--only", "Adam"]
     sizes = sizes if setting.tiny else []
-    return gpu.table(gpu.parsed(["--device", str(setting.device), "--repeats", "3" if setting.tiny else "30", *sizes]))
+    words = ["--device", str(setting.device), "--repeats", "3" if setting.tiny else "30", *sizes]
+    return gpu.table(gpu.parsed(words), lambda found: write(setting, "steps", found))
 
 
 def recipes(setting: Setting) -> dict[str, Any]:
     """Return the table of captured.py."""
     words = ["--device", str(setting.device), "--recipes", *(["digits"] if setting.tiny else ["cifar10-speed", "text"])]
     words += ["--precision", "fp32", "--repeats", "2"] if setting.tiny else ["--data", f"cifar10-speed={setting.data}"]
-    return {"recipes": captured.table(captured.parsed(words))}
+    found = captured.table(captured.parsed(words), lambda found: write(setting, "captured", {"recipes": found}))
+    return {"recipes": found}
 
 
-def _trained(setting: Setting, recipe: str, rule: str, seed: int, epochs: int | None = None) -> dict[str, Any]:
-    """Train one run; return its summary and the seconds it took."""
-    name = f"{recipe}-{rule.replace(':', '-')}-seed{seed}{'' if epochs is None else f'-{epochs}epochs'}"
-    settings: dict[str, Any] = {"precision": "bf16", "epochs": epochs, "capture": setting.device.type == "cuda"}
+_BINARY = ("ste", "bayesbinn:straight-through")
+_SPEED = ("full-precision", "ste", "bop", "bayesbinn:straight-through", "vispa")
+TABLES: dict[str, tuple[str, str, tuple[str, ...], int, dict[str, Any]]] = {
+    "text": ("text", "text", (), 3, {}),
+    "speed": ("speed", "cifar10-speed", _SPEED, 3, {"epochs": 10}),
+    "speed-wide": ("speed", "cifar10-speed-wide", _BINARY, 3, {"epochs": 10}),
+    "speed-w1a1": ("speed", "cifar10-speed-w1a1", _BINARY, 3, {"epochs": 10}),
+    "resnet18": ("speed", "cifar10-speed-resnet18", (*_SPEED, "vispa:rank1", "vispa:rank8"), 1, {}),
+}
+"""Tables by the name of their part: table, recipe, rules (all of the table if empty), seeds, and further settings."""
+
+
+def trained(setting: Setting, part: str) -> dict[str, Any]:
+    """Train the runs of a table side by side; return the figures of each rule, and the seconds of all runs."""
+    table, recipe, rules, seeds, more = TABLES[part]
+    choices: dict[str, Any] = {"precision": "bf16", "capture": setting.device.type == "cuda", **more}
     if setting.tiny:
-        settings = {"precision": "fp32", "epochs": 1, "batch_size": 8, "predict_samples": 2}
-        settings |= {"evaluate_every": 1, "checkpoint_every": 1}
-        settings |= {} if rule == "full-precision" else {"pretrain_epochs": min(1, find_recipe(recipe).pretrain_epochs)}
-    place = {"out": str(setting.out / "runs" / name), "data": setting.data, "device": str(setting.device)}
+        recipe, rules, seeds = _REHEARSED, rules[1:2] or _BINARY[:1], 1
+        choices = {"precision": "fp32", "epochs": 1, "batch_size": 8}
+    data = None if recipe == "text" else setting.data
+    given = Overrides(out=str(setting.out / "runs" / part), data=data, device=str(setting.device), **choices)
     begin = time.monotonic()
-    summary = run_recipe(make_config(recipe, rule, seed=seed, **place, **settings), progress=LineProgress()).summary
-    assert summary is not None
-    return {"seconds": time.monotonic() - begin, **summary.to_dict()}
-
-
-def _seeds(setting: Setting, name: str, recipe: str) -> dict[str, Any]:
-    """Train rules seed by seed, as long as another run is expected to end within the part's share of the time."""
-    recipe = _REHEARSED if setting.tiny else recipe
-    end = time.monotonic() + SHARES[name] * setting.left
-    rules = ["bayesbinn"] if setting.tiny else ["bayesbinn", "full-precision", "ste"]
-    found: dict[str, Any] = {"runs": []}
-    longest = 0.0
-    for seed in range(1, 2 if setting.tiny else 100):
-        for rule in rules:
-            if found["runs"] and time.monotonic() + longest > end:
-                return found
-            found["runs"].append(_trained(setting, recipe, rule, seed))
-            longest = max(longest, found["runs"][-1]["seconds"])
-            write(setting, name, found)
-    return found
-
-
-def vgg(setting: Setting) -> dict[str, Any]:
-    """Train BinaryConnect's VGG for one epoch, and then on a schedule that fills the rest of the time."""
-    rule, recipe = "bayesbinn:straight-through", _REHEARSED if setting.tiny else "cifar10"
-    found = {"runs": [_trained(setting, recipe, rule, 1, epochs=1)]}
-    write(setting, "vgg", found)
-    # The time of the first run includes its start and the final evaluation, which the second run pays only once.
-    epochs = int(0.9 * setting.left / found["runs"][0]["seconds"])
-    if epochs > 1 and not setting.tiny:
-        found["runs"].append(_trained(setting, recipe, rule, 1, epochs=epochs))
-    return found
+    rows, _ = run_table(table, TableChoice(recipe, seeds, rules, setting.jobs), given)
+    return {"seconds": time.monotonic() - begin, "rows": [row.figures() for row in rows]}
 
 
 PARTS: dict[str, Callable[[Setting], dict[str, Any]]] = {
@@ -197,9 +187,7 @@ PARTS: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "equality": equality,
     "steps": steps,
     "captured": recipes,
-    "speed": lambda setting: _seeds(setting, "speed", "cifar10-speed"),
-    "speed-wide": lambda setting: _seeds(setting, "speed-wide", "cifar10-speed-wide"),
-    "vgg": vgg,
+    **{part: functools.partial(trained, part=part) for part in TABLES},
 }
 
 
@@ -220,11 +208,15 @@ def in_process(name: str, setting: Setting, arguments: list[str]) -> str | None:
     if setting.left <= 0:
         return "not begun: no time was left"
     command = [sys.executable, __file__, *arguments, "--seconds", str(setting.left), "--part", name]
+    # In a session of its own, so that its trainings can be stopped with it.
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        found = subprocess.run(command, timeout=setting.left, stderr=subprocess.PIPE, text=True)
+        _, error = process.communicate(timeout=setting.left)
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
         return "stopped: the time was over"
-    return found.stderr[-4000:] if found.returncode else None
+    return error[-4000:] if process.returncode else None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -235,6 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda", help="device to measure")
     parser.add_argument("--seconds", type=float, default=540.0, help="seconds of all parts together")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
+    parser.add_argument("--jobs", type=int, default=12, help="trainings at a time")
     parser.add_argument("--tiny", action="store_true", help="rehearse with tiny sizes")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # of the process that runs this part
     o = parser.parse_args(arguments)
@@ -242,11 +235,11 @@ def main(arguments: list[str] | None = None) -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("not measured: torch sees no GPU here; --device cpu --tiny rehearses without one")
     o.out.mkdir(parents=True, exist_ok=True)
-    setting = Setting(o.out, o.data, device, time.monotonic() + o.seconds, o.seconds, o.tiny)
+    setting = Setting(o.out, o.data, device, time.monotonic() + o.seconds, o.seconds, o.tiny, o.jobs)
     if o.part:
         write(setting, o.part, PARTS[o.part](setting))
         return
-    mine = [str(o.out), "--data", o.data, "--device", o.device, *(["--tiny"] if o.tiny else [])]
+    mine = [str(o.out), "--data", o.data, "--device", o.device, "--jobs", str(o.jobs), *(["--tiny"] if o.tiny else [])]
     for name in PARTS:
         if name not in o.only:
             continue

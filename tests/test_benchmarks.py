@@ -166,7 +166,7 @@ def test_the_search_on_snelsons_data_prints_the_best_first(
     assert errors == [*sorted(errors[:5]), *sorted(errors[5:])]
 
 
-PARTS = ["tests", "equality", "steps", "captured", "speed", "speed-wide", "vgg"]
+PARTS = ["tests", "equality", "steps", "captured", "text", "speed", "speed-w1a1"]
 
 
 @pytest.mark.parametrize("parts", [["equality", "speed"], pytest.param(PARTS, marks=pytest.mark.slow)])
@@ -189,9 +189,9 @@ def test_a_gpu_is_rehearsed(parts: list[str], tmp_path: Path) -> None:
         assert set(found["steps"]["rows"]) == {"float, Adam", "STE Adam"}
         assert set(found["captured"]["recipes"]["digits"]) == {"full-precision", "ste", "bayesbinn:straight-through"}
     for part in parts:
-        for run in found[part].get("runs", []):
-            assert run["epochs_done"] == 1 and run["seconds"] > 0 and 0 <= run["test_accuracy"] <= 100
-    assert len(found["speed"]["runs"]) == 1
+        for row in found[part].get("rows", []) if part != "steps" else []:
+            assert (row["rule"], row["runs"]) == ("ste", 1) and 0 <= row["test"]["mean"] <= 100
+    assert len(found["speed"]["rows"]) == 1
 
 
 def test_a_part_that_fails_keeps_its_numbers_and_the_others_follow(
@@ -202,10 +202,27 @@ def test_a_part_that_fails_keeps_its_numbers_and_the_others_follow(
         return "the card fell off" if name == "speed" else None
 
     monkeypatch.setattr(on_gpu, "in_process", ended)
-    on_gpu.main([str(tmp_path), "--data", "-", "--device", "cpu", "--tiny", "--only", "speed", "vgg"])
-    first, second = (json.loads((tmp_path / f"{part}.json").read_text()) for part in ("speed", "vgg"))
+    on_gpu.main([str(tmp_path), "--data", "-", "--device", "cpu", "--tiny", "--only", "speed", "resnet18"])
+    first, second = (json.loads((tmp_path / f"{part}.json").read_text()) for part in ("speed", "resnet18"))
     assert (first["runs"], first["error"]) == ([1], "the card fell off")
     assert second["runs"] == [1] and "error" not in second
+
+
+def test_a_part_that_is_stopped_keeps_its_rows(on_gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, measure = [], on_gpu.gpu.measure
+
+    def once(name: str, *what: Any) -> Any:
+        names.append(name)
+        if len(names) > 1:
+            raise RuntimeError("the card fell off")
+        return measure(name, *what)
+
+    monkeypatch.setattr(on_gpu.gpu, "measure", once)
+    setting = on_gpu.Setting(tmp_path, "-", torch.device("cpu"), float("inf"), 10.0, True)
+    with pytest.raises(RuntimeError, match="fell off"):
+        on_gpu.steps(setting)
+    found = json.loads((tmp_path / "steps.json").read_text())
+    assert list(found["rows"]) == names[:1] and found["tiny"] is True
 
 
 def test_a_part_ends_with_the_time(on_gpu: Any, tmp_path: Path) -> None:

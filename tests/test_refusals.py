@@ -221,6 +221,13 @@ def test_options_of_a_group_are_checked_and_the_group_is_refused_whole(option: d
     assert len(optimizer.param_groups) == 1
 
 
+def test_all_groups_are_capturable_or_none() -> None:
+    optimizer = bb.STE([weight()], seed=0)
+    with pytest.raises(ValueError, match="capturable must be the same in all parameter groups, got True"):
+        optimizer.add_param_group({"params": [weight()], "capturable": True})
+    assert len(optimizer.param_groups) == 1
+
+
 def test_numbers_of_numpy_and_of_tensors_are_numbers() -> None:
     theirs = bb.BayesBiNN([weight()], lr=np.float32(0.5), ess=torch.tensor(60.0), init_lambda=np.int64(2), seed=0)
     group = theirs.param_groups[0]

@@ -11,7 +11,9 @@ import torch
 from bitbayes.lab import cli
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.recipes import make_config
-from bitbayes.lab.studies.several import make_configs, run_several
+from bitbayes.lab.recipes.configure import load_data
+from bitbayes.lab.studies import several
+from bitbayes.lab.studies.several import make_configs, run_several, with_float_networks
 from bitbayes.posterior import load_posterior
 
 EPOCHS = 3
@@ -90,3 +92,33 @@ def test_refusals_of_the_command(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main([*words, "--seeds", "2"]) == 2 and "leave out torchrun" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_process_keeps_the_data_of_its_last_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(several, "_OF_PROCESS", several._Data())
+    monkeypatch.setattr(several, "load_data", lambda config: loaded.append(config.recipe) or load_data(config))
+    for recipe, seed in (("digits", 1), ("digits", 2), ("digits-plain", 1)):
+        config = make_config(recipe, "ste", epochs=1, seed=seed, out=str(tmp_path / f"{recipe}{seed}"))
+        several._run(config, 1, None)
+    assert loaded == ["digits", "digits-plain"]
+
+
+def test_float_networks_are_trained_first_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules, folders = ("ste", "bop", "full-precision"), [str(tmp_path / "float")] * 3
+    configs = [
+        make_config("digits", rule, epochs=1, pretrain_epochs=None if rule == "full-precision" else 1, seed=1)
+        for rule in rules
+    ]
+    configs = [config.changed(out=str(tmp_path / rule)) for rule, config in zip(rules, configs, strict=True)]
+    trained: list[list[str]] = []
+    run = several.run_several
+    monkeypatch.setattr(
+        several, "run_several", lambda found, **how: trained.append([each.out for each in found]) or run(found, **how)
+    )
+    ready = with_float_networks(configs, folders, note=lambda line: None)
+    assert trained == [folders[:1]]
+    assert [config.pretrained for config in ready] == [*folders[:2], None]
+    run(ready, note=lambda line: None)
+    assert with_float_networks(configs, folders, note=lambda line: None) == configs  # all are finished
+    assert len(trained) == 1

@@ -65,8 +65,8 @@ def plain(group: dict[str, Any]) -> None:
             group[name] = value.item()
 
 
-def common(group: Mapping[str, Any]) -> None:
-    """Check the options that all rules share."""
+def common(group: Mapping[str, Any], first: Mapping[str, Any] | None = None) -> None:
+    """Check the options that all rules share, also against those of the first group."""
     samples, scale, init, seed = (group[name] for name in ("samples", "scale", "init", "seed"))
     whole(samples, "samples", 1)
     known = scale in scales.KINDS or (isinstance(scale, str) and scales.group_size(scale) is not None)
@@ -76,6 +76,8 @@ def common(group: Mapping[str, Any]) -> None:
     option(group["compile"] in (True, False, "kernels"), "compile", 'True, False or "kernels"', group["compile"])
     option(isinstance(seed, int), "seed", "a whole number, or None for torch's own", seed)
     number(group["scale_lr"], "scale_lr", "a finite number of at least 0", open_low=False)
+    same = first is None or group["capturable"] == first["capturable"]
+    option(same, "capturable", "the same in all parameter groups", group["capturable"])
     if not isinstance(group["lr"], Tensor):
         number(group["lr"], "lr", "a finite number of at least 0", open_low=False)
 

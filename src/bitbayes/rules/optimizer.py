@@ -152,7 +152,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         try:
             checks.plain(group)
             group |= self.chosen(group, of_transformer(group["params"]))
-            checks.common(group)
+            checks.common(group, self.param_groups[0])
             self.check(group)
             places = list(self._places())[len(known) :]
             if group["init"] is None:

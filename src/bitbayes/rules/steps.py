@@ -56,15 +56,15 @@ def begin(
         states: State of each tensor.
         schedule: Schedule of the rule; see `scheduled`.
     """
-    drawn, following = noises(places, [state["step"] for state in states], ahead=(0, 1))
-    there = [state["step"] for state in states if isinstance(state["step"], Tensor)]
-    if there:
-        # In place, because a captured graph reads this memory.
-        torch._foreach_add_(there, 1)  # pyright: ignore[reportPrivateImportUsage]
-    for state in states:
-        if not isinstance(state["step"], Tensor):
-            state["step"] += 1
     numbers = [state["step"] for state in states]
+    drawn, following = noises(places, numbers, ahead=(0, 1))
+    if _on_device(numbers):
+        # In place, because a captured graph reads this memory.
+        torch._foreach_add_(numbers, 1)  # pyright: ignore[reportPrivateImportUsage]
+    else:
+        numbers = [number + 1 for number in numbers]
+        for state, number in zip(states, numbers, strict=True):
+            state["step"] = number
     options, of_scale = (scheduled(places, numbers, each) for each in (schedule, scales.schedule))
     return [Begun(*each) for each in zip(drawn, following, options, of_scale, strict=True)]
 
@@ -79,19 +79,16 @@ def scheduled(
         steps: Step number of each tensor.
         schedule: Function from the options of a group and a step number, or a tensor of several, to values by name.
     """
+    if not _on_device(steps):
+        return [schedule(place.group, step) | {"step": step} for place, step in zip(places, steps, strict=True)]
     found: list[Values] = []
-    for members, counts in _runs(places, steps):
-        group = members[0].group
-        if isinstance(counts[0], Tensor):
-            rows: list[Values] = [{} for _ in members]
-            step = torch.stack([*counts])
-            for name, value in (schedule(group, step) | {"step": step.double()}).items():
-                each = value.unbind() if isinstance(value, Tensor) and value.dim() else itertools.repeat(value)
-                for row, own in zip(rows, each, strict=False):
-                    row[name] = own
-            found += rows
-        else:
-            found += [schedule(group, step) | {"step": step} for step in counts]
+    for members, step in _runs(places, steps):
+        rows: list[Values] = [{} for _ in members]
+        for name, value in (schedule(members[0].group, step) | {"step": step.double()}).items():
+            each = value.unbind() if isinstance(value, Tensor) and value.dim() else itertools.repeat(value)
+            for row, own in zip(rows, each, strict=False):
+                row[name] = own
+        found += rows
     return found
 
 
@@ -109,40 +106,34 @@ def noises(
     Returns:
         A list for each entry of `ahead`, with one noise per tensor.
     """
+    if not _on_device(steps):
+        pairs = list(zip(places, steps, strict=True))
+        return [[_noise(p, *_hashed(p.group, step + more, sample, p.number)) for p, step in pairs] for more in ahead]
     found: list[list[Noise]] = [[] for _ in ahead]
-    for members, counts in _runs(places, steps):
-        keys = _keys(members, counts, sample, ahead)
-        for noise in found:
-            noise += [_noise(place, *next(keys)) for place in members]
+    for members, now in _runs(places, steps):
+        first = members[0].number
+        numbers = torch.arange(first, first + len(members), device=now.device)
+        own, shared = _hashed(members[0].group, torch.stack([now + more for more in ahead]), sample, numbers)
+        both = shared if isinstance(shared, Tensor) else torch.zeros_like(own)
+        for noise, *keys in zip(found, own, both, strict=True):
+            noise += map(_noise, members, *keys)
     return found
 
 
-def _runs(places: Sequence[Place], steps: Sequence[Count]) -> Iterator[tuple[Sequence[Place], Sequence[Any]]]:
-    """Yield tensors of one group that have consecutive numbers and whose step numbers are in one place."""
+def _on_device(steps: Sequence[Count]) -> bool:
+    return any(isinstance(step, Tensor) for step in steps)
 
-    def kind(entry: tuple[int, tuple[Place, Count]]) -> tuple[object, ...]:
+
+def _runs(places: Sequence[Place], steps: Sequence[Any]) -> Iterator[tuple[Sequence[Place], Tensor]]:
+    """Yield tensors of one group that have consecutive numbers, with their steps, which are on one device."""
+
+    def kind(entry: tuple[int, tuple[Place, Any]]) -> tuple[object, ...]:
         index, (place, step) = entry
-        return id(place.group), place.number - index, step.device if isinstance(step, Tensor) else None
+        return id(place.group), place.number - index, step.device
 
     for _, run in itertools.groupby(enumerate(zip(places, steps, strict=True)), kind):
         members, counts = zip(*(pair for _, pair in run), strict=True)
-        yield members, counts
-
-
-def _keys(
-    places: Sequence[Place], steps: Sequence[Any], sample: int, ahead: Sequence[int]
-) -> Iterator[tuple[int | Tensor, int | Tensor]]:
-    """Yield the own and the shared key of each tensor of a group, once for each entry of `ahead`."""
-    group, first = places[0].group, places[0].number
-    if not isinstance(steps[0], Tensor):
-        for more, (place, step) in itertools.product(ahead, zip(places, steps, strict=True)):
-            yield _hashed(group, step + more, sample, place.number)
-        return
-    now = torch.stack([*steps])
-    numbers = torch.arange(first, first + len(places), device=now.device)
-    own, shared = _hashed(group, torch.stack([now + more for more in ahead]), sample, numbers)
-    both = shared.flatten() if isinstance(shared, Tensor) else itertools.repeat(shared)
-    yield from zip(own.flatten(), both, strict=False)
+        yield members, torch.stack(counts)
 
 
 def _hashed(group: Mapping[str, Any], step: Any, sample: int, number: Any) -> tuple[Any, Any]:

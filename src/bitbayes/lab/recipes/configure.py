@@ -423,8 +423,7 @@ def pretrained(
 ) -> RunConfig:
     """Train the float network that a run begins with unless it is there, and return the run with the folder of it.
 
-    The network has the settings of the recipe's "full-precision", but the seed, the data, the machine, the
-    augmentation, the dropout and the label smoothing of the run. A run that needs none is returned as it is.
+    A run that needs none is returned as it is.
 
     Args:
         config: Configuration of the run.
@@ -432,17 +431,32 @@ def pretrained(
         data: Data that is already loaded.
         progress: Display of the training.
     """
-    if not config.pretrain_epochs or config.pretrained is not None:
+    first, ranks = float_config(config, folder), Ranks.here()
+    if first is None:
         return config
-    same = {name: value for name, value in config.flat().items() if name in _SHARED and value is not None}
-    out, ranks = folder or float_folder(config), Ranks.here()
-    first = make_config(recipe_of(config), "full-precision", epochs=config.pretrain_epochs, out=out, **same)
-    data = load_data(first) if data is None else data
+    data, out = load_data(first) if data is None else data, first.out
     if not ranks.agreed("there" if ranks.first and _is_there(first, data) else ""):
         run_recipe(first, resume=True, data=data, progress=progress)
     # The first process writes the weights, and the others wait for their hash.
     sha256 = ranks.agreed(weights_of(out, config.out, "pretrained") if ranks.first else "")
     return config.changed(pretrained=out, pretrained_sha256=sha256)
+
+
+def float_config(config: RunConfig, folder: str | None = None) -> RunConfig | None:
+    """Return the configuration of the float network that has to be trained before a run; None if there is none.
+
+    It has the settings of the recipe's "full-precision", but the seed, the data, the machine, the augmentation, the
+    dropout and the label smoothing of the run.
+
+    Args:
+        config: Configuration of the run.
+        folder: Folder of the float network; None for `float_folder`.
+    """
+    if not config.pretrain_epochs or config.pretrained is not None:
+        return None
+    same = {name: value for name, value in config.flat().items() if name in _SHARED and value is not None}
+    out = folder or float_folder(config)
+    return make_config(recipe_of(config), "full-precision", epochs=config.pretrain_epochs, out=out, **same)
 
 
 def _is_there(config: RunConfig, data: DataBundle) -> bool:

@@ -8,8 +8,8 @@ epochs were as good as forty epochs from random signs.
 
 The activation, the batch size and the rate of the real parameters were compared on schedules of five epochs with real
 activations at width 1, by validation accuracy; see docs/log.md. Batches of 125 were more accurate there and take
-longer. The rate of STE and the first |λ| of BayesBiNN are the best of four on two epochs after ten float epochs. Bop
-and VISPA had no such search, and the other recipes use the same settings without a search of their own.
+longer. The rates of STE and VISPA, the first |λ| of BayesBiNN and the threshold of Bop are the best of four on two
+epochs after ten float epochs. The other recipes use the same settings without a search of their own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _rule(lr: float | None, **options: Any) -> RuleSpec:
 
 
 def _vispa(rank: int) -> RuleSpec:
-    return _rule(10.0, rank=rank, weight_decay=5e-5)
+    return _rule(3.0, rank=rank, weight_decay=5e-5)
 
 
 SPEED = Recipe(
@@ -63,7 +63,7 @@ SPEED = Recipe(
             0.375, schedule=COSINE_BY_STEPS, real_optimizer="nesterov", real_weight_decay=1.3e-3
         ),
         "ste": _rule(1e-3),
-        "bop": _rule(3e-3, threshold=1e-8),
+        "bop": _rule(3e-3, threshold=1e-6),
         # The larger initial |λ| holds the signs of the float network more firmly than the default, and draws are less
         # noisy: both pay on short schedules.
         "bayesbinn:straight-through": _rule(None, **{**DEFAULT.options, "init_lambda": 500.0}),

@@ -19,12 +19,20 @@ from bitbayes.draws import network_outputs
 from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.recipes import Recipe, make_config, make_experiment, open_recipe
-from bitbayes.lab.recipes.configure import full_name, load_data, pretrained
+from bitbayes.lab.recipes.configure import full_name, load_data
 from bitbayes.lab.studies import gaussian
 from bitbayes.lab.studies.budget import Spending, check_same_study, equal_epochs, factors, scaled, step_times
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, calibration_data, evaluation_inputs
 from bitbayes.lab.studies.load import FinishedRun, load_members, load_run
-from bitbayes.lab.studies.several import begin_members, diverged, finished, member_configs, member_epochs, run_several
+from bitbayes.lab.studies.several import (
+    begin_members,
+    diverged,
+    finished,
+    member_configs,
+    member_epochs,
+    run_several,
+    with_float_networks,
+)
 from bitbayes.lab.studies.trust import network_bytes
 from bitbayes.lab.train import DivergedError, RuleName, RunConfig, RunFolder
 from bitbayes.lab.train.precision import autocast
@@ -248,7 +256,8 @@ class _Trainer:
             if plan.way == "members":
                 begin_members(plan.configs)
         usual = [config for plan in plans if plan.rule not in _GAUSSIAN for config in plan.configs]
-        run_several([self._ready(config) for config in usual], jobs=self.jobs, note=self.note)
+        floats = [str(self.folder / f"pretrained-seed{config.seed}") for config in usual]  # which the rules share
+        run_several(with_float_networks(usual, floats, jobs=self.jobs, note=self.note), jobs=self.jobs, note=self.note)
         for config in (plan.configs[0] for plan in plans if plan.rule in _GAUSSIAN):
             if finished(config) is None or not gaussian.is_trained(config):
                 self.note(f"{config.rule_name}, in {config.out}")
@@ -264,10 +273,6 @@ class _Trainer:
                 if not any(diverged(plan.configs[0]) for plan in plans):  # a float network before the runs
                     raise
                 self.note(f"failed: {error}")
-
-    def _ready(self, config: RunConfig) -> RunConfig:
-        """Return a run with the float network that it begins with, which the rules share."""
-        return config if finished(config) else pretrained(config, str(self.folder / f"pretrained-seed{config.seed}"))
 
 
 def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spending]:

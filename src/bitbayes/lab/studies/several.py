@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from bitbayes.lab.choices import Overrides
+from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import Recipe, make_config, open_recipe, run_recipe
-from bitbayes.lab.recipes.configure import data_of, load_data, open_source, recipe_of
+from bitbayes.lab.recipes.configure import data_of, float_config, load_data, open_source, pretrained, recipe_of
 from bitbayes.lab.recipes.source import Source
 from bitbayes.lab.train import Progress, RunConfig, RunError, RunFolder, SilentProgress, Summary, default_progress
 from bitbayes.lab.train.members import member_folder, member_seed, write_count
@@ -148,6 +149,31 @@ def _same_data(config: RunConfig) -> bool:
     return known in (None, data_of(config).fingerprint())
 
 
+def with_float_networks(
+    configs: Sequence[RunConfig], folders: Sequence[str], *, jobs: int = 1, note: Callable[[str], None] = print
+) -> list[RunConfig]:
+    """Train the float networks that unfinished runs begin with, and return the runs with them; see `run_several`.
+
+    Args:
+        configs: One configuration per run.
+        folders: Folder of the float network of each run. Runs that begin with the same network share its folder.
+        jobs: Number of networks to train at a time.
+        note: Function that gets a line about each network.
+    """
+    first = [
+        float_config(config, folder) if finished(config) is None else None
+        for config, folder in zip(configs, folders, strict=True)
+    ]
+    left = {config.out: config for config in first if config is not None and finished(config) is None}
+    if left:
+        run_several(list(left.values()), jobs=jobs, note=note)
+    kept = _Data()
+    return [
+        config if before is None else pretrained(config, before.out, data=kept.of(config))
+        for config, before in zip(configs, first, strict=True)
+    ]
+
+
 def run_several(
     configs: Sequence[RunConfig],
     *,
@@ -161,7 +187,7 @@ def run_several(
     are equal bit for bit if the number of threads is equal; `jobs` divides the threads between processes.
 
     Args:
-        configs: One configuration per run. With one job, the data of runs with the same recipe and data is loaded once.
+        configs: One configuration per run. A process keeps the data of its last run for the next one.
         jobs: Number of runs at a time. Several jobs use one process each, which pays if one run does not fill the
             machine: small networks, many cores, a large GPU.
         progress: Display of each run; unused with several jobs.
@@ -201,15 +227,30 @@ def already_there(finished: int, runs: int) -> str:
 
 
 def _in_turn(configs: Sequence[RunConfig], progress: Progress | None, note: Callable[[str], None]) -> None:
-    loaded = None
+    kept = _Data()
     progress = OfSeveral(progress or default_progress(), sum(config.last_epoch for config in configs))
     for index, config in enumerate(configs, 1):
         left = f"; {progress.left_in_all}" if progress.left_in_all else ""
         note(f"run {index} of {len(configs)}, in {config.out}{left}")
-        place = config.recipe, config.data, config.device, config.data_seed
-        if loaded is None or loaded[0] != place:
-            loaded = place, load_data(config)
-        run_recipe(config, resume=True, data=loaded[1], progress=progress)
+        run_recipe(config, resume=True, data=kept.of(config), progress=progress)
+
+
+class _Data:
+    """The data of the last run, which the next run often shares. Decoding images takes as long as a short training."""
+
+    def __init__(self) -> None:
+        self._place: tuple[object, ...] = ()
+        self._data: DataBundle | None = None
+
+    def of(self, config: RunConfig) -> DataBundle:
+        """Return the data of a run."""
+        place = config.recipe, config.recipe_sha256, config.data, config.device, config.data_seed
+        if self._data is None or place != self._place:
+            self._place, self._data = place, load_data(config)
+        return self._data
+
+
+_OF_PROCESS = _Data()
 
 
 def _side_by_side(configs: Sequence[RunConfig], jobs: int, note: Callable[[str], None]) -> None:
@@ -234,4 +275,4 @@ def _run(config: RunConfig, threads: int, program: Source | None) -> None:
     torch.set_num_threads(threads)
     if program is not None:  # from memory, because the file may have changed since
         open_source(program)
-    run_recipe(config, resume=True, progress=SilentProgress())
+    run_recipe(config, resume=True, data=_OF_PROCESS.of(config), progress=SilentProgress())

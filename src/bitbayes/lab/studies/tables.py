@@ -10,8 +10,7 @@ from typing import Any
 from bitbayes.errors import nearest
 from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.recipes import Recipe, full_name, make_config, open_recipe
-from bitbayes.lab.recipes.configure import pretrained
-from bitbayes.lab.studies.several import finished, run_several
+from bitbayes.lab.studies.several import run_several, with_float_networks
 from bitbayes.lab.train import RuleName, RunFolder, Summary
 from bitbayes.lab.train.records import Spread
 
@@ -150,8 +149,7 @@ def run_table(
             raise ValueError(f"{folder} holds {name} of {known}, not {recipe.name}; choose another --out")
         # The rules share the float networks that they begin with.
         shared = [str(folder / f"pretrained-seed{config.seed}") for config in configs]
-        pairs = zip(configs, shared, strict=True)
-        ready = [config if finished(config) else pretrained(config, place) for config, place in pairs]
+        ready = with_float_networks(configs, shared, jobs=choice.jobs, note=note)
         summaries = iter(run_several(ready, jobs=choice.jobs, note=note))
     return [TableRow(str(rule), [next(summaries) for _ in seeds]) for rule in rules], folder
 
