@@ -1,4 +1,4 @@
-"""Measure a captured training step of whole recipes on a GPU, and how much of it the learning rule takes.
+"""Time a captured training step of whole recipes on a GPU.
 
     python benchmarks/captured.py [--recipes mnist-trust cifar10-speed text] [--rules ...] [--data cifar10-speed=FOLDER]
 
@@ -6,11 +6,11 @@ Each row is the step of `bitbayes train RECIPE --rule RULE --capture --precision
 one batch, as one CUDA graph. The columns are:
 
 - "step": milliseconds of a step, from an idle device to an idle device, the median of many.
-- "over float": the step relative to that of the recipe's float network.
+- "over float": the step relative to that of the first rule, by default the float network.
 - "kernels": operations of the graph on the device.
 
-Binary networks begin with random signs here, which takes no float network and the same time. `--device cpu` runs the
-same code without a graph and counts no kernels. Its numbers say nothing about a GPU.
+Binary networks begin with random signs here: this needs no float network and does not change the time of a step.
+`--device cpu` runs the same code without a graph and counts no kernels. Its numbers say nothing about a GPU.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     benchmarks/on_gpu.sh OUT --data DATA [--seconds 540] [--only PART ...] [--jobs 12]
 
-Each part is a process of its own and writes OUT/PART.json before the next begins, so that a machine that is taken away
-leaves what it has measured. A part that fails, or that is stopped when the time is over, keeps the numbers that it has
+Each part is a process of its own and writes OUT/PART.json before the next begins, so that an interrupted run keeps what
+it has measured. A part that fails, or that is stopped when the time is over, keeps the numbers that it has
 and adds its error; the other parts follow. The parts are:
 
 - "tests": the tests that need a GPU.
