@@ -7,7 +7,7 @@ one batch, as one CUDA graph. The columns are:
 
 - "step": milliseconds of a step, from an idle device to an idle device, the median of many.
 - "over float": the step relative to that of the first rule, by default the float network.
-- "kernels": operations of the graph on the device.
+- "kernels": operations of a step on the device, with the copies of the batch.
 
 Binary networks begin with random signs here: this needs no float network and does not change the time of a step.
 `--device cpu` runs the same code without a graph and counts no kernels. Its numbers say nothing about a GPU.
@@ -22,6 +22,7 @@ from typing import Any
 
 import gpu
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from bitbayes.lab.choices import Overrides
@@ -44,7 +45,7 @@ _STEPS_BEFORE = 5  # to warm up, and to record the graph
 def measure(
     recipe: str, rule: str, data: str | None, device: torch.device, precision: str, repeats: int
 ) -> tuple[float, int | None]:
-    """Return the milliseconds of a step, and the number of its kernels on a GPU."""
+    """Return the milliseconds of a step, and the number of its operations on a GPU."""
     graph = device.type in GRAPHS
     given = Overrides(device=str(device), precision=precision, capture=graph, data=data)  # pyright: ignore[reportArgumentType]
     random: dict[str, Any] = {} if rule == FLOAT else {"pretrain_epochs": 0, "options": {"init": "random"}}
@@ -64,7 +65,8 @@ def measure(
         with profile(activities=[ProfilerActivity.CUDA]) as found:
             step(x, y)
             torch.cuda.synchronize(device)
-        return time, sum(row.count for row in found.key_averages())
+        there = (row.count for row in found.key_averages() if row.device_type == DeviceType.CUDA)
+        return time, sum(there)
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:

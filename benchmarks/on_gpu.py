@@ -1,4 +1,4 @@
-"""Measure on a GPU all that this project claims of one, the most important first.
+"""Measure every claim about GPUs on one, the most important first.
 
     benchmarks/on_gpu.sh OUT --data DATA [--seconds 540] [--only PART ...] [--jobs 12]
 
@@ -12,7 +12,8 @@ and adds its error; the other parts follow. The parts are:
 - "steps": the table of `benchmarks/gpu.py`.
 - "captured": the table of `benchmarks/captured.py`, for CIFAR-10 and text.
 - "text", "speed", "speed-wide", "speed-w1a1", "resnet18": tables of `bitbayes reproduce`, whose runs train side by side
-  in `--jobs` processes. A table that is stopped leaves its finished runs in OUT/runs, and the next call continues it.
+  in `--jobs` processes. A table that is stopped has no figures. Its finished runs are in OUT/runs, and the next call
+  continues it.
 
 DATA is a folder of CIFAR-10 as `bitbayes train --data` takes it. `--device cpu --tiny` rehearses the parts without a
 GPU, on generated images and with sizes whose numbers mean nothing.
@@ -21,6 +22,7 @@ GPU, on generated images and with sizes whose numbers mean nothing.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -173,7 +175,7 @@ def trained(setting: Setting, part: str) -> dict[str, Any]:
     table, recipe, rules, seeds, more = TABLES[part]
     choices: dict[str, Any] = {"precision": "bf16", "capture": setting.device.type == "cuda", **more}
     if setting.tiny:
-        recipe, rules, seeds = _REHEARSED, rules[1:2] or _BINARY[:1], 1
+        recipe, rules, seeds = _REHEARSED, ("ste",), 1
         choices = {"precision": "fp32", "epochs": 1, "batch_size": 8}
     data = None if recipe == "text" else setting.data
     given = Overrides(out=str(setting.out / "runs" / part), data=data, device=str(setting.device), **choices)
@@ -200,7 +202,9 @@ def write(setting: Setting, name: str, found: dict[str, Any]) -> None:
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:
-    path.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
+    beside = path.with_suffix(".part")  # so that a part that is killed leaves a whole file
+    beside.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
+    beside.replace(path)
 
 
 def in_process(name: str, setting: Setting, arguments: list[str]) -> str | None:
@@ -208,15 +212,17 @@ def in_process(name: str, setting: Setting, arguments: list[str]) -> str | None:
     if setting.left <= 0:
         return "not begun: no time was left"
     command = [sys.executable, __file__, *arguments, "--seconds", str(setting.left), "--part", name]
-    # In a session of its own, so that its trainings can be stopped with it.
+    # In a session of its own, so that whatever it has started ends with it, however this process ends.
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         _, error = process.communicate(timeout=setting.left)
+        return error[-4000:] if process.returncode else None
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
         return "stopped: the time was over"
-    return error[-4000:] if process.returncode else None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -244,7 +250,8 @@ def main(arguments: list[str] | None = None) -> None:
         if name not in o.only:
             continue
         begin, path = time.monotonic(), o.out / f"{name}.json"
-        path.unlink(missing_ok=True)  # of an earlier call
+        if setting.left > 0:
+            path.unlink(missing_ok=True)  # of an earlier call
         if error := in_process(name, setting, mine):
             measured = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             _write(path, {**measured, "error": error})
@@ -252,4 +259,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a stopped script stops its part, too
     main()

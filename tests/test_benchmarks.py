@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,24 @@ def test_a_part_that_is_stopped_keeps_its_rows(on_gpu: Any, tmp_path: Path, monk
         on_gpu.steps(setting)
     found = json.loads((tmp_path / "steps.json").read_text())
     assert list(found["rows"]) == names[:1] and found["tiny"] is True
+
+
+def test_what_a_part_has_started_ends_with_it(on_gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that starts a process and waits is stopped with it."""
+    program = "import pathlib, subprocess, sys; p = subprocess.Popen(['sleep', '60']); "
+    program += "pathlib.Path(sys.argv[1]).write_text(str(p.pid)); p.wait()"
+    popen, file = subprocess.Popen, tmp_path / "number"
+    monkeypatch.setattr(
+        on_gpu.subprocess, "Popen", lambda _, **ways: popen([sys.executable, "-c", program, str(file)], **ways)
+    )
+    setting = on_gpu.Setting(tmp_path, "-", torch.device("cpu"), time.monotonic() + 5, 5.0, True)
+    assert on_gpu.in_process("equality", setting, []) == "stopped: the time was over"
+    state = Path("/proc", file.read_text(), "stat")
+    for _ in range(50):
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError("the process runs on")
 
 
 def test_a_part_ends_with_the_time(on_gpu: Any, tmp_path: Path) -> None:

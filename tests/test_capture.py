@@ -13,6 +13,7 @@ from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.recipes import make_config, make_experiment, run_recipe
 from bitbayes.lab.recipes.configure import load_data
 from bitbayes.lab.train import RunError, RunFolder, Schedule, SilentProgress, capture, loop, train
+from laws import RULES
 from nested import equal
 from tape import TapeGraph
 
@@ -100,6 +101,34 @@ def test_it_resumes_bit_for_bit(rule: str, tmp_path: Path, digits: DataBundle) -
     run(tmp_path / "cut", digits, rule, epochs=4, stop_after=2)
     run(tmp_path / "cut", digits, rule, epochs=4, resume=True)
     assert equal(state(tmp_path / "whole"), state(tmp_path / "cut"))
+
+
+@pytest.mark.parametrize("rule", [name for name in RULES if "adaste" not in name])
+def test_steps_on_the_device_are_those_of_the_host(rule: str) -> None:
+    """Two groups with seeds of their own, and tensors without a gradient in some steps."""
+
+    def trained(capturable: bool) -> tuple[list[torch.Tensor], Any]:
+        torch.manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(4, 3)) for _ in range(5)]
+        groups = [{"params": weights[:3], "seed": 1}, {"params": weights[3:], "seed": 2}]
+        optimizer = RULES[rule](groups, seed=0, capturable=capturable)
+        for step in range(4):
+            for index, weight in enumerate(weights):
+                weight.grad = None if (step + index) % 3 == 1 else torch.randn(4, 3)
+            optimizer.step()
+        return weights, [optimizer.state[weight]["belief"] for weight in weights]
+
+    assert equal(trained(capturable=True), trained(capturable=False), 1e-6)
+
+
+def test_a_rule_without_an_option_for_it_may_share_noise() -> None:
+    weights = [torch.nn.Parameter(torch.ones(4, 3)) for _ in range(2)]
+    optimizer = bb.STE(weights, seed=0)
+    before = [noise.shared_normal(2) for noise in optimizer._noises().values()]
+    optimizer.step(lambda: sum((weight.sum() for weight in weights), torch.zeros(())).backward())
+    after = [noise.shared_normal(2) for noise in optimizer._noises().values()]
+    assert len({tuple(shared.tolist()) for shared in before + after}) == 4
+    assert torch.equal(after[0], optimizer._noises()[weights[0]].shared_normal(2))
 
 
 class Shifts(TorchDispatchMode):

@@ -63,7 +63,7 @@ def test_draws_agree_between_cpu_and_gpu() -> None:
 
 
 @some_rules
-def test_a_captured_run_ends_where_the_others_end(rule: str, tmp_path: Path) -> None:
+def test_a_captured_run_is_near_the_usual_run(rule: str, tmp_path: Path) -> None:
     usual = run(tmp_path / "usual", rule)
     captured = run(tmp_path / "captured", rule, capture=True)
     for mine, other in zip(captured.history, usual.history, strict=True):

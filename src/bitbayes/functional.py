@@ -164,7 +164,7 @@ def bias_correction(decay: float | Tensor, step: int | Tensor) -> float | Tensor
 
     Args:
         decay: β of the average.
-        step: Number t of the step, counted from 1. The value of a 0-d tensor is not read on the host.
+        step: Number t of the step, counted from 1. The values of a tensor are not read on the host.
 
     Returns:
         The divisor; a float64 tensor if `step` is a tensor.
@@ -190,7 +190,7 @@ def adam_options(betas: tuple[float, float], step: int | Tensor) -> dict[str, fl
 
     Args:
         betas: Decay rates of both moments.
-        step: Number of the step, counted from 1. The value of a 0-d tensor is not read on the host.
+        step: Number of the step, counted from 1. The values of a tensor are not read on the host.
 
     Returns:
         Decay rates and bias corrections of both moments.
@@ -238,7 +238,7 @@ def annealed(first: float, growth: float, interval: int, step: int | Tensor, hig
         first: Value at step 0.
         growth: Factor, at least 1.
         interval: Number of steps between two factors.
-        step: Number of steps so far; negative numbers count as 0. The value of a 0-d tensor is not read on the host.
+        step: Number of steps so far; negative numbers count as 0. The values of a tensor are not read on the host.
         highest: Upper bound.
 
     Example:

@@ -144,6 +144,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """Add a parameter group as in torch; its parameters hold a draw immediately."""
         known = {id(place.parameter) for place in self._places()}
         checks.parameters(param_group, known)
+        param_group.setdefault("capturable", (self.param_groups or [self.defaults])[0]["capturable"])
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group["training"] = self.training
@@ -205,9 +206,9 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 accept = self._accept()
                 means = {p.parameter: None for p in self._places() if p.parameter.grad is not None}
             places = [place for place in self._places() if place.parameter in means]
-            states = [self._state(place.parameter) for place in places]
-            for place, now in zip(places, steps.begin(places, states, self.schedule), strict=True):
-                self._advance(place, now, means[place.parameter], accept, queue)
+            numbers = [self._state(place.parameter)["step"] for place in places]
+            for place, values in zip(places, steps.step_values(places, numbers, self.schedule), strict=True):
+                self._advance(place, values, means[place.parameter], accept, queue)
         for place in self._places():
             mark_drawn(place.parameter, type(self).__name__)
         return loss
@@ -304,7 +305,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         saved = checks.saved_state(state_dict, [(p, self.state[p]) for p in parameters], type(self).__name__)
         for group, own in zip(state_dict["param_groups"], self.param_groups, strict=False):
             options = own | group
-            checks.common(options)
+            checks.common(options, self.param_groups[0] | state_dict["param_groups"][0])
             self.check(options)
         mine = [dict(group) for group in self.param_groups]
         super().load_state_dict(state_dict)
@@ -323,8 +324,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     def _options(self, place: Place, step: Count, **more: Any) -> Any:
         """Return the options that the rule's functions read at a step."""
-        [scheduled] = steps.scheduled([place], [step], self.schedule)
-        return _options(place.group, scheduled | more)
+        return _options(place.group, steps.scheduled([place], [step], self.schedule)[0] | more)
 
     def _first_state(self, place: Place) -> dict[str, Any]:
         """Return the initial belief, its step number and, if steps are capturable, a flag for refused steps."""
@@ -333,7 +333,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         if trained is not None:
             start = pretrained.relative_size(trained, scales.layers(parameter))
         else:
-            start = steps.start(place).uniform() * 2 - 1
+            start = steps.start_noise(place).uniform() * 2 - 1
             start = F.sign(start) if self.start == "signs" else start
         fans = scales.fans(parameter)  # only here, because copies of a tensor have no marks
         state: dict[str, Any] = {"step": 0}
@@ -341,8 +341,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             kinds = {"step": torch.int64, "refused": torch.bool}
             state = {name: torch.zeros((), dtype=kind, device=parameter.device) for name, kind in kinds.items()}
         o = self._options(place, 0, bound=math.sqrt(1.5 / sum(fans)), fan_in=fans[0], layers=scales.layers(parameter))
-        belief = self.begin(start, steps.start(place, 1), o)
-        state |= {"belief": belief} | scales.begin(parameter, group["scale"], steps.start(place, 2), trained)
+        belief = self.begin(start, steps.start_noise(place, 1), o)
+        state |= {"belief": belief} | scales.begin(parameter, group["scale"], steps.start_noise(place, 2), trained)
         return shards.own(state, parameter) if shards.is_sharded(parameter) else state
 
     def _state(self, parameter: Tensor) -> dict[str, Any]:
@@ -356,7 +356,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
     def _noises(self, sample: int = 0) -> dict[Parameter, Noise]:
         """Return the noise of the current draw of every parameter."""
         places = list(self._places())
-        [noises] = steps.noises(places, [self._state(place.parameter)["step"] for place in places], sample)
+        [noises] = steps.draw_noises(places, [self._state(place.parameter)["step"] for place in places], sample)
         return dict(zip((place.parameter for place in places), noises, strict=True))
 
     def _show(self, place: Place, noise: Noise) -> None:
@@ -392,7 +392,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             self._show(place, noises[place.parameter])
 
     def _advance(
-        self, place: Place, now: steps.Begun, mean: Mean | None, accept: Tensor | None, queue: engine.Queue
+        self, place: Place, now: steps.StepValues, mean: Mean | None, accept: Tensor | None, queue: engine.Queue
     ) -> None:
         """Update one tensor from the mean over several draws, or from the gradient at a single draw."""
         _, _, parameter, group = place
@@ -404,8 +404,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             else:
                 gradient, slope = mean
             scales.learn(state, slope, group["scale_lr"], now.of_scale, accept)
-            o, estimated = _options(group, now.scheduled), mean is not None
-            parts = gradient, weights, o, now.drawn, now.next, estimated, accept
+            state["step"] += 1
+            parts = gradient, weights, _options(group, now.scheduled), now.drawn, now.next, mean is not None, accept
             update = engine.Update(type(self), state["belief"], *parts)
             own = weights.data_ptr() == values.data_ptr()  # a copy of the weights must be written back immediately
             engine.advance(update, compile=group["compile"], queue=queue if own else None)

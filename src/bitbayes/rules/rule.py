@@ -18,7 +18,7 @@ from bitbayes.noise import Noise
 
 Belief = dict[str, Tensor]
 Values = dict[str, Any]  # options by name
-Count = int | Tensor  # updates so far; a 0-d int64 tensor on the device if steps are capturable
+Count = int | Tensor  # updates so far; int64 on the device if steps are capturable: 0-d, or an entry for each tensor
 Number = float | Tensor
 
 
@@ -104,8 +104,9 @@ class Rule(ABC, Generic[O]):
     def schedule(group: Values, step: Count) -> Values:
         """Return options that derive from the group's options and the step, such as an annealed temperature.
 
-        An update at step t follows a draw that was made at step t − 1. With `capturable`, the step is a 0-d tensor
-        whose value must not be read on the host: no `if` and no `min` of values that depend on it.
+        An update at step t follows a draw that was made at step t − 1. With `capturable`, the step is a tensor, 0-d or
+        with an entry for each of several parameters, and so are options that derive from it. Its values must not be
+        read on the host: no `if` and no `min` of values that depend on it.
         """
         return {}
 

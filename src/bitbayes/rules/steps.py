@@ -1,8 +1,8 @@
-"""What depends on the step of each tensor: its noise, and the options that change from step to step.
+"""Values that depend on the step number of each tensor: its noise and the options that change from step to step.
 
-With `capturable`, step numbers are on the device, and so is all that is computed from them. A number takes as long to
-compute there as a million weights, and a hash is dozens of numbers. The tensors of a parameter group are therefore
-computed together.
+With `capturable`, step numbers are on the device, and so is all that is computed from them. To launch an operation for
+one number takes about as long as to update a million weights, and a hash needs dozens of operations. Consecutive
+tensors of a parameter group are therefore computed together.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ from bitbayes.rules import scales, shards
 from bitbayes.rules.places import Place
 from bitbayes.rules.rule import Count, Values
 
+# Noise streams. Streams 2 and 4 belong to posterior samples.
+_START, _DRAW, _SHARED = 0, 1, 3
+_OTHER = 0x5851F42D4C957F2D  # turns the key of a stream into that of another one
 
-class Begun(NamedTuple):
+
+class StepValues(NamedTuple):
     """What the update of one tensor reads beside its gradient.
 
     Attributes:
@@ -36,41 +40,29 @@ class Begun(NamedTuple):
     of_scale: Values
 
 
-# Noise streams. Streams 2 and 4 belong to posterior samples.
-_START, _DRAW, _SHARED = 0, 1, 3
-
-
-def start(place: Place, *part: int) -> Noise:
+def start_noise(place: Place, *part: int) -> Noise:
     """Return noise for the initial state of a tensor; other parts are independent."""
     key = stream_key(place.group["seed"], _START, place.number, *part)
     return Noise(key, place.parameter.numel(), place.parameter.device)
 
 
-def begin(
-    places: Sequence[Place], states: Sequence[dict[str, Any]], schedule: Callable[[Values, Count], Values]
-) -> list[Begun]:
-    """Begin the next step of some tensors, which adds one to the step numbers in their states.
+def step_values(
+    places: Sequence[Place], steps: Sequence[Count], schedule: Callable[[Values, Count], Values]
+) -> list[StepValues]:
+    """Return what the next update of some tensors reads.
 
     Args:
         places: The tensors.
-        states: State of each tensor.
+        steps: Number of steps of each tensor so far.
         schedule: Schedule of the rule; see `scheduled`.
     """
-    numbers = [state["step"] for state in states]
-    drawn, following = noises(places, numbers, ahead=(0, 1))
-    if _on_device(numbers):
-        # In place, because a captured graph reads this memory.
-        torch._foreach_add_(numbers, 1)  # pyright: ignore[reportPrivateImportUsage]
-    else:
-        numbers = [number + 1 for number in numbers]
-        for state, number in zip(states, numbers, strict=True):
-            state["step"] = number
-    options, of_scale = (scheduled(places, numbers, each) for each in (schedule, scales.schedule))
-    return [Begun(*each) for each in zip(drawn, following, options, of_scale, strict=True)]
+    drawn, following = draw_noises(places, steps, ahead=(0, 1))
+    options, of_scale = (scheduled(places, steps, each, ahead=1) for each in (schedule, scales.schedule))
+    return [StepValues(*each) for each in zip(drawn, following, options, of_scale, strict=True)]
 
 
 def scheduled(
-    places: Sequence[Place], steps: Sequence[Count], schedule: Callable[[Values, Count], Values]
+    places: Sequence[Place], steps: Sequence[Count], schedule: Callable[[Values, Count], Values], *, ahead: int = 0
 ) -> list[Values]:
     """Return the values of a schedule for each tensor, and the number of the step.
 
@@ -78,21 +70,24 @@ def scheduled(
         places: The tensors.
         steps: Step number of each tensor.
         schedule: Function from the options of a group and a step number, or a tensor of several, to values by name.
+        ahead: Number of further steps for which the values are wanted.
     """
     if not _on_device(steps):
-        return [schedule(place.group, step) | {"step": step} for place, step in zip(places, steps, strict=True)]
+        pairs = ((place.group, step + ahead) for place, step in zip(places, steps, strict=True))
+        return [schedule(group, step) | {"step": step} for group, step in pairs]
     found: list[Values] = []
-    for members, step in _runs(places, steps):
+    for members, now in _runs(places, steps):
+        step = now + ahead if ahead else now
         rows: list[Values] = [{} for _ in members]
         for name, value in (schedule(members[0].group, step) | {"step": step.double()}).items():
-            each = value.unbind() if isinstance(value, Tensor) and value.dim() else itertools.repeat(value)
-            for row, own in zip(rows, each, strict=False):
+            several = isinstance(value, Tensor) and value.shape == step.shape
+            for row, own in zip(rows, value.unbind() if several else [value] * len(rows), strict=True):
                 row[name] = own
         found += rows
     return found
 
 
-def noises(
+def draw_noises(
     places: Sequence[Place], steps: Sequence[Count], sample: int = 0, *, ahead: Sequence[int] = (0,)
 ) -> list[list[Noise]]:
     """Return the noise of every tensor; with `shared="network"`, tensors have some noise in common.
@@ -108,15 +103,14 @@ def noises(
     """
     if not _on_device(steps):
         pairs = list(zip(places, steps, strict=True))
-        return [[_noise(p, *_hashed(p.group, step + more, sample, p.number)) for p, step in pairs] for more in ahead]
+        return [[_made(p, *_keys(p.group, step + more, sample, p.number)) for p, step in pairs] for more in ahead]
     found: list[list[Noise]] = [[] for _ in ahead]
     for members, now in _runs(places, steps):
         first = members[0].number
         numbers = torch.arange(first, first + len(members), device=now.device)
-        own, shared = _hashed(members[0].group, torch.stack([now + more for more in ahead]), sample, numbers)
-        both = shared if isinstance(shared, Tensor) else torch.zeros_like(own)
-        for noise, *keys in zip(found, own, both, strict=True):
-            noise += map(_noise, members, *keys)
+        keys = _keys(members[0].group, torch.stack([now + more for more in ahead]), sample, numbers)
+        for noises, own, shared in zip(found, *keys, strict=True):
+            noises += map(_made, members, own, shared)
     return found
 
 
@@ -136,14 +130,14 @@ def _runs(places: Sequence[Place], steps: Sequence[Any]) -> Iterator[tuple[Seque
         yield members, torch.stack(counts)
 
 
-def _hashed(group: Mapping[str, Any], step: Any, sample: int, number: Any) -> tuple[Any, Any]:
+def _keys(group: Mapping[str, Any], step: Any, sample: int, number: Any) -> tuple[Any, Any]:
     """Return the own and the shared key of one tensor, or of many."""
     own = stream_key(group["seed"], _DRAW, step, sample, number)
-    if "shared" not in group:  # nothing reads the shared noise
-        return own, 0
+    if "shared" not in group:  # without a hash of its own, because few rules read the shared noise
+        return own, own ^ _OTHER
     return own, stream_key(group["seed"], _SHARED, step, sample, *([] if group["shared"] == "network" else [number]))
 
 
-def _noise(place: Place, key: int | Tensor, shared_key: int | Tensor) -> Noise:
+def _made(place: Place, key: int | Tensor, shared_key: int | Tensor) -> Noise:
     span = shards.span(place.parameter)
     return Noise(key, span.stop - span.start, place.parameter.device, start=span.start, shared_key=shared_key)

@@ -445,8 +445,8 @@ def pretrained(
 def float_config(config: RunConfig, folder: str | None = None) -> RunConfig | None:
     """Return the configuration of the float network that has to be trained before a run; None if there is none.
 
-    It has the settings of the recipe's "full-precision", but the seed, the data, the machine, the augmentation, the
-    dropout and the label smoothing of the run.
+    It has the settings of the recipe's "full-precision", except for the seed, the data, the machine, the augmentation,
+    the dropout and the label smoothing, which are those of the run.
 
     Args:
         config: Configuration of the run.

@@ -246,6 +246,7 @@ class _Data:
         """Return the data of a run."""
         place = config.recipe, config.recipe_sha256, config.data, config.device, config.data_seed
         if self._data is None or place != self._place:
+            self._data = None  # frees its memory first
             self._place, self._data = place, load_data(config)
         return self._data
 
