@@ -213,16 +213,15 @@ def in_process(name: str, setting: Setting, arguments: list[str]) -> str | None:
         return "not begun: no time was left"
     command = [sys.executable, __file__, *arguments, "--seconds", str(setting.left), "--part", name]
     # In a session of its own, so that whatever it has started ends with it, however this process ends.
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        _, error = process.communicate(timeout=setting.left)
-        return error[-4000:] if process.returncode else None
-    except subprocess.TimeoutExpired:
-        return "stopped: the time was over"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            _, error = process.communicate(timeout=setting.left)
+            return error[-4000:] if process.returncode else None
+        except subprocess.TimeoutExpired:
+            return "stopped: the time was over"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def main(arguments: list[str] | None = None) -> None:
