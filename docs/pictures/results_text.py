@@ -7,7 +7,6 @@ from style import new_figure
 _RULES = {
     "full-precision": "float network",
     "ste": "STE",
-    "bop": "Bop",
     "bayesbinn:straight-through": "BayesBiNN, mode",
 }
 _PREDICTIONS = {"sample_test_bits": "BayesBiNN, one sample", "mean_test_bits": "BayesBiNN, mean of eight"}
