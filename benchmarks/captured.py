@@ -88,9 +88,7 @@ def table(o: argparse.Namespace, keep: Callable[[Found], object] = lambda found:
         o: Command line, from `parsed`.
         keep: Function that gets the numbers so far after each row.
     """
-    device = torch.device(o.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("not measured: torch sees no GPU here; --device cpu runs the same code without one")
+    device = gpu.opened(o.device)
     places = dict(each.split("=", 1) for each in o.data)
     found: Found = {}
     rows = []

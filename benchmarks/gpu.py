@@ -162,6 +162,14 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def opened(name: str) -> torch.device:
+    """Return a device; end the program if it is a GPU and there is none."""
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("not measured: torch sees no GPU here; --device cpu runs the same code without one")
+    return device
+
+
 def table(o: argparse.Namespace, keep: Callable[[dict[str, Any]], object] = lambda found: None) -> dict[str, Any]:
     """Print the table, and return its numbers: milliseconds, and shares of the ceiling and of the bandwidth.
 
@@ -169,9 +177,7 @@ def table(o: argparse.Namespace, keep: Callable[[dict[str, Any]], object] = lamb
         o: Command line, from `parsed`.
         keep: Function that gets the numbers so far after each row.
     """
-    device = torch.device(o.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("not measured: torch sees no GPU here; --device cpu runs the same code without one")
+    device = opened(o.device)
     dtype = torch.bfloat16 if o.precision == "bf16" else torch.float32
     most, fastest = ceiling(o.matmul, dtype, device, 10), bandwidth(int(o.copy), device, 10)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "processor"

@@ -37,6 +37,18 @@ def state(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return found["parts"], found["history"]
 
 
+def trained(rule: str) -> tuple[torch.nn.Module, bb.BinaryOptimizer, torch.Tensor]:
+    """Return a network after five steps, in eval mode, its optimizer, and inputs."""
+    model, optimizer = pair(rule)
+    model.cuda()
+    x, y = (t.cuda() for t in data())
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss(model, x, y).backward()
+        optimizer.step()
+    return model.eval(), optimizer, x
+
+
 @every_rule
 def test_moving_to_a_gpu_and_back(rule: str) -> None:
     model, optimizer = pair(rule)
@@ -93,14 +105,7 @@ def test_a_bad_input_ends_the_run(capture: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("samples", [1, 5])
 def test_an_ensemble_predicts_as_predict(samples: int) -> None:
-    model, optimizer = pair("bayesbinn-straight-through")
-    model.cuda()
-    x, y = (t.cuda() for t in data())
-    for _ in range(5):
-        optimizer.zero_grad()
-        loss(model, x, y).backward()
-        optimizer.step()
-    model.eval()
+    model, optimizer, x = trained("bayesbinn-straight-through")
     posterior = optimizer.posterior()
     wanted = bb.predict(model, x, posterior, samples).outputs
     assert wanted.device.type == "cuda"
@@ -108,15 +113,8 @@ def test_an_ensemble_predicts_as_predict(samples: int) -> None:
 
 
 def test_a_network_of_a_gpu_is_packed() -> None:
-    model, optimizer = pair("ste-adam")
-    model.cuda()
-    x, y = (t.cuda() for t in data())
-    for _ in range(5):
-        optimizer.zero_grad()
-        loss(model, x, y).backward()
-        optimizer.step()
+    model, optimizer, x = trained("ste-adam")
     optimizer.eval()
-    model.eval()
     wanted = model(x).detach().cpu()
     found = bb.packed.load(bb.pack(model, x[:1])).predict(x.cpu().numpy()).outputs
     torch.testing.assert_close(torch.as_tensor(found)[0], wanted, rtol=1e-4, atol=1e-4)

@@ -25,7 +25,7 @@ _OTHER = 0x5851F42D4C957F2D  # turns the key of a stream into that of another on
 
 
 class StepValues(NamedTuple):
-    """What the update of one tensor reads beside its gradient.
+    """Values that the update of one tensor reads beside its gradient.
 
     Attributes:
         drawn: Noise of the current draw.
@@ -49,7 +49,7 @@ def start_noise(place: Place, *part: int) -> Noise:
 def step_values(
     places: Sequence[Place], steps: Sequence[Count], schedule: Callable[[Values, Count], Values]
 ) -> list[StepValues]:
-    """Return what the next update of some tensors reads.
+    """Return the values that the next update of each tensor reads.
 
     Args:
         places: The tensors.
