@@ -15,10 +15,11 @@ import numpy.typing as npt
 from bitbayes.errors import require
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import PackedNetwork
+from bitbayes.packed.format.ops import PADDED
 from bitbayes.packed.format.program import Step
 
 _OPSET, _IR = 13, 7  # of 2020, the first version in which softmax takes one axis, so that old runtimes can read it
-_FLOAT, _INT64 = 1, 7  # onnx.TensorProto.FLOAT and INT64
+_FLOAT, _INT64, _BOOL = 1, 7, 9  # onnx.TensorProto.FLOAT, INT64 and BOOL
 _DOMAIN = "qonnx.custom_op.general"
 
 
@@ -334,13 +335,18 @@ def _norm(graph: _Graph, step: Step) -> None:
 
 
 def _attention(graph: _Graph, step: Step) -> None:
-    heads, names, shapes = step.settings["heads"], list[str](), [graph.network.values[s].shape for s in step.sources]
+    heads, names = step.settings["heads"], list[str]()
+    shapes = [graph.network.values[source].shape for source in step.sources[:3]]
     for which, (channels, tokens) in enumerate(shapes):
         split = graph.own(f"heads{which}", [0, heads, channels // heads, tokens])
         names.append(graph.add("Reshape", graph.source(step, which), split, last=False))
     rows = graph.add("Transpose", names[0], perm=[0, 1, 3, 2], last=False)
     scores = graph.add("MatMul", rows, names[1], last=False)
     scores = graph.add("Mul", scores, graph.number(step.settings["scale"]), last=False)
+    if len(step.sources) > 3:
+        mask = graph.add("Unsqueeze", graph.source(step, 3), graph.own("every", [1, 2]), last=False)
+        present = graph.add("Cast", mask, to=_BOOL, last=False)
+        scores = graph.add("Where", present, scores, graph.number(PADDED), last=False)
     if step.settings["causal"]:
         seen = graph.own("seen", np.tri(shapes[0][1], shapes[1][1], dtype=bool), np.bool_)
         scores = graph.add("Where", seen, scores, graph.number(-np.inf), last=False)
@@ -348,6 +354,20 @@ def _attention(graph: _Graph, step: Step) -> None:
     turned = graph.add("Transpose", weights, perm=[0, 1, 3, 2], last=False)
     mixed = graph.add("MatMul", names[2], turned, last=False)
     graph.add("Reshape", mixed, graph.own("shape", [0, *graph.network.values[graph.index + 1].shape]))
+
+
+def _mask(graph: _Graph, step: Step) -> None:
+    padding = graph.add("Equal", graph.source(step), graph.own("padding", [step.settings["id"]]), last=False)
+    graph.add("Cast", graph.add("Not", padding, last=False), to=_FLOAT)
+
+
+def _masked_mean(graph: _Graph, step: Step) -> None:
+    x, mask = graph.source(step), graph.source(step, 1)
+    every, tokens = graph.own("every", [1]), graph.own("tokens", [2])
+    seen = graph.add("Mul", x, graph.add("Unsqueeze", mask, every, last=False), last=False)
+    count = graph.add("ReduceSum", mask, every, keepdims=1, last=False)
+    sums = graph.add("ReduceSum", seen, tokens, keepdims=0, last=False)
+    graph.add("Div", sums, graph.add("Max", count, graph.number(1.0), last=False))
 
 
 def _pad(graph: _Graph, step: Step) -> None:
@@ -389,5 +409,7 @@ _STEPS: Mapping[str, Callable[[_Graph, Step], Any]] = {
     "offset": _offset,
     "embed": _embed,
     "norm": _norm,
-    "attention": _attention,
+    **dict.fromkeys(["attention", "masked_attention"], _attention),
+    "mask": _mask,
+    "masked_mean": _masked_mean,
 }

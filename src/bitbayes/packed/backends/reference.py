@@ -19,6 +19,7 @@ import numpy.typing as npt
 from bitbayes.packed.backends.runtime import Runtime, Steps, checked, sliced
 from bitbayes.packed.format.bits import Array, sign_products, unpack_signs
 from bitbayes.packed.format.network import PackedNetwork
+from bitbayes.packed.format.ops import PADDED
 from bitbayes.packed.format.program import Step
 
 _CHUNK = 1 << 20  # numbers that a convolution gathers at a time
@@ -183,9 +184,11 @@ def _attention(sources: list[Array], step: Step) -> npt.NDArray[np.float32]:
     several = max(1, _CHUNK // (heads * count * others))
     for start in range(0, inputs, several):
         part = slice(start, start + several)
-        q, k, v = (x[part].reshape(-1, heads, x.shape[1] // heads, x.shape[2]) for x in sources)
+        q, k, v = (x[part].reshape(-1, heads, x.shape[1] // heads, x.shape[2]) for x in sources[:3])
         scores = q.swapaxes(2, 3).astype(np.float64) @ k.astype(np.float64)
         scores *= step.settings["scale"]
+        for mask in sources[3:]:
+            scores = np.where(mask[part, None, None] > 0, scores, PADDED)
         if hidden is not None:
             scores[..., hidden] = -np.inf
         scores -= scores.max(-1, keepdims=True)
@@ -193,6 +196,12 @@ def _attention(sources: list[Array], step: Step) -> npt.NDArray[np.float32]:
         scores /= scores.sum(-1, keepdims=True)
         out[part] = (v.astype(np.float64) @ scores.swapaxes(2, 3)).reshape(out[part].shape)
     return out
+
+
+def _masked_mean(x: Array, mask: Array) -> Array:
+    seen = mask > 0
+    counts = np.maximum(seen.sum(1, keepdims=True), 1)
+    return np.where(seen[:, None], x, 0).sum(2, dtype=np.float64) / counts
 
 
 def _pad(x: Array, settings: Mapping[str, Any]) -> Array:
@@ -220,5 +229,7 @@ _STEPS: dict[str, Callable[[list[Array], Step, dict[str, Array]], Array]] = {
     "softmax": lambda xs, step, t: _softmax(xs[0].astype(np.float64), step.settings["axis"]),
     "slice": lambda xs, step, t: xs[0][sliced(step)],
     "norm": lambda xs, step, t: _norm(xs[0].astype(np.float64), **step.settings),
-    "attention": lambda xs, step, t: _attention(xs, step),
+    **dict.fromkeys(["attention", "masked_attention"], lambda xs, step, t: _attention(xs, step)),
+    "mask": lambda xs, step, t: xs[0] != step.settings["id"],
+    "masked_mean": lambda xs, step, t: _masked_mean(*xs),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from bitbayes.bits import unpack_signs
 from bitbayes.packed.backends.runtime import Runtime, Steps, check_finite, check_inputs, check_tokens, checked, sliced
 from bitbayes.packed.format.network import PackedNetwork
+from bitbayes.packed.format.ops import PADDED
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
 
@@ -161,9 +163,20 @@ def _norm(x: Tensor, *, centre: bool, eps: float) -> Tensor:
 
 
 def _attention(xs: list[Tensor], step: Step) -> Tensor:
-    query, key, value = (x.unflatten(1, (step.settings["heads"], -1)).transpose(2, 3) for x in xs)
-    settings = {"scale": step.settings["scale"], "is_causal": step.settings["causal"]}
+    query, key, value = (x.unflatten(1, (step.settings["heads"], -1)).transpose(2, 3) for x in xs[:3])
+    settings: dict[str, Any] = {"scale": step.settings["scale"], "is_causal": step.settings["causal"]}
+    for mask in xs[3:]:  # torch takes no causal mask beside another one
+        hidden = torch.where(mask > 0, 0.0, PADDED)[:, None, None]
+        if settings.pop("is_causal"):
+            later = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=mask.device).triu(1)
+            hidden = hidden.masked_fill(later, -torch.inf)
+        settings["attn_mask"] = hidden.to(query.dtype)
     return F.scaled_dot_product_attention(query, key, value, **settings).transpose(2, 3).flatten(1, 2)
+
+
+def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    seen = mask > 0
+    return torch.where(seen[:, None], x, 0.0).sum(2) / seen.sum(1, keepdim=True).clamp(min=1)
 
 
 def _pad(x: Tensor, step: Step) -> Tensor:
@@ -196,5 +209,7 @@ _STEPS: dict[str, Callable[[list[Tensor], Step, Tensors], Tensor]] = {
     "offset": lambda xs, step, t: xs[0] + t["offset"],
     "embed": lambda xs, step, t: F.embedding(xs[0], t["table"]).movedim(-1, 1),
     "norm": lambda xs, step, t: _norm(xs[0], **step.settings),
-    "attention": lambda xs, step, t: _attention(xs, step),
+    **dict.fromkeys(["attention", "masked_attention"], lambda xs, step, t: _attention(xs, step)),
+    "mask": lambda xs, step, t: (xs[0] != step.settings["id"]).float(),
+    "masked_mean": lambda xs, step, t: _masked_mean(*xs),
 }

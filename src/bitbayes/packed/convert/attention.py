@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 
 from bitbayes.packed.convert.axes import BATCH, Atom, Axis, Traced, flat, size_of, stored_as, traced
 from bitbayes.packed.convert.draft import Builder, Refusal
+from bitbayes.packed.convert.masks import Mask, MaskedTokens, hidden_keys, masked_tokens, presence
 
 _HIDDEN = -1e9  # largest number that a mask adds to scores in order to hide a key
 
@@ -24,6 +26,7 @@ class Scores:
         key: Keys, in the same order.
         scale: Factor of the products.
         causal: Whether a mask hides later tokens.
+        padding: Id of the tokens that a mask hides; None for no such mask.
         weights: Whether a softmax has been taken.
     """
 
@@ -31,6 +34,7 @@ class Scores:
     key: Traced
     scale: float = 1.0
     causal: bool = False
+    padding: int | None = None
     weights: bool = False
 
     @property
@@ -76,7 +80,7 @@ def scaled(b: Builder, node: Any, factor: Any, *, divide: bool = False) -> Score
     number = factor if isinstance(factor, int | float) else b.evaluate(factor)
     if (isinstance(number, torch.Tensor) and number.numel() != 1) or scores.weights:
         raise Refusal("only the scores of all heads together have a factor, before the softmax")
-    if scores.causal and not float(number) > 0:
+    if (scores.causal or scores.padding is not None) and not float(number) > 0:
         raise Refusal("a factor after the mask must be positive")
     return replace(scores, scale=scores.scale / float(number) if divide else scores.scale * float(number))
 
@@ -90,31 +94,49 @@ def softmax(b: Builder, node: Node, a: dict[str, Any]) -> Scores | None:
 
 
 def masked(b: Builder, scores: Scores, mask: Node, *, hidden: bool = False) -> Scores:
-    """Return scores with a constant mask that hides nothing, or later tokens.
+    """Return scores with a mask that hides nothing, keys that are padding, later tokens, or both.
 
     A mask of numbers is added. A mask of booleans is True for keys that are seen, or for `hidden` ones.
     """
+
+    def seen(numbers: Tensor) -> Tensor:
+        if numbers.dtype == torch.bool:
+            return numbers ^ hidden
+        if not bool(((numbers == 0) | (numbers <= _HIDDEN)).all()):
+            raise Refusal(f"its mask must add 0 to the scores of keys that are seen, and at most {_HIDDEN:g} to others")
+        return numbers == 0
+
+    made = b.values.get(mask)
+    if isinstance(made, Mask):
+        padding, causal = hidden_keys(b, made, list(scores.query.axes[:-2]), scores.counts, seen)
+        if None not in (padding, scores.padding) and padding != scores.padding:
+            raise Refusal(f"its masks must hide one token id, but they hide {scores.padding} and {padding}")
+        padding = scores.padding if padding is None else padding
+        return replace(scores, causal=scores.causal or causal, padding=padding)
     if mask not in b.constants:
-        raise Refusal(
-            "its mask depends on the input, as a mask of padding does; pack the network for sequences of one length"
-        )
-    given = b.evaluate(mask)
-    if given.dtype != torch.bool:
-        seen = given == 0
-        known = bool((seen | (given <= _HIDDEN)).all())
-    else:
-        seen, known = given ^ hidden, True
-    seen = seen.expand(*seen.shape[:-2], *scores.counts)
-    if known and bool(seen.all()):
+        raise Refusal("its mask may depend on the input only by which tokens are padding: ids == PADDING, or !=")
+    found = seen(b.evaluate(mask))
+    found = found.expand(*found.shape[:-2], *scores.counts)
+    if bool(found.all()):
         return scores
-    if known and bool((seen == torch.ones(scores.counts, dtype=torch.bool).tril()).all()):
+    if bool((found == torch.ones(scores.counts, dtype=torch.bool).tril()).all()):
         return replace(scores, causal=True)
     raise Refusal("its mask must be causal, so that a token sees itself and all earlier ones, or hide nothing")
 
 
-def masked_fill(b: Builder, node: Node, a: dict[str, Any]) -> Scores:
-    """Convert the filling of scores with a large negative number where a mask is True."""
-    scores = scores_of(b, a["self"])
+def baddbmm(b: Builder, node: Node, a: dict[str, Any]) -> Scores:
+    """Convert a product of queries and keys that is added to a mask."""
+    scores = matmul(b, node, {"self": a["batch1"], "other": a["batch2"]})
+    if (a["beta"], a["alpha"]) != (1, 1) or not isinstance(scores, Scores):
+        raise Refusal("the product of two activations has no packed form, except in attention")
+    return masked(b, scores, a["self"])
+
+
+def masked_fill(b: Builder, node: Node, a: dict[str, Any]) -> Scores | MaskedTokens:
+    """Convert the filling of scores with a large negative number, or of tokens with 0, where a mask is True."""
+    scores, mask = scores_of(b, a["self"]), b.values.get(a["mask"])
+    if scores is None and isinstance(mask, Mask) and a["value"] == 0:
+        return masked_tokens(b, a["self"], mask, hidden=True)
     if scores is None or isinstance(a["value"], Node) or not a["value"] <= _HIDDEN:
         raise Refusal("masked_fill has no packed form, except that it hides keys in attention")
     return masked(b, scores, a["mask"], hidden=True)
@@ -127,7 +149,10 @@ def _attended(b: Builder, scores: Scores, value: Traced) -> Traced:
     sources = [stored_as(b, x, ((BATCH,), (*_heads(x), *x.axes[-1]), x.axes[-2])) for x in (query, key, value)]
     heads, channels = _heads(query), tuple(Atom(atom.size) for atom in value.axes[-1])
     settings = {"heads": size_of(heads), "scale": float(scores.scale), "causal": scores.causal}
-    made = b.add("attention", [source.value for source in sources], **settings)
+    op, values = "attention", [source.value for source in sources]
+    if scores.padding is not None:
+        op, values = "masked_attention", [*values, presence(b, scores.padding)]
+    made = b.add(op, values, **settings)
     return Traced(made, ((BATCH,), (*heads, *channels), query.axes[-2]), (*query.axes[:-1], channels))
 
 

@@ -108,10 +108,10 @@ def stored_as(b: Builder, x: Traced, wanted: Sequence[Axis]) -> Traced:
     before = sorted(runs, key=lambda run: flat(axes).index(run[0]))
     if before != runs:
         if before != axes:
-            value = b.moved("reshape", value, "shape", list(map(size_of, before)))
-        value, axes = b.moved("permute", value, "axes", [1 + before.index(run) for run in runs]), runs
+            value = b.once("reshape", value, shape=list(map(size_of, before)))
+        value, axes = b.once("permute", value, axes=[1 + before.index(run) for run in runs]), runs
     if axes != list(wanted[1:]):
-        value = b.moved("reshape", value, "shape", list(map(size_of, wanted[1:])))
+        value = b.once("reshape", value, shape=list(map(size_of, wanted[1:])))
     return Traced(value, wanted, x.axes)
 
 
@@ -197,10 +197,11 @@ def sizes_of(node: Node) -> list[int]:
     """Return the shape of a node's first tensor, with `BATCH_SIZE` for the batch and its multiples for joined axes."""
     made = node.meta["val"]
     made = made[0] if isinstance(made, tuple | list) else made
-    return [_size(size) for size in getattr(made, "shape", ())]
+    return [with_batch(size) for size in getattr(made, "shape", ())]
 
 
-def _size(size: Any) -> int:
+def with_batch(size: Any) -> int:
+    """Return a size as a number: that of the batch is `BATCH_SIZE`."""
     if isinstance(size, int):
         return size
     (symbol,) = size.node.expr.free_symbols
@@ -213,7 +214,7 @@ def traced(b: Builder, node: Any) -> Traced:
     if found is None:
         raise Refusal("its arguments must depend on the input")
     if not isinstance(found, Traced):
-        raise Refusal("the product of two activations has no packed form, except in attention")
+        raise Refusal(getattr(found, "alone", "the product of two activations has no packed form, except in attention"))
     return found
 
 

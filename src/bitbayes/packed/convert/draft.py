@@ -62,7 +62,7 @@ class Builder:
         self.values: dict[Node, Any] = {}  # what `axes.Traced` describes; several for a node that makes several tensors
         self.constants: set[Node] = set()  # nodes that depend on no input
         self.sizes: set[Node] = set()  # nodes that hold the batch size, or a multiple of it
-        self._moves: dict[tuple[str, int, tuple[int, ...]], int] = {}
+        self._made: dict[tuple[str, int, str], int] = {}
 
     def constant(self, node: Any) -> bool:
         """Return whether an argument is a number or a node that does not depend on the input."""
@@ -73,12 +73,12 @@ class Builder:
         self.drafts.append(Draft(op, tuple(sources), self.layer, settings, constants))
         return len(self.drafts)
 
-    def moved(self, op: str, source: int, key: str, numbers: list[int]) -> int:
-        """Return the number of a reshaped or permuted value, which is made once for all that take it."""
-        move = (op, source, tuple(numbers))
-        if move not in self._moves:
-            self._moves[move] = self.add(op, [source], **{key: numbers})  # pyright: ignore[reportArgumentType]
-        return self._moves[move]
+    def once(self, op: str, source: int, **settings: Any) -> int:
+        """Return the number of a value that a step without tensors makes, once for all that take it."""
+        key = (op, source, str(settings))
+        if key not in self._made:
+            self._made[key] = self.add(op, [source], **settings)
+        return self._made[key]
 
 
 def split_scale(weight: Array) -> tuple[Array, Array]:

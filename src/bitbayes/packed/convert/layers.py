@@ -7,9 +7,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.fx import Node
 
-from bitbayes.packed.convert.attention import attention, masked, masked_fill, matmul, scaled, scores_of, softmax
+from bitbayes.packed.convert.attention import (
+    attention,
+    baddbmm,
+    masked,
+    masked_fill,
+    matmul,
+    scaled,
+    scores_of,
+    softmax,
+)
 from bitbayes.packed.convert.axes import (
     BATCH,
     BATCH_SIZE,
@@ -29,6 +39,7 @@ from bitbayes.packed.convert.axes import (
     traced,
 )
 from bitbayes.packed.convert.draft import Builder, Get, Refusal, Vector
+from bitbayes.packed.convert.masks import Mask, MaskedTokens, masked_mean, masked_tokens, summed
 from bitbayes.packed.convert.weights import conv, linear, per_axis
 from bitbayes.packed.format.ops import MIN_EPSILON
 
@@ -139,12 +150,17 @@ def _both(b: Builder, op: str, left: Traced, right: Traced) -> Traced:
 
 def _mul(b: Builder, node: Node, a: dict[str, Any]) -> Any:
     value, factor = (a["self"], a["other"]) if b.constant(a["other"]) else (a["other"], a["self"])
+    for x, mask in ((a["self"], b.values.get(a["other"])), (a["other"], b.values.get(a["self"]))):
+        if isinstance(mask, Mask):
+            return masked_tokens(b, x, mask)
     if not b.constant(factor):
         return _both(b, "multiply", traced(b, a["self"]), traced(b, a["other"]))
     return scaled(b, value, factor) or _affine(b, value, times=factor)
 
 
 def _div(b: Builder, node: Node, a: dict[str, Any]) -> Any:
+    if isinstance(tokens := b.values.get(a["self"]), MaskedTokens) and a.get("rounding_mode") is None:
+        return masked_mean(b, tokens, a["other"])
     if not b.constant(a["other"]) or a.get("rounding_mode") is not None:
         raise Refusal("it must divide by a constant")
     if (scores := scaled(b, a["self"], a["other"], divide=True)) is not None:
@@ -167,11 +183,24 @@ def _step_function(flip: bool, negate: bool) -> Layer:
     return convert
 
 
-def _where(b: Builder, node: Node, a: dict[str, Any]) -> Traced:
+def _cast(b: Builder, node: Node, a: dict[str, Any]) -> Traced:
+    """Return a value of 0 and 1 that was of booleans; all other changes of type are removed before."""
+    if node.meta["val"].dtype != torch.float32:
+        raise Refusal(f"it changes torch.bool to {node.meta['val'].dtype}; call .float() instead")
+    return traced(b, a["self"])
+
+
+def _where(b: Builder, node: Node, a: dict[str, Any]) -> Traced | MaskedTokens:
+    if isinstance(mask := b.values.get(a["condition"]), Mask) and _is_zero(b, a["other"]):
+        return masked_tokens(b, a["self"], mask)
     if not b.constant(a["self"]) or not b.constant(a["other"]):
         raise Refusal("it must choose between constants")
     x, (one, zero) = _aligned(b, traced(b, a["condition"]), a["self"], a["other"])
     return x.of(b.add("affine", [x.value], {"scale": lambda get: one(get) - zero(get), "shift": zero}))
+
+
+def _is_zero(b: Builder, value: Any) -> bool:
+    return not b.evaluate(value).any() if value in b.constants else value == 0
 
 
 def _each(op: str, **settings: Callable[[dict[str, Any]], Any]) -> Layer:
@@ -424,7 +453,8 @@ LAYERS: dict[str, Layer] = {
     **dict.fromkeys(["conv1d", "conv2d"], conv),
     **dict.fromkeys(["batch_norm", "_native_batch_norm_legit_no_training"], _batch_norm),
     **{"layer_norm": _norm(True), "rms_norm": _norm(False), "embedding": _embedding},
-    **{"scaled_dot_product_attention": attention, "matmul": matmul, "bmm": matmul, "masked_fill": masked_fill},
+    **{"scaled_dot_product_attention": attention, "matmul": matmul, "bmm": matmul, "baddbmm": baddbmm},
+    **{"masked_fill": masked_fill, "sum": summed, **dict.fromkeys(["to", "_to_copy"], _cast)},
     **{"add": _sum(1), "sub": _sum(-1), "mul": _mul, "div": _div},
     "rsub": lambda b, node, a: _affine(b, a["self"], times=-a["alpha"], plus=a["other"]),
     "neg": lambda b, node, a: _affine(b, a["self"], times=-1),

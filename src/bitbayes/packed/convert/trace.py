@@ -24,6 +24,7 @@ from torch.fx.node import map_arg
 from bitbayes.packed.convert.axes import BATCH_SIZE, Traced, as_torch, sizes_of
 from bitbayes.packed.convert.draft import Builder, Constant, Draft, Refusal, split_scale, stacked
 from bitbayes.packed.convert.layers import LAYERS
+from bitbayes.packed.convert.masks import compared, mask_of
 from bitbayes.packed.convert.refusals import ADVICE, first_refused, whole_layer
 from bitbayes.packed.format.bits import Array
 
@@ -31,7 +32,8 @@ State = Mapping[str, Tensor]
 Tensors = dict[tuple[int, str], Array]  # tensors by index of the step and role
 
 # Operations that change no number in eval mode.
-_ALIASES = {"to", "_to_copy", "detach", "detach_", "alias", "clone", "contiguous", "lift_fresh_copy"}
+_CASTS = {"to", "_to_copy"}
+_ALIASES = {*_CASTS, "detach", "detach_", "alias", "clone", "contiguous", "lift_fresh_copy"}
 _DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
 _REPEATED = {"expand", "repeat", "zeros", "ones", "full", "new_zeros", "new_ones", "new_full"}
 _CHECKS = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"}
@@ -199,10 +201,9 @@ def _convert(builder: Builder, node: Node) -> None:
                 raise Refusal("only its first result has a packed form")
             return parts[which] if isinstance(parts, list) else parts
         if name != "embedding" and any(_holds_tokens(builder, source) for source in node.all_input_nodes):
-            raise Refusal(
-                "token ids can only be looked up in an embedding; in place of a mask of padding, pack the network for "
-                "sequences of one length"
-            )
+            return compared(builder, node, name, _arguments(node))
+        if (mask := mask_of(builder, node, name)) is not None:
+            return mask
         if name not in LAYERS:
             raise Refusal(f"{name} has no packed form")
         return LAYERS[name](builder, node, _arguments(node))
@@ -236,6 +237,8 @@ def _simplified(graph: Graph) -> Graph:
             graph.erase_node(node)
         elif name in _DROPOUTS:
             same = None if inputs[2] else inputs[0]  # it may also be on in eval mode, and is then refused
+        elif name in _CASTS and _changes_booleans(node):
+            continue  # it stays, because arithmetic depends on it
         elif name in _ALIASES or (name == "slice" and node.meta["val"].shape == inputs[0].meta["val"].shape):
             _check_dtype(node)
             same = inputs[0]
@@ -250,6 +253,11 @@ def _simplified(graph: Graph) -> Graph:
             graph.erase_node(node)  # torch never counts dropout as dead code
     graph.eliminate_dead_code()
     return graph
+
+
+def _changes_booleans(node: Any) -> bool:
+    dtypes = {node.args[0].meta["val"].dtype, node.meta["val"].dtype}
+    return torch.bool in dtypes and len(dtypes) == 2
 
 
 def _check_dtype(node: Any) -> None:

@@ -59,8 +59,11 @@ def check_program(program: Program, tensors: Tensors) -> tuple[list[Value], set[
         used.update(step.tensors.values())
     if set(tensors) != used:
         raise PackedFileError(f"{len(set(tensors) - used)} tensors belong to no step")
-    if token_steps(program) and any(0 in step.sources and step.op != "embed" for step in program.steps):
-        raise PackedFileError("the input is token ids, so no operation but embed may take it")
+    takers = {step.op for step in program.steps if 0 in step.sources}
+    if "embed" in takers and not takers <= {"embed", "mask"}:
+        raise PackedFileError("the input is token ids, so no operations but embed and mask may take it")
+    if "mask" in takers and "embed" not in takers:
+        raise PackedFileError("a mask takes token ids, but no embed says how many there are")
     names = {name for name, differs in differing.items() if differs}
     _check_cost(program, values, names)
     _check_tied(program, values, tensors)
@@ -131,7 +134,7 @@ def held(program: Program, values: Sequence[Value], differing: set[str]) -> int:
 
 def scratch(step: Step, sources: Sequence[Value]) -> int:
     """Return the number of entries that a step needs beside its sources and result: a padded source, or scores."""
-    if step.op == "attention":
+    if step.op in ("attention", "masked_attention"):
         return math.prod(scores_shape(sources, step))
     shape = sources[0].shape
     if "padding" not in step.settings:

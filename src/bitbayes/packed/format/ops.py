@@ -18,6 +18,7 @@ from bitbayes.packed.format.program import PackedFileError, Step, finite_number,
 
 MAX_VALUE = 1 << 24  # most numbers of a value for one input
 MIN_EPSILON = 1e-30  # least number that a norm adds to a mean of squares, so that nothing is divided by zero
+PADDED = float(np.finfo(np.float32).min)  # score of a key that a mask hides; keys that are all hidden count alike
 MAX_MEANS = 1 << 12  # most windows of an adaptive pool along an axis, each of which is computed separately
 
 
@@ -227,7 +228,7 @@ def _norm(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
 
 def scores_shape(values: Sequence[Value], step: Step) -> tuple[int, int, int]:
     """Return the shape of the scores of an attention: heads, queries and keys; raise an error if its sources differ."""
-    heads, shapes = step.settings["heads"], [list(value.shape) for value in values]
+    heads, shapes = step.settings["heads"], [list(value.shape) for value in values[:3]]
     query, key, value = shapes
     if not all(len(shape) == 2 and shape[0] % heads == 0 for shape in shapes):
         raise PackedFileError(f"takes channels of {heads} heads and tokens, got shapes {', '.join(map(str, shapes))}")
@@ -241,6 +242,31 @@ def _attention(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     channels = values[0].shape[0] + values[2].shape[0]  # of all heads
     shape = (values[2].shape[0], values[0].shape[1])
     return Value(shape, real=2 * channels * math.prod(scores.shape[1:]) + 4 * scores.size)
+
+
+def _masked_attention(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    *_, keys = scores_shape(values, step)
+    _expect_mask(values[3], keys)
+    return _attention(values, step, tensors)
+
+
+def _mask(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    if step.sources != (0,) or len(values[0].shape) != 1:
+        raise PackedFileError(f"takes token ids, which are an input of one axis, got shape {list(values[0].shape)}")
+    return Value(values[0].shape, real=values[0].size)
+
+
+def _masked_mean(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
+    x, mask = values
+    if len(x.shape) != 2:
+        raise PackedFileError(f"takes channels and tokens, got shape {list(x.shape)}")
+    _expect_mask(mask, x.shape[1])
+    return Value(x.shape[:1], real=2 * x.size)
+
+
+def _expect_mask(mask: Value, tokens: int) -> None:
+    if mask.shape != (tokens,):
+        raise PackedFileError(f"a mask of shape {list(mask.shape)} does not fit {tokens} tokens")
 
 
 def _offset(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
@@ -279,6 +305,7 @@ def _epsilon(value: Any, what: str) -> float:
 
 _WEIGHT = frozenset({"weight"})
 _SLIDING: Mapping[str, Check] = {"kernel": _sizes, "stride": _sizes, "padding": whole_numbers}
+_ATTENTION: Mapping[str, Check] = {"heads": _size, "scale": finite_number, "causal": _flag}
 OPS: Mapping[str, Op] = {
     "linear": Op(1, _linear, needed=_WEIGHT),
     "conv": Op(1, _conv, {**_SLIDING, "dilation": _sizes, "groups": _size}, _WEIGHT),
@@ -304,5 +331,8 @@ OPS: Mapping[str, Op] = {
     "offset": Op(1, _offset, needed=frozenset({"offset"})),
     "embed": Op(1, _embed, needed=frozenset({"table"})),
     "norm": Op(1, _norm, {"centre": _flag, "eps": _epsilon}),
-    "attention": Op(3, _attention, {"heads": _size, "scale": finite_number, "causal": _flag}),
+    "attention": Op(3, _attention, _ATTENTION),
+    "mask": Op(1, _mask, {"id": whole_number}),
+    "masked_attention": Op(4, _masked_attention, _ATTENTION),
+    "masked_mean": Op(2, _masked_mean),
 }

@@ -14,8 +14,12 @@ from bitbayes.packed.format.inputs import Inputs, short
 from bitbayes.packed.format.sliding import Sliding
 
 MAX_TEXT, MAX_STEPS, MAX_SOURCES, MAX_SAMPLES, MAX_NUMBER = 1 << 18, 4096, 256, 4096, (1 << 31) - 1
-VERSION = 3  # newest version; version 1 had no `inputs`, and version 2 had none of the operations of `ENCODERS`
-ENCODERS = frozenset({"multiply", "slice", "offset", "embed", "norm", "attention"})
+# The first version with an operation, where it is not the first of all. Version 1 had no `inputs`.
+SINCE: Mapping[str, int] = {
+    **dict.fromkeys(("multiply", "slice", "offset", "embed", "norm", "attention"), 3),
+    **dict.fromkeys(("mask", "masked_attention", "masked_mean"), 4),
+}
+OLDEST, VERSION = 2, max(SINCE.values())  # oldest version that is written, and newest version
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,199}", re.ASCII)  # names of tensors, which are never used as paths
 CONFORMAL = "conformal "  # what the name of a threshold in `about` begins with, before the level of the conformal sets
 LABEL = re.compile(r"[A-Za-z0-9_.,:()\- ]{0,200}", re.ASCII)  # texts that are shown on terminals
@@ -115,7 +119,7 @@ def program_text(program: Program) -> str:
     for step in program.steps:
         optional = {"name": step.name, "settings": dict(step.settings), "tensors": dict(step.tensors)}
         steps.append({"op": step.op, "from": step.sources} | {key: value for key, value in optional.items() if value})
-    version = VERSION if any(step.op in ENCODERS for step in program.steps) else VERSION - 1
+    version = max((SINCE.get(step.op, OLDEST) for step in program.steps), default=OLDEST)
     whole: dict[str, Any] = {"version": version, "input": program.input, "samples": program.samples, "steps": steps}
     whole |= {"about": dict(program.about)} if program.about else {}
     whole |= {"inputs": _entry(program.inputs)} if program.inputs else {}
@@ -160,7 +164,7 @@ def parse_program(text: str) -> Program:
         raise PackedFileError("about holds half a character (a lone surrogate)")
     inputs = _inputs(row["inputs"]) if "inputs" in row else None
     steps = tuple(_step(index, entry) for index, entry in enumerate(row["steps"]))
-    newer = next((step.op for step in steps if step.op in ENCODERS), None) if version < VERSION else None
+    newer = next((step.op for step in steps if SINCE.get(step.op, 1) > version), None)
     if newer is not None:
         raise PackedFileError(f"version {version} of the format has no operation {newer!r}")
     return Program(shape, samples, steps, about, inputs)

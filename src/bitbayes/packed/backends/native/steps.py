@@ -18,6 +18,7 @@ import numpy.typing as npt
 from bitbayes.packed.backends.native.products import NumberProduct, RealProduct, SignProduct, Signs, pack_places
 from bitbayes.packed.backends.runtime import sliced
 from bitbayes.packed.format.bits import Array
+from bitbayes.packed.format.ops import PADDED
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
 
@@ -192,7 +193,8 @@ def _attention(sources: list[Array], step: Step) -> Array:
     """Return softmax(scale · queries · keysᵀ) · values for each head, some inputs at a time."""
     heads, scale, causal = (step.settings[key] for key in ("heads", "scale", "causal"))
     most = max(len(x) for x in sources)
-    query, key, value = (_by_head(np.broadcast_to(x, (most, *x.shape[1:])), heads) for x in sources)
+    query, key, value = (_by_head(np.broadcast_to(x, (most, *x.shape[1:])), heads) for x in sources[:3])
+    masks = [np.broadcast_to(x, (most, *x.shape[1:])).reshape(-1, 1, 1, x.shape[2]) for x in sources[3:]]
     (inputs, _, count, _), others = query.shape, key.shape[2]
     out = np.empty((inputs, count, heads, value.shape[-1]), np.float32)  # channels last
     hidden = ~np.tri(count, others, dtype=bool) if causal else None
@@ -201,6 +203,8 @@ def _attention(sources: list[Array], step: Step) -> Array:
         part = slice(start, start + several)
         scores = query[part] @ key[part].swapaxes(2, 3)
         scores *= np.float32(scale)
+        for mask in masks:
+            np.copyto(scores, np.float32(PADDED), where=mask[part] <= 0)
         if hidden is not None:
             scores[..., hidden] = -np.inf
         scores -= scores.max(-1, keepdims=True)
@@ -208,6 +212,12 @@ def _attention(sources: list[Array], step: Step) -> Array:
         scores /= scores.sum(-1, keepdims=True)
         np.matmul(scores, value[part], out=out[part].swapaxes(1, 2))
     return np.moveaxis(out.reshape(most, -1, count, heads * value.shape[-1]), -1, 2)
+
+
+def _masked_mean(x: Array, mask: Array) -> Array:
+    seen = mask > 0
+    counts = np.maximum(seen.sum(2, keepdims=True), 1).astype(np.float32)
+    return np.where(seen[:, :, None], x, np.float32(0)).sum(3) / counts
 
 
 def _by_head(x: Array, heads: int) -> Array:
@@ -237,7 +247,9 @@ FAST: Mapping[str, Callable[[list[Array], Step, Tensors], Held]] = {
     "add": lambda xs, step, t: xs[0] + xs[1],
     "multiply": lambda xs, step, t: xs[0] * xs[1],
     "norm": lambda xs, step, t: _norm(xs[0], **step.settings),
-    "attention": lambda xs, step, t: _attention(xs, step),
+    **dict.fromkeys(["attention", "masked_attention"], lambda xs, step, t: _attention(xs, step)),
+    "mask": lambda xs, step, t: (xs[0] != step.settings["id"]).astype(np.float32),
+    "masked_mean": lambda xs, step, t: _masked_mean(*xs),
     "offset": lambda xs, step, t: xs[0] + t["offset"],
     "slice": lambda xs, step, t: xs[0][(slice(None), *sliced(step))],
     "permute": lambda xs, step, t: xs[0].transpose(0, 1, *(axis + 1 for axis in step.settings["axes"])),

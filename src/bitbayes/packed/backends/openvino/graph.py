@@ -16,6 +16,7 @@ import numpy.typing as npt
 from bitbayes.packed.backends.openvino.quiet import openvino
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import Comparison, PackedNetwork
+from bitbayes.packed.format.ops import PADDED
 from bitbayes.packed.format.program import Step
 from bitbayes.packed.format.sliding import Sliding
 
@@ -207,16 +208,29 @@ def _norm(x: Node, *, centre: bool, eps: float) -> Node:
 
 
 def _attention(xs: Sequence[Node], step: Step, inputs: int) -> Node:
-    heads, shapes = step.settings["heads"], [list(x.get_output_shape(0)) for x in xs]
+    heads, shapes = step.settings["heads"], [list(x.get_output_shape(0)) for x in xs[:3]]
     count, others = shapes[0][2], shapes[1][2]
-    split = zip(xs, shapes, strict=True)
+    split = zip(xs[:3], shapes, strict=True)
     query, key, value = (ops.reshape(x, [inputs, heads, c // heads, size], False) for x, (_, c, size) in split)
     scores = ops.multiply(ops.matmul(query, key, True, False), np.float32(step.settings["scale"]))
+    for mask in xs[3:]:
+        present = ops.greater(ops.reshape(mask, [inputs, 1, 1, others], False), np.float32(0))
+        scores = ops.select(present, scores, np.float32(PADDED))
     if step.settings["causal"]:
         seen = np.tri(count, others, dtype=bool)
         scores = ops.select(seen, scores, np.float32(-np.inf))
     mixed = ops.matmul(value, ops.softmax(scores, 3), False, True)
     return ops.reshape(mixed, [inputs, shapes[2][1], count], False)
+
+
+def _mask(ids: Node, padding: int) -> Node:
+    return ops.convert(ops.not_equal(ids, np.int32(padding)), ov.Type.f32)
+
+
+def _masked_mean(x: Node, mask: Node) -> Node:
+    every, tokens = np.array([1], np.int64), np.array([2], np.int64)
+    sums = ops.reduce_sum(ops.multiply(x, ops.unsqueeze(mask, every)), tokens, False)
+    return ops.divide(sums, ops.maximum(ops.reduce_sum(mask, every, True), np.float32(1)))
 
 
 def _slice(x: Node, step: Step) -> Node:
@@ -250,5 +264,7 @@ _STEPS: Mapping[str, Callable[[list[Node], Step, Mapping[str, Array], int], Node
     "offset": lambda xs, step, t, n: ops.add(xs[0], t["offset"]),
     "embed": lambda xs, step, t, n: _embed(xs[0], t["table"]),
     "norm": lambda xs, step, t, n: _norm(xs[0], **step.settings),
-    "attention": lambda xs, step, t, n: _attention(xs, step, n),
+    **dict.fromkeys(["attention", "masked_attention"], lambda xs, step, t, n: _attention(xs, step, n)),
+    "mask": lambda xs, step, t, n: _mask(xs[0], step.settings["id"]),
+    "masked_mean": lambda xs, step, t, n: _masked_mean(*xs),
 }
