@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bitbayes as bb
+import needs
 from bitbayes.packed import PackedNetwork, load
 from bitbayes.packed.format.sliding import Sliding
 
@@ -359,6 +360,33 @@ class Fixed(nn.Module):
         return x.view(len(x), 2, 4).flatten(1)
 
 
+class Noisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn(8)
+
+
+class Either(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x >= 0) + (x >= 1)).float()
+
+
+class Wider(nn.Module):
+    """Adds zeros that make its output wider."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :1] + (x - x)
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x
+
+
 class Half(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.half() + 1
@@ -374,6 +402,10 @@ class Half(nn.Module):
         (Product(), r"'odd \(Product\)': the product of two activations has no packed form"),
         (Sign(), r"'odd \(Sign\)': torch.sign is 0 at 0, .* use bitbayes.nn.BinaryActivation"),
         (Drop(), r"'odd \(Drop\)': dropout has no packed form"),
+        (Noisy(), r"'odd \(Noisy\)': randn has no packed form"),
+        (Either(), r"'odd \(Either\)': the sum of two comparisons is true if one of them is; call \.float\(\)"),
+        (Wider(), r"'odd \(Wider\)': shapes \(N, 1\) and \(N, 8\) cannot be combined here"),
+        (Counting(), "the network changes its buffer 'odd.calls' whenever it computes; remove that for packing"),
         (Mean(), r"'odd \(Mean\)': a mean must not be over the batch"),
         (Pooled(), r"pooling needs inputs with a batch axis"),
         (Branch(), "torch.export cannot trace Refused"),
@@ -442,11 +474,33 @@ def test_refusals_of_arguments():
         (lambda: bb.pack(model, torch.zeros(1, 8), optimizer.posterior(), samples=0), "samples must be at least 1"),
         (lambda: load(packed, "openvino2"), r"backend must be one of 'reference', .*, got 'openvino2'"),
         (lambda: load(packed, "torch", device="nowhere"), "device 'nowhere' cannot be used"),
+        (
+            lambda: load(packed, "reference", threads=2),
+            "the backend 'reference' has no option 'threads', and no others",
+        ),
+        (lambda: load(packed, "native", device="cpu"), "the backend 'native' has no option 'device'; it has threads"),
+        (lambda: load(packed, "native", threads=-1), "threads must be at least 0, got -1"),
+        (
+            lambda: bb.pack(model, torch.zeros(1, 8), about={"accuracy": 97.5}),
+            "texts to texts, got 97.5 for 'accuracy'",
+        ),
+        (lambda: bb.pack(model, torch.zeros(1, 8), about=["x"]), "about must map texts to texts, got"),
+        (lambda: bb.pack(model, torch.zeros(1, 8), about={"x": "y" * 300_000}), "about has 300001 characters, but a"),
         (lambda: load(packed).outputs(np.zeros((2, 7))), r"expected inputs of shape \(N, 8\), got \(2, 7\)"),
         (lambda: load(packed).outputs(np.zeros((2, 8), np.uint8)), "floating-point inputs, got uint8"),
         (lambda: load(packed, "torch").outputs(torch.full((2, 8), torch.nan)), "expected finite inputs, got NaN"),
     ]:
         with pytest.raises(ValueError, match=message):
+            wrong()
+    for wrong, message in [
+        (lambda: bb.pack(model, {"input_ids": torch.zeros(1, 8)}), "the example must be one tensor .*, got dict; wrap"),
+        (lambda: bb.pack(model, (torch.zeros(1, 8),)), "the example must be one tensor of shape .*, got tuple; wrap"),
+        (lambda: bb.pack(model, np.zeros((1, 8), np.float32)), "the example must be one tensor .*, got ndarray; wrap"),
+        (lambda: bb.predict(model, {"x": torch.zeros(1, 8)}), "x must be one tensor of shape .*, got dict; wrap a"),
+        (lambda: bb.Ensemble(model, optimizer.posterior(), 2).predict([0]), "x must be one tensor .*, got list; wrap"),
+        (lambda: load(packed, "native", threads="2"), "threads must be an integer, got '2'"),
+    ]:
+        with pytest.raises(TypeError, match=message):
             wrong()
     optimizer.eval()
     with torch.no_grad():
@@ -454,6 +508,16 @@ def test_refusals_of_arguments():
     with pytest.raises(ValueError, match="numbers that are not finite"):
         bb.pack(model, torch.zeros(1, 8))
     assert not model.training
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch", pytest.param("native", marks=needs.kernels("inference"))])
+def test_backends_take_tensors_as_they_come(backend):
+    model, x = settled(nn.Sequential(nn.Linear(8, 4))), torch.randn(3, 8)
+    runtime = load(bb.pack(nn.DataParallel(model), x), backend)
+    wanted = np.asarray(runtime.outputs(x))
+    for given in (x.clone().requires_grad_(), x.double(), x.bfloat16()):
+        found = np.asarray(torch.as_tensor(runtime.outputs(given)).detach())
+        np.testing.assert_allclose(found, wanted, rtol=0.02, atol=0.05)
 
 
 def test_packing_leaves_the_optimizer_alone():

@@ -297,7 +297,7 @@ def test_samples_of_a_posterior():
 class Odd(nn.Module):
     """One operation on embedded tokens, which stands between layers that can be packed."""
 
-    def __init__(self, odd: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, odd: Callable[[Tensor], Tensor] | nn.Module) -> None:
         super().__init__()
         self.words, self.mix, self.odd = nn.Embedding(WORDS, WIDTH), nn.Linear(WIDTH, WIDTH), odd
 
@@ -350,6 +350,8 @@ def waiting() -> set[int]:
             "a constant depends on the number of inputs",
         ),
         (lambda: Odd(lambda x: ((x @ x.mT).masked_fill(LATER, -1e9) / -2).softmax(-1) @ x), "after the mask must be"),
+        (lambda: Odd(lambda x: ((x @ x.mT).softmax(-1) + LATER * -1e9) @ x), "a mask must come before the softmax"),
+        (lambda: Odd(lambda x: (x @ x.mT).softmax(-1).masked_fill(LATER, -1e9) @ x), "must come before the softmax"),
         (lambda: Odd(crossed), "queries, keys and values must have the same batch and the same number of heads"),
         (lambda: Odd(lambda x: (x @ x.mT).softmax(1) @ x), "the softmax of attention must be over the keys"),
     ],
@@ -360,6 +362,31 @@ def test_what_cannot_be_packed_is_named_in_one_line(make, message):
         bb.pack(model, texts(1))
     assert "\n" not in str(caught.value) and "cannot pack layer" in str(caught.value)
     assert waiting() <= before  # a generator that Python collects in the middle of other work can disturb it
+
+
+class Weighed(nn.Module):
+    """Attention that also returns its weights, as torch's does unless it is told not to, with a mask of numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, attn_mask=nn.Transformer.generate_square_subsequent_mask(TOKENS))[0]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda x: (x @ x.mT).masked_fill(torch.ones(TOKENS, TOKENS).triu(1).bool(), -1e9).softmax(-1) @ x,
+        lambda x: (x @ x.mT + 1.0).softmax(-1) @ x,
+        Weighed(),
+    ],
+)
+def test_masks_that_are_made_inside(odd):
+    model = settled(Odd(odd))
+    packed = bb.pack(model, texts(1))
+    np.testing.assert_allclose(outputs(packed, "torch", texts(5)), logits(model, texts(5)), rtol=1e-4, atol=1e-4)
 
 
 class Doubled(nn.Module):

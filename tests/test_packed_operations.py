@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,18 +65,30 @@ FORMS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "embed": [({}, {"table": RNG.standard_normal((9, 3)).astype(kind)}) for kind in (np.float32, np.float16)],
     "norm": [({"centre": centre, "eps": eps}, {}) for centre in (False, True) for eps in (1e-12, 0.5)],
     "attention": [({"heads": 3, "scale": 0.7, "causal": causal}, {}) for causal in (False, True)],
+    "mask": [({"id": 3}, {})],
+    "masked_attention": [({"heads": 3, "scale": 0.7, "causal": causal}, {}) for causal in (False, True)],
+    "masked_mean": [({}, {})],
 }
 SHAPES = {"linear": [120], "attention": [12, 10]}  # of what an operation takes that does not take three axes
+OF_TOKENS = {"embed": 0, "mask": 0, "masked_attention": 3, "masked_mean": 1}  # sources before the mask
 
 
 def network(op: str, settings: dict[str, Any], tensors: dict[str, Any], *, signs: bool) -> PackedNetwork:
     """The operation on numbers, on signs, or on token ids."""
+    step = Step(op, (0,), "", settings, {role: role for role in tensors})
+    if op == "embed":
+        return PackedNetwork(Program((7,), 1, (step,)), tensors)
+    if op in OF_TOKENS:
+        embed, mask = Step("embed", (0,), "", {}, {"table": "table"}), Step("mask", (0,), "", {"id": 3})
+        sources = (2,) * OF_TOKENS[op] + (3,)
+        last = (step,) if op == "mask" else (mask, replace(step, sources=sources))
+        program = Program((7,), 1, (embed, Step("sign" if signs else "tanh", (1,)), *last))
+        return PackedNetwork(program, {"table": np.random.default_rng(3).standard_normal((9, 12)).astype(np.float32)})
     steps = [Step("sign", (0,))] if signs else []
     if op in SHAPES:
         steps.append(Step("reshape", (len(steps),), "", {"shape": SHAPES[op]}))
     sources = (len(steps),) * {"add": 2, "multiply": 2, "concat": 2, "attention": 3}.get(op, 1)
-    steps.append(Step(op, sources, "", settings, {role: role for role in tensors}))
-    return PackedNetwork(Program((7,) if op == "embed" else (4, 5, 6), 1, tuple(steps)), tensors)
+    return PackedNetwork(Program((4, 5, 6), 1, (*steps, replace(step, sources=sources))), tensors)
 
 
 def outputs(packed: PackedNetwork, backend: str, x: np.ndarray) -> np.ndarray:
@@ -91,7 +104,7 @@ def test_every_operation_on_every_backend(backend, op):
     if backend == "openvino" and importlib.util.find_spec(backend) is None:
         needs.OPENVINO.skip()
     x = (np.random.default_rng(1).integers(-24, 25, (3, 4, 5, 6)) / 16).astype(np.float32)
-    x = np.random.default_rng(1).integers(0, 9, (3, 7)) if op == "embed" else x
+    x = np.random.default_rng(1).integers(0, 9, (3, 7)) if op in OF_TOKENS else x
     for (settings, tensors), signs in [(form, signs) for form in FORMS[op] for signs in (False, op != "embed")]:
         packed = network(op, settings, tensors, signs=signs)
         wanted, got = load(packed).outputs(x), outputs(packed, backend, x)

@@ -25,8 +25,17 @@ Output = str | int | Callable[[Any], Tensor]
 _TOGETHER, _SMALL = 32, 10_000_000
 
 
+def check_tensor(what: str, x: object) -> None:
+    """Raise TypeError for inputs that are no tensor, such as the dictionary that a tokeniser makes."""
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{what} must be one tensor of shape (N, ...), got {type(x).__name__}; wrap a model of several inputs in a "
+            "module that makes the others from one, such as a mask from token ids (docs/packing-transformers.md)"
+        )
+
+
 def unwrapped(model: nn.Module, names: Collection[str] | None = None) -> nn.Module:
-    """Return the network inside torch.compile or DistributedDataParallel.
+    """Return the network inside torch.compile, DataParallel or DistributedDataParallel.
 
     Args:
         model: Any module.
@@ -44,7 +53,7 @@ def unwrapped(model: nn.Module, names: Collection[str] | None = None) -> nn.Modu
         )
     inside: Any = model
     while names is None or not set(names) <= {name for name, _ in inside.named_parameters(remove_duplicate=False)}:
-        if isinstance(inside, nn.parallel.DistributedDataParallel):
+        if isinstance(inside, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inside = inside.module
         elif isinstance(getattr(inside, "_orig_mod", None), nn.Module):
             inside = inside._orig_mod

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bitbayes.batchnorm import Batches, Weights, as_found
-from bitbayes.draws import Output, drawn_networks, group_size, outputs_of, stacks, unwrapped
+from bitbayes.draws import Output, check_tensor, drawn_networks, group_size, outputs_of, stacks, unwrapped
 from bitbayes.packed import Runtime
 from bitbayes.packed.convert.pack import pack_networks
 from bitbayes.packed.convert.refusals import check_packable
@@ -110,6 +110,7 @@ class Ensemble:
             Outputs of shape (C, N, K) for C networks, with means and uncertainties as properties.
 
         Raises:
+            TypeError: If the inputs are no tensor.
             ValueError: If `chunk` is less than 1, if the backend does not exist or cannot run a layer, or if the logits
                 are not found among the outputs.
 
@@ -119,6 +120,7 @@ class Ensemble:
             >>> Ensemble(model, posterior, 8, backend="native").predict(torch.ones(1, 16)).probs.shape
             torch.Size([1, 2])
         """
+        check_tensor("x", x)
         check_chunk(chunk)
         if self.backend is not None:
             return Prediction(packed_outputs(self._runtime(x, self.backend), x, chunk))

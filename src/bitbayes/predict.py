@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bitbayes.batchnorm import Batches, as_found
-from bitbayes.draws import Output, drawn_networks, group_size, outputs_of, stacks, unwrapped
+from bitbayes.draws import Output, check_tensor, drawn_networks, group_size, outputs_of, stacks, unwrapped
 from bitbayes.packed import PackedNetwork, Runtime, load, pack
 from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
@@ -55,6 +55,7 @@ def predict(
         Outputs of shape (C, N, K) for C networks, with means and uncertainties as properties.
 
     Raises:
+        TypeError: If the inputs are no tensor.
         ValueError: If `samples` or `chunk` is less than 1, if the names of the posterior differ from those of the
             model, if the backend does not exist or cannot run a layer, or if the logits are not found among the
             outputs.
@@ -65,6 +66,7 @@ def predict(
         >>> predict(model, torch.ones(5, 3), optimizer.posterior(), samples=4).outputs.shape
         torch.Size([4, 5, 2])
     """
+    check_tensor("x", x)
     check_chunk(chunk)
     if posterior is not None and samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")

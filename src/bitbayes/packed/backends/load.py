@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def load(network: PackedNetwork | str | Path, backend: str = "reference", **opti
         FileNotFoundError: If there is no such file.
         ImportError: If a package that the backend needs is not installed.
         PackedFileError: If the file is not a valid packed network of this version.
-        ValueError: If there is no such backend.
+        ValueError: If there is no such backend, or the backend has no such option.
 
     Example:
         >>> import tempfile, os
@@ -45,9 +46,26 @@ def load(network: PackedNetwork | str | Path, backend: str = "reference", **opti
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     try:
-        return _runtime(backend)(network, **options)
+        runtime = _runtime(backend)
+        check_options(backend, list(inspect.signature(runtime).parameters)[1:], options)
+        return runtime(network, **options)
     except ImportError as error:
         raise ImportError(f'{error}; or use the backend "native" or "reference"') from error
+
+
+def check_options(backend: str, known: Sequence[str], options: Iterable[str]) -> None:
+    """Raise ValueError for an option that a backend does not have.
+
+    Example:
+        >>> check_options("reference", [], ["threads"])
+        Traceback (most recent call last):
+        ...
+        ValueError: the backend 'reference' has no option 'threads', and no others
+    """
+    for name in options:
+        if name not in known:
+            others = f"; it has {', '.join(known)}" if known else ", and no others"
+            raise ValueError(f"the backend {backend!r} has no option {name!r}{others}")
 
 
 def _runtime(backend: str) -> Callable[..., Runtime]:

@@ -49,8 +49,7 @@ class Runtime(ABC):
             A prediction with `.probs`, `.entropy` and `.mutual_information`, as `bitbayes.predict` returns it. A single
             output per input is the logit of class 1.
         """
-        outputs = self.outputs(x)
-        return Prediction(outputs[..., None] if outputs.ndim == 2 else outputs)
+        return Prediction(self.outputs(x))
 
 
 class Order:
@@ -153,7 +152,7 @@ def check_tokens(network: PackedNetwork, ids: Any) -> None:
 
 def checked(network: PackedNetwork, x: Any) -> Array:
     """Return inputs as an array of float32 numbers or int32 token ids, after checking them."""
-    x = np.asarray(x)
+    x = np.asarray(_on_cpu(x) if hasattr(x, "detach") else x)
     check_inputs(network, x.shape, np.issubdtype(x.dtype, np.floating), x.dtype)
     if network.tokens is not None:
         check_tokens(network, x)
@@ -161,6 +160,20 @@ def checked(network: PackedNetwork, x: Any) -> Array:
     x = x.astype(np.float32, copy=False)
     check_finite(bool(np.isfinite(x).all()))
     return x
+
+
+def _on_cpu(x: Any) -> Any:
+    """Return a tensor as NumPy can read it; torch need not be installed where there are no tensors."""
+    x = x.detach().cpu()
+    return x.float() if x.is_floating_point() else x
+
+
+def check_threads(threads: Any) -> None:
+    """Raise an error for a number of threads that is none."""
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise TypeError(f"threads must be an integer, got {threads!r}")
+    if threads < 0:
+        raise ValueError(f"threads must be at least 0, got {threads}")
 
 
 def random_inputs(network: PackedNetwork, count: int, seed: int = 0) -> Array:

@@ -93,7 +93,7 @@ def softmax(b: Builder, node: Node, a: dict[str, Any]) -> Scores | None:
     return scores and replace(scores, weights=True)
 
 
-def masked(b: Builder, scores: Scores, mask: Node, *, hidden: bool = False) -> Scores:
+def masked(b: Builder, scores: Scores, mask: Any, *, hidden: bool = False) -> Scores:
     """Return scores with a mask that hides nothing, keys that are padding, later tokens, or both.
 
     A mask of numbers is added. A mask of booleans is True for keys that are seen, or for `hidden` ones.
@@ -106,6 +106,10 @@ def masked(b: Builder, scores: Scores, mask: Node, *, hidden: bool = False) -> S
             raise Refusal(f"its mask must add 0 to the scores of keys that are seen, and at most {_HIDDEN:g} to others")
         return numbers == 0
 
+    if scores.weights:
+        raise Refusal("a mask must come before the softmax")
+    if isinstance(mask, int | float) and math.isfinite(mask):
+        return scores  # the softmax is the same
     made = b.values.get(mask)
     if isinstance(made, Mask):
         padding, causal = hidden_keys(b, made, list(scores.query.axes[:-2]), scores.counts, seen)

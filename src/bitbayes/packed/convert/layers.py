@@ -129,6 +129,8 @@ def _affine(b: Builder, node: Any, *, times: Any = 1, plus: Any = 0, sign: float
 def _sum(sign: float) -> Layer:
     def convert(b: Builder, node: Node, a: dict[str, Any]) -> Any:
         left, right, factor = a["self"], a["other"], sign * a["alpha"]
+        if node.meta["val"].dtype == torch.bool:
+            raise Refusal("the sum of two comparisons is true if one of them is; call .float() on each")
         if factor == 1 and (scores := scores_of(b, left)) is not None:
             return masked(b, scores, right)
         if b.constant(right):

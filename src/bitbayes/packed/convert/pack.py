@@ -9,6 +9,7 @@ import numpy as np
 
 from bitbayes.packed.format.inputs import Inputs
 from bitbayes.packed.format.network import PackedNetwork
+from bitbayes.packed.format.program import check_about
 
 if TYPE_CHECKING:  # packed networks run where torch is not installed
     from torch import Tensor, nn
@@ -32,9 +33,9 @@ def pack(
 ) -> PackedNetwork:
     """Pack a network, or networks sampled from a posterior, with one bit per binary weight.
 
-    The weight of a linear layer or convolution is binary if it is exactly ±s, with one s or one s per output channel.
-    Other weights stay real. BatchNorm becomes a scale and a shift, and a sign after it becomes a comparison of
-    integers. `docs/packing.md` lists the layers that can be packed.
+    The weight of a linear layer or convolution is binary if it is exactly ±s: with one s, one s per output channel or,
+    in a linear layer, one s per group of at least 32 inputs. Other weights stay real. BatchNorm becomes a scale and a
+    shift, and a sign after it becomes a comparison of integers. `docs/packing.md` lists the layers that can be packed.
 
     Args:
         model: Network to pack. It is evaluated in eval mode, and its state is restored afterwards.
@@ -59,9 +60,10 @@ def pack(
 
     Raises:
         RuntimeError: If the parameters hold weights that a training step drew, not the mode, and `draw` is False.
+        TypeError: If the example is no tensor.
         ValueError: If a layer cannot be packed (the message names it), if no weight is binary, if a number is not
             finite or too large for float16, or if the example is neither float32 inputs nor token ids of shape
-            (N, tokens).
+            (N, tokens), or if `about` holds anything but texts.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32, bias=False), torch.nn.ReLU(), torch.nn.Linear(32, 2))
@@ -81,6 +83,7 @@ def pack(
         raise ValueError(f"real must be 'float32' or 'float16', got {real!r}")
     model = unwrapped(model)
     check_packable(model, example)
+    check_about(about or {})
     if inputs is not None:
         inputs.check_shape(example.shape[1:])
     if posterior is None and not draw:

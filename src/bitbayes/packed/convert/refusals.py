@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from bitbayes.draws import check_tensor
 from bitbayes.parameters import Follower
 from bitbayes.rules import JointOptimizer
 from bitbayes.rules.marks import drawn_by
@@ -47,6 +48,7 @@ def check_packable(model: nn.Module, example: Tensor) -> None:
     """Raise ValueError for an average of networks, and for examples that no packed network accepts.
 
     Raises:
+        TypeError: If the example is no tensor.
         ValueError: If the model is an average of networks, or the example is neither float32 of shape (N, ...) nor
             token ids of shape (N, tokens).
     """
@@ -55,6 +57,7 @@ def check_packable(model: nn.Module, example: Tensor) -> None:
             "got an AveragedModel, whose weights are means of binary weights and so not binary; pack the network that "
             "it averages, after optimizer.eval(), or several draws, by bb.pack(model, x, optimizer.posterior())"
         )
+    check_tensor("the example", example)
     numbers = example.dtype == torch.float32 and example.dim() >= 2
     tokens = example.dtype in (torch.int64, torch.int32) and example.dim() == 2
     if not len(example) or not (numbers or tokens):

@@ -90,6 +90,8 @@ def drafts_of(program: ExportedProgram, states: Iterable[State]) -> list[Draft]:
     Raises:
         ValueError: If a layer cannot be packed. The message names the layer.
     """
+    for buffer in program.graph_signature.buffers_to_mutate.values():
+        raise ValueError(f"the network changes its buffer {buffer!r} whenever it computes; remove that for packing")
     graph, constants, output = _simplified(program.graph), _Constants(program), None
     builder = Builder(constants.evaluate)
     for node in graph.nodes:
@@ -139,7 +141,7 @@ class _Constants:
             if node.name in self._names:
                 self._leaves[node] = self._names[node.name]
             return node in self._leaves
-        if node.op != "call_function" or isinstance(node.meta.get("val"), torch.SymInt):
+        if node.op != "call_function" or isinstance(node.meta.get("val"), torch.SymInt) or _is_random(node):
             return False
         inputs = node.all_input_nodes
         sizes = [source for source in inputs if source in builder.sizes]
@@ -182,6 +184,10 @@ class _Constants:
                     args, kwargs = map_arg((node.args, node.kwargs), lambda each: known.get(each, batch))
                     known[node] = node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]
         return known
+
+
+def _is_random(node: Node) -> bool:
+    return isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 
 def _first_size(node: Node) -> Any:
@@ -246,7 +252,7 @@ def _simplified(graph: Graph) -> Graph:
             zeros.add(node)
         elif name == "mul" and not zeros.isdisjoint(inputs):
             zeros.add(node)
-        elif name == "add" and inputs[1] in zeros:
+        elif name == "add" and inputs[1] in zeros and inputs[0].meta["val"].shape == node.meta["val"].shape:
             same = inputs[0]
         if isinstance(same, Node):
             node.replace_all_uses_with(same)

@@ -31,6 +31,7 @@ class Value:
         signs: Whether all entries are −1 or +1.
         binary: Number of xnor and popcount operations, two per product.
         real: Number of floating-point operations: two per product, or one if the weight is a sign.
+        mask: Whether the value says which tokens are padding.
 
     Example:
         >>> Value((128, 32, 32)).size
@@ -41,6 +42,7 @@ class Value:
     signs: bool = False
     binary: int = 0
     real: int = 0
+    mask: bool = False
 
     @property
     def size(self) -> int:
@@ -253,7 +255,7 @@ def _masked_attention(values: Sequence[Value], step: Step, tensors: Tensors) -> 
 def _mask(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
     if step.sources != (0,) or len(values[0].shape) != 1:
         raise PackedFileError(f"takes token ids, which are an input of one axis, got shape {list(values[0].shape)}")
-    return Value(values[0].shape, real=values[0].size)
+    return Value(values[0].shape, real=values[0].size, mask=True)
 
 
 def _masked_mean(values: Sequence[Value], step: Step, tensors: Tensors) -> Value:
@@ -265,6 +267,8 @@ def _masked_mean(values: Sequence[Value], step: Step, tensors: Tensors) -> Value
 
 
 def _expect_mask(mask: Value, tokens: int) -> None:
+    if not mask.mask:
+        raise PackedFileError("the last value that it takes must be that of a mask")
     if mask.shape != (tokens,):
         raise PackedFileError(f"a mask of shape {list(mask.shape)} does not fit {tokens} tokens")
 

@@ -158,16 +158,26 @@ def parse_program(text: str) -> Program:
         raise PackedFileError("input must be the shape of one input; got []")
     samples = whole_number(row["samples"], "samples", least=1, most=MAX_SAMPLES)
     about = row.get("about", {})
-    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
-        raise PackedFileError("about must map texts to texts")
-    if any("\ud800" <= letter <= "\udfff" for text in (*about, *about.values()) for letter in text):
-        raise PackedFileError("about holds half a character (a lone surrogate)")
+    check_about(about)
     inputs = _inputs(row["inputs"]) if "inputs" in row else None
     steps = tuple(_step(index, entry) for index, entry in enumerate(row["steps"]))
     newer = next((step.op for step in steps if SINCE.get(step.op, 1) > version), None)
     if newer is not None:
         raise PackedFileError(f"version {version} of the format has no operation {newer!r}")
     return Program(shape, samples, steps, about, inputs)
+
+
+def check_about(about: Any) -> None:
+    """Raise PackedFileError for texts that a file cannot hold."""
+    if not isinstance(about, Mapping):
+        raise PackedFileError(f"about must map texts to texts, got {short(about)}")
+    for key, value in about.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise PackedFileError(f"about must map texts to texts, got {short(value)} for {short(key)}")
+    if any("\ud800" <= letter <= "\udfff" for text in (*about, *about.values()) for letter in text):
+        raise PackedFileError("about holds half a character (a lone surrogate)")
+    if (size := sum(map(len, (*about, *about.values())))) > MAX_TEXT:
+        raise PackedFileError(f"about has {size} characters, but a file has at most {MAX_TEXT}")
 
 
 def whole_number(value: Any, what: str, least: int = 0, most: int = MAX_NUMBER) -> int:

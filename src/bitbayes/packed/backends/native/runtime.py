@@ -15,7 +15,7 @@ from bitbayes.packed.backends import reference
 from bitbayes.packed.backends.native import steps
 from bitbayes.packed.backends.native.products import NumberProduct, RealProduct, SignProduct, library, wasteful
 from bitbayes.packed.backends.native.steps import FAST, Compute, Held, along, floats, many_taps
-from bitbayes.packed.backends.runtime import Order, Runtime, checked, in_pieces
+from bitbayes.packed.backends.runtime import Order, Runtime, check_threads, checked, in_pieces
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import PackedNetwork
 from bitbayes.packed.format.program import MAX_SAMPLES, Step
@@ -55,8 +55,7 @@ class NativeRuntime(Runtime):
     """
 
     def __init__(self, network: PackedNetwork, threads: int = 1) -> None:
-        if threads < 0:
-            raise ValueError(f"threads must be at least 0, got {threads}")
+        check_threads(threads)
         if sys.byteorder != "little":
             raise RuntimeError('the backend "native" needs a little-endian machine; use "torch" or "reference"')
         library("inference")

@@ -13,7 +13,7 @@ import numpy as np
 from bitbayes.packed.backends.openvino.graph import different, graph
 from bitbayes.packed.backends.openvino.quiet import openvino
 from bitbayes.packed.backends.reference import ReferenceRuntime, input_ranges
-from bitbayes.packed.backends.runtime import Runtime, checked, in_pieces, random_inputs
+from bitbayes.packed.backends.runtime import Runtime, check_threads, checked, in_pieces, random_inputs
 from bitbayes.packed.format.bits import Array
 from bitbayes.packed.format.network import PackedNetwork
 
@@ -78,8 +78,7 @@ class OpenVinoRuntime(Runtime):
     def __init__(
         self, network: PackedNetwork, threads: int = 0, allow: Sequence[str] = (), inputs: Array | None = None
     ) -> None:
-        if threads < 0:
-            raise ValueError(f"threads must be at least 0, got {threads}")
+        check_threads(threads)
         if isinstance(allow, str) or not set(allow) <= set(_ROUNDED):
             raise ValueError(f"allow must be a list of {' and '.join(map(repr, _ROUNDED))}, got {allow!r}")
         if allow and (inputs is None or not len(inputs)):
