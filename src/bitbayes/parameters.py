@@ -7,7 +7,9 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import nn
 from torch.nn import Parameter
 
@@ -75,11 +77,23 @@ def split_parameters(
         >>> [name for name, _ in real]
         ['0.bias', '1.weight', '1.bias', '2.weight', '2.bias']
     """
+    first, others, stacked = _split(model, real, binary)
     for module in model.modules():
         if isinstance(module, _TRANSPOSED) and isinstance(module.weight, Parameter):
             mark_transposed(module.weight, module.groups)
         elif _is_conv1d(module) and isinstance(module.weight, Parameter):
             mark_transposed(module.weight, 1)  # a weight of shape (in, out)
+    _mark_stacked(model, stacked)
+    if _is_transformer(model):
+        for _, parameter in first:
+            mark_transformer(parameter)
+    return first, others
+
+
+def _split(
+    model: nn.Module, real: Iterable[str | nn.Module] = (), binary: Iterable[str | nn.Module] = ()
+) -> tuple[Named, Named, list[Parameter]]:
+    """Return the binary and the real parameters, and the binary ones of layers of unknown kinds."""
     found = {id(weight) for module in model.modules() for weight in _weights(module) if isinstance(weight, Parameter)}
     layers = found
     # Modules that `bitbayes.nn.keep_real` has marked, and all of their submodules.
@@ -90,7 +104,6 @@ def split_parameters(
     refused = {id(names[name]) for name in _matched(model, "real", real)}
     known = found | kept | wished | refused
     found = ((found - kept) | wished) - refused
-    _mark_stacked(model, [names[name] for name in names if id(names[name]) in wished - layers])
     learnt = [(name, parameter) for name, parameter in names.items() if parameter.requires_grad]
     first = [pair for pair in learnt if id(pair[1]) in found]
     _warn_of_others(model, known, sum(parameter.numel() for _, parameter in first))
@@ -99,10 +112,8 @@ def split_parameters(
             f"{type(model).__name__} has no binary parameters: no trainable weights of Linear, Conv, recurrent or "
             "attention layers besides those kept real; name yours with binary=[...]"
         )
-    if _is_transformer(model):
-        for _, parameter in first:
-            mark_transformer(parameter)
-    return first, [pair for pair in learnt if id(pair[1]) not in found]
+    stacked = [parameter for parameter in names.values() if id(parameter) in wished - layers]
+    return first, [pair for pair in learnt if id(pair[1]) not in found], stacked
 
 
 def _weights(module: nn.Module) -> Iterable[object]:
@@ -177,7 +188,7 @@ def _warn_of_others(model: nn.Module, known: set[int], binary: int) -> None:
             f"weight matrices in layers that split_parameters does not know stay real ({len(others)}, the largest "
             f"{largest!r} of a {others[largest][1]}); name them in binary=[...] to make them binary, or in real=[...] "
             "to silence this warning",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -205,7 +216,9 @@ def _matched(model: nn.Module, option: str, entries: Iterable[str | nn.Module]) 
 class Follower:
     """Replacement of `model.train` that also switches the optimizer; `follow` creates it.
 
-    This is an object rather than a closure, so that deepcopy and pickle of (model, optimizer) keep the pair together.
+    This is an object rather than a closure, so that deepcopy and pickle of (model, optimizer) keep the pair together. A
+    copy of the model alone has a copy of the optimizer, which it follows until something else changes its weights, such
+    as an average over training steps; from then on, no mode is written into it.
 
     Args:
         model: The network.
@@ -219,14 +232,34 @@ class Follower:
     """
 
     def __init__(self, model: nn.Module, optimizer: BinaryOptimizer | JointOptimizer) -> None:
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self._is_copy = model, optimizer, False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _is_copy=True)
 
     def __call__(self, mode: bool = True) -> nn.Module:
         """Set the mode of the network and of the optimizer."""
+        if self._is_copy and self._changed():
+            self.remove()
+            return self.model.train(mode)
         type(self.model).train(self.model, mode)
         self.optimizer.train(mode)
         reshard(self.model)
         return self.model
+
+    @property
+    def binary(self) -> BinaryOptimizer:
+        """The rule that follows the network."""
+        return self.optimizer.binary if isinstance(self.optimizer, JointOptimizer) else self.optimizer
+
+    @torch.no_grad()
+    def _changed(self) -> bool:
+        """Return whether parameters hold anything but what the optimizer has written, which is then left there."""
+        found = [(parameter, parameter.detach().clone()) for _, parameter in self.binary.named_binary()]
+        changed = bool(self.binary.rewrite())
+        for parameter, values in found if changed else ():
+            parameter.copy_(values)
+        return changed
 
     def remove(self) -> None:
         """Stop following; network and optimizer keep their modes."""
@@ -373,7 +406,7 @@ def summary(model: nn.Module, binary: Named | BinaryOptimizer | JointOptimizer |
         sizes = packed_bits(binary)
         bits = {id(parameter): sizes[name] for name, parameter in binary.named_binary()}
     else:
-        bits = {id(p): p.numel() for _, p in (split_parameters(model)[0] if binary is None else binary)}
+        bits = {id(p): p.numel() for _, p in (_split(model)[0] if binary is None else binary)}
     named = [(name, p, id(p) in bits) for name, p in model.named_parameters()]
     rows = (SummaryRow(n, tuple(p.shape), one, p.numel(), bits.get(id(p), 32 * p.numel())) for n, p, one in named)
     return Summary(tuple(rows))

@@ -21,8 +21,8 @@ from typing_extensions import Unpack
 from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
-from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
-from bitbayes.rules.rule import Belief, Count, Number, Options, Values
+from bitbayes.rules.optimizer import BinaryOptimizer, Params
+from bitbayes.rules.rule import Belief, Common, Count, Number, Options, Values
 
 
 class AdaSTEOptions(Options):

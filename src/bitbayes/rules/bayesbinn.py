@@ -17,6 +17,7 @@ E[(loss(w_i = +1) − loss(w_i = −1)) / 2]; "straight-through" is its first-or
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any, Literal, Self
 
@@ -29,8 +30,8 @@ from bitbayes.kernels.run import Call, hard_draw
 from bitbayes.noise import Noise
 from bitbayes.posterior import BernoulliPosterior
 from bitbayes.rules import checks, shards
-from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
-from bitbayes.rules.rule import Belief, Count, Number, Options, Values
+from bitbayes.rules.optimizer import BinaryOptimizer, Params
+from bitbayes.rules.rule import Belief, Common, Count, Number, Options, Values
 
 _EPS = 1e-10  # the released code's guard against division by 0, which dominates the gradient at small τ
 _POINT_TAU = 1e-6  # below this τ, every relaxed draw rounds to ±1 in float32, and tanh λ does too
@@ -127,9 +128,8 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
         tau = {"released": 1e-10}.get(estimator, 1.0) if tau is None else tau
         init_lambda = (10.0 if estimator == "released" else 1.0) if init_lambda is None else init_lambda
         options = dict(lr=lr, ess=ess, estimator=estimator, momentum=momentum, tau=tau, init_lambda=init_lambda)
-        super().__init__(params, options, **common)
-        if prior is not None:
-            self.set_prior(prior)
+        start = functools.partial(self.set_prior, prior) if prior is not None else lambda: None
+        super().__init__(params, options, before_draws=start, **common)
 
     @classmethod
     def recommended(cls, params: Params, *, steps: int, examples: int, **options: Any) -> Self:
@@ -139,9 +139,9 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
         "straight-through" estimator. They assume a cosine schedule to 0 that is advanced after every step, such as
         `torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)`.
 
-        "auto" is 1500 if one of the weights of a group belongs to a transformer, which stays at chance with 15
-        (`docs/transformers.md`), and 15 otherwise. Give each network a group of its own. This requires parameters from
-        `bitbayes.split_parameters`.
+        "auto" is 1500 if one of the weights of a group belongs to a transformer, and 15 otherwise. With 15, a small
+        encoder stayed at chance (`docs/transformers.md`). Give each network a group of its own. This requires
+        parameters from `bitbayes.split_parameters`.
 
         Args:
             params: Binary parameters; see `BinaryOptimizer`.
@@ -153,7 +153,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
             ValueError: If `steps` or `examples` is not a whole number of at least 1, or an option is out of range.
 
         Source:
-            Measured on six problems; see "One setting everywhere" in `docs/results.md`.
+            Measured on six problems; see `docs/results/one-setting.md`.
 
         Example:
             >>> layer = torch.nn.Linear(3, 1, bias=False)

@@ -22,8 +22,8 @@ from bitbayes import functional as F
 from bitbayes.kernels.run import Call
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
-from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
-from bitbayes.rules.rule import Belief, Count, Number, O, Options, Values
+from bitbayes.rules.optimizer import BinaryOptimizer, Params
+from bitbayes.rules.rule import Belief, Common, Count, Number, O, Options, Values
 
 
 class _Flips(BinaryOptimizer[O]):
@@ -118,7 +118,8 @@ class Bop2ndOrder(_Flips[Bop2ndOrderOptions]):
         lr: Adaptivity rate γ of the first moment.
         threshold: Magnitude of the normalised average above which a weight flips.
         sigma: Adaptivity rate σ of the second moment.
-        unbiased: Whether to correct both moments for their initial value of zero.
+        unbiased: Whether to correct both moments for their initial value of zero. The correction is that of a constant
+            `lr`, so that a rate which falls makes more weights flip.
         **common: Options that all rules share; see `BinaryOptimizer`.
 
     Raises:
@@ -155,7 +156,7 @@ class Bop2ndOrder(_Flips[Bop2ndOrderOptions]):
     def schedule(group: Values, step: Count) -> Values:
         """Return the two numbers that the unbiased variant divides by."""
         return {
-            "correction1": F.bias_correction(1 - group["lr"], step),
+            "correction1": _divisor(F.bias_correction(1 - group["lr"], step)),
             "correction2": F.bias_correction(1 - group["sigma"], step),
         }
 
@@ -176,3 +177,8 @@ class Bop2ndOrder(_Flips[Bop2ndOrderOptions]):
             mean, square = first / o.correction1, second / o.correction2
         margin = o.threshold - sign * mean / (square.sqrt() + 1e-10)
         return {"first": first, "second": second, "sign": sign * F.sign(margin)}
+
+
+def _divisor(correction: float | Tensor) -> float | Tensor:
+    """Return a correction, or 1 where it is 0, because the moment is then 0, too: nothing was learned so far."""
+    return torch.where(correction == 0, 1.0, correction) if isinstance(correction, Tensor) else correction or 1.0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,13 @@ def annealing(group: Mapping[str, Any]) -> None:
 
 
 def plain(group: dict[str, Any]) -> None:
-    """Convert NumPy numbers and tensors with one value to Python numbers; `lr` may stay a tensor, as in torch."""
+    """Convert numbers of NumPy and of torch to Python's, and lists to tuples; `lr` may stay a tensor, as in torch.
+
+    Compiled updates are found by their options, and a list, as it comes from a JSON file, cannot be a key.
+    """
     for name, value in group.items():
+        if isinstance(value, list) and name not in ("params", "param_names"):
+            group[name] = tuple(value)
         if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.dim() == 0 and name != "lr"):
             group[name] = value.item()
 
@@ -76,8 +82,9 @@ def common(group: Mapping[str, Any], first: Mapping[str, Any] | None = None) -> 
     option(group["compile"] in (True, False, "kernels"), "compile", 'True, False or "kernels"', group["compile"])
     option(isinstance(seed, int), "seed", "a whole number, or None for torch's own", seed)
     number(group["scale_lr"], "scale_lr", "a finite number of at least 0", open_low=False)
-    same = first is None or group["capturable"] == first["capturable"]
-    option(same, "capturable", "the same in all parameter groups", group["capturable"])
+    for name in ("capturable", "samples"):
+        same = first is None or group[name] == first[name]
+        option(same, name, "the same in all parameter groups", group[name])
     if not isinstance(group["lr"], Tensor):
         number(group["lr"], "lr", "a finite number of at least 0", open_low=False)
 
@@ -95,6 +102,8 @@ def not_empty(params: Iterable[Any]) -> list[Any]:
 def parameters(group: dict[str, Any], known: set[int]) -> None:
     """Raise ValueError for tensors that are not floating-point or that the optimizer already has."""
     members = group["params"]
+    if isinstance(members, set | frozenset):
+        raise TypeError("parameters must have an order, on which their noise depends, got a set; pass a list")
     members = [members] if isinstance(members, Tensor) else list(members)
     group["params"] = members
     if not members:
@@ -127,6 +136,16 @@ def _few_dimensions(members: list[Any]) -> None:
         )
 
 
+def distinct(names: Iterable[str]) -> None:
+    """Raise ValueError for two parameters of the same name, of which a posterior would hold only one."""
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ValueError(
+            f"{count} parameters are called {name!r}; give those of each network a prefix of their own, as in "
+            '[(f"first.{name}", parameter) for name, parameter in binary]'
+        )
+
+
 def has_belief(parameter: Tensor, state: Mapping[str, Any]) -> None:
     """Raise RuntimeError if a parameter came into a group without `add_param_group`, as accelerate's FSDP puts it."""
     if not state:
@@ -137,14 +156,27 @@ def has_belief(parameter: Tensor, state: Mapping[str, Any]) -> None:
 
 
 def saved_state(
-    state_dict: dict[str, Any], current: list[tuple[Tensor, dict[str, Any]]], rule: str
+    state_dict: dict[str, Any],
+    current: Sequence[tuple[Tensor, dict[str, Any]]],
+    groups: Sequence[Mapping[str, Any]],
+    rule: str,
+    check: Callable[[dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
-    """Return the saved state of each parameter in order, after checking it against the current state."""
+    """Return the saved state of each parameter in order, after checking it against the current state.
+
+    Args:
+        state_dict: The saved state.
+        current: Parameters with their states.
+        groups: Parameter groups of the optimizer.
+        rule: Name of the rule.
+        check: Check of the rule's own options.
+    """
     if not {"state", "param_groups"} <= set(state_dict):
         raise ValueError(f"expected an optimizer's state with param_groups and state, got {sorted(state_dict)}")
     theirs = {group.get("rule", rule) for group in state_dict["param_groups"]}  # older states do not name the rule
     if theirs - {rule}:
         raise ValueError(f"the saved state is of the rule {', '.join(sorted(theirs))}, but this optimizer is {rule}")
+    _same_order(state_dict["param_groups"], groups)
     places = [place for group in state_dict["param_groups"] for place in group["params"]]
     if len(places) != len(current):
         raise ValueError(f"the saved state has {len(places)} binary tensors, but this optimizer has {len(current)}")
@@ -170,7 +202,22 @@ def saved_state(
                     "save optimizer.state_dict() without casting it"
                 )
         saved.append(theirs)
+    for group, own in zip(state_dict["param_groups"], groups, strict=False):
+        options = {**own, **group}
+        common(options, {**groups[0], **state_dict["param_groups"][0]})
+        check(options)
     return saved
+
+
+def _same_order(saved: Iterable[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) -> None:
+    """Raise ValueError if two optimizers have the same named parameters in different orders."""
+    theirs, mine = ([name for group in groups for name in group.get("param_names", ())] for groups in (saved, own))
+    if theirs != mine and sorted(theirs) == sorted(mine):
+        at = next(place for place, (one, other) in enumerate(zip(theirs, mine, strict=True)) if one != other)
+        raise ValueError(
+            f"the saved state has its parameters in another order: number {at} is {theirs[at]!r} there and "
+            f"{mine[at]!r} here; construct the optimizer with its parameters in the saved order"
+        )
 
 
 def _shapes(state: dict[str, Any], prefix: str = "") -> dict[str, tuple[torch.Size, torch.dtype]]:

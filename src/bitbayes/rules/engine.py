@@ -16,14 +16,15 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from bitbayes.kernels import run as kernels
 from bitbayes.noise import Noise, spans
-from bitbayes.rules.rule import Belief, Options, Rule
+from bitbayes.rules.places import Place
+from bitbayes.rules.rule import Belief, Compile, Options, Rule
 
 # If a call costs little beside the work, tensors are updated one by one with a shared compiled function. A function for
 # all of them takes about a second per tensor to compile.
@@ -42,7 +43,7 @@ _KERNELS_FROM, _COMPILE_FROM = 10_000, 1_000_000
 _FAILED: set[tuple[type[Rule[Any]], str]] = set()  # rules and devices for which torch.compile failed in this process
 
 Static = tuple[tuple[str, object], ...]
-Compile = bool | Literal["kernels"]  # fast implementations that may run: none, the C kernels, or also torch.compile
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Update(NamedTuple):
@@ -121,6 +122,24 @@ def together() -> Iterator[Queue]:
     finally:
         kernels.run(queue.jobs)
         run_compiled(queue.compiled)
+
+
+def without_autocast(method: Method) -> Method:
+    """Make a method for one tensor compute in the types of its arguments, whatever autocast surrounds the call.
+
+    Autocast would compute matrix products in half precision. The weights of a draw would then depend on where it is
+    made, and resuming would not be exact.
+    """
+
+    @functools.wraps(method)
+    def exact(self: Any, place: Place, *arguments: Any) -> Any:
+        device = place.parameter.device.type
+        if not torch.is_autocast_enabled(device):
+            return method(self, place, *arguments)
+        with torch.autocast(device, enabled=False):
+            return method(self, place, *arguments)
+
+    return cast("Method", exact)
 
 
 def automatic(weights: int) -> Compile:

@@ -125,7 +125,8 @@ class JointOptimizer(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: If the rule refuses the step. The real parameters are then unchanged, too, and with several
-                draws also their gradients.
+                draws also their gradients. On a GPU and with capturable steps the rule refuses later, without waiting
+                for the device, and the real parameters have taken their step by then.
         """
         several = closure is not None and self.binary.param_groups[0]["samples"] > 1
         draws = 0

@@ -6,41 +6,26 @@ class runs them: draw the weights, take the gradient that `loss.backward()` left
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Self, TypedDict
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.posterior import BernoulliPosterior, Posterior
 from bitbayes.rules import checks, engine, pretrained, scales, shards, steps
 from bitbayes.rules.marks import mark_drawn, of_transformer
 from bitbayes.rules.places import EarlierGradients, Place, copied, places_of
-from bitbayes.rules.rule import Count, O, Options, Rule, Values
+from bitbayes.rules.rule import Compile, Count, O, Options, Rule
+from bitbayes.rules.start import first_state
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
 
-class Common(TypedDict, total=False):
-    """Options that all rules share; `BinaryOptimizer` documents them."""
-
-    samples: int
-    scale: str
-    scale_lr: float
-    init: str | None
-    seed: int | None
-    compile: engine.Compile | None
-    capturable: bool
-
-
 # Means over the draws of a step for one tensor: the rule's estimate, and the slope of the tensor's scale.
 Mean = tuple[Tensor, Tensor | None]
-
-_NOT_OPTIONS = {"params", "param_names", "rule", "training", *Common.__annotations__}
 
 
 class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
@@ -54,7 +39,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
     Args:
         params: Parameters, (name, parameter) pairs as returned by `bitbayes.split_parameters`, or parameter groups.
         defaults: Options of the rule, which must include `lr`. Parameter groups may override them.
-        samples: Number of draws that `step(closure)` averages over. If several, it copies the gradients that it finds.
+        samples: Number of draws that `step(closure)` averages over, the same in all parameter groups. With more than
+            one, the step keeps a copy of the gradients that it finds.
         scale: Factor of the ±1 weights: "one", "fan_in" (1/√fan_in), "channel" (one learned factor per output channel,
             as in XNOR-Net and VISPA), "group:N" (one per N adjacent weights of a row), "normal" (a fixed random factor
             per weight), or "weight" (a learned factor per weight, which begins as "normal"). The last two cost 32 bits
@@ -62,12 +48,14 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         scale_lr: Learning rate for the logarithm of a learned scale.
         init: "random" as in the papers, or "weights" to start from the signs and relative sizes of the tensors' values.
             None selects "random", or "weights" with a warning if a tensor looks trained (`bitbayes.rules.pretrained`).
-        seed: Seed of the noise. None uses `torch.initial_seed()`, in a distributed job that of rank 0.
+        seed: Seed of the noise. None uses `torch.initial_seed()`, in a distributed job that of rank 0; give optimizers of
+            one process different seeds, or they have the same noise.
         compile: Which implementations may update and draw in one pass over memory: "kernels" allows the C kernels of
             `bitbayes.kernels`, True also torch.compile, and False neither. None chooses for each parameter group by its
             size and stores the choice in `optimizer.param_groups[0]["compile"]`. `implementation` says what runs.
         capturable: Whether steps can be captured in a CUDA graph. Steps are then counted on the device, and `lr` should
             be a tensor. `eval`, `train`, `posterior` and `state_dict` report refused steps and wait for the device.
+        before_draws: For subclasses: what to check and set when all beliefs are there, before any weight changes.
 
     Raises:
         ValueError: If an option is out of range, there are no parameters, a parameter is given twice, or a group
@@ -85,8 +73,9 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         scale_lr: float = 1e-3,
         init: str | None = None,
         seed: int | None = None,
-        compile: engine.Compile | None = None,
+        compile: Compile | None = None,
         capturable: bool = False,
+        before_draws: Callable[[], object] = lambda: None,
     ) -> None:
         kind = type(self)
         if self.has_posterior and kind.natural is Rule.natural and kind.posterior is BinaryOptimizer.posterior:
@@ -95,15 +84,19 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         common: dict[str, Any] = dict(rule=kind.__name__, samples=samples, scale=scale, scale_lr=scale_lr, init=init)
         common |= dict(seed=seed, compile=compile, capturable=capturable, training=True)
         self.refusals = engine.Refusals()
-        self._first_draws: dict[Parameter, int] = {}
+        self._begun = False  # whether the tensors hold draws, which may overwrite weights only when nothing is refused
+        self._first_draws: dict[Parameter, int] = {}  # versions of the tensors then
         self._trained: str | None = None  # name of a parameter that looked trained, until the warning
         super().__init__(checks.not_empty(params), defaults | common)
+        before_draws()
+        self._begun = True
+        self._draw_first(self._places())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if not hasattr(self, "refusals"):  # a copy has not refused any step yet
             self.refusals = engine.Refusals()
-            self._first_draws, self._trained = {}, None
+            self._first_draws, self._trained, self._begun = {}, None, True
 
     @property
     def training(self) -> bool:
@@ -141,7 +134,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     @torch.no_grad()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group as in torch; its parameters hold a draw immediately."""
+        """Add a parameter group as in torch; its parameters hold a draw, or in eval mode the mode, immediately."""
         known = {id(place.parameter) for place in self._places()}
         checks.parameters(param_group, known)
         param_group.setdefault("capturable", (self.param_groups or [self.defaults])[0]["capturable"])
@@ -155,21 +148,20 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             group |= self.chosen(group, of_transformer(group["params"]))
             checks.common(group, self.param_groups[0])
             self.check(group)
+            checks.distinct(place.name for place in self._places())
             places = list(self._places())[len(known) :]
             if group["init"] is None:
                 trained = pretrained.first_trained((place.name, place.parameter) for place in places)
                 group["init"] = "random" if trained is None else "weights"
                 self._trained = self._trained or trained
-            states: dict[Tensor, Any] = {place.parameter: self._first_state(place) for place in places}
+            options = ((place, self._options(place, 0, **scales.sizes(place.parameter))) for place in places)
+            states: dict[Tensor, Any] = {place.parameter: first_state(type(self), place, o) for place, o in options}
         except Exception:
             self.param_groups.pop()  # refused as a whole
             raise
         self.state.update(states)
-        noises = self._noises()
-        for place in places:
-            self._show(place, noises[place.parameter])
-            if not place.parameter.is_inference():
-                self._first_draws[place.parameter] = place.own._version
+        if self._begun:
+            self._draw_first(places)
 
     def step(self, closure: Callable[[], Tensor | None] | None = None) -> Tensor | None:  # type: ignore[override]
         """Update the beliefs from the gradients at the current draw, and draw the next weights.
@@ -223,6 +215,12 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 group["training"] = mode
             self._show_all()
         return self
+
+    @torch.no_grad()
+    def rewrite(self) -> list[str]:
+        """Write the draw, or in eval mode the mode, again; return the names of parameters that held anything else."""
+        self._report()
+        return self._written_again(self._places())
 
     def eval(self) -> Self:
         """Write the mode, exactly ±scale, into the parameters: the network to deploy."""
@@ -302,13 +300,18 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 out of range. The optimizer is then unchanged.
         """
         parameters = [place.parameter for place in self._places()]
-        saved = checks.saved_state(state_dict, [(p, self.state[p]) for p in parameters], type(self).__name__)
-        for group, own in zip(state_dict["param_groups"], self.param_groups, strict=False):
-            options = own | group
-            checks.common(options, self.param_groups[0] | state_dict["param_groups"][0])
-            self.check(options)
+        saved = list[dict[str, Any]]()
+
+        def check(_: Any, given: dict[str, Any]) -> None:
+            states = [(parameter, self.state[parameter]) for parameter in parameters]
+            saved.extend(checks.saved_state(given, states, self.param_groups, type(self).__name__, self.check))
+
         mine = [dict(group) for group in self.param_groups]
-        super().load_state_dict(state_dict)
+        last = self.register_load_state_dict_pre_hook(check)  # after those of the user, which may change the state
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
         for group, own in zip(self.param_groups, mine, strict=True):
             group.update({name: own[name] for name in own.keys() - group.keys()})  # options that the saved state lacks
         for parameter, state in zip(parameters, saved, strict=True):
@@ -324,26 +327,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     def _options(self, place: Place, step: Count, **more: Any) -> Any:
         """Return the options that the rule's functions read at a step."""
-        return _options(place.group, steps.scheduled([place], [step], self.schedule)[0] | more)
-
-    def _first_state(self, place: Place) -> dict[str, Any]:
-        """Return the initial belief, its step number and, if steps are capturable, a flag for refused steps."""
-        _, _, parameter, group = place
-        trained = pretrained.whole_weights(parameter) if group["init"] == "weights" else None
-        if trained is not None:
-            start = pretrained.relative_size(trained, scales.layers(parameter))
-        else:
-            start = steps.start_noise(place).uniform() * 2 - 1
-            start = F.sign(start) if self.start == "signs" else start
-        fans = scales.fans(parameter)  # only here, because copies of a tensor have no marks
-        state: dict[str, Any] = {"step": 0}
-        if group["capturable"]:
-            kinds = {"step": torch.int64, "refused": torch.bool}
-            state = {name: torch.zeros((), dtype=kind, device=parameter.device) for name, kind in kinds.items()}
-        o = self._options(place, 0, bound=math.sqrt(1.5 / sum(fans)), fan_in=fans[0], layers=scales.layers(parameter))
-        belief = self.begin(start, steps.start_noise(place, 1), o)
-        state |= {"belief": belief} | scales.begin(parameter, group["scale"], steps.start_noise(place, 2), trained)
-        return shards.own(state, parameter) if shards.is_sharded(parameter) else state
+        return Options.of(place.group, steps.scheduled([place], [step], self.schedule)[0] | more)
 
     def _state(self, parameter: Tensor) -> dict[str, Any]:
         """Return the state of a parameter, on its current device."""
@@ -359,6 +343,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         [noises] = steps.draw_noises(places, [self._state(place.parameter)["step"] for place in places], sample)
         return dict(zip((place.parameter for place in places), noises, strict=True))
 
+    @engine.without_autocast
     def _show(self, place: Place, noise: Noise) -> None:
         """Write the draw of some noise, or the mode, into one parameter."""
         state = self._state(place.parameter)
@@ -377,20 +362,36 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         self._first_draws, self._trained = {}, None
         if trained is not None:
             pretrained.warn_of_start(rule, trained)
-        changed, noises = [], self._noises() if versions else {}
-        for place in self._places() if versions else ():
-            if place.own._version != versions.get(place.parameter, place.own._version):
-                found = place.own.clone()
-                self._show(place, noises[place.parameter])
-                changed += [] if torch.equal(found, place.own) else [place.name]
+        touched = (p for p in self._places() if p.own._version != versions.get(p.parameter, p.own._version))
+        changed = self._written_again(touched) if versions else []
         if changed:
             pretrained.warn_of_change(rule, changed[0])
 
-    def _show_all(self, sample: int = 0) -> None:
+    def _written_again(self, places: Iterable[Place]) -> list[str]:
+        """Write what parameters should hold again; return the names of those that held anything else."""
+        changed, noises = [], self._noises()
+        for place in places:
+            found = place.own.clone()
+            self._show(place, noises[place.parameter])
+            changed += [] if torch.equal(found, place.own) else [place.name]
+        return changed
+
+    def _show_all(self, sample: int = 0, *, besides: Container[Tensor] = ()) -> None:
         noises = self._noises(sample)
         for place in self._places():
-            self._show(place, noises[place.parameter])
+            if place.parameter not in besides:
+                self._show(place, noises[place.parameter])
 
+    @torch.no_grad()
+    def _draw_first(self, places: Iterable[Place]) -> None:
+        """Write the first draw into new parameters, and note how they are left."""
+        noises = self._noises()
+        for place in places:
+            self._show(place, noises[place.parameter])
+            if not place.parameter.is_inference():
+                self._first_draws[place.parameter] = place.own._version
+
+    @engine.without_autocast
     def _advance(
         self, place: Place, now: steps.StepValues, mean: Mean | None, accept: Tensor | None, queue: engine.Queue
     ) -> None:
@@ -404,11 +405,11 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             else:
                 gradient, slope = mean
             scales.learn(state, slope, group["scale_lr"], now.of_scale, accept)
-            state["step"] += 1
-            parts = gradient, weights, _options(group, now.scheduled), now.drawn, now.next, mean is not None, accept
+            parts = gradient, weights, Options.of(group, now.scheduled), now.drawn, now.next, mean is not None, accept
             update = engine.Update(type(self), state["belief"], *parts)
             own = weights.data_ptr() == values.data_ptr()  # a copy of the weights must be written back immediately
             engine.advance(update, compile=group["compile"], queue=queue if own else None)
+            state["step"] += 1
 
     def _over_draws(
         self, closure: Callable[[], Tensor | None], samples: int
@@ -452,12 +453,15 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 self._show_all()
             earlier.put_back()  # a retry must not count the gradients of this attempt
             raise
+        with torch.no_grad():
+            self._show_all(besides=means)  # what has no gradient keeps its first draw
         return torch.stack(losses).mean() if losses else None, means, accept
 
     def _weighs_draws(self, group: dict[str, Any]) -> bool:
         """Return whether the estimate, or a learned scale, needs each gradient together with its own draw."""
         return scales.is_learned(group["scale"]) or self.needs_draw(group)
 
+    @engine.without_autocast
     def _added(self, place: Place, noise: Noise, samples: int, mean: Mean | None) -> Mean:
         """Add the estimate of the current draw for one tensor to those of the previous draws."""
         parameter, values = place.parameter, place.own
@@ -493,8 +497,3 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         self.refusals.report()
         if self.param_groups[0]["capturable"]:
             engine.refuse_noted({place.name: self.state[place.parameter]["refused"] for place in self._places()})
-
-
-def _options(group: Values, scheduled: Values) -> Any:
-    """Return the options of a group, with those that change from step to step."""
-    return Options(**{key: value for key, value in group.items() if key not in _NOT_OPTIONS} | scheduled)

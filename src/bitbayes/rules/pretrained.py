@@ -44,7 +44,7 @@ def looks_trained(weights: Tensor) -> bool:
         return False
     # Power iteration never exceeds the largest singular value. It leaves torch's global random state unchanged.
     generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(columns, generator=generator).to(matrix.device)
+    vector = torch.randn(columns, generator=generator, dtype=torch.float32, device="cpu").to(matrix.device)
     image = matrix @ vector
     for _ in range(_ITERATIONS):
         vector = torch.nn.functional.normalize(matrix.T @ image, dim=0)

@@ -19,8 +19,8 @@ from typing_extensions import Unpack
 from bitbayes import functional as F
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
-from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
-from bitbayes.rules.rule import AdamStep, Belief, Count, Number, Values
+from bitbayes.rules.optimizer import BinaryOptimizer, Params
+from bitbayes.rules.rule import AdamStep, Belief, Common, Count, Number, Values
 
 
 class ProxQuantOptions(AdamStep):

@@ -8,7 +8,7 @@ in place. Inside a compiled update, the numbers among the options are 0-d tensor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar
 
 from torch import Tensor
 
@@ -20,6 +20,22 @@ Belief = dict[str, Tensor]
 Values = dict[str, Any]  # options by name
 Count = int | Tensor  # updates so far; int64 on the device if steps are capturable: 0-d, or an entry for each tensor
 Number = float | Tensor
+Compile = bool | Literal["kernels"]  # fast implementations that may run: none, the C kernels, or also torch.compile
+
+
+class Common(TypedDict, total=False):
+    """Options that all rules share; `BinaryOptimizer` documents them."""
+
+    samples: int
+    scale: str
+    scale_lr: float
+    init: str | None
+    seed: int | None
+    compile: Compile | None
+    capturable: bool
+
+
+_UNREAD = {"params", "param_names", "rule", "training", *Common.__annotations__}  # what no function of a rule reads
 
 
 class Options:
@@ -45,6 +61,11 @@ class Options:
     def __init__(self, **values: Any) -> None:
         for name, value in values.items():
             setattr(self, name, value)
+
+    @classmethod
+    def of(cls, group: Values, scheduled: Values) -> Any:
+        """Return the options of a group, with those that change from step to step."""
+        return cls(**{name: value for name, value in group.items() if name not in _UNREAD} | scheduled)
 
 
 class AdamStep(Options, AdamOptions):

@@ -106,9 +106,9 @@ def begin(parameter: Tensor, kind: str, noise: Noise, trained: Tensor | None = N
         )
     first = 1 / math.sqrt(fans(parameter)[0])
     if kind == "fan_in":
-        return {"scale": torch.tensor(first, device=parameter.device)}
+        return {"scale": torch.tensor(first, dtype=torch.float32, device=parameter.device)}
     shape = _learned_shape(parameter, kind)
-    scale = torch.full(shape, first, device=parameter.device)
+    scale = torch.full(shape, first, dtype=torch.float32, device=parameter.device)
     if trained is not None:
         sizes = trained.abs()
         count = parameter.numel() // scale.numel()
@@ -151,6 +151,12 @@ def _learned_shape(parameter: Tensor, kind: str) -> list[int]:
             "its own"
         )
     return channels if row == size else [len(parameter), each // size]
+
+
+def sizes(parameter: Tensor) -> dict[str, float]:
+    """Return what the start of a belief depends on: the fan-in, a bound of Glorot's, and the number of layers."""
+    fan_in, fan_out = fans(parameter)  # only at the start, because copies of a tensor have no marks
+    return {"bound": math.sqrt(1.5 / (fan_in + fan_out)), "fan_in": fan_in, "layers": layers(parameter)}
 
 
 def value(state: dict[str, Any], shape: torch.Size) -> Tensor:
@@ -202,7 +208,9 @@ def unit(parameter: Tensor, state: dict[str, Any]) -> Iterator[Tensor]:
     if "scale" not in state and data.is_contiguous():
         yield data.view(-1)
         return
-    weights = (data / value(state, data.shape)).reshape(-1)
+    # Half precision holds s rounded. The weights of a hard draw are ±1 only if they are divided by that.
+    rounded = value(state, data.shape).to(data.dtype)
+    weights = (data / rounded.to(torch.promote_types(data.dtype, torch.float32))).reshape(-1)
     yield weights
     # Read s again, because it may have been learned meanwhile.
     data.copy_(weights.view(data.shape) * value(state, data.shape))

@@ -81,7 +81,7 @@ def local_gradient(parameter: Tensor) -> Tensor:
 def like(parameter: Tensor, values: Tensor) -> Tensor:
     """Return flat values of this process, or rows of them, as DTensors of the parameter's shape and sharding."""
     lead = values.shape[:-1]
-    return _sharded(parameter, values.view(*lead, *local(parameter).shape), (*lead, *parameter.shape), len(lead))
+    return _sharded(parameter, values.view((*lead, *local(parameter).shape)), (*lead, *parameter.shape), len(lead))
 
 
 def whole(parameter: Tensor, values: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ from bitbayes import functional as F
 from bitbayes.kernels.run import Call
 from bitbayes.noise import Noise
 from bitbayes.rules import checks
-from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
-from bitbayes.rules.rule import AdamStep, Belief, Count, Number, Values
+from bitbayes.rules.optimizer import BinaryOptimizer, Params
+from bitbayes.rules.rule import AdamStep, Belief, Common, Count, Number, Values
 
 LR, TRANSFORMER_LR = 1e-2, 1e-3
 
@@ -44,8 +44,8 @@ class STE(BinaryOptimizer[STEOptions]):
     Args:
         params: Binary parameters; see `BinaryOptimizer`.
         lr: Learning rate of the inner optimizer. None selects 1e-3 if one of the weights of a group belongs to a
-            transformer, which stays at chance with 1e-2, and 1e-2 otherwise. Give each network a group of its own. This
-            requires parameters from `bitbayes.split_parameters`.
+            transformer, and 1e-2 otherwise. With 1e-2, a small encoder stayed at chance. Give each network a group of
+            its own. This requires parameters from `bitbayes.split_parameters`.
         inner: "adam" or "sgd".
         betas: Decay rates of Adam's moments.
         momentum: Momentum of SGD, as in torch without dampening.

@@ -28,8 +28,8 @@ from bitbayes.kernels.run import Call
 from bitbayes.noise import Noise
 from bitbayes.posterior import LowRankGaussianPosterior
 from bitbayes.rules import checks, scales, shards
-from bitbayes.rules.optimizer import BinaryOptimizer, Common, Params
-from bitbayes.rules.rule import Belief, Number, Options, Values
+from bitbayes.rules.optimizer import BinaryOptimizer, Params
+from bitbayes.rules.rule import Belief, Common, Number, Options, Values
 
 _MOST_ROWS = 64  # half of MOST_ARRAYS in kernels.c
 

@@ -15,8 +15,7 @@ from bitbayes.errors import nearest
 from bitbayes.lab.train.schedule import Schedule
 from bitbayes.rules import BinaryOptimizer, scales
 from bitbayes.rules.bayesbinn import recommended_lr
-from bitbayes.rules.optimizer import Common
-from bitbayes.rules.rule import Rule
+from bitbayes.rules.rule import Common, Rule
 
 RULES: dict[str, type[BinaryOptimizer] | None] = {
     "full-precision": None,  # an optimizer of torch under the same trainer

@@ -117,7 +117,7 @@ def masked(b: Builder, scores: Scores, mask: Any, *, hidden: bool = False) -> Sc
             raise Refusal(f"its masks must hide one token id, but they hide {scores.padding} and {padding}")
         padding = scores.padding if padding is None else padding
         return replace(scores, causal=scores.causal or causal, padding=padding)
-    if mask not in b.constants:
+    if not isinstance(mask, Node) or mask not in b.constants:
         raise Refusal("its mask may depend on the input only by which tokens are padding: ids == PADDING, or !=")
     found = seen(b.evaluate(mask))
     found = found.expand(*found.shape[:-2], *scores.counts)

@@ -10,7 +10,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from bitbayes.draws import check_tensor
 from bitbayes.parameters import Follower
-from bitbayes.rules import JointOptimizer
 from bitbayes.rules.marks import drawn_by
 
 ADVICE = "pack the part of the network before or after it, or run the network in torch"
@@ -83,10 +82,8 @@ def check_mode(model: nn.Module, otherwise: str = "") -> None:
     drawn = ((name, drawn_by(parameter)) for name, parameter in model.named_parameters())
     name, rule = next(((name, rule) for name, rule in drawn if rule), (None, None))
     follower = vars(model).get("train")  # survives copying, unlike marks of parameters
-    if name is None and isinstance(follower, Follower) and follower.optimizer.training:
-        optimizer = follower.optimizer
-        optimizer = optimizer.binary if isinstance(optimizer, JointOptimizer) else optimizer
-        name, rule = next(optimizer.named_binary())[0], type(optimizer).__name__
+    if name is None and isinstance(follower, Follower) and follower.binary.training:
+        name, rule = next(follower.binary.named_binary())[0], type(follower.binary).__name__
     if name is not None:
         raise RuntimeError(
             f"{name!r} holds weights that a training step of {rule} drew, not the mode; call optimizer.eval() (or "
