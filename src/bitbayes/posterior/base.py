@@ -68,7 +68,7 @@ class Posterior(Pretrained):
 
     def __repr__(self) -> str:
         count = sum(shape.numel() for shape in self.shapes.values())
-        content = f"{len(self.shapes)} tensors, {count} weights, {self.entropy():.3f} bits per weight"
+        content = f"{len(self.shapes)} tensors, {count} weights, per-weight entropy {self.entropy():.3f} bits"
         return f"{type(self).__name__}({content})"
 
     @property

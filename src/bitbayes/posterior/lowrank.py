@@ -147,9 +147,9 @@ class LowRankGaussianPosterior(Posterior):
         lengths = z.norm(dim=0) * y.norm(dim=0)
         together = name == other or self.shared == "network"
         rho = ((z * y).sum(0) / lengths.clamp(min=1e-300)).clamp(-1, 1) if together else torch.zeros_like(lengths)
-        variance = (1 - torch.erf(a / math.sqrt(2)) ** 2) * (1 - torch.erf(b / math.sqrt(2)) ** 2)
+        variance = _sign_variance(a) * _sign_variance(b)
         found = _sign_covariance(a, b, rho) / variance.clamp(min=1e-300).sqrt()
-        return torch.where(variance > 0, found, 0.0)
+        return torch.where(variance > 0, found.clamp(-1, 1), 0.0)
 
     def marginals(self) -> BernoulliPosterior:
         """Return independent Bernoullis with the same mean weights, for example as a prior of `BayesBiNN`.
@@ -184,6 +184,12 @@ class LowRankGaussianPosterior(Posterior):
         at = torch.as_tensor(index, device=self.center[name].device)
         a, z = self._standardised(name).reshape(-1)[at], self.factors[name].flatten(1)[:, at]
         return a.double(), z.double(), name
+
+
+def _sign_variance(a: Tensor) -> Tensor:
+    """Return Var[sign(x + a)] = 1 − erf²(a / √2) of a standard normal, without cancellation."""
+    outside = torch.erfc(a.abs() / math.sqrt(2))
+    return outside * (2 - outside)
 
 
 def _sign_covariance(a: Tensor, b: Tensor, rho: Tensor) -> Tensor:

@@ -48,8 +48,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         scale_lr: Learning rate for the logarithm of a learned scale.
         init: "random" as in the papers, or "weights" to start from the signs and relative sizes of the tensors' values.
             None selects "random", or "weights" with a warning if a tensor looks trained (`bitbayes.rules.pretrained`).
-        seed: Seed of the noise. None uses `torch.initial_seed()`, in a distributed job that of rank 0; give optimizers of
-            one process different seeds, or they have the same noise.
+        seed: Seed of the noise. None uses `torch.initial_seed()`, in a distributed job that of rank 0. Two optimizers
+            with one seed have the same noise.
         compile: Which implementations may update and draw in one pass over memory: "kernels" allows the C kernels of
             `bitbayes.kernels`, True also torch.compile, and False neither. None chooses for each parameter group by its
             size and stores the choice in `optimizer.param_groups[0]["compile"]`. `implementation` says what runs.

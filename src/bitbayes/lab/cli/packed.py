@@ -20,7 +20,7 @@ from bitbayes.lab.studies.answers import class_rows, read_array, regression_rows
 from bitbayes.lab.studies.zoo import find_packed, zoo_table
 from bitbayes.packed import PackedNetwork, Runtime, c_header, load, onnx_model, qonnx_model, write_gguf
 from bitbayes.packed.format.images import SUFFIXES
-from bitbayes.prediction import Prediction, both_classes
+from bitbayes.prediction import Prediction
 from bitbayes.table import Table
 
 _CHUNK = 500  # inputs at a time
@@ -178,7 +178,7 @@ examples:
         if targets is not None and regression:
             print(f"root mean squared error {np.sqrt(np.mean((prediction.mean - targets) ** 2)):.4f}")
         elif targets is not None:
-            right = both_classes(prediction.probs).argmax(1) == targets.reshape(-1)
+            right = prediction.class_probs.argmax(1) == targets.reshape(-1)
             print(f"accuracy {100 * right.mean():.2f} %")
             if self.abstain:
                 answered = np.array([row["class"] is not None for row in rows])

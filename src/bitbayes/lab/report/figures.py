@@ -272,7 +272,7 @@ def histogram_figure(posteriors: Mapping[str, Posterior], path: str | Path) -> P
     for axis, (label, posterior) in zip(axes, posteriors.items(), strict=True):
         centres = [(index + 0.5) / BINS for index in range(BINS)]
         axis.bar(centres, histogram(posterior, BINS), width=1 / BINS, color=_BLUE)
-        title = f"{label}\nmean entropy {float(posterior.entropy()):.2f} bits per weight"
+        title = f"{label}\nper-weight entropy {float(posterior.entropy()):.2f} bits"
         axis.set(title=title, xlabel="P[weight = +1]", xlim=(0, 1))
     axes[0].set_ylabel("share of weights, %")
     return save(figure, path)
@@ -287,7 +287,7 @@ def trust_figure(study: TrustStudy, path: str | Path) -> Path:
         if name.endswith("ensemble"):
             continue
         # Bins of equal width: nearly all examples are sure, and bins of equal mass would tell of no others.
-        points = reliability(predictions.test.probs, y)
+        points = reliability(predictions.test.class_probs, y)
         told = (points.share * len(y)).round() >= _TELLING
         left.plot(points.confidence[told].cpu(), points.accuracy[told].cpu(), marker="o", markersize=3, label=name)
     title = f"Reliability, bins with at least {_TELLING} examples"

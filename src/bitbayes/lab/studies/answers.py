@@ -13,7 +13,7 @@ import numpy.typing as npt
 from bitbayes.conformal import ConformalSets
 from bitbayes.packed import Inputs, PackedNetwork, Runtime
 from bitbayes.packed.format.images import check_regular, picture_files, read_picture, stacked_images, vectors_of
-from bitbayes.prediction import Prediction, both_classes
+from bitbayes.prediction import Prediction
 
 _BATCH = 64  # inputs at a time: 40 MB of photographs
 _UNSURE = ("entropy", "mutual_information", "energy")  # uncertainties of a prediction that its row has
@@ -140,7 +140,7 @@ def class_rows(
         >>> [(row["class"], row["set"]) for row in rows]
         [(0, [0]), (None, [0, 1])]
     """
-    probs, chosen = both_classes(prediction.probs), None if sets is None else sets.sets(prediction)
+    probs, chosen = prediction.class_probs, None if sets is None else sets.sets(prediction)
     unsure = zip(*(getattr(prediction, name).tolist() for name in _UNSURE), strict=True)
     for index, (row, uncertainties) in enumerate(zip(probs, unsure, strict=True)):
         found: dict[str, Any] = {"class": int(row.argmax())}

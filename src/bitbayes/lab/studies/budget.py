@@ -50,7 +50,7 @@ def factors(trials: int) -> list[float]:
 
 
 def scaled(config: RunConfig, factor: float, examples: int) -> RunConfig:
-    """Return a run with a multiple of its learning rate.
+    """Return a run with a multiple of its learning rate, also of that of the real parameters beside binary ones.
 
     Args:
         config: Configuration of the run.
@@ -59,11 +59,15 @@ def scaled(config: RunConfig, factor: float, examples: int) -> RunConfig:
 
     Example:
         >>> from bitbayes.lab.recipes import make_config
-        >>> scaled(make_config("digits", "ste"), 3.0, 1000).spec.lr
-        0.03
+        >>> spec = scaled(make_config("digits", "ste"), 3.0, 1000).spec
+        >>> spec.lr, spec.real_lr
+        (0.03, 0.003)
     """
     lr = resolved(config, examples).lr
-    return config if factor == 1 or lr is None else config.changed(lr=factor * lr)
+    if factor == 1 or lr is None:
+        return config
+    real = {} if config.rule == "full-precision" else {"real_lr": factor * config.spec.real_lr}
+    return config.changed(lr=factor * lr, **real)
 
 
 def equal_epochs(budget: float, time: float, multiple: int) -> int:

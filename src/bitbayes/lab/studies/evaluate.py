@@ -287,11 +287,11 @@ class Predictions:
     def figures(self, inputs: Inputs) -> Figures:
         """Return metrics on test data, metrics that validation data makes possible, and out-of-distribution metrics."""
         y, prediction = inputs.test[1], self.test
-        figures = probability_figures(prediction.probs, y)
+        figures = probability_figures(prediction.class_probs, y)
         wrong = prediction.probs.argmax(-1) != y.reshape(-1) if prediction.probs.shape[-1] > 1 else None
         if wrong is not None and wrong.any() and not wrong.all():
             figures["auroc_errors"] = separation(prediction.entropy[~wrong], prediction.entropy[wrong])
-        figures["aurc"] = area_under_risk_coverage(prediction.probs, y)
+        figures["aurc"] = area_under_risk_coverage(prediction.class_probs, y)
         if self.unlike is not None:
             for end, score in _SCORES.items():
                 if end != "_information" or len(prediction.outputs) > 1:
@@ -300,7 +300,7 @@ class Predictions:
                     figures[f"fpr95_unlike{end}"] = false_positive_rate(usual, unusual)
         if self.held is not None and inputs.held is not None:
             temperature = fit_temperature(self.held, inputs.held[1])
-            tempered = probability_figures(prediction.tempered(temperature).probs, y)
+            tempered = probability_figures(prediction.tempered(temperature).class_probs, y)
             figures["temperature"] = temperature
             figures |= {f"{name}_tempered": tempered[name] for name in ("nll", "brier", "ece")}
             sets = ConformalSets.fit(self.held, inputs.held[1], level=LEVEL)
@@ -310,7 +310,7 @@ class Predictions:
 
     def shift_figures(self, inputs: Inputs) -> Figures:
         """Return metrics on corrupted inputs: over all, and the NLL and accuracy of each kind and of each severity."""
-        each = {w: probability_figures(self.shifted[w].probs, y) for w, (_, y) in inputs.shifted.items()}
+        each = {w: probability_figures(self.shifted[w].class_probs, y) for w, (_, y) in inputs.shifted.items()}
         found = {
             f"{name}_shifted": statistics.mean(figures[name] for figures in each.values())
             for name in ("accuracy", "nll", "brier", "ece")
@@ -337,7 +337,7 @@ class Predictions:
         """
         found = {}
         for bins in ("width", "mass"):
-            points = reliability(self.test.probs, inputs.test[1], bins=bins)
+            points = reliability(self.test.class_probs, inputs.test[1], bins=bins)
             found[bins] = {name: values.tolist() for name, values in vars(points).items()}
         return found
 

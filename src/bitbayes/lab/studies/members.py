@@ -346,7 +346,7 @@ def _merit(trainer: _Trainer, rule: str, config: RunConfig) -> float | None:
     x, y = calibration_data(run, "a search for learning rates")
     found = _predictors(_Plan(rule, "single", [config], Path(config.out)), [run])
     best = found.get("mean", found["mode"])
-    merit = probability_figures(best.predictors(_TRIAL_SAMPLES)[0](x).probs, y)["nll"]
+    merit = probability_figures(best.predictors(_TRIAL_SAMPLES)[0](x).class_probs, y)["nll"]
     return merit if math.isfinite(merit) else None
 
 
