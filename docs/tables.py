@@ -42,9 +42,9 @@ RULES = {
     "ste": "STE, Adam",
     "ste:two-passes": "STE, two passes per step",
     "ste:metaplastic": "STE, metaplastic",
-    "bayesbinn": "BayesBiNN, straight-through",
-    "bayesbinn:straight-through": "BayesBiNN, straight-through",
-    "bayesbinn:default": "BayesBiNN, one setting",
+    "bayesbinn": "BayesBiNN",
+    "bayesbinn:straight-through": "BayesBiNN, tuned",
+    "bayesbinn:default": "BayesBiNN, recommended",
     "bayesbinn:released": "BayesBiNN, released",
     "vispa": "VISPA, K = 4",
     "bop": "Bop",
@@ -72,6 +72,9 @@ COLUMNS = {
 DATA = {"test_error": (3, ", squared error"), "test_bits": (4, ", bits per byte"), "test": (2, "")}
 TRUST = {name: (FIGURES[name][0], FIGURES[name][-1]) for name in TRUST_FIGURES}
 TRUST |= {"accuracy": ("accuracy, %", 2), "nll": ("NLL, nats", 4), "auroc_unlike": ("AUROC, Fashion-MNIST", 3)}
+# Figures of a study of members: what its tables call them, and digits after the point.
+MEMBERS = {name: (figure[0], figure[-1]) for name, figure in FIGURES.items()}
+MEMBERS |= {"nll_tempered": ("NLL, tempered", 4)}
 SHOWN = (1, 2, 3, 4, 5, 10, 20, 50)  # tasks of a stream
 SETTING = ("recipe", "scenario", "rule", "method", "method_options", "prior", "decay", "epochs", "tasks")
 STREAM = (*SETTING, "seed", "average_accuracy", "backward_transfer", "first_five", "last_five")
@@ -104,7 +107,7 @@ def rules_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 
 def data_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Return one row per recipe and one column per rule, and two more columns for BayesBiNN with one setting."""
+    """Return one row per recipe and one column per rule, and two more columns for the recommended setting."""
     rules, lines = TABLES["default"].rules, []
     for recipe, rows in found["data"].items():
         by_rule = _elsewhere(recipe) | {row["rule"]: row for row in rows}
@@ -112,7 +115,7 @@ def data_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
         figure, (digits, note) = next((name, how) for name, how in DATA.items() if name in one)
         cells = (cell(by_rule.get(rule, {}).get(figure), digits) for rule in rules)
         lines.append([recipe + note, *cells, cell(one[f"mean_{figure}"], digits), cell(one["entropy_bits"], 2)])
-    last = ["one setting, mean of samples", "per-weight entropy, bits"]
+    last = ["recommended, mean of samples", "per-weight entropy, bits"]
     return markdown(["recipe", *(RULES[rule] for rule in rules), *last], lines)
 
 
@@ -137,11 +140,12 @@ def members_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     kinds = {"mean": "mean of {} samples", "dropout": "mean of {} dropout masks"}
     rows = []
     for row in found[which]:
-        kind = kinds.get(row["kind"], "modes of {}" if row["networks"] > 1 else "mode").format(row["networks"])
+        modes = ("network", "mean of {} networks") if row["rule"] == "full-precision" else ("mode", "modes of {}")
+        kind = kinds.get(row["kind"], modes[row["networks"] > 1]).format(row["networks"])
         label = [RULES[row["rule"]], WAYS[row["way"]].format(row["members"]), f"{row['time']:.2f}", kind]
-        figures = (cell(row["figures"].get(name), FIGURES[name][-1]) for name in names)
+        figures = (cell(row["figures"].get(name), MEMBERS[name][1]) for name in names)
         rows.append([*label, f"{row['bytes'] / 1e6:.2f}", *figures])
-    heads = ["rule", "training", "time", "prediction", "MB", *(FIGURES[name][0] for name in names)]
+    heads = ["rule", "training", "time", "prediction", "MB", *(MEMBERS[name][0] for name in names)]
     return markdown(heads, rows)
 
 
@@ -202,8 +206,16 @@ def truth_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 def flips_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return accuracy and sign flips of every setting of `benchmarks/transformer.py`."""
-    rows = [[label, spread(row["accuracy"], 1), spread(row["flips"])] for label, row in found["transformers"].items()]
+    rows = [
+        [_initial(label), spread(row["accuracy"], 1), spread(row["flips"])]
+        for label, row in found["transformers"].items()
+    ]
     return markdown(["binary weights", "test accuracy, %", "signs that a step flips, %"], rows)
+
+
+def _initial(label: str) -> str:
+    """Return the label of a benchmark with the documentation's name of BayesBiNN's option `init_lambda`."""
+    return label.replace("first |λ|", "initial |λ|")
 
 
 def trials_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
@@ -236,7 +248,7 @@ def coverage_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 def decoders_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return the bits per byte of every setting of `benchmarks/text.py all`."""
-    rows = [[label, spread(costs, 3)] for label, costs in found["decoders"].items()]
+    rows = [[_initial(label), spread(costs, 3)] for label, costs in found["decoders"].items()]
     return markdown(["binary weights", "test, bits per byte"], rows)
 
 

@@ -12,8 +12,9 @@ def draw() -> Figure:
     figure, ((axis,),) = new_figure(height=3.0)
     rows = []
     for label, row in results("transformer")["transformers"].items():
-        colour = next(colour for name, colour in _COLOURS.items() if label.startswith(name))
-        rows.append((label.replace("none:", "float network:"), colour, row["accuracy"]))
+        colour = next(colour for start, colour in _COLOURS.items() if label.startswith(start))
+        name = label.replace("none:", "float network:").replace("first |λ|", "initial |λ|")
+        rows.append((name, colour, row["accuracy"]))
     dots(axis, rows)
     axis.set(xlabel="test accuracy, % (chance is 12.5)", xlim=(0, 103))
     return figure

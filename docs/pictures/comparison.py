@@ -14,7 +14,7 @@ WHAT = (
 )
 YES, PARTLY, NO = "yes", "partly", ""
 LIBRARIES = {
-    "bitbayes": (YES, NO, YES, NO, YES, YES, NO),
+    "bitbayes": (YES, NO, YES, NO, YES, YES, PARTLY),
     "larq": (YES, YES, NO, NO, NO, YES, NO),
     "Brevitas": (YES, YES, NO, YES, NO, NO, YES),
     "bitnet.cpp": (NO, YES, NO, NO, NO, YES, YES),

@@ -10,7 +10,7 @@ _PROBLEMS = ("uncertain", "mixed", "nearly certain")
 
 def draw() -> Figure:
     """Return three panels with the same rows; a bias that is not told from zero has no mark."""
-    figure, axes = new_figure(1, 3, width=7.8, height=4.4)
+    figure, axes = new_figure(1, 3, width=7.8, height=4.7)
     for axis, name in zip(axes[0], _PROBLEMS, strict=True):
         rows = results("estimators-exact")["problems"][f"BatchNorm 3-3-1, {name}"]
         for place, (estimator, one) in enumerate(rows.items()):
@@ -25,6 +25,7 @@ def draw() -> Figure:
         axis.grid(color=LINE, linewidth=0.7)
         axis.set_axisbelow(True)
     axes[0, 2].plot([], [], "o", color=BLUE, markersize=6, label="error")
-    axes[0, 2].plot([], [], "D", markersize=5, markerfacecolor="none", markeredgecolor=INK, label="bias")
-    axes[0, 2].legend(loc="lower right", fontsize=8, labelcolor=MUTED)
+    hollow = {"markersize": 5, "markerfacecolor": "none", "markeredgecolor": INK}
+    axes[0, 2].plot([], [], "D", **hollow, label="bias; no diamond: not told from zero")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, labelcolor=MUTED)
     return figure

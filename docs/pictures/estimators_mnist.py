@@ -17,14 +17,16 @@ def draw() -> Figure:
     figure, axes = new_figure(1, 2, width=7.6, height=3.2)
     shares, ratios = tables("estimators/mnist.md")[:2]
     scales = [f"{row[0]}·N" for row in shares]
+    whole = [sum(map(float, row[1:4])) for row in shares]  # 99 to 101, because the table is rounded
     bottom = [0.0] * len(shares)
     for column, (label, shade) in enumerate((("mini-batch", MUTED), ("draw", BLUE), ("both together", ORANGE)), 1):
-        heights = [float(row[column]) for row in shares]
+        heights = [100 * float(row[column]) / total for row, total in zip(shares, whole, strict=True)]
         axes[0, 0].bar(scales, heights, 0.6, bottom=bottom, color=shade, label=label)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     axes[0, 0].set(
         title="One straight-through gradient", ylabel="share of its variance, %", xlabel="ess", ylim=(0, 135)
     )
+    axes[0, 0].set_yticks(range(0, 101, 20))
     axes[0, 0].legend(loc="upper left", ncols=3, fontsize=8, labelcolor=MUTED, columnspacing=1)
     axis = axes[0, 1]
     for row in ratios:

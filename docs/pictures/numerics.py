@@ -54,6 +54,7 @@ def draw() -> Figure:
     taus = [10.0**power for power in range(-10, 1)]
     right.plot(taus, [100 * _agreement(tau) for tau in taus], "o-", color=BLUE)
     right.axhline(50, color=INK, linewidth=0.8, linestyle=":")
+    right.text(1, 48.8, "chance", color=MUTED, fontsize=8, ha="right", va="top")
     right.set(xscale="log", ylim=(40, 102), xlabel="τ", ylabel="same signs, %", title="Signs of a moving average of −g")
     for axis in axes[0]:
         axis.grid(color=LINE, linewidth=0.7)

@@ -18,8 +18,10 @@ def draw() -> Figure:
     line = torch.linspace(-REACH, REACH, SIDE)
     plane = torch.cartesian_prod(line, line)
     predictions = {
-        "The mode is certain almost everywhere": bb.predict(model, plane),
-        "The mean of 16 samples is not": bb.predict(model, plane, posterior, samples=16, batches=x.split(100)),
+        "The mode is certain in most of the plane": bb.predict(model, plane),
+        "The mean of 16 samples is uncertain in more of it": bb.predict(
+            model, plane, posterior, samples=16, batches=x.split(100)
+        ),
     }
     figure, ((left, right),) = style.new_figure(1, 2, width=7.6, height=3.9)
     for axes, (title, prediction) in zip((left, right), predictions.items(), strict=True):

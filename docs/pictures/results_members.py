@@ -33,6 +33,9 @@ def draw() -> Figure:
             (label, colour(key[0]), rows[key][name]["values"]) for key, label in _NAMES.items() if key in rows
         ]
         dots(axis, found, labels=not place)
-        axis.axvline(rows["full-precision", "single", "mode"][name]["mean"], color=MUTED, linewidth=1, linestyle=":")
-        axis.set(title=title)
+        line = rows["full-precision", "single", "mode"][name]["mean"]
+        axis.axvline(line, color=MUTED, linewidth=1, linestyle=":")
+        above = axis.get_xaxis_transform()
+        axis.text(line, 1, "float network", color=MUTED, fontsize=8, ha="center", va="bottom", transform=above)
+        axis.set_title(title, pad=16)
     return figure

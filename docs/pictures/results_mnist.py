@@ -14,7 +14,7 @@ _NAMES = {
     "proxquant": "ProxQuant",
     "adaste": "AdaSTE",
     "bayesbinn:released": "BayesBiNN, released",
-    "bayesbinn:straight-through": "BayesBiNN, straight-through",
+    "bayesbinn:straight-through": "BayesBiNN, tuned",
     "vispa": "VISPA, K = 4",
 }
 

@@ -1,4 +1,4 @@
-"""How far BayesBiNN with one setting is from STE, on every classification problem of its table."""
+"""How far the recommended setting of BayesBiNN is from STE, on every classification problem of its table."""
 
 import statistics
 from typing import Any

@@ -34,5 +34,5 @@ def draw() -> Figure:
         ]
         dots(axis, rows, labels=name == "trust")
         axis.set_xticks([_place(tick) for tick in _TICKS], [str(tick) for tick in _TICKS])
-        axis.set(title=title, xlabel="AUROC", xlim=(_place(0.79), _place(0.9978)))
+        axis.set(title=title, xlabel="AUROC\n(log scale of 1 − AUROC)", xlim=(_place(0.79), _place(0.9978)))
     return figure

@@ -49,7 +49,7 @@ def draw() -> Figure:
     entropy = -(plus * np.log2(plus) + (1 - plus) * np.log2(1 - plus))
     belief.plot(natural, plus, color=BLUE, label="P[w = +1]")
     belief.plot(natural, entropy, color=PURPLE, label="entropy, bits")
-    belief.set(title="A belief", xlabel="λ", ylim=(-0.05, 1.4))
+    belief.set(title="A belief", xlabel="λ", ylabel="probability; bits", ylim=(-0.05, 1.4), yticks=[0, 0.5, 1])
     belief.legend(loc="upper left", fontsize=8, labelcolor=MUTED)
     for axis, path, shade in ((steps, _latent, ORANGE), (update, _belief, BLUE)):
         for (name, slope), line in zip(_SLOPES.items(), ("--", "-"), strict=True):

@@ -36,7 +36,7 @@ def draw() -> Figure:
         rate = [each[group] for each in rates]
         above.plot(rate, color=colour)
         above.text(WARM_UP + 1, max(rate) * 1.12, f"learning rate, {name} parameters", color=colour)
-    above.set(yscale="log", ylim=(1e-5, 6e-2))
+    above.set(yscale="log", ylim=(1e-5, 6e-2), xlabel="step")
     for start in range(0, STEPS, EVERY):
         below.barh(0, EVERY - 4, left=start, height=0.6, color=style.BLUE)
         below.text(start + (EVERY - 4) / 2, 0, "draws", color=style.PAPER, ha="center", va="center")
