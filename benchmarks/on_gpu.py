@@ -31,7 +31,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,27 +160,54 @@ def recipes(setting: Setting) -> dict[str, Any]:
 
 _BINARY = ("ste", "bayesbinn:straight-through")
 _SPEED = ("full-precision", "ste", "bop", "bayesbinn:straight-through", "vispa")
-TABLES: dict[str, tuple[str, str, tuple[str, ...], int, dict[str, Any]]] = {
-    "text": ("text", "text", (), 3, {}),
-    "speed": ("speed", "cifar10-speed", _SPEED, 3, {"epochs": 10}),
-    "speed-wide": ("speed", "cifar10-speed-wide", _BINARY, 3, {"epochs": 10}),
-    "speed-w1a1": ("speed", "cifar10-speed-w1a1", _BINARY, 3, {"epochs": 10}),
-    "resnet18": ("speed", "cifar10-speed-resnet18", (*_SPEED, "vispa:rank1", "vispa:rank8"), 1, {}),
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Runs of one table.
+
+    Args:
+        table: Name of the table.
+        recipe: Recipe of all runs.
+        rules: Rules; all of the table if empty.
+        seeds: Number of seeds.
+        epochs: Number of epochs beside those of a float network before; None for those of the recipe.
+    """
+
+    table: str
+    recipe: str
+    rules: tuple[str, ...] = ()
+    seeds: int = 3
+    epochs: int | None = None
+
+
+TABLES = {
+    "text": Trainings("text", "text"),
+    "speed": Trainings("speed", "cifar10-speed", _SPEED, epochs=10),
+    "speed-wide": Trainings("speed", "cifar10-speed-wide", _BINARY, epochs=10),
+    "speed-w1a1": Trainings("speed", "cifar10-speed-w1a1", _BINARY, epochs=10),
+    "resnet18": Trainings("speed", "cifar10-speed-resnet18", (*_SPEED, "vispa:rank1", "vispa:rank8"), seeds=1),
 }
-"""Tables by the name of their part: table, recipe, rules (all of the table if empty), seeds, and further settings."""
+"""Tables by the names of their parts."""
 
 
 def trained(setting: Setting, part: str) -> dict[str, Any]:
     """Train the runs of a table side by side; return the figures of each rule, and the seconds of all runs."""
-    table, recipe, rules, seeds, more = TABLES[part]
-    choices: dict[str, Any] = {"precision": "bf16", "capture": setting.device.type == "cuda", **more}
+    runs, precision, batch_size = TABLES[part], "bf16", None
     if setting.tiny:
-        recipe, rules, seeds = _REHEARSED, ("ste",), 1
-        choices = {"precision": "fp32", "epochs": 1, "batch_size": 8}
-    data = None if recipe == "text" else setting.data
-    given = Overrides(out=str(setting.out / "runs" / part), data=data, device=str(setting.device), **choices)
+        runs = replace(runs, recipe=_REHEARSED, rules=("ste",), seeds=1, epochs=1)
+        precision, batch_size = "fp32", 8
+    given = Overrides(
+        out=str(setting.out / "runs" / part),
+        data=None if runs.recipe == "text" else setting.data,
+        device=str(setting.device),
+        capture=setting.device.type == "cuda",
+        precision=precision,
+        epochs=runs.epochs,
+        batch_size=batch_size,
+    )
     begin = time.monotonic()
-    rows, _ = run_table(table, TableChoice(recipe, seeds, rules, setting.jobs), given)
+    rows, _ = run_table(runs.table, TableChoice(runs.recipe, runs.seeds, runs.rules, setting.jobs), given)
     return {"seconds": time.monotonic() - begin, "rows": [row.figures() for row in rows]}
 
 
