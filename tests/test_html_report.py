@@ -20,7 +20,7 @@ from bitbayes.lab.cli.reproduce import Report
 from bitbayes.lab.continual import StreamSettings, permuted_tasks, run_stream
 from bitbayes.lab.data import load_digits
 from bitbayes.lab.recipes import make_config, run_recipe
-from bitbayes.lab.report.groups import grouped, rule_of
+from bitbayes.lab.report.groups import copies, grouped, rule_of
 from bitbayes.lab.report.page import Folders, RunRecord, read_folders, write_page
 from bitbayes.lab.report.page.charts import COLOURS, mark
 from bitbayes.lab.report.page.sections import make_sections
@@ -295,7 +295,8 @@ def test_runs_that_were_set_aside_are_no_seeds(mine, tmp_path):
         assert note.startswith("ste-0.old-1, ste-0.old-2, stream.old-1: set aside by a later start")
     table = next(table for table in make_sections(found)[0].tables if table.title == "digits: test data")
     counts = {row[0]: row[table.heads.index("runs")] for row in table.rows}
-    assert counts == {"bayesbinn:straight-through": "2", "ste": "3"}
+    assert counts == {"bayesbinn:straight-through": "2", "ste": "1"}  # a copy is no further seed
+    assert len(copies(found.runs)) == 2
     page = Page(write_page(found, tmp_path / "report.html"))
     assert note in page.words("li")
     alone = read_folders([mine / "ste-0.old-1", mine / "bayesbinn-0"])

@@ -16,7 +16,7 @@ try:
     from bitbayes.lab.cli import generate, new, packed, reproduce, studies, train
     from bitbayes.lab.cli.complaints import one_line, unknown_command
     from bitbayes.lab.cli.output import encodable, folded
-    from bitbayes.lab.cli.shared import REGISTRY, readable, tyro
+    from bitbayes.lab.cli.shared import REGISTRY, Command, readable, tyro
 except ImportError as missing:
     raise SystemExit(f"bitbayes: {missing}") from None
 
@@ -63,6 +63,8 @@ def _main(words: list[str], debug: bool) -> int:
         return _fail(_interrupted(command, stop), 1)
     except BrokenPipeError:  # `bitbayes recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(command, Command) and type(command).advice is not Command.advice:  # it was in the middle of work
+            return _fail(f"interrupted, because what read the output has ended; {command.advice(saved=True)}", 1)
         return 1
     except Exception as error:
         if debug:

@@ -22,9 +22,13 @@ class New(Command):
 
     def run(self) -> None:
         """Write the file, and say what to do with it."""
+        from bitbayes.lab.recipes import RECIPES
+
         path = Path(self.file)
         if path.suffix != ".py":
             raise ValueError(f"{path} is no name of a Python file; give one that ends in .py, such as my_recipe.py")
+        if path.stem in RECIPES and path == Path(path.name):  # `bitbayes train digits.py` would be ambiguous
+            raise ValueError(f"{path.stem} is the name of a recipe of this package; give another name")
         text = files("bitbayes.lab.recipes").joinpath("template.py").read_text(encoding="utf-8")
         if re.fullmatch(r"[\w.-]+", path.name):  # else it may be no word of a command, or end the docstring
             text = re.sub(r"\bFILE\b", path.name, text)

@@ -139,13 +139,15 @@ example:
 
     def run(self) -> None:
         """Write the page, print its path, and name on stderr the folders that were left out."""
+        from bitbayes.lab.report.groups import copies
         from bitbayes.lab.report.page import read_folders, write_page
 
         require("bokeh", "report")
         require("jinja2", "report")  # before reading gigabytes of posteriors
         found = read_folders(self.runs)
         path = write_page(found, self.output, published=self.published, title=self.title)
-        for note in found.notes:
+        again = [f"{run.name}: its settings, data and seed are those of another run" for run in copies(found.runs)]
+        for note in (*found.notes, *again):
             print(f"bitbayes: left out: {note}", file=sys.stderr)
         print(f"written: {path}")
 

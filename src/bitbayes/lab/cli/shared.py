@@ -170,6 +170,8 @@ def parsed_options(pairs: Sequence[str], flag: str = "--set") -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise ValueError(f"{flag} expects NAME=VALUE, got {pair!r}")
+        if name in options:
+            raise ValueError(f"{flag} has {name} twice; give it once")
         try:
             options[name] = json.loads(value)
         except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,11 +178,11 @@ examples:
     def _command(self, settings: dict[str, float]) -> str:
         from bitbayes.lab.studies.tune import RATES
 
-        words = ["bitbayes train", self.recipe, "--rule", self.rule]
-        for flag in ("estimator", "data", "budget", "epochs", "seed"):
+        words = ["bitbayes", "train", self.recipe, "--rule", self.rule]
+        for flag in ("estimator", "data", "budget", "epochs", "seed", "precision"):
             value = getattr(self.given, flag)
             words += [f"--{flag}", str(value)] if value is not None else []
         rates = {name: value for name, value in settings.items() if name in RATES}
-        words += [f"--{name.replace('_', '-')} {value}" for name, value in rates.items()]
+        words += [word for name, value in rates.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         options = [*self.set, *(f"{name}={value}" for name, value in settings.items() if name not in rates)]
-        return " ".join(words + (["--set", *options] if options else []))
+        return shlex.join(words + (["--set", *options] if options else []))

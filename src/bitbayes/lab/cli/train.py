@@ -44,7 +44,7 @@ class Train(Command):
 
     Args:
         recipe: Name of the recipe, or a Python file that defines one; `bitbayes recipes` lists the names.
-        seeds: Number of runs, with consecutive seeds. They are written to OUT/seed1, OUT/seed2, ...
+        seeds: Number of runs, with consecutive seeds. They are written to OUT/seedS, for each seed S.
         members: Number of independent members of an ensemble, which share the epochs of one run: each is trained for
             EPOCHS / MEMBERS epochs with its own seed. They are written to OUT/member1, OUT/member2, ..., and
             `bitbayes evaluate OUT` and `bitbayes pack OUT` take all of them together.

@@ -36,6 +36,7 @@ from bitbayes.lab.train import (
 )
 from bitbayes.lab.train.experiment import Experiment, build_experiment
 from bitbayes.lab.train.machine import tuned_for
+from bitbayes.lab.train.results import finished_summary
 from bitbayes.lab.train.rules import check_options, relaxes
 
 _SYNTHETIC = (bayesbinn.MOONS, bayesbinn.SNELSON)
@@ -464,8 +465,8 @@ def _is_there(config: RunConfig, data: DataBundle) -> bool:
     folder = RunFolder(config.out)
     if not folder.has("summary.json") or RunConfig.load(config.out).differences(config):
         return False
-    known = folder.read_json("environment.json").get("data") if folder.has("environment.json") else None
-    return known in (None, data_of(config, data).fingerprint())
+    whole = finished_summary(config.out) is not None
+    return whole and folder.trained_on(data_of(config, data).fingerprint())
 
 
 def _to_train(config: RunConfig, data: DataBundle | None) -> Experiment:

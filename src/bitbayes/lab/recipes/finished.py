@@ -12,7 +12,7 @@ from torch import nn
 from bitbayes.lab.data import DataBundle, batches
 from bitbayes.lab.recipes.base import Recipe
 from bitbayes.lab.train import RunConfig, RunFolder
-from bitbayes.lab.train.results import load_mode
+from bitbayes.lab.train.results import finished_summary, load_mode
 from bitbayes.lab.train.teacher import Teacher
 
 Role = Literal["teacher", "pretrained"]
@@ -33,7 +33,7 @@ def weights_of(folder: str, out: str, role: Role) -> str:
     theirs = RunConfig.load(folder)
     if Path(folder).resolve() == Path(out).resolve():
         raise ValueError(f"a run cannot build on itself: {role} and out are both {folder}; choose another --out")
-    if not RunFolder(folder).has("summary.json"):
+    if finished_summary(folder) is None:
         raise ValueError(f"{role} {folder} is not finished; let it finish first, for example with --resume")
     if role == "pretrained" and theirs.rule != "full-precision":  # a mode is ±1 and would make all beliefs equally firm
         raise ValueError(

@@ -37,17 +37,42 @@ class Group:
 
 
 def grouped(runs: Sequence[RunRecord]) -> dict[str, list[Group]]:
-    """Return the groups of every recipe, both in the order in which the runs came."""
+    """Return the groups of every recipe, both in the order in which the runs came; `copies` are left out."""
+    again = {id(run) for run in copies(runs)}
     recipes: dict[str, list[tuple[dict[str, Any], list[RunRecord]]]] = {}
     for run in runs:
-        mine = {key: value for key, value in flat(run.config).items() if key not in _FREE}
-        mine["data"] = run.environment.get("data")  # the fingerprint, not the place
+        if id(run) in again:
+            continue
+        mine = _settings(run)
         found = recipes.setdefault(str(run.config.recipe), [])
         same = next((others for settings, others in found if settings == mine), [])
         if not same:
             found.append((mine, same))
         same.append(run)
     return {recipe: _labelled(recipe, [runs for _, runs in found]) for recipe, found in recipes.items()}
+
+
+def copies(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the runs that equal an earlier one also in their seed, such as a copied folder: they are no further seeds.
+
+    A run that has come further than the earlier one takes its place.
+    """
+    kept: dict[str, RunRecord] = {}
+    left_out = []
+    for run in runs:
+        key = repr((run.config.recipe, run.config.seed, sorted(_settings(run).items(), key=str)))
+        first = kept.setdefault(key, run)
+        if first is not run:
+            further = len(run.history) > len(first.history)
+            kept[key] = run if further else first
+            left_out.append(first if further else run)
+    return left_out
+
+
+def _settings(run: RunRecord) -> dict[str, Any]:
+    """Return what runs of one group have in common, with the fingerprint of the data in place of their folder."""
+    mine = {key: value for key, value in flat(run.config).items() if key not in _FREE}
+    return mine | {"data": run.environment.get("data")}
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
@@ -83,7 +108,7 @@ def rule_of(config: RunConfig) -> str:
 def _labelled(recipe: str, found: Sequence[list[RunRecord]]) -> list[Group]:
     """Name each group by its rule, and by what tells it from other groups of that rule."""
     rules = [rule_of(runs[0].config) for runs in found]
-    settings = [flat(runs[0].config) for runs in found]
+    settings = [flat(runs[0].config) | {"of data": runs[0].environment.get("data")} for runs in found]
     special = []
     for rule, mine in zip(rules, settings, strict=True):
         same = [entries for entries, other in zip(settings, rules, strict=True) if other == rule]

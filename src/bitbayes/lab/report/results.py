@@ -14,7 +14,7 @@ from bitbayes.lab.studies.problems import TRUTH_RING
 from bitbayes.lab.studies.tables import TABLES, TableRow
 from bitbayes.lab.studies.toys import EXACT_MOONS, MoonsFigures, SnelsonFigures
 from bitbayes.lab.studies.truth import TruthFigures
-from bitbayes.lab.train import RunFolder
+from bitbayes.lab.train import RunFolder, Summary
 from bitbayes.table import Table, number, spread
 
 _TRUSTED = 1.05  # R-hat up to which chains pass for samples of one distribution
@@ -65,7 +65,7 @@ def results_table(name: str | None, recipe: Recipe, rows: Sequence[TableRow]) ->
     to_the_end = summary.protocol == "validation" and (summary.val_accuracy, summary.val_bits) == (None, None)
     epochs, counts = (
         " or ".join(dict.fromkeys(str(value) for value in values))
-        for values in ((row.summaries[0].epochs for row in rows), (len(row.summaries) for row in rows))
+        for values in ((_epochs(row.summaries[0]) for row in rows), (len(row.summaries) for row in rows))
     )
     caption = (
         f"Mean ± sample standard deviation over runs (number: {counts}; epochs: {epochs}), of the mode "
@@ -87,6 +87,11 @@ def results_table(name: str | None, recipe: Recipe, rows: Sequence[TableRow]) ->
         pairs = [(*measured(row, column), _published(published, column))[:shown] for column in columns]
         cells.append([row.rule, *(cell for pair in pairs for cell in pair), *measured(row, *rest)])
     return Table(title, ["rule", *heads, *rest], cells, caption)
+
+
+def _epochs(summary: Summary) -> str:
+    done, whole = summary.epochs_done, summary.epochs
+    return str(whole) if done == whole else f"{done} of {whole}"
 
 
 def write_results(name: str, recipe: Recipe, rows: Sequence[TableRow], folder: Path) -> tuple[Path, Path]:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import make_experiment, recipe_of_run
-from bitbayes.lab.train import Experiment, RunConfig, RunFolder
+from bitbayes.lab.train import Experiment, RunConfig, RunError, RunFolder
 from bitbayes.lab.train.mean import MeanPredictor
 from bitbayes.lab.train.members import members_of
 from bitbayes.lab.train.precision import autocast
-from bitbayes.lab.train.results import load_mode, load_posterior
+from bitbayes.lab.train.results import finished_summary, load_mode, load_posterior
 from bitbayes.lab.train.views import Views, averaged
 from bitbayes.posterior import Posterior
 from bitbayes.predict import predict
@@ -134,13 +134,20 @@ def load_run(
 
     Raises:
         ValueError: If the folder is not a run, the data is missing, or the recipe file is not trusted.
-        RunError: If a file of the run is missing or damaged.
+        RunError: If a file of the run is missing or damaged, the run is not finished, or its data have changed.
     """
     config = RunConfig.load(folder)
     place, loaded = (None, data) if isinstance(data, DataBundle) else (data, None)
     config = dataclasses.replace(config, data=place or config.data, device=device)
     files = RunFolder(folder)
+    if finished_summary(folder) is None:
+        raise RunError(f"{folder} is not finished; let it finish first, for example with --resume")
     experiment = make_experiment(config, loaded, recipe=recipe_of_run(folder, config, trust=trust))
+    if not files.trained_on(experiment.data.fingerprint()):
+        raise RunError(
+            f"{folder} was trained on other data, so that what it is tested on may be what it was trained on; give its "
+            "own data with --data"
+        )
     if experiment.optimizer is not None:
         experiment.optimizer.eval()  # marks the parameters as the mode, which is loaded next
     load_mode(files, experiment.model)

@@ -19,6 +19,7 @@ from bitbayes.lab.recipes.source import Source
 from bitbayes.lab.train import Progress, RunConfig, RunError, RunFolder, SilentProgress, Summary, default_progress
 from bitbayes.lab.train.members import member_folder, member_seed, write_count
 from bitbayes.lab.train.progress import OfSeveral, about
+from bitbayes.lab.train.results import finished_summary
 
 
 def make_configs(recipe: str, rule: str, seeds: int, given: Overrides) -> list[RunConfig]:
@@ -127,12 +128,11 @@ def finished(config: RunConfig) -> Summary | None:
         return None
     try:
         recorded = RunConfig.load(config.out)
-        if recorded.differences(config) or (recorded.data != config.data and not _same_data(config)):
+        if recorded.differences(config) or not _same_data(recorded, config):
             return None
-        summary = Summary.from_dict(RunFolder(config.out).read_json("summary.json"))
+        return finished_summary(config.out)
     except (RunError, ValueError):
         return None
-    return summary if summary.epochs_done == config.last_epoch else None
 
 
 def diverged(config: RunConfig) -> bool:
@@ -140,13 +140,16 @@ def diverged(config: RunConfig) -> bool:
     files = RunFolder(config.out)
     if not files.has("failure.json") or RunConfig.load(config.out).differences(config):
         return False
-    return bool(files.read_json("failure.json").get("diverged"))
+    return bool(files.read_object("failure.json").get("diverged"))
 
 
-def _same_data(config: RunConfig) -> bool:
-    """Return whether a run was trained on the requested data, which may have moved."""
-    known = RunFolder(config.out).read_json("environment.json").get("data")
-    return known in (None, data_of(config).fingerprint())
+def _same_data(recorded: RunConfig, config: RunConfig) -> bool:
+    """Return whether a run was trained on the requested data, which may have moved, or changed where they were."""
+    try:
+        data = data_of(config, _OF_PROCESS.of(config))
+    except (OSError, ValueError):  # a finished run needs no data
+        return recorded.data == config.data
+    return RunFolder(config.out).trained_on(data.fingerprint())
 
 
 def with_float_networks(
@@ -212,7 +215,7 @@ def run_several(
         _side_by_side(left, min(jobs, len(left)), note)
     else:
         _in_turn(left, progress, note)
-    return [Summary.from_dict(RunFolder(config.out).read_json("summary.json")) for config in configs]
+    return [Summary.from_dict(RunFolder(config.out).read_object("summary.json")) for config in configs]
 
 
 def already_there(finished: int, runs: int) -> str:
@@ -227,12 +230,11 @@ def already_there(finished: int, runs: int) -> str:
 
 
 def _in_turn(configs: Sequence[RunConfig], progress: Progress | None, note: Callable[[str], None]) -> None:
-    kept = _Data()
     progress = OfSeveral(progress or default_progress(), sum(config.last_epoch for config in configs))
     for index, config in enumerate(configs, 1):
         left = f"; {progress.left_in_all}" if progress.left_in_all else ""
         note(f"run {index} of {len(configs)}, in {config.out}{left}")
-        run_recipe(config, resume=True, data=kept.of(config), progress=progress)
+        run_recipe(config, resume=True, data=_OF_PROCESS.of(config), progress=progress)
 
 
 class _Data:

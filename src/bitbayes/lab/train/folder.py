@@ -243,6 +243,22 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read {self.path / name}: {error}") from error
 
+    def read_object(self, name: str) -> dict[str, Any]:
+        """Return the entries of a JSON file that holds an object.
+
+        Raises:
+            RunError: If it is missing or damaged, or holds anything else.
+        """
+        found = self.read_json(name)
+        if not isinstance(found, dict):
+            raise RunError(f"{self.path / name} is damaged: it holds no JSON object; restore it, or remove it")
+        return found
+
+    def trained_on(self, data: str) -> bool:
+        """Return whether the run had data of this fingerprint, as far as it has recorded that of its own."""
+        known = self.read_object("environment.json").get("data") if self.has("environment.json") else None
+        return known in (None, data)
+
     def read_programs(self) -> dict[str, bytes]:
         """Return the Python files of the recipe by their paths in `programs`.
 
@@ -326,6 +342,8 @@ class RunFolder:
         """
         if not self.writes or not any(map(self.has, (_CHECKPOINT, "summary.json", COUNT))):
             return None
+        if not self.path.name:
+            raise RunError(f"{self.path} holds an older run and has no name by which it could be renamed; give another")
         for inside, _, _ in os.walk(self.path):
             if Path(inside) != self.path and (holder := lock.locked(Path(inside))):
                 raise _in_use(Path(inside), holder)

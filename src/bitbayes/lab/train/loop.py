@@ -28,7 +28,7 @@ from bitbayes.lab.train.members import of_cycle, rows_of_cycle, write_count
 from bitbayes.lab.train.precision import autocast, bfloat16_weights, choose_precision
 from bitbayes.lab.train.progress import Progress, SilentProgress, default_progress
 from bitbayes.lab.train.records import EpochRow, Summary
-from bitbayes.lab.train.results import is_best, mean_figures, save_best, silent_posterior, summarize
+from bitbayes.lab.train.results import is_best, mean_figures, reset_peak_memory, save_best, silent_posterior, summarize
 from bitbayes.lab.train.schedule import advance
 from bitbayes.noise import stream_key
 from bitbayes.rules.engine import NotFiniteError
@@ -172,6 +172,7 @@ def _finish(run: _Training, progress: Progress, figures: Callable[[RunConfig], M
         graph = capture.GRAPHS[experiment.device.type]()
         step = capture.Captured(step, experiment.optimizers, graph, experiment.device)
     steps = steps_per_epoch(config, len(experiment.data.train))
+    reset_peak_memory(experiment.device)
     progress.start(_title(run), config.last_epoch, run.epoch, steps)
     signs = mode_signs(experiment)
     with bfloat16_weights(config, experiment):
@@ -254,8 +255,7 @@ def _load(
     if differences:
         advice = "resume with the same settings, or choose another --out"
         raise ValueError(f"{folder.path} was started with {'; '.join(differences)}; {advice}")
-    known = folder.read_json("environment.json").get("data") if folder.has("environment.json") else None
-    if known not in (None, data):
+    if not folder.trained_on(data):
         raise ValueError(f"{folder.path} was trained on other data; use the same --data, or choose another --out")
     state = folder.read_checkpoint(experiment.device)
     run = _Training(dataclasses.replace(config, precision=recorded.precision), experiment, folder, data, programs)
@@ -267,6 +267,8 @@ def _load(
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"checkpoint.pt in {folder.path} does not fit this run: {one_line(error)}") from error
     run.epoch = state["epoch"]
+    if run.epoch < config.last_epoch:
+        folder.remove("summary.json")  # of fewer epochs
     # Rows after the checkpoint belong to epochs that will run again.
     folder.write_lines("metrics.jsonl", [row.to_dict() for row in run.history])
     _write_record(run)

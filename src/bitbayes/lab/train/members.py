@@ -8,6 +8,7 @@ from pathlib import Path
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.folder import COUNT, RunError, RunFolder
 from bitbayes.lab.train.records import EpochRow
+from bitbayes.lab.train.results import finished_summary
 from bitbayes.noise import stream_key
 
 _SEED_STREAM = 12  # keeps the seeds of members apart from the noise of the rules
@@ -63,6 +64,6 @@ def members_of(folder: str | Path) -> list[str]:
         raise RunError(f"{files.path / COUNT} is damaged; it must hold the number of members")
     members = [member_folder(folder, number) for number in range(1, count + 1)]
     for number, member in enumerate(members, 1):
-        if not RunFolder(member).has("summary.json"):
+        if not Path(member, "config.json").is_file() or finished_summary(member) is None:
             raise RunError(f"member {number} of {count} in {folder} is not finished; give its bitbayes train again")
     return members

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -171,6 +173,28 @@ def mean_figures(
     mean, one = (probability_figures(torch.cat(part), torch.cat(targets)) for part in (probs, drawn))
     figures |= {"mean_test_accuracy": mean["accuracy"], "mean_test_nll": mean["nll"]}
     return figures | {"sample_test_accuracy": one["accuracy"]}
+
+
+def finished_summary(folder: str | Path) -> Summary | None:
+    """Return the summary of a run all of whose epochs are done; None while some are left.
+
+    Raises:
+        ValueError: If the folder is not that of a run.
+        RunError: If a file is damaged.
+    """
+    files = RunFolder(folder)
+    if not files.has("summary.json"):
+        return None
+    summary = Summary.from_dict(files.read_object("summary.json"))
+    return summary if summary.epochs_done == RunConfig.load(folder).last_epoch else None
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak memory of earlier runs of this process, where the system can; see `_peak_memory`."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):  # only Linux has this file
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _peak_memory(device: torch.device) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
@@ -117,8 +118,8 @@ class RuleSpec:
         object.__setattr__(self, "options", json.loads(json.dumps(self.options)))
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, got {self.samples}")
-        if not (self.lr is None or self.lr > 0) or not self.real_lr > 0:
-            raise ValueError(f"learning rates must be positive, got {self.lr} and {self.real_lr}")
+        if not all(lr is None or 0 < lr < math.inf for lr in (self.lr, self.real_lr)):
+            raise ValueError(f"learning rates must be positive and finite, got {self.lr} and {self.real_lr}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.real_optimizer not in get_args(RealOptimizer):
