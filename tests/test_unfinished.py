@@ -121,6 +121,20 @@ def test_what_would_not_work_is_refused(words: list[str], message: str, tmp_path
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pack", "run", "-o", "nowhere/net.safetensors"],
+        ["run", "zoo:digits", "--out", "nowhere/answers.jsonl"],
+        ["export", "zoo:digits", "--c", "nowhere/net.h"],
+    ],
+)
+def test_a_missing_folder_is_told_before_the_work(words: list[str], tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    assert "there is no folder nowhere to write " in capsys.readouterr().err
+
+
 def test_a_folder_without_a_name_is_not_set_aside(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["train", "digits", "--rule", "ste", "--epochs", "1", "--out", "."]

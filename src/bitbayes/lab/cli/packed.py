@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bitbayes.conformal import ConformalSets
 from bitbayes.lab.cli.output import show
-from bitbayes.lab.cli.shared import Command, Flag, Name, Output, tyro
+from bitbayes.lab.cli.shared import Command, Flag, Name, Output, check_output, tyro
 from bitbayes.lab.studies.answers import class_rows, read_array, regression_rows
 from bitbayes.lab.studies.zoo import find_packed, zoo_table
 from bitbayes.packed import PackedNetwork, Runtime, c_header, load, onnx_model, qonnx_model, write_gguf
@@ -63,6 +63,7 @@ examples:
         """Pack, and print the size of each layer."""
         from bitbayes.lab.studies.pack import pack_run
 
+        check_output(self.output)
         network = pack_run(**{name: value for name, value in vars(self).items() if name != "output"})
         network.save(self.output)
         print(network.summary())
@@ -127,6 +128,7 @@ examples:
             raise ValueError("--invert needs image files or arrays of images; name them after the network's file")
         if self.abstain and self.conformal is None:
             raise ValueError("--abstain needs conformal sets; give their level, such as --conformal 0.9")
+        check_output(self.out)
         network, unread = find_packed(self.network), list[str]()
         sets = None if self.conformal is None else network.conformal(self.conformal, self.network)
         runtime = load(network, self.backend)
@@ -302,6 +304,8 @@ examples:
 
     def run(self) -> None:
         """Write the requested files."""
+        for path in (self.c, self.onnx, self.qonnx, self.gguf):
+            check_output(path)
         paths = [Path(path).resolve() for path in (self.c, self.onnx, self.qonnx) if path is not None]
         if self.gguf is not None:
             if paths:

@@ -9,6 +9,7 @@ import re
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from bitbayes.errors import require
@@ -161,6 +162,12 @@ def chosen_device(name: str) -> str:
 def placed(given: Overrides, **changes: Any) -> Overrides:
     """Return the choices with `device="auto"` resolved and other changes applied."""
     return dataclasses.replace(given, device=chosen_device(given.device), **changes)
+
+
+def check_output(path: str | None) -> None:
+    """Raise ValueError if the folder of a file to write is missing, before the work whose result it shall hold."""
+    if path is not None and not Path(path).parent.is_dir():
+        raise ValueError(f"there is no folder {Path(path).parent} to write {Path(path).name} to; create it first")
 
 
 def parsed_options(pairs: Sequence[str], flag: str = "--set") -> dict[str, Any]:
