@@ -37,10 +37,10 @@ def test_correlation_of_sampled_signs_is_the_closed_form(zero_mean: bool, pairs:
         torch.testing.assert_close(expected, 2 / math.pi * torch.asin(rho), atol=1e-12, rtol=0)
 
 
-def test_equal_weights_have_a_correlation_of_one_however_sure_they_are() -> None:
-    for sure in (0.0, 3.0, 7.0, 8.0, 8.3, 20.0):
+def test_equal_weights_have_a_correlation_of_one_as_long_as_they_are_not_certain() -> None:
+    for sure in (0.0, 3.0, 7.0, 8.0, 8.3, 20.0, 35.0):
         q = bb.LowRankGaussianPosterior({"w": torch.full((2,), sure)}, {"w": torch.ones(1, 2)})
-        assert float(q.correlation(("w", [0]), ("w", [1]))) == pytest.approx(1, abs=1e-6)
+        assert float(q.correlation(("w", [0]), ("w", [1]))) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("rho", [-0.999999, -0.7, 0.0, 0.3, 0.9, 0.99999])

@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn import Parameter
 
 from bitbayes.errors import closest
 from bitbayes.rules import scales
 from bitbayes.rules.joint import JointOptimizer
-from bitbayes.rules.marks import mark_stacked, mark_transformer, mark_transposed
+from bitbayes.rules.marks import is_untouched, mark_drawn, mark_stacked, mark_transformer, mark_transposed
 from bitbayes.rules.optimizer import BinaryOptimizer
 from bitbayes.rules.shards import reshard
 from bitbayes.table import Table
@@ -217,8 +216,8 @@ class Follower:
     """Replacement of `model.train` that also switches the optimizer; `follow` creates it.
 
     This is an object rather than a closure, so that deepcopy and pickle of (model, optimizer) keep the pair together. A
-    copy of the model alone has a copy of the optimizer, which it follows until something else changes its weights, such
-    as an average over training steps; from then on, no mode is written into it.
+    copy of the model alone has a copy of the optimizer. A copied optimizer leaves weights alone that anything else has
+    changed since it wrote them, such as an average over training steps.
 
     Args:
         model: The network.
@@ -236,14 +235,14 @@ class Follower:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _is_copy=True)
+        for _, parameter in self.binary.named_binary():  # a copy of a tensor has no marks
+            mark_drawn(parameter, type(self.binary).__name__ if self.binary.training else None)
 
     def __call__(self, mode: bool = True) -> nn.Module:
         """Set the mode of the network and of the optimizer."""
-        if self._is_copy and self._changed():
-            self.remove()
-            return self.model.train(mode)
         type(self.model).train(self.model, mode)
-        self.optimizer.train(mode)
+        if not self._is_copy or all(is_untouched(parameter) for _, parameter in self.binary.named_binary()):
+            self.optimizer.train(mode)
         reshard(self.model)
         return self.model
 
@@ -251,15 +250,6 @@ class Follower:
     def binary(self) -> BinaryOptimizer:
         """The rule that follows the network."""
         return self.optimizer.binary if isinstance(self.optimizer, JointOptimizer) else self.optimizer
-
-    @torch.no_grad()
-    def _changed(self) -> bool:
-        """Return whether parameters hold anything but what the optimizer has written, which is then left there."""
-        found = [(parameter, parameter.detach().clone()) for _, parameter in self.binary.named_binary()]
-        changed = bool(self.binary.rewrite())
-        for parameter, values in found if changed else ():
-            parameter.copy_(values)
-        return changed
 
     def remove(self) -> None:
         """Stop following; network and optimizer keep their modes."""

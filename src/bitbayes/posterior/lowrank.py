@@ -133,7 +133,7 @@ class LowRankGaussianPosterior(Posterior):
             second: The other weight of each pair, in the same form.
 
         Returns:
-            Correlation coefficients in float64, shape (P,); 0 if a weight is certain.
+            Correlation coefficients in float64, shape (P,); 0 if a weight is certain, to within 1e-300.
 
         Raises:
             ValueError: If a name is unknown.
@@ -147,9 +147,9 @@ class LowRankGaussianPosterior(Posterior):
         lengths = z.norm(dim=0) * y.norm(dim=0)
         together = name == other or self.shared == "network"
         rho = ((z * y).sum(0) / lengths.clamp(min=1e-300)).clamp(-1, 1) if together else torch.zeros_like(lengths)
-        variance = _sign_variance(a) * _sign_variance(b)
-        found = _sign_covariance(a, b, rho) / variance.clamp(min=1e-300).sqrt()
-        return torch.where(variance > 0, found.clamp(-1, 1), 0.0)
+        spread = _sign_variance(a).sqrt() * _sign_variance(b).sqrt()
+        found = _sign_covariance(a, b, rho) / spread.clamp(min=1e-300)
+        return torch.where(spread > 0, found.clamp(-1, 1), 0.0)
 
     def marginals(self) -> BernoulliPosterior:
         """Return independent Bernoullis with the same mean weights, for example as a prior of `BayesBiNN`.

@@ -134,7 +134,7 @@ def without_autocast(method: Method) -> Method:
     @functools.wraps(method)
     def exact(self: Any, place: Place, *arguments: Any) -> Any:
         device = place.parameter.device.type
-        if not torch.is_autocast_enabled(device):
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return method(self, place, *arguments)
         with torch.autocast(device, enabled=False):
             return method(self, place, *arguments)

@@ -62,11 +62,19 @@ def of_transformer(parameters: Iterable[Tensor]) -> bool:
 
 def mark_drawn(parameter: Tensor, rule: str | None) -> None:
     """Mark a parameter as holding training weights that a rule drew, or as holding the mode (None)."""
-    version = 0 if parameter.is_inference() else parameter._version
-    parameter.bitbayes_drawn_by = rule and (rule, version)  # type: ignore[attr-defined]
+    parameter.bitbayes_drawn_by = rule, _version(parameter)  # type: ignore[attr-defined]
 
 
 def drawn_by(parameter: Tensor) -> str | None:
     """Return the rule whose training weights a parameter holds; None if others were loaded or there is no mark."""
-    rule, version = getattr(parameter, "bitbayes_drawn_by", None) or (None, 0)
-    return rule if version == (0 if parameter.is_inference() else parameter._version) else None
+    rule, version = getattr(parameter, "bitbayes_drawn_by", (None, 0))
+    return rule if version == _version(parameter) else None
+
+
+def is_untouched(parameter: Tensor) -> bool:
+    """Return whether a parameter holds what its optimizer wrote last."""
+    return getattr(parameter, "bitbayes_drawn_by", (None, -1))[1] == _version(parameter)
+
+
+def _version(parameter: Tensor) -> int:
+    return 0 if parameter.is_inference() else parameter._version

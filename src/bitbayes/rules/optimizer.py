@@ -216,12 +216,6 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             self._show_all()
         return self
 
-    @torch.no_grad()
-    def rewrite(self) -> list[str]:
-        """Write the draw, or in eval mode the mode, again; return the names of parameters that held anything else."""
-        self._report()
-        return self._written_again(self._places())
-
     def eval(self) -> Self:
         """Write the mode, exactly ±scale, into the parameters: the network to deploy."""
         return self.train(False)

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.fx import Node
 
 from bitbayes.packed.convert.axes import BATCH, Atom, Axis, Traced, flat, size_of, stored_as, traced
 from bitbayes.packed.convert.draft import Builder, Refusal
-from bitbayes.packed.convert.masks import Mask, MaskedTokens, hidden_keys, masked_tokens, presence
+from bitbayes.packed.convert.masks import Mask, MaskedTokens, hidden_keys, masked_tokens, numbers_of, presence
 
 _HIDDEN = -1e9  # largest number that a mask adds to scores in order to hide a key
 
@@ -27,6 +26,7 @@ class Scores:
         scale: Factor of the products.
         causal: Whether a mask hides later tokens.
         padding: Id of the tokens that a mask hides; None for no such mask.
+        hidden: Largest number that has been added to hidden scores.
         weights: Whether a softmax has been taken.
     """
 
@@ -35,6 +35,7 @@ class Scores:
     scale: float = 1.0
     causal: bool = False
     padding: int | None = None
+    hidden: float = -math.inf
     weights: bool = False
 
     @property
@@ -80,9 +81,13 @@ def scaled(b: Builder, node: Any, factor: Any, *, divide: bool = False) -> Score
     number = factor if isinstance(factor, int | float) else b.evaluate(factor)
     if (isinstance(number, torch.Tensor) and number.numel() != 1) or scores.weights:
         raise Refusal("only the scores of all heads together have a factor, before the softmax")
-    if (scores.causal or scores.padding is not None) and not float(number) > 0:
-        raise Refusal("a factor after the mask must be positive")
-    return replace(scores, scale=scores.scale / float(number) if divide else scores.scale * float(number))
+    factor = 1 / float(number) if divide else float(number)
+    if scores.causal or scores.padding is not None:
+        if not factor > 0:
+            raise Refusal("a factor after the mask must be positive")
+        if scores.hidden * factor > _HIDDEN:
+            raise Refusal(f"a factor after the mask must leave it at most {_HIDDEN:g}")
+    return replace(scores, scale=scores.scale * factor, hidden=scores.hidden * factor)
 
 
 def softmax(b: Builder, node: Node, a: dict[str, Any]) -> Scores | None:
@@ -93,37 +98,38 @@ def softmax(b: Builder, node: Node, a: dict[str, Any]) -> Scores | None:
     return scores and replace(scores, weights=True)
 
 
-def masked(b: Builder, scores: Scores, mask: Any, *, hidden: bool = False) -> Scores:
+def masked(b: Builder, scores: Scores, mask: Any, *, filled: float | None = None) -> Scores:
     """Return scores with a mask that hides nothing, keys that are padding, later tokens, or both.
 
-    A mask of numbers is added. A mask of booleans is True for keys that are seen, or for `hidden` ones.
+    A mask of numbers is added. A mask of booleans is True for keys that are seen; with `filled`, it is True for keys
+    that are hidden, and their scores are this number.
     """
-
-    def seen(numbers: Tensor) -> Tensor:
-        if numbers.dtype == torch.bool:
-            return numbers ^ hidden
-        if not bool(((numbers == 0) | (numbers <= _HIDDEN)).all()):
-            raise Refusal(f"its mask must add 0 to the scores of keys that are seen, and at most {_HIDDEN:g} to others")
-        return numbers == 0
-
     if scores.weights:
         raise Refusal("a mask must come before the softmax")
     if isinstance(mask, int | float) and math.isfinite(mask):
         return scores  # the softmax is the same
-    made = b.values.get(mask)
+    made = b.values.get(mask) if isinstance(mask, Node) else None
+    if not isinstance(mask, Node) or not (isinstance(made, Mask) or mask in b.constants):
+        raise Refusal("its mask may depend on the input only by which tokens are padding: ids == PADDING, or !=")
+    numbers = numbers_of(b, mask)[0] if isinstance(made, Mask) else b.evaluate(mask)
+    if numbers.dtype == torch.bool:
+        seen, largest = numbers ^ (filled is not None), -math.inf if filled is None else filled
+    else:
+        seen = numbers == 0
+        largest = float(numbers[~seen].max()) if bool((~seen).any()) else -math.inf
+    if largest > _HIDDEN:
+        raise Refusal(f"its mask must add 0 to the scores of keys that are seen, and at most {_HIDDEN:g} to others")
+    scores = replace(scores, hidden=max(largest, scores.hidden))
     if isinstance(made, Mask):
         padding, causal = hidden_keys(b, made, list(scores.query.axes[:-2]), scores.counts, seen)
         if None not in (padding, scores.padding) and padding != scores.padding:
             raise Refusal(f"its masks must hide one token id, but they hide {scores.padding} and {padding}")
         padding = scores.padding if padding is None else padding
         return replace(scores, causal=scores.causal or causal, padding=padding)
-    if not isinstance(mask, Node) or mask not in b.constants:
-        raise Refusal("its mask may depend on the input only by which tokens are padding: ids == PADDING, or !=")
-    found = seen(b.evaluate(mask))
-    found = found.expand(*found.shape[:-2], *scores.counts)
-    if bool(found.all()):
+    seen = seen.expand(*seen.shape[:-2], *scores.counts)
+    if bool(seen.all()):
         return scores
-    if bool((found == torch.ones(scores.counts, dtype=torch.bool).tril()).all()):
+    if bool((seen == torch.ones(scores.counts, dtype=torch.bool).tril()).all()):
         return replace(scores, causal=True)
     raise Refusal("its mask must be causal, so that a token sees itself and all earlier ones, or hide nothing")
 
@@ -143,7 +149,7 @@ def masked_fill(b: Builder, node: Node, a: dict[str, Any]) -> Scores | MaskedTok
         return masked_tokens(b, a["self"], mask, hidden=True)
     if scores is None or isinstance(a["value"], Node) or not a["value"] <= _HIDDEN:
         raise Refusal("masked_fill has no packed form, except that it hides keys in attention")
-    return masked(b, scores, a["mask"], hidden=True)
+    return masked(b, scores, a["mask"], filled=a["value"])
 
 
 def _attended(b: Builder, scores: Scores, value: Traced) -> Traced:

@@ -62,6 +62,7 @@ class Builder:
         self.values: dict[Node, Any] = {}  # what `axes.Traced` describes; several for a node that makes several tensors
         self.constants: set[Node] = set()  # nodes that depend on no input
         self.sizes: set[Node] = set()  # nodes that hold the batch size, or a multiple of it
+        self.shown: dict[Node, Any] = {}  # masks of padding as numbers, for the inputs of `masks`
         self._made: dict[tuple[str, int, str], int] = {}
 
     def constant(self, node: Any) -> bool:

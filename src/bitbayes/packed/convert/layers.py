@@ -162,7 +162,7 @@ def _mul(b: Builder, node: Node, a: dict[str, Any]) -> Any:
 
 def _div(b: Builder, node: Node, a: dict[str, Any]) -> Any:
     if isinstance(tokens := b.values.get(a["self"]), MaskedTokens) and a.get("rounding_mode") is None:
-        return masked_mean(b, tokens, a["other"])
+        return masked_mean(b, node, tokens, a["other"])
     if not b.constant(a["other"]) or a.get("rounding_mode") is not None:
         raise Refusal("it must divide by a constant")
     if (scores := scaled(b, a["self"], a["other"], divide=True)) is not None:

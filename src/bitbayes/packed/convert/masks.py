@@ -8,27 +8,29 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from bitbayes.packed.convert.axes import BATCH, BATCH_SIZE, Axis, Traced, flat, stored_as, traced, with_batch
+from bitbayes.packed.convert.axes import BATCH, BATCH_SIZE, Axis, Traced, flat, sizes_of, stored_as, traced, with_batch
 from bitbayes.packed.convert.draft import Builder, Refusal
 
-# Operations each of whose entries depends on one entry of every argument.
+# Operations each of whose entries depends on the same entry of every argument, but for broadcasting.
 _BY_ENTRY = {
     *("eq", "ne", "ge", "gt", "le", "lt", "logical_not", "bitwise_not", "logical_and", "bitwise_and", "__and__"),
     *("logical_or", "bitwise_or", "__or__", "mul", "add", "sub", "rsub", "neg", "div", "where", "masked_fill"),
     *("zeros_like", "ones_like", "full_like", "to", "_to_copy", "type_as", "clamp", "clamp_min"),
+}
+_SHAPES = {
     *("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "flatten", "unflatten", "expand", "expand_as"),
-    *("permute", "transpose", "select", "slice", "index"),
+    *("permute", "transpose"),
 }
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)  # of copies, which tracing has removed
+_RANDOM = 16  # inputs with padding at random places, beside those that tell tokens apart
 
 
 @dataclass(frozen=True)
@@ -91,23 +93,31 @@ def mask_of(b: Builder, node: Node, name: str) -> Mask | None:
     masks = [found for source in inputs if isinstance(found := b.values.get(source), Mask)]
     if name == "arange" and not inputs:
         return Mask(node, None)
-    if name not in _BY_ENTRY or not masks or len(masks) < len(inputs):
+    if len(masks) < max(len(inputs), 1):
         return None
     ids = {mask.padding for mask in masks if mask.padding is not None}
     if len(ids) > 1:
         raise Refusal(f"a mask can hide one token id, but this one depends on {' and '.join(map(str, sorted(ids)))}")
-    made = Mask(node, next(iter(ids), None), counts=any(mask.counts for mask in masks))
-    if made.counts:
-        numbers, present = _numbers(b, made)
-        counts = present.sum(1).reshape(-1, *[1] * (numbers.ndim - 1)).expand_as(numbers)
-        some = counts > 0  # without any, a network may divide by another number to avoid a division by zero
-        if not torch.equal(numbers[some].double(), counts[some].double()):
-            raise Refusal("the number of tokens can only divide their sum; before that, it may be raised to at most 1")
-    return made
+    numbered = any(mask.padding is None for mask in masks)  # the inputs are numbered only to pick all of them in order
+    known = _picks_all(b, node) if name == "index" else name in _SHAPES or (name in _BY_ENTRY and not numbered)
+    return Mask(node, next(iter(ids), None), counts=any(mask.counts for mask in masks)) if known else None
+
+
+def _picks_all(b: Builder, node: Node) -> bool:
+    """Return whether an index picks every entry of its axes in order, as transformers picks those of a mask."""
+    source, places = cast("tuple[Node, list[Node | None]]", node.args[:2])
+    shape = numbers_of(b, source)[0].shape
+    picked = [numbers_of(b, place)[0] if isinstance(place, Node) else None for place in places]
+    axes = [
+        place.numel() == size and torch.equal(place.flatten(), torch.arange(size))
+        for place, size in zip(picked, shape, strict=False)
+        if place is not None
+    ]
+    return None not in picked and len(picked) == len(shape) and all(axes)
 
 
 def hidden_keys(
-    b: Builder, mask: Mask, lead: list[Axis], counts: tuple[int, int], seen: Callable[[Tensor], Tensor]
+    b: Builder, mask: Mask, lead: list[Axis], counts: tuple[int, int], seen: Tensor
 ) -> tuple[int | None, bool]:
     """Return the id of padding whose keys a mask hides, if any, and whether it hides later tokens.
 
@@ -116,19 +126,21 @@ def hidden_keys(
         mask: Mask that is applied to scores.
         lead: Axes of the scores but the last two.
         counts: Numbers of queries and keys, which are the last two axes.
-        seen: Function that says from the numbers of the mask which keys are seen.
+        seen: Which keys are seen in the inputs of `numbers_of`.
     """
-    numbers, present = _numbers(b, mask)
-    sizes = [[len(present) if atom is BATCH else atom.size for atom in axis] for axis in lead]
-    found = seen(numbers).expand(*map(math.prod, sizes), *counts)
-    every = torch.ones_like(present)
-    for padding, keys in ((None, every), (mask.padding, present)):
+    present, earlier = numbers_of(b, mask.node)[1], torch.ones(counts, dtype=torch.bool).tril()
+    for padding, keys in ((None, torch.ones_like(present)), (mask.padding, present)):
         if keys.shape[1] != counts[1]:
             continue
+        # Axes without the batch stay of size 1, because heads have the same mask.
         inputs = [len(present) if atom is BATCH else 1 for atom in flat(lead)]
-        wanted = keys.reshape(*inputs, 1, counts[1]).expand(*itertools.chain(*sizes), *counts).reshape(found.shape)
+        sizes = [
+            [len(present) if atom is BATCH else atom.size if BATCH in axis else 1 for atom in axis] for axis in lead
+        ]
+        wanted = keys.reshape(*inputs, 1, -1).expand(*itertools.chain(*sizes), 1, -1)
+        wanted = wanted.reshape(*map(math.prod, sizes), 1, counts[1])
         for causal in (False, True):
-            if torch.equal(found, wanted.tril() if causal else wanted):
+            if bool((seen == (wanted & earlier if causal else wanted)).all()):
                 return padding, causal
     raise Refusal("its mask may hide keys that are padding, and later tokens, but it hides other keys")
 
@@ -136,7 +148,7 @@ def hidden_keys(
 def masked_tokens(b: Builder, node: Any, mask: Mask, *, hidden: bool = False) -> MaskedTokens:
     """Convert tokens times a mask of 1 and 0, or filled with 0 where a mask is True for `hidden` ones."""
     x = traced(b, node)
-    numbers, present = _numbers(b, mask)
+    numbers, present = numbers_of(b, mask.node)
     for axis in range(1, len(x.axes)):
         if mask.padding is None or x.axes[0] != (BATCH,) or x.sizes[axis] != present.shape[1]:
             continue
@@ -151,11 +163,13 @@ def masked_tokens(b: Builder, node: Any, mask: Mask, *, hidden: bool = False) ->
 def summed(b: Builder, node: Node, a: dict[str, Any]) -> MaskedTokens | Mask:
     """Convert the sum of tokens that are not padding, or their number."""
     source, axes = b.values.get(a["self"]), a.get("dim") or []
+    if a.get("dtype") not in (None, torch.float32, torch.int64):
+        raise Refusal(f"it sums in {a['dtype']}; leave out the type")
     if isinstance(source, MaskedTokens) and not source.summed:
         if [axis % len(source.x.axes) for axis in axes] == [source.axis]:
             return replace(source, summed=True, keepdim=a["keepdim"])
     elif isinstance(source, Mask) and source.padding is not None and len(axes) == 1:
-        numbers, present = _numbers(b, source)
+        numbers, present = numbers_of(b, source.node)
         if numbers.ndim > 1 and axes[0] % numbers.ndim:
             numbers = numbers.movedim(axes[0], -1)
             wanted = present.double().reshape(len(present), *[1] * (numbers.ndim - 2), -1)
@@ -164,19 +178,26 @@ def summed(b: Builder, node: Node, a: dict[str, Any]) -> MaskedTokens | Mask:
     raise Refusal("a sum has a packed form only in the mean over the tokens that are not padding")
 
 
-def masked_mean(b: Builder, tokens: MaskedTokens, divisor: Any) -> Traced:
+def masked_mean(b: Builder, node: Node, tokens: MaskedTokens, divisor: Any) -> Traced:
     """Convert the sum of the tokens that are not padding, divided by their number."""
     count = b.values.get(divisor) if isinstance(divisor, Node) else None
     if not (tokens.summed and isinstance(count, Mask) and count.counts and count.padding == tokens.padding):
         raise Refusal(MaskedTokens.alone)
+    numbers, present = numbers_of(b, count.node)
+    some = present.any(1)  # without any, a network may divide by another number to avoid a division by zero
+    counts = present.sum(1).reshape(-1, *[1] * (numbers.ndim - 1))
+    if len(numbers) != len(present) or not bool((numbers == counts)[some].all()):
+        raise Refusal("the number of tokens can only divide their sum; before that, it may be raised to at most 1")
     axes, along = tokens.x.axes, tokens.x.axes[tokens.axis]
     channels = tuple(atom for atom in flat(axes[1:]) if atom not in along)
     x = stored_as(b, tokens.x, ((BATCH,), channels, along))
-    value = b.add("masked_mean", [x.value, presence(b, tokens.padding)])
     left = [() if place == tokens.axis else axis for place, axis in enumerate(axes)]
     if not tokens.keepdim:
         del left[tokens.axis]
-    return Traced(value, ((BATCH,), channels), tuple(left))
+    found = Traced(b.add("masked_mean", [x.value, presence(b, tokens.padding)]), ((BATCH,), channels), tuple(left))
+    if found.sizes != sizes_of(node):
+        raise Refusal("the number of tokens divides their sum in other axes; give both sums the same keepdim")
+    return found
 
 
 def presence(b: Builder, padding: int) -> int:
@@ -184,31 +205,32 @@ def presence(b: Builder, padding: int) -> int:
     return b.once("mask", 0, id=padding)
 
 
-def _numbers(b: Builder, mask: Mask) -> tuple[Tensor, Tensor]:
-    """Return a mask for inputs with padding at some places, and where these inputs have no padding.
+def numbers_of(b: Builder, node: Node) -> tuple[Tensor, Tensor]:
+    """Return a node for inputs with padding at some places, and where these inputs have no padding.
 
     For every two tokens, one of the inputs has padding at the first alone, and another one at the second alone. The
-    numbers of other tokens include 0, 1, the powers of two, and all.
+    numbers of other tokens include 0, 1, the powers of two, and all. Further inputs have padding at random places.
     """
     tokens = torch.arange(next(iter(b.values.values())).sizes[1])
     powers = [1 << bit for bit in range(len(tokens).bit_length())]
     bits = [(tokens & power) > 0 for power in powers]
-    present = torch.stack([tokens < 0, tokens >= 0, *bits, *(~each for each in bits), *(tokens < p for p in powers)])
-    known: dict[Node, Any] = {}
+    random = torch.rand(_RANDOM, len(tokens), generator=torch.Generator().manual_seed(0)) < 0.5
+    some = [tokens < 0, tokens >= 0, *bits, *(~each for each in bits), *(tokens < p for p in powers)]
+    present = torch.stack([*some, *random])
 
     def compute(node: Node) -> Any:
-        if node not in known:
+        if node in b.constants:
+            return b.evaluate(node)
+        if node not in b.shown:
             compares = getattr(b.values.get(node), "compares", "")
-            if node in b.constants:
-                known[node] = b.evaluate(node)
-            elif node in b.sizes:
-                known[node] = with_batch(node.meta["val"]) // BATCH_SIZE * len(present)
+            if node in b.sizes:
+                b.shown[node] = with_batch(node.meta["val"]) // BATCH_SIZE * len(present)
             elif compares:
-                known[node] = present if compares == "ne" else ~present
+                b.shown[node] = present if compares == "ne" else ~present
             else:
                 args, kwargs = map_arg((node.args, node.kwargs), compute)
                 make: Any = torch.ops.aten.reshape.default if node.target in _VIEWS else node.target
-                known[node] = make(*args, **kwargs)
-        return known[node]
+                b.shown[node] = make(*args, **kwargs)
+        return b.shown[node]
 
-    return compute(mask.node), present
+    return compute(node), present

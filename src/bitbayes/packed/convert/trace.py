@@ -24,7 +24,7 @@ from torch.fx.node import map_arg
 from bitbayes.packed.convert.axes import BATCH_SIZE, Traced, as_torch, sizes_of
 from bitbayes.packed.convert.draft import Builder, Constant, Draft, Refusal, split_scale, stacked
 from bitbayes.packed.convert.layers import LAYERS
-from bitbayes.packed.convert.masks import compared, mask_of
+from bitbayes.packed.convert.masks import Mask, compared, mask_of
 from bitbayes.packed.convert.refusals import ADVICE, first_refused, whole_layer
 from bitbayes.packed.format.bits import Array
 
@@ -211,7 +211,8 @@ def _convert(builder: Builder, node: Node) -> None:
         if (mask := mask_of(builder, node, name)) is not None:
             return mask
         if name not in LAYERS:
-            raise Refusal(f"{name} has no packed form")
+            of_mask = any(isinstance(builder.values.get(source), Mask) for source in node.all_input_nodes)
+            raise Refusal(Mask.alone if of_mask else f"{name} has no packed form")
         return LAYERS[name](builder, node, _arguments(node))
 
     found = _refusing(builder, node, convert)
@@ -243,8 +244,8 @@ def _simplified(graph: Graph) -> Graph:
             graph.erase_node(node)
         elif name in _DROPOUTS:
             same = None if inputs[2] else inputs[0]  # it may also be on in eval mode, and is then refused
-        elif name in _CASTS and _changes_booleans(node):
-            continue  # it stays, because arithmetic depends on it
+        elif name in _CASTS and _changes_mask(node):
+            continue  # it stays, because the arithmetic of a mask depends on it
         elif name in _ALIASES or (name == "slice" and node.meta["val"].shape == inputs[0].meta["val"].shape):
             _check_dtype(node)
             same = inputs[0]
@@ -261,9 +262,10 @@ def _simplified(graph: Graph) -> Graph:
     return graph
 
 
-def _changes_booleans(node: Any) -> bool:
-    dtypes = {node.args[0].meta["val"].dtype, node.meta["val"].dtype}
-    return torch.bool in dtypes and len(dtypes) == 2
+def _changes_mask(node: Any) -> bool:
+    before, dtype = node.args[0].meta["val"].dtype, node.meta["val"].dtype
+    small = (torch.bool, torch.uint8, torch.int8, torch.int16)
+    return dtype != before and (before in small or dtype == torch.bool)
 
 
 def _check_dtype(node: Any) -> None:
