@@ -120,7 +120,7 @@ def test_an_interrupted_run_has_the_same_posterior(name: str, digits: DataBundle
     parts = config(name, tmp_path / "parts", epochs=8, stop_after=7)  # within the quarter that SWAG collects
     train(parts, gaussian_experiment(parts, digits), progress=SilentProgress())
     train_gaussian(config(name, tmp_path / "parts", epochs=8), digits)
-    one, other = (load_gaussian(load_run(tmp_path / part)) for part in ("whole", "parts"))
+    one, other = (load_gaussian(load_run(tmp_path / part, data=digits)) for part in ("whole", "parts"))
     for mine, theirs in zip(vars(one).values(), vars(other).values(), strict=True):
         assert torch.equal(mine, theirs)
     assert str(RunConfig.load(settings.out).rule_name) == name and one.std.min() >= 0 < one.std.max()
@@ -128,8 +128,7 @@ def test_an_interrupted_run_has_the_same_posterior(name: str, digits: DataBundle
 
 def test_samples_predict_with_their_own_statistics(digits: DataBundle, tmp_path: Path) -> None:
     train_gaussian(config(SWAG, tmp_path), digits)
-    run = load_run(tmp_path)
-    run.experiment.data = digits
+    run = load_run(tmp_path, data=digits)
     posterior = load_gaussian(run)
     x, _ = whole(digits.test)  # type: ignore[arg-type]
     three = gaussian_predictor(run, posterior, 3)(x).outputs
@@ -158,7 +157,7 @@ def test_ivon_by_the_hooks_is_ivon_in_a_loop(digits: DataBundle, tmp_path: Path)
     settings = config(IVON, tmp_path, dropout=0.0, batch_size=100)
     assert settings.spec.lr == 0.1
     train_gaussian(settings, digits)
-    found = load_gaussian(load_run(tmp_path))
+    found = load_gaussian(load_run(tmp_path, data=digits))
     plain = make_experiment(settings.changed(out=str(tmp_path / "plain")), digits)
     model, loss = plain.model, torch.nn.CrossEntropyLoss()
     optimizer: Any = ivon.IVON(model.parameters(), lr=0.1, ess=200, hess_init=0.1, beta2=0.999, weight_decay=1e-4)

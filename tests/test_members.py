@@ -146,7 +146,7 @@ def test_the_schedule_restarts_and_members_are_runs(cycles: Path, digits: DataBu
         assert mine == rows[2 * number - 2 : 2 * number] and summary["epochs_done"] == 2 * number
         best = max(mine, key=lambda row: row["val_accuracy"])
         assert (summary["best_epoch"], summary["test_accuracy"]) == (best["epoch"], best["test_accuracy"])
-        loaded = load_run(member)
+        loaded = load_run(member, data=digits)
         x, y = whole(loaded.experiment.data.test)  # type: ignore[arg-type]
         right = 100 * float((loaded.predict(x).probs.argmax(1) == y).double().mean())
         assert right == pytest.approx(best["test_accuracy"])
@@ -298,7 +298,9 @@ def test_members_of_a_regression(tmp_path: Path) -> None:
     assert found.members is not None and found.members[0]["mode"]["error"] != found.members[1]["mode"]["error"]
 
 
-def test_cycles_are_evaluated_and_packed_like_members(cycles: Path) -> None:
+def test_cycles_are_evaluated_and_packed_like_members(tmp_path: Path) -> None:
+    cycles = tmp_path / "run"
+    run(config(cycles), load_digits())
     found = evaluate_run(cycles, samples=2)
     assert found.members is not None and len(found.members) == 2
     assert found.members[0]["mode"] != found.members[1]["mode"]

@@ -11,7 +11,7 @@ from bitbayes import nn
 from bitbayes.lab.data import DataBundle, TensorData, batches
 from bitbayes.lab.recipes import RECIPES, make_config, make_experiment, run_recipe
 from bitbayes.lab.recipes.configure import load_data
-from bitbayes.lab.studies.several import finished
+from bitbayes.lab.studies.several import _Data, finished
 from bitbayes.lab.train import (
     BINARY,
     COSINE_BY_STEPS,
@@ -440,7 +440,8 @@ def test_a_run_on_other_data_is_not_finished(tmp_path, monkeypatch):
     elsewhere = dataclasses.replace(config, data="/elsewhere")
     for seed, same in ((1, False), (0, True)):  # another split of the data, and the same in another place
         there = load_data(make_config("snelson", data_seed=seed))
-        monkeypatch.setattr("bitbayes.lab.studies.several.data_of", lambda config, there=there: there)
+        monkeypatch.setattr("bitbayes.lab.studies.several.load_data", lambda config, there=there: there)
+        monkeypatch.setattr("bitbayes.lab.studies.several._OF_PROCESS", _Data())
         assert (finished(elsewhere) is not None) == same
 
 

@@ -55,7 +55,7 @@ def grouped(runs: Sequence[RunRecord]) -> dict[str, list[Group]]:
 def copies(runs: Sequence[RunRecord]) -> list[RunRecord]:
     """Return the runs that equal an earlier one also in their seed, such as a copied folder: they are no further seeds.
 
-    A run that has come further than the earlier one takes its place.
+    A run that has come further than the earlier one takes its place, and so does a finished one.
     """
     kept: dict[str, RunRecord] = {}
     left_out = []
@@ -63,10 +63,14 @@ def copies(runs: Sequence[RunRecord]) -> list[RunRecord]:
         key = repr((run.config.recipe, run.config.seed, sorted(_settings(run).items(), key=str)))
         first = kept.setdefault(key, run)
         if first is not run:
-            further = len(run.history) > len(first.history)
+            further = _progress(run) > _progress(first)
             kept[key] = run if further else first
             left_out.append(first if further else run)
     return left_out
+
+
+def _progress(run: RunRecord) -> tuple[bool, int]:
+    return run.state == "finished", len(run.history)
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:

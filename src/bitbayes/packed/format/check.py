@@ -38,7 +38,7 @@ def check_program(program: Program, tensors: Tensors) -> tuple[list[Value], set[
 
     Example:
         >>> check_program(Program((2, 4), 1, (Step("sign", (0,)),)), {})[0][1]
-        Value(shape=(2, 4), signs=True, binary=0, real=8)
+        Value(shape=(2, 4), signs=True, binary=0, real=8, mask=False)
     """
     values, differing, used = [bounded(Value(program.input))], dict[str, bool](), set[str]()
     for index, step in enumerate(program.steps):
