@@ -270,7 +270,8 @@ def _side_by_side(configs: Sequence[RunConfig], jobs: int, note: Callable[[str],
                 left = f"; {about(seconds)} left in all" if index < len(configs) else ""
                 note(f"run {index} of {len(configs)} done, in {futures[future].out}{left}")
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # running jobs finish, or receive Ctrl-C themselves
+            # Running jobs finish, or receive Ctrl-C themselves; until then, their folders are in use.
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
