@@ -141,7 +141,8 @@ def members_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     rows = []
     for row in found[which]:
         modes = ("network", "mean of {} networks") if row["rule"] == "full-precision" else ("mode", "modes of {}")
-        kind = kinds.get(row["kind"], modes[row["networks"] > 1]).format(row["networks"])
+        of_modes = modes[1] if row["networks"] > 1 else modes[0]
+        kind = kinds.get(row["kind"], of_modes).format(row["networks"])
         label = [RULES[row["rule"]], WAYS[row["way"]].format(row["members"]), f"{row['time']:.2f}", kind]
         figures = (cell(row["figures"].get(name), MEMBERS[name][1]) for name in names)
         rows.append([*label, f"{row['bytes'] / 1e6:.2f}", *figures])
