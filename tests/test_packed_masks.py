@@ -280,6 +280,16 @@ def of_five_tokens(seen: Tensor) -> Tensor:
     return seen & ~(seen[:, 0] & seen[:, 1] & seen[:, 2] & ~seen[:, 3] & seen[:, 4])[:, None]
 
 
+def shuffled(seen: Tensor) -> Tensor:
+    """A function of five tokens that equals `seen` wherever a pattern of padding is regular."""
+
+    def turned(given: Tensor, rows: int) -> Tensor:
+        return given.view(-1, rows, TOKENS // rows).transpose(1, 2).reshape(-1, TOKENS)
+
+    one = turned(seen, 3)
+    return seen & ~(one & ~turned(seen, 4) & turned(seen, 2) & ~turned(one, 3))
+
+
 def shrunk(ids: Tensor, x: Tensor) -> Tensor:
     query = heads(x)
     mask = ((ids != PADDING).float() - 1)[:, None, None] * 1e9
@@ -329,6 +339,7 @@ def shown(x: Tensor, keep: Tensor) -> Tensor:
             masked_by(lambda seen: seen & (torch.arange(seen.shape[0]) < 99)[:, None]),
             "a mask of padding has a packed form",
         ),
+        (masked_by(shuffled), "may hide keys that are padding, and later tokens, but it hides other keys"),
         (masked_by(of_five_tokens), "a mask of padding has a packed form only in"),
         (lambda: Reader(shrunk, first), "a factor after the mask must leave it at most -1e"),
         (lambda: Reader(weak, first), "must add 0 to the scores of keys that are seen, and at most -1e"),
