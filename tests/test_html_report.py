@@ -280,6 +280,16 @@ def test_a_run_has_the_name_that_its_user_gave(recipe, rule, choices, tmp_path):
         assert [group.label for group in grouped(runs)[recipe]] == [wanted]
 
 
+def test_groups_that_differ_in_their_data_alone_have_labels_of_their_own(tmp_path):
+    config = make_config("digits", "ste", out=str(tmp_path))
+    runs = [
+        RunRecord(each, config, "finished", "", [], environment={"data": each}) for each in ("one", "other", "other")
+    ]
+    groups = grouped(runs)["digits"]
+    assert [group.label for group in groups] == [f"ste (fingerprint of the data {each})" for each in ("one", "other")]
+    assert [len(group.runs) for group in groups] == [1, 1] and copies(runs) == runs[2:]
+
+
 def test_runs_that_were_set_aside_are_no_seeds(mine, tmp_path):
     """Three starts of one run, and a copy that only looks like one."""
     for name in ("ste-0.old-1", "ste-0.old-2", "ste-0.old", "other.old-1"):

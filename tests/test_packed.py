@@ -476,7 +476,7 @@ def test_refusals_of_arguments():
         (lambda: load(packed, "torch", device="nowhere"), "device 'nowhere' cannot be used"),
         (
             lambda: load(packed, "reference", threads=2),
-            "the backend 'reference' has no option 'threads', and no others",
+            "the backend 'reference' has no option 'threads'; it has none",
         ),
         (lambda: load(packed, "native", device="cpu"), "the backend 'native' has no option 'device'; it has threads"),
         (lambda: load(packed, "native", threads=-1), "threads must be at least 0, got -1"),
@@ -493,11 +493,23 @@ def test_refusals_of_arguments():
         with pytest.raises(ValueError, match=message):
             wrong()
     for wrong, message in [
-        (lambda: bb.pack(model, {"input_ids": torch.zeros(1, 8)}), "the example must be one tensor .*, got dict; wrap"),
-        (lambda: bb.pack(model, (torch.zeros(1, 8),)), "the example must be one tensor of shape .*, got tuple; wrap"),
-        (lambda: bb.pack(model, np.zeros((1, 8), np.float32)), "the example must be one tensor .*, got ndarray; wrap"),
-        (lambda: bb.predict(model, {"x": torch.zeros(1, 8)}), "x must be one tensor of shape .*, got dict; wrap a"),
-        (lambda: bb.Ensemble(model, optimizer.posterior(), 2).predict([0]), "x must be one tensor .*, got list; wrap"),
+        (
+            lambda: bb.pack(model, {"input_ids": torch.zeros(1, 8)}),
+            "the example must be .*, got dict; convert",
+        ),
+        (
+            lambda: bb.pack(model, (torch.zeros(1, 8),)),
+            "the example must be .*, got tuple; convert",
+        ),
+        (
+            lambda: bb.pack(model, np.zeros((1, 8), np.float32)),
+            "the example must be .*, got ndarray; convert",
+        ),
+        (lambda: bb.predict(model, {"x": torch.zeros(1, 8)}), "x must be one tensor of shape .*, got dict; convert"),
+        (
+            lambda: bb.Ensemble(model, optimizer.posterior(), 2).predict([0]),
+            "x must be one .*, got list; convert",
+        ),
         (lambda: load(packed, "native", threads="2"), "threads must be an integer, got '2'"),
     ]:
         with pytest.raises(TypeError, match=message):

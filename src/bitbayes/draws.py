@@ -29,8 +29,9 @@ def check_tensor(what: str, x: object) -> None:
     """Raise TypeError for inputs that are no tensor, such as the dictionary that a tokeniser makes."""
     if not isinstance(x, Tensor):
         raise TypeError(
-            f"{what} must be one tensor of shape (N, ...), got {type(x).__name__}; wrap a model of several inputs in a "
-            "module that makes the others from one, such as a mask from token ids (docs/packing-transformers.md)"
+            f"{what} must be one tensor of shape (N, ...), got {type(x).__name__}; convert arrays by "
+            "torch.as_tensor, and wrap a model of several inputs in a module that makes the others from one, such as a "
+            "mask from token ids (docs/packing-transformers.md)"
         )
 
 

@@ -31,6 +31,7 @@ from bitbayes.lab.train import (
     RunConfig,
     RunFolder,
     RunResult,
+    Summary,
     default_progress,
     train,
 )
@@ -436,7 +437,7 @@ def pretrained(
     if first is None:
         return config
     data, out = load_data(first) if data is None else data, first.out
-    if not ranks.agreed("there" if ranks.first and _is_there(first, data) else ""):
+    if not ranks.agreed("there" if ranks.first and finished(first, data) else ""):
         run_recipe(first, resume=True, data=data, progress=progress)
     # The first process writes the weights, and the others wait for their hash.
     sha256 = ranks.agreed(weights_of(out, config.out, "pretrained") if ranks.first else "")
@@ -460,13 +461,17 @@ def float_config(config: RunConfig, folder: str | None = None) -> RunConfig | No
     return make_config(recipe_of(config), "full-precision", epochs=config.pretrain_epochs, out=out, **same)
 
 
-def _is_there(config: RunConfig, data: DataBundle) -> bool:
-    """Return whether a run is finished, with the same settings and data."""
+def finished(config: RunConfig, data: DataBundle) -> Summary | None:
+    """Return the summary of a finished run with these settings and data; None if there is none.
+
+    Raises:
+        ValueError: If the record of the run is damaged.
+        RunError: If another file of the run is damaged.
+    """
     folder = RunFolder(config.out)
     if not folder.has("summary.json") or RunConfig.load(config.out).differences(config):
-        return False
-    whole = finished_summary(config.out) is not None
-    return whole and folder.trained_on(data_of(config, data).fingerprint())
+        return None
+    return finished_summary(config.out) if folder.trained_on(data_of(config, data).fingerprint()) else None
 
 
 def _to_train(config: RunConfig, data: DataBundle | None) -> Experiment:

@@ -112,7 +112,7 @@ def rule_of(config: RunConfig) -> str:
 def _labelled(recipe: str, found: Sequence[list[RunRecord]]) -> list[Group]:
     """Name each group by its rule, and by what tells it from other groups of that rule."""
     rules = [rule_of(runs[0].config) for runs in found]
-    settings = [flat(runs[0].config) | {"of data": runs[0].environment.get("data")} for runs in found]
+    settings = [flat(runs[0].config) | {"fingerprint of the data": runs[0].environment.get("data")} for runs in found]
     special = []
     for rule, mine in zip(rules, settings, strict=True):
         same = [entries for entries, other in zip(settings, rules, strict=True) if other == rule]

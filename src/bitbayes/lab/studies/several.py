@@ -14,7 +14,8 @@ import torch
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import Recipe, make_config, open_recipe, run_recipe
-from bitbayes.lab.recipes.configure import data_of, float_config, load_data, open_source, pretrained, recipe_of
+from bitbayes.lab.recipes.configure import finished as finished_on
+from bitbayes.lab.recipes.configure import float_config, load_data, open_source, pretrained, recipe_of
 from bitbayes.lab.recipes.source import Source
 from bitbayes.lab.train import Progress, RunConfig, RunError, RunFolder, SilentProgress, Summary, default_progress
 from bitbayes.lab.train.members import member_folder, member_seed, write_count
@@ -128,9 +129,13 @@ def finished(config: RunConfig) -> Summary | None:
         return None
     try:
         recorded = RunConfig.load(config.out)
-        if recorded.differences(config) or not _same_data(recorded, config):
+        if recorded.differences(config):
             return None
-        return finished_summary(config.out)
+        try:
+            data = _OF_PROCESS.of(config)
+        except (OSError, ValueError):  # a finished run needs no data where it was trained on them
+            return finished_summary(config.out) if recorded.data == config.data else None
+        return finished_on(config, data)
     except (RunError, ValueError):
         return None
 
@@ -141,15 +146,6 @@ def diverged(config: RunConfig) -> bool:
     if not files.has("failure.json") or RunConfig.load(config.out).differences(config):
         return False
     return bool(files.read_object("failure.json").get("diverged"))
-
-
-def _same_data(recorded: RunConfig, config: RunConfig) -> bool:
-    """Return whether a run was trained on the requested data, which may have moved, or changed where they were."""
-    try:
-        data = data_of(config, _OF_PROCESS.of(config))
-    except (OSError, ValueError):  # a finished run needs no data
-        return recorded.data == config.data
-    return RunFolder(config.out).trained_on(data.fingerprint())
 
 
 def with_float_networks(

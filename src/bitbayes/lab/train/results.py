@@ -25,6 +25,7 @@ from bitbayes.lab.train.records import EpochRow, Summary
 from bitbayes.lab.train.views import recorded
 from bitbayes.posterior import Posterior
 from bitbayes.posterior import load_posterior as read_posterior
+from bitbayes.prediction import Prediction
 from bitbayes.rules.optimizer import BinaryOptimizer
 
 _PIECE = 2000  # test examples that are predicted at a time, of which only probabilities are kept
@@ -167,8 +168,8 @@ def mean_figures(
     probs, drawn, targets = [], [], []
     for x, y in batches(data.test, _PIECE):
         prediction = predictor(x)
-        probs.append(prediction.probs)
-        drawn.append(prediction.sample_probs[0])
+        probs.append(prediction.class_probs)
+        drawn.append(Prediction(prediction.outputs[:1]).class_probs)
         targets.append(y)
     mean, one = (probability_figures(torch.cat(part), torch.cat(targets)) for part in (probs, drawn))
     figures |= {"mean_test_accuracy": mean["accuracy"], "mean_test_nll": mean["nll"]}

@@ -60,12 +60,11 @@ def check_options(backend: str, known: Sequence[str], options: Iterable[str]) ->
         >>> check_options("reference", [], ["threads"])
         Traceback (most recent call last):
         ...
-        ValueError: the backend 'reference' has no option 'threads', and no others
+        ValueError: the backend 'reference' has no option 'threads'; it has none
     """
     for name in options:
         if name not in known:
-            others = f"; it has {', '.join(known)}" if known else ", and no others"
-            raise ValueError(f"the backend {backend!r} has no option {name!r}{others}")
+            raise ValueError(f"the backend {backend!r} has no option {name!r}; it has {', '.join(known) or 'none'}")
 
 
 def _runtime(backend: str) -> Callable[..., Runtime]:

@@ -206,7 +206,7 @@ def presence(b: Builder, padding: int) -> int:
 
 
 def numbers_of(b: Builder, node: Node) -> tuple[Tensor, Tensor]:
-    """Return a node for inputs with padding at some places, and where these inputs have no padding.
+    """Return what a node computes for inputs with padding at some places, and where these inputs have no padding.
 
     For every two tokens, one of the inputs has padding at the first alone, and another one at the second alone. The
     numbers of other tokens include 0, 1, the powers of two, and all. Further inputs have padding at random places.
