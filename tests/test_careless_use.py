@@ -138,7 +138,9 @@ def test_decay_rates_may_be_a_list(compile: Any) -> None:
     found = []
     for betas in ((0.8, 0.99), [0.8, 0.99]):
         model = network()
-        steps(model, bb.STE(bb.split_parameters(model)[0], betas=betas, compile=compile, seed=0), 3)
+        steps(
+            model, bb.STE(bb.split_parameters(model)[0], betas=betas, metaplasticity=1.35, compile=compile, seed=0), 3
+        )
         found.append(model[0].weight.detach().clone())
     assert torch.equal(*found)
 
