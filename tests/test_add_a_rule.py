@@ -9,7 +9,23 @@ from pathlib import Path
 
 import pytest
 
+from bitbayes.lab import cli
+from bitbayes.lab.recipes import file
+from bitbayes.lab.train import RULES
+
 ROOT = Path(__file__).resolve().parent.parent
+
+# Digits, with the rule of the page in a file beside the recipe.
+RECIPE = """
+from average import SignAverage
+from bitbayes.lab.recipes import Recipe, STARTING_RULES, open_recipe
+from bitbayes.lab.train import RULES, RuleSpec
+
+RULES["average"] = SignAverage
+DIGITS = open_recipe("digits")
+rules = {**STARTING_RULES, "average": RuleSpec(1e-2)}
+recipe = Recipe(load=DIGITS.load, network=DIGITS.network, epochs=2, rules=rules)
+"""
 
 
 def of_page(pattern):
@@ -57,3 +73,26 @@ def test_a_reader_ends_with_a_rule_that_passes(tmp_path):
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     assert (tmp_path / "run" / "summary.json").is_file()
+
+
+def test_the_commands_take_a_rule_that_a_recipe_file_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    Path("average.py").write_text(of_page(r'```python\n("""Sign of .*?)```'))
+    Path("mine.py").write_text(RECIPE)
+    monkeypatch.setitem(RULES, "average", None)  # which is removed after this test
+    commands = [
+        ["reproduce", "small", "--dataset", "mine.py", "--rules", "ste", "average", "--seeds", "2", "--out", "runs"],
+        ["evaluate", "runs/average-seed1"],
+        ["train", "mine.py", "--rule", "average", "--out", "run"],
+        ["train", "run/recipe/mine.py", "--rule", "average", "--out", "run", "--resume"],
+        ["pack", "runs/average-seed1", "-o", "net.safetensors"],
+        ["report", "runs", "-o", "page.html"],
+    ]
+    for words in commands:
+        # As in a process that has not seen the file.
+        RULES.pop("average")
+        monkeypatch.setattr(file, "_OPENED", {})
+        assert cli.main(words) == 0, words
+    assert "average" not in RULES  # as "report" runs no recipe file
+    assert "average" in Path("page.html").read_text()

@@ -547,33 +547,16 @@ def trained() -> Any:
     return model.eval()
 
 
-def loaded(path: str) -> Any:
-    llama_cpp = needs.LLAMA_CPP.module("llama_cpp")
-    threads = {"n_threads": 1, "n_threads_batch": 1}
-    return llama_cpp.Llama(path, n_ctx=512, n_batch=512, logits_all=True, verbose=False, **threads)
+@pytest.fixture
+def agreement(monkeypatch) -> Any:
+    """The benchmark that compares what llama.cpp and torch compute."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    return importlib.import_module("llm_agreement")
 
 
-def scores(runner: Any, tokens: list[int]) -> np.ndarray:
-    """Logits of llama.cpp, shape (T, V)."""
-    runner.reset()
-    runner.eval(tokens)
-    return np.array(runner.scores[: len(tokens)], np.float64)
-
-
-def greedy(runner: Any, tokens: list[int], count: int = 200) -> list[int]:
-    """The most likely continuation in llama.cpp."""
-    runner.reset()
-    runner.eval(tokens)
-    found = []
-    for _ in range(count):
-        found.append(int(runner.scores[runner.n_tokens - 1].argmax()))
-        runner.eval(found[-1:])
-    return found
-
-
-def perplexity(found: np.ndarray, tokens: list[int]) -> float:
-    logs = torch.from_numpy(found[:-1]).log_softmax(-1)
-    return float(torch.exp(-logs[torch.arange(len(tokens) - 1), tokens[1:]].mean()))
+def loaded(agreement: Any, path: str) -> Any:
+    needs.LLAMA_CPP.module("llama_cpp")
+    return agreement.InLlamaCpp(path, 512)
 
 
 # The kernel of llama.cpp for Q8_0 ends the process where AMX is reported but not allowed.
@@ -582,46 +565,39 @@ AMX = "amx" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["F16", "Q1_0", pytest.param("Q8_0", marks=needs.NO_AMX.unless(not AMX))])
-def test_llama_cpp_runs_the_files(kind, trained, gguf):
+def test_llama_cpp_runs_the_files(kind, trained, gguf, agreement):
     text = list(Path(cli.__file__).with_name("packed.py").read_bytes()[:400])  # no training data
-
-    @torch.no_grad()
-    def ours(tokens: list[int]) -> np.ndarray:
-        return trained(torch.tensor([tokens])).logits[0].double().numpy()
-
+    ours, perplexity = agreement.InTorch(trained), agreement.perplexity
     with torch.no_grad():
         for parameter in trained.parameters():
             parameter.copy_(parameter.half())  # what the files hold
-    wanted = ours(text)
-    assert perplexity(wanted, text) < 30  # of 257 tokens
+    wanted = ours.logits(text)
+    assert perplexity([wanted], [text]) < 30  # of 257 tokens
     write_gguf(trained, "net.gguf", kind)
-    runner = loaded("net.gguf")
-    assert runner.tokenize(b"def \n", add_bos=False) == list(b"def \n")
-    assert runner.detokenize(list(b"def \n")) == b"def \n"
-    assert runner.token_eos() == 256
-    found = scores(runner, text)
+    runner = loaded(agreement, "net.gguf")
+    assert runner.llama.tokenize(b"def \n", add_bos=False) == list(b"def \n")
+    assert runner.llama.detokenize(list(b"def \n")) == b"def \n"
+    assert runner.llama.token_eos() == 256
+    found = runner.logits(text)
     if kind == "F16":  # The mapping is right: what is left is float16's rounding.
         assert np.linalg.norm(found - wanted) < 2**-11 * np.linalg.norm(wanted)
-        continued = text[:20]
-        for _ in range(200):
-            continued.append(int(ours(continued)[-1].argmax()))
-        assert greedy(runner, text[:20]) == continued[20:]
+        assert runner.continued(text[:20], 200) == ours.continued(text[:20], 200)
     else:  # The blocks are right: what is left is the rounding to eight bits, of activations and, in Q8_0, of weights.
-        assert perplexity(found, text) == pytest.approx(perplexity(wanted, text), rel=5e-3)
+        assert perplexity([found], [text]) == pytest.approx(perplexity([wanted], [text]), rel=5e-3)
         assert (found.argmax(1) == wanted.argmax(1)).mean() > 0.95
 
 
 @pytest.mark.slow
-def test_llama_cpp_runs_networks_of_256_tokens_and_tied_heads(gguf):
+def test_llama_cpp_runs_networks_of_256_tokens_and_tied_heads(gguf, agreement):
     model = llama(vocab_size=256, tie_word_embeddings=True, num_key_value_heads=1)
     with torch.no_grad():
         model.model.norm.weight.mul_(0.02)  # for logits of usual sizes
         tokens = list(b"Binary weights.")
         wanted = model(torch.tensor([tokens])).logits[0].numpy()
     write_gguf(model, "net.gguf", "F16")
-    runner = loaded("net.gguf")
-    assert np.linalg.norm(scores(runner, tokens) - wanted) < 2**-9 * np.linalg.norm(wanted)
-    assert runner.tokenize(b"\x0b ok", add_bos=False) == list(b"\x0b ok") and runner.token_eos() == 0
+    runner = loaded(agreement, "net.gguf")
+    assert np.linalg.norm(runner.logits(tokens) - wanted) < 2**-9 * np.linalg.norm(wanted)
+    assert runner.llama.tokenize(b"\x0b ok", add_bos=False) == list(b"\x0b ok") and runner.llama.token_eos() == 0
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\x1b[31m", "ünï ../..", "x" * 100_000])
@@ -658,6 +634,51 @@ def test_the_decoder_of_the_benchmark_computes_from_bits(monkeypatch):
     real = sum(parameter.nbytes for name, parameter in model.named_parameters() if "_proj" not in name)
     assert sum(tensor.nbytes for tensor in bits.state_dict().values()) == weights // 8 + 4 * scales + real
     assert not [name for name, _ in bits.named_parameters() if "_proj" in name]
+
+
+def test_types_are_compared_with_torch_and_with_f16(agreement, monkeypatch, gguf):
+    torch.manual_seed(0)
+    model = bb.nn.decoder(hidden_size=128, intermediate_size=256, layers=1, positions=32)
+    binary, _ = bb.split_parameters(model)
+    bb.STE(binary, scale="channel", seed=0).eval()
+
+    class InNumPy(agreement.InTorch):
+        """The file as this module computes it, in float64."""
+
+        def __init__(self, path: Path, context: int) -> None:
+            self.path, self.context = Path("kept", path.name), context
+            self.path.parent.mkdir(exist_ok=True)
+            self.path.write_bytes(path.read_bytes())
+
+        def logits(self, text: list[int]) -> np.ndarray:
+            assert len(text) <= self.context
+            return logits(self.path, text)
+
+    monkeypatch.setattr(agreement, "InLlamaCpp", InNumPy)
+    generator = np.random.default_rng(0)
+    windows, prompts = generator.integers(0, 256, (3, 24)).tolist(), generator.integers(0, 256, (4, 6)).tolist()
+    rows = {row.name: row for row in agreement.compared(model.eval(), windows, prompts, 5)}
+    assert list(rows) == ["torch, float32", "llama.cpp, F16", "llama.cpp, Q8_0", "llama.cpp, Q1_0"]
+    with torch.no_grad():
+        outputs = model(torch.tensor(windows)).log_softmax(-1)
+        wanted = torch.nn.functional.nll_loss(outputs[:, :-1].flatten(0, 1), torch.tensor(windows)[:, 1:].flatten())
+    for name, row in rows.items():
+        exact = name != "llama.cpp, Q8_0"
+        assert row.perplexity == pytest.approx(float(wanted.exp()), rel=1e-5 if exact else 1e-2)
+        assert 0 <= row.error < 1e-5 if exact else 1e-4 < row.error < 5e-2
+        assert row.same_byte == 1 if exact else 0.8 < row.same_byte <= 1
+        assert len(row.first) == 4 and (row.first == [None] * 4 or not exact)
+        assert row.bytes is None or row.bytes == Path("kept", name.removeprefix("llama.cpp, ")).stat().st_size
+    assert [row.bytes is None for row in rows.values()] == [True, False, False, False]
+
+
+def test_the_table_counts_the_same_texts(agreement):
+    row = agreement.Compared("Q1_0", 1234567, 3.25, 0.001, 0.99, [None, 7, None, 3, 100])
+    assert row.cells(5) == ["Q1_0", "1,234,567", "3.250", "0.100%", "99.00%", "2 of 5", "7"]
+    alike = agreement.Compared("torch", None, 3.25, 0, 1, [None])
+    assert alike.cells(1) == ["torch", "-", "3.250", "0.000%", "100.00%", "1 of 1", "-"]
+    assert agreement.first_difference([1, 2, 3], [1, 2, 4]) == 2
+    assert agreement.first_difference([1, 2, 3], [1, 2, 3]) is None
 
 
 @pytest.mark.slow

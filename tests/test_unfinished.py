@@ -127,12 +127,13 @@ def test_what_would_not_work_is_refused(words: list[str], message: str, tmp_path
         ["pack", "run", "-o", "nowhere/net.safetensors"],
         ["run", "zoo:digits", "--out", "nowhere/answers.jsonl"],
         ["export", "zoo:digits", "--c", "nowhere/net.h"],
+        ["report", "runs", "-o", "nowhere/page.html"],
     ],
 )
 def test_a_missing_folder_is_told_before_the_work(words: list[str], tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(words) == 2
-    assert "there is no folder nowhere to write " in capsys.readouterr().err
+    assert "there is no folder nowhere to write " in capsys.readouterr().err and not Path("nowhere").exists()
 
 
 def test_a_folder_without_a_name_is_not_set_aside(tmp_path: Path, monkeypatch, capsys) -> None:

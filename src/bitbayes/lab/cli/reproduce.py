@@ -13,7 +13,7 @@ from typing import Annotated
 from bitbayes.errors import nearest, require
 from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.cli.output import show
-from bitbayes.lab.cli.shared import CONTINUES, Command, Name, Names, Output, options_of, placed, tyro
+from bitbayes.lab.cli.shared import CONTINUES, Command, Name, Names, Output, check_output, options_of, placed, tyro
 
 _RUNS = ("epochs", "data", "out", "device", "precision", "jobs", "seeds", "rules", "dataset")
 _DEFAULTS = {"budget": "quick"}
@@ -142,8 +142,10 @@ example:
         from bitbayes.lab.report.groups import copies
         from bitbayes.lab.report.page import read_folders, write_page
 
+        # Before reading gigabytes of posteriors.
         require("bokeh", "report")
-        require("jinja2", "report")  # before reading gigabytes of posteriors
+        require("jinja2", "report")
+        check_output(self.output)
         found = read_folders(self.runs)
         path = write_page(found, self.output, published=self.published, title=self.title)
         again = [f"{run.name}: its settings, data and seed are those of another run" for run in copies(found.runs)]
