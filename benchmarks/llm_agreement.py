@@ -96,13 +96,14 @@ def compared(model: Any, windows: list[list[int]], prompts: list[list[int]], mor
     """
     for parameter in model.parameters():
         parameter.copy_(parameter.half())  # what the files hold
+    context = max(*map(len, windows), max(map(len, prompts)) + more)
     programs: dict[str, Program] = {"torch, float32": InTorch(model)}
     sizes: dict[str, int | None] = {"torch, float32": None}
     with tempfile.TemporaryDirectory() as folder:
         for kind in TYPES:
             path, name = Path(folder, kind), f"llama.cpp, {kind}"
             bb.packed.write_gguf(model, path, kind)
-            programs[name], sizes[name] = InLlamaCpp(path, max(map(len, windows)) + more), path.stat().st_size
+            programs[name], sizes[name] = InLlamaCpp(path, context), path.stat().st_size
     logits = {name: [program.logits(text) for text in windows] for name, program in programs.items()}
     texts = {name: [program.continued(text, more) for text in prompts] for name, program in programs.items()}
     rows = []

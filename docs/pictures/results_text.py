@@ -7,6 +7,7 @@ from style import new_figure
 _RULES = {
     "full-precision": "float network",
     "ste": "STE",
+    "bop": "Bop",
     "bayesbinn:straight-through": "BayesBiNN, mode",
 }
 _PREDICTIONS = {"sample_test_bits": "BayesBiNN, one sample", "mean_test_bits": "BayesBiNN, mean of eight"}
@@ -18,7 +19,7 @@ def draw() -> Figure:
     rows: list[Row] = [(label, colour(rule), found[rule]["test_bits"]["values"]) for rule, label in _RULES.items()]
     bayes = found["bayesbinn:straight-through"]
     rows += [(label, colour("bayesbinn"), bayes[name]["values"]) for name, label in _PREDICTIONS.items()]
-    figure, ((axis,),) = new_figure(height=2.6)
+    figure, ((axis,),) = new_figure(height=2.9)
     dots(axis, rows)
     axis.set(xlabel="test data: bits per byte (less is better)")
     return figure

@@ -1,8 +1,7 @@
 """Recipe for a language model of bytes on the source text of Python's standard library.
 
-Binary networks begin with the weights of a float network, which gains most. The rates of the float network and STE, and
-the settings of BayesBiNN, are the best of a search on six float and six binary epochs. The threshold of Bop comes from
-an earlier search on one epoch; see docs/log.md. VISPA has no search.
+Binary networks begin with the weights of a float network, which gains most. The settings of all rules but VISPA are
+the best of a search on six float and six binary epochs; see docs/log.md. VISPA has no search.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ TEXT = Recipe(
         "full-precision": RuleSpec(1.5e-3, schedule=COSINE_BY_STEPS),
         "ste": _rule(1.5e-3),
         "bop": _rule(3e-3, threshold=3e-6),
-        # 3 / (steps of six epochs). Relative to λ, a step is 18 times that of 6 / steps, 300·N and λ 270.
-        "bayesbinn:straight-through": _rule(3 / 1536, ess_scale=12000.0, init_lambda=300.0),
+        # 3 / (steps of six epochs). Relative to λ, a step is 36 times that of 6 / steps, 300·N and λ 270.
+        "bayesbinn:straight-through": _rule(3 / 1536, ess_scale=24000.0, init_lambda=300.0),
         "vispa": _rule(10.0, rank=4),
     },
     common={"scale": "channel"},  # the decoder has no BatchNorm that would scale the outputs of a binary layer
