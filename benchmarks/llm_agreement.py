@@ -1,18 +1,17 @@
 """Compare what llama.cpp computes from a run's decoder as F16, Q8_0 and Q1_0 with what torch computes.
 
-    python benchmarks/llm_agreement.py RUN [--windows 16] [--prompts 20] [--start 20] [--more 200] [--data FOLDER]
+    python benchmarks/llm_agreement.py RUN [--windows 16] [--prompts 50] [--start 20] [--more 200] [--data FOLDER]
 
-RUN is the folder of a finished run of the recipe text. The bytes are those of its test data. Torch has the weights that
-the files hold, which are rounded to float16. The columns after the perplexity compare a row with F16. The row of F16
-compares with torch.
+RUN is the folder of a finished run of the recipe text, whose test data are the texts. The parameters in torch are
+rounded to float16, as in the files. After the perplexity, the columns compare a row with F16, and F16 with torch.
 
 - "bytes": size of the file.
 - "perplexity": exponential of the mean negative log-probability of a byte, over the test windows.
 - "error": norm of the difference of the logits, over the norm of the logits.
 - "same byte": share of bytes for which the most likely next byte is the same.
 - "same text": number of prompts whose continuation by the most likely byte is the same. The prompts are the first bytes
-  of further test windows.
-- "as far as": median number of continued bytes before the first different one.
+  of other test windows.
+- "same until": median number of continued bytes before the first different one, over the prompts whose texts differ.
 
 It needs the extra gguf and llama-cpp-python (docs/gguf.md).
 """
@@ -33,7 +32,8 @@ import numpy as np
 import torch
 
 import bitbayes as bb
-from bitbayes.lab.studies.load import load_run
+from bitbayes.lab.studies.load import FinishedRun, load_run
+from bitbayes.lab.train import RunError
 from bitbayes.lab.train.measure import whole
 from bitbayes.packed.gguf.write import GGUFType
 from bitbayes.table import Table
@@ -47,21 +47,40 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("run", help="folder of a run whose network is a decoder of bytes")
     parser.add_argument("--data", help="folder of the text, if it is not where the run found it")
     parser.add_argument("--windows", type=int, default=16, help="test windows of the first columns")
-    parser.add_argument("--prompts", type=int, default=20, help="texts that are continued")
+    parser.add_argument("--prompts", type=int, default=50, help="texts that are continued")
     parser.add_argument("--start", type=int, default=20, help="bytes of a prompt")
     parser.add_argument("--more", type=int, default=200, help="bytes of a continuation")
     o = parser.parse_args(arguments)
     if importlib.util.find_spec("llama_cpp") is None:
         parser.error("llama-cpp-python is not installed; docs/gguf.md has the command that installs it")
-    run = load_run(o.run, data=o.data)
+    if small := [name for name in ("windows", "prompts", "start", "more") if getattr(o, name) < 1]:
+        parser.error(f"--{small[0]} must be at least 1, got {getattr(o, small[0])}")
+    try:
+        run = load_run(o.run, data=o.data)
+        prompts, windows = texts(run, o.prompts, o.windows)
+    except (ValueError, RunError) as error:
+        parser.error(str(error))
+    if o.start + o.more > len(windows[0]):
+        parser.error(f"--start and --more together are {o.start + o.more}, and windows have {len(windows[0])} bytes")
+    found = compared(run.experiment.model.float().eval(), windows, [text[: o.start] for text in prompts], o.more)
+    heads = ["", "bytes", "perplexity", "error", "same byte", "same text", "same until"]
+    print(Table("", heads, [row.cells(o.prompts) for row in found]).text())
+
+
+def texts(run: FinishedRun, *counts: int) -> list[list[list[int]]]:
+    """Return several lists of different windows of a run's test data, whose order is random and always the same.
+
+    Raises:
+        ValueError: If the run has no test windows, or too few.
+    """
     data = run.experiment.data.test
-    assert data is not None, "a run without test data"
+    if not run.experiment.loss.text or data is None:
+        raise ValueError("the run has no text as test data; give a run of the recipe text")
+    if sum(counts) > len(data):
+        raise ValueError(f"the test data have {len(data)} windows, and {sum(counts)} are asked for")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-    texts = whole(data)[0][order[: o.windows + o.prompts]].tolist()
-    windows, prompts = texts[: o.windows], [text[: o.start] for text in texts[o.windows :]]
-    found = compared(run.experiment.model.float().eval(), windows, prompts, o.more)
-    heads = ["", "bytes", "perplexity", "error", "same byte", "same text", "as far as"]
-    print(Table("", heads, [row.cells(len(prompts)) for row in found]).text())
+    chosen = whole(data)[0][order[: sum(counts)]]
+    return [part.tolist() for part in chosen.split(counts)]
 
 
 @dataclass(frozen=True)

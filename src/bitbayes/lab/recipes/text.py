@@ -1,7 +1,8 @@
 """Recipe for a language model of bytes on the source text of Python's standard library.
 
-Binary networks begin with the weights of a float network, which gains most. The settings of all rules but VISPA are
-the best of a search on six float and six binary epochs; see docs/log.md. VISPA has no search.
+Binary networks begin with the weights of a float network, which gains most. The rates of the float network and STE, the
+settings of BayesBiNN and the threshold of Bop are the best of a search on six float and six binary epochs; see
+docs/log.md. VISPA has no search.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ TEXT = Recipe(
     source="ours; network: Touvron et al., 2023",
     network=decoder,
     load=load_text,
-    # Two idle cores should need less than an hour for these epochs and the evaluations; see docs/log.md.
+    # A run, with its float network and the evaluations, takes less than an hour on one thread; see docs/log.md.
     epochs=6,
     quick_epochs=4,
     pretrain_epochs=6,
