@@ -1,4 +1,4 @@
-"""NLL and detection of letters after equally long training: binary networks and the rivals of a float network."""
+"""NLL and detection of Fashion-MNIST after equally long training: binary networks and the rivals of a float network."""
 
 from matplotlib.figure import Figure
 from parts.dots import Row, colour, dots, results
@@ -21,7 +21,7 @@ _NAMES = {
     ("vispa", "members", "mean"): "VISPA, 4 runs",
     ("vispa", "cycles", "mean"): "VISPA, 4 cycles",
 }
-_FIGURES = {"nll": "NLL, test images", "nll_shifted": "NLL, corrupted images", "auroc_unlike": "AUROC, printed letters"}
+_FIGURES = {"nll": "NLL, test images", "nll_shifted": "NLL, corrupted images", "auroc_unlike": "AUROC, Fashion-MNIST"}
 
 
 def draw() -> Figure:
