@@ -587,12 +587,12 @@ def test_trust_of_a_folder_of_runs(mine):
 
 def test_command(mine, tmp_path, capsys):
     (mine / "ste-0/summary.json").write_text("{")
-    words = [str(mine), "-o", str(tmp_path / "deep/report.html"), "--title", "Digits"]
+    words = [str(mine), "-o", str(tmp_path / "report.html"), "--title", "Digits"]
     tyro.cli(Report, args=words).run()
     captured = capsys.readouterr()
-    assert captured.out == f"written: {tmp_path}/deep/report.html\n"
+    assert captured.out == f"written: {tmp_path}/report.html\n"
     assert len(captured.err.splitlines()) == 1
-    page = Page(tmp_path / "deep/report.html")
+    page = Page(tmp_path / "report.html")
     for shown in (captured.err, "".join(page.words("li"))):
         assert "summary.json is damaged" in shown
     assert "Digits" in page.words("h1")
