@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--start and --more together are {o.start + o.more}, and windows have {len(windows[0])} bytes")
     found = compared(run.experiment.model.float().eval(), windows, [text[: o.start] for text in prompts], o.more)
     heads = ["", "bytes", "perplexity", "error", "same byte", "same text", "same until"]
-    print(Table("", heads, [row.cells(o.prompts) for row in found]).text())
+    print(Table("", heads, [row.cells() for row in found]).text())
 
 
 def texts(run: FinishedRun, *counts: int) -> list[list[list[int]]]:
@@ -94,13 +94,13 @@ class Compared:
     same_byte: float
     first: list[int | None]
 
-    def cells(self, prompts: int) -> list[str]:
+    def cells(self) -> list[str]:
         """Return the texts of the row."""
         places = [place for place in self.first if place is not None]
         far = f"{statistics.median(places):g}" if places else "-"
         size = "-" if self.bytes is None else f"{self.bytes:,}"
         shares = [f"{100 * self.error:.3f}%", f"{100 * self.same_byte:.2f}%"]
-        return [self.name, size, f"{self.perplexity:.3f}", *shares, f"{prompts - len(places)} of {prompts}", far]
+        return [self.name, size, f"{self.perplexity:.3f}", *shares, f"{len(self.first) - len(places)} of {len(self.first)}", far]
 
 
 @torch.inference_mode()

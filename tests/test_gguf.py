@@ -713,9 +713,9 @@ def test_the_texts_of_the_comparison_are_different_windows(agreement):
 
 def test_the_table_counts_the_same_texts(agreement):
     row = agreement.Compared("Q1_0", 1234567, 3.25, 0.001, 0.99, [None, 7, None, 3, 100])
-    assert row.cells(5) == ["Q1_0", "1,234,567", "3.250", "0.100%", "99.00%", "2 of 5", "7"]
+    assert row.cells() == ["Q1_0", "1,234,567", "3.250", "0.100%", "99.00%", "2 of 5", "7"]
     alike = agreement.Compared("torch", None, 3.25, 0, 1, [None])
-    assert alike.cells(1) == ["torch", "-", "3.250", "0.000%", "100.00%", "1 of 1", "-"]
+    assert alike.cells() == ["torch", "-", "3.250", "0.000%", "100.00%", "1 of 1", "-"]
     assert agreement.first_difference([1, 2, 3], [1, 2, 4]) == 2
     assert agreement.first_difference([1, 2, 3], [1, 2, 3]) is None
 
