@@ -100,7 +100,8 @@ class Compared:
         far = f"{statistics.median(places):g}" if places else "-"
         size = "-" if self.bytes is None else f"{self.bytes:,}"
         shares = [f"{100 * self.error:.3f}%", f"{100 * self.same_byte:.2f}%"]
-        return [self.name, size, f"{self.perplexity:.3f}", *shares, f"{len(self.first) - len(places)} of {len(self.first)}", far]
+        same = f"{len(self.first) - len(places)} of {len(self.first)}"
+        return [self.name, size, f"{self.perplexity:.3f}", *shares, same, far]
 
 
 @torch.inference_mode()
