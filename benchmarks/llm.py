@@ -50,9 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=64, help="tokens that are read one by one")
     parser.add_argument("--threads", type=int, default=1, help="threads of each program")
     parser.add_argument("--turns", type=int, default=3, help="measurements of each program")
-    o = parser.parse_args(arguments)
-    if importlib.util.find_spec("llama_cpp") is None:
-        parser.error("llama-cpp-python is not installed; docs/gguf.md has the command that installs it")
+    o = parsed(parser, arguments)
     torch.set_num_threads(o.threads)
     model = random_llama(o.hidden, o.layers, o.prompt + o.tokens) if o.run is None else load_run(o.run).experiment.model
     model.float().eval()
@@ -78,6 +76,14 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     print(Table("", ["", "bytes", "prompt", "one by one"], rows).text())
     print("Tokens per second of llama.cpp, F16: {:.0f} of the prompt, {:.0f} one by one.".format(*rates["F16"]))
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options, or end the program with one line if llama.cpp is missing."""
+    options = parser.parse_args(arguments)
+    if importlib.util.find_spec("llama_cpp") is None:
+        parser.error("llama-cpp-python is not installed; docs/gguf.md has the command that installs it")
+    return options
 
 
 def random_llama(hidden: int, layers: int, context: int) -> Any:

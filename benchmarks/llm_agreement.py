@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -30,15 +29,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from llm import TYPES, parsed
 
 import bitbayes as bb
 from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.train import RunError
 from bitbayes.lab.train.measure import whole
-from bitbayes.packed.gguf.write import GGUFType
 from bitbayes.table import Table
-
-TYPES: tuple[GGUFType, ...] = ("F16", "Q8_0", "Q1_0")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,9 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=50, help="texts that are continued")
     parser.add_argument("--start", type=int, default=20, help="bytes of a prompt")
     parser.add_argument("--more", type=int, default=200, help="bytes of a continuation")
-    o = parser.parse_args(arguments)
-    if importlib.util.find_spec("llama_cpp") is None:
-        parser.error("llama-cpp-python is not installed; docs/gguf.md has the command that installs it")
+    o = parsed(parser, arguments)
     if small := [name for name in ("windows", "prompts", "start", "more") if getattr(o, name) < 1]:
         parser.error(f"--{small[0]} must be at least 1, got {getattr(o, small[0])}")
     try:
@@ -125,7 +120,7 @@ def compared(model: Any, windows: list[list[int]], prompts: list[list[int]], mor
             bb.packed.write_gguf(model, path, kind)
             programs[name], sizes[name] = InLlamaCpp(path, context), path.stat().st_size
     logits = {name: [program.logits(text) for text in windows] for name, program in programs.items()}
-    texts = {name: [program.continued(text, more) for text in prompts] for name, program in programs.items()}
+    continued = {name: [program.continued(text, more) for text in prompts] for name, program in programs.items()}
     rows = []
     for name in programs:
         other = "torch, float32" if name == "llama.cpp, F16" else "llama.cpp, F16"
@@ -137,7 +132,7 @@ def compared(model: Any, windows: list[list[int]], prompts: list[list[int]], mor
                 perplexity=perplexity(logits[name], windows),
                 error=float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted)),
                 same_byte=float((found.argmax(1) == wanted.argmax(1)).mean()),
-                first=[first_difference(*pair) for pair in zip(texts[name], texts[other], strict=True)],
+                first=[first_difference(*pair) for pair in zip(continued[name], continued[other], strict=True)],
             )
         )
     return rows

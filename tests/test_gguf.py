@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import importlib
+import importlib.util
 import math
 import os
 import re
@@ -686,14 +687,14 @@ def test_types_are_compared_with_torch_and_with_f16(agreement, monkeypatch, gguf
     ],
 )
 def test_the_comparison_refuses_what_it_cannot_measure(agreement, words, message, monkeypatch, capsys):
-    monkeypatch.setattr(agreement.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(SystemExit):
         agreement.main(["run", *words])
     assert message in capsys.readouterr().err
 
 
 def test_the_comparison_takes_text_alone(agreement, monkeypatch, capsys):
-    monkeypatch.setattr(agreement.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     assert cli.main(["train", "digits", "--rule", "ste", "--out", "run", "--epochs", "1"]) == 0
     with pytest.raises(SystemExit):
         agreement.main(["run"])
