@@ -580,19 +580,26 @@ def test_a_folder_keeps_its_reference(tmp_path: Path) -> None:
         assert file.read_text() == written
 
 
-def test_letters_beside_mnist() -> None:
-    """They take the shape of the test images, if these have 28×28 pixels."""
+def run_on(x: torch.Tensor) -> Any:
+    test = TensorData(x, torch.zeros(len(x)), mean=0.5, std=0.5)
+    experiment = SimpleNamespace(data=SimpleNamespace(test=test, validation=None), device="cpu")
+    return SimpleNamespace(experiment=experiment, config=SimpleNamespace(recipe="mnist"))
+
+
+def test_letters_beside_images() -> None:
+    """They take the shape of the test images, unless these are smaller."""
     pictures = torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
-    for x in (pictures, pictures.flatten(1)):
-        test = TensorData(x, torch.zeros(3), mean=0.5, std=0.5)
-        experiment = SimpleNamespace(data=SimpleNamespace(test=test, validation=None), device="cpu")
-        run: Any = SimpleNamespace(experiment=experiment, config=SimpleNamespace(recipe="mnist"))
-        unlike = evaluation_inputs(run, "letters").unlike
+    for x in (pictures, pictures.flatten(1), torch.zeros(3, 3, 32, 32, dtype=torch.uint8)):
+        unlike = evaluation_inputs(run_on(x), "letters").unlike
         assert unlike is not None and unlike.shape[1:] == x.shape[1:]
-        pixels = ((unlike.view(-1, 784) + 1) * 127.5).round()
-        assert torch.equal(pixels, printed_letters(2000).flatten(1).float())
-        with pytest.raises(ValueError, match="the letters are drawn, so unlike_data X has no effect"):
-            evaluation_inputs(run, "letters", "X")
+        pixels = ((unlike + 1) * 127.5).round()
+        pixels = pixels[:, :, 2:-2, 2:-2] if x.shape[-1] == 32 else pixels.view(-1, 1, 28, 28)
+        assert torch.equal(pixels, printed_letters(2000).float().expand(-1, pixels.shape[1], -1, -1))
+    with pytest.raises(ValueError, match="the letters are drawn, so unlike_data X has no effect"):
+        evaluation_inputs(run_on(pictures), "letters", "X")
+    small = torch.zeros(3, 64, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"\(\(64,\), torch.uint8\), or be smaller grey images, got \(1, 28, 28\)"):
+        evaluation_inputs(run_on(small), "letters")
 
 
 def test_rules_whose_package_is_missing_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

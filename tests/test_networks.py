@@ -108,6 +108,7 @@ def test_binary_and_real_counts(name) -> None:
         (lambda: bn.vgg16(10), (2, 3, 32, 32), 10),
         (lambda: bn.vgg_small(10), (2, 3, 32, 32), 10),
         (lambda: bn.narrow_vgg(10, activation="sign"), (2, 3, 32, 32), 10),
+        (lambda: bn.narrow_vgg(10, dropout=0.5), (2, 3, 32, 32), 10),
         (lambda: bn.speed_net(7), (2, 3, 32, 32), 7),
         (lambda: bn.speed_net(activation="relu", width=0.5), (2, 3072), 10),
         (lambda: bn.speed_net(activation="sign", width=1.5), (2, 3, 32, 32), 10),
@@ -137,6 +138,15 @@ def test_logits_and_gradients(make, shape, classes) -> None:
 
 def kinds(model: nn.Sequential) -> list[str]:
     return [type(m).__name__ for m in model]
+
+
+def test_dropout_precedes_the_linear_layers() -> None:
+    network = bn.narrow_vgg(10, dropout=0.5)
+    found = kinds(network)
+    before = [index for index, kind in enumerate(found) if kind == "Dropout"]
+    assert [found[index + 1] for index in before] == ["Linear", "Linear"]
+    assert all(network[index].p == 0.5 for index in before)
+    assert "Dropout" not in kinds(bn.narrow_vgg(10))
 
 
 @pytest.mark.parametrize("activation", ["real", "sign"])

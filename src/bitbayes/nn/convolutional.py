@@ -59,7 +59,7 @@ def binaryconnect_vgg(
     return network.append(LogitScale()) if logit_scale else network
 
 
-def narrow_vgg(classes: int, *, activation: str = "relu") -> nn.Sequential:
+def narrow_vgg(classes: int, *, activation: str = "relu", dropout: float = 0.0) -> nn.Sequential:
     """Return a small CIFAR network for laptops: four convolutions of 32 to 128 channels and 256 hidden units.
 
     The network pools early, so that most of its 767,328 weights (for 10 classes) act on small feature maps. The first
@@ -69,19 +69,20 @@ def narrow_vgg(classes: int, *, activation: str = "relu") -> nn.Sequential:
     Args:
         classes: Number of outputs.
         activation: "relu", or "sign" for `BinaryActivation("approx")` in place of every ReLU.
+        dropout: Dropout probability after the last convolution and after the hidden layer.
 
     Returns:
         The network, input shape (N, 3, 32, 32), output shape (N, classes).
 
     Raises:
-        ValueError: If the activation is unknown.
+        ValueError: If the activation is unknown, or the dropout probability is not in [0, 1].
 
     Example:
         >>> bb.summary(narrow_vgg(10)).binary_weights
         763904
     """
     kind = chosen("activation", activation, _ACTIVATIONS)
-    network = _vgg(_FOUR, [256], classes, activation=kind)
+    network = _vgg(_FOUR, [256], classes, activation=kind, dropout=dropout)
     weighted = [layer for layer in network if isinstance(layer, (nn.Conv2d, nn.Linear))]
     for layer in (weighted[0], weighted[-1]):
         keep_real(layer)
@@ -114,7 +115,9 @@ def _vgg(
     *,
     scale: bool = False,
     activation: type[nn.Module] = nn.ReLU,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
+    dropped = [nn.Dropout(dropout)] if dropout else []
     channels, size = 3, 32
     layers: list[nn.Module] = [ImageInput(channels, size)]
     for width, pooled in convolutions:
@@ -127,7 +130,7 @@ def _vgg(
     layers.append(nn.Flatten())
     inputs = channels * size**2
     for outputs in [*hidden, classes]:
-        layers.append(nn.Linear(inputs, outputs, bias=False))
+        layers += [*dropped, nn.Linear(inputs, outputs, bias=False)]
         layers += [ChannelScale(outputs)] if scale else []
         layers += [nn.BatchNorm1d(outputs, affine=False), activation()]
         inputs = outputs

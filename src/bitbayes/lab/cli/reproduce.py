@@ -42,7 +42,7 @@ class Reproduce(Command):
         members: Number of members of an ensemble, and of cycles, for the target members.
         trials: Number of learning rates that are tried for every rule, for the target members.
         unlike: Recipe whose test inputs serve as out-of-distribution data, for the target members, or letters: printed
-            letters of the size of MNIST's digits.
+            letters of the size of MNIST's digits. Smaller grey images are shown on black in the size of the run's own.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data, for the targets trust (where it is
             Fashion-MNIST) and members.
         runs: Folders of finished runs, for the targets curves, schedules and histogram.

@@ -155,7 +155,8 @@ class Evaluate(Command):
         samples: Number of posterior samples that the posterior mean averages over, of each member.
         data: Folder or Hugging Face Hub id of the data set, if it has moved since the run was trained.
         unlike: Recipe whose test inputs serve as out-of-distribution data, such as fashion-mnist for a run on MNIST; or
-            letters, which are printed in the size of MNIST's digits and need no download.
+            letters, which are printed in the size of MNIST's digits and need no download. Smaller grey images are shown
+            on black in the size of the run's own.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data. The recipe sets the default.
         device: PyTorch device, such as cpu or cuda. auto selects a GPU if one is available.
         trust: Run the recipe file of the run, a program, although this account has not run it before.

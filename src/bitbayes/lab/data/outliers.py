@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bitbayes.lab.data.bundle import DataBundle, TensorData
@@ -38,6 +39,38 @@ def as_images(images: Tensor) -> Tensor:
             f"{tuple(images.shape)}"
         )
     return whole
+
+
+def framed(images: Tensor, like: Tensor) -> Tensor | None:
+    """Fit images to the shape of others: grey ones of at most their size, on black and with all channels equal.
+
+    Args:
+        images: Images, shape (N, C, H, W), or (N, H·W) for square images of one channel; or any inputs of the right
+            shape and type.
+        like: Inputs whose shape and type are required, (M, ...).
+
+    Returns:
+        Images of shape (N, ...), or None if they do not fit.
+
+    Example:
+        >>> framed(torch.ones(5, 64, dtype=torch.uint8), torch.zeros(1, 3, 10, 10, dtype=torch.uint8))[0, 2].sum(1)
+        tensor([0, 8, 8, 8, 8, 8, 8, 8, 8, 0])
+    """
+    if images.dtype != like.dtype:
+        return None
+    if images.shape[1:] == like.shape[1:]:
+        return images
+    if images.dtype != torch.uint8:
+        return None
+    try:
+        small, whole = as_images(images), as_images(like)
+    except ValueError:
+        return None
+    rows, columns = (have - need for have, need in zip(whole.shape[2:], small.shape[2:], strict=True))
+    if small.shape[1] != 1 or min(rows, columns) < 0:
+        return None
+    on_black = F.pad(small, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+    return on_black.expand(-1, whole.shape[1], -1, -1).reshape(len(images), *like.shape[1:])
 
 
 def shuffled_tiles(images: Tensor, count: int, seed: int = 0) -> Tensor:

@@ -45,9 +45,10 @@ _PLAIN = (plain.SNELSON_PLAIN, plain.DIGITS_PLAIN, plain.BREAST_CANCER)
 _IMAGES = (ours.DIGITS, bayesbinn.MNIST, ours.FASHION_MNIST, bayesbinn.CIFAR10, bayesbinn.CIFAR100)
 _TRUST = (ours.MNIST_TRUST, ours.MNIST_OUTLIERS, ours.MNIST_FEW_OUTLIERS)
 _SMALL = (ours.MNIST_SMALL, ours.MNIST_NARROW, ours.CIFAR10_SMALL, ours.CIFAR10_SMALL_W1A1)
+_NARROW = (ours.CIFAR10_NARROW, ours.CIFAR10_NARROW_W1A1)
 _SPEED = (speed.SPEED, speed.SPEED_WIDE, speed.SPEED_W1A1, speed.SPEED_WIDE_W1A1, speed.SPEED_RESNET)
 
-_ALL = (*_SYNTHETIC, *_PLAIN, *_IMAGES, *_TRUST, *_SMALL, *_SPEED, text.TEXT, *vispa.VISPA_RECIPES)
+_ALL = (*_SYNTHETIC, *_PLAIN, *_IMAGES, *_TRUST, *_SMALL, *_NARROW, *_SPEED, text.TEXT, *vispa.VISPA_RECIPES)
 
 RECIPES = {recipe.name: recipe for recipe in _ALL}
 """All recipes by name."""

@@ -142,3 +142,19 @@ CIFAR10_SMALL_W1A1 = dataclasses.replace(
     title="CIFAR-10, a narrow VGG for a laptop, binary activations",
     network=partial(nn.narrow_vgg, 10, activation="sign"),
 )
+
+# As `mnist-narrow`: for studies of members, with dropout as a rival.
+CIFAR10_NARROW = dataclasses.replace(
+    CIFAR10_SMALL,
+    name="cifar10-narrow",
+    title="CIFAR-10, the narrow VGG with dropout, sixteen epochs",
+    network=partial(nn.narrow_vgg, 10, activation="relu", dropout=0.2),
+    epochs=16,
+    quick_epochs=16,
+)
+CIFAR10_NARROW_W1A1 = dataclasses.replace(
+    CIFAR10_NARROW,
+    name="cifar10-narrow-w1a1",
+    title="CIFAR-10, the narrow VGG with binary activations and dropout, sixteen epochs",
+    network=partial(nn.narrow_vgg, 10, activation="sign", dropout=0.2),
+)

@@ -23,6 +23,7 @@ from bitbayes.calibration import (
 )
 from bitbayes.conformal import ConformalIntervals, ConformalSets
 from bitbayes.lab.data import CORRUPTIONS, LETTERS, SEVERITIES, TensorData, corrupted, printed_letters
+from bitbayes.lab.data.outliers import framed
 from bitbayes.lab.recipes import open_recipe
 from bitbayes.lab.studies.load import FinishedRun, joint, load_members
 from bitbayes.lab.train import RunConfig, RunFolder
@@ -68,8 +69,9 @@ def evaluate_run(
         samples: Number of posterior samples that the mean averages over, of each member.
         data: Folder or Hugging Face Hub id of the data, if it has moved since the run was trained.
         unlike: Recipe whose test inputs serve as out-of-distribution data, such as "fashion-mnist" for a run on MNIST;
-            or "letters", printed letters of 28×28 pixels that need no download. It adds AUROC and FPR95 by which
-            entropy, mutual information, maximum probability and energy separate these inputs from the run's own.
+            or "letters", printed letters of 28×28 pixels that need no download. Grey images that are smaller than the
+            run's own are shown on black, with all channels equal. It adds AUROC and FPR95 by which entropy, mutual
+            information, maximum probability and energy separate these inputs from the run's own.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data; None for the recipe's default.
         device: Torch device.
         trust: Run the recipe file of the run, a program, although this account has not run it before.
@@ -229,22 +231,25 @@ def _test(run: FinishedRun) -> TensorData:
 def _unlike(test: TensorData, recipe: str, where: str | None, device: torch.device) -> Tensor:
     """Return test inputs of another recipe, or printed letters, normalised like the run's own."""
     if recipe == LETTERS:
-        other = _letters(test, where)
+        other = _letters(where, device)
     else:
         other = open_recipe(recipe).load(where, device, 0).test
-    if not isinstance(other, TensorData) or other.x.shape[1:] != test.x.shape[1:] or other.x.dtype != test.x.dtype:
-        came = f"{tuple(other.x.shape[1:])}, {other.x.dtype}" if isinstance(other, TensorData) else "none in memory"
-        wanted = f"{tuple(test.x.shape[1:])}, {test.x.dtype}"
-        raise ValueError(f"inputs of {recipe} must have the shape and type of the run's inputs ({wanted}), got {came}")
-    return whole(dataclasses.replace(test, x=other.x, y=other.y))[0]
+    if not isinstance(other, TensorData):
+        raise ValueError(f"inputs of {recipe} must fit in memory to serve as out-of-distribution data")
+    x = framed(other.x, test.x)
+    if x is None:
+        came, wanted = (f"{tuple(part.x.shape[1:])}, {part.x.dtype}" for part in (other, test))
+        raise ValueError(
+            f"inputs of {recipe} must have the shape and type of the run's inputs ({wanted}), or be smaller grey "
+            f"images, got {came}"
+        )
+    return whole(dataclasses.replace(test, x=x, y=other.y))[0]
 
 
-def _letters(test: TensorData, where: str | None) -> TensorData:
-    """Return printed letters in the shape of the run's inputs, if these have as many pixels."""
+def _letters(where: str | None, device: torch.device) -> TensorData:
     if where is not None:
         raise ValueError(f"the letters are drawn, so unlike_data {where} has no effect; leave it out")
-    x = printed_letters(_LETTERS).to(test.x.device)
-    x = x.view(_LETTERS, *test.x.shape[1:]) if test.x[:1].numel() == x[:1].numel() else x
+    x = printed_letters(_LETTERS).to(device)
     return TensorData(x, x.new_zeros(_LETTERS, dtype=torch.long))
 
 
