@@ -58,6 +58,12 @@ def save(figure: Any, path: str | Path) -> Path:
     return path
 
 
+def _legend_below(figure: Any, axis: Any, columns: int) -> None:
+    """Name the lines of a panel below all panels, where names of any length cover none of them."""
+    labels = axis.get_legend_handles_labels()
+    figure.legend(*labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+
+
 def moons_figure(study: MoonsStudy, path: str | Path) -> Path:
     """Draw predicted probability and entropy over the plane: the first run of every rule, and the exact posterior."""
     steps, reach = 120, 5.0
@@ -178,8 +184,7 @@ def bands_figure(figures: TruthFigures, path: str | Path) -> Path:
         panel.set_xlabel("input (standardised)")
     for panel in panels[::columns]:
         panel.set_ylabel("target (standardised)")
-    labels = panels[0].get_legend_handles_labels()
-    figure.legend(*labels, loc="outside lower center", ncols=3 * (columns - 1) or 2, frameon=False)
+    _legend_below(figure, panels[0], 3 * (columns - 1) or 2)
     return save(figure, path)
 
 
@@ -232,7 +237,7 @@ def curves_figure(
         axis.set(xlabel=along, title=names[name])
         axis.grid(alpha=0.25)
     axes[0].set_ylabel(METRICS[metric])
-    axes[0].legend(fontsize=8, loc="best")
+    _legend_below(figure, axes[0], len(names))
     return save(figure, path)
 
 
@@ -262,7 +267,7 @@ def schedules_figure(series: Mapping[str, Sequence[tuple[int, Group]]], path: st
     axis.set(xlabel="epochs of the whole schedule, those of a float network at its start included")
     axis.set_ylabel(f"test data: {METRICS[metric]}")
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=8, loc="best")
+    _legend_below(figure, axis, 2)
     return save(figure, path)
 
 
