@@ -21,17 +21,12 @@ from bitbayes.lab.report.groups import grouped
 from bitbayes.lab.report.trust import calibration_table, evaluation_table, member_tables, members_table
 from bitbayes.lab.studies import several
 from bitbayes.lab.studies.budget import Spending, step_times
+from bitbayes.lab.studies.dropout import dropout_layers, dropout_predictor
 from bitbayes.lab.studies.entry import predict_packed
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluate_run, evaluation_inputs
 from bitbayes.lab.studies.gaussian import missing
 from bitbayes.lab.studies.load import joint, load_members, load_run
-from bitbayes.lab.studies.members import (
-    MembersRow,
-    MembersStudy,
-    dropout_layers,
-    dropout_predictor,
-    members_study,
-)
+from bitbayes.lab.studies.members import MembersRow, MembersStudy, members_study
 from bitbayes.lab.studies.pack import pack_run
 from bitbayes.lab.studies.several import member_configs, run_members
 from bitbayes.lab.train import DivergedError, RunConfig, RunError, RunFolder, RunResult, Schedule, SilentProgress
@@ -602,6 +597,21 @@ def test_letters_beside_images() -> None:
         evaluation_inputs(run_on(small), "letters")
 
 
+def test_ways_can_be_left_out(tmp_path: Path) -> None:
+    choice, given = TableChoice(dataset="digits", rules=("full-precision", "ste")), Overrides(epochs=4)
+    given = dataclasses.replace(given, out=str(tmp_path), batch_size=600, budget="quick")
+    study = members_study(choice, given, members=2, ways=("cycles", "single"), samples=2, note=lambda line: None)
+    assert [(row.rule, row.way, row.kind) for row in study.time] == [
+        ("full-precision", "single", "mode"),
+        ("full-precision", "single", "dropout"),
+        ("full-precision", "cycles", "mode"),
+        ("ste", "single", "mode"),
+        ("ste", "cycles", "mode"),
+    ]
+    assert study.time[0].time == 1
+    assert not list(tmp_path.glob("*-members")), "no member is trained"
+
+
 def test_rules_whose_package_is_missing_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     notes: list[str] = []
@@ -641,6 +651,8 @@ def test_the_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--dataset", "digits", "--epochs", "3"], "4 members cannot share 3 epochs"),
         (["--seeds", "0"], "seeds must be at least 1, got 0"),
         (["--dataset", "snelson"], "needs a classifier, but snelson is a regression"),
+        (["--ways", "singel"], "no way to train is called 'singel'; did you mean 'single'?"),
+        (["--ways", "--dataset", "digits"], "ways must name at least one way to train"),
         (["--chains", "3"], "members does not take --chains"),
     ):
         assert cli.main(["reproduce", "members", *more, "--out", out]) == 2

@@ -40,6 +40,7 @@ class Reproduce(Command):
 
     Args:
         members: Number of members of an ensemble, and of cycles, for the target members.
+        ways: Ways to train, for the target members: single runs, members, cycles.
         trials: Number of learning rates that are tried for every rule, for the target members.
         unlike: Recipe whose test inputs serve as out-of-distribution data, for the target members, or letters: printed
             letters of the size of MNIST's digits. Smaller grey images are shown on black in the size of the run's own.
@@ -66,6 +67,7 @@ examples:
     target: Annotated[Name, tyro.conf.arg(help=_targets())]
     choice: Annotated[TableChoice, options_of(TableChoice, "seeds", "rules", "jobs", dataset=_DATASET)]
     members: int = 4
+    ways: tuple[str, ...] = ("single", "members", "cycles")
     trials: int = 1
     unlike: str | None = None
     unlike_data: str | None = None
@@ -100,6 +102,7 @@ examples:
         make, options = targets[self.target]
         usual = {
             "members": 4,
+            "ways": ("single", "members", "cycles"),
             "trials": 1,
             "unlike": None,
             "unlike_data": None,
@@ -190,6 +193,7 @@ def _members(command: Reproduce) -> None:
         command.choice,
         placed(command.given),
         members=command.members,
+        ways=command.ways,
         trials=command.trials,
         unlike=command.unlike,
         unlike_data=command.unlike_data,
@@ -317,7 +321,10 @@ def _run_folders(names: Sequence[str]) -> list[Path]:
 
 _OTHERS: dict[str, tuple[Callable[[Reproduce], None], tuple[str, ...]]] = {
     "trust": (_trust, ("unlike_data", *_RUNS)),
-    "members": (_members, ("members", "trials", "unlike", "unlike_data", "budget", "protocol", "capture", *_RUNS)),
+    "members": (
+        _members,
+        ("members", "ways", "trials", "unlike", "unlike_data", "budget", "protocol", "capture", *_RUNS),
+    ),
     "moons": (_moons, ("epochs", "out", "seed", "seeds", "jobs")),
     "snelson": (_snelson, ("data", "epochs", "out", "seeds", "jobs")),
     "truth": (_truth, ("dataset", "rules", "data", "epochs", "out", "seed", "seeds", "jobs", "chains", "sweeps")),

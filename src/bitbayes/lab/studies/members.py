@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import math
@@ -10,18 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from torch.nn.modules.dropout import _DropoutNd
 
 from bitbayes.calibration import probability_figures
-from bitbayes.draws import network_outputs
+from bitbayes.errors import nearest
 from bitbayes.lab.choices import Overrides, TableChoice
 from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.recipes import Recipe, make_config, make_experiment, open_recipe
 from bitbayes.lab.recipes.configure import full_name, load_data
 from bitbayes.lab.studies import gaussian
 from bitbayes.lab.studies.budget import Spending, check_same_study, equal_epochs, factors, scaled, step_times
+from bitbayes.lab.studies.dropout import dropout_layers, dropout_predictor
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, calibration_data, evaluation_inputs
 from bitbayes.lab.studies.load import FinishedRun, load_members, load_run
 from bitbayes.lab.studies.several import (
@@ -35,21 +33,19 @@ from bitbayes.lab.studies.several import (
 )
 from bitbayes.lab.studies.trust import network_bytes
 from bitbayes.lab.train import DivergedError, RuleName, RunConfig, RunFolder
-from bitbayes.lab.train.precision import autocast
 from bitbayes.lab.train.records import Record, Spread
 from bitbayes.lab.train.rules import relaxes
-from bitbayes.lab.train.views import averaged
-from bitbayes.noise import stream_key
 from bitbayes.prediction import Prediction
 
 MEMBERS_RECIPE = "mnist-trust"
+WAYS = ("single", "members", "cycles")
+"""Ways to train: one run, independent runs that share its epochs, and cycles of one run."""
+
 _RULES = ("full-precision", gaussian.SWAG, gaussian.IVON, "ste", "bayesbinn:default", "vispa")
 _GAUSSIAN = (gaussian.SWAG, gaussian.IVON)
 _SHIFTED = 500  # test images that are corrupted in every way
 _TRIAL_SEED = 1000  # added to the recipe's seed, so that no measured run has the seed of a trial
 _TRIAL_SAMPLES = 8
-_CHUNK = 2000  # inputs at a time
-_DROPOUT_STREAM = 14  # keeps the masks of test time apart from the noise of the rules
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class MembersRow(Record):
         way: "single" (one run), "members" (independent runs), or "cycles" (cycles of one run).
         kind: "mode" of every member, "mean" of posterior samples, or "dropout" of the units of one float network.
         epochs: Number of training epochs in all, including those of float networks that the runs begin with.
-        time: Training time relative to that of the first rule's single run.
+        time: Training time relative to that of the first row.
         members: Number of members.
         networks: Number of networks whose probabilities are averaged.
         bytes: Size of these networks, with one bit per binary weight; or of a Gaussian over real weights that they are
@@ -104,6 +100,7 @@ def members_study(
     given: Overrides,
     *,
     members: int = 4,
+    ways: Sequence[str] = WAYS,
     unlike: str | None = None,
     unlike_data: str | None = None,
     samples: int = 32,
@@ -121,6 +118,7 @@ def members_study(
         choice: Recipe (by default "mnist-trust"), rules, seeds (by default 1) and parallel jobs.
         given: Choices for every run; `out` is the folder of the study.
         members: Number of members, and of cycles.
+        ways: Ways to train, of `WAYS`.
         unlike: Recipe of the out-of-distribution data, or "letters"; None for no such data.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data.
         samples: Number of posterior samples of all members together, and of passes with dropout.
@@ -137,6 +135,10 @@ def members_study(
     for name, number, least in (("members", members, 2), ("trials", trials, 1), ("seeds", seeds, 1)):
         if number < least:
             raise ValueError(f"{name} must be at least {least}, got {number}")
+    if not ways:
+        raise ValueError(f"ways must name at least one way to train: {', '.join(WAYS)}")
+    if unknown := [way for way in ways if way not in WAYS]:
+        raise nearest("way to train", unknown[0], WAYS)
     if samples < members:
         raise ValueError(f"samples must be at least the number of members ({members}), got {samples}")
     recipe = open_recipe(choice.dataset or MEMBERS_RECIPE)
@@ -146,7 +148,7 @@ def members_study(
     folder = Path(given.out or f"runs/{recipe.name}-{given.budget}-members{members}")
     rules = list(_known(recipe, choice.rules or _RULES, note))
     with RunFolder(folder).held():
-        trainer = _Trainer(recipe, given, members, folder, choice.jobs, note)
+        trainer = _Trainer(recipe, given, members, ways, folder, choice.jobs, note)
         spending = _spending(trainer, rules, trials)
         plans = [list(trainer.plans(spending, recipe.seed + index)) for index in range(seeds)]
         for of_seed in plans:
@@ -202,6 +204,7 @@ class _Trainer:
     recipe: Recipe
     given: Overrides
     members: int
+    ways: Sequence[str]
     folder: Path
     jobs: int
     note: Callable[[str], None]
@@ -248,7 +251,11 @@ class _Trainer:
                 if relaxes(name.rule) or name.rule == "full-precision":
                     one = make_config(self.recipe, each.rule, same, out=str(cycles), cycles=self.members)
                     ways["cycles"] = ([scaled(one, each.factor, examples)], cycles)
-            yield from (_Plan(each.rule, way, configs, place, each.time) for way, (configs, place) in ways.items())
+            yield from (
+                _Plan(each.rule, way, configs, place, each.time)
+                for way, (configs, place) in ways.items()
+                if way in self.ways
+            )
 
     def train(self, plans: Sequence[_Plan]) -> None:
         """Train all runs of some plans that are not finished."""
@@ -459,42 +466,3 @@ def _over_seeds(rows: Sequence[MembersRow]) -> MembersRow:
         name: Spread.of([row.figures[name].mean for row in rows if name in row.figures]) for name in rows[0].figures
     }
     return MembersRow(**{**vars(rows[0]), "figures": found})
-
-
-# Dropout at test time. ----------------------------------------------------------------------------------------------
-
-
-def dropout_layers(model: torch.nn.Module) -> list[_DropoutNd]:
-    """Return the dropout layers of a network that drop something."""
-    return [module for module in model.modules() if isinstance(module, _DropoutNd) and module.p > 0]
-
-
-def dropout_predictor(run: FinishedRun, passes: int) -> Callable[[Tensor], Prediction]:
-    """Return a function from inputs to the predictions of several passes with dropout.
-
-    Every pass and every call for the same number of inputs has the same masks, whatever was predicted before. Torch's
-    global generator is restored afterwards.
-
-    Args:
-        run: Run of a network with dropout layers.
-        passes: Number of passes.
-
-    Source:
-        MC dropout (Gal & Ghahramani, ICML 2016).
-    """
-    model, device = copy.deepcopy(run.experiment.model).eval(), run.experiment.device
-    for layer in dropout_layers(model):
-        layer.train()
-
-    @torch.no_grad()
-    def predict(x: Tensor) -> Prediction:
-        outputs = averaged(lambda part: network_outputs(model, {}, part, _CHUNK), run.config.views)
-        found = []
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            for index in range(passes):
-                torch.manual_seed(stream_key(run.config.seed, _DROPOUT_STREAM, index))
-                with autocast(device, run.config.precision):
-                    found.append(outputs(x))
-        return Prediction(torch.stack(found))
-
-    return predict
