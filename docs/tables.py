@@ -75,6 +75,8 @@ TRUST |= {"accuracy": ("accuracy, %", 2), "nll": ("NLL, nats", 4), "auroc_unlike
 # Figures of a study of members: what its tables call them, and digits after the point.
 MEMBERS = {name: (figure[0], figure[-1]) for name, figure in FIGURES.items()}
 MEMBERS |= {"nll_tempered": ("NLL, tempered", 4)}
+# With spreads of 0.001 and more, a fourth digit only makes tables wide.
+MEMBERS = {name: (head, min(digits, 3) if name != "aurc" else digits) for name, (head, digits) in MEMBERS.items()}
 SHOWN = (1, 2, 3, 4, 5, 10, 20, 50)  # tasks of a stream
 SETTING = ("recipe", "scenario", "rule", "method", "method_options", "prior", "decay", "epochs", "tasks")
 STREAM = (*SETTING, "seed", "average_accuracy", "backward_transfer", "first_five", "last_five")
@@ -133,20 +135,24 @@ def trust_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 
 def members_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Return one row per way to train and to predict, of the table "time" or "size" that the comment names first."""
+    """Return one row per way to train and to predict, of the table "time" or "size" that the comment names first.
+
+    The name "cost" stands for the columns of training time and bytes.
+    """
     which, *names = columns
     if which == "spending":
         return spending_table(found["spending"])
+    cost, names = "cost" in names, [name for name in names if name != "cost"]
     kinds = {"mean": "mean of {} samples", "dropout": "mean of {} dropout masks"}
     rows = []
     for row in found[which]:
         modes = ("network", "mean of {} networks") if row["rule"] == "full-precision" else ("mode", "modes of {}")
         of_modes = modes[1] if row["networks"] > 1 else modes[0]
-        kind = kinds.get(row["kind"], of_modes).format(row["networks"])
-        label = [RULES[row["rule"]], WAYS[row["way"]].format(row["members"]), f"{row['time']:.2f}", kind]
-        figures = (cell(row["figures"].get(name), MEMBERS[name][1]) for name in names)
-        rows.append([*label, f"{row['bytes'] / 1e6:.2f}", *figures])
-    heads = ["rule", "training", "time", "prediction", "MB", *(MEMBERS[name][0] for name in names)]
+        way = "" if row["way"] == "single" else ", " + WAYS[row["way"]].format(row["members"])
+        label = [RULES[row["rule"]] + way, kinds.get(row["kind"], of_modes).format(row["networks"])]
+        label += [f"{row['time']:.2f}", f"{row['bytes'] / 1e6:.2f}"] if cost else []
+        rows.append([*label, *(cell(row["figures"].get(name), MEMBERS[name][1]) for name in names)])
+    heads = ["rule", "prediction", *(["time", "MB"] if cost else []), *(MEMBERS[name][0] for name in names)]
     return markdown(heads, rows)
 
 
