@@ -35,9 +35,9 @@ def speed_net(
     Args:
         classes: Number of outputs.
         width: Factor of all channels after the first layer, whose numbers are rounded to even numbers.
-        activation: "gelu", "relu", or "sign". With "sign", a `Shift` and a `BinaryActivation("approx")` precede every
-            binary convolution, a skip connection passes around it, `RPReLU` follows, and the whitened image passes
-            through Hardtanh.
+        activation: "gelu", "relu", or "sign". With "sign", a skip connection passes around every binary convolution,
+            and `RPReLU` follows. A `Shift` and a `BinaryActivation("approx")` precede each but the first, which sees
+            the whitened image after Hardtanh as real numbers: its signs are too few bits.
         images: Training images for `whitening`, normalised, shape (N, 3, 32, 32); 5,000 images suffice. None leaves
             random weights in the first layer, for a network whose weights will be loaded.
 
@@ -63,13 +63,12 @@ def speed_net(
         first.weight.data.copy_(whitening(images, _PATCH))
     layers: list[nn.Module] = [ImageInput(3, 32), keep_real(first), nn.Hardtanh() if kind is None else kind()]
     inputs = first.out_channels
-    for outputs in widths:
-        for pooled in (True, False):
-            if kind is None:
-                layers.append(_SignBlock(inputs, outputs, pooled))
-            else:
-                layers += [*_convolution(inputs, outputs, pooled), kind()]
-            inputs = outputs
+    for index, (outputs, pooled) in enumerate((outputs, pooled) for outputs in widths for pooled in (True, False)):
+        if kind is None:
+            layers.append(_SignBlock(inputs, outputs, pooled, signs=index > 0))
+        else:
+            layers += [*_convolution(inputs, outputs, pooled), kind()]
+        inputs = outputs
     head = keep_real(nn.Linear(inputs, classes, bias=False))
     scale = LogitScale(_LOGIT_SCALE).requires_grad_(False)
     return nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten(), head, scale)
@@ -85,11 +84,12 @@ def _convolution(inputs: int, outputs: int, pooled: bool) -> list[nn.Module]:
 
 
 class _SignBlock(nn.Module):
-    """Binary convolution of binary activations, with a skip connection around it."""
+    """Binary convolution of signs, or of real numbers, with a skip connection around it."""
 
-    def __init__(self, inputs: int, outputs: int, pooled: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, pooled: bool, *, signs: bool) -> None:
         super().__init__()
-        self.body = nn.Sequential(Shift(inputs), BinaryActivation("approx"), *_convolution(inputs, outputs, pooled))
+        before = [Shift(inputs), BinaryActivation("approx")] if signs else []
+        self.body = nn.Sequential(*before, *_convolution(inputs, outputs, pooled))
         smaller = [nn.AvgPool2d(2)] if pooled else []
         wider = [PadChannels(outputs - inputs)] if outputs > inputs else []
         self.shortcut = nn.Sequential(*smaller, *wider)
