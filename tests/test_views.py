@@ -18,7 +18,7 @@ from bitbayes.lab.recipes import make_config, run_recipe
 from bitbayes.lab.recipes.configure import data_of
 from bitbayes.lab.studies.evaluate import evaluate_run, fitted_temperature
 from bitbayes.lab.studies.load import load_run
-from bitbayes.lab.train import CROSS_ENTROPY, RunConfig, SilentProgress, Views
+from bitbayes.lab.train import CROSS_ENTROPY, RunConfig, SilentProgress
 from bitbayes.lab.train.measure import measure, whole
 from bitbayes.lab.train.views import averaged
 from generated import write
@@ -78,6 +78,12 @@ def test_a_finished_run_predicts_with_its_views(run: Path) -> None:
     assert fitted_temperature([found]) == pytest.approx(fit_temperature(alone.predict(x_held), y_held))
     right = 100 * float((expected.argmax(1) == y).float().mean())
     assert json.loads((run / "summary.json").read_text())["test_accuracy"] == pytest.approx(right)
+    assert evaluate_run(run, samples=2, views="one").views is None
+    written = json.loads((run / "evaluation.json").read_text())
+    assert written["mode"]["nll"] == pytest.approx(float(nn.functional.cross_entropy(model(x).detach(), y)), rel=1e-5)
+    assert RunConfig.load(run).views == "mirror", "the record of the run stays"
+    with pytest.raises(ValueError, match="views must be one of one, mirror, mirror-shift; got 'both'"):
+        evaluate_run(run, views="both")  # pyright: ignore[reportArgumentType]
     mean, mirrored = found.predict(x, 2), found.predict(x.flip(-1), 2)
     torch.testing.assert_close(mean.outputs, mirrored.outputs)
 
@@ -116,10 +122,9 @@ def test_a_run_with_another_augmentation(run: Path, tmp_path: Path) -> None:
         run_recipe(dataclasses.replace(config, augment=None), resume=True, progress=SilentProgress())
     hints = get_type_hints(Overrides)
     assert set(get_args(get_args(hints["augment"])[0])) == set(AUGMENTATIONS)
-    assert get_args(hints["views"])[0] == Views
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\), got 1"):
         make_config("cifar10-small", label_smoothing=1.0)
     with pytest.raises(ValueError, match="views must be one of one, mirror, mirror-shift; got 'mirrored'"):
@@ -136,3 +141,7 @@ def test_what_makes_no_sense_is_refused() -> None:
     assert data_of(make_config("digits", augment="none")).train.augment is None
     with pytest.raises(ValueError, match="views mirror need images"):
         run_recipe(make_config("digits", views="mirror", out="-"), progress=SilentProgress())
+    digits = run_recipe(make_config("digits", "ste", epochs=1, out=str(tmp_path)), progress=SilentProgress())
+    assert digits.summary is not None
+    with pytest.raises(ValueError, match=r"views mirror need images \(N, C, H, W\), got inputs \(N, 64\)"):
+        evaluate_run(tmp_path, views="mirror")

@@ -9,6 +9,13 @@ from typing import Any, Literal
 Budget = Literal["paper", "quick"]
 """Schedule and hyper-parameters of a run: the published ones, or those of a short run."""
 
+Views = Literal["one", "mirror", "mirror-shift"]
+"""Names of test-time augmentations.
+
+"one" is the image alone. "mirror" adds the horizontally flipped image. "mirror-shift" adds both of them moved by one
+pixel, once to the upper left and once to the lower right.
+"""
+
 
 @dataclass(frozen=True)
 class Overrides:
@@ -78,7 +85,7 @@ class Overrides:
     first_scale: Literal["one", "fan_in", "channel", "normal", "weight"] | None = None
     augment: Literal["none", "flip", "crop", "shift", "alternate", "cutout", "resize"] | None = None
     label_smoothing: float | None = None
-    views: Literal["one", "mirror", "mirror-shift"] | None = None
+    views: Views | None = None
     teacher: str | None = None
     teacher_share: float | None = None
     pretrain_epochs: int | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from bitbayes.lab.choices import Overrides
+from bitbayes.lab.choices import Overrides, Views
 from bitbayes.lab.cli.output import show
 from bitbayes.lab.cli.shared import (
     CONTINUES,
@@ -158,6 +158,9 @@ class Evaluate(Command):
             letters, which are printed in the size of MNIST's digits and need no download. Smaller grey images are shown
             on black in the size of the run's own.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data. The recipe sets the default.
+        views: Test-time augmentation, which averages the logits of several views of an image. one is the image alone.
+            mirror adds the flipped image, and mirror-shift also both of them moved by a pixel. The run sets the
+            default.
         device: PyTorch device, such as cpu or cuda. auto selects a GPU if one is available.
         trust: Run the recipe file of the run, a program, although this account has not run it before.
     """
@@ -176,6 +179,7 @@ examples:
     data: str | None = None
     unlike: str | None = None
     unlike_data: str | None = None
+    views: Views | None = None
     device: str = "auto"
     trust: Flag = False
 

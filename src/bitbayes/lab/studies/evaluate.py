@@ -30,7 +30,7 @@ from bitbayes.lab.train import RunConfig, RunFolder
 from bitbayes.lab.train.measure import bits, measure_regression, measure_text, whole
 from bitbayes.lab.train.members import members_of
 from bitbayes.lab.train.records import Evaluation, Figures
-from bitbayes.lab.train.views import recorded
+from bitbayes.lab.train.views import Views, recorded
 from bitbayes.prediction import Prediction
 
 LEVEL = 0.9
@@ -53,6 +53,7 @@ def evaluate_run(
     data: str | None = None,
     unlike: str | None = None,
     unlike_data: str | None = None,
+    views: Views | None = None,
     device: str = "cpu",
     trust: bool = False,
 ) -> Evaluation:
@@ -73,11 +74,12 @@ def evaluate_run(
             run's own are shown on black, with all channels equal. It adds AUROC and FPR95 by which entropy, mutual
             information, maximum probability and energy separate these inputs from the run's own.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data; None for the recipe's default.
+        views: Test-time augmentation of mode and mean, see `RunConfig.views`; None for that of the run.
         device: Torch device.
         trust: Run the recipe file of the run, a program, although this account has not run it before.
 
     Raises:
-        ValueError: If the folder is not a run, or the data is missing.
+        ValueError: If the folder is not a run, the data is missing, or it has no such views.
         RunError: If a file of the run is missing or damaged, or the run or a member is still in progress.
     """
     if samples < 1:
@@ -91,6 +93,7 @@ def evaluate_run(
         for place in dict.fromkeys([str(folder), *members]):  # a run in progress would overwrite the weights
             stack.enter_context(RunFolder(place).held())
         runs = load_members(folder, data=data, device=device, trust=trust)
+        runs = runs if views is None else [run.with_views(views) for run in runs]
         evaluation = _evaluation(runs, samples, unlike, unlike_data, several=bool(members))
         RunFolder(folder).write_json("evaluation.json", evaluation.to_dict())
     return evaluation

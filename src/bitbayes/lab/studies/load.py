@@ -13,6 +13,7 @@ from torch import Tensor
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import make_experiment, recipe_of_run
 from bitbayes.lab.train import Experiment, RunConfig, RunError, RunFolder
+from bitbayes.lab.train.experiment import check_views
 from bitbayes.lab.train.mean import MeanPredictor
 from bitbayes.lab.train.members import members_of
 from bitbayes.lab.train.precision import autocast
@@ -40,7 +41,12 @@ class FinishedRun:
     posterior: Posterior | None
 
     def with_views(self, views: Views) -> FinishedRun:
-        """Return the run with other views of its inputs at test time; see `RunConfig.views`."""
+        """Return the run with other views of its inputs at test time; see `RunConfig.views`.
+
+        Raises:
+            ValueError: If there are no such views, or the inputs are no images.
+        """
+        check_views(views, self.experiment.data, self.experiment.loss)
         return dataclasses.replace(self, config=self.config.changed(views=views))
 
     def predict(self, x: Tensor, samples: int = 0) -> Prediction:

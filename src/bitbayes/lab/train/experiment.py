@@ -21,6 +21,7 @@ from bitbayes.lab.train.distributed import Ranks
 from bitbayes.lab.train.losses import CROSS_ENTROPY, NEXT_BYTE, Loss
 from bitbayes.lab.train.rules import RULES, RealOptimizer, RuleSpec
 from bitbayes.lab.train.teacher import Teacher
+from bitbayes.lab.train.views import Views
 from bitbayes.parameters import packed_bits, split_parameters
 from bitbayes.rules import BinaryOptimizer
 
@@ -167,11 +168,16 @@ def _check_targets(config: RunConfig, data: DataBundle, loss: Loss) -> None:
     if config.teacher and loss not in (CROSS_ENTROPY, NEXT_BYTE):
         names = f"{CROSS_ENTROPY.name} or {NEXT_BYTE.name}"
         raise ValueError(f"a teacher needs the loss {names}, not {loss.name}; leave it out")
-    if config.views != "one" and loss.text:
-        raise ValueError(f"views {config.views} need images, but {data.name} is text; leave them out")
-    if config.views != "one" and isinstance(data.train, TensorData) and data.train.x.dim() != 4:
+    check_views(config.views, data, loss)
+
+
+def check_views(views: Views, data: DataBundle, loss: Loss) -> None:
+    """Raise ValueError for test-time augmentation of data that are no images."""
+    if views != "one" and loss.text:
+        raise ValueError(f"views {views} need images, but {data.name} is text; leave them out")
+    if views != "one" and isinstance(data.train, TensorData) and data.train.x.dim() != 4:
         shape = ", ".join(map(str, data.train.x.shape[1:]))
-        raise ValueError(f"views {config.views} need images (N, C, H, W), got inputs (N, {shape}); leave them out")
+        raise ValueError(f"views {views} need images (N, C, H, W), got inputs (N, {shape}); leave them out")
 
 
 def resolved(config: RunConfig, examples: int) -> RuleSpec:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Views = Literal["one", "mirror", "mirror-shift"]
-"""Names of test-time augmentations.
-
-"one" is the image alone. "mirror" adds the horizontally flipped image. "mirror-shift" adds both of them moved by one
-pixel, once to the upper left and once to the lower right.
-"""
+from bitbayes.lab.choices import Views
 
 Outputs = Callable[[Tensor], Tensor]
 
