@@ -75,7 +75,7 @@ TRUST |= {"accuracy": ("accuracy, %", 2), "nll": ("NLL, nats", 4), "auroc_unlike
 # Figures of a study of members: what its tables call them, and digits after the point.
 MEMBERS = {name: (figure[0], figure[-1]) for name, figure in FIGURES.items()}
 MEMBERS |= {"nll_tempered": ("NLL, tempered", 4)}
-# With spreads of 0.001 and more, a fourth digit only makes tables wide.
+# A fourth digit makes the tables too wide. The page says that 0.000 means less than 0.0005.
 MEMBERS = {name: (head, min(digits, 3) if name != "aurc" else digits) for name, (head, digits) in MEMBERS.items()}
 SHOWN = (1, 2, 3, 4, 5, 10, 20, 50)  # tasks of a stream
 SETTING = ("recipe", "scenario", "rule", "method", "method_options", "prior", "decay", "epochs", "tasks")

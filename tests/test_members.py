@@ -575,13 +575,22 @@ def test_a_folder_keeps_its_reference(tmp_path: Path) -> None:
         assert file.read_text() == written
 
 
+BARE = """
+import dataclasses
+from bitbayes.lab.recipes import find_recipe
+
+digits = find_recipe("digits")
+recipe = dataclasses.replace(digits, name="bare", load=lambda *a: dataclasses.replace(digits.load(*a), test=None))
+"""
+
+
 def run_on(x: torch.Tensor) -> Any:
     test = TensorData(x, torch.zeros(len(x)), mean=0.5, std=0.5)
     experiment = SimpleNamespace(data=SimpleNamespace(test=test, validation=None), device="cpu")
     return SimpleNamespace(experiment=experiment, config=SimpleNamespace(recipe="mnist"))
 
 
-def test_letters_beside_images() -> None:
+def test_letters_beside_images(tmp_path: Path) -> None:
     """They take the shape of the test images, unless these are smaller."""
     pictures = torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
     for x in (pictures, pictures.flatten(1), torch.zeros(3, 3, 32, 32, dtype=torch.uint8)):
@@ -592,24 +601,43 @@ def test_letters_beside_images() -> None:
         assert torch.equal(pixels, printed_letters(2000).float().expand(-1, pixels.shape[1], -1, -1))
     with pytest.raises(ValueError, match="the letters are drawn, so unlike_data X has no effect"):
         evaluation_inputs(run_on(pictures), "letters", "X")
-    small = torch.zeros(3, 64, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"\(\(64,\), torch.uint8\), or be smaller grey images, got \(1, 28, 28\)"):
+    small, bare = torch.zeros(3, 64, dtype=torch.uint8), tmp_path / "bare.py"
+    bare.write_text(BARE, encoding="utf-8")
+    with pytest.raises(
+        ValueError,
+        match=r"inputs of letters do not suit the run: expected the shape \(64,\) of type torch.uint8, or grey images "
+        r"that are not larger, got \(1, 28, 28\) of type torch.uint8; choose another recipe for unlike",
+    ):
         evaluation_inputs(run_on(small), "letters")
+    with pytest.raises(ValueError, match=r"bare\.py has no test data; choose another recipe for unlike"):
+        evaluation_inputs(run_on(small), str(bare))
 
 
 def test_ways_can_be_left_out(tmp_path: Path) -> None:
-    choice, given = TableChoice(dataset="digits", rules=("full-precision", "ste")), Overrides(epochs=4)
-    given = dataclasses.replace(given, out=str(tmp_path), batch_size=600, budget="quick")
-    study = members_study(choice, given, members=2, ways=("cycles", "single"), samples=2, note=lambda line: None)
-    assert [(row.rule, row.way, row.kind) for row in study.time] == [
-        ("full-precision", "single", "mode"),
-        ("full-precision", "single", "dropout"),
-        ("full-precision", "cycles", "mode"),
-        ("ste", "single", "mode"),
-        ("ste", "cycles", "mode"),
+    given = Overrides(epochs=5, batch_size=600, budget="quick")
+    notes: list[str] = []
+
+    def study(name: str, ways: Any, *rules: str) -> MembersStudy:
+        choice, here = TableChoice(dataset="digits", rules=rules), dataclasses.replace(given, out=str(tmp_path / name))
+        return members_study(choice, here, members=2, ways=ways, samples=2, note=notes.append)
+
+    found = study("both", ("cycles", "single", "single"), "full-precision", "bop")
+    assert [(row.rule, row.way, row.kind, row.epochs) for row in found.time] == [
+        ("full-precision", "single", "mode", 4),
+        ("full-precision", "single", "dropout", 4),
+        ("full-precision", "cycles", "mode", 4),
+        ("bop", "single", "mode", found.spending[1].epochs),
     ]
-    assert study.time[0].time == 1
-    assert not list(tmp_path.glob("*-members")), "no member is trained"
+    assert not list(tmp_path.glob("*/*-members")), "no member is trained"
+    assert study("one", ("single",), "full-precision").time[0].epochs == 5, "no member shares the epochs"
+    found = study("cycles", ("cycles",), "bop", "full-precision")
+    assert [(row.rule, row.way) for row in found.time] == [("full-precision", "cycles")]
+    assert "bop is left out, because it has none of the ways cycles" in notes
+    with pytest.raises(ValueError, match="no rule can be trained in the ways cycles; add the way single"):
+        study("none", ("cycles",), "bop", "full-precision:swag")
+    with pytest.raises(ValueError, match="no way to train is called 'singel'; did you mean 'single'"):
+        study("none", ("singel",), "bop")
+    assert not (tmp_path / "none").exists()
 
 
 def test_rules_whose_package_is_missing_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -651,7 +679,7 @@ def test_the_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--dataset", "digits", "--epochs", "3"], "4 members cannot share 3 epochs"),
         (["--seeds", "0"], "seeds must be at least 1, got 0"),
         (["--dataset", "snelson"], "needs a classifier, but snelson is a regression"),
-        (["--ways", "singel"], "no way to train is called 'singel'; did you mean 'single'?"),
+        (["--ways", "singel"], "--ways must be one of single, members, cycles, got 'singel'"),
         (["--ways", "--dataset", "digits"], "ways must name at least one way to train"),
         (["--chains", "3"], "members does not take --chains"),
     ):

@@ -156,7 +156,12 @@ def test_dropout_precedes_the_linear_layers() -> None:
     before = [index for index, kind in enumerate(found) if kind == "Dropout"]
     assert [found[index + 1] for index in before] == ["Linear", "Linear"]
     assert all(network[index].p == 0.5 for index in before)
+    assert network[before[0]] is not network[before[1]]
     assert "Dropout" not in kinds(bn.narrow_vgg(10))
+    for wrong in (-0.1, 1.5, float("nan"), "0.5", None):
+        for make in (bn.narrow_vgg, functools.partial(bn.mlp, 4, [3])):
+            with pytest.raises(ValueError, match=rf"a dropout probability must be in \[0, 1\], got {wrong!r}"):
+                make(2, dropout=wrong)
 
 
 @pytest.mark.parametrize("activation", ["real", "sign"])

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 import bitbayes as bb
 from bitbayes.calibration import separation
-from bitbayes.lab.data import OUTLIER, batches, load_digits, shuffled_tiles, with_outliers
-from bitbayes.lab.data.outliers import framed
+from bitbayes.lab.data import OUTLIER, batches, framed, load_digits, shuffled_tiles, with_outliers
 from bitbayes.lab.recipes import find_recipe, ours
 from bitbayes.lab.train.losses import OUTLIER_EXPOSURE
 
@@ -50,23 +49,26 @@ def test_grey_images_are_framed() -> None:
     grey = torch.randint(1, 255, (4, 1, 5, 6), dtype=torch.uint8)
     colour = torch.zeros(2, 3, 8, 9, dtype=torch.uint8)
     found = framed(grey, colour)
-    assert found is not None and found.shape == (4, 3, 8, 9)
+    assert found.shape == (4, 3, 8, 9)
     assert torch.equal(found[:, :, 1:6, 1:7], grey.expand(-1, 3, -1, -1))
     assert found.sum() == 3 * grey.sum(), "black around them"
     flat = torch.randint(1, 255, (4, 64), dtype=torch.uint8)
     on_flat = framed(flat, torch.zeros(1, 100, dtype=torch.uint8))
-    assert on_flat is not None and torch.equal(on_flat.view(4, 10, 10)[:, 1:9, 1:9], flat.view(4, 8, 8))
+    assert torch.equal(on_flat.view(4, 10, 10)[:, 1:9, 1:9], flat.view(4, 8, 8))
     assert framed(grey, grey[:1]) is grey
-    for images in (
-        torch.zeros(4, 1, 9, 9, dtype=torch.uint8),  # higher
-        torch.zeros(4, 1, 8, 10, dtype=torch.uint8),  # wider
-        torch.zeros(4, 3, 5, 5, dtype=torch.uint8),  # in colour
-        torch.zeros(4, 63, dtype=torch.uint8),  # no square
-        grey.float(),
+    larger = r"expected the shape \(3, 8, 9\) of type torch.uint8, or grey images that are not larger, got"
+    for images, message in (
+        (torch.zeros(4, 1, 9, 9, dtype=torch.uint8), larger),
+        (torch.zeros(4, 1, 8, 10, dtype=torch.uint8), larger),
+        (torch.zeros(4, 3, 5, 5, dtype=torch.uint8), larger),  # in colour
+        (torch.zeros(4, 63, dtype=torch.uint8), r"got \(4, 63\)"),  # not square
+        (grey.float(), r"got \(1, 5, 6\) of type torch.float32"),
     ):
-        assert framed(images, colour) is None
+        with pytest.raises(ValueError, match=message):
+            framed(images, colour)
     numbers = torch.zeros(4, 16)
-    assert framed(numbers, torch.zeros(2, 25)) is None, "numbers that are no image"
+    with pytest.raises(ValueError, match=r"expected the shape \(25,\) of type torch.float32, got \(16,\)"):
+        framed(numbers, torch.zeros(2, 25))  # numbers are not images
     assert framed(numbers, torch.zeros(2, 16)) is numbers
 
 

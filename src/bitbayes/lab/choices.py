@@ -16,6 +16,9 @@ Views = Literal["one", "mirror", "mirror-shift"]
 pixel, once to the upper left and once to the lower right.
 """
 
+Way = Literal["single", "members", "cycles"]
+"""Ways to train in a study of members: one run, independent runs that share its epochs, and cycles of one run."""
+
 
 @dataclass(frozen=True)
 class Overrides:

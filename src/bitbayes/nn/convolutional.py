@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from bitbayes.errors import chosen
-from bitbayes.nn.layers import BinaryActivation, ChannelScale, ImageInput, LogitScale, keep_real
+from bitbayes.nn.layers import BinaryActivation, ChannelScale, ImageInput, LogitScale, keep_real, new_dropout
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sign": BinaryActivation}
 
@@ -117,7 +117,6 @@ def _vgg(
     activation: type[nn.Module] = nn.ReLU,
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    dropped = [nn.Dropout(dropout)] if dropout else []
     channels, size = 3, 32
     layers: list[nn.Module] = [ImageInput(channels, size)]
     for width, pooled in convolutions:
@@ -130,7 +129,7 @@ def _vgg(
     layers.append(nn.Flatten())
     inputs = channels * size**2
     for outputs in [*hidden, classes]:
-        layers += [*dropped, nn.Linear(inputs, outputs, bias=False)]
+        layers += [*new_dropout(dropout), nn.Linear(inputs, outputs, bias=False)]
         layers += [ChannelScale(outputs)] if scale else []
         layers += [nn.BatchNorm1d(outputs, affine=False), activation()]
         inputs = outputs

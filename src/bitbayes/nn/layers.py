@@ -160,6 +160,21 @@ class RPReLU(nn.Module):
         return self.after(self.prelu(self.before(x)))
 
 
+def new_dropout(probability: float) -> list[nn.Module]:
+    """Return a new dropout layer in a list, or an empty list if nothing is dropped.
+
+    Raises:
+        ValueError: If the probability is not in [0, 1].
+
+    Example:
+        >>> new_dropout(0.5), new_dropout(0.0)
+        ([Dropout(p=0.5, inplace=False)], [])
+    """
+    if not isinstance(probability, (int, float)) or not 0 <= probability <= 1:
+        raise ValueError(f"a dropout probability must be in [0, 1], got {probability!r}")
+    return [nn.Dropout(probability)] if probability else []
+
+
 class ChannelScale(nn.Module):
     """Learned factor per channel, initially between 0 and 1.
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from bitbayes.errors import chosen
-from bitbayes.nn.layers import LogitScale
+from bitbayes.nn.layers import LogitScale, new_dropout
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -54,7 +54,7 @@ def mlp(
         The network, input shape (N, inputs), output shape (N, outputs).
 
     Raises:
-        ValueError: If the activation is unknown.
+        ValueError: If the activation is unknown, or a dropout probability is not in [0, 1].
 
     Example:
         >>> mlp(784, [32], 10)(torch.randn(5, 1, 28, 28)).shape
@@ -64,8 +64,7 @@ def mlp(
     norm_output = norm if norm_output is None else norm_output
     input_dropout = dropout if input_dropout is None else input_dropout
     layers: list[nn.Module] = [nn.Flatten()]
-    if input_dropout:
-        layers.append(nn.Dropout(input_dropout))
+    layers += new_dropout(input_dropout)
     widths = [inputs, *hidden, outputs]
     for index, (wide, narrow) in enumerate(itertools.pairwise(widths)):
         last = index == len(hidden)
@@ -73,9 +72,7 @@ def mlp(
         if norm_output if last else norm:
             layers.append(nn.BatchNorm1d(narrow, eps=eps, momentum=momentum, affine=False))
         if not last:
-            layers.append(kind())
-            if dropout:
-                layers.append(nn.Dropout(dropout))
+            layers += [kind(), *new_dropout(dropout)]
     if logit_scale:
         layers.append(LogitScale())
     return nn.Sequential(*layers)

@@ -36,8 +36,9 @@ def speed_net(
         classes: Number of outputs.
         width: Factor of all channels after the first layer, whose numbers are rounded to even numbers.
         activation: "gelu", "relu", or "sign". With "sign", a skip connection passes around every binary convolution,
-            and `RPReLU` follows. A `Shift` and a `BinaryActivation("approx")` precede each but the first, which sees
-            the whitened image after Hardtanh as real numbers: its signs are too few bits.
+            and `RPReLU` follows. Each binary convolution except the first is preceded by a `Shift` and a
+            `BinaryActivation("approx")`. The first takes the whitened image after Hardtanh as real numbers, because
+            its signs alone lose too much.
         images: Training images for `whitening`, normalised, shape (N, 3, 32, 32); 5,000 images suffice. None leaves
             random weights in the first layer, for a network whose weights will be loaded.
 

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 from bitbayes.errors import nearest, require
-from bitbayes.lab.choices import Overrides, TableChoice
+from bitbayes.lab.choices import Overrides, TableChoice, Way
 from bitbayes.lab.cli.output import show
 from bitbayes.lab.cli.shared import CONTINUES, Command, Name, Names, Output, check_output, options_of, placed, tyro
 
@@ -40,10 +40,10 @@ class Reproduce(Command):
 
     Args:
         members: Number of members of an ensemble, and of cycles, for the target members.
-        ways: Ways to train, for the target members: single runs, members, cycles.
+        ways: Ways to train, for the target members: single (one run), members (runs that share its epochs) and cycles.
         trials: Number of learning rates that are tried for every rule, for the target members.
         unlike: Recipe whose test inputs serve as out-of-distribution data, for the target members, or letters: printed
-            letters of the size of MNIST's digits. Smaller grey images are shown on black in the size of the run's own.
+            letters of the size of MNIST's digits. Grey images smaller than the run's inputs are centred on black.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data, for the targets trust (where it is
             Fashion-MNIST) and members.
         runs: Folders of finished runs, for the targets curves, schedules and histogram.
@@ -67,7 +67,7 @@ examples:
     target: Annotated[Name, tyro.conf.arg(help=_targets())]
     choice: Annotated[TableChoice, options_of(TableChoice, "seeds", "rules", "jobs", dataset=_DATASET)]
     members: int = 4
-    ways: tuple[str, ...] = ("single", "members", "cycles")
+    ways: tuple[Way, ...] = get_args(Way)
     trials: int = 1
     unlike: str | None = None
     unlike_data: str | None = None
@@ -102,7 +102,7 @@ examples:
         make, options = targets[self.target]
         usual = {
             "members": 4,
-            "ways": ("single", "members", "cycles"),
+            "ways": get_args(Way),
             "trials": 1,
             "unlike": None,
             "unlike_data": None,

@@ -155,12 +155,12 @@ class Evaluate(Command):
         samples: Number of posterior samples that the posterior mean averages over, of each member.
         data: Folder or Hugging Face Hub id of the data set, if it has moved since the run was trained.
         unlike: Recipe whose test inputs serve as out-of-distribution data, such as fashion-mnist for a run on MNIST; or
-            letters, which are printed in the size of MNIST's digits and need no download. Smaller grey images are shown
-            on black in the size of the run's own.
+            letters, which are printed in the size of MNIST's digits and need no download. Grey images smaller than
+            the run's inputs are centred on black.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data. The recipe sets the default.
         views: Test-time augmentation, which averages the logits of several views of an image. one is the image alone.
-            mirror adds the flipped image, and mirror-shift also both of them moved by a pixel. The run sets the
-            default.
+            mirror adds the flipped image, and mirror-shift also adds shifted copies of both. The run sets the default.
+            Other views replace the figures of evaluation.json, which the report shows.
         device: PyTorch device, such as cpu or cuda. auto selects a GPU if one is available.
         trust: Run the recipe file of the run, a program, although this account has not run it before.
     """

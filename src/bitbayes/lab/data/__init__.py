@@ -15,7 +15,7 @@ from bitbayes.lab.data.images import (
 )
 from bitbayes.lab.data.lazy import LazyImages, load_imagenet
 from bitbayes.lab.data.letters import LETTERS, printed_letters
-from bitbayes.lab.data.outliers import OUTLIER, shuffled_tiles, with_outliers
+from bitbayes.lab.data.outliers import OUTLIER, framed, shuffled_tiles, with_outliers
 from bitbayes.lab.data.pictures import load_pictures
 from bitbayes.lab.data.text import TextData, load_text
 from bitbayes.lab.data.toy import load_breast_cancer, load_moons, load_snelson
@@ -38,6 +38,7 @@ __all__ = [
     "TextData",
     "batches",
     "corrupted",
+    "framed",
     "from_arrays",
     "load_breast_cancer",
     "load_cifar10",

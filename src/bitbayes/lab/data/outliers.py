@@ -41,34 +41,33 @@ def as_images(images: Tensor) -> Tensor:
     return whole
 
 
-def framed(images: Tensor, like: Tensor) -> Tensor | None:
-    """Fit images to the shape of others: grey ones of at most their size, on black and with all channels equal.
+def framed(images: Tensor, like: Tensor) -> Tensor:
+    """Give images the shape of others: grey ones of at most their size are centred on black, in every channel.
 
     Args:
-        images: Images, shape (N, C, H, W), or (N, H·W) for square images of one channel; or any inputs of the right
-            shape and type.
-        like: Inputs whose shape and type are required, (M, ...).
+        images: Images of type uint8, shape (N, C, H, W), or (N, H·W) for square images of one channel; or any inputs
+            that have the shape and type of `like`.
+        like: Inputs of the required shape and type, (M, ...).
 
     Returns:
-        Images of shape (N, ...), or None if they do not fit.
+        Images of shape (N, ...).
+
+    Raises:
+        ValueError: If they differ in more than the size and the channels of grey images.
 
     Example:
         >>> framed(torch.ones(5, 64, dtype=torch.uint8), torch.zeros(1, 3, 10, 10, dtype=torch.uint8))[0, 2].sum(1)
-        tensor([0, 8, 8, 8, 8, 8, 8, 8, 8, 0])
+        tensor([0, 8, 8, 8, 8, 8, 8, 8, 8, 0], dtype=torch.uint8)
     """
-    if images.dtype != like.dtype:
-        return None
-    if images.shape[1:] == like.shape[1:]:
+    if images.dtype == like.dtype and images.shape[1:] == like.shape[1:]:
         return images
-    if images.dtype != torch.uint8:
-        return None
-    try:
-        small, whole = as_images(images), as_images(like)
-    except ValueError:
-        return None
+    came, wanted = (f"{tuple(each.shape[1:])} of type {each.dtype}" for each in (images, like))
+    if not images.dtype == like.dtype == torch.uint8:
+        raise ValueError(f"expected the shape {wanted}, got {came}")
+    small, whole = as_images(images), as_images(like)
     rows, columns = (have - need for have, need in zip(whole.shape[2:], small.shape[2:], strict=True))
     if small.shape[1] != 1 or min(rows, columns) < 0:
-        return None
+        raise ValueError(f"expected the shape {wanted}, or grey images that are not larger, got {came}")
     on_black = F.pad(small, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
     return on_black.expand(-1, whole.shape[1], -1, -1).reshape(len(images), *like.shape[1:])
 

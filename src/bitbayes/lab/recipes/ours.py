@@ -143,7 +143,7 @@ CIFAR10_SMALL_W1A1 = dataclasses.replace(
     network=partial(nn.narrow_vgg, 10, activation="sign"),
 )
 
-# As `mnist-narrow`: for studies of members, with dropout as a rival.
+# For studies of members, where dropout is a rival.
 CIFAR10_NARROW = dataclasses.replace(
     CIFAR10_SMALL,
     name="cifar10-narrow",

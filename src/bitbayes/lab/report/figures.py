@@ -59,7 +59,7 @@ def save(figure: Any, path: str | Path) -> Path:
 
 
 def _legend_below(figure: Any, axis: Any, columns: int) -> None:
-    """Name the lines of a panel below all panels, where names of any length cover none of them."""
+    """Draw the legend of a panel below all panels, so that it covers no line."""
     labels = axis.get_legend_handles_labels()
     figure.legend(*labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 

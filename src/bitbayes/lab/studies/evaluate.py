@@ -22,8 +22,7 @@ from bitbayes.calibration import (
     separation,
 )
 from bitbayes.conformal import ConformalIntervals, ConformalSets
-from bitbayes.lab.data import CORRUPTIONS, LETTERS, SEVERITIES, TensorData, corrupted, printed_letters
-from bitbayes.lab.data.outliers import framed
+from bitbayes.lab.data import CORRUPTIONS, LETTERS, SEVERITIES, TensorData, corrupted, framed, printed_letters
 from bitbayes.lab.recipes import open_recipe
 from bitbayes.lab.studies.load import FinishedRun, joint, load_members
 from bitbayes.lab.train import RunConfig, RunFolder
@@ -70,8 +69,8 @@ def evaluate_run(
         samples: Number of posterior samples that the mean averages over, of each member.
         data: Folder or Hugging Face Hub id of the data, if it has moved since the run was trained.
         unlike: Recipe whose test inputs serve as out-of-distribution data, such as "fashion-mnist" for a run on MNIST;
-            or "letters", printed letters of 28×28 pixels that need no download. Grey images that are smaller than the
-            run's own are shown on black, with all channels equal. It adds AUROC and FPR95 by which entropy, mutual
+            or "letters", printed letters of 28×28 pixels that need no download. Grey images smaller than the run's
+            inputs are centred on black. It adds AUROC and FPR95 by which entropy, mutual
             information, maximum probability and energy separate these inputs from the run's own.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data; None for the recipe's default.
         views: Test-time augmentation of mode and mean, see `RunConfig.views`; None for that of the run.
@@ -79,7 +78,7 @@ def evaluate_run(
         trust: Run the recipe file of the run, a program, although this account has not run it before.
 
     Raises:
-        ValueError: If the folder is not a run, the data is missing, or it has no such views.
+        ValueError: If the folder is not a run, the data is missing, or the views are unknown or do not suit the data.
         RunError: If a file of the run is missing or damaged, or the run or a member is still in progress.
     """
     if samples < 1:
@@ -93,8 +92,11 @@ def evaluate_run(
         for place in dict.fromkeys([str(folder), *members]):  # a run in progress would overwrite the weights
             stack.enter_context(RunFolder(place).held())
         runs = load_members(folder, data=data, device=device, trust=trust)
+        own = runs[0].config.views
         runs = runs if views is None else [run.with_views(views) for run in runs]
         evaluation = _evaluation(runs, samples, unlike, unlike_data, several=bool(members))
+        if views is not None and views != own:
+            evaluation = dataclasses.replace(evaluation, views=views)
         RunFolder(folder).write_json("evaluation.json", evaluation.to_dict())
     return evaluation
 
@@ -238,14 +240,12 @@ def _unlike(test: TensorData, recipe: str, where: str | None, device: torch.devi
     else:
         other = open_recipe(recipe).load(where, device, 0).test
     if not isinstance(other, TensorData):
-        raise ValueError(f"inputs of {recipe} must fit in memory to serve as out-of-distribution data")
-    x = framed(other.x, test.x)
-    if x is None:
-        came, wanted = (f"{tuple(part.x.shape[1:])}, {part.x.dtype}" for part in (other, test))
-        raise ValueError(
-            f"inputs of {recipe} must have the shape and type of the run's inputs ({wanted}), or be smaller grey "
-            f"images, got {came}"
-        )
+        what = "no test data" if other is None else "test data that do not fit in memory"
+        raise ValueError(f"{recipe} has {what}; choose another recipe for unlike")
+    try:
+        x = framed(other.x, test.x)
+    except ValueError as error:
+        raise ValueError(f"inputs of {recipe} do not suit the run: {error}; choose another recipe for unlike") from None
     return whole(dataclasses.replace(test, x=x, y=other.y))[0]
 
 

@@ -13,12 +13,11 @@ from torch import Tensor
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import make_experiment, recipe_of_run
 from bitbayes.lab.train import Experiment, RunConfig, RunError, RunFolder
-from bitbayes.lab.train.experiment import check_views
 from bitbayes.lab.train.mean import MeanPredictor
 from bitbayes.lab.train.members import members_of
 from bitbayes.lab.train.precision import autocast
 from bitbayes.lab.train.results import finished_summary, load_mode, load_posterior
-from bitbayes.lab.train.views import Views, averaged
+from bitbayes.lab.train.views import Views, averaged, check_views
 from bitbayes.posterior import Posterior
 from bitbayes.predict import predict
 from bitbayes.prediction import Prediction
@@ -44,10 +43,11 @@ class FinishedRun:
         """Return the run with other views of its inputs at test time; see `RunConfig.views`.
 
         Raises:
-            ValueError: If there are no such views, or the inputs are no images.
+            ValueError: If the views are unknown, or the inputs are not images.
         """
-        check_views(views, self.experiment.data, self.experiment.loss)
-        return dataclasses.replace(self, config=self.config.changed(views=views))
+        config = self.config.changed(views=views)
+        check_views(views, self.experiment.data, text=self.experiment.loss.text)
+        return dataclasses.replace(self, config=config)
 
     def predict(self, x: Tensor, samples: int = 0) -> Prediction:
         """Predict with the mode, or with the mean of `samples` posterior samples; see `predictor`."""

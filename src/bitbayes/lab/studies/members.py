@@ -8,12 +8,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from torch import Tensor
 
 from bitbayes.calibration import probability_figures
 from bitbayes.errors import nearest
-from bitbayes.lab.choices import Overrides, TableChoice
+from bitbayes.lab.choices import Overrides, TableChoice, Way
 from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.recipes import Recipe, make_config, make_experiment, open_recipe
 from bitbayes.lab.recipes.configure import full_name, load_data
@@ -38,9 +39,6 @@ from bitbayes.lab.train.rules import relaxes
 from bitbayes.prediction import Prediction
 
 MEMBERS_RECIPE = "mnist-trust"
-WAYS = ("single", "members", "cycles")
-"""Ways to train: one run, independent runs that share its epochs, and cycles of one run."""
-
 _RULES = ("full-precision", gaussian.SWAG, gaussian.IVON, "ste", "bayesbinn:default", "vispa")
 _GAUSSIAN = (gaussian.SWAG, gaussian.IVON)
 _SHIFTED = 500  # test images that are corrupted in every way
@@ -57,7 +55,7 @@ class MembersRow(Record):
         way: "single" (one run), "members" (independent runs), or "cycles" (cycles of one run).
         kind: "mode" of every member, "mean" of posterior samples, or "dropout" of the units of one float network.
         epochs: Number of training epochs in all, including those of float networks that the runs begin with.
-        time: Training time relative to that of the first row.
+        time: Training time relative to that of the first row of the table `MembersStudy.time`.
         members: Number of members.
         networks: Number of networks whose probabilities are averaged.
         bytes: Size of these networks, with one bit per binary weight; or of a Gaussian over real weights that they are
@@ -100,7 +98,7 @@ def members_study(
     given: Overrides,
     *,
     members: int = 4,
-    ways: Sequence[str] = WAYS,
+    ways: Sequence[Way] = get_args(Way),
     unlike: str | None = None,
     unlike_data: str | None = None,
     samples: int = 32,
@@ -110,15 +108,16 @@ def members_study(
     """Train single runs, independent members and cycles for equally long, evaluate them, and write members.json.
 
     The epochs of the first rule's run, and those of float networks that runs begin with, are rounded down to a multiple
-    of `members`. Other rules get the multiple whose training time, from the measured time of a step, is nearest to that
-    of the first rule. The measured times and the result of the search are kept in spending.json. Rules that cannot be
-    relaxed have no cycles. SWAG and IVON are posteriors of single runs. Finished runs are not repeated.
+    of `members`, unless "single" is the only way. Other rules get the multiple whose training time, from the measured
+    time of a step, is nearest to that of the first rule. The measured times and the result of the search are kept in
+    spending.json. Rules that cannot be relaxed have no cycles. SWAG and IVON are posteriors of single runs. Finished
+    runs are not repeated.
 
     Args:
         choice: Recipe (by default "mnist-trust"), rules, seeds (by default 1) and parallel jobs.
         given: Choices for every run; `out` is the folder of the study.
         members: Number of members, and of cycles.
-        ways: Ways to train, of `WAYS`.
+        ways: Ways to train. members.json has the rows of these ways alone. Rules that none of them suits are left out.
         unlike: Recipe of the out-of-distribution data, or "letters"; None for no such data.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data.
         samples: Number of posterior samples of all members together, and of passes with dropout.
@@ -136,9 +135,9 @@ def members_study(
         if number < least:
             raise ValueError(f"{name} must be at least {least}, got {number}")
     if not ways:
-        raise ValueError(f"ways must name at least one way to train: {', '.join(WAYS)}")
-    if unknown := [way for way in ways if way not in WAYS]:
-        raise nearest("way to train", unknown[0], WAYS)
+        raise ValueError(f"ways must name at least one way to train: {', '.join(get_args(Way))}")
+    if unknown := [way for way in ways if way not in get_args(Way)]:
+        raise nearest("way to train", unknown[0], get_args(Way))
     if samples < members:
         raise ValueError(f"samples must be at least the number of members ({members}), got {samples}")
     recipe = open_recipe(choice.dataset or MEMBERS_RECIPE)
@@ -146,7 +145,10 @@ def members_study(
         kind = "text" if recipe.loss.text else "a regression"
         raise ValueError(f"a study of members needs a classifier, but {recipe.name} is {kind}")
     folder = Path(given.out or f"runs/{recipe.name}-{given.budget}-members{members}")
-    rules = list(_known(recipe, choice.rules or _RULES, note))
+    ways = [way for way in get_args(Way) if way in ways]
+    rules = list(_known(recipe, choice.rules or _RULES, ways, note))
+    if not rules:
+        raise ValueError(f"no rule can be trained in the ways {', '.join(ways)}; add the way single, or another rule")
     with RunFolder(folder).held():
         trainer = _Trainer(recipe, given, members, ways, folder, choice.jobs, note)
         spending = _spending(trainer, rules, trials)
@@ -168,15 +170,24 @@ def members_study(
     return study
 
 
-def _known(recipe: Recipe, rules: Sequence[str], note: Callable[[str], None]) -> Iterator[str]:
-    """Yield the full names of the rules, without a posterior whose package is missing."""
-    for name in rules:
-        if name not in _GAUSSIAN:
-            yield str(full_name(recipe, name))
-        elif line := gaussian.missing(name):
+def _known(recipe: Recipe, rules: Sequence[str], ways: Sequence[Way], note: Callable[[str], None]) -> Iterator[str]:
+    """Yield the full names of the rules, without those whose package is missing or that no way suits."""
+    for rule in rules:
+        name = rule if rule in _GAUSSIAN else str(full_name(recipe, rule))
+        if rule in _GAUSSIAN and (line := gaussian.missing(rule)):
             note(line)
-        else:
+        elif any(_has(name, way) for way in ways):
             yield name
+        else:
+            note(f"{name} is left out, because it has none of the ways {', '.join(ways)}")
+
+
+def _has(rule: str, way: Way) -> bool:
+    """Return whether a rule can be trained in a way."""
+    if way == "single" or rule in _GAUSSIAN:
+        return way == "single"
+    name = RuleName.parse(rule).rule
+    return way == "members" or name == "full-precision" or relaxes(name)
 
 
 # Training. ----------------------------------------------------------------------------------------------------------
@@ -204,7 +215,7 @@ class _Trainer:
     recipe: Recipe
     given: Overrides
     members: int
-    ways: Sequence[str]
+    ways: Sequence[Way]
     folder: Path
     jobs: int
     note: Callable[[str], None]
@@ -214,12 +225,17 @@ class _Trainer:
         """The data of all runs."""
         return load_data(make_config(self.recipe, "full-precision", self.given), self.recipe)
 
+    @property
+    def parts(self) -> int:
+        """Number of parts of equal length that a budget is divided into."""
+        return 1 if self.ways == ["single"] else self.members
+
     def budget(self, rule: str) -> tuple[int, int]:
-        """Return the epochs of the recipe and of the float network before, as multiples of the number of members."""
+        """Return the epochs of the recipe and of the float network before, as multiples of `parts`."""
         base = "full-precision" if rule in _GAUSSIAN else rule
         whole = make_config(self.recipe, base, self.given)
-        share = member_epochs(whole, self.members)
-        return share["epochs"] * self.members, share.get("pretrain_epochs", 0) * self.members
+        share = member_epochs(whole, self.parts)
+        return share["epochs"] * self.parts, share.get("pretrain_epochs", 0) * self.parts
 
     def shared(self, rule: str, epochs: int, seed: int) -> Overrides:
         """Return the choices of all runs of a rule and a seed."""
@@ -236,26 +252,21 @@ class _Trainer:
 
     def plans(self, spending: Sequence[Spending], seed: int) -> Iterator[_Plan]:
         """Yield all ways to train with one seed."""
-        examples = len(self.data.train)
         for each in spending:
-            name = RuleName.parse(each.rule)
-            out = self.folder / f"{name.slug}-seed{seed}"
-            same = self.shared(each.rule, each.epochs, seed)
-            whole = scaled(self.single(each.rule, each.epochs, seed, out), each.factor, examples)
-            ways = {"single": ([whole], out)}
-            if each.rule not in _GAUSSIAN:
-                apart, cycles = (Path(f"{out}-{way}") for way in ("members", "cycles"))
-                given = dataclasses.replace(same, out=str(apart))
-                configs = member_configs(self.recipe, each.rule, self.members, given)
-                ways["members"] = ([scaled(config, each.factor, examples) for config in configs], apart)
-                if relaxes(name.rule) or name.rule == "full-precision":
-                    one = make_config(self.recipe, each.rule, same, out=str(cycles), cycles=self.members)
-                    ways["cycles"] = ([scaled(one, each.factor, examples)], cycles)
-            yield from (
-                _Plan(each.rule, way, configs, place, each.time)
-                for way, (configs, place) in ways.items()
-                if way in self.ways
-            )
+            yield from (self.plan(each, way, seed) for way in self.ways if _has(each.rule, way))
+
+    def plan(self, each: Spending, way: Way, seed: int) -> _Plan:
+        """Return one way to train with a rule and a seed."""
+        out = self.folder / f"{RuleName.parse(each.rule).slug}-seed{seed}{'' if way == 'single' else '-' + way}"
+        given = dataclasses.replace(self.shared(each.rule, each.epochs, seed), out=str(out))
+        if way == "single":
+            configs = [self.single(each.rule, each.epochs, seed, out)]
+        elif way == "members":
+            configs = member_configs(self.recipe, each.rule, self.members, given)
+        else:
+            configs = [make_config(self.recipe, each.rule, given, cycles=self.members)]
+        examples = len(self.data.train)
+        return _Plan(each.rule, way, [scaled(one, each.factor, examples) for one in configs], out, each.time)
 
     def train(self, plans: Sequence[_Plan]) -> None:
         """Train all runs of some plans that are not finished."""
@@ -338,7 +349,7 @@ def _timed(trainer: _Trainer, rules: Sequence[str], budget: int) -> dict[str, Sp
     found = {}
     for name, ratio in times.items():
         left = max(budget - trainer.budget(name)[1], 0)  # without a float network before the run
-        found[name] = Spending(name, ratio, equal_epochs(left, ratio, trainer.members))
+        found[name] = Spending(name, ratio, equal_epochs(left, ratio, trainer.parts))
     return found
 
 

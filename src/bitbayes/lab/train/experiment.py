@@ -15,13 +15,13 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bitbayes.errors import nearest
-from bitbayes.lab.data import DataBundle, TensorData
+from bitbayes.lab.data import DataBundle
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.distributed import Ranks
 from bitbayes.lab.train.losses import CROSS_ENTROPY, NEXT_BYTE, Loss
 from bitbayes.lab.train.rules import RULES, RealOptimizer, RuleSpec
 from bitbayes.lab.train.teacher import Teacher
-from bitbayes.lab.train.views import Views
+from bitbayes.lab.train.views import check_views
 from bitbayes.parameters import packed_bits, split_parameters
 from bitbayes.rules import BinaryOptimizer
 
@@ -168,16 +168,7 @@ def _check_targets(config: RunConfig, data: DataBundle, loss: Loss) -> None:
     if config.teacher and loss not in (CROSS_ENTROPY, NEXT_BYTE):
         names = f"{CROSS_ENTROPY.name} or {NEXT_BYTE.name}"
         raise ValueError(f"a teacher needs the loss {names}, not {loss.name}; leave it out")
-    check_views(config.views, data, loss)
-
-
-def check_views(views: Views, data: DataBundle, loss: Loss) -> None:
-    """Raise ValueError for test-time augmentation of data that are no images."""
-    if views != "one" and loss.text:
-        raise ValueError(f"views {views} need images, but {data.name} is text; leave them out")
-    if views != "one" and isinstance(data.train, TensorData) and data.train.x.dim() != 4:
-        shape = ", ".join(map(str, data.train.x.shape[1:]))
-        raise ValueError(f"views {views} need images (N, C, H, W), got inputs (N, {shape}); leave them out")
+    check_views(config.views, data, text=loss.text)
 
 
 def resolved(config: RunConfig, examples: int) -> RuleSpec:

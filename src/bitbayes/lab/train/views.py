@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitbayes.lab.choices import Views
+from bitbayes.lab.data import DataBundle, TensorData
 
 Outputs = Callable[[Tensor], Tensor]
 
@@ -16,6 +17,21 @@ Outputs = Callable[[Tensor], Tensor]
 def recorded(views: Views) -> Views | None:
     """Return the entry of a record: the name of the augmentation, or None if the image alone is seen."""
     return None if views == "one" else views
+
+
+def check_views(views: Views, data: DataBundle, *, text: bool = False) -> None:
+    """Check that test-time augmentation suits the data.
+
+    Raises:
+        ValueError: If there are several views, but the data are not images.
+    """
+    if views == "one":
+        return
+    if text:
+        raise ValueError(f"views {views} need images, but {data.name} is text; leave them out")
+    if isinstance(data.train, TensorData) and data.train.x.dim() != 4:
+        shape = ", ".join(map(str, data.train.x.shape[1:]))
+        raise ValueError(f"views {views} need images (N, C, H, W), got inputs (N, {shape}); leave them out")
 
 
 def averaged(outputs: Outputs, views: Views) -> Outputs:
