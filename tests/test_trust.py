@@ -130,7 +130,7 @@ def test_other_data_must_fit(small, tmp_path):
     config = make_config("mnist-trust", "ste", data=small["data"], epochs=1, out=str(tmp_path / "run"))
     run_recipe(config, progress=SilentProgress())
     wrong = str(write(tmp_path / "colour", "cifar10", train=10, test=4))
-    with pytest.raises(ValueError, match=r"inputs of cifar10 must have .* \(\(784,\), torch.uint8\), got \(3,"):
+    with pytest.raises(ValueError, match=r"of cifar10 do not suit the run: expected the shape \(784,\) .*, got \(3,"):
         evaluate_run(tmp_path / "run", unlike="cifar10", unlike_data=wrong)
     found = evaluate_run(tmp_path / "run", unlike="fashion-mnist", unlike_data=small["unlike_data"])
     assert found.unlike == "fashion-mnist" and "auroc_unlike" in found.mode

@@ -57,7 +57,7 @@ def framed(images: Tensor, like: Tensor) -> Tensor:
 
     Example:
         >>> framed(torch.ones(5, 64, dtype=torch.uint8), torch.zeros(1, 3, 10, 10, dtype=torch.uint8))[0, 2].sum(1)
-        tensor([0, 8, 8, 8, 8, 8, 8, 8, 8, 0], dtype=torch.uint8)
+        tensor([0, 8, 8, 8, 8, 8, 8, 8, 8, 0])
     """
     if images.dtype == like.dtype and images.shape[1:] == like.shape[1:]:
         return images

@@ -22,6 +22,7 @@ from bitbayes.calibration import (
     separation,
 )
 from bitbayes.conformal import ConformalIntervals, ConformalSets
+from bitbayes.lab.choices import Views
 from bitbayes.lab.data import CORRUPTIONS, LETTERS, SEVERITIES, TensorData, corrupted, framed, printed_letters
 from bitbayes.lab.recipes import open_recipe
 from bitbayes.lab.studies.load import FinishedRun, joint, load_members
@@ -29,7 +30,7 @@ from bitbayes.lab.train import RunConfig, RunFolder
 from bitbayes.lab.train.measure import bits, measure_regression, measure_text, whole
 from bitbayes.lab.train.members import members_of
 from bitbayes.lab.train.records import Evaluation, Figures
-from bitbayes.lab.train.views import Views, recorded
+from bitbayes.lab.train.views import recorded
 from bitbayes.prediction import Prediction
 
 LEVEL = 0.9

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bitbayes.lab.choices import Views
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import make_experiment, recipe_of_run
 from bitbayes.lab.train import Experiment, RunConfig, RunError, RunFolder
@@ -17,7 +18,7 @@ from bitbayes.lab.train.mean import MeanPredictor
 from bitbayes.lab.train.members import members_of
 from bitbayes.lab.train.precision import autocast
 from bitbayes.lab.train.results import finished_summary, load_mode, load_posterior
-from bitbayes.lab.train.views import Views, averaged, check_views
+from bitbayes.lab.train.views import averaged, check_views
 from bitbayes.posterior import Posterior
 from bitbayes.predict import predict
 from bitbayes.prediction import Prediction

@@ -1,5 +1,6 @@
 """The training loop, and the configuration, files and display of a run."""
 
+from bitbayes.lab.choices import Views
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.distributed import Ranks, joined
 from bitbayes.lab.train.experiment import Experiment, StepHooks, build_experiment
@@ -18,7 +19,6 @@ from bitbayes.lab.train.progress import (
 from bitbayes.lab.train.records import EpochRow, Evaluation, Summary
 from bitbayes.lab.train.rules import RULES, RuleName, RuleSpec
 from bitbayes.lab.train.schedule import COSINE_BY_STEPS, Schedule
-from bitbayes.lab.train.views import Views
 
 __all__ = [
     "BINARY",

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bitbayes.errors import nearest
+from bitbayes.lab.choices import Views
 from bitbayes.lab.data import AUGMENTATIONS
 from bitbayes.lab.train.records import parsed
 from bitbayes.lab.train.rules import RULES, RuleName, RuleSpec, relaxes
 from bitbayes.lab.train.schedule import Schedule
-from bitbayes.lab.train.views import Views
 
 _PRECISIONS = ("auto", "fp32", "bf16")
 _COUNTS = ("epochs", "accumulate", "evaluate_every", "checkpoint_every", "refresh_batches", "predict_samples", "cycles")

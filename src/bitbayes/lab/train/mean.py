@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from bitbayes.batchnorm import as_found, batch_buffers, refresh
 from bitbayes.draws import drawn_networks, network_outputs
+from bitbayes.lab.choices import Views
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
 from bitbayes.lab.train.measure import refresh_inputs
 from bitbayes.lab.train.precision import autocast
-from bitbayes.lab.train.views import Views, averaged
+from bitbayes.lab.train.views import averaged
 from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
 

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from bitbayes.batchnorm import as_found, refresh_batchnorm
+from bitbayes.lab.choices import Views
 from bitbayes.lab.data import Examples, TensorData, batches
 from bitbayes.lab.train.distributed import Ranks
 from bitbayes.lab.train.experiment import Experiment
 from bitbayes.lab.train.losses import Loss
 from bitbayes.lab.train.precision import autocast
 from bitbayes.lab.train.records import Figures
-from bitbayes.lab.train.views import Views, averaged
+from bitbayes.lab.train.views import averaged
 from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
 
