@@ -675,6 +675,7 @@ def test_the_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "4 of 4 runs are already finished" in shown and "±" in shown
     for more, message in (
         (["--members", "1"], "members must be at least 2, got 1"),
+        (["--networks", "3"], "samples must be at least the number of members (4), got 3"),
         (["--trials", "0"], "trials must be at least 1, got 0"),
         (["--dataset", "digits", "--epochs", "3"], "4 members cannot share 3 epochs"),
         (["--seeds", "0"], "seeds must be at least 1, got 0"),

@@ -41,6 +41,7 @@ class Reproduce(Command):
     Args:
         members: Number of members of an ensemble, and of cycles, for the target members.
         ways: Ways to train, for the target members: single (one run), members (runs that share its epochs) and cycles.
+        networks: Number of posterior samples, and of dropout masks, that a mean averages over, for the target members.
         trials: Number of learning rates that are tried for every rule, for the target members.
         unlike: Recipe whose test inputs serve as out-of-distribution data, for the target members, or letters: printed
             letters of the size of MNIST's digits. Grey images smaller than the run's inputs are centred on black.
@@ -68,6 +69,7 @@ examples:
     choice: Annotated[TableChoice, options_of(TableChoice, "seeds", "rules", "jobs", dataset=_DATASET)]
     members: int = 4
     ways: tuple[Way, ...] = get_args(Way)
+    networks: int = 32
     trials: int = 1
     unlike: str | None = None
     unlike_data: str | None = None
@@ -103,6 +105,7 @@ examples:
         usual = {
             "members": 4,
             "ways": get_args(Way),
+            "networks": 32,
             "trials": 1,
             "unlike": None,
             "unlike_data": None,
@@ -194,6 +197,7 @@ def _members(command: Reproduce) -> None:
         placed(command.given),
         members=command.members,
         ways=command.ways,
+        samples=command.networks,
         trials=command.trials,
         unlike=command.unlike,
         unlike_data=command.unlike_data,
@@ -323,7 +327,7 @@ _OTHERS: dict[str, tuple[Callable[[Reproduce], None], tuple[str, ...]]] = {
     "trust": (_trust, ("unlike_data", *_RUNS)),
     "members": (
         _members,
-        ("members", "ways", "trials", "unlike", "unlike_data", "budget", "protocol", "capture", *_RUNS),
+        ("members", "ways", "networks", "trials", "unlike", "unlike_data", "budget", "protocol", "capture", *_RUNS),
     ),
     "moons": (_moons, ("epochs", "out", "seed", "seeds", "jobs")),
     "snelson": (_snelson, ("data", "epochs", "out", "seeds", "jobs")),
