@@ -41,7 +41,8 @@ class Reproduce(Command):
     Args:
         members: Number of members of an ensemble, and of cycles, for the target members.
         ways: Ways to train, for the target members: single (one run), members (runs that share its epochs) and cycles.
-        networks: Number of posterior samples, and of dropout masks, that a mean averages over, for the target members.
+        networks: Number of posterior samples, or of dropout masks, that a mean averages over after equally long
+            training, for the target members. At equal bytes, as many samples are drawn as fit.
         trials: Number of learning rates that are tried for every rule, for the target members.
         unlike: Recipe whose test inputs serve as out-of-distribution data, for the target members, or letters: printed
             letters of the size of MNIST's digits. Grey images smaller than the run's inputs are centred on black.
