@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -176,6 +178,13 @@ def test_coverage() -> None:
     assert float(accuracy[49]) == pytest.approx(float((probs[sure].argmax(1) == y[sure]).float().mean()))
 
 
+def test_rounding_below_zero_costs_no_entropy() -> None:
+    probs = torch.tensor([[1.0001, -0.0001], [0.5, 0.5]])
+    y = torch.tensor([0, 1])
+    assert probability_figures(probs, y)["entropy"] == pytest.approx(math.log(2) / 2, abs=1e-3)
+    assert accuracy_by_coverage(probs, y)[1].tolist() == [1.0, 0.5]
+
+
 def test_logits_and_other_lengths_are_refused() -> None:
     z, y = logits(10)
     probs = z.softmax(1)
@@ -185,6 +194,8 @@ def test_logits_and_other_lengths_are_refused() -> None:
             measure(z, y)
         with pytest.raises(ValueError, match=r"got \(10, 5\) and \(1,\)"):
             measure(probs, y[:1])
+        with pytest.raises(ValueError, match="got NaN; the network's outputs are not finite"):
+            measure(probs * float("nan"), y)
         measure(probs.bfloat16(), y[:, None])
     with pytest.raises(ValueError, match="classes must be from 0 to 4"):
         probability_figures(probs, y + 5)

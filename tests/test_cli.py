@@ -156,6 +156,17 @@ def test_curves_and_histogram(tmp_path):
     assert cli.main(["reproduce", "curves", *words, *more]) == 2
 
 
+def test_runs_of_one_name_are_all_drawn(tmp_path, monkeypatch):
+    drawn = []
+    for name in ("curves", "histogram"):
+        monkeypatch.setattr(f"bitbayes.lab.report.figures.{name}_figure", lambda runs, out, **_: drawn.append([*runs]))
+    for rule in ("bayesbinn", "vispa"):
+        assert cli.main(["train", "digits", "--rule", rule, "--out", f"{rule}/seed0", *TINY]) == 0
+    for name in ("curves", "histogram"):
+        assert cli.main(["reproduce", name, "--runs", "bayesbinn/seed0", "vispa/seed0"]) == 0
+    assert drawn == [["bayesbinn/seed0", "vispa/seed0"]] * 2
+
+
 def test_schedules_count_the_epochs_of_the_float_network(tmp_path, capsys):
     for seed in ("0", "1"):
         words = ["train", "digits", "--rule", "ste", "--seed", seed]

@@ -507,6 +507,18 @@ def test_folders_without_runs(tmp_path, runs):
     assert all(word in note for word, note in zip(words, found.notes, strict=True))
 
 
+def test_runs_one_folder_deeper_are_named(tmp_path, runs):
+    """They are not shown, because a folder of trials may hold hundreds of them."""
+    shutil.copytree(runs / "ste-0", tmp_path / "all" / "single")
+    for seed in (0, 1):
+        shutil.copytree(runs / "ste-0", tmp_path / "all" / "seeds" / f"seed{seed}")
+    found = read_folders([tmp_path / "all"])
+    assert [run.name for run in found.runs] == ["single"]
+    assert found.notes == [f"seeds in {tmp_path / 'all'}: holds runs of its own; to see them, name it too"]
+    with pytest.raises(ValueError, match=r"has no config.json; name the folder of a run in it: seed0, seed1$"):
+        load_run(tmp_path / "all" / "seeds")
+
+
 def test_names_tell_runs_apart(tmp_path, runs):
     copy = Path(shutil.copytree(runs / "ste-0", tmp_path / "other" / "ste-0"))
     found = read_folders([runs / "ste-0", copy, runs / "bayesbinn-0"])
@@ -558,14 +570,25 @@ def test_detection_of_other_data(mine):
     titles = [table.title for section in make_sections(read_folders([mine])) for table in section.tables]
     assert "Detection of out-of-distribution data" not in titles
     figures = {"auroc_unlike": 0.75, "fpr95_unlike": 0.5, "auroc_unlike_energy": 0.875, "fpr95_unlike_energy": 0.25}
-    (mine / "bayesbinn-0/evaluation.json").write_text(json.dumps({"samples": 8, "mode": figures, "mean": figures}))
-    section = next(s for s in make_sections(read_folders([mine])) if s.title == "Recipe digits")
-    table = next(table for table in section.tables if table.title == "Detection of out-of-distribution data")
-    assert [row[1:] for row in table.rows] == [
+    found = {"samples": 8, "mode": figures, "mean": figures}
+
+    def table(title):
+        section = next(s for s in make_sections(read_folders([mine])) if s.title == "Recipe digits")
+        return next(table for table in section.tables if table.title == title)
+
+    (mine / "bayesbinn-0/evaluation.json").write_text(json.dumps(found))
+    assert [row[1:] for row in table("Detection of out-of-distribution data").rows] == [
         [kind, *row]
         for kind in ("mode", "mean of 8")
         for row in (["entropy", "0.750", "0.500"], ["energy", "0.875", "0.250"])
     ]
+    for seed, about in (("0", {"unlike": "letters"}), ("1", {"unlike": "fashion-mnist", "views": "mirror"})):
+        (mine / f"bayesbinn-{seed}/evaluation.json").write_text(json.dumps(found | about))
+    rows = [row[1:4] for row in table("Detection of out-of-distribution data").rows[::4]]
+    assert rows == [["mode, views mirror", "fashion-mnist", "entropy"], ["mode", "letters", "entropy"]]
+    figures = table("Calibration on test data")
+    place = figures.heads.index("out-of-distribution data")
+    assert [row[place] for row in figures.rows] == ["fashion-mnist"] * 2 + ["letters"] * 2, "other data, other rows"
 
 
 def test_weight_probabilities_are_those_of_the_posterior(runs):

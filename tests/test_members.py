@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -25,10 +26,11 @@ from bitbayes.lab.studies.dropout import dropout_layers, dropout_predictor
 from bitbayes.lab.studies.entry import predict_packed
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluate_run, evaluation_inputs
 from bitbayes.lab.studies.gaussian import missing
-from bitbayes.lab.studies.load import joint, load_members, load_run
+from bitbayes.lab.studies.load import FinishedRun, joint, load_members, load_run
 from bitbayes.lab.studies.members import MembersRow, MembersStudy, members_study
 from bitbayes.lab.studies.pack import pack_run
 from bitbayes.lab.studies.several import member_configs, run_members
+from bitbayes.lab.studies.trust import trust_study
 from bitbayes.lab.train import DivergedError, RunConfig, RunError, RunFolder, RunResult, Schedule, SilentProgress
 from bitbayes.lab.train.experiment import resolved
 from bitbayes.lab.train.measure import whole
@@ -540,12 +542,18 @@ def test_one_trial_that_diverges_is_kept_without_a_figure(tmp_path: Path, monkey
 
 
 def test_a_figure_that_is_not_a_number_loses_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = iter([{"nll": 0.5}, {"nll": float("nan")}])
-    monkeypatch.setattr("bitbayes.lab.studies.members.probability_figures", lambda probs, y: next(figures))
+    def damaged(folder: str, **settings: Any) -> FinishedRun:
+        run = load_run(folder, **settings)
+        if Path(folder).name == "1":
+            next(run.experiment.model.parameters()).data.fill_(float("nan"))
+        return run
+
+    monkeypatch.setattr("bitbayes.lab.studies.members.load_run", damaged)
     choice = TableChoice(dataset="digits", rules=("ste",))
     given = Overrides(epochs=4, out=str(tmp_path), batch_size=600, budget="quick")
     study = members_study(choice, given, members=2, samples=2, trials=2, note=lambda line: None)
-    assert study.spending[0].trials == {"0.333": 0.5, "1": None} and study.spending[0].factor == pytest.approx(1 / 3)
+    assert study.spending[0].trials == {"0.333": pytest.approx(2, abs=1), "1": None}
+    assert study.spending[0].factor == pytest.approx(1 / 3)
 
 
 def test_a_search_without_validation_data_is_refused_before_training(tmp_path: Path) -> None:
@@ -573,6 +581,29 @@ def test_a_folder_keeps_its_reference(tmp_path: Path) -> None:
             choice = TableChoice(dataset="digits", rules=rules)
             members_study(choice, dataclasses.replace(given, **more), **how | {"members": members})
         assert file.read_text() == written
+    with pytest.raises(ValueError, match=r"holds a study with trials 1, not 3; choose another --out$"):
+        members_study(TableChoice(dataset="digits", rules=("ste",)), given, **how, trials=3)
+    assert file.read_text() == written and not (tmp_path / "trials").exists()
+
+
+def test_single_runs_alone_do_not_set_the_epochs_of_other_ways(tmp_path: Path) -> None:
+    """Their epochs need not be a multiple of the members'."""
+    given = Overrides(epochs=4, out=str(tmp_path), batch_size=600, budget="quick")
+    choice = TableChoice(dataset="digits", rules=("ste",))
+    members_study(choice, given, members=2, samples=2, ways=("single",), note=lambda line: None)
+    with pytest.raises(ValueError, match=r"holds a study with members 1, not 2; choose another --out$"):
+        members_study(choice, given, members=2, samples=2, note=lambda line: None)
+
+
+def test_other_data_are_refused_before_the_training(tmp_path: Path) -> None:
+    given = Overrides(epochs=4, out=str(tmp_path), batch_size=600, budget="quick")
+    choice = TableChoice(dataset="digits", rules=("ste",), seeds=1)
+    for study in (partial(members_study, members=2, samples=2), trust_study):
+        with pytest.raises(ValueError, match="did you mean 'fashion-mnist'"):
+            study(choice, given, unlike="fashion-mist")
+        with pytest.raises(ValueError, match="unlike_data X has no effect without unlike"):
+            study(choice, given, unlike=None, unlike_data="X")
+        assert not list(tmp_path.iterdir())
 
 
 BARE = """
@@ -662,6 +693,20 @@ def test_dropout_at_test_time(study: MembersStudy) -> None:
     assert not torch.equal(one.outputs[0], run.predict(x).outputs[0])
     assert torch.equal(run.predict(x).outputs, run.predict(x).outputs), "the run itself drops nothing"
     assert not dropout_layers(torch.nn.Sequential(torch.nn.Dropout(0.0), torch.nn.Linear(2, 2)))
+
+
+def test_all_views_of_a_pass_have_the_same_masks() -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(9, 2))
+    experiment = SimpleNamespace(model=network, device=torch.device("cpu"))
+    x = torch.rand(4, 1, 3, 2)
+    x = torch.cat([x, x[..., :1]], 3)  # equal to its mirror image
+    found = {
+        views: dropout_predictor(cast(FinishedRun, SimpleNamespace(config=config, experiment=experiment)), 3)(x).outputs
+        for views in ("one", "mirror")
+        for config in [SimpleNamespace(seed=0, precision="fp32", views=views)]
+    }
+    assert torch.allclose(found["one"], found["mirror"], atol=1e-6)
+    assert not torch.equal(found["one"][0], found["one"][1])
 
 
 def test_the_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,7 +116,7 @@ def test_pictures_are_trained_on_evaluated_packed_and_answered_by_their_names(ca
     path, name, *_ = capsys.readouterr().out.split("\t")
     assert path == "photos/dog/0.png" and name in inputs.classes
     assert cli.main(["run", "net.safetensors", "--data", "photos"]) == 0
-    inputs = "inputs: photos, of which 20% were held out for testing (seed 0)\n"
+    inputs = "inputs: the 20% of photos that load_pictures holds out by default (seed 0)\n"
     assert capsys.readouterr().out.startswith(f"6 inputs, 1 network\n{inputs}accuracy ")
     assert "--data FOLDER" in complaint(capsys, "run", "net.safetensors")
     pictures("others", classes=("cat", "fox"), count=2)
@@ -173,7 +173,8 @@ def test_a_packed_network_is_scored_on_the_pictures_that_were_held_out():
     data = load_pictures("photos")
     x, y, which = labelled_pictures("photos", data.inputs)
     assert np.array_equal(x, data.inputs.normalised(data.test.x.numpy())) and np.array_equal(y, data.test.y.numpy())
-    assert which == data.source == "photos, of which 20% were held out for testing (seed 0)"
+    assert data.source == "photos, of which 20% were held out for testing (seed 0)"
+    assert which == "the 20% of photos that load_pictures holds out by default (seed 0)"
     pictures("data/train")
     pictures("data/test", count=3)
     assert len(labelled_pictures("data", data.inputs)[0]) == 6
@@ -299,6 +300,15 @@ def test_arrays_are_normalised_by_their_training_part():
     assert np.allclose(data.inputs.normalised(data.train.x[:3].numpy()), inputs[:3].numpy(), atol=1e-6)
     regression = from_arrays(np.random.default_rng(0).normal(size=(30, 3)), np.linspace(0, 1, 30))
     assert regression.classes == 0 and regression.train.y.shape[1:] == (1,)
+
+
+def test_classes_that_begin_at_one_are_noticed():
+    x, y = np.random.default_rng(0).random((50, 3)), np.arange(50) % 3 + 1
+    with pytest.warns(
+        UserWarning, match="no example has a class below 1, but classes are numbered from 0, so that 4 are"
+    ):
+        assert from_arrays(x, y).classes == 4
+    assert from_arrays(x, y, classes=4).classes == 4, "a user who counts them is not warned"
 
 
 @pytest.mark.parametrize(

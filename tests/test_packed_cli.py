@@ -1,6 +1,7 @@
 """`bitbayes pack`, `run`, `summary` and `bench`."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from bitbayes.conformal import ConformalSets
 from bitbayes.lab import cli
 from bitbayes.lab.bench.engines import ENGINES
 from bitbayes.lab.bench.rivals import torch_bfloat16, without_bits
+from bitbayes.lab.recipes import make_config, run_recipe
 from bitbayes.lab.studies.load import load_run
+from bitbayes.lab.train import SilentProgress
 from bitbayes.lab.train.measure import whole
 from bitbayes.packed import PackedNetwork, load
 from bitbayes.packed.backends.reference import input_ranges
@@ -222,6 +225,48 @@ def test_conformal_sets_that_are_not_there(capsys):
     assert cli.main(["train", "digits", "--out", "digits", "--epochs", "1"]) == 0
     assert cli.main(["pack", "digits", "-o", "net.safetensors", "--conformal", "90"]) == 2
     assert "level must be a fraction between 0 and 1" in capsys.readouterr().err
+
+
+def test_a_network_is_measured_on_the_split_of_its_run(tmp_path, capsys):
+    """The test data of another split are training data of this one."""
+    run_recipe(make_config("digits", "ste", out="run", epochs=1, data_seed=3), progress=SilentProgress())
+    assert cli.main(["evaluate", "run"]) == 0
+    assert cli.main(["pack", "run", "-o", "net.safetensors"]) == 0
+    capsys.readouterr()
+    assert cli.main(["run", "net.safetensors"]) == 0
+    evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert f"accuracy {evaluation['mode']['accuracy']:.2f}" in capsys.readouterr().out
+    network = PackedNetwork.read("net.safetensors")
+    program = replace(network.program, about={**network.program.about, "data_seed": "three"})
+    PackedNetwork(program, network.tensors).save("net.safetensors")
+    assert cli.main(["run", "net.safetensors"]) == 2
+    assert "names 'three' as the seed of the split of its data, expected a whole number" in capsys.readouterr().err
+
+
+def test_no_input_and_no_record_of_a_run_is_replaced(tmp_path, capsys):
+    assert cli.main(["train", "digits", "--rule", "ste", "--out", "run", "--epochs", "1"]) == 0
+    assert cli.main(["pack", "run", "-o", "net.safetensors"]) == 0
+    files = [*(tmp_path / "run").iterdir(), tmp_path / "net.safetensors"]
+    before = {path: path.read_bytes() for path in files}
+    for words, message in (
+        (["pack", "run", "-o", "run/model.safetensors"], "run/model.safetensors is a record of the run in run"),
+        (["report", "run", "-o", "run/summary.json"], "run/summary.json is a record of the run in run"),
+        (["export", "net.safetensors", "--c", "net.safetensors"], "net.safetensors is what the command reads"),
+        (["run", "net.safetensors", "--out", "./net.safetensors"], "./net.safetensors is what the command reads"),
+    ):
+        capsys.readouterr()
+        assert cli.main(words) == 2
+        assert capsys.readouterr().err == f"bitbayes: {message}; write to another file\n"
+    assert {path: path.read_bytes() for path in files} == before
+    assert cli.main(["pack", "run", "-o", "run/net.safetensors"]) == 0, "another name in the folder of a run"
+
+
+def test_a_network_of_a_text_needs_token_ids(capsys):
+    model = nn.Sequential(nn.Linear(2, 1, bias=False))
+    bb.STE([model[0].weight], seed=0).eval()
+    bb.pack(model, torch.zeros(1, 2), about={"recipe": "text"}).save("net.safetensors")
+    assert cli.main(["run", "net.safetensors"]) == 2
+    assert "the recipe text is a text; give token ids with --data TOKENS.npy" in capsys.readouterr().err
 
 
 def test_a_single_output_has_sets_of_two_classes(tmp_path, capsys):

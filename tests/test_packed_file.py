@@ -153,7 +153,8 @@ def written(path, text, tensors=TENSORS, key="bitbayes.packed"):
 def test_unsound_files_are_refused(path):
     good = json.loads(OLD[8 : 8 + 0x1F0])["__metadata__"]["bitbayes.packed"]
     cases = [
-        (b"", "shorter than its header says"),
+        (b"", "not a safetensors file$"),
+        (b"not a network, but a text", "not a safetensors file$"),
         (GOLDEN[:-1], "not a safetensors file"),
         (GOLDEN[:300], "shorter than its header says"),
         (b"\xff" * 8 + GOLDEN[8:], "shorter than its header says"),

@@ -298,3 +298,11 @@ def test_further_parameters_can_be_made_binary() -> None:
     assert names(bb.split_parameters(kept, binary=["0.weight"])[0]) == ["0.weight", "1.weight"]
     with pytest.raises(ValueError, match="binary='embeding' matches no parameter; the nearest name is 'embed"):
         bb.split_parameters(model, binary="embeding")
+
+
+def test_a_lazy_layer_needs_an_input_first() -> None:
+    model = nn.Sequential(nn.LazyLinear(8), nn.Linear(8, 3))
+    with pytest.raises(ValueError, match=r"0\.weight has no shape yet; pass one batch through the network first"):
+        bb.split_parameters(model)
+    model(torch.zeros(1, 4))
+    assert [name for name, _ in bb.split_parameters(model)[0]] == ["0.weight", "1.weight"]

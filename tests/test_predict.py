@@ -340,3 +340,23 @@ def test_packed_networks_share_tied_weights() -> None:
     x = torch.randn(5, 8)
     plain, packed = (bb.predict(model, x, posterior, samples=3, backend=name).outputs for name in (None, "reference"))
     torch.testing.assert_close(packed, plain)
+
+
+def test_a_single_input_is_no_batch() -> None:
+    model = nn.Sequential(nn.Linear(8, 3))
+    optimizer = bb.BayesBiNN(bb.split_parameters(model)[0], ess=10, seed=0)
+    for posterior in (None, optimizer.posterior()):
+        with pytest.raises(ValueError, match=r"x of shape \(8,\) has outputs of shape \(3,\), .*; give x\[None\]$"):
+            bb.predict(model, torch.randn(8), posterior, samples=2)
+    ids = nn.Embedding(5, 3)  # inputs of shape (N,), which are a batch
+    assert bb.predict(ids, torch.tensor([1, 4])).outputs.shape == (1, 2, 3)
+
+
+def test_a_batch_of_one_example_is_refused_in_words() -> None:
+    model = nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match="BatchNorm needs at least two examples in a batch, got one; leave that batch out"
+    ):
+        bb.refresh_batchnorm(model, torch.randn(9, 8).split(4))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

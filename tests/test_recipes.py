@@ -177,6 +177,13 @@ def test_regression_figures_add_the_spread_of_the_networks_to_the_noise():
     assert observation_noise(several, torch.tensor([3 + 13**0.5, 3 - 13**0.5])) == pytest.approx(11**0.5, rel=2e-3)
 
 
+def test_the_noise_of_many_examples_is_that_of_few():
+    """Pieces of the training data are added up."""
+    one, y = torch.randn(2, 300, 1), torch.randn(300)
+    many = Prediction(one.repeat(1, 9, 1))
+    assert observation_noise(many, y.repeat(9)) == pytest.approx(observation_noise(Prediction(one), y), rel=1e-6)
+
+
 def test_ring():
     assert torch.allclose(ring(4.0, 90).norm(dim=1), torch.full((90,), 4.0))
 

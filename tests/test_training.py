@@ -111,6 +111,8 @@ class TestSchedule:
     def test_milestones_are_fractions(self):
         schedule = Schedule("milestones", milestones=(0.5, 0.9))
         assert rates(schedule, 10) == pytest.approx([1] * 4 + [0.1] * 4 + [0.01] * 2)
+        early = Schedule("milestones", milestones=(0.1, 0.75))
+        assert rates(early, 4) == pytest.approx([1, 0.1, 0.01, 0.01]), "the first epoch has the full rate"
 
     def test_staircase_and_constant(self):
         assert rates(Schedule("staircase", factor=0.5, every=2), 5) == [1, 1, 0.5, 0.5, 0.25]

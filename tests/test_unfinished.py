@@ -51,6 +51,14 @@ def test_a_run_on_other_data_is_neither_evaluated_nor_counted_as_finished(tmp_pa
         load_run(tmp_path / "run")
 
 
+def test_several_runs_go_on_past_an_early_stop(tmp_path: Path) -> None:
+    config = trained(tmp_path / "run", epochs=3, stop_after=1)
+    (summary,) = run_several([config.changed(stop_after=None)], progress=SilentProgress(), note=lambda line: None)
+    assert summary.epochs_done == 3
+    (again,) = run_several([config], progress=SilentProgress(), note=lambda line: None)
+    assert again.epochs_done == 3, "a run that has passed the stop is not begun again"
+
+
 def test_a_run_that_goes_on_is_not_finished(tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = trained(out, epochs=3, stop_after=1)

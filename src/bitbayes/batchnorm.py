@@ -73,7 +73,7 @@ def refresh_batchnorm(model: nn.Module, batches: Batches) -> None:
             few hundred examples work best.
 
     Raises:
-        ValueError: If there are BatchNorm layers but no batches.
+        ValueError: If there are BatchNorm layers but no batches, or a batch has one example where BatchNorm needs two.
         TypeError: If a batch is neither a tensor, nor a tuple that begins with a tensor, nor a mapping.
 
     Example:
@@ -115,12 +115,14 @@ def refresh(model: nn.Module, batches: Batches, weights: Weights | Iterator[Weig
         each = itertools.repeat(weights) if isinstance(weights, dict) else weights
         for batch, replaced in zip(itertools.chain([first], stream), each, strict=False):
             if isinstance(batch, Mapping):
-                functional_call(model, replaced, (), dict(batch))
-                continue
-            x = batch[0] if isinstance(batch, (tuple, list)) else batch
-            if not isinstance(x, Tensor):
-                raise TypeError(f"a batch must be inputs x, (x, ...) or keyword arguments, got {type(x).__name__}")
-            functional_call(model, replaced, (x,))
+                arguments, named = (), dict(batch)
+            else:
+                x, named = batch[0] if isinstance(batch, (tuple, list)) else batch, {}
+                if not isinstance(x, Tensor):
+                    raise TypeError(f"a batch must be inputs x, (x, ...) or keyword arguments, got {type(x).__name__}")
+                arguments = (x,)
+            with several_examples("leave that batch out, or choose another batch size"):
+                functional_call(model, replaced, arguments, named)
     except BaseException:  # also on Ctrl-C: half an average would be silently wrong
         for buffer, value in before:
             buffer.copy_(value)
@@ -129,6 +131,17 @@ def refresh(model: nn.Module, batches: Batches, weights: Weights | Iterator[Weig
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             norm.training = False
+
+
+@contextmanager
+def several_examples(advice: str) -> Iterator[None]:
+    """Say in an error of BatchNorm about a batch of one example what came, and what to do."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(f"BatchNorm needs at least two examples in a batch, got one; {advice}") from error
 
 
 def batch_buffers(model: nn.Module) -> dict[str, Tensor]:

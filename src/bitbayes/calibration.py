@@ -20,6 +20,7 @@ from bitbayes.errors import require
 from bitbayes.prediction import Prediction
 
 __all__ = [
+    "TEMPERATURES",
     "Reliability",
     "accuracy_by_coverage",
     "area_under_risk_coverage",
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 Bins = Literal["width", "mass"]
+
+TEMPERATURES = 0.05, 20.0
+"""Lowest and highest temperature that `fit_temperature` tries."""
 
 
 def probability_figures(probs: Tensor, y: Tensor) -> dict[str, float]:
@@ -148,7 +152,8 @@ def fit_temperature(prediction: Prediction[Tensor], y: Tensor) -> float:
         y: Classes.
 
     Returns:
-        Temperature between 0.05 and 20, for `Prediction.tempered`.
+        Temperature in the range `TEMPERATURES`, from 0.05 to 20, for `Prediction.tempered`. It is at an end of the
+        range if no temperature is best, such as for few examples that are all predicted correctly.
 
     Example:
         >>> sure = Prediction(torch.tensor([[[4.0, 0.0]] * 4]))  # right three times of four
@@ -159,10 +164,10 @@ def fit_temperature(prediction: Prediction[Tensor], y: Tensor) -> float:
     exact = Prediction(prediction.outputs.double())  # in float32, rounding moves the minimum in the fourth digit
 
     def cost(log_temperature: float) -> float:
-        probs = _full(exact.tempered(math.exp(log_temperature)).probs, torch.float64)
+        probs = exact.tempered(math.exp(log_temperature)).class_probs
         return -float(_of_class(probs, y).clamp(min=1e-30).log().mean())
 
-    bounds = (math.log(0.05), math.log(20))
+    bounds = [math.log(temperature) for temperature in TEMPERATURES]
     minimize = require("scipy.optimize", "train").minimize_scalar
     return math.exp(minimize(cost, bounds=bounds, method="bounded", options={"xatol": 1e-8}).x)
 
@@ -286,11 +291,13 @@ def _checked(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         found = f"{tuple(probs.shape)} and {tuple(y.shape)}"
         raise ValueError(f"probabilities and classes must have shapes (N, K) and (N,), N at least 1; got {found}")
     full, y = _full(probs), y.reshape(-1).long()
+    if full.isnan().any():
+        raise ValueError("expected probabilities, got NaN; the network's outputs are not finite")
     if not (full.min() >= -1e-3 and (full.sum(1) - 1).abs().max() < 1e-2):  # bfloat16 sums to 1 roughly
         raise ValueError(
             "expected probabilities, got rows that are negative or do not sum to 1; apply softmax to logits"
         )
-    return full, y
+    return full.clamp(min=0), y
 
 
 def _of_class(probs: Tensor, y: Tensor) -> Tensor:
@@ -300,7 +307,7 @@ def _of_class(probs: Tensor, y: Tensor) -> Tensor:
     return probs.gather(1, y[:, None])
 
 
-def _full(probs: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def _full(probs: Tensor) -> Tensor:
     """Return the probabilities of both classes of a binary problem."""
-    probs = probs.to(dtype)
+    probs = probs.float()
     return torch.cat([1 - probs, probs], 1) if probs.shape[1] == 1 else probs

@@ -197,7 +197,8 @@ def network_outputs(
         output: How to find the logits; see `logits_of`.
 
     Raises:
-        ValueError: If the logits are not found, or if the numbers of inputs and outputs of a chunk differ.
+        ValueError: If the logits are not found, if the numbers of inputs and outputs of a chunk differ, or if `x` is a
+            single input without the dimension of the batch.
     """
     inputs = x.split(chunk or max(len(x), 1))
     pieces = [logits_of(functional_call(model, weights, (piece,)), output) for piece in inputs]
@@ -208,6 +209,11 @@ def network_outputs(
                 "the network mixes examples; leave out chunk"
             )
     outputs = torch.cat(pieces)
+    if x.dim() == 1 and len(outputs) != len(x):
+        raise ValueError(
+            f"x of shape ({len(x)},) has outputs of shape {tuple(outputs.shape)}, so x is one input and not a batch; "
+            "give x[None]"
+        )
     outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
     return outputs[:, None] if outputs.dim() == 1 else outputs
 

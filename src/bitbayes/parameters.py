@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn import Parameter
+from torch.nn.parameter import UninitializedParameter
 
 from bitbayes.errors import closest
 from bitbayes.rules import scales
@@ -62,7 +63,8 @@ def split_parameters(
         list.
 
     Raises:
-        ValueError: If no parameter is binary, or an entry of `real` or `binary` matches nothing.
+        ValueError: If no parameter is binary, an entry of `real` or `binary` matches nothing, or a lazy layer has seen
+            no input yet.
 
     Warns:
         UserWarning: If layers of other kinds have many weights that neither `real` nor `binary` names, so that they
@@ -76,6 +78,9 @@ def split_parameters(
         >>> [name for name, _ in real]
         ['0.bias', '1.weight', '1.bias', '2.weight', '2.bias']
     """
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ValueError(f"{name} has no shape yet; pass one batch through the network first")
     first, others, stacked = _split(model, real, binary)
     for module in model.modules():
         if isinstance(module, _TRANSPOSED) and isinstance(module.weight, Parameter):

@@ -165,10 +165,13 @@ def number(value: float | None, digits: int = 2, missing: str = "-") -> str:
     """Return a number with fixed decimals and commas between thousands, or `missing` for None.
 
     Example:
-        >>> number(98.856), number(None), number(10014720, 0)
-        ('98.86', '-', '10,014,720')
+        >>> number(98.856), number(None), number(10014720, 0), number(-1e-6)
+        ('98.86', '-', '10,014,720', '0.00')
     """
-    return missing if value is None else f"{value:,.{digits}f}"
+    if value is None:
+        return missing
+    text = f"{value:,.{digits}f}"
+    return text if text.strip("-0.") else text.lstrip("-")  # of a small negative number, no minus is left
 
 
 def brief(value: object, digits: int = 3) -> str:

@@ -61,6 +61,7 @@ examples:
 
     def run(self) -> None:
         """Pack, and print the size of each layer."""
+        from bitbayes.calibration import TEMPERATURES
         from bitbayes.lab.studies.pack import pack_run
 
         check_output(self.output)
@@ -69,7 +70,10 @@ examples:
         print(network.summary())
         print(_described(network))
         if self.tempered:
-            print(f"temperature {network.program.about['temperature']}, fitted on validation data")
+            temperature = network.program.about["temperature"]
+            bound = float(temperature) in TEMPERATURES  # such as on few examples that are all predicted correctly
+            too_few = "; the end of its range, so give more validation data" if bound else ""
+            print(f"temperature {temperature}, fitted on validation data{too_few}")
         for level in self.conformal:
             least = network.conformal(level).threshold
             held = f"classes of probability {least:.4g} or more" if least else "all classes; too few validation data"
@@ -128,7 +132,7 @@ examples:
             raise ValueError("--invert needs image files or arrays of images; name them after the network's file")
         if self.abstain and self.conformal is None:
             raise ValueError("--abstain needs conformal sets; give their level, such as --conformal 0.9")
-        check_output(self.out)
+        check_output(self.out, self.network, *self.inputs, *filter(None, [self.data]))
         network, unread = find_packed(self.network), list[str]()
         sets = None if self.conformal is None else network.conformal(self.conformal, self.network)
         runtime = load(network, self.backend)
@@ -305,7 +309,7 @@ examples:
     def run(self) -> None:
         """Write the requested files."""
         for path in (self.c, self.onnx, self.qonnx, self.gguf):
-            check_output(path)
+            check_output(path, self.network)
         paths = [Path(path).resolve() for path in (self.c, self.onnx, self.qonnx) if path is not None]
         if self.gguf is not None:
             if paths:
@@ -382,9 +386,10 @@ def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any],
         raise ValueError(f"--data takes data sets and normalised inputs, but {data} is an image; leave out --data")
     import torch
 
-    from bitbayes.lab.data import TensorData
+    from bitbayes.lab.data import TensorData, TextData
     from bitbayes.lab.data.pictures import labelled_pictures
     from bitbayes.lab.recipes import RECIPES
+    from bitbayes.lab.studies.pack import SPLIT
     from bitbayes.lab.train.measure import whole
 
     if "recipe" not in network.program.about:
@@ -402,7 +407,12 @@ def _inputs(network: PackedNetwork, data: str | None) -> tuple[npt.NDArray[Any],
         inputs, numbers, which = labelled_pictures(data, network.inputs)
         return inputs.reshape(-1, *network.program.input), numbers, False, which
     recipe = RECIPES[name]
-    test = recipe.load(data, torch.device("cpu"), 0).test
+    split = network.program.about.get(SPLIT, "0")
+    if not split.isdecimal():
+        raise ValueError(f"the file names {split!r} as the seed of the split of its data, expected a whole number")
+    test = recipe.load(data, torch.device("cpu"), int(split)).test
+    if isinstance(test, TextData):
+        raise ValueError(f"the recipe {recipe.name} is a text; give token ids with --data TOKENS.npy")
     if not isinstance(test, TensorData):
         raise ValueError(f"the test data of recipe {recipe.name} does not fit in memory; give a .npy file with --data")
     inputs, targets = whole(test)

@@ -268,7 +268,7 @@ def _curves(command: Reproduce) -> None:
     from bitbayes.lab.train import EpochRow, RunConfig, RunError
 
     runs = {}
-    for folder in _run_folders(command.runs):
+    for folder, name in _run_folders(command.runs).items():
         config = RunConfig.load(folder)
         try:
             before = float_epochs(config)
@@ -281,7 +281,7 @@ def _curves(command: Reproduce) -> None:
             rows = [EpochRow.from_dict(json.loads(line)) for line in lines]
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read {path}: {error}") from error
-        runs[folder.name] = [dataclasses.replace(row, epoch=row.epoch + before) for row in rows]
+        runs[name] = [dataclasses.replace(row, epoch=row.epoch + before) for row in rows]
     out = Path(command.given.out or "runs", "curves.png")
     dataset = command.choice.dataset or "mnist"
     show(f"written: {figures.curves_figure(runs, out, published=command.published, dataset=dataset)}")
@@ -309,19 +309,21 @@ def _histogram(command: Reproduce) -> None:
     from bitbayes.posterior import load_posterior
 
     folders = _run_folders(command.runs)
-    posteriors = {folder.name: load_posterior(folder / "posterior.safetensors") for folder in folders}
+    posteriors = {name: load_posterior(folder / "posterior.safetensors") for folder, name in folders.items()}
     out = Path(command.given.out or "runs", "histogram.png")
     show(f"written: {figures.histogram_figure(posteriors, out)}")
 
 
-def _run_folders(names: Sequence[str]) -> list[Path]:
+def _run_folders(names: Sequence[str]) -> dict[Path, str]:
+    """Return the folders of runs with the shortest names that tell them apart."""
+    from bitbayes.lab.report.folders import short_names
     from bitbayes.lab.train import RunConfig
 
     if not names:
         raise ValueError("this figure needs finished runs, got none; name them: --runs runs/A runs/B")
     for name in names:
         RunConfig.load(name)
-    return [Path(name) for name in names]
+    return short_names([Path(name) for name in names])
 
 
 _OTHERS: dict[str, tuple[Callable[[Reproduce], None], tuple[str, ...]]] = {

@@ -164,10 +164,31 @@ def placed(given: Overrides, **changes: Any) -> Overrides:
     return dataclasses.replace(given, device=chosen_device(given.device), **changes)
 
 
-def check_output(path: str | None) -> None:
-    """Raise ValueError if the folder of a file to write is missing, before the work whose result it shall hold."""
-    if path is not None and not Path(path).parent.is_dir():
-        raise ValueError(f"there is no folder {Path(path).parent} to write {Path(path).name} to; create it first")
+_RECORDS = {
+    *("config.json", "environment.json", "summary.json", "evaluation.json", "failure.json", "ensemble.json"),
+    *("metrics.jsonl", "checkpoint.pt", "model.safetensors", "posterior.safetensors"),
+}  # files that a run has written into its folder
+
+
+def check_output(path: str | None, *read: str) -> None:
+    """Check where a file will be written, before the work whose result it shall hold.
+
+    Args:
+        path: The file; None for none.
+        *read: Files that the command reads.
+
+    Raises:
+        ValueError: If its folder is missing, or it would replace a file that is read, or a record of a run.
+    """
+    if path is None:
+        return
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise ValueError(f"there is no folder {target.parent} to write {target.name} to; create it first")
+    if any(Path(each).exists() and target.resolve() == Path(each).resolve() for each in read):
+        raise ValueError(f"{path} is what the command reads; write to another file")
+    if target.name in _RECORDS and any((target.parent / name).is_file() for name in ("config.json", "ensemble.json")):
+        raise ValueError(f"{path} is a record of the run in {target.parent}; write to another file")
 
 
 def parsed_options(pairs: Sequence[str], flag: str = "--set") -> dict[str, Any]:

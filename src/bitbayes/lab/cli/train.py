@@ -89,7 +89,7 @@ examples:
     def run(self) -> None:
         """Train on all processes that torchrun has started, and print the summary."""
         from bitbayes.lab.recipes import make_config, run_recipe
-        from bitbayes.lab.recipes.configure import float_folder
+        from bitbayes.lab.recipes.configure import begun_folders
         from bitbayes.lab.report.tables import summary_table
         from bitbayes.lab.train import EventProgress, default_progress
         from bitbayes.lab.train.distributed import joined, restarted
@@ -103,7 +103,7 @@ examples:
         with joined(given.device) as device:
             config = make_config(self.recipe, self.rule, given, device=device)
             if self.resume and not restarted():  # torchrun may restart what had no checkpoint yet
-                require_checkpoint([config.out, *([float_folder(config)] if config.pretrain_epochs else [])])
+                require_checkpoint(begun_folders([config]))
             kept = kept_posterior(config.rule, config.estimator, config.spec)
             progress = EventProgress(default_progress(), config.out) if self.tensorboard else None
             result = run_recipe(config, resume=self.resume or restarted(), progress=progress, about=kept)
@@ -114,6 +114,7 @@ examples:
 
     def _several(self, given: Overrides) -> None:
         from bitbayes.lab.recipes import full_name, open_recipe
+        from bitbayes.lab.recipes.configure import begun_folders
         from bitbayes.lab.report import results
         from bitbayes.lab.studies.several import make_configs, member_configs, run_members, run_several
         from bitbayes.lab.studies.tables import TableRow
@@ -136,7 +137,7 @@ examples:
         make, count = (member_configs, self.members) if ensemble else (make_configs, self.seeds)
         configs = make(self.recipe, self.rule, count, given)
         if self.resume:
-            require_checkpoint([config.out for config in configs])
+            require_checkpoint(begun_folders(configs))
         show(kept_posterior(configs[0].rule, configs[0].estimator, configs[0].spec))
         rule = full_name(recipe, self.rule, given.estimator)
         summaries = (run_members if ensemble else run_several)(configs, jobs=self.jobs)

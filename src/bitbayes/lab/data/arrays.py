@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ def from_arrays(
             numbers from 0 to 1. Mean and standard deviation of the training inputs are subtracted and divided by: for
             each entry of vectors, for each channel of images.
         y: Targets: whole numbers from 0 for classes, shape (N,); floating-point numbers for a regression, shape (N,) or
-            (N, K).
+            (N, K). The type decides: classes as floating-point numbers make a regression.
         test: Inputs and targets for testing; None to hold out a share of the examples.
         classes: Number of classes, or their names; None for one more than the largest target.
         device: Device of the tensors.
@@ -50,6 +51,9 @@ def from_arrays(
 
     Raises:
         ValueError: If shapes, types or numbers cannot be used; the message says what came and what was expected.
+
+    Warns:
+        UserWarning: If no example has the class 0, and the classes are not named.
 
     Example:
         >>> x, y = torch.randn(100, 5), torch.arange(100) % 3
@@ -73,9 +77,15 @@ def from_arrays(
     if not targets.is_floating_point():
         largest = int(max(targets.max(), fresh[1].max() if len(fresh[1]) else 0))
         count = largest + 1 if wished is None else wished
-        if min(int(targets.min()), int(fresh[1].min()) if len(fresh[1]) else 0) < 0 or largest >= count:
-            low = min(int(targets.min()), int(fresh[1].min()) if len(fresh[1]) else 0)
+        low = min(int(part.min()) for part in (targets, fresh[1]) if len(part))
+        if low < 0 or largest >= count:
             raise ValueError(f"y has classes from {low} to {largest}; expected 0 to {count - 1}, for {count} classes")
+        if low > 0 and wished is None:
+            warnings.warn(
+                f"no example has a class below {low}, but classes are numbered from 0, so that {count} are counted; "
+                "subtract the lowest number, or name all classes with classes=",
+                stacklevel=2,
+            )
     elif wished is not None:
         raise ValueError(f"y is of type {targets.dtype}, for a regression; leave classes out, or give whole numbers")
     kept, chosen = held_out(len(inputs), validation, seed)

@@ -112,8 +112,8 @@ def labelled_pictures(where: str | Path, inputs: Inputs) -> tuple[np.ndarray, np
     """Return the test pictures of a folder as a packed network takes them, and their classes.
 
     Args:
-        where: As for `load_pictures`. Without a test part, the pictures are those that it holds out by default, because
-            the network was trained on the others.
+        where: As for `load_pictures`. Without a test part, the pictures are those that it holds out by default. The
+            network was trained on the others, unless it was given another share.
         inputs: Description of the inputs in the network's file.
 
     Returns:
@@ -131,7 +131,8 @@ def labelled_pictures(where: str | Path, inputs: Inputs) -> tuple[np.ndarray, np
     rows, which = found.test, f"the test part of {where}"
     if rows is None:
         _, chosen = _test_part(torch.tensor(found.train.labels), _TEST_SHARE, where)
-        rows, which = found.train.chosen(chosen.tolist()), f"{where}{_of_which(_TEST_SHARE)}"
+        rows = found.train.chosen(chosen.tolist())
+        which = f"the {_TEST_SHARE:.0%} of {where} that load_pictures holds out by default (seed {_TEST_SEED})"
     x, y = _decoded(rows, inputs)
     numbers = [inputs.classes.index(name) for name in names] if inputs.classes else list(range(len(names)))
     return inputs.normalised(x.numpy()), np.array(numbers)[y.numpy()], which

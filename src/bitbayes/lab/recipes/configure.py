@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -151,12 +151,12 @@ def full_name(recipe: Recipe, rule: str, estimator: str | None = None) -> RuleNa
     """
     name = RuleName.parse(rule)
     if name.rule not in RULES:
-        raise nearest("rule", rule, RULES)
+        raise nearest("rule", rule, [*RULES, *DEFAULTS])
     if name.rule != "bayesbinn":
         if estimator:
             raise ValueError(f"only bayesbinn has estimators; got {estimator!r} for {name.rule}")
         if name.variant and rule not in {**recipe.rules, **recipe.quick}:
-            raise nearest("rule", rule, recipe.rules)
+            raise nearest("rule", rule, [*recipe.rules, *recipe.quick, *DEFAULTS])
         return name
     if name.variant and estimator and name.variant != estimator:
         raise ValueError(f"got two estimators, {name.variant!r} and {estimator!r}; give one of them")
@@ -421,6 +421,13 @@ def float_folder(config: RunConfig) -> str:
     return f"{config.out}-pretrained"
 
 
+def begun_folders(configs: Sequence[RunConfig]) -> list[str]:
+    """Return the folders that interrupted runs may have begun: their own, and those of float networks before them."""
+    return [
+        folder for config in configs for folder in (config.out, *[float_folder(config)] * (config.pretrain_epochs > 0))
+    ]
+
+
 def pretrained(
     config: RunConfig, folder: str | None = None, *, data: DataBundle | None = None, progress: Progress | None = None
 ) -> RunConfig:
@@ -472,7 +479,8 @@ def finished(config: RunConfig, data: DataBundle) -> Summary | None:
     folder = RunFolder(config.out)
     if not folder.has("summary.json") or RunConfig.load(config.out).differences(config):
         return None
-    return finished_summary(config.out) if folder.trained_on(data_of(config, data).fingerprint()) else None
+    wanted = config.last_epoch
+    return finished_summary(config.out, wanted) if folder.trained_on(data_of(config, data).fingerprint()) else None
 
 
 def _to_train(config: RunConfig, data: DataBundle | None) -> Experiment:

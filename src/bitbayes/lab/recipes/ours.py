@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 
 from bitbayes import nn
@@ -68,7 +69,21 @@ MNIST_SMALL = dataclasses.replace(
     wide=False,
 )
 
-# A study of members trains dozens of runs, so each has to be short.
+
+def _float_dropout(rules: Mapping[str, RuleSpec]) -> dict[str, RuleSpec]:
+    """Return rules of which the float network alone has dropout, and also comes without it.
+
+    BayesBiNN has the recommended setting. "bayesbinn:default" is the same with dropout.
+    """
+    usual = {**rules, "full-precision:no-dropout": rules["full-precision"], "bayesbinn:straight-through": DEFAULT}
+    return {
+        name: spec if name == "full-precision" else dataclasses.replace(spec, dropout=0.0)
+        for name, spec in usual.items()
+    }
+
+
+# A study of members trains dozens of runs, so each has to be short. Binary networks of this width underfit with
+# dropout: the NLL on validation data is 0.093 with it, and 0.081 (STE) and 0.069 (BayesBiNN's mean) without it.
 MNIST_NARROW = dataclasses.replace(
     MNIST_SMALL,
     name="mnist-narrow",
@@ -77,6 +92,7 @@ MNIST_NARROW = dataclasses.replace(
     epochs=16,
     quick_epochs=16,
     batch_size=500,
+    rules=_float_dropout(MNIST_SMALL.rules),
 )
 
 
@@ -143,7 +159,7 @@ CIFAR10_SMALL_W1A1 = dataclasses.replace(
     network=partial(nn.narrow_vgg, 10, activation="sign"),
 )
 
-# For studies of members, where dropout is a rival.
+# For studies of members, where the dropout of a float network is a rival.
 CIFAR10_NARROW = dataclasses.replace(
     CIFAR10_SMALL,
     name="cifar10-narrow",
@@ -151,6 +167,7 @@ CIFAR10_NARROW = dataclasses.replace(
     network=partial(nn.narrow_vgg, 10, activation="relu", dropout=0.2),
     epochs=16,
     quick_epochs=16,
+    rules=_float_dropout(CIFAR10_SMALL.rules),
 )
 CIFAR10_NARROW_W1A1 = dataclasses.replace(
     CIFAR10_NARROW,

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeGuard, TypeVar
 from bitbayes.lab.continual import AccuracyMatrix
 from bitbayes.lab.studies.trust import TrustRow
 from bitbayes.lab.train import RunConfig
-from bitbayes.lab.train.folder import one_line, set_aside_from
+from bitbayes.lab.train.folder import COUNT, one_line, set_aside_from
 from bitbayes.lab.train.measure import histogram
 from bitbayes.lab.train.records import Spread, parsed
 from bitbayes.posterior import load_posterior
@@ -147,7 +147,7 @@ def read_folders(paths: Sequence[str | Path], now: float | None = None) -> Folde
         streams.pop(path, None)
     for path in reader.trained_first(runs, explicit):
         del runs[path]
-    names = _names([*runs, *streams, *trust])
+    names = short_names([*runs, *streams, *trust])
     folders = Folders(
         [run for path, folder in runs.items() if (run := reader.run(names[path], folder))],
         [stream for path, folder in streams.items() if (stream := reader.stream(names[path], folder))],
@@ -172,8 +172,17 @@ def _is_stream(folder: Path) -> bool:
     return not _is_run(folder) and _is_run(folder / "task1")
 
 
-def _names(folders: Sequence[Path]) -> dict[Path, str]:
-    """The shortest ends of the paths that differ."""
+def _folders(place: Path) -> list[Path]:
+    return [each for each in place.iterdir() if each.is_dir()] if place.is_dir() else []
+
+
+def short_names(folders: Sequence[Path]) -> dict[Path, str]:
+    """Return the shortest ends of paths that differ, by path.
+
+    Example:
+        >>> list(short_names([Path("ste/seed0"), Path("bop/seed0"), Path("runs/vispa")]).values())
+        ['ste/seed0', 'bop/seed0', 'vispa']
+    """
     names: dict[Path, str] = {}
     for folder in folders:
         ends, others = (folder.parts[-i:] for i in range(1, len(folder.parts))), {*folders} - {folder}
@@ -240,7 +249,8 @@ class _Reader:
     def inside(self, folder: Path) -> list[Path]:
         """Return the runs and streams in a folder that is neither."""
         if not folder.is_dir():
-            self._note(f"{folder} is a file, not the folder of a run")
+            if folder.name not in (COUNT, "evaluation.json"):  # which lie beside the members of an ensemble
+                self._note(f"{folder} is a file, not the folder of a run")
             return []
         try:
             children = sorted(folder.iterdir())
@@ -248,7 +258,11 @@ class _Reader:
             self._note(f"{folder} cannot be read: {error.strerror}")
             return []
         found = [child for child in children if _is_run(child) or _is_stream(child)]
-        if not found:
+        if found and (folder / "evaluation.json").is_file():
+            self._note(f"{folder}: its members are shown one by one; bitbayes evaluate {folder} shows them together")
+        if deeper := [child.name for child in children if child not in found and any(map(_is_run, _folders(child)))]:
+            self._note(f"{_some(deeper)} in {folder}: holds runs of its own; to see them, name it too")
+        elif not found:
             self._note(
                 f"{folder} is not the folder of a run: it has no config.json" if children else f"{folder} is empty"
             )

@@ -51,6 +51,7 @@ WAYS = {"single": "one run", "members": "{} runs", "cycles": "{} cycles"}
 """Heading of each way to train in a study of members, with a place for the number of members."""
 
 
+_UNLIKE = "out-of-distribution data"
 _POINT = 1e-4  # bits per weight, below which samples of a posterior are the mode but for a few weights
 
 _SCORES = {
@@ -109,7 +110,8 @@ def evaluation_table(found: Evaluation) -> Table:
     else:
         caption = f"The per-weight entropy of the posterior is {number(bits, 4)} bits."
     estimator = f" ({found.estimator})" if found.estimator else ""
-    title = f"{found.recipe}, {found.rule}{estimator}: test data{with_views(found.views)}"
+    unlike = f"; out-of-distribution data: {found.unlike}" if found.unlike else ""
+    title = f"{found.recipe}, {found.rule}{estimator}: test data{with_views(found.views)}{unlike}"
     return Table(title, ["", *columns], rows, caption)
 
 
@@ -191,9 +193,9 @@ def _trust_cells(row: TrustRow, names: Iterable[str] = tuple(FIGURES)) -> list[s
 def calibration_table(groups: Sequence[Group]) -> Table:
     """Return what `bitbayes evaluate` has found, over seeds; no rows if no run was evaluated."""
     rows = []
-    for group, prediction, found in _evaluations(groups):
-        rows.append([group.label, prediction, str(len(found)), *_figure_cells(_values(found, FIGURES))])
-    heads = ["rule", "prediction", "runs", *(head for _, head, _ in FIGURES.values())]
+    for group, prediction, unlike, found in _evaluations(groups):
+        rows.append([group.label, prediction, str(len(found)), unlike, *_figure_cells(_values(found, FIGURES))])
+    heads = ["rule", "prediction", "runs", _UNLIKE, *(head for _, head, _ in FIGURES.values())]
     about = "Mean ± sample standard deviation over runs, measured by bitbayes evaluate."
     return Table("Calibration on test data", heads, rows, about).without_empty_columns()
 
@@ -201,30 +203,36 @@ def calibration_table(groups: Sequence[Group]) -> Table:
 def unlike_table(groups: Sequence[Group]) -> Table:
     """Return how well each score tells out-of-distribution data apart; no rows if no run was evaluated on such data."""
     rows = []
-    for group, prediction, found in _evaluations(groups):
+    for group, prediction, unlike, found in _evaluations(groups):
         for end, score in _SCORES.items():
             values = _values(found, (f"auroc_unlike{end}", f"fpr95_unlike{end}"))
             if any(values.values()):
-                rows.append([group.label, prediction, score, *(spread(each, 3) for each in values.values())])
+                rows.append([group.label, prediction, unlike, score, *(spread(each, 3) for each in values.values())])
     about = "FPR95 is the share of out-of-distribution inputs that pass if 95% of the test inputs are to pass."
-    return Table(
-        "Detection of out-of-distribution data", ["rule", "prediction", "score", "AUROC", "FPR95"], rows, about
-    )
+    heads = ["rule", "prediction", _UNLIKE, "score", "AUROC", "FPR95"]
+    return Table("Detection of out-of-distribution data", heads, rows, about).without_empty_columns()
 
 
-def _evaluations(groups: Sequence[Group]) -> Iterator[tuple[Group, str, list[Mapping[str, Any]]]]:
-    """Yield groups of runs, the mode or the mean of samples, and its figures in every evaluated run of the group.
+def _evaluations(groups: Sequence[Group]) -> Iterator[tuple[Group, str, str, list[Mapping[str, Any]]]]:
+    """Yield groups of runs, the way to predict, the out-of-distribution data, and the figures of every evaluated run.
 
-    Evaluations of the members of a run's cycles are kept apart from those of single networks.
+    Evaluations of other numbers of members, with other views or other out-of-distribution data are kept apart.
     """
     for group in groups:
-        for count in sorted({_members(run) for run in group.runs}):
-            runs = [run for run in group.runs if _members(run) == count]
+        for about in sorted({_measured(run) for run in group.runs}):
+            runs, (count, unlike, views) = [run for run in group.runs if _measured(run) == about], about
             for kind in ("mode", "mean"):
                 found = [figures for run in runs if isinstance(figures := run.evaluation.get(kind), Mapping)]
                 if found:
                     samples = listed(run.evaluation.get("samples") for run in runs if kind in run.evaluation)
-                    yield group, _averaged(count, samples if kind == "mean" else None), found
+                    prediction = _averaged(count, samples if kind == "mean" else None)
+                    yield group, prediction + with_views(views or None), unlike, found
+
+
+def _measured(run: RunRecord) -> tuple[int, str, str]:
+    """Return what tells evaluations of one group apart: members, out-of-distribution data, and views."""
+    unlike, views = (str(run.evaluation.get(name) or "") for name in ("unlike", "views"))
+    return _members(run), unlike, views
 
 
 def _members(run: RunRecord) -> int:

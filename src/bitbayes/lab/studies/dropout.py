@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -42,15 +43,17 @@ def dropout_predictor(run: FinishedRun, passes: int) -> Callable[[Tensor], Predi
     for layer in dropout_layers(model):
         layer.train()
 
+    def outputs(index: int, x: Tensor) -> Tensor:
+        torch.manual_seed(stream_key(run.config.seed, _STREAM, index))  # all views of a pass have its masks
+        return network_outputs(model, {}, x, _CHUNK)
+
     @torch.no_grad()
     def predict(x: Tensor) -> Prediction:
-        outputs = averaged(lambda part: network_outputs(model, {}, part, _CHUNK), run.config.views)
-        found = []
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            for index in range(passes):
-                torch.manual_seed(stream_key(run.config.seed, _STREAM, index))
-                with autocast(device, run.config.precision):
-                    found.append(outputs(x))
-        return Prediction(torch.stack(found))
+        masks = [averaged(partial(outputs, index), run.config.views) for index in range(passes)]
+        with (
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            autocast(device, run.config.precision),
+        ):
+            return Prediction(torch.stack([each(x) for each in masks]))
 
     return predict

@@ -23,7 +23,16 @@ from bitbayes.calibration import (
 )
 from bitbayes.conformal import ConformalIntervals, ConformalSets
 from bitbayes.lab.choices import Views
-from bitbayes.lab.data import CORRUPTIONS, LETTERS, SEVERITIES, TensorData, corrupted, framed, printed_letters
+from bitbayes.lab.data import (
+    CORRUPTIONS,
+    LETTERS,
+    SEVERITIES,
+    DataBundle,
+    TensorData,
+    corrupted,
+    framed,
+    printed_letters,
+)
 from bitbayes.lab.recipes import open_recipe
 from bitbayes.lab.studies.load import FinishedRun, joint, load_members
 from bitbayes.lab.train import RunConfig, RunFolder
@@ -152,7 +161,7 @@ def _regression(runs: Sequence[FinishedRun], kinds: Mapping[str, int]) -> dict[s
     figures = {}
     for kind, count in kinds.items():
         predictor = joint(runs, count)
-        found = measure_regression(predictor, runs[0].experiment.data.train, _test(runs[0]))
+        found = measure_regression(predictor, runs[0].experiment.data.train, _test_of(runs[0]))
         figures[kind] = found | _interval_figures(predictor, runs[0], found["noise"])
     return figures
 
@@ -173,26 +182,43 @@ class Inputs:
     unlike: Tensor | None = None
     shifted: Mapping[tuple[str, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        data: DataBundle,
+        recipe: str,
+        unlike: str | None = None,
+        unlike_data: str | None = None,
+        *,
+        shifted: int = 0,
+    ) -> Inputs:
+        """Return the evaluation data of classification runs.
+
+        Args:
+            data: Data of the runs, as divided by their protocol.
+            recipe: Name of their recipe, for errors.
+            unlike: See `evaluate_run`.
+            unlike_data: See `evaluate_run`.
+            shifted: Number of test images, from the first, that are corrupted in every way and severity. Inputs that
+                are no images of type uint8 are not corrupted.
+
+        Raises:
+            ValueError: If there is no test data that fits in memory, or the out-of-distribution data has another shape
+                or is named without a recipe that reads it.
+        """
+        if unlike is None and unlike_data is not None:
+            raise ValueError(f"unlike_data {unlike_data} has no effect without unlike, the recipe that reads it")
+        test, validation = _test(data, recipe), data.validation
+        other = None if unlike is None else _unlike(test, unlike, unlike_data)
+        held = whole(validation) if isinstance(validation, TensorData) else None
+        return cls(whole(test), held, other, _shifted(test, shifted))
+
 
 def evaluation_inputs(
-    run: FinishedRun, unlike: str | None = None, unlike_data: str | None = None, shifted: int = 0
+    run: FinishedRun, unlike: str | None = None, unlike_data: str | None = None, *, shifted: int = 0
 ) -> Inputs:
-    """Return the evaluation data of a classification run.
-
-    Args:
-        run: The run.
-        unlike: See `evaluate_run`.
-        unlike_data: See `evaluate_run`.
-        shifted: Number of test images, from the first, that are corrupted in every way and severity. Inputs that are no
-            images of type uint8 are not corrupted.
-
-    Raises:
-        ValueError: If there is no test data that fits in memory, or the out-of-distribution data has another shape.
-    """
-    test, validation = _test(run), run.experiment.data.validation
-    other = None if unlike is None else _unlike(test, unlike, unlike_data, run.experiment.device)
-    held = whole(validation) if isinstance(validation, TensorData) else None
-    return Inputs(whole(test), held, other, _shifted(test, shifted))
+    """Return the evaluation data of a classification run; see `Inputs.of`."""
+    return Inputs.of(run.experiment.data, run.config.recipe, unlike, unlike_data, shifted=shifted)
 
 
 def _shifted(test: TensorData, count: int) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
@@ -212,7 +238,7 @@ def _interval_figures(predicted: Callable[[Tensor], Prediction], run: FinishedRu
     validation = run.experiment.data.validation
     if not isinstance(validation, TensorData):
         return {}
-    (held, targets), (x, y) = whole(validation), whole(_test(run))
+    (held, targets), (x, y) = whole(validation), whole(_test_of(run))
     found = ConformalIntervals.fit(predicted(held), targets, level=LEVEL, noise=noise or None)
     prediction = predicted(x)
     low, high = found.intervals(prediction)
@@ -222,8 +248,12 @@ def _interval_figures(predicted: Callable[[Tensor], Prediction], run: FinishedRu
     }
 
 
-def _test(run: FinishedRun) -> TensorData:
-    test, recipe = run.experiment.data.test, run.config.recipe
+def _test_of(run: FinishedRun) -> TensorData:
+    return _test(run.experiment.data, run.config.recipe)
+
+
+def _test(data: DataBundle, recipe: str) -> TensorData:
+    test = data.test
     if test is None:
         raise ValueError(f"recipe {recipe} has no test data")
     if not isinstance(test, TensorData):
@@ -234,12 +264,12 @@ def _test(run: FinishedRun) -> TensorData:
     return test
 
 
-def _unlike(test: TensorData, recipe: str, where: str | None, device: torch.device) -> Tensor:
+def _unlike(test: TensorData, recipe: str, where: str | None) -> Tensor:
     """Return test inputs of another recipe, or printed letters, normalised like the run's own."""
     if recipe == LETTERS:
-        other = _letters(where, device)
+        other = _letters(where, test.x.device)
     else:
-        other = open_recipe(recipe).load(where, device, 0).test
+        other = open_recipe(recipe).load(where, test.x.device, 0).test
     if not isinstance(other, TensorData):
         what = "no test data" if other is None else "test data that do not fit in memory"
         raise ValueError(f"{recipe} has {what}; choose another recipe for unlike")
@@ -297,8 +327,8 @@ class Predictions:
         """Return metrics on test data, metrics that validation data makes possible, and out-of-distribution metrics."""
         y, prediction = inputs.test[1], self.test
         figures = probability_figures(prediction.class_probs, y)
-        wrong = prediction.probs.argmax(-1) != y.reshape(-1) if prediction.probs.shape[-1] > 1 else None
-        if wrong is not None and wrong.any() and not wrong.all():
+        wrong = prediction.class_probs.argmax(1) != y.reshape(-1)
+        if wrong.any() and not wrong.all():
             figures["auroc_errors"] = separation(prediction.entropy[~wrong], prediction.entropy[wrong])
         figures["aurc"] = area_under_risk_coverage(prediction.class_probs, y)
         if self.unlike is not None:

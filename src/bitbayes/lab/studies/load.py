@@ -100,10 +100,8 @@ def load_members(
         config = RunConfig.load(place)
         if known is not None and _kind(config) != _kind(known.config):
             raise ValueError(f"{place} is no member of {folder}: it has another recipe, rule, data or views")
-        run = load_run(place, data=data, device=device, trust=trust)
-        if known is not None:  # keep one copy of equal data
-            run.experiment.data = known.experiment.data
-        runs.append(run)
+        shared = data if known is None else known.experiment.data
+        runs.append(load_run(place, data=shared, device=device, trust=trust))
     return runs
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,15 @@ from bitbayes.errors import nearest
 from bitbayes.lab.choices import Overrides, TableChoice, Way
 from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.recipes import Recipe, make_config, make_experiment, open_recipe
-from bitbayes.lab.recipes.configure import full_name, load_data
+from bitbayes.lab.recipes.configure import data_of, full_name, open_device
 from bitbayes.lab.studies import gaussian
 from bitbayes.lab.studies.budget import Spending, check_same_study, equal_epochs, factors, scaled, step_times
 from bitbayes.lab.studies.dropout import dropout_layers, dropout_predictor
-from bitbayes.lab.studies.evaluate import Inputs, Predictions, calibration_data, evaluation_inputs
+from bitbayes.lab.studies.evaluate import Inputs, Predictions, calibration_data
 from bitbayes.lab.studies.load import FinishedRun, load_members, load_run
 from bitbayes.lab.studies.several import (
     begin_members,
+    data_of_process,
     diverged,
     finished,
     member_configs,
@@ -32,8 +32,9 @@ from bitbayes.lab.studies.several import (
     run_several,
     with_float_networks,
 )
+from bitbayes.lab.studies.tables import default_folder
 from bitbayes.lab.studies.trust import network_bytes
-from bitbayes.lab.train import DivergedError, RuleName, RunConfig, RunFolder
+from bitbayes.lab.train import DivergedError, RuleName, RunConfig, RunFolder, choose_precision
 from bitbayes.lab.train.records import Record, Spread
 from bitbayes.lab.train.rules import relaxes
 from bitbayes.prediction import Prediction
@@ -144,18 +145,19 @@ def members_study(
     if not recipe.loss.classifies:
         kind = "text" if recipe.loss.text else "a regression"
         raise ValueError(f"a study of members needs a classifier, but {recipe.name} is {kind}")
-    folder = Path(given.out or f"runs/{recipe.name}-{given.budget}-members{members}")
+    folder = Path(given.out or f"{default_folder(recipe, given)}-members{members}")
     ways = [way for way in get_args(Way) if way in ways]
     rules = list(_known(recipe, choice.rules or _RULES, ways, note))
     if not rules:
         raise ValueError(f"no rule can be trained in the ways {', '.join(ways)}; add the way single, or another rule")
     with RunFolder(folder).held():
         trainer = _Trainer(recipe, given, members, ways, folder, choice.jobs, note)
+        inputs = trainer.inputs(unlike, unlike_data)  # what does not suit is refused before the training
         spending = _spending(trainer, rules, trials)
         plans = [list(trainer.plans(spending, recipe.seed + index)) for index in range(seeds)]
         for of_seed in plans:
             trainer.train(of_seed)
-        study = _measured(trainer, plans, spending, samples, unlike, unlike_data)
+        study = _measured(trainer, plans, spending, samples, inputs)
         RunFolder(folder).write_json(
             "members.json",
             {
@@ -220,10 +222,18 @@ class _Trainer:
     jobs: int
     note: Callable[[str], None]
 
-    @functools.cached_property
+    @property
     def data(self) -> DataBundle:
         """The data of all runs."""
-        return load_data(make_config(self.recipe, "full-precision", self.given), self.recipe)
+        return data_of_process(self._about)
+
+    @functools.cached_property
+    def _about(self) -> RunConfig:
+        return make_config(self.recipe, "full-precision", self.given)
+
+    def inputs(self, unlike: str | None, unlike_data: str | None) -> Inputs:
+        """Return the evaluation data of all runs."""
+        return Inputs.of(data_of(self._about, self.data), self.recipe.name, unlike, unlike_data, shifted=_SHIFTED)
 
     @property
     def parts(self) -> int:
@@ -298,7 +308,7 @@ def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spen
     file = RunFolder(trainer.folder)
     known: dict[str, Spending] = {}
     epochs, before = trainer.budget(rules[0])
-    about = {"reference": rules[0], "epochs": epochs, "members": trainer.members}
+    about = {"reference": rules[0], "epochs": epochs, "members": trainer.parts, "trials": trials}
     if trials > 1 and (trainer.given.protocol == "test" or not isinstance(trainer.data.validation, TensorData)):
         raise ValueError(
             f"--trials {trials} needs validation data that fits in memory, but {trainer.recipe.name} with --protocol "
@@ -343,7 +353,13 @@ def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spen
 def _timed(trainer: _Trainer, rules: Sequence[str], budget: int) -> dict[str, Spending]:
     """Measure the steps of all rules, and return the epochs that take as long as the budget of the first."""
     trainer.note("measuring the time of a training step of every rule")
-    runs = {name: trainer.single(name, trainer.budget(name)[0], trainer.recipe.seed, trainer.folder) for name in rules}
+    precision = choose_precision(trainer.given.precision, open_device(trainer.given.device))
+    runs = {
+        name: trainer.single(name, trainer.budget(name)[0], trainer.recipe.seed, trainer.folder).changed(
+            precision=precision
+        )
+        for name in rules
+    }
     make = {True: gaussian.gaussian_experiment, False: make_experiment}
     times = step_times({name: (run, make[name in _GAUSSIAN](run, trainer.data)) for name, run in runs.items()})
     found = {}
@@ -356,7 +372,7 @@ def _timed(trainer: _Trainer, rules: Sequence[str], budget: int) -> dict[str, Sp
 def _merit(trainer: _Trainer, rule: str, config: RunConfig) -> float | None:
     """Return the NLL on validation data of the mean where there is a posterior, or else of the network.
 
-    It is None if the run diverged, or if the NLL is not finite.
+    It is None if the run diverged, or if an output is not finite.
     """
     if diverged(config):
         return None
@@ -364,8 +380,8 @@ def _merit(trainer: _Trainer, rule: str, config: RunConfig) -> float | None:
     x, y = calibration_data(run, "a search for learning rates")
     found = _predictors(_Plan(rule, "single", [config], Path(config.out)), [run])
     best = found.get("mean", found["mode"])
-    merit = probability_figures(best.predictors(_TRIAL_SAMPLES)[0](x).class_probs, y)["nll"]
-    return merit if math.isfinite(merit) else None
+    prediction = best.predictors(_TRIAL_SAMPLES)[0](x)
+    return probability_figures(prediction.class_probs, y)["nll"] if prediction.outputs.isfinite().all() else None
 
 
 # Measuring. ---------------------------------------------------------------------------------------------------------
@@ -424,16 +440,13 @@ def _measured(
     plans: Sequence[Sequence[_Plan]],
     spending: list[Spending],
     samples: int,
-    unlike: str | None,
-    unlike_data: str | None,
+    inputs: Inputs,
 ) -> MembersStudy:
-    inputs: Inputs | None = None
     size = 0
     reference = 0.0
     tables: dict[str, dict[tuple[str, str, str], list[MembersRow]]] = {"time": {}, "size": {}}
     for plan in (plan for of_seed in plans for plan in of_seed):
         runs = load_members(plan.folder, data=trainer.data, device=trainer.given.device)
-        inputs = inputs or evaluation_inputs(runs[0], unlike, unlike_data, _SHIFTED)
         size = runs[0].experiment.bytes()[0]
         reference = reference or _training_time(plan)
         for kind, how in _predictors(plan, runs).items():

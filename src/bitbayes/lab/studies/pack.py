@@ -19,6 +19,9 @@ from bitbayes.packed import PackedNetwork
 from bitbayes.packed.convert.pack import pack_networks
 from bitbayes.packed.convert.refusals import check_packable
 
+SPLIT = "data_seed"
+"""Entry of a packed network's texts: the seed of the split of its data, where it is not 0."""
+
 
 def pack_run(
     folder: str | Path,
@@ -67,7 +70,7 @@ def pack_run(
         itertools.chain.from_iterable(_networks(one, samples) for one in runs),
         len(runs) * max(samples, 1),
         real=real,
-        about={"recipe": run.config.recipe, "rule": run.config.rule, "loss": run.experiment.loss.name},
+        about=_about(run),
         inputs=inputs,
     )
     network = network.tempered(fitted_temperature(runs, samples)) if tempered else network
@@ -77,6 +80,12 @@ def pack_run(
         for level in conformal:
             network = network.with_conformal(ConformalSets.fit(prediction, y, level=level))
     return network
+
+
+def _about(run: FinishedRun) -> dict[str, str]:
+    """Return what the file says of a run: what `bitbayes run` needs to find its test data, and the rule."""
+    about = {"recipe": run.config.recipe, "rule": run.config.rule, "loss": run.experiment.loss.name}
+    return about | ({SPLIT: str(run.config.data_seed)} if run.config.data_seed else {})
 
 
 def _networks(run: FinishedRun, samples: int) -> Iterator[Weights]:

@@ -18,6 +18,7 @@ from bitbayes.lab.recipes.configure import finished as finished_on
 from bitbayes.lab.recipes.configure import float_config, load_data, open_source, pretrained, recipe_of
 from bitbayes.lab.recipes.source import Source
 from bitbayes.lab.train import Progress, RunConfig, RunError, RunFolder, SilentProgress, Summary, default_progress
+from bitbayes.lab.train.folder import COUNT
 from bitbayes.lab.train.members import member_folder, member_seed, write_count
 from bitbayes.lab.train.progress import OfSeveral, about
 from bitbayes.lab.train.results import finished_summary
@@ -115,9 +116,13 @@ def begin_members(configs: Sequence[RunConfig]) -> None:
     with folder.held():
         if folder.has("config.json"):
             raise ValueError(f"{folder.path} is the folder of a run; choose another --out for its members")
+        known = folder.read_object(COUNT).get("members") if folder.has(COUNT) else None
+        before = (
+            f"{folder.path} holds {known} members, not {len(configs)}: " if known not in (None, len(configs)) else ""
+        )
         for config in configs:
             if Path(config.out, "config.json").is_file() and (other := RunConfig.load(config.out).differences(config)):
-                raise ValueError(f"{config.out} was started with {', '.join(other)}; choose another --out")
+                raise ValueError(f"{before}{config.out} was started with {', '.join(other)}; choose another --out")
         if any(finished(config) is None for config in configs):
             folder.remove("evaluation.json")
         write_count(folder, len(configs))
@@ -132,9 +137,9 @@ def finished(config: RunConfig) -> Summary | None:
         if recorded.differences(config):
             return None
         try:
-            data = _OF_PROCESS.of(config)
+            data = data_of_process(config)
         except (OSError, ValueError):  # a finished run needs no data where it was trained on them
-            return finished_summary(config.out) if recorded.data == config.data else None
+            return finished_summary(config.out, config.last_epoch) if recorded.data == config.data else None
         return finished_on(config, data)
     except (RunError, ValueError):
         return None
@@ -166,9 +171,8 @@ def with_float_networks(
     left = {config.out: config for config in first if config is not None and finished(config) is None}
     if left:
         run_several(list(left.values()), jobs=jobs, note=note)
-    kept = _Data()
     return [
-        config if before is None else pretrained(config, before.out, data=kept.of(config))
+        config if before is None else pretrained(config, before.out, data=data_of_process(config))
         for config, before in zip(configs, first, strict=True)
     ]
 
@@ -230,7 +234,7 @@ def _in_turn(configs: Sequence[RunConfig], progress: Progress | None, note: Call
     for index, config in enumerate(configs, 1):
         left = f"; {progress.left_in_all}" if progress.left_in_all else ""
         note(f"run {index} of {len(configs)}, in {config.out}{left}")
-        run_recipe(config, resume=True, data=_OF_PROCESS.of(config), progress=progress)
+        run_recipe(config, resume=True, data=data_of_process(config), progress=progress)
 
 
 class _Data:
@@ -250,6 +254,15 @@ class _Data:
 
 
 _OF_PROCESS = _Data()
+
+
+def data_of_process(config: RunConfig) -> DataBundle:
+    """Return the data of a run, of which this process keeps one copy for the next run.
+
+    Raises:
+        ValueError: If the device or the data does not exist.
+    """
+    return _OF_PROCESS.of(config)
 
 
 def _side_by_side(configs: Sequence[RunConfig], jobs: int, note: Callable[[str], None]) -> None:
@@ -275,4 +288,4 @@ def _run(config: RunConfig, threads: int, program: Source | None) -> None:
     torch.set_num_threads(threads)
     if program is not None:  # from memory, because the file may have changed since
         open_source(program)
-    run_recipe(config, resume=True, data=_OF_PROCESS.of(config), progress=SilentProgress())
+    run_recipe(config, resume=True, data=data_of_process(config), progress=SilentProgress())

@@ -135,7 +135,7 @@ def run_table(
         raise ValueError(f"seeds must be at least 1, got {choice.seeds}")
     recipe = open_recipe(choice.dataset or TABLES[name].recipe)
     rules = table_rules(recipe, choice.rules or TABLES[name].rules)
-    folder = Path(given.out or f"runs/{recipe.name}-{given.budget}{'-test' if given.protocol == 'test' else ''}")
+    folder = Path(given.out or default_folder(recipe, given))
     seeds = [recipe.seed + index for index in range(choice.seeds or _SEEDS[given.budget])]
     configs = [
         make_config(recipe, str(rule), given, seed=seed, out=str(run_folder(folder, rule, seed)))
@@ -152,6 +152,16 @@ def run_table(
         ready = with_float_networks(configs, shared, jobs=choice.jobs, note=note)
         summaries = iter(run_several(ready, jobs=choice.jobs, note=note))
     return [TableRow(str(rule), [next(summaries) for _ in seeds]) for rule in rules], folder
+
+
+def default_folder(recipe: Recipe, given: Overrides) -> str:
+    """Return the folder of the runs of a recipe that name no other; the protocol "test" has a folder of its own.
+
+    Example:
+        >>> default_folder(open_recipe("mnist"), Overrides(budget="quick", protocol="test"))
+        'runs/mnist-quick-test'
+    """
+    return f"runs/{recipe.name}-{given.budget}{'-test' if given.protocol == 'test' else ''}"
 
 
 def run_folder(folder: Path, rule: RuleName, seed: int) -> Path:

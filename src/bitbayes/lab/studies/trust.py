@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitbayes.lab.choices import Overrides, TableChoice
-from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluation_inputs
+from bitbayes.lab.recipes import make_config, open_recipe
+from bitbayes.lab.recipes.configure import data_of
+from bitbayes.lab.studies.evaluate import Inputs, Predictions
 from bitbayes.lab.studies.load import FinishedRun, load_run
+from bitbayes.lab.studies.several import data_of_process
 from bitbayes.lab.studies.tables import TABLES, run_folder, run_table
 from bitbayes.lab.train import RuleName, RunFolder
 from bitbayes.lab.train.records import Record, Spread
@@ -80,8 +83,11 @@ def trust_study(
     Raises:
         ValueError: If a name does not exist, or the data is not as expected.
     """
+    recipe = open_recipe(choice.dataset or TABLES["trust"].recipe)
+    about = make_config(recipe, "full-precision", given)
+    # What does not suit is refused before the training.
+    inputs = Inputs.of(data_of(about, data_of_process(about)), recipe.name, unlike, unlike_data)
     table, folder = run_table("trust", choice, given, note=note)
-    inputs: Inputs | None = None
     rows: list[TrustRow] = []
     examples: dict[str, Predictions] = {}
     for row in table:
@@ -90,13 +96,11 @@ def trust_study(
         for summary in row.summaries:
             place = run_folder(folder, RuleName.parse(row.rule), summary.seed)
             run = load_run(place, data=given.data, device=given.device)
-            inputs = inputs or evaluation_inputs(run, unlike, unlike_data)
             kinds = {"network": 0} if run.posterior is None else {"network": 0, "mean": samples}
             for kind, count in kinds.items():
                 note(f"{row.rule}: {kind}, seed {summary.seed}")
                 found.setdefault(kind, []).append(Predictions.of(run.predictor(count), inputs))
                 sizes[kind] = (max(count, 1), network_bytes(run, max(count, 1)))
-        assert inputs is not None
         ways = {kind: (predictions, *sizes[kind]) for kind, predictions in found.items()}
         if len(found["network"]) > 1:
             count, size = len(found["network"]), sizes["network"][1]

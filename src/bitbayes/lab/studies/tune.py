@@ -15,8 +15,8 @@ from bitbayes.errors import require
 from bitbayes.lab.choices import Overrides
 from bitbayes.lab.data import DataBundle
 from bitbayes.lab.recipes import full_name, make_config, make_experiment, open_recipe, run_recipe
-from bitbayes.lab.recipes.configure import check_real_lr, load_data, pretrained
-from bitbayes.lab.studies.several import already_there, diverged, finished
+from bitbayes.lab.recipes.configure import check_real_lr, pretrained
+from bitbayes.lab.studies.several import already_there, data_of_process, diverged, finished
 from bitbayes.lab.train import DivergedError, Progress, RunConfig, RunFolder, default_progress
 from bitbayes.lab.train.config import with_defaults
 from bitbayes.lab.train.experiment import resolved
@@ -141,7 +141,7 @@ def tune(
     base = make_config(found, rule, given)
     full = full_name(found, rule, given.estimator)
     folder = Path(given.out or f"runs/tune-{found.name}-{full.slug}")
-    data, metric = load_data(base), found.loss.metric
+    data, metric = data_of_process(base), found.loss.metric
     if data.validation is None or metric == "error":
         raise ValueError(f"{recipe} cannot be tuned, because tuning needs classes or text, and validation data")
     own = _own(base, data)

@@ -261,9 +261,13 @@ class RunConfig:
         """
         path = Path(folder) / "config.json"
         if not path.is_file():
-            raise ValueError(
-                f"{folder} is not a run: it has no config.json; name the folder of a run, such as runs/NAME"
+            inside = sorted(each.parent.name for each in Path(folder).glob("*/config.json"))[:5]
+            advice = (
+                f"the folder of a run in it: {', '.join(inside)}"
+                if inside
+                else "the folder of a run, such as runs/NAME"
             )
+            raise ValueError(f"{folder} is not a run: it has no config.json; name {advice}")
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (ValueError, TypeError, KeyError) as error:

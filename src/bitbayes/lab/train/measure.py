@@ -23,6 +23,7 @@ from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
 
 _REFRESH_SIZE = 500
+_NOISE_PIECE = 1000  # training examples whose likelihoods are on the grid of noises at a time
 _TEST_SIZE, _TEST_WINDOWS = 1000, 16  # examples that are predicted at a time: in general, and of text
 
 
@@ -45,7 +46,8 @@ def measure(model: nn.Module, data: Examples | None, loss: Loss, precision: str,
         return {}
     ranks, outputs = Ranks.here(), averaged(model, views)
     pieces = torch.arange(len(data)).split(_TEST_WINDOWS if loss.text else _TEST_SIZE)
-    found = torch.zeros(3, dtype=torch.float64)  # loss, hits, examples
+    device = next((parameter.device for parameter in model.parameters()), None)  # of a rank without pieces, too
+    found = torch.zeros(3, dtype=torch.float64, device=device)  # loss, hits, examples
     for x, y in data.batches(pieces[ranks.rank :: ranks.count]):
         with autocast(x.device, precision):
             output = outputs(x).float()
@@ -202,8 +204,10 @@ def observation_noise(train: Prediction, target: Tensor) -> float:
     residuals, variances = _residuals(train, target)
     largest = residuals.mean().sqrt().double()
     grid = largest * torch.logspace(-3, 0, 7000, dtype=torch.float64, device=largest.device)
-    total = variances[:, None].double() + grid.square()
-    cost = (total.log() + residuals[:, None].double() / total).sum(0)
+    cost = torch.zeros_like(grid)
+    for variance, residual in zip(variances.split(_NOISE_PIECE), residuals.split(_NOISE_PIECE), strict=True):
+        total = variance[:, None].double() + grid.square()
+        cost += (total.log() + residual[:, None].double() / total).sum(0)
     return float(grid[cost.argmin()])
 
 

@@ -176,8 +176,12 @@ def mean_figures(
     return figures | {"sample_test_accuracy": one["accuracy"]}
 
 
-def finished_summary(folder: str | Path) -> Summary | None:
+def finished_summary(folder: str | Path, epochs: int = 0) -> Summary | None:
     """Return the summary of a run all of whose epochs are done; None while some are left.
+
+    Args:
+        folder: Folder of the run.
+        epochs: Number of epochs that are wanted, where the run was told to stop earlier than that.
 
     Raises:
         ValueError: If the folder is not that of a run.
@@ -187,7 +191,7 @@ def finished_summary(folder: str | Path) -> Summary | None:
     if not files.has("summary.json"):
         return None
     summary = Summary.from_dict(files.read_object("summary.json"))
-    return summary if summary.epochs_done == RunConfig.load(folder).last_epoch else None
+    return summary if summary.epochs_done == max(epochs, RunConfig.load(folder).last_epoch) else None
 
 
 def reset_peak_memory(device: torch.device) -> None:

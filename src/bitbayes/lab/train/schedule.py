@@ -95,8 +95,10 @@ class Schedule:
         if self.kind == "exponential":
             return ExponentialLR(optimizer, gamma=self.factor ** (1 / epochs))
         if self.kind == "milestones":
-            # From the epoch of the milestone on, because the scheduler is stepped at the start of an epoch.
-            return LambdaLR(optimizer, _Stairs(self.factor, tuple(round(f * epochs) - 1 for f in self.milestones)))
+            # From the epoch of the milestone on, because the scheduler is stepped at the start of an epoch. The first
+            # epoch of every run has the full rate.
+            drops = tuple(max(round(f * epochs) - 1, 1) for f in self.milestones)
+            return LambdaLR(optimizer, _Stairs(self.factor, drops))
         if self.kind == "staircase":
             return LambdaLR(optimizer, _Stairs(self.factor, tuple(range(self.every, epochs, self.every))))
         # Includes a cosine over a single epoch, which would run at `end` and learn nothing.

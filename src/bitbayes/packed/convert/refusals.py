@@ -59,6 +59,11 @@ def check_packable(model: nn.Module, example: Tensor) -> None:
     check_tensor("the example", example)
     numbers = example.dtype == torch.float32 and example.dim() >= 2
     tokens = example.dtype in (torch.int64, torch.int32) and example.dim() == 2
+    if example.is_floating_point() and example.dim() >= 2 and len(example) and not numbers:
+        raise ValueError(
+            f"example must be float32, got {example.dtype}; give x.float(), because the file computes in float32, "
+            "whatever the type of the network"
+        )
     if not len(example) or not (numbers or tokens):
         raise ValueError(
             "example must be float32 inputs of shape (N, ...) or token ids (int64) of shape (N, tokens), N at least 1, "

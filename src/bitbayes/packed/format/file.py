@@ -75,9 +75,10 @@ def read_file(path: str | Path) -> tuple[Program, dict[str, Array]]:
 def _check_header(path: str | Path) -> None:
     """Check the length of the header before anything reads that many bytes."""
     with open(path, "rb") as file:
-        first = file.read(8)
+        first, header = file.read(8), file.read(1)
     length, size = int.from_bytes(first, "little"), os.path.getsize(path)
-    if len(first) < 8 or length > size - 8:
-        raise PackedFileError("not a safetensors file: it is shorter than its header says")
+    if length > size - 8 or not header:
+        cut = ": it is shorter than its header says" if header == b"{" else ""
+        raise PackedFileError(f"not a safetensors file{cut}")
     if length > MAX_HEADER:
         raise PackedFileError(f"the header has {length} bytes, but at most {MAX_HEADER} are allowed")
