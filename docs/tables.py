@@ -54,6 +54,9 @@ RULES = {
     "adaste": "AdaSTE",
     "proxquant": "ProxQuant",
 }
+# In studies of members, BayesBiNN has the recommended setting, without dropout.
+OF_MEMBERS = RULES | {"bayesbinn:straight-through": "BayesBiNN"}
+FLOAT = ("full-precision", "full-precision:no-dropout")  # rules with one network, which is no mode
 # Heading of a column, and digits after the point.
 COLUMNS = {
     "train": ("train, %", 2),
@@ -146,10 +149,10 @@ def members_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     kinds = {"mean": "mean of {} samples", "dropout": "mean of {} dropout masks"}
     rows = []
     for row in found[which]:
-        modes = ("network", "mean of {} networks") if row["rule"] == "full-precision" else ("mode", "modes of {}")
+        modes = ("network", "mean of {} networks") if row["rule"] in FLOAT else ("mode", "modes of {}")
         of_modes = modes[1] if row["networks"] > 1 else modes[0]
         way = "" if row["way"] == "single" else ", " + WAYS[row["way"]].format(row["members"])
-        label = [RULES[row["rule"]] + way, kinds.get(row["kind"], of_modes).format(row["networks"])]
+        label = [OF_MEMBERS[row["rule"]] + way, kinds.get(row["kind"], of_modes).format(row["networks"])]
         label += [f"{row['time']:.2f}", f"{row['bytes'] / 1e6:.2f}"] if cost else []
         rows.append([*label, *(cell(row["figures"].get(name), MEMBERS[name][1]) for name in names)])
     heads = ["rule", "prediction", *(["time", "MB"] if cost else []), *(MEMBERS[name][0] for name in names)]
@@ -166,7 +169,7 @@ def spending_table(spending: Sequence[Mapping[str, Any]]) -> str:
         shown = {factor: "diverged" if nll is None else f"{nll:.4f}" for factor, nll in trials.items()}
         shown |= {factor: f"**{nll:.4f}**" for factor, nll in trials.items() if nll == best and nll is not None}
         cells = (shown.get(factor, "") for factor in factors)
-        rows.append([RULES[each["rule"]], f"{each['time']:.2f}", str(each["epochs"]), *cells])
+        rows.append([OF_MEMBERS[each["rule"]], f"{each['time']:.2f}", str(each["epochs"]), *cells])
     heads = (f"validation NLL at {factor}× the rate" for factor in factors)
     return markdown(["rule", "time of a step", "epochs", *heads], rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -173,7 +174,10 @@ def _is_stream(folder: Path) -> bool:
 
 
 def _folders(place: Path) -> list[Path]:
-    return [each for each in place.iterdir() if each.is_dir()] if place.is_dir() else []
+    """Return the folders in a place, none if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return [each for each in place.iterdir() if each.is_dir()]
+    return []
 
 
 def short_names(folders: Sequence[Path]) -> dict[Path, str]:
@@ -261,7 +265,8 @@ class _Reader:
         if found and (folder / "evaluation.json").is_file():
             self._note(f"{folder}: its members are shown one by one; bitbayes evaluate {folder} shows them together")
         if deeper := [child.name for child in children if child not in found and any(map(_is_run, _folders(child)))]:
-            self._note(f"{_some(deeper)} in {folder}: holds runs of its own; to see them, name it too")
+            each = "that folder" if len(deeper) == 1 else "those folders"
+            self._note(f"the runs in {_some(deeper)}, in {folder}; to see them, name {each} too")
         elif not found:
             self._note(
                 f"{folder} is not the folder of a run: it has no config.json" if children else f"{folder} is empty"
