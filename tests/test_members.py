@@ -19,6 +19,7 @@ from bitbayes.lab.data import CORRUPTIONS, SEVERITIES, DataBundle, TensorData, c
 from bitbayes.lab.recipes import make_config, make_experiment, run_recipe
 from bitbayes.lab.report.folders import read_folders
 from bitbayes.lab.report.groups import grouped
+from bitbayes.lab.report.page.sections import make_sections
 from bitbayes.lab.report.trust import calibration_table, evaluation_table, member_tables, members_table
 from bitbayes.lab.studies import several
 from bitbayes.lab.studies.budget import Spending, step_times
@@ -261,6 +262,11 @@ def test_the_ensemble_averages_probabilities(members: Path, capsys: pytest.Captu
     assert alone.members is None and (alone.mode, alone.mean) == (found.members[0]["mode"], found.members[0]["mean"])
     assert members_table(found).rows[-1][0] == "all" and len(members_table(found).rows) == 3
     assert evaluation_table(found).heads[1:] == ["modes of 2", "mean of 2 x 3"]
+    folders = read_folders([members])
+    assert len(folders.runs) == 2 and not folders.notes, "the members are runs"
+    section = next(each for each in make_sections(folders) if each.title == "Recipe digits")
+    rows = next(table for table in section.tables if table.title == "Calibration on test data").rows
+    assert [row[1] for row in rows][-2:] == ["modes of 2", "mean of 2 x 3"], "the ensemble is one row"
     assert cli.main(["evaluate", str(members), "--samples", "3"]) == 0
     shown = capsys.readouterr().out
     assert "member 2" in shown and "2 x 3" in shown

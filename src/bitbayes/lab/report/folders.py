@@ -16,6 +16,7 @@ from bitbayes.lab.studies.trust import TrustRow
 from bitbayes.lab.train import RunConfig
 from bitbayes.lab.train.folder import COUNT, one_line, set_aside_from
 from bitbayes.lab.train.measure import histogram
+from bitbayes.lab.train.members import member_folder
 from bitbayes.lab.train.records import Spread, parsed
 from bitbayes.posterior import load_posterior
 
@@ -99,12 +100,17 @@ class TrustRecord:
 
 @dataclass(frozen=True)
 class Folders:
-    """All that was found, in the order in which the folders were named, and a line for everything that was left out."""
+    """All that was found, in the order in which the folders were named, and a line for everything that was left out.
+
+    An ensemble of independent members is a record of its evaluation, with the settings of the first member and no
+    history. Its members are runs.
+    """
 
     runs: list[RunRecord]
     streams: list[StreamRecord]
     trust: list[TrustRecord]
     notes: list[str]
+    ensembles: list[RunRecord] = field(default_factory=list)
 
 
 def read_folders(paths: Sequence[str | Path], now: float | None = None) -> Folders:
@@ -132,6 +138,7 @@ def read_folders(paths: Sequence[str | Path], now: float | None = None) -> Folde
     runs: dict[Path, Path] = {}  # the folder itself, so that none is shown twice, and as it was named
     streams: dict[Path, Path] = {}
     trust: dict[Path, Path] = {}
+    ensembles: dict[Path, Path] = {}
     explicit: set[Path] = set()  # named themselves, and not a folder that holds them
     for named in map(Path, paths):
         if not named.exists():
@@ -143,17 +150,20 @@ def read_folders(paths: Sequence[str | Path], now: float | None = None) -> Folde
             (streams if _is_stream(folder) else runs).setdefault(folder.resolve(), folder)
         if (named / "trust.json").is_file():
             trust.setdefault(named.resolve(), named)
+        if (named / COUNT).is_file() and not alone:
+            ensembles.setdefault(named.resolve(), named)
     for path in reader.superseded([*runs, *streams]):
         runs.pop(path, None)
         streams.pop(path, None)
     for path in reader.trained_first(runs, explicit):
         del runs[path]
-    names = short_names([*runs, *streams, *trust])
+    names = short_names([*runs, *streams, *trust, *ensembles])
     folders = Folders(
         [run for path, folder in runs.items() if (run := reader.run(names[path], folder))],
         [stream for path, folder in streams.items() if (stream := reader.stream(names[path], folder))],
         [TrustRecord(names[path], rows) for path, folder in trust.items() if (rows := reader.trust(folder))],
         reader.notes,
+        [one for path, folder in ensembles.items() if (one := reader.ensemble(names[path], folder))],
     )
     if not folders.runs and not folders.streams:
         raise ValueError(f"nothing to show: {'; '.join(reader.notes) or 'no folder was named'}")
@@ -262,8 +272,6 @@ class _Reader:
             self._note(f"{folder} cannot be read: {error.strerror}")
             return []
         found = [child for child in children if _is_run(child) or _is_stream(child)]
-        if found and (folder / "evaluation.json").is_file():
-            self._note(f"{folder}: its members are shown one by one; bitbayes evaluate {folder} shows them together")
         if deeper := [child.name for child in children if child not in found and any(map(_is_run, _folders(child)))]:
             each = "that folder" if len(deeper) == 1 else "those folders"
             self._note(f"the runs in {_some(deeper)}, in {folder}; to see them, name {each} too")
@@ -314,6 +322,15 @@ class _Reader:
         evaluation, environment = self._object(folder / "evaluation.json"), self._scalars(folder / "environment.json")
         weights, beliefs = self._weights(folder / "posterior.safetensors"), _beliefs(lines)
         return RunRecord(name, config, state, status, history, summary, evaluation, environment, weights, beliefs)
+
+    def ensemble(self, name: str, folder: Path) -> RunRecord | None:
+        """Read the evaluation of all members of an ensemble together; None if there is none."""
+        member = Path(member_folder(folder, 1))
+        evaluation = self._object(folder / "evaluation.json")
+        if not evaluation or (config := self._config(member)) is None:
+            return None
+        environment = self._scalars(member / "environment.json")
+        return RunRecord(name, config, "finished", "", [], evaluation=evaluation, environment=environment)
 
     def stream(self, name: str, folder: Path) -> StreamRecord | None:
         """Read a stream of tasks, which may be going."""

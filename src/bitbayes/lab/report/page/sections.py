@@ -151,7 +151,7 @@ def make_sections(folders: Folders, published: str | Path | None = None) -> list
     Raises:
         ValueError: If the file has no curves of any recipe here.
     """
-    recipes = grouped(folders.runs)
+    recipes, ensembles = grouped(folders.runs), grouped(folders.ensembles)
     known = _published(published, list(recipes)) if published is not None and recipes else {}
     points = _POINTS // max(1, len(_METRICS) * len(recipes) + 2 * len(folders.streams))
     streams: dict[str, list[StreamRecord]] = {}
@@ -160,7 +160,8 @@ def make_sections(folders: Folders, published: str | Path | None = None) -> list
     sections = [found for found in (_results(recipes, streams, folders),) if found.tables]
     sections += [_overview(folders.runs)] if folders.runs else []
     for index, (recipe, groups) in enumerate(recipes.items()):
-        sections.append(_recipe(recipe, groups, known.get(recipe, {}), f"r{index}-", points))
+        together = ensembles.get(recipe, [])
+        sections.append(_recipe(recipe, groups, together, known.get(recipe, {}), f"r{index}-", points))
     for index, (recipe, found) in enumerate(streams.items()):
         sections.append(_streams(recipe, found, f"s{index}-", points))
     folded = [
@@ -209,7 +210,14 @@ def _overview(runs: Sequence[RunRecord]) -> Section:
     return Section("Runs", tables=shown, folded=[tables.runs_table(f"All {len(runs)} runs", runs)])
 
 
-def _recipe(name: str, groups: Sequence[Group], published: dict[str, PublishedCurves], of: str, points: int) -> Section:
+def _recipe(
+    name: str,
+    groups: Sequence[Group],
+    ensembles: Sequence[Group],
+    published: dict[str, PublishedCurves],
+    of: str,
+    points: int,
+) -> Section:
     labels = [group.label for group in groups]
     recipe = RECIPES.get(name)
     shown = []
@@ -229,7 +237,8 @@ def _recipe(name: str, groups: Sequence[Group], published: dict[str, PublishedCu
     ]
     if published:
         legend.append(Sign("published", "", charts.GREY, ""))
-    below = (trust.calibration_table(groups), trust.unlike_table(groups), tables.speed_table(groups))
+    evaluated = [*groups, *ensembles]
+    below = (trust.calibration_table(evaluated), trust.unlike_table(evaluated), tables.speed_table(groups))
     return Section(
         f"Recipe {name}",
         f"{recipe.title}. {_LINES}" if recipe else _LINES,
