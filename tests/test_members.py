@@ -264,9 +264,12 @@ def test_the_ensemble_averages_probabilities(members: Path, capsys: pytest.Captu
     assert evaluation_table(found).heads[1:] == ["modes of 2", "mean of 2 x 3"]
     folders = read_folders([members])
     assert len(folders.runs) == 2 and not folders.notes, "the members are runs"
-    section = next(each for each in make_sections(folders) if each.title == "Recipe digits")
+    others = dataclasses.replace(folders.ensembles[0], evaluation={"mode": {"nll": 1.0}, "members": [{}] * 4})
+    both = dataclasses.replace(folders, ensembles=[*folders.ensembles, others])
+    section = next(each for each in make_sections(both) if each.title == "Recipe digits")
     rows = next(table for table in section.tables if table.title == "Calibration on test data").rows
-    assert [row[1] for row in rows][-2:] == ["modes of 2", "mean of 2 x 3"], "the ensemble is one row"
+    assert [row[1] for row in rows[-3:]] == ["modes of 2", "mean of 2 x 3", "modes of 4"], "other numbers, other rows"
+    assert {row[0] for row in rows} == {"bayesbinn:straight-through"}, "under the label of the members"
     assert cli.main(["evaluate", str(members), "--samples", "3"]) == 0
     shown = capsys.readouterr().out
     assert "member 2" in shown and "2 x 3" in shown
@@ -587,6 +590,11 @@ def test_a_folder_keeps_its_reference(tmp_path: Path) -> None:
             choice = TableChoice(dataset="digits", rules=rules)
             members_study(choice, dataclasses.replace(given, **more), **how | {"members": members})
         assert file.read_text() == written
+    searched = tmp_path / "searched"
+    for trials in (2, 1):  # the second study uses the search of the first
+        changed = dataclasses.replace(given, out=str(searched))
+        study = members_study(TableChoice(dataset="digits", rules=("ste",)), changed, **how, trials=trials)
+        assert len(study.spending[0].trials) == 2
     with pytest.raises(ValueError, match=r"holds a study with trials 1, not 3; choose another --out$"):
         members_study(TableChoice(dataset="digits", rules=("ste",)), given, **how, trials=3)
     assert file.read_text() == written and not (tmp_path / "trials").exists()
@@ -597,8 +605,11 @@ def test_single_runs_alone_do_not_set_the_epochs_of_other_ways(tmp_path: Path) -
     given = Overrides(epochs=4, out=str(tmp_path), batch_size=600, budget="quick")
     choice = TableChoice(dataset="digits", rules=("ste",))
     members_study(choice, given, members=2, samples=2, ways=("single",), note=lambda line: None)
-    with pytest.raises(ValueError, match=r"holds a study with members 1, not 2; choose another --out$"):
+    with pytest.raises(
+        ValueError, match=r"holds single runs, whose epochs members cannot share; choose another --out$"
+    ):
         members_study(choice, given, members=2, samples=2, note=lambda line: None)
+    members_study(choice, given, members=2, samples=2, ways=("single",), note=lambda line: None)
 
 
 def test_other_data_are_refused_before_the_training(tmp_path: Path) -> None:

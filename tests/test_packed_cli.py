@@ -259,6 +259,9 @@ def test_no_input_and_no_record_of_a_run_is_replaced(tmp_path, capsys):
         assert capsys.readouterr().err == f"bitbayes: {message}; write to another file\n"
     assert {path: path.read_bytes() for path in files} == before
     assert cli.main(["pack", "run", "-o", "run/net.safetensors"]) == 0, "another name in the folder of a run"
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared/config.json").write_text("{}")  # of a folder for the Hub
+    assert cli.main(["pack", "run", "-o", "shared/model.safetensors"]) == 0
 
 
 def test_a_network_of_a_text_needs_token_ids(capsys):

@@ -121,7 +121,7 @@ def refresh(model: nn.Module, batches: Batches, weights: Weights | Iterator[Weig
                 if not isinstance(x, Tensor):
                     raise TypeError(f"a batch must be inputs x, (x, ...) or keyword arguments, got {type(x).__name__}")
                 arguments = (x,)
-            with several_examples("leave that batch out, or choose another batch size"):
+            with _several_examples():
                 functional_call(model, replaced, arguments, named)
     except BaseException:  # also on Ctrl-C: half an average would be silently wrong
         for buffer, value in before:
@@ -134,13 +134,14 @@ def refresh(model: nn.Module, batches: Batches, weights: Weights | Iterator[Weig
 
 
 @contextmanager
-def several_examples(advice: str) -> Iterator[None]:
-    """Say in an error of BatchNorm about a batch of one example what came, and what to do."""
+def _several_examples() -> Iterator[None]:
+    """Replace BatchNorm's error about a single example by one that says what to do."""
     try:
         yield
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
+        advice = "leave that batch out, or choose another batch size"
         raise ValueError(f"BatchNorm needs at least two examples in a batch, got one; {advice}") from error
 
 

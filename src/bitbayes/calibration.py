@@ -152,8 +152,8 @@ def fit_temperature(prediction: Prediction[Tensor], y: Tensor) -> float:
         y: Classes.
 
     Returns:
-        Temperature in the range `TEMPERATURES`, from 0.05 to 20, for `Prediction.tempered`. It is at an end of the
-        range if no temperature is best, such as for few examples that are all predicted correctly.
+        Temperature in the range `TEMPERATURES`, from 0.05 to 20, for `Prediction.tempered`. It is an end of the range
+        if the likelihood still grows there. Examples that are all predicted correctly have no best temperature.
 
     Example:
         >>> sure = Prediction(torch.tensor([[[4.0, 0.0]] * 4]))  # right three times of four

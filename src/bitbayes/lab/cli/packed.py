@@ -71,9 +71,11 @@ examples:
         print(_described(network))
         if self.tempered:
             temperature = network.program.about["temperature"]
-            bound = float(temperature) in TEMPERATURES  # such as on few examples that are all predicted correctly
-            too_few = "; the end of its range, so give more validation data" if bound else ""
-            print(f"temperature {temperature}, fitted on validation data{too_few}")
+            ends = {
+                f"{each:g}": f" (the {which} that is tried)"
+                for each, which in zip(TEMPERATURES, ("lowest", "highest"), strict=True)
+            }
+            print(f"temperature {temperature}{ends.get(temperature, '')}, fitted on validation data")
         for level in self.conformal:
             least = network.conformal(level).threshold
             held = f"classes of probability {least:.4g} or more" if least else "all classes; too few validation data"

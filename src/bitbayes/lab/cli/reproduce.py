@@ -152,7 +152,7 @@ example:
         # Before reading gigabytes of posteriors.
         require("bokeh", "report")
         require("jinja2", "report")
-        check_output(self.output)
+        check_output(self.output, *filter(None, [self.published]))
         found = read_folders(self.runs)
         path = write_page(found, self.output, published=self.published, title=self.title)
         again = [f"{run.name}: its settings, data and seed are those of another run" for run in copies(found.runs)]

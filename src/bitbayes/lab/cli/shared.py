@@ -166,12 +166,13 @@ def placed(given: Overrides, **changes: Any) -> Overrides:
 
 _RECORDS = {
     *("config.json", "environment.json", "summary.json", "evaluation.json", "failure.json", "ensemble.json"),
-    *("metrics.jsonl", "checkpoint.pt", "model.safetensors", "posterior.safetensors"),
-}  # files that a run has written into its folder
+    *("metrics.jsonl", "curves.jsonl", "checkpoint.pt"),
+    *("model.safetensors", "posterior.safetensors", "gaussian.safetensors"),
+}  # files of runs, of streams of tasks, and of ensembles
 
 
 def check_output(path: str | None, *read: str) -> None:
-    """Check where a file will be written, before the work whose result it shall hold.
+    """Check where a file will be written, before the work begins.
 
     Args:
         path: The file; None for none.
@@ -187,8 +188,20 @@ def check_output(path: str | None, *read: str) -> None:
         raise ValueError(f"there is no folder {target.parent} to write {target.name} to; create it first")
     if any(Path(each).exists() and target.resolve() == Path(each).resolve() for each in read):
         raise ValueError(f"{path} is what the command reads; write to another file")
-    if target.name in _RECORDS and any((target.parent / name).is_file() for name in ("config.json", "ensemble.json")):
+    if target.name in _RECORDS and _holds_run(target.parent):
         raise ValueError(f"{path} is a record of the run in {target.parent}; write to another file")
+
+
+def _holds_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, a stream of tasks or an ensemble; others also have a config.json."""
+    if any((folder / name).is_file() for name in ("ensemble.json", "task1/config.json")):
+        return True
+    from bitbayes.lab.train import RunConfig
+
+    try:
+        return bool(RunConfig.load(folder))
+    except ValueError:
+        return False
 
 
 def parsed_options(pairs: Sequence[str], flag: str = "--set") -> dict[str, Any]:

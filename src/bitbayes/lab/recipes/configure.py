@@ -423,9 +423,8 @@ def float_folder(config: RunConfig) -> str:
 
 def begun_folders(configs: Sequence[RunConfig]) -> list[str]:
     """Return the folders that interrupted runs may have begun: their own, and those of float networks before them."""
-    return [
-        folder for config in configs for folder in (config.out, *[float_folder(config)] * (config.pretrain_epochs > 0))
-    ]
+    before = [float_folder(config) for config in configs if config.pretrain_epochs]
+    return [*(config.out for config in configs), *before]
 
 
 def pretrained(
@@ -479,8 +478,9 @@ def finished(config: RunConfig, data: DataBundle) -> Summary | None:
     folder = RunFolder(config.out)
     if not folder.has("summary.json") or RunConfig.load(config.out).differences(config):
         return None
-    wanted = config.last_epoch
-    return finished_summary(config.out, wanted) if folder.trained_on(data_of(config, data).fingerprint()) else None
+    if not folder.trained_on(data_of(config, data).fingerprint()):
+        return None
+    return finished_summary(config.out, config.last_epoch)
 
 
 def _to_train(config: RunConfig, data: DataBundle | None) -> Experiment:

@@ -71,7 +71,7 @@ MNIST_SMALL = dataclasses.replace(
 
 
 def _float_dropout(rules: Mapping[str, RuleSpec]) -> dict[str, RuleSpec]:
-    """Return rules of which the float network alone has dropout, and also comes without it.
+    """Return rules of which only the float network has dropout, with a variant of it that has none.
 
     BayesBiNN has the recommended setting. "bayesbinn:default" is the same with dropout.
     """
@@ -163,7 +163,7 @@ CIFAR10_SMALL_W1A1 = dataclasses.replace(
 CIFAR10_NARROW = dataclasses.replace(
     CIFAR10_SMALL,
     name="cifar10-narrow",
-    title="CIFAR-10, the narrow VGG with dropout, sixteen epochs",
+    title="CIFAR-10, the narrow VGG, sixteen epochs; with dropout where it is float",
     network=partial(nn.narrow_vgg, 10, activation="relu", dropout=0.2),
     epochs=16,
     quick_epochs=16,
@@ -172,6 +172,6 @@ CIFAR10_NARROW = dataclasses.replace(
 CIFAR10_NARROW_W1A1 = dataclasses.replace(
     CIFAR10_NARROW,
     name="cifar10-narrow-w1a1",
-    title="CIFAR-10, the narrow VGG with binary activations and dropout, sixteen epochs",
+    title="CIFAR-10, the narrow VGG with binary activations, sixteen epochs; with dropout where it is float",
     network=partial(nn.narrow_vgg, 10, activation="sign", dropout=0.2),
 )

@@ -52,6 +52,12 @@ def grouped(runs: Sequence[RunRecord]) -> dict[str, list[Group]]:
     return {recipe: _labelled(recipe, [runs for _, runs in found]) for recipe, found in recipes.items()}
 
 
+def ensembles_of(groups: Sequence[Group], ensembles: Sequence[RunRecord]) -> list[Group]:
+    """Return the ensembles whose members are in each group, under its label."""
+    mine = ((group, [one for one in ensembles if _settings(one) == _settings(group.runs[0])]) for group in groups)
+    return [Group(group.label, found) for group, found in mine if found]
+
+
 def copies(runs: Sequence[RunRecord]) -> list[RunRecord]:
     """Return the runs that equal an earlier one also in their seed, such as a copied folder: they are no further seeds.
 

@@ -121,7 +121,7 @@ def check_same_study(folder: str, kept: Mapping[str, Any], wanted: Mapping[str, 
     Args:
         folder: Folder of the study.
         kept: Content of its spending.json.
-        wanted: First rule ("reference"), its epochs, and the number of members of the study that begins.
+        wanted: First rule ("reference"), its epochs, and the numbers of members and trials of the study that begins.
     """
     different = [
         f"{name} {kept[name]}, not {value}" for name, value in wanted.items() if kept.get(name, value) != value

@@ -40,7 +40,7 @@ from bitbayes.lab.train.rules import relaxes
 from bitbayes.prediction import Prediction
 
 MEMBERS_RECIPE = "mnist-trust"
-_RULES = ("full-precision", gaussian.SWAG, gaussian.IVON, "ste", "bayesbinn:default", "vispa")
+_RULES = ("full-precision", gaussian.SWAG, gaussian.IVON, "ste", "bayesbinn", "vispa")
 _GAUSSIAN = (gaussian.SWAG, gaussian.IVON)
 _SHIFTED = 500  # test images that are corrupted in every way
 _TRIAL_SEED = 1000  # added to the recipe's seed, so that no measured run has the seed of a trial
@@ -128,7 +128,7 @@ def members_study(
 
     Raises:
         ValueError: If a name does not exist, a number is too small, the recipe is a regression, a search has no
-            validation data, or the folder holds a study with another first rule, budget or number of members.
+            validation data, or the folder holds a study with another first rule, budget, search or number of members.
         DivergedError: If every trial of a rule diverges, or a run outside the search.
     """
     seeds = 1 if choice.seeds is None else choice.seeds
@@ -151,13 +151,13 @@ def members_study(
     if not rules:
         raise ValueError(f"no rule can be trained in the ways {', '.join(ways)}; add the way single, or another rule")
     with RunFolder(folder).held():
-        trainer = _Trainer(recipe, given, members, ways, folder, choice.jobs, note)
-        inputs = trainer.inputs(unlike, unlike_data)  # what does not suit is refused before the training
+        trainer = _Trainer(recipe, given, rules[0], members, ways, folder, choice.jobs, note)
+        trainer.inputs(unlike, unlike_data)  # refuses what does not suit before the training
         spending = _spending(trainer, rules, trials)
         plans = [list(trainer.plans(spending, recipe.seed + index)) for index in range(seeds)]
         for of_seed in plans:
             trainer.train(of_seed)
-        study = _measured(trainer, plans, spending, samples, inputs)
+        study = _measured(trainer, plans, spending, samples, trainer.inputs(unlike, unlike_data, _SHIFTED))
         RunFolder(folder).write_json(
             "members.json",
             {
@@ -216,6 +216,7 @@ class _Trainer:
 
     recipe: Recipe
     given: Overrides
+    first: str
     members: int
     ways: Sequence[Way]
     folder: Path
@@ -225,15 +226,16 @@ class _Trainer:
     @property
     def data(self) -> DataBundle:
         """The data of all runs."""
-        return data_of_process(self._about)
+        return data_of_process(self.example)
 
     @functools.cached_property
-    def _about(self) -> RunConfig:
-        return make_config(self.recipe, "full-precision", self.given)
+    def example(self) -> RunConfig:
+        """One of the runs, which have the data, the device and the precision in common."""
+        return make_config(self.recipe, "full-precision" if self.first in _GAUSSIAN else self.first, self.given)
 
-    def inputs(self, unlike: str | None, unlike_data: str | None) -> Inputs:
-        """Return the evaluation data of all runs."""
-        return Inputs.of(data_of(self._about, self.data), self.recipe.name, unlike, unlike_data, shifted=_SHIFTED)
+    def inputs(self, unlike: str | None, unlike_data: str | None, shifted: int = 0) -> Inputs:
+        """Return the evaluation data of all runs; see `Inputs.of`."""
+        return Inputs.of(data_of(self.example, self.data), self.recipe.name, unlike, unlike_data, shifted=shifted)
 
     @property
     def parts(self) -> int:
@@ -308,7 +310,8 @@ def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spen
     file = RunFolder(trainer.folder)
     known: dict[str, Spending] = {}
     epochs, before = trainer.budget(rules[0])
-    about = {"reference": rules[0], "epochs": epochs, "members": trainer.parts, "trials": trials}
+    about = {"reference": rules[0], "epochs": epochs, "members": trainer.members, "trials": trials}
+    parts = trainer.parts
     if trials > 1 and (trainer.given.protocol == "test" or not isinstance(trainer.data.validation, TensorData)):
         raise ValueError(
             f"--trials {trials} needs validation data that fits in memory, but {trainer.recipe.name} with --protocol "
@@ -316,11 +319,17 @@ def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spen
         )
 
     def keep() -> None:
-        file.write_json("spending.json", about | {"rules": [each.to_dict() for each in known.values()]})
+        rows = [each.to_dict() for each in known.values()]
+        file.write_json("spending.json", {**about, "parts": parts, "rules": rows})
 
     if file.has("spending.json"):
         kept = file.read_json("spending.json")
+        if trials == 1:  # uses the search that is there
+            about["trials"] = kept.get("trials", 1)
         check_same_study(str(file.path), kept, about)
+        parts = min(parts, kept.get("parts", parts))
+        if parts < trainer.parts:
+            raise ValueError(f"{file.path} holds single runs, whose epochs members cannot share; choose another --out")
         known = {each.rule: each for each in map(Spending.from_dict, kept["rules"])}
     if set(rules) - set(known):
         known = _timed(trainer, rules, epochs + before) | known
@@ -353,13 +362,9 @@ def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spen
 def _timed(trainer: _Trainer, rules: Sequence[str], budget: int) -> dict[str, Spending]:
     """Measure the steps of all rules, and return the epochs that take as long as the budget of the first."""
     trainer.note("measuring the time of a training step of every rule")
-    precision = choose_precision(trainer.given.precision, open_device(trainer.given.device))
-    runs = {
-        name: trainer.single(name, trainer.budget(name)[0], trainer.recipe.seed, trainer.folder).changed(
-            precision=precision
-        )
-        for name in rules
-    }
+    precision = choose_precision(trainer.example.precision, open_device(trainer.given.device))
+    seed, place = trainer.recipe.seed, trainer.folder
+    runs = {n: trainer.single(n, trainer.budget(n)[0], seed, place).changed(precision=precision) for n in rules}
     make = {True: gaussian.gaussian_experiment, False: make_experiment}
     times = step_times({name: (run, make[name in _GAUSSIAN](run, trainer.data)) for name, run in runs.items()})
     found = {}

@@ -117,9 +117,8 @@ def begin_members(configs: Sequence[RunConfig]) -> None:
         if folder.has("config.json"):
             raise ValueError(f"{folder.path} is the folder of a run; choose another --out for its members")
         known = folder.read_object(COUNT).get("members") if folder.has(COUNT) else None
-        before = (
-            f"{folder.path} holds {known} members, not {len(configs)}: " if known not in (None, len(configs)) else ""
-        )
+        other_number = known not in (None, len(configs))
+        before = f"{folder.path} holds {known} members, not {len(configs)}, and " if other_number else ""
         for config in configs:
             if Path(config.out, "config.json").is_file() and (other := RunConfig.load(config.out).differences(config)):
                 raise ValueError(f"{before}{config.out} was started with {', '.join(other)}; choose another --out")

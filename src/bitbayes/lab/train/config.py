@@ -261,7 +261,8 @@ class RunConfig:
         """
         path = Path(folder) / "config.json"
         if not path.is_file():
-            inside = sorted(each.parent.name for each in Path(folder).glob("*/config.json"))[:5]
+            inside = sorted(each.parent.name for each in Path(folder).glob("*/config.json"))
+            inside = [*inside[:5], *["..."] * (len(inside) > 5)]
             advice = (
                 f"the folder of a run in it: {', '.join(inside)}"
                 if inside

@@ -10,7 +10,7 @@ from typing import Any
 from bitbayes.lab.recipes import RECIPES
 from bitbayes.lab.report import results, series, tables, trust
 from bitbayes.lab.report.folders import Folders, RunRecord, StreamRecord
-from bitbayes.lab.report.groups import Group, grouped
+from bitbayes.lab.report.groups import Group, ensembles_of, grouped
 from bitbayes.lab.report.page import charts
 from bitbayes.lab.report.series import Curve, NoCurvesError, PublishedCurves
 from bitbayes.table import Table
@@ -151,7 +151,7 @@ def make_sections(folders: Folders, published: str | Path | None = None) -> list
     Raises:
         ValueError: If the file has no curves of any recipe here.
     """
-    recipes, ensembles = grouped(folders.runs), grouped(folders.ensembles)
+    recipes = grouped(folders.runs)
     known = _published(published, list(recipes)) if published is not None and recipes else {}
     points = _POINTS // max(1, len(_METRICS) * len(recipes) + 2 * len(folders.streams))
     streams: dict[str, list[StreamRecord]] = {}
@@ -160,8 +160,8 @@ def make_sections(folders: Folders, published: str | Path | None = None) -> list
     sections = [found for found in (_results(recipes, streams, folders),) if found.tables]
     sections += [_overview(folders.runs)] if folders.runs else []
     for index, (recipe, groups) in enumerate(recipes.items()):
-        together = ensembles.get(recipe, [])
-        sections.append(_recipe(recipe, groups, together, known.get(recipe, {}), f"r{index}-", points))
+        ensembles = ensembles_of(groups, folders.ensembles)
+        sections.append(_recipe(recipe, groups, ensembles, known.get(recipe, {}), f"r{index}-", points))
     for index, (recipe, found) in enumerate(streams.items()):
         sections.append(_streams(recipe, found, f"s{index}-", points))
     folded = [
