@@ -10,19 +10,14 @@ _NAMES = {
     ("full-precision:no-dropout", "single", "mode"): "float without dropout",
     ("full-precision", "members", "mode"): "float, 4 runs",
     ("full-precision:no-dropout", "members", "mode"): "float without dropout, 4 runs",
-    ("full-precision", "cycles", "mode"): "float, 4 cycles",
-    ("full-precision:no-dropout", "cycles", "mode"): "float without dropout, 4 cycles",
     ("full-precision:swag", "single", "mean"): "SWAG",
     ("full-precision:ivon", "single", "mean"): "IVON",
     ("ste", "single", "mode"): "STE",
     ("ste", "members", "mode"): "STE, 4 runs",
-    ("ste", "cycles", "mode"): "STE, 4 cycles",
     ("bayesbinn:straight-through", "single", "mean"): "BayesBiNN",
     ("bayesbinn:straight-through", "members", "mean"): "BayesBiNN, 4 runs",
-    ("bayesbinn:straight-through", "cycles", "mean"): "BayesBiNN, 4 cycles",
     ("vispa", "single", "mean"): "VISPA",
     ("vispa", "members", "mean"): "VISPA, 4 runs",
-    ("vispa", "cycles", "mean"): "VISPA, 4 cycles",
 }
 _FIGURES = {"nll": "NLL, test images", "nll_shifted": "NLL, corrupted images", "auroc_unlike": "AUROC, Fashion-MNIST"}
 
@@ -32,9 +27,7 @@ def draw() -> Figure:
     figure, axes = new_figure(1, 3, width=8.4, height=4.2)
     rows = {(row["rule"], row["way"], row["kind"]): row["figures"] for row in results("members")["time"]}
     for place, (axis, (name, title)) in enumerate(zip(axes[0], _FIGURES.items(), strict=True)):
-        found: list[Row] = [
-            (label, colour(key[0]), rows[key][name]["values"]) for key, label in _NAMES.items() if key in rows
-        ]
+        found: list[Row] = [(label, colour(key[0]), rows[key][name]["values"]) for key, label in _NAMES.items()]
         dots(axis, found, labels=not place)
         line = rows["full-precision", "single", "mode"][name]["mean"]
         axis.axvline(line, color=MUTED, linewidth=1, linestyle=":")
