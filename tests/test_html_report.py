@@ -514,7 +514,10 @@ def test_runs_one_folder_deeper_are_named(tmp_path, runs):
         shutil.copytree(runs / "ste-0", tmp_path / "all" / "seeds" / f"seed{seed}")
     found = read_folders([tmp_path / "all"])
     assert [run.name for run in found.runs] == ["single"]
-    assert found.notes == [f"the runs in seeds, in {tmp_path / 'all'}; to see them, name that folder too"]
+    assert found.notes == [f"{tmp_path / 'all' / 'seeds'} holds runs; name it to see these"]
+    shutil.rmtree(tmp_path / "all" / "single")
+    with pytest.raises(ValueError, match=r"nothing to show: \S+seeds holds runs; name it to see these$"):
+        read_folders([tmp_path / "all"])
     with pytest.raises(ValueError, match=r"has no config.json; name the folder of a run in it: seed0, seed1$"):
         load_run(tmp_path / "all" / "seeds")
 

@@ -272,9 +272,9 @@ class _Reader:
             self._note(f"{folder} cannot be read: {error.strerror}")
             return []
         found = [child for child in children if _is_run(child) or _is_stream(child)]
-        if deeper := [child.name for child in children if child not in found and any(map(_is_run, _folders(child)))]:
-            each = "that folder" if len(deeper) == 1 else "those folders"
-            self._note(f"the runs in {_some(deeper)}, in {folder}; to see them, name {each} too")
+        if deeper := [str(child) for child in children if child not in found and any(map(_is_run, _folders(child)))]:
+            hold, them = ("holds", "it") if len(deeper) == 1 else ("hold", "them")
+            self._note(f"{_some(deeper)} {hold} runs; name {them} to see these")
         elif not found:
             self._note(
                 f"{folder} is not the folder of a run: it has no config.json" if children else f"{folder} is empty"
