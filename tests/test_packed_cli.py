@@ -141,6 +141,16 @@ def test_a_tempered_network_has_the_tempered_figures(tmp_path, capsys):
         assert evaluation[name]["nll_tempered"] < evaluation[name]["nll"]
 
 
+@pytest.mark.parametrize(
+    ("temperature", "end"), [(0.05, ", the lowest that is tried"), (20.0, ", the highest that is tried"), (1.5, "")]
+)
+def test_a_temperature_at_an_end_of_its_range_is_named(monkeypatch, capsys, temperature, end):
+    assert cli.main(["train", "digits", "--rule", "ste", "--out", "run", "--epochs", "1"]) == 0
+    monkeypatch.setattr("bitbayes.lab.studies.pack.fitted_temperature", lambda runs, samples: temperature)
+    assert cli.main(["pack", "run", "-o", "net.safetensors", "--tempered"]) == 0
+    assert f"temperature {temperature:g}, fitted on validation data{end}\n" in capsys.readouterr().out
+
+
 def test_conformal_sets_and_abstention(tmp_path, capsys):
     assert cli.main(["train", "digits", "--out", "run", "--epochs", "2"]) == 0
     capsys.readouterr()

@@ -71,11 +71,9 @@ examples:
         print(_described(network))
         if self.tempered:
             temperature = network.program.about["temperature"]
-            ends = {
-                f"{each:g}": f" (the {which} that is tried)"
-                for each, which in zip(TEMPERATURES, ("lowest", "highest"), strict=True)
-            }
-            print(f"temperature {temperature}{ends.get(temperature, '')}, fitted on validation data")
+            lowest, highest = TEMPERATURES
+            ends = {lowest: ", the lowest that is tried", highest: ", the highest that is tried"}
+            print(f"temperature {temperature}, fitted on validation data{ends.get(float(temperature), '')}")
         for level in self.conformal:
             least = network.conformal(level).threshold
             held = f"classes of probability {least:.4g} or more" if least else "all classes; too few validation data"

@@ -93,8 +93,7 @@ def evaluate_run(
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    if unlike is None and unlike_data is not None:
-        raise ValueError(f"unlike_data {unlike_data} has no effect without unlike, the recipe that reads it")
+    _check_unlike(unlike, unlike_data)
     members = members_of(folder)
     for place in members or [folder]:
         RunConfig.load(place)
@@ -206,8 +205,7 @@ class Inputs:
             ValueError: If there is no test data that fits in memory, or the out-of-distribution data has another shape
                 or is named without a recipe that reads it.
         """
-        if unlike is None and unlike_data is not None:
-            raise ValueError(f"unlike_data {unlike_data} has no effect without unlike, the recipe that reads it")
+        _check_unlike(unlike, unlike_data)
         test, validation = _test(data, recipe), data.validation
         other = None if unlike is None else _unlike(test, unlike, unlike_data)
         held = whole(validation) if isinstance(validation, TensorData) else None
@@ -262,6 +260,11 @@ def _test(data: DataBundle, recipe: str) -> TensorData:
             "accuracy and likelihood of the mode and of the mean"
         )
     return test
+
+
+def _check_unlike(unlike: str | None, unlike_data: str | None) -> None:
+    if unlike is None and unlike_data is not None:
+        raise ValueError(f"unlike_data {unlike_data} has no effect without unlike, the recipe that reads it")
 
 
 def _unlike(test: TensorData, recipe: str, where: str | None) -> Tensor:
