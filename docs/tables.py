@@ -144,7 +144,7 @@ def members_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """
     which, *names = columns
     if which == "spending":
-        return spending_table(found["spending"])
+        return spending_table(found)
     cost, names = "cost" in names, [name for name in names if name != "cost"]
     kinds = {"mean": "mean of {} samples", "dropout": "mean of {} dropout masks"}
     rows = []
@@ -159,19 +159,22 @@ def members_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     return markdown(heads, rows)
 
 
-def spending_table(spending: Sequence[Mapping[str, Any]]) -> str:
-    """Return the time and the trials of every rule, with the chosen trial in bold."""
-    factors = sorted({factor for each in spending for factor in each.get("trials", ())}, key=float)
+def spending_table(found: Mapping[str, Any]) -> str:
+    """Return the time and the trials of every rule and way to train, with the chosen trial in bold."""
+    ways = dict.fromkeys((row["rule"], row["way"], row["members"]) for row in found["time"])
+    by_rule = {each["rule"]: each for each in found["spending"]}
+    factors = {name for each in by_rule.values() for trials in each.get("searches", {}).values() for name in trials}
     rows = []
-    for each in spending:
-        trials = each.get("trials", {})
+    for rule, way, members in ways:
+        trials = by_rule[rule].get("searches", {}).get(way, {})
         best = min((nll for nll in trials.values() if nll is not None), default=None)
         shown = {factor: "diverged" if nll is None else f"{nll:.4f}" for factor, nll in trials.items()}
         shown |= {factor: f"**{nll:.4f}**" for factor, nll in trials.items() if nll == best and nll is not None}
-        cells = (shown.get(factor, "") for factor in factors)
-        rows.append([OF_MEMBERS[each["rule"]], f"{each['time']:.2f}", str(each["epochs"]), *cells])
-    heads = (f"validation NLL at {factor}× the rate" for factor in factors)
-    return markdown(["rule", "time of a step", "epochs", *heads], rows)
+        cells = (shown.get(factor, "") for factor in sorted(factors, key=float))
+        spent = f"{by_rule[rule]['time']:.2f}", str(by_rule[rule]["epochs"])
+        rows.append([OF_MEMBERS[rule], WAYS[way].format(members), *spent, *cells])
+    heads = (f"NLL at {factor}× the rate" for factor in sorted(factors, key=float))
+    return markdown(["rule", "training", "time of a step", "epochs", *heads], rows)
 
 
 def streams_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:

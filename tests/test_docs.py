@@ -138,7 +138,7 @@ def test_members_beside_what_they_spend(tables, tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "KEPT", tmp_path)
     row = {"rule": "ste", "way": "members", "kind": "mode", "epochs": 8, "time": 0.951, "members": 4, "networks": 4}
     row |= {"bytes": 120_000, "figures": {"nll": {"mean": 0.12345, "std": 0.002, "values": [0.1]}}}
-    spent = {"rule": "ste", "time": 1.29, "epochs": 8, "factor": 3.0, "trials": {"1": 0.5, "3": 0.25}}
+    spent = {"rule": "ste", "time": 1.29, "epochs": 8, "searches": {"members": {"1": 0.5, "3": 0.25}}}
     found = {"recipe": "mnist", "unlike": "letters", "spending": [spent], "time": [row], "size": []}
     (tmp_path / "members.json").write_text(json.dumps(found))
     assert tables.table("members.json", ["time", "cost", "nll"]).splitlines() == [
@@ -151,13 +151,20 @@ def test_members_beside_what_they_spend(tables, tmp_path, monkeypatch):
         "| STE, Adam | modes of 4 | 0.123 ± 0.002 |",
     ]
     assert len(tables.table("members.json", ["size", "nll"]).splitlines()) == 2
+    (tmp_path / "members.json").write_text(json.dumps(found))
     spending = tables.table("members.json", ["spending"]).splitlines()
-    assert spending[-1] == "| STE, Adam | 1.29 | 8 | 0.5000 | **0.2500** |"
-    without = {key: value for key, value in spent.items() if key != "trials"}  # one trial
-    assert tables.spending_table([without]).splitlines()[-1] == "| STE, Adam | 1.29 | 8 |"
-    partly = tables.spending_table([without, spent | {"trials": {"1": None, "0.333": 0.5}}]).splitlines()
-    assert partly[0].endswith("| validation NLL at 0.333× the rate | validation NLL at 1× the rate |")
-    assert partly[2:] == ["| STE, Adam | 1.29 | 8 |  |  |", "| STE, Adam | 1.29 | 8 | **0.5000** | diverged |"]
+    assert spending[-1] == "| STE, Adam | 4 runs | 1.29 | 8 | 0.5000 | **0.2500** |"
+    without = {key: value for key, value in spent.items() if key != "searches"}  # one trial
+    assert (
+        tables.spending_table(found | {"spending": [without]}).splitlines()[-1] == "| STE, Adam | 4 runs | 1.29 | 8 |"
+    )
+    partly = spent | {"searches": {"single": {"1": None, "0.333": 0.5}}}
+    lines = tables.spending_table(found | {"spending": [partly], "time": [row, row | {"way": "single"}]}).splitlines()
+    assert lines[0].endswith("| NLL at 0.333× the rate | NLL at 1× the rate |")
+    assert lines[2:] == [
+        "| STE, Adam | 4 runs | 1.29 | 8 |  |  |",
+        "| STE, Adam | one run | 1.29 | 8 | **0.5000** | diverged |",
+    ]
 
 
 def test_results_are_kept_without_times_and_paths(tables, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from bitbayes.lab.recipes import make_config, make_experiment, run_recipe
 from bitbayes.lab.report.folders import read_folders
 from bitbayes.lab.report.groups import grouped
 from bitbayes.lab.report.page.sections import make_sections
-from bitbayes.lab.report.trust import calibration_table, evaluation_table, member_tables, members_table
+from bitbayes.lab.report.trust import WAYS, calibration_table, evaluation_table, member_tables, members_table
 from bitbayes.lab.studies import several
 from bitbayes.lab.studies.budget import Spending, step_times
 from bitbayes.lab.studies.dropout import dropout_layers, dropout_predictor
@@ -419,8 +419,8 @@ def test_the_study_fills_equal_bytes(study: MembersStudy) -> None:
         assert row.networks > 4
     assert ways["bop", "members", "mode"].bytes == 2 * (real + weights // 8)
     tables = member_tables(study)
-    counts = [len(study.spending), len(study.time), len(study.size), len(study.time)]
-    assert [len(table.rows) for table in tables] == counts
+    trained = {(row.rule, row.way) for row in study.time}
+    assert [len(table.rows) for table in tables] == [len(trained), len(study.time), len(study.size), len(study.time)]
     by_time = {(row.rule, row.way, row.kind): row for row in study.time}
     assert by_time["full-precision:swag", "single", "mean"].bytes == 4 * study.bytes, "of samples, or 22 vectors"
     assert ("full-precision:swag", "single", "mean") not in ways
@@ -463,27 +463,50 @@ def test_steps_are_timed_in_turns(digits: DataBundle) -> None:
     assert times["1"] == 1.0 and 4 < times["12"] < 30  # a busy machine disturbs even processor time
 
 
-def test_the_search_decides_the_rate_of_all_runs(tmp_path: Path) -> None:
+def test_the_search_of_each_way_decides_its_rate(tmp_path: Path) -> None:
     choice = TableChoice(dataset="digits", rules=("ste",))
     given = Overrides(epochs=4, out=str(tmp_path), batch_size=300, budget="quick")
     how: dict[str, Any] = {"members": 2, "samples": 2, "trials": 2, "note": lambda line: None}
-    members_study(choice, given, **how)
+    study = members_study(choice, given, **how)
     (spent,) = json.loads((tmp_path / "spending.json").read_text())["rules"]
-    merits = {}
-    for factor in ("0.333", "1"):
-        run = load_run(tmp_path / "trials" / "ste" / factor)
-        x, y = whole(run.experiment.data.validation)  # type: ignore[arg-type]
-        merits[factor] = nll(run.predict(x).probs, y)
-        assert run.config.spec.lr == pytest.approx(float(factor) * 0.01, rel=1e-2) and run.config.seed == 1000
-    assert spent["trials"] == pytest.approx(merits) and spent["factor"] == 1.0, "four epochs are too few for a third"
-    for name, number in (("ste-seed0", 1), ("ste-seed0-members", 2), ("ste-seed0-cycles", 2)):
-        assert [run.config.spec.lr for run in load_members(tmp_path / name)] == [0.01] * number
+    assert list(spent["searches"]) == ["single", "members", "cycles"]
+    for way, slug, number in (("single", "ste", 1), ("members", "ste-members", 2), ("cycles", "ste-cycles", 2)):
+        merits = {}
+        for factor in ("0.333", "1"):
+            runs = load_members(tmp_path / "trials" / slug / factor)
+            x, y = whole(runs[0].experiment.data.validation)  # type: ignore[arg-type]
+            merits[factor] = nll(joint(runs)(x).probs, y)
+            assert len(runs) == number
+            assert all(run.config.spec.lr == pytest.approx(float(factor) * 0.01, rel=1e-2) for run in runs)
+            if way != "members":  # the seeds of members are hashed
+                assert runs[0].config.seed == 1000
+        assert spent["searches"][way] == pytest.approx(merits)
+        best = min(merits, key=lambda factor: merits[factor])
+        assert study.spending[0].factor(way) == pytest.approx(float(best), rel=1e-2)
+        name = "ste-seed0" if way == "single" else f"ste-seed0-{way}"
+        assert {run.config.spec.lr for run in load_members(tmp_path / name)} == {study.spending[0].factor(way) * 0.01}
+        assert [WAYS[way].format(number), "2", best] in [[row[1], *row[4:]] for row in member_tables(study)[0].rows]
     other = tmp_path / "other"
     other.mkdir()
-    RunFolder(other).write_json("spending.json", {"rules": [spent | {"factor": 3.0}]})
+    third = {"0.333": 0.1, "1": 0.2}
+    kept = spent | {"searches": {"single": third, "members": {"0.333": 0.2, "1": 0.1}, "cycles": third}}
+    RunFolder(other).write_json("spending.json", {"rules": [kept]})
     members_study(choice, dataclasses.replace(given, out=str(other)), **how)
-    assert {run.config.spec.lr for run in load_members(other / "ste-seed0-members")} == {0.03}
+    for name, rate in (("ste-seed0", 1 / 3 * 0.01), ("ste-seed0-members", 0.01), ("ste-seed0-cycles", 1 / 3 * 0.01)):
+        assert {run.config.spec.lr for run in load_members(other / name)} == {rate}
     assert not (other / "trials").exists(), "a finished search is not repeated"
+
+
+def test_a_later_way_is_searched_like_the_first(tmp_path: Path) -> None:
+    """The folder keeps the number of trials, so that no way has fewer."""
+    choice = TableChoice(dataset="digits", rules=("ste",))
+    given = Overrides(epochs=4, out=str(tmp_path), batch_size=600, budget="quick")
+    how: dict[str, Any] = {"members": 2, "samples": 2, "note": lambda line: None}
+    first = members_study(choice, given, ways=("members",), trials=2, **how)
+    assert list(first.spending[0].searches) == ["members"]
+    later = members_study(choice, given, ways=("single",), **how)
+    assert later.spending[0].searches["members"] == first.spending[0].searches["members"]
+    assert list(later.spending[0].searches["single"]) == ["0.333", "1"]
 
 
 def test_trials_side_by_side_decide_as_in_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -493,11 +516,12 @@ def test_trials_side_by_side_decide_as_in_turn(tmp_path: Path, capsys: pytest.Ca
     for jobs in ("1", "2"):
         out = tmp_path / jobs
         assert cli.main([*words, "--jobs", jobs, "--out", str(out)]) == 0
-        assert ("2 runs, 2 at a time" in capsys.readouterr().out) == (jobs == "2")
+        assert ("8 runs, 2 at a time" in capsys.readouterr().out) == (jobs == "2")
         found.append([json.loads((out / name).read_text()) for name in ("members.json", "spending.json")])
     assert found[0] == found[1]
     (spent,) = found[1][1]["rules"]
-    assert list(spent["trials"]) == ["0.333", "1"] and spent["trials"]["0.333"] != spent["trials"]["1"]
+    for trials in spent["searches"].values():
+        assert list(trials) == ["0.333", "1"] and trials["0.333"] != trials["1"]
 
 
 def test_trials_side_by_side_that_all_diverge(tmp_path: Path) -> None:
@@ -511,7 +535,7 @@ def test_trials_side_by_side_that_all_diverge(tmp_path: Path) -> None:
     spent = Spending("full-precision", 1.0, 4)  # else the timing would diverge first
     RunFolder(tmp_path).write_json("spending.json", {"rules": [spent.to_dict()]})
     with pytest.raises(DivergedError, match=r"^every trial of full-precision diverged; leave out the rule"):
-        members_study(choice, given, members=2, samples=2, trials=2, note=notes.append)
+        members_study(choice, given, members=2, ways=("single",), samples=2, trials=2, note=notes.append)
     assert len([line for line in notes if line.startswith("failed: ")]) in (1, 2)
     for factor in ("0.333", "1"):
         folder = tmp_path / "trials" / "full-precision" / factor
@@ -533,11 +557,12 @@ def test_one_trial_that_diverges_is_kept_without_a_figure(tmp_path: Path, monkey
     monkeypatch.setattr(several, "run_recipe", run_recipe)
     choice = TableChoice(dataset="digits", rules=("ste",))
     given = Overrides(epochs=4, out=str(tmp_path), batch_size=600, budget="quick")
-    how: dict[str, Any] = {"members": 2, "samples": 2, "trials": 3, "note": lambda line: None}
+    how: dict[str, Any] = {"members": 2, "ways": ("single",), "samples": 2, "trials": 3, "note": lambda line: None}
     study = members_study(choice, given, **how)
     (spent,) = json.loads((tmp_path / "spending.json").read_text())["rules"]
-    assert list(spent["trials"]) == ["0.333", "1", "3"] and spent["trials"]["1"] is None
-    assert spent["factor"] == study.spending[0].factor == 3.0, "the better of the other two"
+    trials = spent["searches"]["single"]
+    assert list(trials) == ["0.333", "1", "3"] and trials["1"] is None
+    assert study.spending[0].factor("single") == 3.0, "the better of the other two"
     assert begun[:3] == ["0.333", "1", "3"]
     begun.clear()
     (tmp_path / "spending.json").unlink()
@@ -551,18 +576,20 @@ def test_one_trial_that_diverges_is_kept_without_a_figure(tmp_path: Path, monkey
 
 
 def test_a_figure_that_is_not_a_number_loses_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged(folder: str, **settings: Any) -> FinishedRun:
-        run = load_run(folder, **settings)
-        if Path(folder).name == "1":
-            next(run.experiment.model.parameters()).data.fill_(float("nan"))
-        return run
+    def damaged(folder: Path, **settings: Any) -> list[FinishedRun]:
+        runs = load_members(folder, **settings)
+        if folder.name == "1":
+            next(runs[-1].experiment.model.parameters()).data.fill_(float("nan"))
+        return runs
 
-    monkeypatch.setattr("bitbayes.lab.studies.members.load_run", damaged)
+    monkeypatch.setattr("bitbayes.lab.studies.members.load_members", damaged)
     choice = TableChoice(dataset="digits", rules=("ste",))
     given = Overrides(epochs=4, out=str(tmp_path), batch_size=600, budget="quick")
-    study = members_study(choice, given, members=2, samples=2, trials=2, note=lambda line: None)
-    assert study.spending[0].trials == {"0.333": pytest.approx(2, abs=1), "1": None}
-    assert study.spending[0].factor == pytest.approx(1 / 3)
+    ways = ("single", "members")
+    study = members_study(choice, given, members=2, ways=ways, samples=2, trials=2, note=lambda line: None)
+    for way in ways:
+        assert study.spending[0].searches[way] == {"0.333": pytest.approx(2, abs=1), "1": None}
+        assert study.spending[0].factor(way) == pytest.approx(1 / 3)
 
 
 def test_a_search_without_validation_data_is_refused_before_training(tmp_path: Path) -> None:
@@ -594,7 +621,7 @@ def test_a_folder_keeps_its_reference(tmp_path: Path) -> None:
     for trials in (2, 1):  # the second study uses the search of the first
         changed = dataclasses.replace(given, out=str(searched))
         study = members_study(TableChoice(dataset="digits", rules=("ste",)), changed, **how, trials=trials)
-        assert len(study.spending[0].trials) == 2
+        assert {len(found) for found in study.spending[0].searches.values()} == {2}
     with pytest.raises(ValueError, match=r"holds a study with trials 1, not 3; choose another --out$"):
         members_study(TableChoice(dataset="digits", rules=("ste",)), given, **how, trials=3)
     assert file.read_text() == written and not (tmp_path / "trials").exists()

@@ -9,6 +9,7 @@ from bitbayes.lab.report.folders import RunRecord, is_number
 from bitbayes.lab.report.groups import Group
 from bitbayes.lab.report.series import ReliabilityPoints
 from bitbayes.lab.report.tables import listed, with_views
+from bitbayes.lab.studies.budget import Spending, factor_name
 from bitbayes.lab.studies.evaluate import LEVEL
 from bitbayes.lab.studies.members import MembersRow, MembersStudy
 from bitbayes.lab.studies.trust import TrustRow, TrustStudy
@@ -162,20 +163,27 @@ def member_tables(study: MembersStudy) -> list[Table]:
         heads += [FIGURES[name][0] for name in names]
         return Table(title, heads, cells, align="llrrl" + "r" * (len(heads) - 5)).without_empty_columns()
 
+    ways = list(dict.fromkeys((row.rule, row.way, row.members) for row in study.time))
     spent = [
-        [each.rule, f"{each.time:.2f}", str(each.epochs), str(max(len(each.trials), 1)), f"{each.factor:.3g}"]
+        [each.rule, WAYS[way].format(members), f"{each.time:.2f}", str(each.epochs), *_search_cells(each, way)]
         for each in study.spending
+        for rule, way, members in ways
+        if rule == each.rule
     ]
-    heads = ["rule", "time of a step", "epochs", "trials", "factor of the learning rate"]
+    heads = ["rule", "training", "time of a step", "epochs", "trials", "factor of the learning rate"]
     limit = f"at most {study.bytes / 1e6:.3f} MB, the size of one float network"
     tables = [
-        Table("What every rule spends; times relative to the first rule", heads, spent, align="lrrrr"),
+        Table("What every rule spends; times relative to the first rule", heads, spent, align="llrrrr"),
         table("Ensembles after equally long training, test data", study.time),
         table(f"Ensembles at equal bytes ({limit}), test data", study.size),
     ]
     if any("nll_shifted" in row.figures for row in study.time):
         tables.append(table("Ensembles after equally long training, corrupted images", study.time, shifted))
     return tables
+
+
+def _search_cells(spending: Spending, way: str) -> list[str]:
+    return [str(max(len(spending.searches.get(way, ())), 1)), factor_name(spending.factor(way))]
 
 
 def all_trust_table(name: str, rows: Sequence[TrustRow]) -> Table:

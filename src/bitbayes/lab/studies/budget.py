@@ -27,16 +27,36 @@ class Spending(Record):
         rule: Name of the rule, with its variant.
         time: CPU time of a training step relative to that of the first method (on a GPU: wall-clock time).
         epochs: Number of epochs of a run, which take about as long as those of the first method.
-        factor: Factor of the recipe's learning rate, the best of the trials.
-        trials: Figure of merit of each trial by factor, smaller is better; None for a trial that diverged. Empty
-            without a search.
+        searches: Figure of merit of the trials of each way to train, by factor of the recipe's learning rate; smaller
+            is better. None for a trial that diverged. A way without a search has no entry.
     """
 
     rule: str
     time: float
     epochs: int
-    factor: float = 1.0
-    trials: dict[str, float | None] = field(default_factory=dict)
+    searches: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+    def factor(self, way: str) -> float:
+        """Return the factor of the best trial of a way to train, or 1 without a search.
+
+        Example:
+            >>> Spending("ste", 1.0, 4, {"single": {"0.333": 0.2, "1": 0.3, "3": None}}).factor("single")
+            0.3333333333333333
+        """
+        trials = self.searches.get(way, {})
+        ended = {factor: merit for factor, merit in trials.items() if merit is not None}
+        best = min(ended, key=ended.__getitem__, default=None)
+        return next((factor for factor in factors(len(trials)) if factor_name(factor) == best), 1.0)
+
+
+def factor_name(factor: float) -> str:
+    """Return the name of a factor, in files and folders.
+
+    Example:
+        >>> factor_name(1 / 3)
+        '0.333'
+    """
+    return f"{factor:.3g}"
 
 
 def factors(trials: int) -> list[float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from torch import Tensor
+import torch
 
 from bitbayes.calibration import probability_figures
 from bitbayes.errors import nearest
@@ -18,14 +18,21 @@ from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.recipes import Recipe, make_config, make_experiment, open_recipe
 from bitbayes.lab.recipes.configure import data_of, full_name, open_device
 from bitbayes.lab.studies import gaussian
-from bitbayes.lab.studies.budget import Spending, check_same_study, equal_epochs, factors, scaled, step_times
-from bitbayes.lab.studies.dropout import dropout_layers, dropout_predictor
+from bitbayes.lab.studies.budget import (
+    Spending,
+    check_same_study,
+    equal_epochs,
+    factor_name,
+    factors,
+    scaled,
+    step_times,
+)
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, calibration_data
-from bitbayes.lab.studies.load import FinishedRun, load_members, load_run
+from bitbayes.lab.studies.load import load_members
+from bitbayes.lab.studies.plans import GAUSSIAN, Kind, Plan, has_way, predictors
 from bitbayes.lab.studies.several import (
     begin_members,
     data_of_process,
-    diverged,
     finished,
     member_configs,
     member_epochs,
@@ -33,15 +40,12 @@ from bitbayes.lab.studies.several import (
     with_float_networks,
 )
 from bitbayes.lab.studies.tables import default_folder
-from bitbayes.lab.studies.trust import network_bytes
 from bitbayes.lab.train import DivergedError, RuleName, RunConfig, RunFolder, choose_precision
 from bitbayes.lab.train.records import Record, Spread
-from bitbayes.lab.train.rules import relaxes
 from bitbayes.prediction import Prediction
 
 MEMBERS_RECIPE = "mnist-trust"
 _RULES = ("full-precision", gaussian.SWAG, gaussian.IVON, "ste", "bayesbinn", "vispa")
-_GAUSSIAN = (gaussian.SWAG, gaussian.IVON)
 _SHIFTED = 500  # test images that are corrupted in every way
 _TRIAL_SEED = 1000  # added to the recipe's seed, so that no measured run has the seed of a trial
 _TRIAL_SAMPLES = 8
@@ -122,8 +126,9 @@ def members_study(
         unlike: Recipe of the out-of-distribution data, or "letters"; None for no such data.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data.
         samples: Number of posterior samples of all members together, and of passes with dropout.
-        trials: Number of learning rates of each rule, a factor of 3 apart. The rate of the single run with the lowest
-            NLL on validation data, on a seed of its own, is that of all runs of the rule. Trials may diverge.
+        trials: Number of learning rates of each rule in each way, a factor of 3 apart. The rate with the lowest NLL on
+            validation data, on a seed of its own, is that of all seeds. Trials may diverge. A folder that holds a
+            search keeps its number of trials, if this is 1.
         note: Function that gets a line about each step.
 
     Raises:
@@ -175,39 +180,16 @@ def members_study(
 def _known(recipe: Recipe, rules: Sequence[str], ways: Sequence[Way], note: Callable[[str], None]) -> Iterator[str]:
     """Yield the full names of the rules, without those whose package is missing or that no way suits."""
     for rule in rules:
-        name = rule if rule in _GAUSSIAN else str(full_name(recipe, rule))
-        if rule in _GAUSSIAN and (line := gaussian.missing(rule)):
+        name = rule if rule in GAUSSIAN else str(full_name(recipe, rule))
+        if rule in GAUSSIAN and (line := gaussian.missing(rule)):
             note(line)
-        elif any(_has(name, way) for way in ways):
+        elif any(has_way(name, way) for way in ways):
             yield name
         else:
             note(f"{name} is left out, because it has none of the ways {', '.join(ways)}")
 
 
-def _has(rule: str, way: Way) -> bool:
-    """Return whether a rule can be trained in a way."""
-    if way == "single" or rule in _GAUSSIAN:
-        return way == "single"
-    name = RuleName.parse(rule).rule
-    return way == "members" or name == "full-precision" or relaxes(name)
-
-
 # Training. ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The runs of one way to train with one rule and one seed, and the folder that they are loaded from."""
-
-    rule: str
-    way: str
-    configs: list[RunConfig]
-    folder: Path
-    time: float = 1.0
-
-    @property
-    def epochs(self) -> int:
-        return sum(config.epochs + config.pretrain_epochs for config in self.configs)
 
 
 @dataclass(frozen=True)
@@ -231,7 +213,7 @@ class _Trainer:
     @functools.cached_property
     def example(self) -> RunConfig:
         """One of the runs, which have the data, the device and the precision in common."""
-        return make_config(self.recipe, "full-precision" if self.first in _GAUSSIAN else self.first, self.given)
+        return make_config(self.recipe, "full-precision" if self.first in GAUSSIAN else self.first, self.given)
 
     def inputs(self, unlike: str | None, unlike_data: str | None, shifted: int = 0) -> Inputs:
         """Return the evaluation data of all runs; see `Inputs.of`."""
@@ -244,7 +226,7 @@ class _Trainer:
 
     def budget(self, rule: str) -> tuple[int, int]:
         """Return the epochs of the recipe and of the float network before, as multiples of `parts`."""
-        base = "full-precision" if rule in _GAUSSIAN else rule
+        base = "full-precision" if rule in GAUSSIAN else rule
         whole = make_config(self.recipe, base, self.given)
         share = member_epochs(whole, self.parts)
         return share["epochs"] * self.parts, share.get("pretrain_epochs", 0) * self.parts
@@ -257,19 +239,30 @@ class _Trainer:
     def single(self, rule: str, epochs: int, seed: int, out: Path) -> RunConfig:
         """Return one run of a rule."""
         given = self.shared(rule, epochs, seed)
-        if rule in _GAUSSIAN:
+        if rule in GAUSSIAN:
             given = dataclasses.replace(given, capture=False)  # a graph cannot call what they do after each step
             return gaussian.gaussian_config(self.recipe, rule, given, str(out))
         return make_config(self.recipe, rule, given, out=str(out))
 
-    def plans(self, spending: Sequence[Spending], seed: int) -> Iterator[_Plan]:
+    def plans(self, spending: Sequence[Spending], seed: int) -> Iterator[Plan]:
         """Yield all ways to train with one seed."""
         for each in spending:
-            yield from (self.plan(each, way, seed) for way in self.ways if _has(each.rule, way))
+            for way in self.ways_of(each.rule):
+                out = self.folder / _slug(f"{RuleName.parse(each.rule).slug}-seed{seed}", way)
+                yield self.plan(each, way, seed, each.factor(way), out)
 
-    def plan(self, each: Spending, way: Way, seed: int) -> _Plan:
-        """Return one way to train with a rule and a seed."""
-        out = self.folder / f"{RuleName.parse(each.rule).slug}-seed{seed}{'' if way == 'single' else '-' + way}"
+    def trials(self, each: Spending, way: Way, number: int) -> dict[float, Plan]:
+        """Return the trials of one way to train with a rule, by factor of the learning rate."""
+        place = self.folder / "trials" / _slug(RuleName.parse(each.rule).slug, way)
+        seed = self.recipe.seed + _TRIAL_SEED
+        return {factor: self.plan(each, way, seed, factor, place / factor_name(factor)) for factor in factors(number)}
+
+    def ways_of(self, rule: str) -> list[Way]:
+        """Return the ways to train of the study that a rule has."""
+        return [way for way in self.ways if has_way(rule, way)]
+
+    def plan(self, each: Spending, way: Way, seed: int, factor: float, out: Path) -> Plan:
+        """Return one way to train with a rule, a seed and a multiple of its learning rate."""
         given = dataclasses.replace(self.shared(each.rule, each.epochs, seed), out=str(out))
         if way == "single":
             configs = [self.single(each.rule, each.epochs, seed, out)]
@@ -278,31 +271,36 @@ class _Trainer:
         else:
             configs = [make_config(self.recipe, each.rule, given, cycles=self.members)]
         examples = len(self.data.train)
-        return _Plan(each.rule, way, [scaled(one, each.factor, examples) for one in configs], out, each.time)
+        return Plan(each.rule, way, [scaled(one, factor, examples) for one in configs], out, each.time)
 
-    def train(self, plans: Sequence[_Plan]) -> None:
+    def train(self, plans: Sequence[Plan]) -> None:
         """Train all runs of some plans that are not finished."""
         for plan in plans:
             if plan.way == "members":
                 begin_members(plan.configs)
-        usual = [config for plan in plans if plan.rule not in _GAUSSIAN for config in plan.configs]
+        usual = [config for plan in plans if plan.rule not in GAUSSIAN for config in plan.configs]
         floats = [str(self.folder / f"pretrained-seed{config.seed}") for config in usual]  # which the rules share
         run_several(with_float_networks(usual, floats, jobs=self.jobs, note=self.note), jobs=self.jobs, note=self.note)
-        for config in (plan.configs[0] for plan in plans if plan.rule in _GAUSSIAN):
+        for config in (plan.configs[0] for plan in plans if plan.rule in GAUSSIAN):
             if finished(config) is None or not gaussian.is_trained(config):
                 self.note(f"{config.rule_name}, in {config.out}")
                 gaussian.train_gaussian(config, self.data)
 
-    def search(self, plans: Sequence[_Plan]) -> None:
+    def search(self, plans: Sequence[Plan]) -> None:
         """Train all runs of some plans that are not finished, except for those that diverge."""
         while True:
-            plans = [plan for plan in plans if not diverged(plan.configs[0])]
+            plans = [plan for plan in plans if not plan.diverged]
             try:
                 return self.train(plans)
             except DivergedError as error:
-                if not any(diverged(plan.configs[0]) for plan in plans):  # a float network before the runs
+                if not any(plan.diverged for plan in plans):  # a float network before the runs
                     raise
                 self.note(f"failed: {error}")
+
+
+def _slug(name: str, way: Way) -> str:
+    """Return the name of the folder of a way to train."""
+    return name if way == "single" else f"{name}-{way}"
 
 
 def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spending]:
@@ -310,8 +308,17 @@ def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spen
     file = RunFolder(trainer.folder)
     known: dict[str, Spending] = {}
     epochs, before = trainer.budget(rules[0])
-    about = {"reference": rules[0], "epochs": epochs, "members": trainer.members, "trials": trials}
+    about = {"reference": rules[0], "epochs": epochs, "members": trainer.members}
     parts = trainer.parts
+    if file.has("spending.json"):
+        kept = file.read_json("spending.json")
+        if trials == 1:  # then the search of the folder holds for what is new as well
+            trials = kept.get("trials", 1)
+        check_same_study(str(file.path), kept, {**about, "trials": trials})
+        parts = min(parts, kept.get("parts", parts))
+        if parts < trainer.parts:
+            raise ValueError(f"{file.path} holds single runs, whose epochs members cannot share; choose another --out")
+        known = {each.rule: each for each in map(Spending.from_dict, kept["rules"])}
     if trials > 1 and (trainer.given.protocol == "test" or not isinstance(trainer.data.validation, TensorData)):
         raise ValueError(
             f"--trials {trials} needs validation data that fits in memory, but {trainer.recipe.name} with --protocol "
@@ -320,41 +327,26 @@ def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spen
 
     def keep() -> None:
         rows = [each.to_dict() for each in known.values()]
-        file.write_json("spending.json", {**about, "parts": parts, "rules": rows})
+        file.write_json("spending.json", {**about, "trials": trials, "parts": parts, "rules": rows})
 
-    if file.has("spending.json"):
-        kept = file.read_json("spending.json")
-        if trials == 1:  # uses the search that is there
-            about["trials"] = kept.get("trials", 1)
-        check_same_study(str(file.path), kept, about)
-        parts = min(parts, kept.get("parts", parts))
-        if parts < trainer.parts:
-            raise ValueError(f"{file.path} holds single runs, whose epochs members cannot share; choose another --out")
-        known = {each.rule: each for each in map(Spending.from_dict, kept["rules"])}
     if set(rules) - set(known):
         known = _timed(trainer, rules, epochs + before) | known
         keep()
-    seed, examples = trainer.recipe.seed + _TRIAL_SEED, len(trainer.data.train)
-    list(trainer.plans([known[name] for name in rules], seed))  # refuses what cannot be trained before the search
+    list(trainer.plans([known[name] for name in rules], trainer.recipe.seed))  # refuses what cannot be trained
     runs = {
-        name: {
-            factor: scaled(trainer.single(name, known[name].epochs, seed, place / f"{factor:.3g}"), factor, examples)
-            for factor in factors(trials)
-        }
+        (name, way): trainer.trials(known[name], way, trials)
         for name in rules
-        if trials > 1 and len(known[name].trials) != trials
-        for place in [trainer.folder / "trials" / RuleName.parse(name).slug]
+        if trials > 1
+        for way in trainer.ways_of(name)
+        if len(known[name].searches.get(way, ())) != trials
     }
-    plans = [_Plan(name, "single", [each], Path(each.out)) for name, found in runs.items() for each in found.values()]
-    trainer.search(plans)
-    for name, configs in runs.items():
-        merits = {factor: _merit(trainer, name, config) for factor, config in configs.items()}
-        trainer.note(f"{name}: NLL on validation data by factor of the learning rate: {merits}")
-        ended = {factor: merit for factor, merit in merits.items() if merit is not None}
-        if not ended:
+    trainer.search([plan for found in runs.values() for plan in found.values()])
+    for (name, way), plans in runs.items():
+        merits = {factor_name(factor): _merit(trainer, plan) for factor, plan in plans.items()}
+        trainer.note(f"{name}, {way}: NLL on validation data by factor of the learning rate: {merits}")
+        if all(merit is None for merit in merits.values()):
             raise DivergedError(f"every trial of {name} diverged; leave out the rule, or lower its learning rate")
-        by_factor = {f"{factor:.3g}": merit for factor, merit in merits.items()}
-        known[name] = dataclasses.replace(known[name], factor=min(ended, key=ended.__getitem__), trials=by_factor)
+        known[name] = dataclasses.replace(known[name], searches={**known[name].searches, way: merits})
         keep()
     return [known[name] for name in rules]
 
@@ -366,7 +358,7 @@ def _timed(trainer: _Trainer, rules: Sequence[str], budget: int) -> dict[str, Sp
     seed, place = trainer.recipe.seed, trainer.folder
     runs = {n: trainer.single(n, trainer.budget(n)[0], seed, place).changed(precision=precision) for n in rules}
     make = {True: gaussian.gaussian_experiment, False: make_experiment}
-    times = step_times({name: (run, make[name in _GAUSSIAN](run, trainer.data)) for name, run in runs.items()})
+    times = step_times({name: (run, make[name in GAUSSIAN](run, trainer.data)) for name, run in runs.items()})
     found = {}
     for name, ratio in times.items():
         left = max(budget - trainer.budget(name)[1], 0)  # without a float network before the run
@@ -374,75 +366,28 @@ def _timed(trainer: _Trainer, rules: Sequence[str], budget: int) -> dict[str, Sp
     return found
 
 
-def _merit(trainer: _Trainer, rule: str, config: RunConfig) -> float | None:
-    """Return the NLL on validation data of the mean where there is a posterior, or else of the network.
+def _merit(trainer: _Trainer, plan: Plan) -> float | None:
+    """Return the NLL on validation data of the mean where there is a posterior, or else of the networks.
 
-    It is None if the run diverged, or if an output is not finite.
+    It is None if a run diverged, or if an output is not finite.
     """
-    if diverged(config):
+    if plan.diverged:
         return None
-    run = load_run(config.out, data=trainer.data, device=trainer.given.device)
-    x, y = calibration_data(run, "a search for learning rates")
-    found = _predictors(_Plan(rule, "single", [config], Path(config.out)), [run])
+    runs = load_members(plan.folder, data=trainer.data, device=trainer.given.device)
+    x, y = calibration_data(runs[0], "a search for learning rates")
+    found = predictors(plan, runs)
     best = found.get("mean", found["mode"])
-    prediction = best.predictors(_TRIAL_SAMPLES)[0](x)
+    each = [predictor(x).outputs for predictor in best.predictors(max(_TRIAL_SAMPLES // len(runs), 1))]
+    prediction = Prediction(torch.cat(each))
     return probability_figures(prediction.class_probs, y)["nll"] if prediction.outputs.isfinite().all() else None
 
 
 # Measuring. ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """One way to predict with the members of a plan.
-
-    Args:
-        predictors: Function from a number of networks to one predictor for each member.
-        bytes: Function from that number to the bytes of all members together.
-        most: Number of networks of each member that the predictor can have; None for any number.
-    """
-
-    predictors: Callable[[int], list[Callable[[Tensor], Prediction]]]
-    bytes: Callable[[int], int]
-    most: int | None = None
-
-    def count(self, wanted: int, limit: int | None) -> int:
-        """Return the number of networks of each member that is wanted or, with a limit, that fits; 0 for none."""
-        if self.most is not None:
-            wanted = min(wanted, self.most)
-        if limit is None:
-            return wanted
-        one, two = self.bytes(1), self.bytes(2)
-        if one > limit:
-            return 0
-        if two == one:
-            return wanted
-        fits = 1 + (limit - one) // (two - one)
-        return fits if fits > 1 else 0
-
-
-def _predictors(plan: _Plan, runs: Sequence[FinishedRun]) -> dict[str, _Kind]:
-    """Return the ways to predict with the members of a plan by name."""
-    run, members = runs[0], len(runs)
-    found = {
-        "mode": _Kind(lambda n: [each.predictor(0) for each in runs], lambda n: members * network_bytes(run, 1), 1)
-    }
-    if plan.rule in _GAUSSIAN:
-        posterior, size = gaussian.load_gaussian(run), run.experiment.bytes()[0]
-        found["mode"] = _Kind(lambda n: [gaussian.gaussian_predictor(run, posterior)], lambda n: size, 1)
-        found["mean"] = _Kind(
-            lambda n: [gaussian.gaussian_predictor(run, posterior, n)], lambda n: posterior.vectors(n) * size
-        )
-    elif run.posterior is not None:
-        found["mean"] = _Kind(lambda n: [each.predictor(n) for each in runs], lambda n: members * network_bytes(run, n))
-    elif plan.way == "single" and run.config.rule == "full-precision" and dropout_layers(run.experiment.model):
-        found["dropout"] = _Kind(lambda n: [dropout_predictor(run, n)], lambda n: network_bytes(run, 1))
-    return found
-
-
 def _measured(
     trainer: _Trainer,
-    plans: Sequence[Sequence[_Plan]],
+    plans: Sequence[Sequence[Plan]],
     spending: list[Spending],
     samples: int,
     inputs: Inputs,
@@ -453,8 +398,8 @@ def _measured(
     for plan in (plan for of_seed in plans for plan in of_seed):
         runs = load_members(plan.folder, data=trainer.data, device=trainer.given.device)
         size = runs[0].experiment.bytes()[0]
-        reference = reference or _training_time(plan)
-        for kind, how in _predictors(plan, runs).items():
+        reference = reference or plan.training_time
+        for kind, how in predictors(plan, runs).items():
             trainer.note(f"{plan.rule}, {plan.way}: {kind}, {plan.folder.name}")
             wanted = max(samples // len(runs), 1)
             counts = {table: how.count(wanted, size if table == "size" else None) for table in tables}
@@ -462,19 +407,14 @@ def _measured(
             for table, count in counts.items():
                 if count:
                     joined = Predictions.joined([each.first(count) for each in found])
-                    row = _row(plan, kind, how, count, len(runs), joined, inputs, _training_time(plan) / reference)
+                    row = _row(plan, kind, how, count, len(runs), joined, inputs, plan.training_time / reference)
                     tables[table].setdefault((plan.rule, plan.way, kind), []).append(row)
     time, equal = ([_over_seeds(rows) for rows in table.values()] for table in tables.values())
     return MembersStudy(time, equal, spending, size, trainer.folder)
 
 
-def _training_time(plan: _Plan) -> float:
-    """Return the training time of a plan in epochs of the first rule; an epoch of a float network counts as one."""
-    return sum(config.epochs * plan.time + config.pretrain_epochs for config in plan.configs)
-
-
 def _row(
-    plan: _Plan, kind: str, how: _Kind, count: int, members: int, found: Predictions, inputs: Inputs, time: float
+    plan: Plan, kind: str, how: Kind, count: int, members: int, found: Predictions, inputs: Inputs, time: float
 ) -> MembersRow:
     figures = found.figures(inputs) | found.shift_figures(inputs)
     return MembersRow(
