@@ -107,6 +107,12 @@ class TestPrior:
         expected = before.natural["w"] - 0.1 * (before.natural["w"] - prior.natural["w"])
         torch.testing.assert_close(optimizer.posterior().natural["w"], expected)
 
+    def test_of_a_joint_optimizer(self) -> None:
+        layer = nn.Linear(3, 2)
+        binary = bb.BayesBiNN([("weight", layer.weight)], ess=50, seed=0)
+        joint = bb.JointOptimizer(binary, torch.optim.SGD([layer.bias], lr=0.1))
+        assert equal(advance_prior(joint).natural, binary.posterior().natural)
+
     def test_refusals(self) -> None:
         layer = nn.Linear(3, 2, bias=False)
         with pytest.raises(TypeError, match="STE has no prior"):
@@ -238,6 +244,9 @@ def test_scenarios_in_which_the_task_is_unknown_share_their_statistics(tmp_path:
         assert found.summary["statistics"] == statistics and found.summary["scenario"] == scenario
     with pytest.raises(ValueError, match="scenario domain, not class"):
         learned("class", tmp_path / "domain")
+    choice = StreamChoice(scenario="class", statistics="task")
+    with pytest.raises(ValueError, match=r"--statistics task needs to know .* --scenario class does not"):
+        run_continual("split-mnist", "ste", choice, Overrides(data=str(data), out=str(tmp_path / "known")))
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,12 @@ class TestReplay:
         again, _ = self.learned(3, examples=16)
         assert all(torch.equal(a.x, b.x) for a, b in zip(memory.kept, again.kept, strict=True))
 
+    def test_all_old_tasks_are_replayed_where_more_is_kept_than_a_task_has(self) -> None:
+        memory, tasks = self.learned(4, examples=200)  # 600 kept, 240 new
+        old = memory.training_data(tasks[-1], RUN).train.x[240:]
+        counts = [sum(bool((kept.x == x).all(1).any()) for x in old) for kept in memory.kept]
+        assert counts == [80, 80, 80]
+
     def test_an_epoch_has_as_many_old_examples_as_new_ones(self) -> None:
         memory, tasks = self.learned(3, examples=20)
         mixed, own = memory.training_data(tasks[2], RUN).train, tasks[2].data.train
@@ -292,6 +298,13 @@ def test_curves_watch_and_change_nothing(tmp_path: Path) -> None:
     assert [path.name for path in stream_figures(alone.folder)] == ["accuracy.png", "weights.png"]
     with pytest.raises(ValueError, match="has no curves; run the stream with --curve-examples above 0"):
         task_curves_figure(alone.folder, tmp_path / "none.png")
+
+
+def test_fewer_tasks_keep_the_curves_of_all(tmp_path: Path) -> None:
+    stream(tmp_path, "ste", tasks=2, epochs=1, curve_examples=16)
+    before = (tmp_path / "curves.jsonl").read_text()
+    stream(tmp_path, "ste", tasks=1, epochs=1, curve_examples=16)
+    assert (tmp_path / "curves.jsonl").read_text() == before and len(before.splitlines()) == 2
 
 
 def test_some_examples_are_enough_for_a_curve(tmp_path: Path) -> None:

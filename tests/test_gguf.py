@@ -509,6 +509,11 @@ def test_command(capsys, monkeypatch, gguf):
     assert "folder" in complaint(capsys, "export", "nothing", "--gguf", "net.gguf")
     Path("file.safetensors").touch()
     assert "file.safetensors" in complaint(capsys, "export", "file.safetensors", "--gguf", "net.gguf")
+    for place in ("recipes.configure", "studies.load"):
+        monkeypatch.setattr(f"bitbayes.lab.{place}.load_data", lambda *_: pytest.fail("the data are not read"))
+    (Path("run") / "summary.json").rename("summary.json")
+    assert "run is not finished" in complaint(capsys, "export", "run", "--gguf", "net.gguf")
+    Path("summary.json").rename(Path("run") / "summary.json")
     # Another account has to trust the recipe file first.
     monkeypatch.setenv("XDG_STATE_HOME", str(Path("elsewhere").absolute()))
     file._OPENED.clear()

@@ -143,7 +143,7 @@ def test_one_card_describes_both_files_of_a_folder(tmp_path):
         assert f"| `{file}` |" in text and f"| {size:,} |" in text
     packed(3).save_pretrained(tmp_path)  # its card and its other file are still described
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "97.25 %" in text and "3, samples of a posterior" in text and "posterior.safetensors" in text
+    assert "97.25 %" in text and "3, whose predictions are averaged" in text and "posterior.safetensors" in text
     assert 'from_pretrained("FOLDER")' in text and "mutual information" in text
 
 
@@ -190,7 +190,7 @@ def test_an_edited_card_stays_until_a_card_is_given(tmp_path):
     page.write_text("mine", encoding="utf-8")
     packed(3).save_pretrained(tmp_path)
     assert page.read_text(encoding="utf-8") == "mine"
-    assert "3, samples" in (tmp_path / "config.json").read_text(encoding="utf-8")
+    assert "3, whose predictions" in (tmp_path / "config.json").read_text(encoding="utf-8")
     packed(3).save_pretrained(tmp_path, card=CARD)
     assert "97.25" in page.read_text(encoding="utf-8")
 
@@ -202,10 +202,10 @@ def test_a_card_that_nobody_edited_is_renewed_by_a_later_version(tmp_path, monke
         packed().save_pretrained(tmp_path)
     assert page.read_text(encoding="utf-8") == "the words of an earlier version\n"
     packed(3).save_pretrained(tmp_path)
-    assert "3, samples" in page.read_text(encoding="utf-8")
+    assert "3, whose predictions" in page.read_text(encoding="utf-8")
     page.write_bytes(page.read_bytes().replace(b"\n", b"\r\n"))  # as version control may do
     packed().save_pretrained(tmp_path)
-    assert "3, samples" not in page.read_text(encoding="utf-8")
+    assert "3, whose predictions" not in page.read_text(encoding="utf-8")
     page.write_bytes(b"\xff mine")
     packed(3).save_pretrained(tmp_path)
     assert page.read_bytes() == b"\xff mine"
@@ -572,7 +572,7 @@ def test_an_upload_keeps_a_card_that_was_edited_on_the_hub(api, server):
     server.add("owner/name", "main", "README.md", b"edited on its page")
     upload(packed(3), api, server)
     assert on_the_hub(server, "README.md") == "edited on its page"
-    assert "3, samples" in on_the_hub(server, "config.json")
+    assert "3, whose predictions" in on_the_hub(server, "config.json")
     upload(packed(3), api, server, card=CARD)
     assert "97.25 %" in on_the_hub(server, "README.md")
 

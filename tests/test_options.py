@@ -156,5 +156,7 @@ def test_python_callers_are_told_too() -> None:
         tune("digits", given=Overrides(out="nowhere"), trials=1, ranges={"tau": (0.1, 1.0)})
     with pytest.raises(ValueError, match="prior-decay has no effect"):
         run_continual("split-mnist", "ste", StreamChoice(prior_decay=0.5), Overrides(options={}))
+    with pytest.raises(ValueError, match="prior-decay has no effect: --no-prior leaves nothing to decay"):
+        run_continual("split-mnist", "bayesbinn", StreamChoice(prior=False, prior_decay=0.5), Overrides())
     with pytest.raises(ValueError, match="no option of method replay is called 'strength'"):
         find_method("replay", {"strength": 1})

@@ -272,6 +272,11 @@ def test_no_input_and_no_record_of_a_run_is_replaced(tmp_path, capsys):
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared/config.json").write_text("{}")  # of a folder for the Hub
     assert cli.main(["pack", "run", "-o", "shared/model.safetensors"]) == 0
+    before = (tmp_path / "shared/model.safetensors").read_bytes()
+    capsys.readouterr()
+    assert cli.main(["export", "shared", "--onnx", "shared/model.safetensors"]) == 2
+    assert "is a file of the folder that the command reads; write to another file" in capsys.readouterr().err
+    assert (tmp_path / "shared/model.safetensors").read_bytes() == before
 
 
 def test_a_network_of_a_text_needs_token_ids(capsys):

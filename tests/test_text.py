@@ -203,6 +203,20 @@ def test_a_text_just_long_enough_is_read(tmp_path: Path) -> None:
     assert len(load_text(str(tmp_path)).validation) == 1
 
 
+def test_files_that_leave_a_part_less_than_a_window_are_divided_by_position(tmp_path: Path) -> None:
+    """Together they are long enough."""
+    names = {0: [], 1: [], 2: []}
+    for number in range(200):
+        place = int.from_bytes(hashlib.sha256(f"{number}.txt".encode()).digest()[:8]) % 20
+        names[min(place, 2)].append(f"{number}.txt")
+    sizes = [*((name, 1000) for name in names[2][:10]), (names[0][0], 200), (names[1][0], 500)]
+    for name, size in sizes:
+        (tmp_path / name).write_bytes(b"x" * size)
+    data = load_text(str(tmp_path))
+    total = sum(size + 1 for _, size in sizes)
+    assert [len(content(part)) for part in (data.validation, data.test)] == [total // 20] * 2
+
+
 def test_a_huge_folder_is_refused_before_it_is_read(tmp_path: Path) -> None:
     for name in ("a", "b"):
         with (tmp_path / name).open("wb") as file:

@@ -205,6 +205,32 @@ def test_the_command_prints_how_to_train_the_best_again(
     assert json.loads(Path("again/summary.json").read_text())["val_accuracy"] == best["accuracy"]
 
 
+def test_a_range_that_a_trial_could_not_take_is_refused_before_the_first(tmp_path: Path) -> None:
+    """Later, no call could continue the search."""
+    for name, low, high, message in (
+        ("lr", 0.5, 2.0, "lr must be at most 1"),
+        ("momentum", 0.5, 1.5, r"momentum must be in \[0, 1\)"),
+    ):
+        given = Overrides(out=str(tmp_path / name), epochs=1, budget="quick")
+        with pytest.raises(ValueError, match=message):
+            tune("digits", "bayesbinn", given, trials=6, ranges={name: (low, high)})
+        assert not (tmp_path / name).exists()
+
+
+def test_what_is_set_is_not_searched(tmp_path: Path) -> None:
+    given = Overrides(out=str(tmp_path), epochs=1, budget="quick", options={"ess_scale": 2.0})
+    rows = tune("digits", "bayesbinn", given, trials=2)
+    assert [list(row["settings"]) for row in rows] == [["lr"], ["lr"]]
+    assert RunConfig.load(tmp_path / "trial1").spec.options["ess_scale"] == 2.0
+    with pytest.raises(ValueError, match=r"ess_scale is set to 2\.0 and searched; leave out one of both"):
+        tune("digits", "bayesbinn", given, trials=2, ranges={"ess_scale": (1.0, 3.0)})
+
+
+def test_a_name_with_two_ranges_is_refused() -> None:
+    with pytest.raises(ValueError, match="lr has two ranges; give one"):
+        parse_ranges(["lr=1e-3:1e-2", "lr=1e-1:1"])
+
+
 @pytest.mark.parametrize("word", ["lr", "lr=1", "lr=a:b", "lr=2:1", "lr=0:1", "lr=1:inf", "lr=1:2:3"])
 def test_ranges_that_make_no_sense(word: str) -> None:
     with pytest.raises(ValueError, match="range"):

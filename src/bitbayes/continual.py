@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from bitbayes.posterior import BernoulliPosterior
 from bitbayes.rules.bayesbinn import BayesBiNN
+from bitbayes.rules.joint import JointOptimizer
 from bitbayes.rules.optimizer import BinaryOptimizer
 
 
-def advance_prior(optimizer: BinaryOptimizer, *, decay: float = 1.0) -> BernoulliPosterior:
+def advance_prior(optimizer: BinaryOptimizer | JointOptimizer, *, decay: float = 1.0) -> BernoulliPosterior:
     """Use the posterior as the prior of the following steps: λ₀ ← decay · λ (BayesBiNN, eq. 21, for decay = 1).
 
     Args:
-        optimizer: A `BayesBiNN` optimizer that was trained on the tasks so far.
+        optimizer: A `BayesBiNN` optimizer that was trained on the tasks so far, or a `JointOptimizer` that has one.
         decay: Factor on λ in [0, 1]: 1 keeps the whole posterior; 0 returns to the uniform prior. With a value below 1,
             long sequences of tasks remain learnable, and early tasks are forgotten slowly.
 
@@ -30,6 +31,8 @@ def advance_prior(optimizer: BinaryOptimizer, *, decay: float = 1.0) -> Bernoull
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must be in [0, 1], got {decay}")
+    if isinstance(optimizer, JointOptimizer):
+        optimizer = optimizer.binary
     if not isinstance(optimizer, BayesBiNN):
         raise TypeError(
             f"{type(optimizer).__name__} has no prior; use bitbayes.BayesBiNN for continual learning (it can "

@@ -211,7 +211,8 @@ class Bench(Command):
             networks that come with the package.
         threads: Numbers of threads to measure. The default is one thread, then one per CPU core.
         batch: Batch sizes to measure.
-        turns: Number of measurements per backend, taken in turns. The table shows their median.
+        turns: Number of measurements per backend, taken in turns. The table shows their median. A backend that takes
+            longer than half a second is measured once.
     """
 
     epilog = """
@@ -276,8 +277,8 @@ class Export(Command):
     """Export a packed network as a C header, ONNX or QONNX, or a language model as GGUF.
 
     Args:
-        network: File of the packed network, or zoo:NAME, or hub:OWNER/NAME[@REVISION]. It must hold a single network.
-            For --gguf, the folder of a finished run instead.
+        network: File of the packed network, or hub:OWNER/NAME[@REVISION]. It must hold a single network, which those of
+            `bitbayes zoo` do not. For --gguf, the folder of a finished run instead.
         c: C header to write, for microcontrollers. Its names start with the name of the file: net.h defines
             net_predict, and my-net.h defines my_net_predict.
         onnx: ONNX model to write, for other runtimes.
@@ -287,7 +288,8 @@ class Export(Command):
             must be a decoder with the names and the config of a Llama.
         gguf_type: Type of the binary projections in the GGUF file. Q1_0 takes 1.125 bits per weight. Q8_0 and F16
             serve for comparison.
-        data: For --gguf, the folder or Hugging Face Hub id of the run's data set, if it has moved.
+        data: For --gguf, the folder or Hugging Face Hub id of the run's data, if a recipe file makes its network from
+            them, and they have moved. Otherwise the data are not read.
         trust: For --gguf, run the recipe file of the run, a program, although this account has not run it before.
     """
 
@@ -336,10 +338,15 @@ examples:
 
     def _gguf(self, path: str) -> None:
         """Write the mode of a run."""
-        from bitbayes.lab.studies.load import load_run
+        from bitbayes.lab.recipes import recipe_of_run
+        from bitbayes.lab.studies.load import check_finished, load_network
+        from bitbayes.lab.train import RunConfig, RunFolder
 
-        run = load_run(self.network, data=self.data, trust=self.trust)
-        write_gguf(run.experiment.model, path, self.gguf_type, name=run.config.recipe)
+        config = RunConfig.load(self.network)
+        config = config.changed(data=self.data or config.data, device="cpu")
+        check_finished(self.network)
+        recipe = recipe_of_run(self.network, config, trust=self.trust)
+        write_gguf(load_network(config, RunFolder(self.network), recipe), path, self.gguf_type, name=config.recipe)
         print(f"written: {path}, {Path(path).stat().st_size:,} bytes")
 
 

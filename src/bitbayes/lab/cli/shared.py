@@ -176,7 +176,7 @@ def check_output(path: str | None, *read: str) -> None:
 
     Args:
         path: The file; None for none.
-        *read: Files that the command reads.
+        *read: Files and folders that the command reads.
 
     Raises:
         ValueError: If its folder is missing, or it would replace a file that is read, or a record of a run.
@@ -190,6 +190,8 @@ def check_output(path: str | None, *read: str) -> None:
         raise ValueError(f"{path} is what the command reads; write to another file")
     if target.name in _RECORDS and _holds_run(target.parent):
         raise ValueError(f"{path} is a record of the run in {target.parent}; write to another file")
+    if target.name in _RECORDS and any(target.parent.resolve() == Path(each).resolve() for each in read):
+        raise ValueError(f"{path} is a file of the folder that the command reads; write to another file")
 
 
 def _holds_run(folder: Path) -> bool:

@@ -107,8 +107,9 @@ examples:
             *("estimator", "lr", "device"),
             epochs="Number of epochs per task. The recipe sets the default.",
             data="Folder or Hugging Face Hub id of MNIST. The recipe sets the default.",
-            out="Folder where the run is written. The default is runs/STREAM-RULE[-ESTIMATOR]-seedS, followed by "
-            "settings that differ from their defaults.",
+            out="Folder where the run is written. The default is runs/STREAM-RULE[-ESTIMATOR]-seedS, followed by the "
+            "method, the scenario, no-prior, the prior decay and the number of tasks where they are unusual. "
+            "Streams that differ in other settings need folders of their own.",
         ),
     ]
 
@@ -134,7 +135,7 @@ class Tune(Command):
         trials: Number of trials in total, including finished ones. The first trial has the recipe's settings.
         search: Settings to search and their ranges, as NAME=LOW:HIGH: lr, real_lr, and options of the rule. The default
             is lr, and ess_scale if the recipe sets it, within a factor of ten of the recipe's values.
-        set: Options of the rule that are the same in every trial, as NAME=VALUE.
+        set: Options of the rule that are the same in every trial, as NAME=VALUE. They are not searched.
     """
 
     again = CONTINUES

@@ -141,7 +141,7 @@ def accuracies(
     statistics: Statistics,
     examples: int | None = None,
 ) -> list[float]:
-    """Return the accuracy in percent on every task so far, or on `count` test examples of each.
+    """Return the accuracy in percent on every task so far, or on as many test `examples` of each.
 
     If training examples of the tasks are kept, the BatchNorm statistics of every network are estimated from them.
     """
@@ -158,7 +158,7 @@ def accuracies(
 def _accuracy(
     experiment: Experiment, config: RunConfig, task: Seen, statistics: BatchStatistics | Tensor, examples: int | None
 ) -> float:
-    """Return the accuracy in percent on a task's test examples, or on `count` examples spread over them.
+    """Return the accuracy in percent on a task's test examples, or on as many `examples` spread over them.
 
     BatchNorm statistics are given, or are estimated for every network from given inputs.
     """

@@ -62,11 +62,13 @@ class Replay(Rehearsal):
         checks.whole(examples, "examples of replay", 1)
 
     def training_data(self, task: Task, config: RunConfig) -> DataBundle[TensorData]:
-        """Return the task's own examples and equally many old examples."""
+        """Return the task's own examples and equally many old examples, spread over all old tasks."""
         if not self.kept:
             return task.data
         new, old = task.data.train, joined(self.kept)
-        return dataclasses.replace(task.data, train=new.joined(old.chosen(torch.arange(len(new)) % len(old))))
+        count = torch.arange(len(new))
+        repeated = count % len(old) if len(old) <= len(new) else count * len(old) // len(new)
+        return dataclasses.replace(task.data, train=new.joined(old.chosen(repeated)))
 
     def end_task(self, task: Task, experiment: Experiment, config: RunConfig) -> None:
         """Keep some examples, which the seed of the run and the number of the task determine."""

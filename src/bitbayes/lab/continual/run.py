@@ -192,8 +192,10 @@ def run_stream(
                 for row in result.history
                 if row.accuracies is not None
             ]
-            folder.write_lines("curves.jsonl", curves)
-            row = watch(mine) if len(matrix) <= index else None
+            row = None
+            if len(matrix) <= index:  # else the file has the lines of this task, and maybe of later ones
+                folder.write_lines("curves.jsonl", curves)
+                row = watch(mine)
             learning = time.perf_counter() - started - watch.seconds
             seen.append(Seen.of(task, batch_statistics(experiment, mine)))
             memory.end_task(task, experiment, mine)

@@ -165,8 +165,9 @@ def _divided(documents: Iterable[Document]) -> list[bytearray]:
         for part in (parts[{0: 1, 1: 2}.get(number, 0)], every):
             part.append(BOUNDARY)
             part += content
-    # Training gets less than half, or another part less than a quarter of what is meant.
-    if 2 * len(parts[0]) < len(every) or min(len(parts[1]), len(parts[2])) * 4 * _SHARE < len(every):
+    # Training gets less than half, another part less than a quarter of what is meant, or a part less than a window.
+    least = min(map(len, parts))
+    if 2 * len(parts[0]) < len(every) or least * 4 * _SHARE < len(every) or least <= WINDOW:
         held = len(every) // _SHARE
         cuts = len(every) - 2 * held, len(every) - held
         return [every[: cuts[0]], every[cuts[0] : cuts[1]], every[cuts[1] :]]

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from bitbayes.draws import drawn_networks
 from bitbayes.lab.data.text import BOUNDARY, BYTES, WINDOW
 from bitbayes.lab.recipes import recipe_of_run
-from bitbayes.lab.recipes.configure import load_data, open_device
+from bitbayes.lab.recipes.configure import open_device
+from bitbayes.lab.studies.load import load_network
 from bitbayes.lab.train import RunConfig, RunFolder
-from bitbayes.lab.train.results import load_mode, load_posterior
+from bitbayes.lab.train.results import load_posterior
 from bitbayes.nn import Decoder
 
 
@@ -41,11 +42,9 @@ def load_language_model(
         raise ValueError(
             f"{folder} is a run of {config.recipe}, which does not model text; give one of `bitbayes train text`"
         )
-    place = open_device(device)
-    model = recipe.builder(load_data(config, recipe) if recipe.reads_data else None)().to(place).eval()
-    load_mode(files, model)
+    model = load_network(config, files, recipe)
     if sample is not None:
-        posterior = load_posterior(files, place)
+        posterior = load_posterior(files, open_device(device))
         if posterior is None:
             raise ValueError(f"{config.rule} keeps no posterior; leave out --sample to take its only network")
         weights = next(drawn_networks(model, posterior, 1, seed=sample))

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitbayes.lab.choices import Views
 from bitbayes.lab.data import DataBundle
-from bitbayes.lab.recipes import make_experiment, recipe_of_run
+from bitbayes.lab.recipes import Recipe, make_experiment, recipe_of_run
+from bitbayes.lab.recipes.configure import load_data, open_device
 from bitbayes.lab.train import Experiment, RunConfig, RunError, RunFolder
 from bitbayes.lab.train.mean import MeanPredictor
 from bitbayes.lab.train.members import members_of
@@ -123,6 +124,30 @@ def joint(runs: Sequence[FinishedRun], samples: int = 0) -> Callable[[Tensor], P
     return lambda x: Prediction(torch.cat([predictor(x).outputs for predictor in each]))
 
 
+def load_network(config: RunConfig, files: RunFolder, recipe: Recipe) -> nn.Module:
+    """Load the mode of a run, in eval mode. The data are read only if the recipe makes its network from them.
+
+    Args:
+        config: Record of the run.
+        files: Folder of the run.
+        recipe: Its recipe; see `recipe_of_run`.
+
+    Raises:
+        ValueError: If the device or the data does not exist.
+        RunError: If a file of the run is missing or damaged.
+    """
+    place = open_device(config.device)
+    model = recipe.builder(load_data(config, recipe) if recipe.reads_data else None)().to(place).eval()
+    load_mode(files, model)
+    return model
+
+
+def check_finished(folder: str | Path) -> None:
+    """Raise RunError if a run is not finished."""
+    if finished_summary(folder) is None:
+        raise RunError(f"{folder} is not finished; let it finish first, for example with --resume")
+
+
 def load_run(
     folder: str | Path, *, data: str | DataBundle | None = None, device: str = "cpu", trust: bool = False
 ) -> FinishedRun:
@@ -145,8 +170,7 @@ def load_run(
     place, loaded = (None, data) if isinstance(data, DataBundle) else (data, None)
     config = dataclasses.replace(config, data=place or config.data, device=device)
     files = RunFolder(folder)
-    if finished_summary(folder) is None:
-        raise RunError(f"{folder} is not finished; let it finish first, for example with --resume")
+    check_finished(folder)
     experiment = make_experiment(config, loaded, recipe=recipe_of_run(folder, config, trust=trust))
     if not files.trained_on(experiment.data.fingerprint()):
         raise RunError(

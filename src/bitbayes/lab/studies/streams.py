@@ -35,7 +35,10 @@ def _check_used(config: RunConfig, choice: StreamChoice, split: bool) -> None:
     useless = {
         "tasks": (split, "split-mnist always has five tasks"),
         "scenario": (not split, not_split),
-        "prior_decay": (config.rule != "bayesbinn", without_prior),
+        "prior_decay": (
+            config.rule != "bayesbinn" or not choice.prior,
+            without_prior if config.rule != "bayesbinn" else "--no-prior leaves nothing to decay",
+        ),
         "ess_decay": (not {"ess", "ess_scale"} & config.spec.options.keys(), without_ess),
     }
     for name, (is_so, why) in useless.items():
@@ -43,6 +46,11 @@ def _check_used(config: RunConfig, choice: StreamChoice, split: bool) -> None:
             raise ValueError(f"--{name.replace('_', '-')} has no effect: {why}; leave it out")
     if choice.tasks < 1:
         raise ValueError(f"tasks must be at least 1, got {choice.tasks}")
+    if split and choice.scenario != "task" and choice.statistics == "task":
+        raise ValueError(
+            f"--statistics task needs to know the task of every test image, which --scenario {choice.scenario} does "
+            "not; give --statistics shared"
+        )
 
 
 METHODS: dict[str, type[continual.Memory]] = {

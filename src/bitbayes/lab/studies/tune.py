@@ -77,7 +77,7 @@ def parse_ranges(words: Sequence[str]) -> Ranges:
     """Return (low, high) by name from NAME=LOW:HIGH words.
 
     Raises:
-        ValueError: If a word does not have this form, or 0 < low < high does not hold.
+        ValueError: If a word does not have this form, 0 < low < high does not hold, or a name has two ranges.
 
     Example:
         >>> parse_ranges(["lr=1e-3:1e-1"])
@@ -92,6 +92,8 @@ def parse_ranges(words: Sequence[str]) -> Ranges:
             raise ValueError(f"a range has the form NAME=LOW:HIGH, such as lr=1e-4:1e-2; got {word!r}") from None
         if not 0 < low < high < float("inf"):
             raise ValueError(f"the range of {name} must satisfy 0 < low < high, got {low:g} and {high:g}")
+        if name in ranges:
+            raise ValueError(f"{name} has two ranges; give one")
         ranges[name] = (low, high)
     return ranges
 
@@ -128,8 +130,8 @@ def tune(
         (None if the run diverged). The same rows are written to tune.json after every trial.
 
     Raises:
-        ValueError: If a name or a range is invalid, the data has no validation part, or the folder holds another
-            search.
+        ValueError: If a name or a range is invalid, an option is both set and searched, the data has no validation
+            part, or the folder holds another search.
         RunError: If a file cannot be written, or another process is writing into the folder.
     """
     if trials < 1:
@@ -145,10 +147,14 @@ def tune(
     if data.validation is None or metric == "error":
         raise ValueError(f"{recipe} cannot be tuned, because tuning needs classes or text, and validation data")
     own = _own(base, data)
-    searched = dict(ranges or _around(base, own))
+    fixed = given.options or {}
+    if both := sorted(set(ranges or ()) & set(fixed)):
+        raise ValueError(f"{both[0]} is set to {fixed[both[0]]} and searched; leave out one of both")
+    searched = {name: around for name, around in (ranges or _around(base, own)).items() if name not in fixed}
     if "real_lr" in searched:
         check_real_lr(found, base.rule)
-    _check(base, {name: low for name, (low, _) in searched.items()})
+    for ends in zip(*searched.values(), strict=True):  # the lower ends of all ranges, and the upper ones
+        _check(base, dict(zip(searched, ends, strict=True)))
     files = RunFolder(folder)
     with files.held():
         files.clean()

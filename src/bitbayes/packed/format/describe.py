@@ -23,7 +23,7 @@ def described(
     shape = f"(N, {', '.join(map(str, program.input))})"
     kind = f"arrays of shape {shape}, normalised" if tokens is None else f"token ids below {tokens} of shape {shape}"
     facts = {
-        "networks": f"{summary.samples}, samples of a posterior" if several else "1",
+        "networks": f"{summary.samples}, whose predictions are averaged" if several else "1",
         "inputs": str(inputs) if inputs else kind,
         "outputs": "×".join(map(str, output)),
         "bytes of tensors": f"{summary.bytes:,}",
