@@ -54,7 +54,7 @@ RULES = {
     "adaste": "AdaSTE",
     "proxquant": "ProxQuant",
 }
-# In studies of members, BayesBiNN has the recommended setting, without dropout.
+# In studies of members, the recipe's own BayesBiNN is the only one.
 OF_MEMBERS = RULES | {"bayesbinn:straight-through": "BayesBiNN"}
 FLOAT = ("full-precision", "full-precision:no-dropout")  # rules with one network, which is no mode
 # Heading of a column, and digits after the point.
@@ -173,8 +173,8 @@ def spending_table(found: Mapping[str, Any]) -> str:
         cells = (shown.get(factor, "") for factor in sorted(factors, key=float))
         spent = f"{by_rule[rule]['time']:.2f}", str(by_rule[rule]["epochs"])
         rows.append([OF_MEMBERS[rule], WAYS[way].format(members), *spent, *cells])
-    heads = (f"NLL at {factor}× the rate" for factor in sorted(factors, key=float))
-    return markdown(["rule", "training", "time of a step", "epochs", *heads], rows)
+    heads = (f"validation NLL at {factor}× the rate" for factor in sorted(factors, key=float))
+    return markdown(["rule", "training", "time of a step", "epochs in all", *heads], rows)
 
 
 def streams_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:

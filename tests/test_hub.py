@@ -143,7 +143,8 @@ def test_one_card_describes_both_files_of_a_folder(tmp_path):
         assert f"| `{file}` |" in text and f"| {size:,} |" in text
     packed(3).save_pretrained(tmp_path)  # its card and its other file are still described
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "97.25 %" in text and "3, whose predictions are averaged" in text and "posterior.safetensors" in text
+    assert CARD.title in text and "3, whose predictions are averaged" in text and "posterior.safetensors" in text
+    assert "97.25 %" not in text and "The author stated no figures." in text, "they are those of the earlier file"
     assert 'from_pretrained("FOLDER")' in text and "mutual information" in text
 
 

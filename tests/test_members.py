@@ -419,8 +419,8 @@ def test_the_study_fills_equal_bytes(study: MembersStudy) -> None:
         assert row.networks > 4
     assert ways["bop", "members", "mode"].bytes == 2 * (real + weights // 8)
     tables = member_tables(study)
-    trained = {(row.rule, row.way) for row in study.time}
-    assert [len(table.rows) for table in tables] == [len(trained), len(study.time), len(study.size), len(study.time)]
+    trained = 3 + 1 + 2 + 3  # ways of full precision, of SWAG, of Bop and of BayesBiNN
+    assert [len(table.rows) for table in tables] == [trained, len(study.time), len(study.size), len(study.time)]
     by_time = {(row.rule, row.way, row.kind): row for row in study.time}
     assert by_time["full-precision:swag", "single", "mean"].bytes == 4 * study.bytes, "of samples, or 22 vectors"
     assert ("full-precision:swag", "single", "mean") not in ways
@@ -534,7 +534,9 @@ def test_trials_side_by_side_that_all_diverge(tmp_path: Path) -> None:
     notes: list[str] = []
     spent = Spending("full-precision", 1.0, 4)  # else the timing would diverge first
     RunFolder(tmp_path).write_json("spending.json", {"rules": [spent.to_dict()]})
-    with pytest.raises(DivergedError, match=r"^every trial of full-precision diverged; leave out the rule"):
+    with pytest.raises(
+        DivergedError, match=r"^every trial of full-precision in the way single diverged; leave out the rule"
+    ):
         members_study(choice, given, members=2, ways=("single",), samples=2, trials=2, note=notes.append)
     assert len([line for line in notes if line.startswith("failed: ")]) in (1, 2)
     for factor in ("0.333", "1"):
@@ -571,8 +573,40 @@ def test_one_trial_that_diverges_is_kept_without_a_figure(tmp_path: Path, monkey
     for factor in ("0.333", "3"):
         RunFolder(tmp_path / "trials" / "ste" / factor).write_json("failure.json", {"diverged": True})
     (tmp_path / "spending.json").unlink()
-    with pytest.raises(DivergedError, match=r"^every trial of ste diverged; leave out the rule"):
+    with pytest.raises(DivergedError, match=r"^every trial of ste in the way single diverged; leave out the rule"):
         members_study(choice, given, **how)
+
+
+@pytest.mark.parametrize(("way", "place"), [("members", "1/member2"), ("cycles", "1")])
+def test_a_trial_of_which_one_run_diverges_is_kept_without_a_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Any, place: str
+) -> None:
+    plain = several.run_recipe
+
+    def run_recipe(config: RunConfig, **how: Any) -> RunResult:
+        if config.out.endswith(f"trials/ste-{way}/{place}"):
+            plain(config.changed(stop_after=1), **how)
+            RunFolder(config.out).write_json("failure.json", {"epochs_done": 1, "error": "", "diverged": True})
+            raise DivergedError("the loss is not finite")
+        return plain(config, **how)
+
+    monkeypatch.setattr(several, "run_recipe", run_recipe)
+    choice = TableChoice(dataset="digits", rules=("ste",))
+    given = Overrides(epochs=4, out=str(tmp_path), batch_size=600, budget="quick")
+    study = members_study(choice, given, members=2, ways=(way,), samples=2, trials=2, note=lambda line: None)
+    trials = study.spending[0].searches[way]
+    assert trials["1"] is None and trials["0.333"] is not None and study.spending[0].factor(way) == 1 / 3
+
+
+def test_the_search_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    """Its members took the rate of single runs."""
+    spent = {"rule": "ste", "time": 1.0, "epochs": 4, "factor": 1.0, "trials": {"0.333": 0.2, "1": 0.1}}
+    RunFolder(tmp_path).write_json("spending.json", {"trials": 2, "rules": [spent]})
+    before = (tmp_path / "spending.json").read_text()
+    given = Overrides(epochs=4, out=str(tmp_path), budget="quick")
+    with pytest.raises(ValueError, match=r"holds the search of an earlier version, .*; choose another --out"):
+        members_study(TableChoice(dataset="digits", rules=("ste",)), given, members=2, note=lambda line: None)
+    assert (tmp_path / "spending.json").read_text() == before
 
 
 def test_a_figure_that_is_not_a_number_loses_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -595,7 +629,9 @@ def test_a_figure_that_is_not_a_number_loses_the_search(tmp_path: Path, monkeypa
 def test_a_search_without_validation_data_is_refused_before_training(tmp_path: Path) -> None:
     choice = TableChoice(dataset="digits", rules=("ste",))
     given = Overrides(epochs=4, out=str(tmp_path), protocol="test", budget="quick")
-    with pytest.raises(ValueError, match=r"--trials 2 needs validation data .* digits with --protocol test has none"):
+    with pytest.raises(
+        ValueError, match=r"a search with 2 trials needs validation data .* digits with --protocol test has"
+    ):
         members_study(choice, given, members=2, samples=2, trials=2)
     assert not (tmp_path / "trials").exists() and not (tmp_path / "spending.json").exists()
 

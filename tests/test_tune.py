@@ -222,8 +222,18 @@ def test_what_is_set_is_not_searched(tmp_path: Path) -> None:
     rows = tune("digits", "bayesbinn", given, trials=2)
     assert [list(row["settings"]) for row in rows] == [["lr"], ["lr"]]
     assert RunConfig.load(tmp_path / "trial1").spec.options["ess_scale"] == 2.0
-    with pytest.raises(ValueError, match=r"ess_scale is set to 2\.0 and searched; leave out one of both"):
-        tune("digits", "bayesbinn", given, trials=2, ranges={"ess_scale": (1.0, 3.0)})
+
+
+def test_what_is_set_and_searched_is_in_the_command_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["tune", "digits", "--set", "ess_scale=2", "momentum=0.5", "--search", "ess_scale=1:3", "--trials", "1"]
+    assert cli.main([*words, "--epochs", "1", "--out", str(tmp_path)]) == 0
+    command = capsys.readouterr().out.split("train with the best settings: bitbayes ")[1]
+    assert command.split("--set ")[1].split() == ["momentum=0.5", "ess_scale=2.0"]
+
+
+def test_a_range_around_the_recipes_rate_ends_where_the_rule_does(tmp_path: Path) -> None:
+    rows = search(tmp_path, 3, Overrides(epochs=1, lr=0.5))
+    assert all(row["settings"]["lr"] <= 1 for row in rows)
 
 
 def test_a_name_with_two_ranges_is_refused() -> None:

@@ -49,7 +49,8 @@ class Pretrained(ABC):
 
         Args:
             folder: Folder to write to; it is made if it does not exist.
-            card: Statements of the model card; None keeps those of the folder's card.
+            card: Statements of the model card; None keeps those of the folder's card, without the figures of a file
+                that this one replaces.
             repo_id: Id on the Hub, OWNER/NAME, that the card's examples load from; "" for a folder.
 
         Raises:
@@ -138,9 +139,9 @@ class Pretrained(ABC):
         """Upload the file with its model card to the Hub; `bitbayes.hub.push` uploads a folder that is there already.
 
         If the repository holds a file of the other kind, the card describes both. `card` says what the model card says
-        beside what the file says; None keeps what the card of the repository says. A README.md that somebody has edited
-        there stays as it is, unless `card` is given. The other arguments, the result and further errors are those of
-        `bitbayes.hub.push`.
+        beside what the file says; None keeps what the card of the repository says, without the figures of a file that
+        this one replaces. A README.md that somebody has edited there stays as it is, unless `card` is given. The other
+        arguments, the result and further errors are those of `bitbayes.hub.push`.
 
         Raises:
             ValueError: If the repository holds the config.json of something else.
@@ -181,8 +182,13 @@ def write_folder(
     item.save(path)
     files = {name: each for name, each in before.files.items() if not whole or (folder / name).is_file()}
     files |= {path.name: measured(item._description(source), path)}
-    now = dataclasses.replace(before, card=before.card if card is None else card, files=dict(sorted(files.items())))
-    write_content(now, folder, page=card is not None or not edited)
+    given = card is not None
+    if card is None:
+        card = before.card
+        if path.name in before.files and before.files[path.name].sha256 != files[path.name].sha256:
+            card = dataclasses.replace(card, metrics={}, examples=None, validation_accuracy=None)  # of the earlier file
+    now = dataclasses.replace(before, card=card, files=dict(sorted(files.items())))
+    write_content(now, folder, page=given or not edited)
 
 
 def measured(described: Description, path: Path) -> Description:

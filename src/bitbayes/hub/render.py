@@ -127,7 +127,7 @@ def _figures(card: ModelCard) -> list[str]:
     rows = [[METRICS[name].label, card.metric(name)] for name in METRICS if name in card.metrics]
     count = "test examples" if card.examples is None else f"{card.examples:,} test examples"
     lines = [Table("", ["metric", "value"], rows, align="lr").markdown(), ""]
-    lines += [f"The author measured these figures on {count}{f' of {card.dataset}' * bool(card.dataset)}."]
+    lines += [f"The figures were measured with these files on {count}{f' of {card.dataset}' * bool(card.dataset)}."]
     if card.validation_accuracy is not None:
         accuracy = METRICS["accuracy"].text(card.validation_accuracy)
         lines.append(f"The accuracy on validation data, by which the network was selected, is {accuracy}.")

@@ -289,7 +289,7 @@ class Export(Command):
         gguf_type: Type of the binary projections in the GGUF file. Q1_0 takes 1.125 bits per weight. Q8_0 and F16
             serve for comparison.
         data: For --gguf, the folder or Hugging Face Hub id of the run's data, if a recipe file makes its network from
-            them, and they have moved. Otherwise the data are not read.
+            them, and they have moved.
         trust: For --gguf, run the recipe file of the run, a program, although this account has not run it before.
     """
 
@@ -346,6 +346,8 @@ examples:
         config = config.changed(data=self.data or config.data, device="cpu")
         check_finished(self.network)
         recipe = recipe_of_run(self.network, config, trust=self.trust)
+        if self.data is not None and not recipe.reads_data:
+            raise ValueError(f"--data has no effect, because {config.recipe} makes no network from data; leave it out")
         write_gguf(load_network(config, RunFolder(self.network), recipe), path, self.gguf_type, name=config.recipe)
         print(f"written: {path}, {Path(path).stat().st_size:,} bytes")
 

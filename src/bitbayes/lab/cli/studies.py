@@ -135,7 +135,8 @@ class Tune(Command):
         trials: Number of trials in total, including finished ones. The first trial has the recipe's settings.
         search: Settings to search and their ranges, as NAME=LOW:HIGH: lr, real_lr, and options of the rule. The default
             is lr, and ess_scale if the recipe sets it, within a factor of ten of the recipe's values.
-        set: Options of the rule that are the same in every trial, as NAME=VALUE. They are not searched.
+        set: Options of the rule, as NAME=VALUE. They are the same in every trial, and only in the first one where
+            --search names them.
     """
 
     again = CONTINUES
@@ -185,5 +186,6 @@ examples:
             words += [f"--{flag}", str(value)] if value is not None else []
         rates = {name: value for name, value in settings.items() if name in RATES}
         words += [word for name, value in rates.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        options = [*self.set, *(f"{name}={value}" for name, value in settings.items() if name not in rates)]
+        options = [word for word in self.set if word.partition("=")[0] not in settings]
+        options += [f"{name}={value}" for name, value in settings.items() if name not in rates]
         return shlex.join(words + (["--set", *options] if options else []))

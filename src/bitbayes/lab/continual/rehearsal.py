@@ -41,7 +41,7 @@ class Replay(Rehearsal):
     """Experience replay: examples of every old task are kept and trained on again with every new task.
 
     An epoch of a later task uses the task's examples once and equally many old examples. The kept examples are
-    repeated, so that all old tasks together count as much as the new task. The order is shuffled as usual, so on
+    repeated, or thinned out, so that all old tasks together count as much as the new task. The order is shuffled, so on
     average half of a batch is old. Any rule can use replay (Robins 1995; with few examples Chaudhry et al. 2019).
 
     Args:

@@ -170,7 +170,7 @@ def member_tables(study: MembersStudy) -> list[Table]:
         for rule, way, members in ways
         if rule == each.rule
     ]
-    heads = ["rule", "training", "time of a step", "epochs", "trials", "factor of the learning rate"]
+    heads = ["rule", "training", "time of a step", "epochs in all", "trials", "factor of the learning rate"]
     limit = f"at most {study.bytes / 1e6:.3f} MB, the size of one float network"
     tables = [
         Table("What every rule spends; times relative to the first rule", heads, spent, align="llrrrr"),
@@ -183,7 +183,8 @@ def member_tables(study: MembersStudy) -> list[Table]:
 
 
 def _search_cells(spending: Spending, way: str) -> list[str]:
-    return [str(max(len(spending.searches.get(way, ())), 1)), factor_name(spending.factor(way))]
+    trials = spending.searches.get(way, ())
+    return [str(len(trials)), factor_name(spending.factor(way))] if trials else ["", ""]
 
 
 def all_trust_table(name: str, rows: Sequence[TrustRow]) -> Table:

@@ -45,8 +45,8 @@ class Spending(Record):
         """
         trials = self.searches.get(way, {})
         ended = {factor: merit for factor, merit in trials.items() if merit is not None}
-        best = min(ended, key=ended.__getitem__, default=None)
-        return next((factor for factor in factors(len(trials)) if factor_name(factor) == best), 1.0)
+        by_name = {factor_name(factor): factor for factor in factors(len(trials))}
+        return by_name[min(ended, key=ended.__getitem__)] if ended else 1.0
 
 
 def factor_name(factor: float) -> str:

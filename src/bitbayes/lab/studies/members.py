@@ -127,14 +127,14 @@ def members_study(
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data.
         samples: Number of posterior samples of all members together, and of passes with dropout.
         trials: Number of learning rates of each rule in each way, a factor of 3 apart. The rate with the lowest NLL on
-            validation data, on a seed of its own, is that of all seeds. Trials may diverge. A folder that holds a
-            search keeps its number of trials, if this is 1.
+            validation data, on a seed of its own, is that of all seeds. Trials may diverge. In a folder with a search,
+            1 stands for the number of that search, also for ways and rules that are new.
         note: Function that gets a line about each step.
 
     Raises:
         ValueError: If a name does not exist, a number is too small, the recipe is a regression, a search has no
             validation data, or the folder holds a study with another first rule, budget, search or number of members.
-        DivergedError: If every trial of a rule diverges, or a run outside the search.
+        DivergedError: If every trial of a rule in a way diverges, or a run outside the search.
     """
     seeds = 1 if choice.seeds is None else choice.seeds
     for name, number, least in (("members", members, 2), ("trials", trials, 1), ("seeds", seeds, 1)):
@@ -312,6 +312,11 @@ def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spen
     parts = trainer.parts
     if file.has("spending.json"):
         kept = file.read_json("spending.json")
+        if any("trials" in each for each in kept["rules"]):
+            raise ValueError(
+                f"{file.path} holds the search of an earlier version, in which members took the learning rates of "
+                "single runs; choose another --out"
+            )
         if trials == 1:  # then the search of the folder holds for what is new as well
             trials = kept.get("trials", 1)
         check_same_study(str(file.path), kept, {**about, "trials": trials})
@@ -321,8 +326,8 @@ def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spen
         known = {each.rule: each for each in map(Spending.from_dict, kept["rules"])}
     if trials > 1 and (trainer.given.protocol == "test" or not isinstance(trainer.data.validation, TensorData)):
         raise ValueError(
-            f"--trials {trials} needs validation data that fits in memory, but {trainer.recipe.name} with --protocol "
-            f"{trainer.given.protocol} has none; leave out --trials"
+            f"a search with {trials} trials needs validation data that fits in memory, but {trainer.recipe.name} with "
+            f"--protocol {trainer.given.protocol} has none; leave out --trials, or choose an --out without a search"
         )
 
     def keep() -> None:
@@ -345,7 +350,10 @@ def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spen
         merits = {factor_name(factor): _merit(trainer, plan) for factor, plan in plans.items()}
         trainer.note(f"{name}, {way}: NLL on validation data by factor of the learning rate: {merits}")
         if all(merit is None for merit in merits.values()):
-            raise DivergedError(f"every trial of {name} diverged; leave out the rule, or lower its learning rate")
+            raise DivergedError(
+                f"every trial of {name} in the way {way} diverged; leave out the rule or the way, or lower its "
+                "learning rate"
+            )
         known[name] = dataclasses.replace(known[name], searches={**known[name].searches, way: merits})
         keep()
     return [known[name] for name in rules]
@@ -367,7 +375,7 @@ def _timed(trainer: _Trainer, rules: Sequence[str], budget: int) -> dict[str, Sp
 
 
 def _merit(trainer: _Trainer, plan: Plan) -> float | None:
-    """Return the NLL on validation data of the mean where there is a posterior, or else of the networks.
+    """Return the NLL on validation data: of 8 posterior samples of all members, or else of the members' networks.
 
     It is None if a run diverged, or if an output is not finite.
     """

@@ -32,13 +32,21 @@ def has_way(rule: str, way: Way) -> bool:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of one way to train with one rule and one seed, and the folder that they are loaded from."""
+    """The runs of one way to train with one rule and one seed.
+
+    Args:
+        rule: Name of the rule.
+        way: "single", "members" or "cycles".
+        configs: Configurations of the runs: one, or one for each member.
+        folder: Folder that the runs are loaded from.
+        time: Time of a training step relative to that of the first rule of the study.
+    """
 
     rule: str
     way: str
     configs: list[RunConfig]
     folder: Path
-    time: float = 1.0
+    time: float
 
     @property
     def epochs(self) -> int:
@@ -86,7 +94,12 @@ class Kind:
 
 
 def predictors(plan: Plan, runs: Sequence[FinishedRun]) -> dict[str, Kind]:
-    """Return the ways to predict with the members of a plan by name."""
+    """Return the ways to predict with the members of a plan by name: "mode", and "mean" or "dropout" where it has one.
+
+    Args:
+        plan: The plan.
+        runs: Its finished runs, as `load_members` returns them.
+    """
     run, members = runs[0], len(runs)
     found = {"mode": Kind(lambda n: [each.predictor(0) for each in runs], lambda n: members * network_bytes(run, 1), 1)}
     if plan.rule in GAUSSIAN:

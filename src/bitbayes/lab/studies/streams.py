@@ -48,8 +48,8 @@ def _check_used(config: RunConfig, choice: StreamChoice, split: bool) -> None:
         raise ValueError(f"tasks must be at least 1, got {choice.tasks}")
     if split and choice.scenario != "task" and choice.statistics == "task":
         raise ValueError(
-            f"--statistics task needs to know the task of every test image, which --scenario {choice.scenario} does "
-            "not; give --statistics shared"
+            f"--statistics task needs the task of every test image, unknown with --scenario {choice.scenario}; "
+            "give --statistics shared"
         )
 
 

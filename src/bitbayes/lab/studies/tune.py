@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def tune(
             default runs/tune-RECIPE-RULE[-ESTIMATOR].
         trials: Number of trials in total, including finished ones.
         ranges: Range (low, high) of `lr`, `real_lr` and options of the rule. None searches within a factor of ten of
-            the recipe's `lr` and, if it sets one, `ess_scale`.
+            the recipe's `lr` and, if it sets one and `given` does not, `ess_scale`.
         progress: Display of each run.
         note: Function that gets a line about each trial.
 
@@ -130,8 +130,8 @@ def tune(
         (None if the run diverged). The same rows are written to tune.json after every trial.
 
     Raises:
-        ValueError: If a name or a range is invalid, an option is both set and searched, the data has no validation
-            part, or the folder holds another search.
+        ValueError: If a name or a range is invalid, the data has no validation part, or the folder holds another
+            search.
         RunError: If a file cannot be written, or another process is writing into the folder.
     """
     if trials < 1:
@@ -147,14 +147,15 @@ def tune(
     if data.validation is None or metric == "error":
         raise ValueError(f"{recipe} cannot be tuned, because tuning needs classes or text, and validation data")
     own = _own(base, data)
-    fixed = given.options or {}
-    if both := sorted(set(ranges or ()) & set(fixed)):
-        raise ValueError(f"{both[0]} is set to {fixed[both[0]]} and searched; leave out one of both")
-    searched = {name: around for name, around in (ranges or _around(base, own)).items() if name not in fixed}
+    searched = dict(ranges or _around(base, own, set(given.options or ())))
     if "real_lr" in searched:
         check_real_lr(found, base.rule)
     for ends in zip(*searched.values(), strict=True):  # the lower ends of all ranges, and the upper ones
-        _check(base, dict(zip(searched, ends, strict=True)))
+        try:
+            _check(base, dict(zip(searched, ends, strict=True)))
+        except ValueError as error:
+            shown = " ".join(f"{name}={low:g}:{high:g}" for name, (low, high) in searched.items())
+            raise ValueError(f"{error}; the search is --search {shown}") from error
     files = RunFolder(folder)
     with files.held():
         files.clean()
@@ -201,11 +202,15 @@ def _check(base: RunConfig, values: Mapping[str, float]) -> None:
     check_options(base.rule, base.estimator, _with(base, values).spec, _options(values))
 
 
-def _around(base: RunConfig, own: Mapping[str, Any]) -> Ranges:
-    values = {name: own[name] for name in ("lr", "ess_scale") if name in own}
+def _around(base: RunConfig, own: Mapping[str, Any], fixed: Collection[str]) -> Ranges:
+    """Return the ranges of a search that names none, without the settings that are `fixed`."""
+    values = {name: own[name] for name in ("lr", "ess_scale") if name in own and name not in fixed}
     if base.estimator == "released":  # at tiny τ, only signs matter, which `ess` does not change
         values.pop("ess_scale", None)
-    return {name: (value / _WIDE, value * _WIDE) for name, value in values.items()}
+    ranges = {name: (value / _WIDE, value * _WIDE) for name, value in values.items()}
+    if base.rule == "bayesbinn":  # whose rate is the share of a step that λ takes
+        ranges["lr"] = ranges["lr"][0], min(ranges["lr"][1], 1.0)
+    return ranges
 
 
 def _own(base: RunConfig, data: DataBundle) -> dict[str, Any]:
