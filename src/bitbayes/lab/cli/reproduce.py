@@ -43,8 +43,8 @@ class Reproduce(Command):
         ways: Ways to train, for the target members: single (one run), members (runs that share its epochs) and cycles.
         networks: Number of posterior samples, or of dropout masks, that a mean averages over after equally long
             training, for the target members. At equal bytes, as many samples are drawn as fit.
-        trials: Number of learning rates that are tried for every rule in every way, for the target members. In a folder
-            with a search, 1 stands for the number of that search.
+        trials: Number of learning rates that are tried for every rule in every way, for the target members. Three or
+            more go on beyond a best rate at the edge. In a folder with a search, 1 stands for its number.
         unlike: Recipe whose test inputs serve as out-of-distribution data, for the target members, or letters: printed
             letters of the size of MNIST's digits. Grey images smaller than the run's inputs are centred on black.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data, for the targets trust (where it is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,10 +44,8 @@ class Spending(Record):
             >>> Spending("ste", 1.0, 4, {"single": {"0.333": 0.2, "1": 0.3, "3": None}}).factor("single")
             0.3333333333333333
         """
-        trials = self.searches.get(way, {})
-        ended = {factor: merit for factor, merit in trials.items() if merit is not None}
-        by_name = {factor_name(factor): factor for factor in factors(len(trials))}
-        return by_name[min(ended, key=ended.__getitem__)] if ended else 1.0
+        best = _best(self.searches.get(way, {}))
+        return 1.0 if best is None else best
 
 
 def factor_name(factor: float) -> str:
@@ -59,14 +58,41 @@ def factor_name(factor: float) -> str:
     return f"{factor:.3g}"
 
 
-def factors(trials: int) -> list[float]:
-    """Return the factors of the learning rate that a search tries.
+def next_factors(trials: Mapping[str, float | None], number: int) -> list[float]:
+    """Return the factors of the learning rate that a search tries next; none if it has ended.
+
+    A search of three or more goes on beyond its best factor until that is neither the smallest nor the largest.
+
+    Args:
+        trials: Figure of merit of the trials so far, by factor. Smaller is better. None for a trial that diverged.
+        number: Number of factors that the search begins with. With 1 there is no search.
 
     Example:
-        >>> [round(factor, 3) for factor in factors(3)]
+        >>> [round(factor, 3) for factor in next_factors({}, 3)]
         [0.333, 1.0, 3.0]
+        >>> next_factors({"0.333": 0.3, "1": 0.2, "3": 0.1}, 3)
+        [9.0]
+        >>> next_factors({"0.333": 0.3, "1": 0.2, "3": 0.1, "9": None}, 3)
+        []
     """
-    return [_FACTOR ** (index - trials // 2) for index in range(trials)]
+    if number == 1:
+        return []
+    first = [_FACTOR ** (index - number // 2) for index in range(number)]
+    if missing := [factor for factor in first if factor_name(factor) not in trials]:
+        return missing
+    best, tried = _best(trials), sorted(map(_factor, trials))
+    if best is None or number == 2:
+        return []
+    return [best / _FACTOR] * (best == tried[0]) + [best * _FACTOR] * (best == tried[-1])
+
+
+def _best(trials: Mapping[str, float | None]) -> float | None:
+    ended = {name: merit for name, merit in trials.items() if merit is not None}
+    return _factor(min(ended, key=ended.__getitem__)) if ended else None
+
+
+def _factor(name: str) -> float:
+    return _FACTOR ** round(math.log(float(name), _FACTOR))
 
 
 def scaled(config: RunConfig, factor: float, examples: int) -> RunConfig:

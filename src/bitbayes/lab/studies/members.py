@@ -23,7 +23,7 @@ from bitbayes.lab.studies.budget import (
     check_same_study,
     equal_epochs,
     factor_name,
-    factors,
+    next_factors,
     scaled,
     step_times,
 )
@@ -126,9 +126,10 @@ def members_study(
         unlike: Recipe of the out-of-distribution data, or "letters"; None for no such data.
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data.
         samples: Number of posterior samples of all members together, and of passes with dropout.
-        trials: Number of learning rates of each rule in each way, a factor of 3 apart. The rate with the lowest NLL on
-            validation data, on a seed of its own, is that of all seeds. Trials may diverge. In a folder with a search,
-            1 stands for the number of that search, also for ways and rules that are new.
+        trials: Number of learning rates that the search of each rule in each way begins with, a factor of 3 apart. With
+            three or more, it goes on beyond its best rate until that is neither the smallest nor the largest. The rate
+            with the lowest NLL on validation data, on a seed of its own, is that of all seeds. Trials may diverge. In a
+            folder with a search, 1 stands for the number of that search, also for ways and rules that are new.
         note: Function that gets a line about each step.
 
     Raises:
@@ -252,10 +253,11 @@ class _Trainer:
                 yield self.plan(each, way, seed, each.factor(way), out)
 
     def trials(self, each: Spending, way: Way, number: int) -> dict[float, Plan]:
-        """Return the trials of one way to train with a rule, by factor of the learning rate."""
+        """Return the next trials of one way to train with a rule, by factor of the learning rate."""
         place = self.folder / "trials" / _slug(RuleName.parse(each.rule).slug, way)
         seed = self.recipe.seed + _TRIAL_SEED
-        return {factor: self.plan(each, way, seed, factor, place / factor_name(factor)) for factor in factors(number)}
+        wanted = next_factors(each.searches.get(way, {}), number)
+        return {factor: self.plan(each, way, seed, factor, place / factor_name(factor)) for factor in wanted}
 
     def ways_of(self, rule: str) -> list[Way]:
         """Return the ways to train of the study that a rule has."""
@@ -338,24 +340,25 @@ def _spending(trainer: _Trainer, rules: Sequence[str], trials: int) -> list[Spen
         known = _timed(trainer, rules, epochs + before) | known
         keep()
     list(trainer.plans([known[name] for name in rules], trainer.recipe.seed))  # refuses what cannot be trained
-    runs = {
-        (name, way): trainer.trials(known[name], way, trials)
+    while runs := {
+        (name, way): plans
         for name in rules
-        if trials > 1
         for way in trainer.ways_of(name)
-        if len(known[name].searches.get(way, ())) != trials
-    }
-    trainer.search([plan for found in runs.values() for plan in found.values()])
-    for (name, way), plans in runs.items():
-        merits = {factor_name(factor): _merit(trainer, plan) for factor, plan in plans.items()}
-        trainer.note(f"{name}, {way}: NLL on validation data by factor of the learning rate: {merits}")
-        if all(merit is None for merit in merits.values()):
-            raise DivergedError(
-                f"every trial of {name} in the way {way} diverged; leave out the rule or the way, or lower its "
-                "learning rate"
-            )
-        known[name] = dataclasses.replace(known[name], searches={**known[name].searches, way: merits})
-        keep()
+        if (plans := trainer.trials(known[name], way, trials))
+    }:
+        trainer.search([plan for plans in runs.values() for plan in plans.values()])
+        for (name, way), plans in runs.items():
+            searches = known[name].searches
+            merits = {factor_name(factor): _merit(trainer, plan) for factor, plan in plans.items()}
+            merits = {**searches.get(way, {}), **merits}
+            trainer.note(f"{name}, {way}: NLL on validation data by factor of the learning rate: {merits}")
+            if all(merit is None for merit in merits.values()):
+                raise DivergedError(
+                    f"every trial of {name} in the way {way} diverged; leave out the rule or the way, or lower its "
+                    "learning rate"
+                )
+            known[name] = dataclasses.replace(known[name], searches={**searches, way: merits})
+            keep()
     return [known[name] for name in rules]
 
 
