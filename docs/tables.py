@@ -173,7 +173,7 @@ def spending_table(found: Mapping[str, Any]) -> str:
         cells = (shown.get(factor, "") for factor in sorted(factors, key=float))
         spent = f"{by_rule[rule]['time']:.2f}", str(by_rule[rule]["epochs"])
         rows.append([OF_MEMBERS[rule], WAYS[way].format(members), *spent, *cells])
-    heads = (f"validation NLL at {factor}× the rate" for factor in sorted(factors, key=float))
+    heads = (f"NLL at {factor}×" for factor in sorted(factors, key=float))
     return markdown(["rule", "training", "time of a step", "epochs in all", *heads], rows)
 
 

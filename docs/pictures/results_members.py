@@ -4,30 +4,32 @@ from matplotlib.figure import Figure
 from parts.dots import Row, colour, dots, results
 from style import MUTED, new_figure
 
-_NAMES = {
-    ("full-precision", "single", "mode"): "float, one network",
-    ("full-precision", "single", "dropout"): "float, MC dropout",
-    ("full-precision:no-dropout", "single", "mode"): "float without dropout",
-    ("full-precision", "members", "mode"): "float, 4 runs",
-    ("full-precision:no-dropout", "members", "mode"): "float without dropout, 4 runs",
-    ("full-precision:swag", "single", "mean"): "SWAG",
-    ("full-precision:ivon", "single", "mean"): "IVON",
-    ("ste", "single", "mode"): "STE",
-    ("ste", "members", "mode"): "STE, 4 runs",
-    ("bayesbinn:straight-through", "single", "mean"): "BayesBiNN",
-    ("bayesbinn:straight-through", "members", "mean"): "BayesBiNN, 4 runs",
-    ("vispa", "single", "mean"): "VISPA",
-    ("vispa", "members", "mean"): "VISPA, 4 runs",
+_METHODS = {
+    ("full-precision", "mode"): "float",
+    ("full-precision", "dropout"): "float, MC dropout",
+    ("full-precision:no-dropout", "mode"): "float without dropout",
+    ("full-precision:swag", "mean"): "SWAG",
+    ("full-precision:ivon", "mean"): "IVON",
+    ("ste", "mode"): "STE",
+    ("bayesbinn:straight-through", "mean"): "BayesBiNN",
+    ("vispa", "mean"): "VISPA",
 }
+_WAYS = {"single": "", "members": ", 4 runs", "cycles": ", 4 cycles"}
 _FIGURES = {"nll": "NLL, test images", "nll_shifted": "NLL, corrupted images", "auroc_unlike": "AUROC, Fashion-MNIST"}
 
 
 def draw() -> Figure:
     """Return three dot plots with the same rows; the dotted line is the float network."""
-    figure, axes = new_figure(1, 3, width=8.4, height=4.2)
+    figure, axes = new_figure(1, 3, width=8.4, height=5.2)
     rows = {(row["rule"], row["way"], row["kind"]): row["figures"] for row in results("members")["time"]}
+    shown = {
+        label + suffix: (rule, way, kind)
+        for (rule, kind), label in _METHODS.items()
+        for way, suffix in _WAYS.items()
+        if (rule, way, kind) in rows
+    }
     for place, (axis, (name, title)) in enumerate(zip(axes[0], _FIGURES.items(), strict=True)):
-        found: list[Row] = [(label, colour(key[0]), rows[key][name]["values"]) for key, label in _NAMES.items()]
+        found: list[Row] = [(label, colour(key[0]), rows[key][name]["values"]) for label, key in shown.items()]
         dots(axis, found, labels=not place)
         line = rows["full-precision", "single", "mode"][name]["mean"]
         axis.axvline(line, color=MUTED, linewidth=1, linestyle=":")
