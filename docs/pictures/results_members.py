@@ -12,6 +12,7 @@ _METHODS = {
     ("full-precision:ivon", "mean"): "IVON",
     ("ste", "mode"): "STE",
     ("bayesbinn:straight-through", "mean"): "BayesBiNN",
+    ("bayesbinn:default", "mean"): "BayesBiNN with dropout",
     ("vispa", "mean"): "VISPA",
 }
 _WAYS = {"single": "", "members": ", 4 runs", "cycles": ", 4 cycles"}
@@ -20,7 +21,7 @@ _FIGURES = {"nll": "NLL, test images", "nll_shifted": "NLL, corrupted images", "
 
 def draw() -> Figure:
     """Return three dot plots with the same rows; the dotted line is the float network."""
-    figure, axes = new_figure(1, 3, width=8.4, height=5.2)
+    figure, axes = new_figure(1, 3, width=8.4, height=5.8)
     rows = {(row["rule"], row["way"], row["kind"]): row["figures"] for row in results("members")["time"]}
     shown = {
         label + suffix: (rule, way, kind)
