@@ -22,7 +22,7 @@ from bitbayes.lab.report.groups import grouped
 from bitbayes.lab.report.page.sections import make_sections
 from bitbayes.lab.report.trust import WAYS, calibration_table, evaluation_table, member_tables, members_table
 from bitbayes.lab.studies import several
-from bitbayes.lab.studies.budget import Spending, step_times
+from bitbayes.lab.studies.budget import Spending, factor_name, next_factors, step_times
 from bitbayes.lab.studies.dropout import dropout_layers, dropout_predictor
 from bitbayes.lab.studies.entry import predict_packed
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluate_run, evaluation_inputs
@@ -509,7 +509,7 @@ def test_a_later_way_is_searched_like_the_first(tmp_path: Path) -> None:
     assert list(later.spending[0].searches["single"]) == ["0.333", "1"]
 
 
-@pytest.mark.parametrize(("lr", "away"), [(1e-4, 1), (1.0, -1)])
+@pytest.mark.parametrize(("lr", "away"), [(1e-2, 1), (1.0, -1)])
 def test_a_search_goes_on_beyond_a_best_rate_at_its_edge(tmp_path: Path, lr: float, away: int) -> None:
     choice = TableChoice(dataset="digits", rules=("full-precision",))
     given = Overrides(epochs=4, out=str(tmp_path), batch_size=100, lr=lr, budget="quick")
@@ -525,6 +525,26 @@ def test_a_search_goes_on_beyond_a_best_rate_at_its_edge(tmp_path: Path, lr: flo
     for file in (tmp_path / "trials").glob("full-precision/*/summary.json"):
         file.write_text("")  # a finished search does not read it again
     assert members_study(choice, given, **how).spending == [spent]
+
+
+def test_a_search_does_not_go_beyond_the_rates_of_its_rule(tmp_path: Path) -> None:
+    """The rate of BayesBiNN is a share of the step, so that 3 and 9 are refused."""
+    choice = TableChoice(dataset="digits", rules=("bayesbinn:straight-through",))
+    given = Overrides(epochs=2, out=str(tmp_path), batch_size=600, lr=1.0, budget="quick")
+    how: dict[str, Any] = {"members": 2, "ways": ("single",), "samples": 2, "note": lambda line: None}
+    (spent,) = members_study(choice, given, trials=3, **how).spending
+    trials = spent.searches["single"]
+    assert trials["3"] is None and trials["1"] is not None and spent.factor("single") <= 1
+    assert not (tmp_path / "trials" / "bayesbinn-straight-through" / "3").exists()
+
+
+def test_a_search_has_an_end_and_prefers_the_rate_of_the_recipe() -> None:
+    trials: dict[str, float | None] = {}
+    while wanted := next_factors(trials, 3):
+        trials |= {factor_name(factor): -factor for factor in wanted}
+    assert list(trials) == ["0.333", "1", "3", "9", "27", "81"]
+    assert next_factors({"0.333": 0.1, "1": 0.1, "3": 0.1}, 3) == []
+    assert Spending("ste", 1.0, 4, {"single": {"0.333": 0.1, "1": 0.1, "3": 0.1}}).factor("single") == 1.0
 
 
 def test_trials_side_by_side_decide_as_in_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

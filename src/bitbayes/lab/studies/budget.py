@@ -29,7 +29,8 @@ class Spending(Record):
         time: CPU time of a training step relative to that of the first method (on a GPU: wall-clock time).
         epochs: Number of epochs of a run, which take about as long as those of the first method.
         searches: Figure of merit of the trials of each way to train, by factor of the recipe's learning rate; smaller
-            is better. None for a trial that diverged. A way without a search has no entry.
+            is better. None for a trial that diverged, or whose rate the rule refuses. A way without a search has no
+            entry.
     """
 
     rule: str
@@ -61,10 +62,11 @@ def factor_name(factor: float) -> str:
 def next_factors(trials: Mapping[str, float | None], number: int) -> list[float]:
     """Return the factors of the learning rate that a search tries next; none if it has ended.
 
-    A search of three or more goes on beyond its best factor until that is neither the smallest nor the largest.
+    A search of three or more goes on beyond its best factor until that is neither the smallest nor the largest, or
+    until it has tried twice as many.
 
     Args:
-        trials: Figure of merit of the trials so far, by factor. Smaller is better. None for a trial that diverged.
+        trials: Figure of merit of the trials so far, by factor. Smaller is better. None for a trial that failed.
         number: Number of factors that the search begins with. With 1 there is no search.
 
     Example:
@@ -81,14 +83,14 @@ def next_factors(trials: Mapping[str, float | None], number: int) -> list[float]
     if missing := [factor for factor in first if factor_name(factor) not in trials]:
         return missing
     best, tried = _best(trials), sorted(map(_factor, trials))
-    if best is None or number == 2:
+    if best is None or number == 2 or len(trials) >= 2 * number:
         return []
     return [best / _FACTOR] * (best == tried[0]) + [best * _FACTOR] * (best == tried[-1])
 
 
 def _best(trials: Mapping[str, float | None]) -> float | None:
     ended = {name: merit for name, merit in trials.items() if merit is not None}
-    return _factor(min(ended, key=ended.__getitem__)) if ended else None
+    return min(map(_factor, ended), key=lambda each: (ended[factor_name(each)], abs(math.log(each))), default=None)
 
 
 def _factor(name: str) -> float:

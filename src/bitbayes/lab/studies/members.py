@@ -127,9 +127,10 @@ def members_study(
         unlike_data: Folder or Hugging Face Hub id of the out-of-distribution data.
         samples: Number of posterior samples of all members together, and of passes with dropout.
         trials: Number of learning rates that the search of each rule in each way begins with, a factor of 3 apart. With
-            three or more, it goes on beyond its best rate until that is neither the smallest nor the largest. The rate
-            with the lowest NLL on validation data, on a seed of its own, is that of all seeds. Trials may diverge. In a
-            folder with a search, 1 stands for the number of that search, also for ways and rules that are new.
+            three or more, it goes on beyond its best rate until that is neither the smallest nor the largest, with at
+            most as many rates again. The rate with the lowest NLL on validation data, on a seed of its own, is that of
+            all seeds. Trials may diverge, or have a rate that the rule refuses. In a folder with a search, 1 stands for
+            the number of that search, also for ways and rules that are new.
         note: Function that gets a line about each step.
 
     Raises:
@@ -289,7 +290,8 @@ class _Trainer:
                 gaussian.train_gaussian(config, self.data)
 
     def search(self, plans: Sequence[Plan]) -> None:
-        """Train all runs of some plans that are not finished, except for those that diverge."""
+        """Train all runs of some plans that are not finished, except for those that diverge or that are refused."""
+        plans = [plan for plan in plans if not plan.refused]
         while True:
             plans = [plan for plan in plans if not plan.diverged]
             try:
@@ -380,9 +382,9 @@ def _timed(trainer: _Trainer, rules: Sequence[str], budget: int) -> dict[str, Sp
 def _merit(trainer: _Trainer, plan: Plan) -> float | None:
     """Return the NLL on validation data: of 8 posterior samples of all members, or else of the members' networks.
 
-    It is None if a run diverged, or if an output is not finite.
+    It is None if a run diverged or is refused, or if an output is not finite.
     """
-    if plan.diverged:
+    if plan.diverged or plan.refused:
         return None
     runs = load_members(plan.folder, data=trainer.data, device=trainer.given.device)
     x, y = calibration_data(runs[0], "a search for learning rates")

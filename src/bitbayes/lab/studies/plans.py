@@ -15,7 +15,7 @@ from bitbayes.lab.studies.load import FinishedRun
 from bitbayes.lab.studies.several import diverged
 from bitbayes.lab.studies.trust import network_bytes
 from bitbayes.lab.train import RuleName, RunConfig
-from bitbayes.lab.train.rules import relaxes
+from bitbayes.lab.train.rules import check_options, relaxes
 from bitbayes.prediction import Prediction
 
 GAUSSIAN = (gaussian.SWAG, gaussian.IVON)
@@ -57,6 +57,16 @@ class Plan:
     def diverged(self) -> bool:
         """Whether a run has ended because its loss or gradient was not finite."""
         return any(map(diverged, self.configs))
+
+    @property
+    def refused(self) -> bool:
+        """Whether the rule refuses the settings of a run, such as a learning rate that is too large for it."""
+        try:
+            for config in self.configs:
+                check_options(config.rule, config.estimator, config.spec, {})
+        except ValueError:
+            return True
+        return False
 
     @property
     def training_time(self) -> float:
