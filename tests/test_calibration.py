@@ -16,6 +16,7 @@ from bitbayes.calibration import (
     expected_calibration_error,
     false_positive_rate,
     fit_temperature,
+    log_likelihood,
     probability_figures,
     reliability,
     separation,
@@ -206,3 +207,34 @@ def test_logits_and_other_lengths_are_refused() -> None:
         fit_temperature(Prediction(z[None]), y[:2])
     with pytest.raises(ValueError, match="scores must not be NaN"):
         separation(torch.tensor([0.0, float("nan")]), torch.ones(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_likelihood_of_logits_is_exact_where_probabilities_round_to_0(dtype: torch.dtype) -> None:
+    z = torch.tensor([[[500.0, 0.0, 3.0]], [[300.0, 0.0, 1.0]]], dtype=dtype)
+    prediction, y = Prediction(z), torch.tensor([1])
+    expected = -300.0 + math.log(0.5)  # of the network that is less sure
+    assert float(log_likelihood(prediction, y)) == pytest.approx(expected)
+    assert probability_figures(prediction, y)["nll"] == pytest.approx(-expected)
+    one = Prediction(torch.tensor([[[-400.0], [30.0]]], dtype=dtype))
+    found = log_likelihood(one, torch.tensor([1, 1]))
+    assert found.tolist() == pytest.approx([-400.0, -math.exp(-30)])
+    assert probability_figures(one.probs, torch.tensor([1, 1]))["nll"] == pytest.approx(87.34 / 2, abs=0.01)
+
+
+def test_the_temperature_of_logits_of_hundreds_is_found() -> None:
+    mistaken = Prediction(torch.tensor([[[900.0, 0.0]] * 4]))  # labels have a probability of 0 in float32
+    assert fit_temperature(mistaken, torch.tensor([0, 1, 1, 1])) == pytest.approx(20, rel=1e-6)
+    assert fit_temperature(Prediction(torch.full((2, 4, 3), 7.0)), torch.tensor([0, 1, 2, 0])) == 1.0
+
+
+def test_labels_that_are_no_whole_numbers_are_refused() -> None:
+    z, y = logits()
+    for value, text in ((0.5, "0.5"), (math.nan, "nan")):
+        wrong = y.float()
+        wrong[3] = value
+        for function in (probability_figures, expected_calibration_error, accuracy_by_coverage):
+            with pytest.raises(ValueError, match=f"classes must be whole numbers, got {text} among them"):
+                function(z.softmax(-1), wrong)
+    with pytest.raises(ValueError, match="expected labels of shape"):
+        log_likelihood(Prediction(z[None]), y[:2])

@@ -442,3 +442,6 @@ def test_a_misspelt_variant_is_answered_with_the_recommended_one(capsys):
     assert cli.main(["train", "digits", "--rule", "bayesbinn:defualt"]) == 2
     error = capsys.readouterr().err
     assert "no variant of bayesbinn is called 'defualt'; did you mean 'default'?" in error and "concrete" in error
+    assert cli.main(["train", "mnist-trust", "--rule", "bayesbinn:no-dropout"]) == 2
+    error = capsys.readouterr().err
+    assert "no variant of bayesbinn is called 'no-dropout'" in error and "two-passes" not in error  # of other rules

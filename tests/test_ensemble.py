@@ -197,3 +197,36 @@ def test_refusals() -> None:
         bb.Ensemble(Branching(), bb.BernoulliPosterior({"layer.weight": torch.ones(3, 5)}), output="logits").predict(
             torch.ones(2, 5)
         )
+
+
+class Twice(nn.Module):
+    """A network that uses one BatchNorm in two places, and so under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        norm = nn.BatchNorm1d(6)
+        self.first, self.norm, self.second, self.again = nn.Linear(5, 6), norm, nn.Linear(6, 6), norm
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x)).relu()
+        return self.last(self.again(self.second(x)).relu())
+
+
+def test_statistics_of_a_batchnorm_with_two_names_are_packed_in_both_places() -> None:
+    generator = torch.Generator().manual_seed(1)
+    model, batches = Twice(), [4 * torch.randn(64, 5, generator=generator) + 2]
+    posterior = bb.BernoulliPosterior({"second.weight": torch.randn(6, 6, generator=generator)})
+    x = torch.randn(7, 5, generator=generator)
+    packed = bb.Ensemble(model, posterior, 5, batches=batches, backend="reference").predict(x).outputs
+    expected = bb.Ensemble(model, posterior, 5, batches=batches).predict(x).outputs
+    torch.testing.assert_close(packed, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_ensemble_made_in_inference_mode_predicts_outside_of_it() -> None:
+    model, x, batches = network(), torch.randn(3, 5), [torch.randn(64, 5)]
+    with torch.inference_mode():
+        inside = bb.Ensemble(model, bernoulli(), 4, batches=batches)
+    expected = bb.Ensemble(model, bernoulli(), 4, batches=batches)
+    assert torch.equal(inside.predict(x).outputs, expected.predict(x).outputs)

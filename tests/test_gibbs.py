@@ -416,3 +416,13 @@ def test_real_parameters_must_be_finite() -> None:
     zeros.load_state_dict({"sweeps": 0, "signs": torch.zeros(2, 9)})  # 0 counts as +1
     ones.load_state_dict({"sweeps": 0, "signs": torch.ones(2, 9)})
     assert torch.equal(zeros.run(3).losses, ones.run(3).losses)
+
+
+def test_a_network_with_a_forward_hook_is_refused() -> None:
+    """A hook may change what a layer returns, which the sampler does not see."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    for place, name in ((model[1], "1"), (model, "the network")):
+        hook = place.register_forward_hook(lambda module, inputs, output: 2 * output)
+        with pytest.raises(ValueError, match=f"Gibbs does not run forward hooks, but {name} has one; remove it"):
+            bb.Gibbs(model, torch.randn(4, 2), torch.ones(4), loss="binary")
+        hook.remove()

@@ -843,6 +843,7 @@ def test_the_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--dataset", "digits", "--epochs", "3"], "4 members cannot share 3 epochs"),
         (["--seeds", "0"], "seeds must be at least 1, got 0"),
         (["--dataset", "snelson"], "needs a classifier, but snelson is a regression"),
+        (["--rules", "ste", "ste"], "rule ste is given twice; give it once"),
         (["--ways", "singel"], "--ways must be one of single, members, cycles, got 'singel'"),
         (["--ways", "--dataset", "digits"], "ways must name at least one way to train"),
         (["--chains", "3"], "members does not take --chains"),

@@ -231,3 +231,11 @@ def test_packed_networks_are_the_same_on_all_backends(kind: str) -> None:
     for backend in ("reference", "native", "torch"):
         found = np.asarray(bb.packed.load(packed, backend).outputs(x.numpy() if backend != "torch" else x))
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_component_may_be_there_twice(tmp_path: Path) -> None:
+    part = components()[0]
+    q = bb.Mixture([part, components()[2], part])
+    q.save(tmp_path / "q.safetensors")
+    again = bb.Mixture.load(tmp_path / "q.safetensors")
+    assert all(torch.equal(again.sample(9)[name], drawn) for name, drawn in q.sample(9).items())

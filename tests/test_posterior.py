@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import bitbayes as bb
+from bitbayes.posterior import load_posterior
 
 
 def posterior() -> bb.BernoulliPosterior:
@@ -147,3 +148,45 @@ def test_a_subclass_does_not_take_over_a_format(tmp_path: Path) -> None:
     Mine({"w": torch.zeros(2)}).save(tmp_path / "q.safetensors")
     assert type(bb.load_posterior(tmp_path / "q.safetensors")) is bb.BernoulliPosterior
     assert issubclass(Unsaved, bb.Posterior)
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "low rank"])
+def test_a_loaded_posterior_draws_the_same_networks_whatever_the_order_of_its_names(kind: str, tmp_path: Path) -> None:
+    """A file keeps its tensors by name, so "10" comes before "4"."""
+    generator = torch.Generator().manual_seed(0)
+    natural = {name: 0.1 * torch.randn(40, generator=generator) for name in ("4.weight", "10.weight", "b")}
+    low_rank = bb.LowRankGaussianPosterior(natural, {name: torch.ones(1, 40) for name in natural})
+    q = bb.BernoulliPosterior(natural) if kind == "bernoulli" else low_rank
+    q.save(tmp_path / "q.safetensors")
+    again = load_posterior(tmp_path / "q.safetensors")
+    assert list(q.shapes) != list(again.shapes)
+    for found, expected in ((again, q), (bb.Mixture([again, again]), bb.Mixture([q, q]))):
+        drawn, wanted = found.sample(8, seed=3), expected.sample(8, seed=3)
+        assert all(torch.equal(drawn[name], wanted[name]) for name in natural)
+
+
+def test_log_prob_refuses_weights_without_signs() -> None:
+    q = bb.BernoulliPosterior({"w": torch.zeros(2)})
+    for weights, message in (
+        (torch.tensor([True, False]), "weights of 'w' must have a signed type, got torch.bool; pass −1 and \\+1"),
+        (torch.tensor([0, 1], dtype=torch.uint8), "must have a signed type, got torch.uint8"),
+        (torch.tensor([1.0, torch.nan]), "weights of 'w' contain NaN"),
+    ):
+        for each in (q, bb.SamplePosterior({"w": torch.ones(1, 2)}), bb.Mixture([q, q])):
+            with pytest.raises(ValueError, match=message):
+                each.log_prob({"w": weights})
+
+
+@pytest.mark.parametrize("large", [torch.tensor([1e39], dtype=torch.float64), torch.tensor([3e38])])
+def test_numbers_that_float32_cannot_hold_are_refused(large: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="or are too large for float32"):
+        bb.BernoulliPosterior({"w": large})
+    wide = torch.full((1,), 1e39, dtype=torch.float64)
+    for center, factors in ((wide, torch.ones(1, 1)), (torch.ones(1), wide[None])):
+        with pytest.raises(ValueError, match="center and factors of 'w' must be finite in float32"):
+            bb.LowRankGaussianPosterior({"w": center}, {"w": factors})
+
+
+def test_a_low_rank_weight_without_center_and_noise_is_certain() -> None:
+    q = bb.LowRankGaussianPosterior({"w": torch.zeros(1)}, {"w": torch.zeros(1, 1)})
+    assert q.mode()["w"] == 1 and q.mean()["w"] == 1 and (q.sample(9)["w"] == 1).all() and q.entropy() == 0

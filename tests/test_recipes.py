@@ -233,3 +233,9 @@ def test_the_optimizer_of_the_fast_float_network_is_that_of_airbench() -> None:
     assert find_recipe("cifar10-speed").rules["full-precision"].real_optimizer == "nesterov"
     with pytest.raises(ValueError, match="real_optimizer must be one of adam, sgd, nesterov; got 'adamw'"):
         make_config("digits").changed(real_optimizer="adamw")
+
+
+def test_a_recipe_may_have_variants_of_bayesbinn() -> None:
+    one, two = (make_config("mnist-trust", f"bayesbinn:{name}") for name in ("one-pass", "straight-through"))
+    assert (one.spec.samples, two.spec.samples, str(one.rule_name)) == (1, 2, "bayesbinn:one-pass")
+    assert one.estimator == two.estimator == "straight-through"

@@ -1,9 +1,9 @@
 """Measures of uncertainty: calibration, temperature scaling, selective prediction, and separation of inputs.
 
-Probabilities have shape (N, K), or (N, 1) with the probability of class 1. Labels have shape (N,). All functions raise
-ValueError if they get logits instead of probabilities, or if the numbers of probabilities and labels differ. A label
-that is not among the K classes counts as an error in accuracies. It raises ValueError in functions that need its
-probability.
+Probabilities have shape (N, K), or (N, 1) with the probability of class 1. Labels have shape (N,) and are whole
+numbers. All functions raise ValueError if they get logits instead of probabilities, or if the numbers of probabilities
+and labels differ. A label that is not among the K classes counts as an error in accuracies. It raises ValueError in
+functions that need its probability.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "expected_calibration_error",
     "false_positive_rate",
     "fit_temperature",
+    "log_likelihood",
     "probability_figures",
     "reliability",
     "separation",
@@ -37,34 +38,77 @@ Bins = Literal["width", "mass"]
 TEMPERATURES = 0.05, 20.0
 """Lowest and highest temperature that `fit_temperature` tries."""
 
+_GRID = 25  # temperatures that are tried at equal ratios, before the search between the best one's neighbours
 
-def probability_figures(probs: Tensor, y: Tensor) -> dict[str, float]:
+
+def probability_figures(predicted: Tensor | Prediction[Tensor], y: Tensor) -> dict[str, float]:
     """Return accuracy, likelihood, entropy, Brier score and calibration errors of predicted probabilities.
 
     Args:
-        probs: Predicted probabilities.
+        predicted: Predicted probabilities; or the logits of one or several networks, which are more precise.
         y: Classes.
 
     Returns:
         A dictionary: `accuracy` in percent; `nll` and `entropy` in nats; `brier` (summed over classes); `ece` (15 bins
-        of equal width) and `ece_mass` (15 bins of equal mass).
+        of equal width) and `ece_mass` (15 bins of equal mass). The NLL of logits is `log_likelihood`. Among
+        probabilities, one of 0 counts as the smallest normal number of float32, so that its NLL is 87 nats.
 
     Example:
         >>> figures = probability_figures(torch.tensor([[0.5, 0.5], [0.0, 1.0]]), torch.tensor([0, 1]))
         >>> figures["accuracy"], figures["brier"]
         (100.0, 0.25)
+        >>> probability_figures(Prediction(torch.tensor([[[1000.0, 0.0]]])), torch.tensor([1]))["nll"]
+        1000.0
     """
-    probs, y = _checked(probs, y)
-    likelihood = _of_class(probs, y).clamp(min=1e-12)
+    probs, y = _checked(predicted.class_probs if isinstance(predicted, Prediction) else predicted, y)
+    if isinstance(predicted, Prediction):
+        log_likelihoods = log_likelihood(predicted, y)
+    else:
+        log_likelihoods = _of_class(probs, y).clamp(min=torch.finfo(torch.float32).tiny).log()
     one_hot = torch.nn.functional.one_hot(y, probs.shape[1])
     return {
         "accuracy": 100 * float((probs.argmax(1) == y).float().mean()),
-        "nll": -float(likelihood.log().mean()),
+        "nll": -float(log_likelihoods.mean()),
         "brier": float((probs - one_hot).square().sum(1).mean()),
         "ece": expected_calibration_error(probs, y),
         "ece_mass": expected_calibration_error(probs, y, bins="mass"),
         "entropy": float(torch.special.entr(probs).sum(1).mean()),
     }
+
+
+def log_likelihood(prediction: Prediction[Tensor], y: Tensor) -> Tensor:
+    """Return the logarithm of the networks' mean probability of each label.
+
+    It is computed from logarithms, so it is finite where the probability rounds to 0.
+
+    Args:
+        prediction: Logits of C networks, shape (C, N, K), or (C, N, 1) with the logit of class 1; N may be several
+            dimensions, as in text.
+        y: Classes, shape (N,).
+
+    Returns:
+        Log-probabilities in nats, float64, shape (N,).
+
+    Raises:
+        ValueError: If the numbers of predictions and labels differ, or a label is not among the classes.
+
+    Example:
+        >>> two = Prediction(torch.tensor([[[0.0, 0.0]], [[0.0, 200.0]]]))
+        >>> log_likelihood(two, torch.tensor([1])).exp(), log_likelihood(two, torch.tensor([0])).exp()
+        (tensor([0.7500], dtype=torch.float64), tensor([0.2500], dtype=torch.float64))
+    """
+    outputs = prediction.outputs
+    if y.shape != outputs.shape[1:-1]:
+        raise ValueError(f"expected labels of shape {tuple(outputs.shape[1:-1])}, got {tuple(y.shape)}")
+    outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
+    single = outputs.shape[-1] == 1
+    y = _whole(y)
+    _check_classes(y, 2 if single else outputs.shape[-1])
+    if single:
+        of_label = torch.nn.functional.logsigmoid(torch.where(y > 0, outputs[..., 0], -outputs[..., 0]))
+    else:
+        of_label = outputs.log_softmax(-1).gather(-1, y.expand(len(outputs), *y.shape)[..., None])[..., 0]
+    return of_label.double().logsumexp(0) - math.log(len(outputs))
 
 
 @dataclass(frozen=True)
@@ -153,7 +197,8 @@ def fit_temperature(prediction: Prediction[Tensor], y: Tensor) -> float:
 
     Returns:
         Temperature in the range `TEMPERATURES`, from 0.05 to 20, for `Prediction.tempered`. It is an end of the range
-        if the likelihood still grows there. Examples that are all predicted correctly have no best temperature.
+        if the likelihood still grows there, as where all examples are predicted correctly. It is 1 if all temperatures
+        have the same likelihood.
 
     Example:
         >>> sure = Prediction(torch.tensor([[[4.0, 0.0]] * 4]))  # right three times of four
@@ -164,12 +209,18 @@ def fit_temperature(prediction: Prediction[Tensor], y: Tensor) -> float:
     exact = Prediction(prediction.outputs.double())  # in float32, rounding moves the minimum in the fourth digit
 
     def cost(log_temperature: float) -> float:
-        probs = exact.tempered(math.exp(log_temperature)).class_probs
-        return -float(_of_class(probs, y).clamp(min=1e-30).log().mean())
+        return -float(log_likelihood(exact.tempered(math.exp(log_temperature)), y).mean())
 
-    bounds = [math.log(temperature) for temperature in TEMPERATURES]
+    low, high = map(math.log, TEMPERATURES)
+    # The cost of several networks may have more than one minimum.
+    grid = torch.linspace(low, high, _GRID, dtype=torch.float64).tolist()
+    costs = [cost(each) for each in grid]
+    if max(costs) == min(costs):
+        return 1.0
+    best = costs.index(min(costs))
+    around = grid[max(best - 1, 0)], grid[min(best + 1, _GRID - 1)]
     minimize = require("scipy.optimize", "train").minimize_scalar
-    return math.exp(minimize(cost, bounds=bounds, method="bounded", options={"xatol": 1e-8}).x)
+    return math.exp(minimize(cost, bounds=around, method="bounded", options={"xatol": 1e-8}).x)
 
 
 def separation(usual: Tensor, unusual: Tensor) -> float:
@@ -290,7 +341,7 @@ def _checked(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if probs.dim() != 2 or not len(probs) or y.numel() != len(probs):
         found = f"{tuple(probs.shape)} and {tuple(y.shape)}"
         raise ValueError(f"probabilities and classes must have shapes (N, K) and (N,), N at least 1; got {found}")
-    full, y = _full(probs), y.reshape(-1).long()
+    full, y = _full(probs), _whole(y.reshape(-1))
     if full.isnan().any():
         raise ValueError("expected probabilities, got NaN; the network's outputs are not finite")
     if not (full.min() >= -1e-3 and (full.sum(1) - 1).abs().max() < 1e-2):  # bfloat16 sums to 1 roughly
@@ -302,9 +353,20 @@ def _checked(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _of_class(probs: Tensor, y: Tensor) -> Tensor:
     """Return the probability of each label, which must be one of the classes that the network predicts."""
-    if not 0 <= int(y.min()) <= int(y.max()) < probs.shape[1]:
-        raise ValueError(f"classes must be from 0 to {probs.shape[1] - 1}, got {int(y.min())} to {int(y.max())}")
+    _check_classes(y, probs.shape[1])
     return probs.gather(1, y[:, None])
+
+
+def _check_classes(y: Tensor, count: int) -> None:
+    if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < count:
+        raise ValueError(f"classes must be from 0 to {count - 1}, got {int(y.min())} to {int(y.max())}")
+
+
+def _whole(y: Tensor) -> Tensor:
+    """Return labels as integers."""
+    if y.is_floating_point() and (y != y.round()).any():  # also NaN
+        raise ValueError(f"classes must be whole numbers, got {float(y[y != y.round()].flatten()[0]):g} among them")
+    return y.long()
 
 
 def _full(probs: Tensor) -> Tensor:

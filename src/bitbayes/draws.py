@@ -116,10 +116,11 @@ def complete_states(model: nn.Module, networks: Iterable[Weights]) -> Iterator[W
     named = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
     for weights in networks:
-        # A tied weight has several names, but is drawn under one of them.
+        # A tied weight, or a BatchNorm that is used twice, has several names, but weights has one of them.
         drawn = {named[name]: weight.to(named[name]) for name, weight in weights.items() if name in named}
+        estimated = {buffers[name]: buffer for name, buffer in weights.items() if name in buffers}
         parameters = {name: drawn.get(parameter, parameter) for name, parameter in named.items()}
-        yield parameters | {name: weights.get(name, buffer) for name, buffer in buffers.items()}
+        yield parameters | {name: estimated.get(buffer, buffer) for name, buffer in buffers.items()}
 
 
 def group_size(posterior: Posterior, x: Tensor, chunk: int | None) -> int:

@@ -57,6 +57,7 @@ class Ensemble:
         Ensemble(Linear, 4 networks, 4 bytes of bits)
     """
 
+    @torch.inference_mode(False)  # its tensors would be of no use outside of that mode
     @torch.no_grad()
     def __init__(
         self,

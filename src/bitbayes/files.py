@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -29,7 +30,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         path: File to write.
 
     Raises:
-        OSError: If the file cannot be written. The error names `path`.
+        OSError: If the file cannot be written, or `path` is a device or a pipe, which a file would replace. The error
+            names `path`.
 
     Example:
         >>> import tempfile
@@ -40,6 +42,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     target = Path(os.path.realpath(path))
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
     partial = target.with_name(f".{secrets.token_hex(8)}.partial")
     try:
         yield partial

@@ -69,7 +69,7 @@ class Chains:
             values: Quantities, shape (chains, draws, ...), such as `outputs`. None takes the losses after burn-in.
 
         Returns:
-            R-hat of every quantity, float64, shape (...); NaN where there are too few draws.
+            R-hat of every quantity, float64, shape (...); NaN for a single chain, and where there are too few draws.
 
         Raises:
             ImportError: If ArviZ is not installed.

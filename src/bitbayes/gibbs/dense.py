@@ -51,6 +51,9 @@ class Dense:
         linear: list[tuple[str, nn.Linear]] = []
         activations: list[type[nn.Module]] = []
         gain, ended = 1.0, ""
+        hooked = [name or "the network" for name, module in model.named_modules() if _hooks(module)]
+        if hooked:
+            raise ValueError(f"Gibbs does not run forward hooks, but {hooked[0]} has one; remove it")
         for name, module in _flat(model):
             kind = type(module)
             if ended:
@@ -145,6 +148,10 @@ def _flat(model: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules(remove_duplicate=False):
         if type(module) is not nn.Sequential:
             yield name, module
+
+
+def _hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _nothing(module: nn.Module) -> bool:

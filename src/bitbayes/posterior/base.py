@@ -23,6 +23,14 @@ Parts = dict[str, dict[str, Tensor]]
 SAMPLE_STREAM, SHARED_SAMPLE_STREAM = 2, 4  # keeps the noise of posterior samples apart from that of training
 
 
+def check_signs(what: str, tensor: Tensor) -> None:
+    """Raise ValueError for a tensor whose elements have no sign, such as bits 0 and 1 or NaN."""
+    if not tensor.dtype.is_signed or tensor.is_complex():
+        raise ValueError(f"{what} must have a signed type, got {tensor.dtype}; pass −1 and +1")
+    if tensor.isnan().any():
+        raise ValueError(f"{what} contain NaN")
+
+
 class Posterior(Pretrained):
     """Distribution over the weights of a network, each −s or +s, keyed by parameter names.
 
@@ -56,6 +64,8 @@ class Posterior(Pretrained):
         if unknown:
             raise ValueError(f"got scales for unknown tensors {sorted(unknown)}; the posterior has {sorted(like)}")
         self.shapes = {name: tensor.shape for name, tensor in like.items()}
+        # The noise of a tensor depends on its place among the sorted names, because a file does not keep their order.
+        self._places = {name: place for place, name in enumerate(sorted(self.shapes))}
         self.scale = {n: scale.get(n, one).detach().to(t.device, torch.float32).clone() for n, t in like.items()}
         for name, value in self.scale.items():
             if not (value > 0).all() or not value.isfinite().all():
@@ -93,6 +103,7 @@ class Posterior(Pretrained):
             raise ValueError(f"weights are named {sorted(weights)}, but the posterior has {sorted(self.shapes)}")
         leading: dict[str, torch.Size] = {}
         for name, shape in self.shapes.items():
+            check_signs(f"weights of {name!r}", weights[name])
             found = weights[name].shape
             if found not in (shape, (found[:1] + shape)):
                 raise ValueError(f"{name!r} has shape {tuple(found)}; expected {tuple(shape)}, or (samples, ...)")
@@ -139,6 +150,9 @@ class Posterior(Pretrained):
         """
         parts, about = self.parts()
         tensors = {f"{part}/{name}": t.contiguous() for part, named in parts.items() for name, t in named.items()}
+        owners = {tensor.data_ptr(): key for key, tensor in tensors.items()}
+        # Components of a mixture may share their tensors, but safetensors takes no memory twice.
+        tensors = {key: t if owners[t.data_ptr()] == key else t.clone() for key, t in tensors.items()}
         with replacing(path) as partial, open(partial, "xb") as file:
             file.writelines(sealed(save(tensors, metadata={"format": self.FORMAT} | about)))
 

@@ -43,9 +43,10 @@ class BernoulliPosterior(Posterior):
         for name, tensor in natural.items():
             if not tensor.is_floating_point():
                 raise ValueError(f"natural parameters of {name!r} must be floating point, got {tensor.dtype}")
-            if not tensor.isfinite().all():
+            if not (2 * tensor.float()).isfinite().all():
                 raise ValueError(
-                    f"natural parameters of {name!r} contain NaN or infinity; use |λ| = 20 for a weight that is certain"
+                    f"natural parameters of {name!r} contain NaN or infinity, or are too large for float32; use "
+                    "|λ| = 20 for a weight that is certain"
                 )
         self._natural = {name: tensor.detach().float().clone() for name, tensor in natural.items()}
         super().__init__(natural, scale)
@@ -76,9 +77,9 @@ class BernoulliPosterior(Posterior):
             True
         """
         weights = self._room(out)
-        for place, (name, natural) in enumerate(self.natural.items()):
+        for name, natural in self.natural.items():
             beliefs, flat = natural.reshape(-1), weights[name].view(-1)
-            noise = Noise(stream_key(seed, SAMPLE_STREAM, index, place), natural.numel(), natural.device)
+            noise = Noise(stream_key(seed, SAMPLE_STREAM, index, self._places[name]), natural.numel(), natural.device)
             # For few weights, the first use of kernels on a machine, which takes a second, does not pay.
             if natural.numel() < CHUNK or not kernels.submit(kernels.hard_draw(beliefs), None, flat, noise):
                 for span in spans(natural.numel(), natural.device):
@@ -114,7 +115,7 @@ class BernoulliPosterior(Posterior):
         return total
 
     def kl(self, other: Posterior | None = None) -> Tensor:
-        """Return the KL divergence KL(self ‖ other), summed over all weights.
+        """Return the KL divergence KL(self ‖ other) of the weights' signs, summed over all weights.
 
         Args:
             other: The second distribution; None means the uniform prior λ₀ = 0.

@@ -66,8 +66,8 @@ class LowRankGaussianPosterior(Posterior):
             if factors[name].shape[1:] != tensor.shape or factors[name].dim() != tensor.dim() + 1:
                 got, expected = tuple(factors[name].shape), tuple(tensor.shape)
                 raise ValueError(f"factors of {name!r} have shape {got}, expected (K, *{expected})")
-            if not (tensor.isfinite().all() and factors[name].isfinite().all()):
-                raise ValueError(f"center and factors of {name!r} must be finite")
+            if not all(each.float().isfinite().all() for each in (tensor, factors[name])):
+                raise ValueError(f"center and factors of {name!r} must be finite in float32")
         ranks = {len(tensor) for tensor in factors.values()}
         if shared == "network" and len(ranks) > 1:
             raise ValueError(f'shared="network" needs one rank for all tensors, got {sorted(ranks)}')
@@ -117,8 +117,8 @@ class LowRankGaussianPosterior(Posterior):
             True
         """
         weights = self._room(out)
-        for place, (name, center) in enumerate(self.center.items()):
-            path = [] if self.shared == "network" else [place]
+        for name, center in self.center.items():
+            path = [] if self.shared == "network" else [self._places[name]]
             key = stream_key(seed, SHARED_SAMPLE_STREAM, index, *path)
             r = Noise(0, center.numel(), center.device, shared_key=key).shared_normal(len(self.factors[name]))
             drawn = center + torch.tensordot(r, self.factors[name], 1)
@@ -174,8 +174,9 @@ class LowRankGaussianPosterior(Posterior):
 
     def _standardised(self, name: str) -> Tensor:
         """Return a = m / ‖z‖, bounded where there is no noise."""
-        length = self.factors[name].norm(dim=0)
-        return (self.center[name] / length.clamp(min=1e-30)).clamp(-_SURE, _SURE)
+        center, length = self.center[name], self.factors[name].norm(dim=0)
+        a = (center / length.clamp(min=1e-30)).clamp(-_SURE, _SURE)
+        return torch.where(length > 0, a, _SURE * F.sign(center))  # also for m = 0, whose sign is +1
 
     def _chosen(self, name: str, index: Tensor | list[int]) -> tuple[Tensor, Tensor, str]:
         """Return a and Z of some weights of a tensor in float64, and the name of the tensor."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitbayes.bits import pack_signs, row_bytes, unpack_signs
 from bitbayes.noise import CHUNK
-from bitbayes.posterior.base import Parts, Posterior
+from bitbayes.posterior.base import Parts, Posterior, check_signs
 from bitbayes.posterior.bernoulli import BernoulliPosterior
 from bitbayes.posterior.turns import Turns
 
@@ -59,10 +59,7 @@ class SamplePosterior(Posterior):
         for name, tensor in signs.items():
             if tensor.dim() == 0 or len(tensor) == 0:
                 raise ValueError(f"samples of {name!r} have shape {tuple(tensor.shape)}, expected (C, ...) with C >= 1")
-            if not tensor.dtype.is_signed or tensor.is_complex():
-                raise ValueError(f"samples of {name!r} must have a signed type, got {tensor.dtype}; pass −1 and +1")
-            if tensor.isnan().any():
-                raise ValueError(f"samples of {name!r} contain NaN")
+            check_signs(f"samples of {name!r}", tensor)
         shapes = {name: tensor.shape[1:] for name, tensor in signs.items()}
         flat = {name: tensor.detach().reshape(len(tensor), shapes[name].numel()) for name, tensor in signs.items()}
         self._hold({name: pack_signs(tensor) for name, tensor in flat.items()}, shapes, scale, weights)

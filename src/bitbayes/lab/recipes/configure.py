@@ -161,11 +161,13 @@ def full_name(recipe: Recipe, rule: str, estimator: str | None = None) -> RuleNa
     if name.variant and estimator and name.variant != estimator:
         raise ValueError(f"got two estimators, {name.variant!r} and {estimator!r}; give one of them")
     chosen = name.variant or estimator or recipe.estimator
-    if chosen not in _ESTIMATORS and rule not in DEFAULTS:
+    if chosen not in _ESTIMATORS:
         if estimator and not name.variant:
             raise nearest("estimator", chosen, _ESTIMATORS)
-        variants = (RuleName.parse(known).variant for known in {**DEFAULTS, **recipe.rules, **recipe.quick})
-        raise nearest("variant of bayesbinn", chosen, dict.fromkeys([*_ESTIMATORS, *filter(None, variants)]))
+        known = map(RuleName.parse, {**DEFAULTS, **recipe.rules, **recipe.quick})
+        variants = [each.variant for each in known if each.rule == "bayesbinn" and each.variant]
+        if chosen not in variants:
+            raise nearest("variant of bayesbinn", chosen, dict.fromkeys([*_ESTIMATORS, *variants]))
     return RuleName(name.rule, chosen)
 
 

@@ -207,7 +207,11 @@ def truth_table(figures: TruthFigures) -> Table:
         caption += f"R-hat is {figures.rhat:.3f} for the loss"
         caption += f" and at most {largest:.3f} for outputs." if math.isfinite(largest or math.nan) else "."
         if not (figures.largest_rhat or math.nan) <= _TRUSTED:
-            caption += " The chains do not agree, or are too short to tell: give more --sweeps."
+            caption += (
+                " One chain cannot tell whether chains agree: give more --chains."
+                if figures.chains == 1
+                else " The chains do not agree, or are too short to tell: give more --sweeps."
+            )
     return Table(f"{figures.problem}: posteriors beside the exact one", heads, rows, caption)
 
 

@@ -109,11 +109,12 @@ def evaluate_packed(network: PackedNetwork, x: Tensor, y: Tensor) -> dict[str, A
         x: Inputs, (examples, *shape), normalised.
         y: Classes, (examples,).
     """
-    probs = predict_packed(network, x).probs
+    prediction = predict_packed(network, x)
+    probs = prediction.probs
     points = reliability(probs, y)
     coverage, accuracy = accuracy_by_coverage(probs, y)
     places = [len(y) * (k + 1) // _COVERAGES - 1 for k in range(_COVERAGES)]
-    found = {"examples": len(y), "metrics": probability_figures(probs, y)}
+    found = {"examples": len(y), "metrics": probability_figures(prediction, y)}
     found |= {"reliability": {name: values.tolist() for name, values in vars(points).items()}}
     found["by_coverage"] = {"share": coverage[places].tolist(), "accuracy": accuracy[places].tolist()}
     right = probs[:_FIRST].argmax(1) == y[:_FIRST]

@@ -329,7 +329,7 @@ class Predictions:
     def figures(self, inputs: Inputs) -> Figures:
         """Return metrics on test data, metrics that validation data makes possible, and out-of-distribution metrics."""
         y, prediction = inputs.test[1], self.test
-        figures = probability_figures(prediction.class_probs, y)
+        figures = probability_figures(prediction, y)
         wrong = prediction.class_probs.argmax(1) != y.reshape(-1)
         if wrong.any() and not wrong.all():
             figures["auroc_errors"] = separation(prediction.entropy[~wrong], prediction.entropy[wrong])
@@ -342,7 +342,7 @@ class Predictions:
                     figures[f"fpr95_unlike{end}"] = false_positive_rate(usual, unusual)
         if self.held is not None and inputs.held is not None:
             temperature = fit_temperature(self.held, inputs.held[1])
-            tempered = probability_figures(prediction.tempered(temperature).class_probs, y)
+            tempered = probability_figures(prediction.tempered(temperature), y)
             figures["temperature"] = temperature
             figures |= {f"{name}_tempered": tempered[name] for name in ("nll", "brier", "ece")}
             sets = ConformalSets.fit(self.held, inputs.held[1], level=LEVEL)
@@ -352,7 +352,7 @@ class Predictions:
 
     def shift_figures(self, inputs: Inputs) -> Figures:
         """Return metrics on corrupted inputs: over all, and the NLL and accuracy of each kind and of each severity."""
-        each = {w: probability_figures(self.shifted[w].class_probs, y) for w, (_, y) in inputs.shifted.items()}
+        each = {w: probability_figures(self.shifted[w], y) for w, (_, y) in inputs.shifted.items()}
         found = {
             f"{name}_shifted": statistics.mean(figures[name] for figures in each.values())
             for name in ("accuracy", "nll", "brier", "ece")

@@ -181,8 +181,12 @@ def members_study(
 
 def _known(recipe: Recipe, rules: Sequence[str], ways: Sequence[Way], note: Callable[[str], None]) -> Iterator[str]:
     """Yield the full names of the rules, without those whose package is missing or that no way suits."""
+    seen: set[str] = set()
     for rule in rules:
         name = rule if rule in GAUSSIAN else str(full_name(recipe, rule))
+        if name in seen:
+            raise ValueError(f"rule {name} is given twice; give it once")
+        seen.add(name)
         if rule in GAUSSIAN and (line := gaussian.missing(rule)):
             note(line)
         elif any(has_way(name, way) for way in ways):
@@ -392,7 +396,7 @@ def _merit(trainer: _Trainer, plan: Plan) -> float | None:
     best = found.get("mean", found["mode"])
     each = [predictor(x).outputs for predictor in best.predictors(max(_TRIAL_SAMPLES // len(runs), 1))]
     prediction = Prediction(torch.cat(each))
-    return probability_figures(prediction.class_probs, y)["nll"] if prediction.outputs.isfinite().all() else None
+    return probability_figures(prediction, y)["nll"] if prediction.outputs.isfinite().all() else None
 
 
 # Measuring. ---------------------------------------------------------------------------------------------------------

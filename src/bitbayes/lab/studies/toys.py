@@ -214,7 +214,7 @@ def moons_row(title: str, seed: int, runs: Sequence[FinishedRun]) -> MoonsRow:
         networks=networks,
         mode_accuracy=_accuracy(mode.probs, y),
         accuracy=_accuracy(fresh.probs, y),
-        nll=probability_figures(fresh.class_probs, y)["nll"],
+        nll=probability_figures(fresh, y)["nll"],
         entropy_on_data=float(fresh.entropy.mean()),
         entropy_on_ring=float(far.entropy.mean()),
         entropy_bits_a_weight=statistics.mean(float(each.entropy()) for each in posteriors) if posteriors else None,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bitbayes.batchnorm import as_found, refresh_batchnorm
+from bitbayes.calibration import log_likelihood
 from bitbayes.lab.choices import Views
 from bitbayes.lab.data import Examples, TensorData, batches
 from bitbayes.lab.train.distributed import Ranks
@@ -149,10 +150,9 @@ def measure_text(predicted: Callable[[Tensor], Prediction], data: Examples) -> t
     total = torch.zeros(2, dtype=torch.float64)
     count = 0
     for x, y in batches(data, _TEST_WINDOWS):
-        outputs: Tensor = predicted(x).outputs
-        each = outputs.float().log_softmax(-1).gather(-1, y.expand(len(outputs), *y.shape)[..., None]).double()
-        mean = each.logsumexp(0) - math.log(len(each))
-        total -= torch.stack([mean.sum(), each[0].sum()]).cpu()
+        prediction = predicted(x)
+        first = Prediction(prediction.outputs[:1])
+        total -= torch.stack([log_likelihood(each, y).sum() for each in (prediction, first)]).cpu()
         count += y.numel()
     mean, first = (total / count).tolist()
     return mean, first

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitbayes.calibration import probability_figures
+from bitbayes.calibration import log_likelihood, probability_figures
 from bitbayes.lab.data import batches
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
@@ -165,14 +165,15 @@ def mean_figures(
         found = measure_regression(predictor, data.train, data.test)
         figures |= {"mean_test_error": found["error"], "mean_test_nll": found["nll"]}
         return figures | {"observation_noise": found["noise"]}
-    probs, drawn, targets = [], [], []
+    probs, drawn, targets, log_likelihoods = [], [], [], []
     for x, y in batches(data.test, _PIECE):
-        prediction = predictor(x)
+        prediction, y = predictor(x), y.reshape(-1)
         probs.append(prediction.class_probs)
         drawn.append(Prediction(prediction.outputs[:1]).class_probs)
         targets.append(y)
+        log_likelihoods.append(log_likelihood(prediction, y))
     mean, one = (probability_figures(torch.cat(part), torch.cat(targets)) for part in (probs, drawn))
-    figures |= {"mean_test_accuracy": mean["accuracy"], "mean_test_nll": mean["nll"]}
+    figures |= {"mean_test_accuracy": mean["accuracy"], "mean_test_nll": -float(torch.cat(log_likelihoods).mean())}
     return figures | {"sample_test_accuracy": one["accuracy"]}
 
 
