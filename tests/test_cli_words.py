@@ -438,6 +438,14 @@ def test_an_option_that_is_given_twice_is_refused(words, capsys):
     assert f"{words[0].partition('=')[0]} was given twice; give it once" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words", [["pack", "x", "-o", "y", "--conformal"], ["train", "digits", "--set", "--seed", "1"]]
+)
+def test_an_option_of_several_values_without_any_is_refused(words, capsys):
+    assert cli.main(words) == 2
+    assert "was given without a value; give one, or leave it out" in capsys.readouterr().err
+
+
 def test_a_misspelt_variant_is_answered_with_the_recommended_one(capsys):
     assert cli.main(["train", "digits", "--rule", "bayesbinn:defualt"]) == 2
     error = capsys.readouterr().err

@@ -845,10 +845,12 @@ def test_the_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--dataset", "snelson"], "needs a classifier, but snelson is a regression"),
         (["--rules", "ste", "ste"], "rule ste is given twice; give it once"),
         (["--ways", "singel"], "--ways must be one of single, members, cycles, got 'singel'"),
-        (["--ways", "--dataset", "digits"], "ways must name at least one way to train"),
+        (["--ways", "--dataset", "digits"], "--ways was given without a value; give one, or leave it out"),
         (["--chains", "3"], "members does not take --chains"),
     ):
         assert cli.main(["reproduce", "members", *more, "--out", out]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ValueError, match="ways must name at least one way to train: single, members, cycles"):
+        members_study(TableChoice(dataset="digits"), Overrides(), ways=[])
     with pytest.raises(ValueError, match=r"samples must be at least the number of members \(4\), got 3"):
         members_study(TableChoice(dataset="digits"), Overrides(), samples=3)

@@ -104,7 +104,7 @@ def _parse(words: list[str]) -> Any:
     complaint, name = io.StringIO(), words[0] if words and words[0] in _COMMANDS else None
     try:
         with contextlib.redirect_stderr(complaint), folded():
-            return tyro.extras.subcommand_cli_from_dict(
+            command = tyro.extras.subcommand_cli_from_dict(
                 _COMMANDS, prog="bitbayes", args=words, description=_ABOUT, registry=REGISTRY
             )
     except SystemExit as stop:
@@ -112,3 +112,6 @@ def _parse(words: list[str]) -> Any:
             print("" if name is None else _COMMANDS[name].epilog, end="")
             return 0
         return _fail(one_line(complaint.getvalue(), name, _COMMANDS), 2)
+    # An option of several values may have none, and would silently do nothing.
+    empty = next((option for option in options if getattr(command, option[2:].replace("-", "_"), None) == ()), None)
+    return command if empty is None else _fail(f"{empty} was given without a value; give one, or leave it out", 2)
