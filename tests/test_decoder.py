@@ -102,6 +102,8 @@ def test_wrong_tokens_are_refused() -> None:
         model(torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"got torch.int64 \(3,\)"):
         model(torch.zeros(3, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"got torch.bool \(2, 3\)"):
+        model(torch.zeros(2, 3, dtype=torch.bool))
     cache: list = []
     model(tokens(30), cache)
     with pytest.raises(ValueError, match="the decoder takes 32 tokens, got 33"):

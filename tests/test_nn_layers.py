@@ -295,3 +295,18 @@ def test_a_network_of_reactnet_blocks_learns_and_packs() -> None:
     assert float((found.probs.argmax(1) == y).float().mean()) > 0.95
     packed = bb.predict(model, x, batches=[x], backend="reference")
     torch.testing.assert_close(packed.outputs, found.outputs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(), (4,), (3, 4), (2, 3, 4)])
+def test_channels_are_padded_in_dimension_1(sizes):
+    x = torch.randn(5, 3, *sizes)
+    wide = bb.nn.PadChannels(4)(x)
+    assert wide.shape == (5, 7, *sizes) and torch.equal(wide[:, 2:5], x) and not wide[:, [0, 1, 5, 6]].any()
+    with pytest.raises(ValueError, match=r"expected inputs of shape \(N, C, ...\), got \(3,\)"):
+        bb.nn.PadChannels(2)(torch.ones(3))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.inf, math.nan])
+def test_a_logit_scale_is_positive_and_finite(scale):
+    with pytest.raises(ValueError, match="the initial scale must be positive and finite"):
+        bb.nn.LogitScale(scale)

@@ -387,6 +387,11 @@ class Counting(nn.Module):
         return x
 
 
+class Bytes(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(torch.int32).float()
+
+
 class Half(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.half() + 1
@@ -410,6 +415,7 @@ class Half(nn.Module):
         (Pooled(), r"pooling needs inputs with a batch axis"),
         (Branch(), "torch.export cannot trace Refused"),
         (Half(), r"'odd \(Half\)': it computes in torch.float16"),
+        (Bytes(), r"'odd \(Bytes\)': it reads the bytes of torch.float32 as torch.int32"),
         (Fixed(), r"cannot trace Refused: .*; it treats the batch size as fixed: write x.shape\[0\] where it has len"),
     ],
 )

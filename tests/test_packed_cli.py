@@ -323,3 +323,27 @@ def test_a_file_of_inputs_that_is_none(capsys, values):
     assert cli.main(["run", "net.safetensors", "--data", "x.npy"]) == 2
     error = capsys.readouterr().err
     assert ("x.npy is not a readable .npy file" if values is None else "expected (N, 16)") in error
+
+
+def _npy(header: str) -> bytes:
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + bytes(64)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _npy("{'descr':'<f4','fortran_order':False,'shape':(10000000000000000000000000000000,),}"),
+        _npy("{'descr':'<f4','shape':(2, "),
+        _npy("{'descr':'<f4','fortran_order':False,'shape':(True,),}"),
+        b"PK\3\4" + bytes(50),
+    ],
+    ids=["huge", "unfinished", "boolean", "archive"],
+)
+def test_a_hostile_array_does_not_stop_the_others(content, capsys):
+    np.save("good.npy", np.zeros((1, 64), np.float32))
+    with open("bad.npy", "wb") as file:
+        file.write(content)
+    assert cli.main(["run", "zoo:digits", "bad.npy", "good.npy", "--backend", "reference"]) != 0
+    shown = capsys.readouterr()
+    assert "good.npy" in shown.out and "bad.npy is not a readable .npy file" in shown.out + shown.err

@@ -467,6 +467,9 @@ def test_ids_that_the_network_lacks_are_refused(backend):
     for kind in (torch.int32, torch.int16, torch.uint8):
         np.testing.assert_allclose(outputs(packed, backend, x.to(kind)), wanted, rtol=1e-4, atol=1e-4)
     assert outputs(packed, backend, x[:0]).shape == (0, 3)
+    for kind in (">i4", ">u2"):
+        found = bb.packed.load(packed, backend).outputs(x.numpy().astype(kind))
+        np.testing.assert_allclose(np.asarray(found)[0], wanted, rtol=1e-4, atol=1e-4)
     for kind in (torch.uint16, torch.uint32, torch.uint64):
         runtime = bb.packed.load(packed, backend)
         for ids in (x.to(kind), x.to(kind).numpy(), x.to(kind).numpy()[:, ::-1][:, ::-1]):

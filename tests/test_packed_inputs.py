@@ -427,7 +427,7 @@ def test_bad_inputs_are_one_line(here, capsys):
         (["net.safetensors", "big.npy"], 2, "big.npy has shape (3, 9, 9), expected (N, 1, 4, 6)"),
         (["net.safetensors", "none.npy"], 2, "none.npy has no inputs"),
         (["net.safetensors", "normalised.npy"], 2, "do not normalise them before"),
-        (["net.safetensors", "many.npy"], 2, "many.npy is an archive of arrays"),
+        (["net.safetensors", "many.npy"], 2, "many.npy is not a readable .npy file, but an archive of arrays"),
         (["net.safetensors", "claim.npy"], 2, "claim.npy is not a readable .npy file"),
         (["net.safetensors", "empty"], 2, "empty has no images; expected files whose names end in .png, .jpg"),
         (["net.safetensors", "absent.png"], 1, "there is no file absent.png"),

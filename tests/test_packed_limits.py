@@ -218,3 +218,19 @@ def test_mutated_files_take_little_time_and_memory(tmp_path):
 @needs.LINUX.unless(Path("/proc/self/clear_refs").exists())
 def test_twenty_thousand_mutated_files_take_little_time_and_memory(tmp_path):
     assert sum(mutated(20_000, tmp_path).values()) == 20_000
+
+
+@compiled
+@pytest.mark.parametrize("used", [False, True])
+def test_many_large_windows_with_one_weight_load_in_little_memory(used):
+    """Every place of a window sees other taps, and a weight that many steps share counts once."""
+    kernel, steps = 64, 60
+    settings = {"kernel": [kernel] * 2, "stride": [1, 1], "padding": [kernel - 1] * 2, "dilation": [1, 1], "groups": 1}
+    many = [Step("conv", (1,), "", settings, {"weight": "w"}) for _ in range(steps)]
+    many += [Step("add", (2 if index == 0 else steps + 1 + index, 3 + index)) for index in range(steps - 1)] * used
+    program = Program((1, 1, 1), 1, (Step("sign", (0,)), *many))
+    network = PackedNetwork(program, {"w": np.arange(kernel * kernel // 8, dtype=np.uint8)[None]})
+    runtime, most = peak(lambda: load(network, "native"))
+    assert most < 16 * MB
+    x = np.ones((1, 1, 1, 1), np.float32)
+    np.testing.assert_array_equal(runtime.outputs(x), load(network).outputs(x))

@@ -190,3 +190,41 @@ def test_numbers_that_float32_cannot_hold_are_refused(large: torch.Tensor) -> No
 def test_a_low_rank_weight_without_center_and_noise_is_certain() -> None:
     q = bb.LowRankGaussianPosterior({"w": torch.zeros(1)}, {"w": torch.zeros(1, 1)})
     assert q.mode()["w"] == 1 and q.mean()["w"] == 1 and (q.sample(9)["w"] == 1).all() and q.entropy() == 0
+
+
+@pytest.mark.parametrize(
+    ("tensors", "about"),
+    [
+        (
+            {"natural/w": torch.zeros(3, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), "scale/w": torch.ones(())},
+            {"format": "bitbayes.bernoulli.1"},
+        ),
+        *(
+            (
+                {"center/w": torch.zeros(3, dtype=dtype), "factors/w": torch.zeros(1, 3, dtype=dtype)}
+                | {"scale/w": torch.ones(())},
+                {"format": "bitbayes.low-rank-gaussian.1", "shared": "tensor"},
+            )
+            for dtype in (torch.complex64, torch.bool, torch.uint16)
+        ),
+        *(
+            (
+                {"bits/a": torch.zeros(2, 0, dtype=torch.uint8), "shape/a": torch.tensor(shape)}
+                | {"bits/b": torch.zeros(2, 1, dtype=torch.uint8), "shape/b": torch.tensor([3])}
+                | {"scale/a": torch.ones(()), "scale/b": torch.ones(())},
+                {"format": "bitbayes.samples.1"},
+            )
+            for shape in ([0, 2**62, 2**62], [2**62, 2**62, 0])
+        ),
+    ],
+)
+def test_strange_types_and_shapes_in_a_file_are_refused(tensors, about, tmp_path: Path) -> None:
+    save_file(tensors, tmp_path / "q.safetensors", metadata=about)
+    with pytest.raises(ValueError, match=r"q\.safetensors is not a saved posterior"):
+        load_posterior(tmp_path / "q.safetensors")
+
+
+def test_samples_are_written_into_contiguous_tensors_alone() -> None:
+    out = {"w": torch.empty(3, 4, 5, 5).to(memory_format=torch.channels_last)}
+    with pytest.raises(ValueError, match="out has a tensor 'w' that is not contiguous"):
+        bb.BernoulliPosterior({"w": torch.zeros(3, 4, 5, 5)}).sample_at(0, out=out)

@@ -5,6 +5,7 @@ As in torch, channels are always dimension 1: shapes (N, C), (N, C, L), (N, C, H
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeVar
 
 import torch
@@ -224,8 +225,14 @@ class PadChannels(nn.Module):
         self.side = more // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        """Widen `x`, shape (N, C, H, W), to (N, C + more, H, W)."""
-        return F.pad(x, (0, 0, 0, 0, self.side, self.side))
+        """Widen `x`, shape (N, C, ...), to (N, C + more, ...).
+
+        Raises:
+            ValueError: If `x` has no channels.
+        """
+        if x.dim() < 2:
+            raise ValueError(f"expected inputs of shape (N, C, ...), got {tuple(x.shape)}")
+        return F.pad(x, (0, 0) * (x.dim() - 2) + (self.side, self.side))
 
     def extra_repr(self) -> str:
         """Return the arguments that `print` shows."""
@@ -242,7 +249,7 @@ class LogitScale(nn.Module):
         initial: Initial scale, a positive number.
 
     Raises:
-        ValueError: If `initial` is not positive.
+        ValueError: If `initial` is not positive and finite.
 
     Example:
         >>> LogitScale(3.0)(torch.tensor([[1.0, -1.0]])).detach()
@@ -251,8 +258,8 @@ class LogitScale(nn.Module):
 
     def __init__(self, initial: float = 1.0) -> None:
         super().__init__()
-        if not initial > 0:
-            raise ValueError(f"the initial scale must be positive, got {initial!r}")
+        if not 0 < initial < math.inf:
+            raise ValueError(f"the initial scale must be positive and finite, got {initial!r}")
         # The parameter is the logarithm, so that the scale stays positive. It has one dimension, because `fully_shard`
         # refuses parameters without dimensions.
         self.log_scale = nn.Parameter(torch.tensor([float(initial)]).log())

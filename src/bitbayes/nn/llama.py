@@ -164,7 +164,7 @@ class Decoder(nn.Module):
         Raises:
             ValueError: If the tokens are not integers of shape (N, T), or there are more than the decoder takes.
         """
-        if tokens.dim() != 2 or tokens.is_floating_point():
+        if tokens.dim() != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
             raise ValueError(f"expected integer tokens of shape (N, T), got {tokens.dtype} {tuple(tokens.shape)}")
         past = cache[0][0].shape[2] if cache else 0
         if past + tokens.shape[1] > self.config.max_position_embeddings:

@@ -95,6 +95,9 @@ class Posterior(Pretrained):
         if out is None:
             return {name: self.scale[name].new_empty(shape) for name, shape in self.shapes.items()}
         self.check_like({name: tensor.shape for name, tensor in out.items()}, "out")
+        scattered = next((name for name, tensor in out.items() if not tensor.is_contiguous()), None)
+        if scattered is not None:
+            raise ValueError(f"out has a tensor {scattered!r} that is not contiguous; give tensors of torch.empty")
         return dict(out)
 
     def _check_weights(self, weights: Mapping[str, Tensor]) -> bool:
@@ -204,9 +207,10 @@ class Posterior(Pretrained):
     def _checked(cls, path: str | Path, parts: Parts, about: Mapping[str, str]) -> Self:
         try:
             return cls._of_content(parts, about)
-        except (ValueError, KeyError) as error:  # a name may be among the texts, where a part should be
-            what = f"it has no part {error}" if isinstance(error, KeyError) else error
-            raise ValueError(f"{path} is not a saved posterior: {what}") from error
+        except KeyError as error:  # a name may be among the texts, where a part should be
+            raise ValueError(f"{path} is not a saved posterior: it has no part {error}") from error
+        except (ValueError, RuntimeError) as error:  # torch has RuntimeErrors for strange shapes and types
+            raise ValueError(f"{path} is not a saved posterior: {error}") from error
 
     @classmethod
     def _of_content(cls, parts: Parts, about: Mapping[str, str]) -> Self:

@@ -69,7 +69,7 @@ class BernoulliPosterior(Posterior):
             Weights of ±scale by name, with the shapes of λ.
 
         Raises:
-            ValueError: If names or shapes of `out` differ from those of the posterior.
+            ValueError: If names or shapes of `out` differ from those of the posterior, or a tensor is not contiguous.
 
         Example:
             >>> q = BernoulliPosterior({"w": torch.zeros(4)})

@@ -66,6 +66,9 @@ class LowRankGaussianPosterior(Posterior):
             if factors[name].shape[1:] != tensor.shape or factors[name].dim() != tensor.dim() + 1:
                 got, expected = tuple(factors[name].shape), tuple(tensor.shape)
                 raise ValueError(f"factors of {name!r} have shape {got}, expected (K, *{expected})")
+            if not (tensor.is_floating_point() and factors[name].is_floating_point()):
+                types = f"{tensor.dtype} and {factors[name].dtype}"
+                raise ValueError(f"center and factors of {name!r} must be floating point, got {types}")
             if not all(each.float().isfinite().all() for each in (tensor, factors[name])):
                 raise ValueError(f"center and factors of {name!r} must be finite in float32")
         ranks = {len(tensor) for tensor in factors.values()}
@@ -108,7 +111,7 @@ class LowRankGaussianPosterior(Posterior):
             Weights of ±scale by name, with the shapes of m.
 
         Raises:
-            ValueError: If names or shapes of `out` differ from those of the posterior.
+            ValueError: If names or shapes of `out` differ from those of the posterior, or a tensor is not contiguous.
 
         Example:
             >>> q = LowRankGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.ones(1, 2)})

@@ -122,7 +122,7 @@ class Mixture(Posterior):
             Weights of ±scale by name.
 
         Raises:
-            ValueError: If names or shapes of `out` differ from those of the posterior.
+            ValueError: If names or shapes of `out` differ from those of the posterior, or a tensor is not contiguous.
 
         Example:
             >>> q = Mixture([BernoulliPosterior({"w": torch.full((1,), value)}) for value in (9.0, -9.0)])

@@ -219,7 +219,7 @@ class SamplePosterior(Posterior):
 
         Raises:
             IndexError: If there is no such network.
-            ValueError: If names or shapes of `out` differ from those of the posterior.
+            ValueError: If names or shapes of `out` differ from those of the posterior, or a tensor is not contiguous.
 
         Example:
             >>> SamplePosterior({"w": torch.tensor([[1, -1], [1, 1]])}, {"w": torch.tensor(0.5)}).member(0)["w"]
@@ -251,7 +251,7 @@ class SamplePosterior(Posterior):
             Weights of ±scale by name.
 
         Raises:
-            ValueError: If names or shapes of `out` differ from those of the posterior.
+            ValueError: If names or shapes of `out` differ from those of the posterior, or a tensor is not contiguous.
 
         Example:
             >>> q = SamplePosterior({"w": torch.tensor([[1, -1], [1, 1]])})
@@ -301,6 +301,8 @@ class SamplePosterior(Posterior):
         for name, shape in parts["shape"].items():
             if shape.dtype != torch.int64 or shape.dim() != 1 or (shape < 0).any():
                 raise ValueError(f"the shape of {name!r:.60} must be a list of int64 numbers of at least 0")
+            if math.prod(max(size, 1) for size in shape.tolist()) > 1 << 62:  # torch cannot hold it, even if one is 0
+                raise ValueError(f"the shape of {name!r:.60} is too large")
             shapes[name] = torch.Size(shape.tolist())
         if set(bits) != set(shapes):
             raise ValueError(f"bits and shapes must have the same names, got {sorted(bits)} and {sorted(shapes)}")

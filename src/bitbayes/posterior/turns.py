@@ -44,6 +44,8 @@ class Turns:
     def __init__(self, count: int, weights: Tensor | Sequence[float] | None = None, *, kind: str = "member") -> None:
         self.count, self.given, self._bounds = count, None, list[int]()
         if weights is not None:
+            if isinstance(weights, Tensor) and weights.is_complex():
+                raise ValueError(f"weights must be real numbers, got {weights.dtype}")
             self.given = torch.as_tensor(weights, dtype=torch.float64).detach().cpu().clone()
             if self.given.shape != (count,):
                 raise ValueError(f"weights have shape {tuple(self.given.shape)}, expected ({count},), one per {kind}")

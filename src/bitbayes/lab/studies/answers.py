@@ -16,6 +16,7 @@ from bitbayes.packed.format.images import check_regular, picture_files, read_pic
 from bitbayes.prediction import Prediction
 
 _BATCH = 64  # inputs at a time: 40 MB of photographs
+_NPY = b"\x93NUMPY"  # how a .npy file begins
 _UNSURE = ("entropy", "mutual_information", "energy")  # uncertainties of a prediction that its row has
 
 
@@ -169,11 +170,16 @@ def read_array(path: str | Path) -> npt.NDArray[Any]:
         ValueError: If the file is not a .npy file, or is truncated.
     """
     check_regular(path)
+    with open(path, "rb") as file:
+        begin = file.read(len(_NPY))
+    if begin.startswith(b"PK"):
+        raise ValueError(
+            f"{path} is not a readable .npy file, but an archive of arrays; save one array with numpy.save"
+        )
+    if begin != _NPY:
+        raise ValueError(f"{path} is not a readable .npy file: it does not begin as one")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (EOFError, OSError, ValueError) as error:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy raises errors of many types for hostile headers
         line = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise ValueError(f"{path} is not a readable .npy file: {line}") from None
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path} is an archive of arrays; save one array with numpy.save")
-    return array

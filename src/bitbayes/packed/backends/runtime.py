@@ -129,7 +129,8 @@ def check_inputs(network: PackedNetwork, shape: tuple[int, ...], floating: bool,
         expected = ", ".join(map(str, ("N", *wanted)))
         raise ValueError(f"expected inputs of shape ({expected}), got {tuple(shape)}")
     if network.tokens is not None:
-        if floating or "int" not in str(dtype):
+        whole = np.issubdtype(dtype, np.integer) if isinstance(dtype, np.dtype) else "int" in str(dtype)
+        if not whole:
             raise ValueError(f"expected token ids, which are integers below {network.tokens}, got {dtype}")
     elif not floating:
         how = "scale and normalise them as in training" if network.inputs is None else "call network.prepare(x) first"

@@ -280,6 +280,9 @@ def _mean(b: Builder, node: Node, a: dict[str, Any]) -> Traced:
 
 
 def _reshape(b: Builder, node: Node, a: dict[str, Any]) -> Traced:
+    before, dtype = a["self"].meta["val"].dtype, node.meta["val"].dtype
+    if dtype != before:  # x.view(dtype)
+        raise Refusal(f"it reads the bytes of {before} as {dtype}")
     return reshaped(b, traced(b, a["self"]), sizes_of(node))
 
 

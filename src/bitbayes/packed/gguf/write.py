@@ -172,7 +172,12 @@ def _encoded(gguf: Any, numbers: Array, kind: Any) -> Array:
 
     if kind.name == "Q1_0":
         return q1_0(numbers)
-    largest, most = np.abs(numbers).max(), np.finfo(np.float16).max
-    if kind.name != "F32" and largest > most:
-        raise ValueError(f"has a number of size {largest:.6g}, but the largest float16 is {most:g}")
+    largest, half = np.abs(numbers).max(), np.finfo(np.float16)
+    if kind.name != "F32" and largest > half.max:
+        raise ValueError(f"has a number of size {largest:.6g}, but the largest float16 is {half.max:g}")
+    if kind.name != "F32" and 0 < largest < half.tiny:
+        raise ValueError(
+            f"has no number above {largest:.6g}, but float16 is exact only from {half.tiny:.6g} on; move the scale "
+            "into the norm or the layer before"
+        )
     return gguf.quantize(numbers, kind)

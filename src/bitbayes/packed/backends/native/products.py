@@ -68,13 +68,14 @@ def _blocks(rows: Array) -> Array:
     return blocks
 
 
-def wasteful(channels: int, taps: int, outputs: int, *, signs: bool) -> bool:
-    """Return whether blocks would take much more memory than the weights as float32.
+def wasteful(channels: int, taps: int, outputs: int, *, signs: bool, classes: int = 0) -> bool:
+    """Return whether blocks and the table of `SignProduct` would take much more memory than the weights as float32.
 
-    Blocks have a multiple of 32 outputs, and those of signs a multiple of 64 channels.
+    Blocks have a multiple of 32 outputs, and those of signs a multiple of 64 channels. The table has a row of 64-bit
+    numbers for every class of places.
     """
     words = 2 * -(-channels // 64) if signs else channels
-    whole = words * taps * -(-outputs // _BLOCK) * _BLOCK
+    whole = (words * taps + 2 * classes) * -(-outputs // _BLOCK) * _BLOCK
     return whole > 2 * channels * taps * outputs and whole > 1 << 18
 
 
@@ -240,6 +241,12 @@ class _Seen(NamedTuple):
         (top, bottom), (left, right) = self.rows.T[..., None], self.columns.T
         inside = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
         return (table[-1, -1] - inside).reshape(-1, outputs).astype(np.int64)
+
+
+def classes_of(sliding: Sliding, sizes: Sequence[int]) -> int:
+    """Return the number of classes of places that a `SignProduct` distinguishes, over `sizes` of one or two axes."""
+    seen = _Seen.of(sliding.in_two_axes(), [*[1] * (2 - len(sizes)), *sizes])
+    return len(seen.rows) * len(seen.columns)
 
 
 class NumberProduct(_Product):

@@ -13,7 +13,14 @@ import numpy as np
 
 from bitbayes.packed.backends import reference
 from bitbayes.packed.backends.native import steps
-from bitbayes.packed.backends.native.products import NumberProduct, RealProduct, SignProduct, library, wasteful
+from bitbayes.packed.backends.native.products import (
+    NumberProduct,
+    RealProduct,
+    SignProduct,
+    classes_of,
+    library,
+    wasteful,
+)
 from bitbayes.packed.backends.native.steps import FAST, Compute, Held, along, floats, many_taps
 from bitbayes.packed.backends.runtime import Order, Runtime, check_threads, checked, in_pieces
 from bitbayes.packed.format.bits import Array
@@ -63,13 +70,17 @@ class NativeRuntime(Runtime):
         last = len(network.program.steps)
         self._users = Counter(source for step in network.program.steps for source in step.sources)
         self._users[last] += 1  # the calling module
-        jobs: list[_Job] = []
-        while not jobs or jobs[-1].target < last:
-            jobs.append(self._job(jobs[-1].target if jobs else 0))
         needed = {last}
-        for job in reversed(jobs):
-            needed.update(job.sources if job.target in needed else ())
-        self._jobs = [job for job in jobs if job.target in needed]
+        for index in reversed(range(last)):
+            needed.update(network.program.steps[index].sources if index + 1 in needed else ())
+        self._jobs: list[_Job] = []
+        place = 0
+        while place < last:
+            if place + 1 not in needed:  # the layout of its weights would only take memory
+                place += 1
+                continue
+            self._jobs.append(self._job(place))
+            place = self._jobs[-1].target
         self._order = Order((job.sources, job.target) for job in self._jobs)
 
     def outputs(self, x: Array) -> Array:
@@ -112,7 +123,9 @@ class NativeRuntime(Runtime):
         channels, taps = inputs, step.kernel
         if signs and step.op == "linear":
             channels, *taps = self.network.values[self._flat(step)].shape
-        return wasteful(channels, math.prod(taps), len(weight), signs=signs)
+        windows = signs and step.op == "conv"
+        classes = classes_of(step.sliding, self.network.source_shape(step)[1:]) if windows else 0
+        return wasteful(channels, math.prod(taps), len(weight), signs=signs, classes=classes)
 
     def _flat(self, step: Step) -> int:
         """Return the value whose signs a linear layer takes: before a reshape, if its places have their own bits."""
