@@ -151,7 +151,7 @@ def members_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     for row in found[which]:
         modes = ("network", "mean of {} networks") if row["rule"] in FLOAT else ("mode", "modes of {}")
         of_modes = modes[1] if row["networks"] > 1 else modes[0]
-        way = "" if row["way"] == "single" else ", " + WAYS[row["way"]].format(row["members"])
+        way = "" if row["way"] in ("single", "dropout") else ", " + WAYS[row["way"]].format(row["members"])
         label = [OF_MEMBERS[row["rule"]] + way, kinds.get(row["kind"], of_modes).format(row["networks"])]
         label += [f"{row['time']:.2f}", f"{row['bytes'] / 1e6:.2f}"] if cost else []
         rows.append([*label, *(cell(row["figures"].get(name), MEMBERS[name][1]) for name in names)])

@@ -21,6 +21,7 @@ from bitbayes.calibration import (
     reliability,
     separation,
 )
+from bitbayes.conformal import ConformalSets
 from bitbayes.prediction import Prediction
 
 
@@ -238,3 +239,31 @@ def test_labels_that_are_no_whole_numbers_are_refused() -> None:
                 function(z.softmax(-1), wrong)
     with pytest.raises(ValueError, match="expected labels of shape"):
         log_likelihood(Prediction(z[None]), y[:2])
+
+
+@pytest.mark.parametrize("margin", [1.0, 3.0, 30.0, 700.0])
+def test_the_temperature_of_networks_that_are_always_right_is_the_lowest(margin: float) -> None:
+    right = Prediction(torch.tensor([[[margin, 0.0], [0.0, margin]]]))
+    assert fit_temperature(right, torch.tensor([0, 1])) == pytest.approx(0.05, rel=1e-6)
+
+
+def test_a_label_that_is_impossible_has_no_temperature() -> None:
+    z, y = logits(50)
+    z[3, y[3]] = -math.inf
+    with pytest.raises(ValueError, match="a label has a probability of 0 at every temperature"):
+        fit_temperature(Prediction(z[None]), y)
+
+
+def test_arrays_and_lists_are_converted_and_others_are_refused() -> None:
+    z, y = logits(200)
+    prediction, of_numpy = Prediction(z[None]), Prediction(z[None].numpy())
+    assert fit_temperature(of_numpy, y.tolist()) == fit_temperature(prediction, y)
+    assert torch.equal(log_likelihood(of_numpy, y[:, None].numpy()), log_likelihood(prediction, y))
+    for labels in (y.numpy(), y.tolist()):
+        for mine, theirs in ((of_numpy, prediction), (z.softmax(-1).numpy(), z.softmax(-1))):
+            assert probability_figures(mine, labels) == probability_figures(theirs, y)
+    for function in (fit_temperature, log_likelihood, ConformalSets.fit):
+        with pytest.raises(TypeError, match="expected a Prediction, got Tensor; wrap"):
+            function(z, y)
+    with pytest.raises(TypeError, match=r"classes must be numbers, got list: \['cat', 'dog'\]"):
+        probability_figures(z[:2].softmax(-1), ["cat", "dog"])

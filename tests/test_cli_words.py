@@ -439,7 +439,12 @@ def test_an_option_that_is_given_twice_is_refused(words, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["pack", "x", "-o", "y", "--conformal"], ["train", "digits", "--set", "--seed", "1"]]
+    "words",
+    [
+        ["pack", "x", "-o", "y", "--conformal"],
+        ["train", "digits", "--set", "--seed", "1"],
+        ["reproduce", "members", "--rules"],
+    ],
 )
 def test_an_option_of_several_values_without_any_is_refused(words, capsys):
     assert cli.main(words) == 2

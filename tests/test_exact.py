@@ -295,7 +295,7 @@ def test_reproduce_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     words = ["reproduce", "truth", "--dataset", "moons", "--rules", "ste", "--epochs", "1"]
     assert cli.main([*words, "--chains", "1", "--sweeps", "20"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "too short to tell: give more --sweeps" in shown
+    assert "has 1 chain of 16 sweeps after 4" in shown and "One chain cannot tell whether chains agree" in shown
     assert "moons: posteriors beside the exact one" in shown and "written: runs/truth/truth.json" in shown
     (found,) = json.loads((tmp_path / "runs/truth/truth.json").read_text())["truth"]
     assert [row["title"] for row in found["rows"]] == ["exact posterior", "Gibbs, 1 chain of 10 sweeps", "STE, Adam"]

@@ -426,3 +426,9 @@ def test_a_network_with_a_forward_hook_is_refused() -> None:
         with pytest.raises(ValueError, match=f"Gibbs does not run forward hooks, but {name} has one; remove it"):
             bb.Gibbs(model, torch.randn(4, 2), torch.ones(4), loss="binary")
         hook.remove()
+    hook = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: 2 * output)
+    try:
+        with pytest.raises(ValueError, match="Gibbs does not run forward hooks"):
+            bb.Gibbs(model, torch.randn(4, 2), torch.ones(4), loss="binary")
+    finally:
+        hook.remove()

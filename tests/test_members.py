@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +36,8 @@ from bitbayes.lab.studies.trust import trust_study
 from bitbayes.lab.train import DivergedError, RunConfig, RunError, RunFolder, RunResult, Schedule, SilentProgress
 from bitbayes.lab.train.experiment import resolved
 from bitbayes.lab.train.measure import whole
+from bitbayes.prediction import Prediction
+from generated import write
 from nested import equal
 
 BAYES = "bayesbinn:straight-through"
@@ -197,7 +200,7 @@ def test_the_default_rate_is_that_of_one_cycle() -> None:
 def test_cycles_that_make_no_sense() -> None:
     for rule, settings, message in (
         ("ste", {"epochs": 5, "cycles": 2}, r"epochs \(5\) must be a multiple of cycles \(2\)"),
-        ("ste", {"epochs": 4, "cycles": 4}, "cosine does not fall within 1 epochs"),
+        ("ste", {"epochs": 4, "cycles": 4}, "cosine does not fall within 1 epoch;"),
         ("ste", {"cycles": 0}, "cycles must be at least 1, got 0"),
         ("ste", {"relax": 0.5}, "relax 0.5 has no effect without cycles"),
         ("ste", {"epochs": 4, "cycles": 2, "relax": 0.0}, r"relax must be in \(0, 1\], got 0.0"),
@@ -230,7 +233,7 @@ def test_members_share_the_epochs_of_a_run(tmp_path: Path) -> None:
     for members, changes, message in (
         (0, {}, "members must be at least 1, got 0"),
         (8, {}, "8 members cannot share 7 epochs"),
-        (2, {"cycles": 2}, "members are whole runs, without cycles"),
+        (2, {"cycles": 2}, "members are whole runs, without --cycles"),
         (2, {"stop_after": 1}, "members are whole runs"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -386,7 +389,7 @@ def test_the_study_has_equal_times(study: MembersStudy) -> None:
     ways = {(row.rule, row.way, row.kind): row for row in study.time}
     assert set(ways) == {
         *(("full-precision", way, "mode") for way in ("members", "single", "cycles")),
-        ("full-precision", "single", "dropout"),
+        ("full-precision", "dropout", "dropout"),
         *(("full-precision:swag", "single", kind) for kind in ("mode", "mean")),
         *(("bop", way, "mode") for way in ("members", "single")),  # cannot be relaxed
         *((BAYES, way, kind) for way in ("members", "single", "cycles") for kind in ("mode", "mean")),
@@ -394,7 +397,7 @@ def test_the_study_has_equal_times(study: MembersStudy) -> None:
     assert {(row.rule == "bop", row.epochs) for row in study.time} == {(False, 4), (True, 8)}
     assert {row.rule: row.time for row in study.time if row.rule in ("bop", BAYES)} == {"bop": 1.0, BAYES: 1.2}
     for (_, way, kind), row in ways.items():
-        assert row.members == (1 if way == "single" else 2)
+        assert row.members == (1 if way in ("single", "dropout") else 2)
         assert row.networks == (4 if kind in ("mean", "dropout") else row.members)
     runs = load_members(study.folder / "bayesbinn-straight-through-seed0-members")
     x, y = whole(runs[0].experiment.data.test)  # type: ignore[arg-type]
@@ -411,7 +414,7 @@ def test_the_study_fills_equal_bytes(study: MembersStudy) -> None:
     real = 4 * (sum(p.numel() for p in run.experiment.model.parameters()) - weights)
     assert study.bytes == 4 * weights + real
     assert not {("full-precision", "members", "mode"), ("full-precision", "cycles", "mode")} & set(ways), "too large"
-    assert ways["full-precision", "single", "dropout"].bytes == study.bytes
+    assert ways["full-precision", "dropout", "dropout"].bytes == study.bytes
     for way, members in (("single", 1), ("members", 2), ("cycles", 2)):
         row = ways["bayesbinn:straight-through", way, "mean"]
         one = weights // 8
@@ -419,7 +422,7 @@ def test_the_study_fills_equal_bytes(study: MembersStudy) -> None:
         assert row.networks > 4
     assert ways["bop", "members", "mode"].bytes == 2 * (real + weights // 8)
     tables = member_tables(study)
-    trained = 3 + 1 + 2 + 3  # ways of full precision, of SWAG, of Bop and of BayesBiNN
+    trained = 4 + 1 + 2 + 3  # ways of full precision, one of them for dropout masks, of SWAG, of Bop and of BayesBiNN
     assert [len(table.rows) for table in tables] == [trained, len(study.time), len(study.size), len(study.time)]
     by_time = {(row.rule, row.way, row.kind): row for row in study.time}
     assert by_time["full-precision:swag", "single", "mean"].bytes == 4 * study.bytes, "of samples, or 22 vectors"
@@ -773,7 +776,7 @@ def test_ways_can_be_left_out(tmp_path: Path) -> None:
     found = study("both", ("cycles", "single", "single"), "full-precision", "bop")
     assert [(row.rule, row.way, row.kind, row.epochs) for row in found.time] == [
         ("full-precision", "single", "mode", 4),
-        ("full-precision", "single", "dropout", 4),
+        ("full-precision", "dropout", "dropout", 4),
         ("full-precision", "cycles", "mode", 4),
         ("bop", "single", "mode", found.spending[1].epochs),
     ]
@@ -854,3 +857,41 @@ def test_the_study_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
         members_study(TableChoice(dataset="digits"), Overrides(), ways=[])
     with pytest.raises(ValueError, match=r"samples must be at least the number of members \(4\), got 3"):
         members_study(TableChoice(dataset="digits"), Overrides(), samples=3)
+
+
+def test_evaluations_take_the_likelihood_from_logits(study: MembersStudy) -> None:
+    """A network that is wrong by thousands of nats must not count as wrong by 27.6 or 87."""
+    run = load_run(study.folder / "full-precision-seed0")
+    inputs = evaluation_inputs(run, shifted=5)
+    wrong = Predictions.of(run.predictor(), inputs)
+    wrong = Predictions(**{**vars(wrong), "test": Prediction(-3000.0 * torch.eye(10)[inputs.test[1]][None])})
+    assert wrong.figures(inputs)["nll"] == pytest.approx(3000 + math.log(9))
+    assert wrong.figures(inputs)["nll_tempered"] > 100
+
+
+def test_predictions_with_dropout_have_a_rate_of_their_own(tmp_path: Path) -> None:
+    """The same trials are judged twice; where both choose the same rate, they share the run."""
+    choice = TableChoice(dataset="mnist-narrow", rules=("full-precision", "full-precision:no-dropout"))
+    data = write(tmp_path / "data", "mnist", train=200, test=60)
+    given = Overrides(epochs=1, out=str(tmp_path / "study"), data=str(data), batch_size=50)
+    how: dict[str, Any] = {"ways": ["single"], "samples": 4, "note": lambda line: None}
+    study = members_study(choice, given, trials=2, members=2, **how)
+    kept = json.loads((study.folder / "spending.json").read_text())
+    assert [list(each["searches"]) for each in kept["rules"]] == [["single", "dropout"], ["single"]]
+    for factor, merit in study.spending[0].searches["dropout"].items():
+        run = load_run(study.folder / "trials" / "full-precision" / factor)
+        x, y = whole(run.experiment.data.validation)  # type: ignore[arg-type]
+        assert merit == pytest.approx(nll(dropout_predictor(run, 8)(x).probs, y), rel=1e-5)
+    for best, folder in (({"0.333": 1.0, "1": 2.0}, "-dropout"), ({"0.333": 2.0, "1": 1.0}, "")):
+        kept["rules"][0]["searches"] = {"single": {"0.333": 2.0, "1": 1.0}, "dropout": best}
+        out = tmp_path / f"again{folder}"
+        RunFolder(out).write_json("spending.json", kept)
+        again = members_study(choice, dataclasses.replace(given, out=str(out)), members=2, **how)
+        assert {path.name for path in out.iterdir() if path.is_dir()} == {
+            *("full-precision-seed1", f"full-precision-seed1{folder}", "full-precision-no-dropout-seed1")
+        }
+        run, row = load_run(out / f"full-precision-seed1{folder}"), again.time[1]
+        assert (row.way, row.kind, row.networks) == ("dropout", "dropout", 4)
+        inputs = evaluation_inputs(run)
+        found = Predictions.of(dropout_predictor(run, 4), inputs).figures(inputs)
+        assert row.figures["nll"].mean == pytest.approx(found["nll"], rel=1e-5)

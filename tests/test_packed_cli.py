@@ -1,6 +1,7 @@
 """`bitbayes pack`, `run`, `summary` and `bench`."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from bitbayes.lab.bench.engines import ENGINES
 from bitbayes.lab.bench.rivals import torch_bfloat16, without_bits
 from bitbayes.lab.recipes import make_config, run_recipe
 from bitbayes.lab.studies.load import load_run
-from bitbayes.lab.train import SilentProgress
+from bitbayes.lab.train import RunError, RunFolder, SilentProgress
 from bitbayes.lab.train.measure import whole
 from bitbayes.packed import PackedNetwork, load
 from bitbayes.packed.backends.reference import input_ranges
@@ -257,16 +258,25 @@ def test_no_input_and_no_record_of_a_run_is_replaced(tmp_path, capsys):
     assert cli.main(["train", "digits", "--rule", "ste", "--out", "run", "--epochs", "1"]) == 0
     assert cli.main(["pack", "run", "-o", "net.safetensors"]) == 0
     files = [*(tmp_path / "run").iterdir(), tmp_path / "net.safetensors"]
+    os.mkfifo(tmp_path / "pipe")
     before = {path: path.read_bytes() for path in files}
     for words, message in (
         (["pack", "run", "-o", "run/model.safetensors"], "run/model.safetensors is a record of the run in run"),
         (["report", "run", "-o", "run/summary.json"], "run/summary.json is a record of the run in run"),
         (["export", "net.safetensors", "--c", "net.safetensors"], "net.safetensors is what the command reads"),
         (["run", "net.safetensors", "--out", "./net.safetensors"], "./net.safetensors is what the command reads"),
+        (["run", "zoo:digits", "--out", "run"], "run is a folder"),
+        (["pack", "run", "-o", "pipe"], "pipe is not a regular file"),
+        (["report", "run", "-o", "pipe"], "pipe is not a regular file"),
     ):
         capsys.readouterr()
         assert cli.main(words) == 2
         assert capsys.readouterr().err == f"bitbayes: {message}; write to another file\n"
+    with pytest.raises(RunError, match="Not a regular file"):
+        RunFolder(tmp_path).write_text("pipe", "a page")
+    assert (tmp_path / "pipe").is_fifo()
+    assert cli.main(["run", "run"]) == 2
+    assert "run is the folder of a run; pack it first: bitbayes pack run -o net.safetensors" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in files} == before
     assert cli.main(["pack", "run", "-o", "run/net.safetensors"]) == 0, "another name in the folder of a run"
     (tmp_path / "shared").mkdir()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import bitbayes as bb
 from bitbayes import draws
@@ -360,3 +361,21 @@ def test_a_batch_of_one_example_is_refused_in_words() -> None:
     ):
         bb.refresh_batchnorm(model, torch.randn(9, 8).split(4))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_arguments_of_another_kind_are_refused_in_words() -> None:
+    model, x = nn.Linear(3, 2), torch.ones(5, 3)
+    posterior = bb.BernoulliPosterior({"weight": torch.zeros(2, 3)})
+    optimizer = bb.STE([model.weight], seed=0)
+    for wrong, name in ((optimizer, "STE"), (model.state_dict(), "OrderedDict")):
+        for function in (lambda p: bb.predict(model, x, p), lambda p: bb.Ensemble(model, p)):
+            with pytest.raises(TypeError, match=rf"must be a Posterior, such as optimizer.posterior\(\), got {name}"):
+                function(wrong)
+    with pytest.raises(TypeError, match="got NoneType"):
+        bb.Ensemble(model, None)  # type: ignore[arg-type]
+    for samples in (8.0, [x]):
+        with pytest.raises(TypeError, match=f"samples must be a whole number, got {type(samples).__name__}"):
+            bb.predict(model, x, posterior, samples)  # type: ignore[arg-type]
+    for batches, name in ((x, "one tensor"), (TensorDataset(x), "a TensorDataset")):
+        with pytest.raises(TypeError, match=f"batches must be an iterable of batches, got {name}"):
+            bb.predict(model, x, posterior, batches=batches)

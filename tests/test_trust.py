@@ -18,6 +18,7 @@ from bitbayes.lab.report.figures import trust_figure
 from bitbayes.lab.report.trust import trust_table
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, evaluate_run
 from bitbayes.lab.studies.load import load_run
+from bitbayes.lab.studies.tables import rules_of
 from bitbayes.lab.studies.trust import network_bytes, trust_study
 from bitbayes.lab.train import RuleName, SilentProgress
 from bitbayes.prediction import Prediction
@@ -142,3 +143,9 @@ def test_scales_count_among_the_bytes_of_networks(tmp_path: Path) -> None:
     found = load_run(tmp_path / "run")
     assert network_bytes(found, 1) == found.experiment.bytes()[1] > 4 * 64 * 128
     assert network_bytes(found, 3) - network_bytes(found, 1) == 2 * (found.experiment.binary_weights() // 8)
+
+
+def test_the_rows_of_the_published_table_are_those_of_the_command() -> None:
+    kept = json.loads((Path(__file__).parent.parent / "docs/results/trust.json").read_text())
+    assert {str(rule) for rule in rules_of("trust", RECIPES["mnist-trust"])} == {row["rule"] for row in kept["rows"]}
+    assert len(rules_of("trust", RECIPES["digits"])) == len(RECIPES["digits"].rules)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import TensorDataset
 
 Batches = Iterable[Any]
 Weights = dict[str, Tensor]
@@ -86,6 +87,14 @@ def refresh_batchnorm(model: nn.Module, batches: Batches) -> None:
         refresh(model, batches, {})
 
 
+def check_batches(batches: Batches) -> None:
+    """Raise TypeError for a tensor or a data set, which is an iterable of examples."""
+    if isinstance(batches, Tensor):
+        raise TypeError("batches must be an iterable of batches, got one tensor; to pass a single batch, use [x]")
+    if isinstance(batches, TensorDataset):
+        raise TypeError("batches must be an iterable of batches, got a TensorDataset; use a DataLoader of it")
+
+
 def refresh(model: nn.Module, batches: Batches, weights: Weights | Iterator[Weights]) -> None:
     """Re-estimate BatchNorm statistics for weights other than the model's own; the model stays in eval mode.
 
@@ -95,8 +104,7 @@ def refresh(model: nn.Module, batches: Batches, weights: Weights | Iterator[Weig
         weights: Weights by the names of the parameters that they replace, or an iterator that yields such weights for
             each batch.
     """
-    if isinstance(batches, Tensor):
-        raise TypeError("batches must be an iterable of batches, got one tensor; to pass a single batch, use [x]")
+    check_batches(batches)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         return

@@ -1,9 +1,9 @@
 """Measures of uncertainty: calibration, temperature scaling, selective prediction, and separation of inputs.
 
 Probabilities have shape (N, K), or (N, 1) with the probability of class 1. Labels have shape (N,) and are whole
-numbers. All functions raise ValueError if they get logits instead of probabilities, or if the numbers of probabilities
-and labels differ. A label that is not among the K classes counts as an error in accuracies. It raises ValueError in
-functions that need its probability.
+numbers. NumPy arrays and lists are converted. Functions of probabilities raise ValueError if they get logits in a
+tensor, and all functions do if the numbers of probabilities and labels differ. A label that is not among the K classes
+counts as an error in accuracies. It raises ValueError in functions that need its probability.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,11 +41,11 @@ TEMPERATURES = 0.05, 20.0
 _GRID = 25  # temperatures that are tried at equal ratios, before the search between the best one's neighbours
 
 
-def probability_figures(predicted: Tensor | Prediction[Tensor], y: Tensor) -> dict[str, float]:
+def probability_figures(probs: Tensor | Prediction[Tensor], y: Tensor) -> dict[str, float]:
     """Return accuracy, likelihood, entropy, Brier score and calibration errors of predicted probabilities.
 
     Args:
-        predicted: Predicted probabilities; or the logits of one or several networks, which are more precise.
+        probs: Predicted probabilities; or a prediction, whose logits give the NLL more precisely.
         y: Classes.
 
     Returns:
@@ -60,10 +60,11 @@ def probability_figures(predicted: Tensor | Prediction[Tensor], y: Tensor) -> di
         >>> probability_figures(Prediction(torch.tensor([[[1000.0, 0.0]]])), torch.tensor([1]))["nll"]
         1000.0
     """
-    probs, y = _checked(predicted.class_probs if isinstance(predicted, Prediction) else predicted, y)
-    if isinstance(predicted, Prediction):
-        log_likelihoods = log_likelihood(predicted, y)
+    if isinstance(probs, Prediction):
+        log_likelihoods = log_likelihood(probs, y)
+        probs, y = _checked(probs.class_probs, y)
     else:
+        probs, y = _checked(probs, y)
         log_likelihoods = _of_class(probs, y).clamp(min=torch.finfo(torch.float32).tiny).log()
     one_hot = torch.nn.functional.one_hot(y, probs.shape[1])
     return {
@@ -84,12 +85,13 @@ def log_likelihood(prediction: Prediction[Tensor], y: Tensor) -> Tensor:
     Args:
         prediction: Logits of C networks, shape (C, N, K), or (C, N, 1) with the logit of class 1; N may be several
             dimensions, as in text.
-        y: Classes, shape (N,).
+        y: Classes, shape (N,) or (N, 1).
 
     Returns:
         Log-probabilities in nats, float64, shape (N,).
 
     Raises:
+        TypeError: If there is no prediction.
         ValueError: If the numbers of predictions and labels differ, or a label is not among the classes.
 
     Example:
@@ -97,9 +99,11 @@ def log_likelihood(prediction: Prediction[Tensor], y: Tensor) -> Tensor:
         >>> log_likelihood(two, torch.tensor([1])).exp(), log_likelihood(two, torch.tensor([0])).exp()
         (tensor([0.7500], dtype=torch.float64), tensor([0.2500], dtype=torch.float64))
     """
-    outputs = prediction.outputs
-    if y.shape != outputs.shape[1:-1]:
-        raise ValueError(f"expected labels of shape {tuple(outputs.shape[1:-1])}, got {tuple(y.shape)}")
+    outputs, y = _logits(prediction), _tensor("classes", y)
+    shape = outputs.shape[1:-1]
+    if y.shape not in (shape, (*shape, 1)):
+        raise ValueError(f"expected labels of shape {tuple(shape)}, got {tuple(y.shape)}")
+    y = y.reshape(shape)
     outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
     single = outputs.shape[-1] == 1
     y = _whole(y)
@@ -200,13 +204,19 @@ def fit_temperature(prediction: Prediction[Tensor], y: Tensor) -> float:
         if the likelihood still grows there, as where all examples are predicted correctly. It is 1 if all temperatures
         have the same likelihood.
 
+    Raises:
+        TypeError: If there is no prediction.
+        ValueError: If the numbers of predictions and labels differ, a label is not among the classes, or a label has a
+            probability of 0 at every temperature.
+
     Example:
         >>> sure = Prediction(torch.tensor([[[4.0, 0.0]] * 4]))  # right three times of four
         >>> round(fit_temperature(sure, torch.tensor([0, 0, 0, 1])), 2)  # 4 / T = log 3
         3.64
     """
-    _, y = _checked(prediction.probs, y)
-    exact = Prediction(prediction.outputs.double())  # in float32, rounding moves the minimum in the fourth digit
+    exact = Prediction(_logits(prediction).double())  # in float32, rounding moves the minimum in the fourth digit
+
+    _, y = _checked(exact.probs, y)
 
     def cost(log_temperature: float) -> float:
         return -float(log_likelihood(exact.tempered(math.exp(log_temperature)), y).mean())
@@ -215,8 +225,11 @@ def fit_temperature(prediction: Prediction[Tensor], y: Tensor) -> float:
     # The cost of several networks may have more than one minimum.
     grid = torch.linspace(low, high, _GRID, dtype=torch.float64).tolist()
     costs = [cost(each) for each in grid]
-    if max(costs) == min(costs):
-        return 1.0
+    if not all(map(math.isfinite, costs)):
+        raise ValueError("a label has a probability of 0 at every temperature; the network's logits are not finite")
+    flat = [math.exp(each) for each, its in zip(grid, costs, strict=True) if its == min(costs)]
+    if len(flat) > 1:  # rounded to 0, where all examples are right by far
+        return 1.0 if len(flat) == _GRID else min(TEMPERATURES, key=lambda end: min(abs(end - each) for each in flat))
     best = costs.index(min(costs))
     around = grid[max(best - 1, 0)], grid[min(best + 1, _GRID - 1)]
     minimize = require("scipy.optimize", "train").minimize_scalar
@@ -338,6 +351,7 @@ def _check_groups(usual: Tensor, unusual: Tensor) -> None:
 
 def _checked(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return checked probabilities of all classes and their labels."""
+    probs, y = _tensor("probabilities", probs), _tensor("classes", y)
     if probs.dim() != 2 or not len(probs) or y.numel() != len(probs):
         found = f"{tuple(probs.shape)} and {tuple(y.shape)}"
         raise ValueError(f"probabilities and classes must have shapes (N, K) and (N,), N at least 1; got {found}")
@@ -360,6 +374,21 @@ def _of_class(probs: Tensor, y: Tensor) -> Tensor:
 def _check_classes(y: Tensor, count: int) -> None:
     if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < count:
         raise ValueError(f"classes must be from 0 to {count - 1}, got {int(y.min())} to {int(y.max())}")
+
+
+def _logits(prediction: Prediction[Any]) -> Tensor:
+    """Return the outputs of a prediction of torch or NumPy, of shape (C, N, K)."""
+    if not isinstance(prediction, Prediction):
+        found = type(prediction).__name__
+        raise TypeError(f"expected a Prediction, got {found}; wrap logits of shape (N, K) as Prediction(logits[None])")
+    return _tensor("logits", prediction.outputs)
+
+
+def _tensor(what: str, values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{what} must be numbers, got {type(values).__name__}: {values!r:.60}") from None
 
 
 def _whole(y: Tensor) -> Tensor:

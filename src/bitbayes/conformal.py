@@ -210,6 +210,11 @@ def _check_level(level: float) -> None:
 
 def _exact(prediction: Prediction[A]) -> Prediction[A]:
     """Return the prediction in float64: probabilities near 1 would be equal in float32."""
+    if not isinstance(prediction, Prediction):
+        found = type(prediction).__name__
+        raise TypeError(
+            f"expected a Prediction, got {found}; wrap outputs of shape (N, K) as Prediction(outputs[None])"
+        )
     outputs: Any = prediction.outputs
     if outputs.ndim != 3:
         raise ValueError(f"outputs must have shape (C, N, K), for C networks, got {tuple(outputs.shape)}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from bitbayes.batchnorm import Batches, Weights, batch_buffers, refresh
+from bitbayes.batchnorm import Batches, Weights, batch_buffers, check_batches, refresh
 from bitbayes.posterior import Posterior
 from bitbayes.rules.shards import sharded_modules
 
@@ -33,6 +33,15 @@ def check_tensor(what: str, x: object) -> None:
             "torch.as_tensor, and wrap a model of several inputs in a module that makes the others from one, such as a "
             "mask from token ids (docs/packing-transformers.md)"
         )
+
+
+def check_sampling(posterior: object, samples: object) -> None:
+    """Raise TypeError for what is no posterior, such as an optimizer, or for samples that are no whole number."""
+    if not isinstance(posterior, Posterior):
+        found = type(posterior).__name__
+        raise TypeError(f"posterior must be a Posterior, such as optimizer.posterior(), got {found}")
+    if not hasattr(samples, "__index__"):
+        raise TypeError(f"samples must be a whole number, got {type(samples).__name__} {samples!r:.60}")
 
 
 def unwrapped(model: nn.Module, names: Collection[str] | None = None) -> nn.Module:
@@ -83,6 +92,8 @@ def drawn_networks(
     Raises:
         ValueError: If names or shapes of the posterior differ from those of the model.
     """
+    if batches is not None:
+        check_batches(batches)
     reusable = None if batches is None else list(batches)
     for weights in [{}] if posterior is None else _draws(model, posterior, samples, seed):
         if reusable is not None:

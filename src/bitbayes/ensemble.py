@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from bitbayes.batchnorm import Batches, Weights, as_found
-from bitbayes.draws import Output, check_tensor, drawn_networks, group_size, outputs_of, stacks, unwrapped
+from bitbayes.draws import (
+    Output,
+    check_sampling,
+    check_tensor,
+    drawn_networks,
+    group_size,
+    outputs_of,
+    stacks,
+    unwrapped,
+)
 from bitbayes.packed import Runtime
 from bitbayes.packed.convert.pack import pack_networks
 from bitbayes.packed.convert.refusals import check_packable
@@ -44,6 +53,7 @@ class Ensemble:
         output: How to find the logits if the model returns more than one tensor, as in `bitbayes.predict`.
 
     Raises:
+        TypeError: If the posterior is none, or the batches are one tensor or data set.
         ValueError: If `samples` is less than 1, if the names of the posterior differ from those of the model, or if a
             backend is given with an output.
 
@@ -70,6 +80,7 @@ class Ensemble:
         backend: str | None = None,
         output: Output | None = None,
     ) -> None:
+        check_sampling(posterior, samples)
         if backend is not None:
             check_output(output)
         model = unwrapped(model, posterior.shapes)

@@ -42,8 +42,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     target = Path(os.path.realpath(path))
-    if target.exists() and not (target.is_file() or target.is_dir()):
-        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    check_replaceable(path)
     partial = target.with_name(f".{secrets.token_hex(8)}.partial")
     try:
         yield partial
@@ -56,6 +55,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise type(error)(error.errno, error.strerror, str(path)) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_replaceable(path: str | Path) -> None:
+    """Raise OSError for a device or a pipe, which a file would replace."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
 
 
 def check_owner(path: Path, variable: str) -> None:

@@ -6,7 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from bitbayes.batchnorm import Batches, as_found
-from bitbayes.draws import Output, check_tensor, drawn_networks, group_size, outputs_of, stacks, unwrapped
+from bitbayes.draws import (
+    Output,
+    check_sampling,
+    check_tensor,
+    drawn_networks,
+    group_size,
+    outputs_of,
+    stacks,
+    unwrapped,
+)
 from bitbayes.packed import PackedNetwork, Runtime, load, pack
 from bitbayes.posterior import Posterior
 from bitbayes.prediction import Prediction
@@ -55,7 +64,7 @@ def predict(
         Outputs of shape (C, N, K) for C networks, with means and uncertainties as properties.
 
     Raises:
-        TypeError: If the inputs are no tensor.
+        TypeError: If the inputs are no tensor, the posterior is none, or the batches are one tensor or data set.
         ValueError: If `samples` or `chunk` is less than 1, if the names of the posterior differ from those of the
             model, if the backend does not exist or cannot run a layer, or if the logits are not found among the
             outputs.
@@ -68,8 +77,10 @@ def predict(
     """
     check_tensor("x", x)
     check_chunk(chunk)
-    if posterior is not None and samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
+    if posterior is not None:
+        check_sampling(posterior, samples)
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples}; leave the posterior out for one network")
     if backend is not None:
         check_output(output)
         network = pack(model, x[:1], posterior, samples, seed=seed, batches=batches, draw=True)

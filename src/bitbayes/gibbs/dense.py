@@ -151,7 +151,13 @@ def _flat(model: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    everywhere = torch.nn.modules.module  # hooks of all modules
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or everywhere._global_forward_hooks
+        or everywhere._global_forward_pre_hooks
+    )
 
 
 def _nothing(module: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,8 +65,6 @@ class Posterior(Pretrained):
         if unknown:
             raise ValueError(f"got scales for unknown tensors {sorted(unknown)}; the posterior has {sorted(like)}")
         self.shapes = {name: tensor.shape for name, tensor in like.items()}
-        # The noise of a tensor depends on its place among the sorted names, because a file does not keep their order.
-        self._places = {name: place for place, name in enumerate(sorted(self.shapes))}
         self.scale = {n: scale.get(n, one).detach().to(t.device, torch.float32).clone() for n, t in like.items()}
         for name, value in self.scale.items():
             if not (value > 0).all() or not value.isfinite().all():
@@ -80,6 +79,11 @@ class Posterior(Pretrained):
         count = sum(shape.numel() for shape in self.shapes.values())
         content = f"{len(self.shapes)} tensors, {count} weights, per-weight entropy {self.entropy():.3f} bits"
         return f"{type(self).__name__}({content})"
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        """Place of every tensor among the sorted names, on which its noise depends: a file keeps no other order."""
+        return {name: place for place, name in enumerate(sorted(self.shapes))}
 
     @property
     @abstractmethod

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bitbayes import __version__
@@ -113,5 +114,10 @@ def _parse(words: list[str]) -> Any:
             return 0
         return _fail(one_line(complaint.getvalue(), name, _COMMANDS), 2)
     # An option of several values may have none, and would silently do nothing.
-    empty = next((option for option in options if getattr(command, option[2:].replace("-", "_"), None) == ()), None)
+    given = {name: value for part in (command, *vars(command).values()) for name, value in _fields(part)}
+    empty = next((option for option in options if given.get(option[2:].replace("-", "_")) == ()), None)
     return command if empty is None else _fail(f"{empty} was given without a value; give one, or leave it out", 2)
+
+
+def _fields(part: Any) -> Iterable[tuple[str, Any]]:
+    return vars(part).items() if dataclasses.is_dataclass(part) else ()

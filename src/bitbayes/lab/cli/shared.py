@@ -179,13 +179,16 @@ def check_output(path: str | None, *read: str) -> None:
         *read: Files and folders that the command reads.
 
     Raises:
-        ValueError: If its folder is missing, or it would replace a file that is read, or a record of a run.
+        ValueError: If its folder is missing, if it is a folder, a device or a pipe, or if it would replace a file that
+            is read, or a record of a run.
     """
     if path is None:
         return
     target = Path(path)
     if not target.parent.is_dir():
         raise ValueError(f"there is no folder {target.parent} to write {target.name} to; create it first")
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{path} is {'a folder' if target.is_dir() else 'not a regular file'}; write to another file")
     if any(Path(each).exists() and target.resolve() == Path(each).resolve() for each in read):
         raise ValueError(f"{path} is what the command reads; write to another file")
     if target.name in _RECORDS and _holds_run(target.parent):

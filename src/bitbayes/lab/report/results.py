@@ -197,21 +197,20 @@ def truth_table(figures: TruthFigures) -> Table:
     kept = figures.sweeps - figures.burn_in
     caption = (
         f"{figures.seeds} seed{'s' * (figures.seeds > 1)} per rule. The exact posterior of {figures.weights:,} binary "
-        f"weights and {figures.points:,} training points has {figures.chains} chains of {kept:,} sweeps after "
+        f"weights and {figures.points:,} training points has {figures.chains} chain{'s' * (figures.chains > 1)} of "
+        f"{kept:,} sweeps after "
         f"{figures.burn_in:,}; its mean training loss is {figures.loss:.2f} nats. "
     )
-    if figures.rhat is None:
+    if figures.chains == 1:
+        caption += "One chain cannot tell whether chains agree: give more --chains."
+    elif figures.rhat is None:
         caption += "R-hat was not measured, because ArviZ is not installed (the extra diagnostics)."
     else:
         largest = figures.largest_rhat
         caption += f"R-hat is {figures.rhat:.3f} for the loss"
         caption += f" and at most {largest:.3f} for outputs." if math.isfinite(largest or math.nan) else "."
         if not (figures.largest_rhat or math.nan) <= _TRUSTED:
-            caption += (
-                " One chain cannot tell whether chains agree: give more --chains."
-                if figures.chains == 1
-                else " The chains do not agree, or are too short to tell: give more --sweeps."
-            )
+            caption += " The chains do not agree, or are too short to tell: give more --sweeps."
     return Table(f"{figures.problem}: posteriors beside the exact one", heads, rows, caption)
 
 

@@ -48,7 +48,7 @@ FIGURES = {
 TRUST_FIGURES = ("accuracy", "nll", "brier", "ece", "ece_tempered", "auroc_errors", "auroc_unlike")
 """Names of the figures that `bitbayes reproduce trust` compares."""
 
-WAYS = {"single": "one run", "members": "{} runs", "cycles": "{} cycles"}
+WAYS = {"single": "one run", "dropout": "one run, for dropout masks", "members": "{} runs", "cycles": "{} cycles"}
 """Heading of each way to train in a study of members, with a place for the number of members."""
 
 

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 
@@ -27,6 +27,7 @@ from bitbayes.lab.studies.budget import (
     scaled,
     step_times,
 )
+from bitbayes.lab.studies.dropout import dropout_layers
 from bitbayes.lab.studies.evaluate import Inputs, Predictions, calibration_data
 from bitbayes.lab.studies.load import load_members
 from bitbayes.lab.studies.plans import GAUSSIAN, Kind, Plan, has_way, predictors
@@ -46,6 +47,7 @@ from bitbayes.prediction import Prediction
 
 MEMBERS_RECIPE = "mnist-trust"
 _RULES = ("full-precision", gaussian.SWAG, gaussian.IVON, "ste", "bayesbinn", "vispa")
+_Way = Literal[Way, "dropout"]
 _SHIFTED = 500  # test images that are corrupted in every way
 _TRIAL_SEED = 1000  # added to the recipe's seed, so that no measured run has the seed of a trial
 _TRIAL_SAMPLES = 8
@@ -57,7 +59,8 @@ class MembersRow(Record):
 
     Args:
         rule: Name of the rule, with its variant.
-        way: "single" (one run), "members" (independent runs), or "cycles" (cycles of one run).
+        way: "single" (one run), "dropout" (one run of a float network, for predictions with dropout), "members"
+            (independent runs), or "cycles" (cycles of one run).
         kind: "mode" of every member, "mean" of posterior samples, or "dropout" of the units of one float network.
         epochs: Number of training epochs in all, including those of float networks that the runs begin with.
         time: Training time relative to that of the first row of the table `MembersStudy.time`.
@@ -115,8 +118,9 @@ def members_study(
     The epochs of the first rule's run, and those of float networks that runs begin with, are rounded down to a multiple
     of `members`, unless "single" is the only way. Other rules get the multiple whose training time, from the measured
     time of a step, is nearest to that of the first rule. The measured times and the result of the search are kept in
-    spending.json. Rules that cannot be relaxed have no cycles. SWAG and IVON are posteriors of single runs. Finished
-    runs are not repeated.
+    spending.json. Rules that cannot be relaxed have no cycles. SWAG and IVON are posteriors of single runs. Predictions
+    with the dropout of a single float network are a rival with a learning rate of its own. Finished runs are not
+    repeated.
 
     Args:
         choice: Recipe (by default "mnist-trust"), rules, seeds (by default 1) and parallel jobs.
@@ -254,24 +258,34 @@ class _Trainer:
         """Yield all ways to train with one seed."""
         for each in spending:
             for way in self.ways_of(each.rule):
-                out = self.folder / _slug(f"{RuleName.parse(each.rule).slug}-seed{seed}", way)
+                same = way == "dropout" and each.factor(way) == each.factor("single")
+                out = self.folder / _slug(f"{RuleName.parse(each.rule).slug}-seed{seed}", "single" if same else way)
                 yield self.plan(each, way, seed, each.factor(way), out)
 
-    def trials(self, each: Spending, way: Way, number: int) -> dict[float, Plan]:
+    def trials(self, each: Spending, way: _Way, number: int) -> dict[float, Plan]:
         """Return the next trials of one way to train with a rule, by factor of the learning rate."""
-        place = self.folder / "trials" / _slug(RuleName.parse(each.rule).slug, way)
+        runs = "single" if way == "dropout" else way  # which both ways to predict share
+        place = self.folder / "trials" / _slug(RuleName.parse(each.rule).slug, runs)
         seed = self.recipe.seed + _TRIAL_SEED
         wanted = next_factors(each.searches.get(way, {}), number)
         return {factor: self.plan(each, way, seed, factor, place / factor_name(factor)) for factor in wanted}
 
-    def ways_of(self, rule: str) -> list[Way]:
+    def ways_of(self, rule: str) -> list[_Way]:
         """Return the ways to train of the study that a rule has."""
-        return [way for way in self.ways if has_way(rule, way)]
+        ways: list[_Way] = [way for way in self.ways if has_way(rule, way)]
+        return [*ways[:1], "dropout", *ways[1:]] if ways[:1] == ["single"] and self.drops(rule) else ways
 
-    def plan(self, each: Spending, way: Way, seed: int, factor: float, out: Path) -> Plan:
+    def drops(self, rule: str) -> bool:
+        """Return whether a rule trains a float network with dropout."""
+        if rule in GAUSSIAN or RuleName.parse(rule).rule != "full-precision":
+            return False
+        config = make_config(self.recipe, rule, self.given)
+        return bool(dropout_layers(make_experiment(config, self.data).model))
+
+    def plan(self, each: Spending, way: _Way, seed: int, factor: float, out: Path) -> Plan:
         """Return one way to train with a rule, a seed and a multiple of its learning rate."""
         given = dataclasses.replace(self.shared(each.rule, each.epochs, seed), out=str(out))
-        if way == "single":
+        if way in ("single", "dropout"):
             configs = [self.single(each.rule, each.epochs, seed, out)]
         elif way == "members":
             configs = member_configs(self.recipe, each.rule, self.members, given)
@@ -286,6 +300,7 @@ class _Trainer:
             if plan.way == "members":
                 begin_members(plan.configs)
         usual = [config for plan in plans if plan.rule not in GAUSSIAN for config in plan.configs]
+        usual = list({config.out: config for config in usual}.values())  # two ways to predict may share a run
         floats = [str(self.folder / f"pretrained-seed{config.seed}") for config in usual]  # which the rules share
         run_several(with_float_networks(usual, floats, jobs=self.jobs, note=self.note), jobs=self.jobs, note=self.note)
         for config in (plan.configs[0] for plan in plans if plan.rule in GAUSSIAN):
@@ -306,7 +321,7 @@ class _Trainer:
                 self.note(f"failed: {error}")
 
 
-def _slug(name: str, way: Way) -> str:
+def _slug(name: str, way: _Way) -> str:
     """Return the name of the folder of a way to train."""
     return name if way == "single" else f"{name}-{way}"
 
@@ -384,7 +399,7 @@ def _timed(trainer: _Trainer, rules: Sequence[str], budget: int) -> dict[str, Sp
 
 
 def _merit(trainer: _Trainer, plan: Plan) -> float | None:
-    """Return the NLL on validation data: of 8 posterior samples of all members, or else of the members' networks.
+    """Return the NLL on validation data of 8 posterior samples of all members, of 8 passes with dropout, or of modes.
 
     It is None if a run diverged or is refused, or if an output is not finite.
     """
@@ -393,7 +408,7 @@ def _merit(trainer: _Trainer, plan: Plan) -> float | None:
     runs = load_members(plan.folder, data=trainer.data, device=trainer.given.device)
     x, y = calibration_data(runs[0], "a search for learning rates")
     found = predictors(plan, runs)
-    best = found.get("mean", found["mode"])
+    best = found["mean"] if "mean" in found else next(iter(found.values()))
     each = [predictor(x).outputs for predictor in best.predictors(max(_TRIAL_SAMPLES // len(runs), 1))]
     prediction = Prediction(torch.cat(each))
     return probability_figures(prediction, y)["nll"] if prediction.outputs.isfinite().all() else None

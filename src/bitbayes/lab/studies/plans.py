@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bitbayes.lab.choices import Way
 from bitbayes.lab.studies import gaussian
-from bitbayes.lab.studies.dropout import dropout_layers, dropout_predictor
+from bitbayes.lab.studies.dropout import dropout_predictor
 from bitbayes.lab.studies.load import FinishedRun
 from bitbayes.lab.studies.several import diverged
 from bitbayes.lab.studies.trust import network_bytes
@@ -36,7 +36,7 @@ class Plan:
 
     Args:
         rule: Name of the rule.
-        way: "single", "members" or "cycles".
+        way: "single", "dropout" (a single run as well), "members" or "cycles".
         configs: Configurations of the runs: one, or one for each member.
         folder: Folder that the runs are loaded from.
         time: Time of a training step relative to that of the first rule of the study.
@@ -104,7 +104,7 @@ class Kind:
 
 
 def predictors(plan: Plan, runs: Sequence[FinishedRun]) -> dict[str, Kind]:
-    """Return the ways to predict with the members of a plan by name: "mode", and "mean" or "dropout" where it has one.
+    """Return the ways to predict with the members of a plan by name: "dropout", or "mode" and, if it has one, "mean".
 
     Args:
         plan: The plan.
@@ -120,6 +120,6 @@ def predictors(plan: Plan, runs: Sequence[FinishedRun]) -> dict[str, Kind]:
         )
     elif run.posterior is not None:
         found["mean"] = Kind(lambda n: [each.predictor(n) for each in runs], lambda n: members * network_bytes(run, n))
-    elif plan.way == "single" and run.config.rule == "full-precision" and dropout_layers(run.experiment.model):
-        found["dropout"] = Kind(lambda n: [dropout_predictor(run, n)], lambda n: network_bytes(run, 1))
+    elif plan.way == "dropout":
+        return {"dropout": Kind(lambda n: [dropout_predictor(run, n)], lambda n: network_bytes(run, 1))}
     return found

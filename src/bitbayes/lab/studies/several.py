@@ -75,7 +75,9 @@ def member_configs(recipe: Recipe | str, rule: str, members: int, given: Overrid
     if members < 1:
         raise ValueError(f"members must be at least 1, got {members}")
     if given.cycles is not None or given.stop_after is not None:
-        raise ValueError("members are whole runs, without cycles and stop_after; leave these out, or leave out members")
+        raise ValueError(
+            "members are whole runs, without --cycles and --stop-after; leave these out, or leave out --members"
+        )
     found = open_recipe(recipe) if isinstance(recipe, str) else recipe
     whole = make_config(found, rule, given, **settings)
     shares = member_epochs(whole, members)
@@ -93,9 +95,9 @@ def member_epochs(whole: RunConfig, members: int) -> dict[str, int]:
     """
     shares = {name: getattr(whole, name) // members for name in ("epochs", "pretrain_epochs") if getattr(whole, name)}
     if 0 in shares.values():
+        before = f" and {whole.pretrain_epochs} epochs of a float network" * (whole.pretrain_epochs > 0)
         raise ValueError(
-            f"{members} members cannot share {whole.epochs} epochs and {whole.pretrain_epochs} epochs of a float "
-            "network; give fewer members or more epochs"
+            f"{members} members cannot share {whole.epochs} epochs{before}; give fewer members or more epochs"
         )
     return shares
 

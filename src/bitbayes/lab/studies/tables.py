@@ -9,7 +9,7 @@ from typing import Any
 
 from bitbayes.errors import nearest
 from bitbayes.lab.choices import Overrides, TableChoice
-from bitbayes.lab.recipes import Recipe, full_name, make_config, open_recipe
+from bitbayes.lab.recipes import DEFAULTS, Recipe, full_name, make_config, open_recipe
 from bitbayes.lab.studies.several import run_several, with_float_networks
 from bitbayes.lab.train import RuleName, RunFolder, Summary
 from bitbayes.lab.train.records import Spread
@@ -22,7 +22,8 @@ class PublishedTable:
     Args:
         columns: Accuracies in the table. A recipe without classes has other figures, which the table all shows.
         recipe: Default recipe of the table; users may choose others.
-        rules: Rows of the table; empty for all rules for which the recipe has settings.
+        rules: Rows of the table. All rules for which the recipe has settings if it is empty, or if the user chooses a
+            recipe without settings for some of them.
     """
 
     columns: tuple[str, ...]
@@ -33,6 +34,10 @@ class PublishedTable:
 _ALL = ("train", "validation", "test")
 _FOUR = ("full-precision", "ste", "bop", "bayesbinn:straight-through")
 _SMALL = (*_FOUR, "vispa")
+_TRUST = (
+    *("full-precision", "full-precision:no-dropout", "ste", "ste:two-passes"),
+    *("bayesbinn:released", "bayesbinn:straight-through", "vispa"),
+)
 _VISPA = ("full-precision", "vispa:no-z", "vispa")
 
 TABLES = {
@@ -41,7 +46,7 @@ TABLES = {
     "small": PublishedTable(_ALL, "cifar10-small", _SMALL),
     "speed": PublishedTable(_ALL, "cifar10-speed", _SMALL),
     "text": PublishedTable(_ALL, "text", _FOUR),
-    "trust": PublishedTable(_ALL, "mnist-trust"),
+    "trust": PublishedTable(_ALL, "mnist-trust", _TRUST),
     "default": PublishedTable(_ALL, "cifar10-small", ("ste", "bayesbinn:straight-through", "bayesbinn:default")),
     "vispa-table1": PublishedTable(("test",), "cifar10-vgg-small-w1a1", _VISPA),
     "vispa-table2": PublishedTable(("test",), "cifar10-vgg16"),
@@ -109,6 +114,20 @@ def table_rules(recipe: Recipe, wanted: Sequence[str] = ()) -> list[RuleName]:
     return [full_name(recipe, name) for name in wanted or recipe.quick or recipe.rules]
 
 
+def rules_of(name: str, recipe: Recipe, wanted: Sequence[str] = ()) -> list[RuleName]:
+    """Return the rows of a named table: the requested rules, or those of the table if the recipe has them all.
+
+    Raises:
+        ValueError: If a rule does not exist.
+
+    Example:
+        >>> len(rules_of("trust", open_recipe("mnist-trust"))), len(open_recipe("mnist-trust").rules)
+        (7, 8)
+    """
+    usual = TABLES[name].rules
+    return table_rules(recipe, wanted or (usual if {*usual} <= {*recipe.rules, *recipe.quick, *DEFAULTS} else ()))
+
+
 def run_table(
     name: str, choice: TableChoice, given: Overrides, *, note: Callable[[str], None] = print
 ) -> tuple[list[TableRow], Path]:
@@ -134,7 +153,7 @@ def run_table(
     if choice.seeds is not None and choice.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {choice.seeds}")
     recipe = open_recipe(choice.dataset or TABLES[name].recipe)
-    rules = table_rules(recipe, choice.rules or TABLES[name].rules)
+    rules = rules_of(name, recipe, choice.rules)
     folder = Path(given.out or default_folder(recipe, given))
     seeds = [recipe.seed + index for index in range(choice.seeds or _SEEDS[given.budget])]
     configs = [

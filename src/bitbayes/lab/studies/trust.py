@@ -13,7 +13,7 @@ from bitbayes.lab.recipes.configure import data_of
 from bitbayes.lab.studies.evaluate import Inputs, Predictions
 from bitbayes.lab.studies.load import FinishedRun, load_run
 from bitbayes.lab.studies.several import data_of_process
-from bitbayes.lab.studies.tables import TABLES, run_folder, run_table, table_rules
+from bitbayes.lab.studies.tables import TABLES, rules_of, run_folder, run_table
 from bitbayes.lab.train import RuleName, RunFolder
 from bitbayes.lab.train.records import Record, Spread
 
@@ -84,7 +84,7 @@ def trust_study(
         ValueError: If a name does not exist, or the data is not as expected.
     """
     recipe = open_recipe(choice.dataset or TABLES["trust"].recipe)
-    about = make_config(recipe, str(table_rules(recipe, choice.rules)[0]), given)
+    about = make_config(recipe, str(rules_of("trust", recipe, choice.rules)[0]), given)
     data = data_of(about, data_of_process(about))
     inputs = Inputs.of(data, recipe.name, unlike, unlike_data)  # refuses what does not suit before the training
     table, folder = run_table("trust", choice, given, note=note)

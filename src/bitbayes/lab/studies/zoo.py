@@ -40,6 +40,8 @@ def find_packed(source: str) -> PackedNetwork:
     if kind == "hub" and name:
         repo_id, _, revision = name.partition("@")
         return PackedNetwork.read(fetched(repo_id, PackedNetwork.PRETRAINED, revision=revision or None))
+    if Path(source, "summary.json").is_file():
+        raise ValueError(f"{source} is the folder of a run; pack it first: bitbayes pack {source} -o net.safetensors")
     if Path(source).is_dir():
         return PackedNetwork.from_pretrained(source)
     return PackedNetwork.read(source)

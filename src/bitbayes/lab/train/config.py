@@ -187,7 +187,8 @@ class RunConfig:
         if self.epochs % self.cycles:
             raise ValueError(f"epochs ({self.epochs}) must be a multiple of cycles ({self.cycles})")
         if not self.spec.schedule.falls(self.cycle_epochs):
-            what = f"the schedule {self.spec.schedule.kind} does not fall within {self.cycle_epochs} epochs"
+            what = f"the schedule {self.spec.schedule.kind} does not fall within {self.cycle_epochs} epoch"
+            what += "s" * (self.cycle_epochs > 1)
             raise ValueError(f"cycles need a learning rate that falls in each cycle, but {what}; give more epochs")
         if not relaxes(self.rule) and (self.rule != "full-precision" or self.relax < 1):
             names = ", ".join(name for name in RULES if relaxes(name))

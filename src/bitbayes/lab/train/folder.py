@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bitbayes.files import check_seal, sealed
+from bitbayes.files import check_replaceable, check_seal, sealed
 from bitbayes.lab.train import checkpoint, lock
 
 _CHECKPOINT = "checkpoint.pt"
@@ -130,6 +130,7 @@ class RunFolder:
         target, partial = self.path / name, self.path / f".{name}.partial"
         self._find()
         try:
+            check_replaceable(target)
             yield partial
             with open(partial, "rb+") as file:
                 os.fsync(file.fileno())

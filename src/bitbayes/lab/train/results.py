@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitbayes.calibration import log_likelihood, probability_figures
+from bitbayes.calibration import log_likelihood
 from bitbayes.lab.data import batches
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
@@ -165,16 +165,14 @@ def mean_figures(
         found = measure_regression(predictor, data.train, data.test)
         figures |= {"mean_test_error": found["error"], "mean_test_nll": found["nll"]}
         return figures | {"observation_noise": found["noise"]}
-    probs, drawn, targets, log_likelihoods = [], [], [], []
+    found = []
     for x, y in batches(data.test, _PIECE):
-        prediction, y = predictor(x), y.reshape(-1)
-        probs.append(prediction.class_probs)
-        drawn.append(Prediction(prediction.outputs[:1]).class_probs)
-        targets.append(y)
-        log_likelihoods.append(log_likelihood(prediction, y))
-    mean, one = (probability_figures(torch.cat(part), torch.cat(targets)) for part in (probs, drawn))
-    figures |= {"mean_test_accuracy": mean["accuracy"], "mean_test_nll": -float(torch.cat(log_likelihoods).mean())}
-    return figures | {"sample_test_accuracy": one["accuracy"]}
+        mean, y = predictor(x), y.reshape(-1)
+        right = [each.class_probs.argmax(1) == y for each in (mean, Prediction(mean.outputs[:1]))]
+        found.append(torch.stack([log_likelihood(mean, y), *right]))
+    log_likelihoods, of_mean, of_one = torch.cat(found, 1)
+    figures |= {"mean_test_accuracy": 100 * float(of_mean.mean()), "mean_test_nll": -float(log_likelihoods.mean())}
+    return figures | {"sample_test_accuracy": 100 * float(of_one.mean())}
 
 
 def finished_summary(folder: str | Path, epochs: int = 0) -> Summary | None:
