@@ -15,7 +15,7 @@ _METHODS = {
     ("bayesbinn:default", "mean"): "BayesBiNN with dropout",
     ("vispa", "mean"): "VISPA",
 }
-_WAYS = {"single": "", "members": ", 4 runs", "cycles": ", 4 cycles"}
+_WAYS = {"single": "", "dropout": "", "members": ", 4 runs", "cycles": ", 4 cycles"}
 _FIGURES = {"nll": "NLL, test images", "nll_shifted": "NLL, corrupted images", "auroc_unlike": "AUROC, Fashion-MNIST"}
 
 
