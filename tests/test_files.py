@@ -156,7 +156,7 @@ def test_an_error_names_the_file_of_the_user_and_a_link_is_followed(tmp_path):
     assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "x"
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@needs.UNIX.unless(hasattr(os, "mkfifo"))
 def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="Not a regular file"):

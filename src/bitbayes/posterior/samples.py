@@ -301,7 +301,7 @@ class SamplePosterior(Posterior):
         for name, shape in parts["shape"].items():
             if shape.dtype != torch.int64 or shape.dim() != 1 or (shape < 0).any():
                 raise ValueError(f"the shape of {name!r:.60} must be a list of int64 numbers of at least 0")
-            if math.prod(max(size, 1) for size in shape.tolist()) > 1 << 62:  # torch cannot hold it, even if one is 0
+            if 0 in shape and math.prod(size or 1 for size in shape.tolist()) > 1 << 62:  # even so torch overflows
                 raise ValueError(f"the shape of {name!r:.60} is too large")
             shapes[name] = torch.Size(shape.tolist())
         if set(bits) != set(shapes):
