@@ -55,7 +55,10 @@ RULES = {
     "proxquant": "ProxQuant",
 }
 # In studies of members, the recipe's own BayesBiNN is the only one.
-OF_MEMBERS = RULES | {"bayesbinn:straight-through": "BayesBiNN", "bayesbinn:default": "BayesBiNN, dropout"}
+OF_MEMBERS = RULES | {
+    **dict.fromkeys(["bayesbinn:straight-through", "bayesbinn:one-pass"], "BayesBiNN"),
+    "bayesbinn:default": "BayesBiNN, dropout",
+}
 FLOAT = ("full-precision", "full-precision:no-dropout")  # rules with one network, which is no mode
 # Heading of a column, and digits after the point.
 COLUMNS = {
