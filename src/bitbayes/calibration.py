@@ -91,7 +91,7 @@ def log_likelihood(prediction: Prediction[Tensor], y: Tensor) -> Tensor:
         Log-probabilities in nats, float64, shape (N,).
 
     Raises:
-        TypeError: If there is no prediction.
+        TypeError: If `prediction` is not a `Prediction`.
         ValueError: If the numbers of predictions and labels differ, or a label is not among the classes.
 
     Example:
@@ -205,7 +205,7 @@ def fit_temperature(prediction: Prediction[Tensor], y: Tensor) -> float:
         have the same likelihood.
 
     Raises:
-        TypeError: If there is no prediction.
+        TypeError: If `prediction` is not a `Prediction`.
         ValueError: If the numbers of predictions and labels differ, a label is not among the classes, or a label has a
             probability of 0 at every temperature.
 

@@ -53,7 +53,8 @@ class Ensemble:
         output: How to find the logits if the model returns more than one tensor, as in `bitbayes.predict`.
 
     Raises:
-        TypeError: If the posterior is none, or the batches are one tensor or data set.
+        TypeError: If `posterior` is not a `Posterior`, `samples` is not a whole number, or `batches` is one tensor or
+            data set.
         ValueError: If `samples` is less than 1, if the names of the posterior differ from those of the model, or if a
             backend is given with an output.
 

@@ -64,7 +64,8 @@ def predict(
         Outputs of shape (C, N, K) for C networks, with means and uncertainties as properties.
 
     Raises:
-        TypeError: If the inputs are no tensor, the posterior is none, or the batches are one tensor or data set.
+        TypeError: If `x` is not a tensor, `posterior` is not a `Posterior`, `samples` is not a whole number, or
+            `batches` is one tensor or data set.
         ValueError: If `samples` or `chunk` is less than 1, if the names of the posterior differ from those of the
             model, if the backend does not exist or cannot run a layer, or if the logits are not found among the
             outputs.
