@@ -7,9 +7,9 @@ FILE is the TARGET.json that `bitbayes reproduce TARGET` writes, the summary.jso
 truth.json of `python -m benchmarks.estimators`, or a file of `benchmarks/chosen_settings.py` or of
 `benchmarks/conformal.py`.
 Several TARGET.json of different recipes become one file, without the rows that another stored file has for the same
-recipe. Several conformal.json become one file, too. Rules that the command did not run keep their old rows. Problems
-whose exact posterior it did not sample keep their old tables. The files of Snelson's data, of the estimators and of
-benchmarks are replaced as a whole.
+recipe. Several conformal.json become one file, too. Rules that the command did not run keep their old rows, and so do
+schedules of other lengths. Problems whose exact posterior it did not sample keep their old tables. The files of
+Snelson's data, of the estimators and of benchmarks are replaced as a whole.
 
 In a page, a table stands between two comments: `<!-- table NAME.json: columns -->` and `<!-- end -->`. A comment that
 names no columns shows all that the file has. Do not edit what stands between the comments: a test compares it.
@@ -214,6 +214,18 @@ def _against_forgetting(stream: Mapping[str, Any]) -> str:
     return ", ".join(kept) or "nothing"
 
 
+def schedules_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return one row per rule and length of its schedule."""
+    names = list(columns) or [name for name in COLUMNS if any(name in row for row in found["schedules"])]
+    rows = []
+    for row in found["schedules"]:
+        lengths = [str(row["float_epochs"]) if row["float_epochs"] else "", str(row["epochs"])]
+        figures = (cell(row.get(name), COLUMNS[name][1]) for name in names)
+        rows.append([RULES[row["rule"]], *lengths, str(len(row["test"]["values"])), *figures])
+    heads = ["rule", "float epochs first", "epochs in all", "seeds", *(COLUMNS[name][0] for name in names)]
+    return markdown(heads, rows)
+
+
 def truth_table(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return the posteriors of the problem that the comment names beside the exact one."""
     (figures,) = (each for each in found["truth"] if each["problem"].partition(",")[0] == columns[0])
@@ -332,7 +344,7 @@ def table(name: str, columns: Sequence[str] = ()) -> str:
     kinds |= {"rows": rules_table, "splits": snelson_table, "epochs": curve_table}
     kinds |= {"problems": estimators_table, "truth": truth_table, "transformers": flips_table}
     kinds |= {"decoders": decoders_table, "encoders": encoders_table}
-    kinds |= {"coverage": coverage_table}
+    kinds |= {"coverage": coverage_table, "schedules": schedules_table}
     return next(make for key, make in kinds.items() if key in found)(found, columns)
 
 
@@ -360,6 +372,11 @@ def keep(name: str, files: Sequence[Path]) -> None:
     elif "coverage" in found:
         rows = [row for each in read for row in each["coverage"]]
         found = {"coverage": sorted(rows, key=lambda row: row["recipe"])}
+    elif "schedules" in found:
+        rows = [row for each in (old, *read) for row in each.get("schedules", ())]
+        points = {(row["rule"], row["float_epochs"], row["epochs"]): row for row in rows}
+        order = list(RULES)
+        found["schedules"] = sorted(points.values(), key=lambda row: (order.index(row["rule"]), row["epochs"]))
     elif "matrix" in found:
         found = {"streams": [_stream(each) for each in read]}
     elif len(read) > 1 or "data" in old:

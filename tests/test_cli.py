@@ -182,6 +182,12 @@ def test_schedules_count_the_epochs_of_the_float_network(tmp_path, capsys):
     after = "ste, after 2 float epochs"
     assert cells == [[after, "3", "2"], [after, "4", "1"], ["full-precision", "3", "1"]]
     assert (tmp_path / "pictures/schedules.png").stat().st_size > 10_000
+    found = json.loads((tmp_path / "pictures/schedules.json").read_text())
+    assert found["recipe"] == "digits"
+    points = [(row["rule"], row["float_epochs"], row["epochs"]) for row in found["schedules"]]
+    assert points == [("ste", 2, 3), ("ste", 2, 4), ("full-precision", 0, 3)]
+    summaries = [json.loads((tmp_path / f"short{seed}/summary.json").read_text()) for seed in (0, 1)]
+    assert found["schedules"][0]["test"]["values"] == [each["test_accuracy"] for each in summaries]
 
 
 def test_schedules_name_what_they_cannot_compare(tmp_path, capsys):

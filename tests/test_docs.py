@@ -111,6 +111,30 @@ def test_pages_about_speed_show_the_kept_figures(tables, table, page):
         assert wanted in [row[: len(wanted)] for row in cells], f"{page}.md has no row {' | '.join(wanted)}"
 
 
+def test_schedules_of_other_lengths_keep_their_points(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "KEPT", tmp_path)
+
+    def kept(*points):
+        rows = [
+            {
+                "rule": rule,
+                "float_epochs": before,
+                "epochs": epochs,
+                "test": {"mean": test, "std": None, "values": [test]},
+            }
+            for rule, before, epochs, test in points
+        ]
+        file = tmp_path / "schedules.given"
+        file.write_text(json.dumps({"recipe": "mnist", "schedules": rows}))
+        tables.keep("lengths.json", [file])
+        return [line.split(" | ")[:5] for line in tables.table("lengths.json").splitlines()[2:]]
+
+    first = kept(("ste", 10, 20, 97.0), ("full-precision", 0, 10, 98.0))
+    assert first == [["| full precision", "", "10", "1", "98.00 |"], ["| STE, Adam", "10", "20", "1", "97.00 |"]]
+    again = kept(("ste", 10, 20, 97.5), ("ste", 5, 10, 96.0))
+    assert [row[2:] for row in again] == [["10", "1", "98.00 |"], ["10", "1", "96.00 |"], ["20", "1", "97.50 |"]]
+
+
 def test_a_table_of_recipes_takes_rows_of_text_from_another_file(tables, tmp_path, monkeypatch):
     """Every row has the figure of its recipe: bits per byte of text, and an accuracy of images."""
     monkeypatch.setattr(tables, "KEPT", tmp_path)

@@ -292,8 +292,9 @@ def _schedules(command: Reproduce) -> None:
     from bitbayes.lab.report import figures
     from bitbayes.lab.report.folders import read_folders
     from bitbayes.lab.report.groups import grouped
-    from bitbayes.lab.report.series import schedule_series
+    from bitbayes.lab.report.series import schedule_rows, schedule_series
     from bitbayes.lab.report.tables import schedules_table
+    from bitbayes.lab.train import RunFolder
 
     _run_folders(command.runs)
     recipes = grouped(read_folders(command.runs).runs)
@@ -301,8 +302,10 @@ def _schedules(command: Reproduce) -> None:
         raise ValueError(f"schedules compares runs of one recipe, got runs of {', '.join(recipes)}")
     (recipe, groups), *_ = recipes.items()
     series = schedule_series(groups)
-    out = Path(command.given.out or "runs", "schedules.png")
-    show(schedules_table(recipe, series), f"written: {figures.schedules_figure(series, out)}")
+    out = Path(command.given.out or "runs")
+    picture = figures.schedules_figure(series, out / "schedules.png")
+    RunFolder(out).write_json("schedules.json", {"recipe": recipe, "schedules": schedule_rows(series)})
+    show(schedules_table(recipe, series), f"written: {out / 'schedules.json'}, {picture}")
 
 
 def _histogram(command: Reproduce) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from bitbayes.lab.report.folders import RunRecord, is_number
 from bitbayes.lab.report.groups import Group, rule_of
 from bitbayes.lab.train import RunConfig
+from bitbayes.lab.train.records import Spread
 
 METRICS = {"accuracy": "accuracy, %", "bits": "bits per byte", "error": "squared error"}
 """Label of an axis by the metric of predictions, whose figure on test data is `test_METRIC`."""
@@ -118,6 +119,24 @@ def schedule_series(groups: Sequence[Group]) -> dict[str, list[tuple[int, Group]
     if not found:
         raise ValueError("schedules are compared by their figures on test data, and no run is finished and has one")
     return {label: sorted(lengths.items()) for label, lengths in found.items()}
+
+
+def schedule_rows(series: Mapping[str, Sequence[tuple[int, Group]]]) -> list[dict[str, Any]]:
+    """Return the points of `schedule_series` with their figures over seeds, as schedules.json has them.
+
+    `epochs` is the length of the whole schedule, of which the first `float_epochs` are those of a float network.
+    """
+    metric = metric_of(group for points in series.values() for _, group in points)
+    figures = {"train": "train", "validation": "val", "test": "test", "mean_test": "mean_test"}
+    rows = []
+    for length, group in itertools.chain.from_iterable(series.values()):
+        config = group.runs[0].config
+        values = {name: group.values(f"{data}_{metric}") for name, data in figures.items()}
+        rows.append(
+            {"rule": rule_of(config), "float_epochs": float_epochs(config), "epochs": length}
+            | {name: vars(Spread.of(each)) for name, each in values.items() if each}
+        )
+    return rows
 
 
 def float_epochs(config: RunConfig) -> int:
