@@ -255,3 +255,46 @@ def test_the_default_type_of_torch_changes_nothing() -> None:
 def test_a_parameter_without_dimensions_has_a_posterior() -> None:
     optimizer = bb.BayesBiNN([("w", nn.Parameter(torch.tensor(0.3)))], ess=10, seed=0)
     assert optimizer.posterior().natural["w"].shape == ()
+
+
+def test_a_misspelled_option_of_a_group_is_refused() -> None:
+    layer = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="unknown option 'weigth_decay'; the nearest is 'weight_decay'"):
+        bb.STE([{"params": [layer.weight], "weigth_decay": 0.1}], lr=0.1)
+    with pytest.raises(ValueError, match="learning rules minimise, got maximize=True"):
+        bb.STE([{"params": [layer.weight], "maximize": True}], lr=0.1)
+    bb.STE([{"params": [layer.weight], "name": "first", "max_momentum": 0.9}], lr=0.1)  # what schedulers keep there
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (lambda m: m, "expected parameters, got the module Linear. bitbayes.split_parameters"),
+        (lambda m: bb.split_parameters(m), "must be a floating-point tensor, got list. bitbayes.split_parameters"),
+        (lambda m: m.state_dict(), "must be a floating-point tensor, got str. bitbayes.split_parameters"),
+    ],
+)
+def test_what_is_no_list_of_parameters_says_where_they_are(given: Any, expected: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=expected):
+        bb.STE(given(torch.nn.Linear(2, 2)), lr=0.1)
+
+
+def test_a_scheduler_cannot_raise_the_rate_of_bayesbinn_beyond_one() -> None:
+    layer = torch.nn.Linear(2, 2)
+    optimizer = bb.BayesBiNN([("w", layer.weight)], ess=10, lr=0.5, seed=0)
+    before = optimizer.posterior().natural["w"]
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=5.0, total_steps=4, div_factor=2.0)
+    layer.weight.grad = torch.ones(2, 2)
+    with pytest.raises(ValueError, match=r"lr must be at most 1, because .* got 2\.5"):
+        optimizer.step()
+    optimizer.param_groups[0]["lr"] = 0.5
+    assert torch.equal(optimizer.posterior().natural["w"], before)
+
+
+def test_one_cycle_drives_both_parts_of_a_joint_optimizer() -> None:
+    layer = torch.nn.Linear(2, 2)
+    ste = bb.STE([("w", layer.weight)], lr=0.1, seed=0)
+    joint = bb.JointOptimizer(ste, torch.optim.AdamW([layer.bias]))
+    torch.optim.lr_scheduler.OneCycleLR(joint, max_lr=0.1, total_steps=4)
+    assert {group["betas"][0] for group in joint.param_groups} == {0.95}
+    joint.step()

@@ -191,7 +191,7 @@ def loaded_over(trained: dict[str, Any], **options: Any) -> tuple[nn.Module, bb.
 @pytest.mark.parametrize("then", ["step", "eval"])
 def test_weights_loaded_beside_a_fresh_optimizer_are_warned_of(trained: dict[str, Any], then: str) -> None:
     _, optimizer = loaded_over(trained)
-    with pytest.warns(UserWarning, match="'0.weight' were changed after BayesBiNN was constructed"):
+    with pytest.warns(UserWarning, match="'0.weight' were changed after BayesBiNN wrote them"):
         step(optimizer) if then == "step" else optimizer.eval()
     step(optimizer.train())  # said once
 
@@ -326,3 +326,41 @@ def test_a_saved_state_has_no_marks(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert not any(vars(value) for value in state.values())
+
+
+def test_weights_that_are_loaded_in_the_middle_of_a_training_are_not_overwritten_without_a_word() -> None:
+    """Restoring the best epoch in training mode would otherwise give the network of the last one."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3))
+    optimizer = bb.STE(bb.split_parameters(model)[0], lr=0.1, seed=0)
+    bb.follow(model, optimizer)
+
+    def step() -> None:
+        model(torch.randn(8, 4)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    best = {name: -tensor for name, tensor in model.state_dict().items()}
+    model.load_state_dict(best)
+    with pytest.warns(UserWarning, match="'0.weight' were changed after STE wrote them; they are overwritten"):
+        model.eval()
+    model.load_state_dict(best)  # the mode again, in eval mode: it stays
+    assert torch.equal(model.eval()[0].weight, best["0.weight"])
+    with pytest.warns(UserWarning, match="were changed after STE wrote them"):
+        model.train()
+    model.load_state_dict(best)
+    with pytest.warns(UserWarning, match="were changed after STE wrote them"):
+        step()
+    step()  # warned once
+
+
+def test_an_optimizer_that_loads_its_own_state_still_warns(trained: dict[str, Any]) -> None:
+    """Accelerate does so when it prepares an optimizer."""
+    model = network()
+    model.load_state_dict(trained)
+    optimizer = bb.BayesBiNN(bb.split_parameters(model)[0], ess=100, seed=0)
+    with pytest.warns(UserWarning, match="'0.weight' looked trained, so BayesBiNN began with"):
+        optimizer.load_state_dict(optimizer.state_dict())
+    model.load_state_dict(trained)
+    with pytest.warns(UserWarning, match="'0.weight' were changed after BayesBiNN wrote them"):
+        optimizer.load_state_dict(optimizer.state_dict())

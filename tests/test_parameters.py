@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -306,3 +307,37 @@ def test_a_lazy_layer_needs_an_input_first() -> None:
         bb.split_parameters(model)
     model(torch.zeros(1, 4))
     assert [name for name, _ in bb.split_parameters(model)[0]] == ["0.weight", "1.weight"]
+
+
+def test_follow_refuses_what_it_cannot_follow_and_changes_nothing() -> None:
+    model, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    optimizer = bb.STE([("w", model.weight)], lr=0.1, seed=0)
+    adam: Any = torch.optim.Adam(model.parameters())
+    with pytest.raises(TypeError, match=r"needs a learning rule such as bitbayes.BayesBiNN.* got Adam"):
+        bb.follow(model, adam)
+    swapped: tuple[Any, Any] = optimizer, model
+    with pytest.raises(TypeError, match="needs a network first, got STE"):
+        bb.follow(*swapped)
+    with pytest.raises(ValueError, match="the network has no parameter that is 'w' of the optimizer"):
+        bb.follow(other, optimizer)
+    for each in (model, other):
+        assert "train" not in vars(each) and not each.eval().training
+    assert optimizer.training
+
+
+def test_follow_finds_the_rule_inside_a_wrapper() -> None:
+    """Accelerate's optimizer has a `train` of its own, without a mode."""
+
+    class Wrapped:
+        def __init__(self, optimizer: bb.STE) -> None:
+            self.optimizer = optimizer
+
+        def train(self) -> None:
+            raise AssertionError
+
+    model = torch.nn.Linear(2, 2)
+    optimizer = bb.STE([("w", model.weight)], lr=0.1, seed=0)
+    wrapped: Any = Wrapped(optimizer)
+    bb.follow(model, wrapped)
+    model.eval()
+    assert not optimizer.training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
 from collections import OrderedDict
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import bitbayes as bb
+from bitbayes.draws import group_size
 
 
 class Reader(nn.Module):
@@ -230,3 +232,46 @@ def test_errors_of_the_network_are_its_own(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
         bb.predict(model, torch.randn(7, 4), posterior_of(model), samples=3)
     assert caught.value is error and caught.value.__context__ is None
+
+
+class Keeping(nn.Module):
+    """Network that stores features, counts its calls and appends to a list, as many do for their losses or plots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.calls, self.seen = nn.Linear(4, 3), 0, []
+        self.features = torch.zeros(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.features = self.layer(x)
+        self.calls += 1
+        self.seen.append(self.features)
+        return self.features
+
+
+def test_a_network_that_stores_its_features_stays_usable() -> None:
+    model = Keeping().eval()
+    posterior = bb.BayesBiNN([("layer.weight", model.layer.weight)], ess=10, seed=0).posterior()
+    x = torch.randn(5, 4)
+    outputs = bb.predict(model, x, posterior, samples=4).outputs
+    assert model.calls == 4 and len(model.seen) == 4
+    assert torch.equal(model.features, outputs[-1]) and torch.equal(torch.stack(model.seen), outputs)
+    copy.deepcopy(model)
+
+
+def test_hooks_are_called_for_every_network() -> None:
+    model = nn.Sequential(nn.Linear(4, 3)).eval()
+    posterior = bb.BayesBiNN([("0.weight", model[0].weight)], ess=10, seed=0).posterior()
+    seen: list[Tensor] = []
+    model[0].register_forward_hook(lambda module, given, output: seen.append(output))
+    x = torch.randn(5, 4)
+    outputs = bb.predict(model, x, posterior, samples=3).outputs
+    assert torch.equal(torch.stack(seen), outputs)
+
+
+def test_networks_of_large_inputs_are_computed_one_by_one() -> None:
+    """A convolution with few weights has large outputs, of which a group would hold 32."""
+    posterior = bb.BernoulliPosterior({"w": torch.zeros(16, 3, 3, 3)})
+    assert group_size(posterior, torch.zeros(1, 3, 224, 224).expand(4, -1, -1, -1), None) == 1
+    assert group_size(posterior, torch.zeros(1, 3, 224, 224).expand(4, -1, -1, -1), 1) == 32
+    assert group_size(posterior, torch.zeros(4, 3, 32, 32), None) == 32

@@ -170,7 +170,7 @@ def test_samples_visit_every_member_once() -> None:
 
 def test_networks_become_a_posterior() -> None:
     networks = [{name: tensor[index] for name, tensor in signs().items()} for index in range(6)]
-    q = bb.SamplePosterior.of_networks(networks, weights=[1, 2, 3, 4, 5, 6])
+    q = bb.SamplePosterior.of_networks(networks, scale={}, weights=[1, 2, 3, 4, 5, 6])
     assert len(q) == 6 and torch.equal(q.weights, torch.arange(1, 7) / torch.tensor(21.0, dtype=torch.float64))
     for index, network in enumerate(networks):
         for name, tensor in q.member(index).items():
@@ -179,6 +179,20 @@ def test_networks_become_a_posterior() -> None:
         bb.SamplePosterior.of_networks([networks[0], {"c": torch.ones(())}])
     with pytest.raises(ValueError, match="at least one network"):
         bb.SamplePosterior.of_networks([])
+
+
+def test_networks_keep_the_sizes_that_they_share() -> None:
+    sizes = torch.tensor([[0.125], [3.0]])
+    networks = [{"a": 0.25 * torch.tensor([1.0, -1.0]), "b": sign * sizes.expand(2, 3)} for sign in (1, -1)]
+    q = bb.SamplePosterior.of_networks(networks)
+    assert q.scale["a"].shape == () and q.scale["a"] == 0.25
+    for index, network in enumerate(networks):
+        assert all(torch.equal(q.member(index)[name], tensor) for name, tensor in network.items())
+    networks[1]["b"] = -networks[1]["b"] / 2
+    with pytest.raises(ValueError, match=r"weights 'b' have different sizes in the networks.* scale={}"):
+        bb.SamplePosterior.of_networks(networks)
+    signs_alone = bb.SamplePosterior.of_networks(networks, scale={})
+    assert signs_alone.member(1)["b"].unique().tolist() == [1.0]
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bfloat16, torch.float64])

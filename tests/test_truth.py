@@ -322,6 +322,24 @@ def test_pmf_against_two_logits(jacobian: str) -> None:
         torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_pmf_with_weight_decay_is_adam_on_two_logits() -> None:
+    torch.manual_seed(0)
+    latent, beta = torch.randn(9), 1.3
+    logits = torch.nn.Parameter(torch.stack([-latent, latent]))
+    adam = torch.optim.Adam([logits], lr=0.05, weight_decay=0.1)
+    belief = {"latent": latent, "first": torch.zeros(9), "second": torch.zeros(9)}
+    for step in range(1, 31):
+        moments = F.adam_options((0.9, 0.999), step)
+        o = _options(lr=0.05, beta=beta, beta_drawn=beta, jacobian="exact", weight_decay=0.1, **moments)
+        slope = 3 * torch.sin(torch.arange(9.0) + step)
+        adam.zero_grad()
+        (torch.softmax(beta * logits, 0)[1] * 2 * slope).sum().backward()
+        adam.step()
+        draw = bb.PMF.draw(belief, Noise(0, 9), o)
+        belief = bb.PMF.update(belief, bb.PMF.estimate(belief, slope, draw, Noise(0, 9), o), o)
+    torch.testing.assert_close(belief["latent"], (logits[1] - logits[0]).detach() / 2, rtol=1e-4, atol=1e-5)
+
+
 def test_mirror_descent_is_a_dual_step() -> None:
     """MD with the mirror map's inverse: atanh(w′) = atanh(w) − β·α·direction."""
     torch.manual_seed(0)

@@ -21,8 +21,9 @@ Output = str | int | Callable[[Any], Tensor]
 """How to find the logits among a network's outputs: a name, a tuple index, or a function."""
 
 # Small networks (weights times inputs) are computed in groups of this size, because a pass of a single one is mostly
-# dispatch. Larger networks are faster one by one; see benchmarks/predict.py.
-_TOGETHER, _SMALL = 32, 10_000_000
+# dispatch. Larger networks are faster one by one; see benchmarks/predict.py. So are those with larger inputs (numbers
+# at a time): a convolution has few weights and large outputs, which a group would hold 32 times.
+_TOGETHER, _SMALL, _FEW = 32, 10_000_000, 200_000
 
 
 def check_tensor(what: str, x: object) -> None:
@@ -140,7 +141,8 @@ def group_size(posterior: Posterior, x: Tensor, chunk: int | None) -> int:
     It is 1 for large networks and many inputs, and under autocast, whose mixed types vmap's BatchNorm refuses.
     """
     weights = sum(map(torch.Size.numel, posterior.shapes.values()))
-    small = weights * min(chunk or len(x), len(x)) <= _SMALL
+    at_once = min(chunk or len(x), len(x))
+    small = weights * at_once <= _SMALL and at_once * x[:1].numel() <= _FEW
     return _TOGETHER if small and not torch.is_autocast_enabled(x.device.type) else 1
 
 
@@ -180,20 +182,51 @@ def outputs_of(
     """
     found: list[Tensor] = []
     for count, group in groups:
-        found += _group_outputs(count, group, lambda weights: network_outputs(model, weights, x, chunk, output))
+        found += _group_outputs(model, count, group, lambda weights: network_outputs(model, weights, x, chunk, output))
     return torch.stack(found)
 
 
-def _group_outputs(count: int, group: Weights, outputs: Callable[[Weights], Tensor]) -> list[Tensor]:
-    if count > 1:
+def _group_outputs(model: nn.Module, count: int, group: Weights, outputs: Callable[[Weights], Tensor]) -> list[Tensor]:
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    if count > 1 and not hooked:  # hooks are called for every network
+        kept = _Attributes(model)
         # Recurrent layers, branches on values and much else cannot be batched, with errors of no fixed type. One by
         # one the network computes as it was written, so that errors of its own are raised as they are.
         with contextlib.suppress(Exception), warnings.catch_warnings():
             # torch warns of operations that it runs one by one after all. Warnings of the network itself are raised
             # below.
             warnings.simplefilter("error", UserWarning)
-            return list(vmap(outputs)(group))
+            found = list(vmap(outputs)(group))
+            if not kept.changed():
+                return found
+        kept.put_back()  # a network that stores features or counts its calls stored those of no single network
     return [outputs({name: tensor[place] for name, tensor in group.items()}) for place in range(count)]
+
+
+class _Attributes:
+    """Attributes of all modules of a network, and the lengths of those that are lists."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._found = [(module, dict(vars(module))) for module in model.modules()]
+        values = (value for _, attributes in self._found for value in attributes.values())
+        self._lengths = [(value, len(value)) for value in values if isinstance(value, list)]
+
+    def changed(self) -> bool:
+        """Return whether the network has set an attribute or appended to a list."""
+        longer = any(len(each) != length for each, length in self._lengths)
+        return longer or any(
+            vars(module).keys() != attributes.keys()
+            or any(vars(module)[name] is not value for name, value in attributes.items())
+            for module, attributes in self._found
+        )
+
+    def put_back(self) -> None:
+        """Set the attributes as they were, and shorten the lists."""
+        for module, attributes in self._found:
+            vars(module).clear()
+            vars(module).update(attributes)
+        for each, length in self._lengths:
+            del each[length:]
 
 
 def network_outputs(

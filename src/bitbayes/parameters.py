@@ -274,6 +274,8 @@ def follow(model: nn.Module, optimizer: BinaryOptimizer | JointOptimizer) -> Fol
         A handle whose `remove()` stops the following.
 
     Raises:
+        TypeError: If `model` is no module, or `optimizer` none of these optimizers.
+        ValueError: If the network does not have the optimizer's binary parameters.
         RuntimeError: If another optimizer already follows this network.
 
     Example:
@@ -284,15 +286,31 @@ def follow(model: nn.Module, optimizer: BinaryOptimizer | JointOptimizer) -> Fol
         >>> optimizer.training
         False
     """
-    present = model.__dict__.get("train")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"follow(model, optimizer) needs a network first, got {type(model).__name__}")
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # inside the wrapper of Accelerate or Lightning
+    if not isinstance(optimizer, BinaryOptimizer | JointOptimizer):
+        raise TypeError(
+            "follow(model, optimizer) needs a learning rule such as bitbayes.BayesBiNN, or a bitbayes.JointOptimizer, "
+            f"got {type(optimizer).__name__}"
+        )
+    new = Follower(model, optimizer)
+    known = set(map(id, model.parameters()))
+    if missing := [name for name, parameter in new.binary.named_binary() if id(parameter) not in known]:
+        raise ValueError(
+            f"the network has no parameter that is {missing[0]!r} of the optimizer; give the network whose parameters "
+            "the optimizer has"
+        )
+    present = model.__dict__.get("train", new)
     if not isinstance(present, Follower):
-        present = model.__dict__["train"] = Follower(model, optimizer)
-    elif present.optimizer is not optimizer:
+        present = new
+    if present.optimizer is not optimizer:
         raise RuntimeError(
             f"a {type(present.optimizer).__name__} already follows this {type(model).__name__}; call "
             "model.train.remove() first, or use one optimizer with all parameters in groups"
         )
     optimizer.train(model.training)
+    model.__dict__["train"] = present
     return present
 
 

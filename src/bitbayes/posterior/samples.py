@@ -18,6 +18,18 @@ from bitbayes.posterior.turns import Turns
 _SURE = 20.0  # |λ| of a weight on which all samples agree; its entropy is 0 in float32
 
 
+def _common_size(name: str, sizes: Tensor) -> Tensor:
+    """Return the sizes of the weights that several networks share, shape (C, ...), as one number if they are equal."""
+    first = sizes[0]
+    if not torch.allclose(sizes, first.expand_as(sizes), rtol=1e-4, atol=0, equal_nan=True):
+        raise ValueError(
+            f"the weights {name!r} have different sizes in the networks, but the distribution keeps one scale for all; "
+            "pass scale=, or scale={} to keep the signs alone"
+        )
+    one = first.flatten()[:1]
+    return one[0] if first.numel() and bool((first == one).all()) else first
+
+
 class SamplePosterior(Posterior):
     """Distribution over C networks, from any sampler or chain, or from several trainings.
 
@@ -92,12 +104,13 @@ class SamplePosterior(Posterior):
         """Return the distribution over given networks, such as the modes of several trainings.
 
         Args:
-            networks: Weights by parameter name, the same names and shapes for all. Only their signs matter.
-            scale: Positive scale s by parameter name, as in the constructor.
+            networks: Weights by parameter name, the same names and shapes for all.
+            scale: Positive scale s by parameter name, as in the constructor. Only the signs of the networks matter
+                then. None takes the sizes of the weights, which must be the same in all networks.
             weights: Probabilities of the networks, up to a common factor. None makes them equal.
 
         Raises:
-            ValueError: If there is no network, if names or shapes differ, or as in the constructor.
+            ValueError: If there is no network, if names, shapes or sizes differ, or as in the constructor.
 
         Example:
             >>> SamplePosterior.of_networks([{"w": torch.tensor([1.0, -1.0])}, {"w": torch.tensor([1.0, 1.0])}]).mean()
@@ -110,7 +123,11 @@ class SamplePosterior(Posterior):
             found = {name: tuple(tensor.shape) for name, tensor in network.items()}
             if found != expected:
                 raise ValueError(f"network {index} has tensors {found}, but network 0 has {expected}")
-        return cls({name: torch.stack([each[name] for each in networks]) for name in expected}, scale, weights)
+        stacked = {name: torch.stack([each[name] for each in networks]) for name in expected}
+        if scale is None:
+            real = {name: tensor for name, tensor in stacked.items() if tensor.is_floating_point()}
+            scale = {name: _common_size(name, tensor.abs()) for name, tensor in real.items()}
+        return cls(stacked, scale, weights)
 
     @classmethod
     def of_samples(cls, posterior: Posterior, samples: int, *, seed: int = 0) -> Self:

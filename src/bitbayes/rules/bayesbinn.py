@@ -208,6 +208,7 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
     def schedule(group: Values, step: Count) -> Values:
         """Return the estimator in use, the unit of λ, and the bias correction of its average."""
         point = _is_point(group)
+        checks.share(group["lr"], "lr")  # again, because a scheduler may have set it
         return {
             "estimator": "point" if point else group["estimator"],
             "unit": group["ess"] / group["tau"] if point else 1.0,

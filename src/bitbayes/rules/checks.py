@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitbayes.rules import scales, shards
 
-_FIND = "bitbayes.split_parameters(model) finds the weights of Linear, Conv, recurrent and attention layers"
+_FIND = "bitbayes.split_parameters(model)[0] has the weights of Linear, Conv, recurrent and attention layers"
+
+_ALIKE = 0.85  # similarity of names from which one is a misspelling of the other; "max_momentum" is none of "momentum"
 
 
 def option(condition: bool, name: str, expected: str, got: object) -> None:
@@ -36,7 +40,8 @@ def share(value: object, name: str) -> None:
 
 def whole(value: object, name: str, low: int) -> None:
     """Raise ValueError unless a value is a whole number of at least `low`."""
-    option(isinstance(value, int) and value >= low, name, f"a whole number of at least {low}", value)
+    fine = hasattr(value, "__index__") and operator.index(value) >= low  # type: ignore[arg-type]
+    option(fine, name, f"a whole number of at least {low}", value)
 
 
 def decay(value: object, name: str) -> None:
@@ -89,10 +94,24 @@ def common(group: Mapping[str, Any], first: Mapping[str, Any] | None = None) -> 
         number(group["lr"], "lr", "a finite number of at least 0", open_low=False)
 
 
+def spelling(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise ValueError for options that look misspelled, or that would reverse the update.
+
+    Groups may have entries of their own, as in torch: schedulers and trainers keep theirs there.
+    """
+    for name in group.keys() - defaults.keys() - {"params", "param_names"}:
+        if near := difflib.get_close_matches(name, defaults, 1, _ALIKE):
+            raise ValueError(f"a parameter group has the unknown option {name!r}; the nearest is {near[0]!r}")
+    if group.get("maximize"):
+        raise ValueError("learning rules minimise, got maximize=True in a parameter group; negate the loss instead")
+
+
 def not_empty(params: Iterable[Any]) -> list[Any]:
     """Return the parameters as a list; raise ValueError if there are none."""
     if isinstance(params, Tensor):
         raise ValueError(f"expected an iterable of parameters, got one tensor; pass a list. {_FIND}")
+    if isinstance(params, nn.Module):
+        raise TypeError(f"expected parameters, got the module {type(params).__name__}. {_FIND}")
     listed = list(params)
     if not listed:
         raise ValueError(f"no binary parameters: got an empty list. {_FIND}")
@@ -113,7 +132,7 @@ def parameters(group: dict[str, Any], known: set[int]) -> None:
         name, tensor = member if isinstance(member, tuple) else (str(place), member)
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise ValueError(f"binary parameter {name!r} must be a floating-point tensor, got {kind}")
+            raise ValueError(f"binary parameter {name!r} must be a floating-point tensor, got {kind}. {_FIND}")
         if id(tensor) in seen:
             raise ValueError(f"binary parameter {name!r} was given twice; each tensor belongs to one group, once")
         shards.check(name, tensor)

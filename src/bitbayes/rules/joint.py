@@ -77,7 +77,9 @@ class JointOptimizer(torch.optim.Optimizer):
                     "bitbayes.split_parameters(model) to the real one"
                 )
         # Not Optimizer.__init__, which would make groups and a state of its own. Unpickling sets up all the rest.
-        super().__setstate__({"defaults": {}, "binary": binary, "real": real})
+        shared = {"momentum", "betas"} & binary.defaults.keys() & real.defaults.keys()  # what OneCycleLR looks for
+        defaults = {name: binary.defaults[name] for name in sorted(shared)}
+        super().__setstate__({"defaults": defaults, "binary": binary, "real": real})
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the parts; as in torch, hooks and the wrappers of schedulers are not copied."""

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from bitbayes.noise import Noise
 from bitbayes.posterior import BernoulliPosterior, Posterior
 from bitbayes.rules import checks, engine, pretrained, scales, shards, steps
-from bitbayes.rules.marks import mark_drawn, of_transformer
+from bitbayes.rules.marks import is_untouched, mark_drawn, of_transformer
 from bitbayes.rules.places import EarlierGradients, Place, copied, places_of
 from bitbayes.rules.rule import Compile, Count, O, Options, Rule
 from bitbayes.rules.start import first_state
@@ -85,7 +85,6 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         common |= dict(seed=seed, compile=compile, capturable=capturable, training=True)
         self.refusals = engine.Refusals()
         self._begun = False  # whether the tensors hold draws, which may overwrite weights only when nothing is refused
-        self._first_draws: dict[Parameter, int] = {}  # versions of the tensors then
         self._trained: str | None = None  # name of a parameter that looked trained, until the warning
         super().__init__(checks.not_empty(params), defaults | common)
         before_draws()
@@ -96,7 +95,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         super().__setstate__(state)
         if not hasattr(self, "refusals"):  # a copy has not refused any step yet
             self.refusals = engine.Refusals()
-            self._first_draws, self._trained, self._begun = {}, None, True
+            self._trained, self._begun = None, True
 
     @property
     def training(self) -> bool:
@@ -137,6 +136,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         """Add a parameter group as in torch; its parameters hold a draw, or in eval mode the mode, immediately."""
         known = {id(place.parameter) for place in self._places()}
         checks.parameters(param_group, known)
+        checks.spelling(param_group, self.defaults)
         param_group.setdefault("capturable", (self.param_groups or [self.defaults])[0]["capturable"])
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -183,7 +183,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             TypeError: If a gradient is sparse, or the closure returns something other than a loss.
         """
         self.refusals.report()
-        self._check_first_draws()
+        self._check_changes()
         if not self.training:
             raise RuntimeError("step() needs a draw, but the parameters hold the mode; call optimizer.train() first")
         loss, accept = None, None
@@ -207,9 +207,13 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     @torch.no_grad()
     def train(self, mode: bool = True) -> Self:
-        """Write the current draw (True) or the mode (False) into the parameters, and return the optimizer."""
+        """Write the current draw (True) or the mode (False) into the parameters, and return the optimizer.
+
+        Weights that anything else has written meanwhile are overwritten, with a warning.
+        """
         self._report()
-        self._check_first_draws()
+        if mode or self.training:  # in eval mode, weights that somebody loads stay until the next draw
+            self._check_changes()
         if mode != self.training:
             for group in self.param_groups:
                 group["training"] = mode
@@ -294,6 +298,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 out of range. The optimizer is then unchanged.
         """
         parameters = [place.parameter for place in self._places()]
+        beliefs = {tensor.data_ptr() for parameter in parameters for tensor in self.state[parameter]["belief"].values()}
         saved = list[dict[str, Any]]()
 
         def check(_: Any, given: dict[str, Any]) -> None:
@@ -308,10 +313,12 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             last.remove()
         for group, own in zip(self.param_groups, mine, strict=True):
             group.update({name: own[name] for name in own.keys() - group.keys()})  # options that the saved state lacks
+        if all(tensor.data_ptr() in beliefs for state in saved for tensor in state["belief"].values()):
+            self._check_changes()  # Accelerate loads an optimizer's own state, which tells nothing of loaded weights
+        self._trained = None
         for parameter, state in zip(parameters, saved, strict=True):
             # torch has cast the beliefs to the dtype of the parameter; restore the exact ones.
             self.state[parameter] = copied(state, parameter.device)
-        self._first_draws, self._trained = {}, None
         self._show_all()
 
     # Internals. -------------------------------------------------------------------------------------------------
@@ -350,16 +357,14 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         mark_drawn(place.parameter, type(self).__name__ if place.group["training"] else None)
 
     @torch.no_grad()
-    def _check_first_draws(self) -> None:
-        """Warn before the first step about trained weights that were used, or loaded over the first draw."""
-        rule, trained, versions = type(self).__name__, self._trained, self._first_draws
-        self._first_draws, self._trained = {}, None
+    def _check_changes(self) -> None:
+        """Warn once about trained weights that were used, and about weights that were loaded over those of the rule."""
+        rule, trained, self._trained = type(self).__name__, self._trained, None
         if trained is not None:
             pretrained.warn_of_start(rule, trained)
-        touched = (p for p in self._places() if p.own._version != versions.get(p.parameter, p.own._version))
-        changed = self._written_again(touched) if versions else []
-        if changed:
-            pretrained.warn_of_change(rule, changed[0])
+        if touched := [place for place in self._places() if not is_untouched(place.parameter)]:
+            if changed := self._written_again(touched):
+                pretrained.warn_of_change(rule, changed[0])
 
     def _written_again(self, places: Iterable[Place]) -> list[str]:
         """Write what parameters should hold again; return the names of those that held anything else."""
@@ -378,12 +383,10 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
 
     @torch.no_grad()
     def _draw_first(self, places: Iterable[Place]) -> None:
-        """Write the first draw into new parameters, and note how they are left."""
+        """Write the first draw into new parameters."""
         noises = self._noises()
         for place in places:
             self._show(place, noises[place.parameter])
-            if not place.parameter.is_inference():
-                self._first_draws[place.parameter] = place.own._version
 
     @engine.without_autocast
     def _advance(

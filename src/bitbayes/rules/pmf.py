@@ -88,7 +88,7 @@ class PMF(_Soft[PMFOptions]):
         beta_max: Upper bound of β.
         jacobian: Jacobian of the softmax: "released" or "exact"; see the module.
         betas: Decay rates of Adam's moments.
-        weight_decay: L2 penalty on v.
+        weight_decay: L2 penalty on the two logits of each weight, as in the published code.
         **common: Options that all rules share; see `BinaryOptimizer`.
 
     Raises:
@@ -154,7 +154,8 @@ class PMF(_Soft[PMFOptions]):
     @staticmethod
     def update(belief: Belief, estimate: Tensor, o: PMFOptions) -> Belief:
         """Take one step of Adam on v."""
-        gradient = estimate + o.weight_decay * belief["latent"]
+        # The gradient at v is the difference of those at the logits, v and −v, and so is that of the penalty.
+        gradient = estimate + 2 * o.weight_decay * belief["latent"]
         first, second, direction = F.adam(belief["first"], belief["second"], gradient, o)
         return {"latent": belief["latent"] - o.lr * direction, "first": first, "second": second}
 

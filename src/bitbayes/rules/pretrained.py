@@ -97,11 +97,11 @@ def warn_of_start(rule: str, name: str) -> None:
 
 
 def warn_of_change(rule: str, name: str) -> None:
-    """Warn that weights were changed after the optimizer was constructed, so that no belief reflects them."""
+    """Warn that weights were changed after the optimizer wrote them, so that no belief reflects them."""
     _warn(
-        f"the values of {name!r} were changed after {rule} was constructed, and its beliefs do not know them. Load "
-        'pretrained weights first and construct the optimizer afterwards, with init="weights"; to resume a run, load '
-        "its optimizer.state_dict(), too"
+        f"the values of {name!r} were changed after {rule} wrote them; they are overwritten, because its beliefs do "
+        'not know them. Load pretrained weights before you construct the optimizer, with init="weights"; to resume a '
+        "run or to return to an earlier network, load its optimizer.state_dict(), too"
     )
 
 

@@ -35,7 +35,9 @@ class Common(TypedDict, total=False):
     capturable: bool
 
 
-_UNREAD = {"params", "param_names", "rule", "training", *Common.__annotations__}  # what no function of a rule reads
+# What no function of a rule reads. A schedule may change `betas` at every step, which would compile the rule anew;
+# `adam_options` has what a rule needs of them.
+_UNREAD = {"params", "param_names", "rule", "training", "betas", *Common.__annotations__}
 
 
 class Options:
