@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from bitbayes.lab import cli
+from bitbayes.lab.cli import packed
 
 TINY = ["--epochs", "2"]
 
@@ -201,3 +203,59 @@ def test_schedules_name_what_they_cannot_compare(tmp_path, capsys):
     assert cli.main(["train", "digits", "--rule", "ste", "--epochs", "2", "--stop-after", "1", "--out", "part"]) == 0
     assert cli.main(["reproduce", "schedules", "--runs", "part"]) == 2
     assert "no run is finished and has one" in capsys.readouterr().err
+
+
+def test_a_slash_at_the_end_of_a_folder_changes_nothing(tmp_path):
+    words = ["train", "digits", "--rule", "ste", *TINY, "--pretrain-epochs", "1"]
+    assert cli.main([*words, "--stop-after", "1", "--out", "runs/slash"]) == 0
+    written = (tmp_path / "runs/slash-pretrained/summary.json").stat().st_mtime_ns
+    assert cli.main([*words, "--out", "runs/slash/", "--resume"]) == 0
+    assert not (tmp_path / "runs/slash/-pretrained").exists()
+    assert (tmp_path / "runs/slash-pretrained/summary.json").stat().st_mtime_ns == written
+
+
+def test_a_run_is_not_resumed_to_an_earlier_epoch(tmp_path, capsys):
+    words = ["train", "digits", "--rule", "ste", "--epochs", "3", "--out", "early"]
+    assert cli.main([*words, "--stop-after", "2"]) == 0
+    assert cli.main([*words, "--stop-after", "1", "--resume"]) == 2
+    assert "early has trained for 2 epochs; give a larger --stop-after, or none" in capsys.readouterr().err
+    assert cli.main(["evaluate", "early"]) == 0
+
+
+def test_a_missing_posterior_is_no_rule_without_one(tmp_path, capsys):
+    assert cli.main(["train", "digits", *TINY, "--out", "lost"]) == 0
+    summary = (tmp_path / "lost/summary.json").read_text()
+    (tmp_path / "lost/posterior.safetensors").unlink()
+    for words in (["evaluate", "lost"], ["pack", "lost", "-o", "net.safetensors"]):
+        assert cli.main(words) == 1
+        assert "posterior.safetensors is missing, but BayesBiNN keeps a posterior" in capsys.readouterr().err
+    assert cli.main(["train", "digits", *TINY, "--out", "lost", "--resume"]) == 1
+    assert (tmp_path / "lost/summary.json").read_text() == summary
+
+
+def test_a_smaller_ensemble_does_not_take_the_place_of_a_larger_one(tmp_path, capsys):
+    words = ["train", "digits", "--rule", "ste", "--out", "many"]
+    assert cli.main([*words, "--epochs", "3", "--members", "3"]) == 0
+    assert cli.main([*words, "--epochs", "2", "--members", "2"]) == 2
+    assert "many holds 3 members, not 2; choose another --out" in capsys.readouterr().err
+    assert json.loads((tmp_path / "many/ensemble.json").read_text())["members"] == 3
+
+
+def test_rows_are_kept_when_nobody_reads_the_output(tmp_path, monkeypatch):
+    np.save("two.npy", np.zeros((2, 8, 8), np.uint8))
+
+    def ended(*words, **options):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("bitbayes.lab.cli.packed.print", ended, raising=False)
+    with pytest.raises(BrokenPipeError):
+        packed.Run("zoo:digits", ["two.npy"], out="rows.jsonl", backend="reference").run()
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 1
+
+
+def test_curves_of_a_run_without_its_float_network(tmp_path, capsys):
+    assert cli.main(["train", "digits", "--rule", "full-precision", *TINY, "--out", "first"]) == 0
+    assert cli.main(["train", "digits", "--rule", "ste", *TINY, "--pretrained", "first", "--out", "copied"]) == 0
+    (tmp_path / "first").rename(tmp_path / "away")
+    assert cli.main(["reproduce", "curves", "--runs", "copied", "--out", "."]) == 0
+    assert "copied begins with the float network of first, which is not there" in capsys.readouterr().out

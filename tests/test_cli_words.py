@@ -458,3 +458,9 @@ def test_a_misspelt_variant_is_answered_with_the_recommended_one(capsys):
     assert cli.main(["train", "mnist-trust", "--rule", "bayesbinn:no-dropout"]) == 2
     error = capsys.readouterr().err
     assert "no variant of bayesbinn is called 'no-dropout'" in error and "two-passes" not in error  # of other rules
+
+
+def test_an_option_of_another_command_is_told_in_one_line(capsys) -> None:
+    assert cli.main(["run", "net.safetensors", "--output", "x"]) == 2
+    expected = "bitbayes: run has no option --output; did you mean --out? see bitbayes run --help\n"
+    assert capsys.readouterr().err == expected

@@ -43,9 +43,9 @@ def test_what_differs_is_not_in_one_call(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(engine, "call_compiled", lambda compiled, jobs: calls.append([len(j.weights) for j in jobs]))
     sizes = [2, 3, 5, 7]
     tensors = [(str(size), torch.nn.Parameter(torch.ones(size))) for size in sizes]
-    others = [{}, {}, {"lr": 0.5}, {"betas": (0.5, 0.9)}]
+    others = [{}, {"betas": (0.5, 0.9)}, {"lr": 0.5}, {"jacobian": "exact"}]
     groups = [{"params": [tensor], **other} for tensor, other in zip(tensors, others, strict=True)]
-    optimizer = bb.MirrorDescent(groups, lr=0.1, seed=0, compile=True)
+    optimizer = bb.PMF(groups, lr=0.1, seed=0, compile=True)
     for _, parameter in tensors:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,13 +17,18 @@ from bitbayes.lab.continual import (
     SI,
     Coreset,
     Memory,
+    NoMemory,
     Replay,
     StreamResult,
+    StreamSettings,
+    Task,
     fisher_diagonal,
     penalties,
     permuted_tasks,
+    run_stream,
+    split_tasks,
 )
-from bitbayes.lab.data import batches
+from bitbayes.lab.data import AUGMENTATIONS, DataBundle, TensorData, batches, from_arrays, load_digits
 from bitbayes.lab.report.figures import stream_figures, task_curves_figure, weights_figure
 from bitbayes.lab.studies.streams import find_method
 from bitbayes.lab.train import CROSS_ENTROPY, Experiment, SilentProgress, build_experiment
@@ -385,3 +392,60 @@ def test_the_command(tmp_path: Path, capsys, monkeypatch) -> None:
     assert summary["method"] == "coreset" and summary["method_bytes"] == 2 * 20 * (784 + 8)
     assert main([*words, "--rule", "ste", "--method", "si"]) == 2
     assert "si supports only real weights" in capsys.readouterr().err
+
+
+def unlike(scale: float) -> DataBundle[TensorData]:
+    """Return examples whose columns have other means and deviations."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 3, generator=generator) * torch.tensor([1.0, 10.0, 100.0]) * scale + 5 * scale
+    return from_arrays(x.numpy(), torch.arange(40).remainder(2).numpy(), validation=0.0)
+
+
+def test_permuted_entries_keep_their_normalisation() -> None:
+    for task in permuted_tasks(unlike(1.0), 3):
+        x = task.data.train.inputs(torch.arange(len(task.data.train)))
+        torch.testing.assert_close(x.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+        torch.testing.assert_close(x.std(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_old_examples_are_replayed_as_they_were_seen() -> None:
+    old, new = unlike(1.0).train, unlike(1000.0).train
+    both = new.joined(old)
+    x = both.inputs(torch.arange(len(both)))
+    torch.testing.assert_close(x[: len(new)], new.inputs(torch.arange(len(new))))
+    torch.testing.assert_close(x[len(new) :], old.inputs(torch.arange(len(old))))
+    with pytest.raises(ValueError, match="cannot be joined and augmented"):
+        dataclasses.replace(new, augment=AUGMENTATIONS["flip"]).joined(old)
+
+
+@pytest.mark.parametrize(
+    ("memory", "scenario", "statistics"),
+    [(Replay(5), None, "shared"), (NoMemory(), None, "task"), (NoMemory(), "class", "shared"), (EWC(), "task", "task")],
+)
+def test_statistics_are_those_that_the_test_can_know(memory: Memory, scenario: Any, statistics: str) -> None:
+    assert StreamSettings(scenario=scenario).with_statistics(memory).statistics == statistics
+    with pytest.raises(ValueError, match=r"unknown in the scenario domain"):
+        StreamSettings(scenario="domain", statistics="task")
+
+
+def test_examples_that_a_task_lacks_are_found_before_it_is_learned(tmp_path: Path) -> None:
+    data = load_digits()
+    with pytest.raises(ValueError, match="class 10 of 12 has no training examples"):
+        next(split_tasks(dataclasses.replace(data, classes=12), "task"))
+    task = next(iter(permuted_tasks(data, 1)))
+    empty = Task("empty", dataclasses.replace(task.data, test=None))
+    run, settings = config(tmp_path, "ste").changed(epochs=2), StreamSettings(prior=False)
+    with pytest.raises(ValueError, match="empty has no test examples"):
+        run_stream(run, [empty], network, settings)
+    with pytest.raises(ValueError, match="a stream has no stop_after, got 1"):
+        run_stream(run.changed(stop_after=1), [task], network, settings)
+
+
+def test_options_of_a_method_are_as_json_has_them() -> None:
+    class Layers(NoMemory):
+        def __init__(self) -> None:
+            Memory.__init__(self, layers=(0, 1))
+
+    assert Layers().options == {"layers": [0, 1]}
+    with pytest.raises(ValueError, match="options of a method are numbers, text and lists"):
+        Memory.__init__(NoMemory(), place=Path("."))

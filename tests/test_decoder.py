@@ -116,3 +116,14 @@ def test_the_default_has_rows_for_one_bit_blocks() -> None:
     binary, _ = bb.split_parameters(model)
     assert all(weight.shape[1] % 128 == 0 for _, weight in binary)
     assert sum(weight.numel() for _, weight in binary) == 3_014_656
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_decoder_that_begins_on_the_meta_device_is_whole_after_loading(assign: bool) -> None:
+    whole = small()
+    with torch.device("meta"):
+        empty = small()
+    if not assign:
+        empty = empty.to_empty(device="cpu")
+    empty.load_state_dict(whole.state_dict(), assign=assign)
+    assert torch.equal(empty(tokens()), whole(tokens()))

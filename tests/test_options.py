@@ -21,6 +21,7 @@ OTHER: dict[str, Any] = {
     **{"ess": 31.0, "momentum": 0.3, "tau": 0.5, "init_lambda": 2.5, "inner": "sgd", "betas": (0.5, 0.6)},
     **{"weight_decay": 0.1, "clip": 0.01, "window": 0.01, "metaplasticity": 20.0, "threshold": 0.3, "sigma": 0.3},
     **{"unbiased": True, "beta": 2.0, "growth": 1.5, "interval": 3, "beta_max": 1e-3, "jacobian": "exact", "a": 0.5},
+    "dead_zone": 1.0,
     **{"init_theta": 0.5, "rate": 0.5, "harden_after": 3, "rank": 2, "divisor": 0.01, "project": True},
     **{"shared": "network", "init_noise": 3.0, "scale": "fan_in", "scale_lr": 0.2, "init": "weights"},
 }

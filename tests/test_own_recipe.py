@@ -641,3 +641,48 @@ def test_names_of_files_that_do_not_exist(capsys):
     assert "or name a Python file, such as my_recipe.py" in complaint(capsys, "train", "miner")
     written(SMALL.replace("recipe = Recipe(", "small = Recipe("))
     assert open_recipe("mine.py:small").name == "mine-small"
+
+
+def test_parts_are_found_in_whatever_case_and_none_is_left_out_silently():
+    for part in ("Training", "Testing"):
+        pictures(f"kaggle/{part}")
+    data = load_pictures("kaggle")
+    assert data.classes == 2 and len(data.test) == 20
+    pictures("kaggle/dev")
+    with pytest.raises(ValueError, match="kaggle has a folder dev beside Training; name a part train, validation or"):
+        load_pictures("kaggle")
+    for part in ("test", "val"):
+        pictures(f"without/{part}")
+    with pytest.raises(ValueError, match="without has a folder test of classes, but none called train"):
+        load_pictures("without")
+
+
+def test_names_of_classes_that_would_look_the_same_are_refused():
+    pictures("long", classes=("x" * 100 + "cat", "x" * 100 + "dog"))
+    with pytest.raises(ValueError, match="two classes have the name 'xxx"):
+        load_pictures("long")
+
+
+def test_features_are_not_rounded_away():
+    y = np.arange(500) % 2
+    with pytest.raises(ValueError, match="column 0 of x has numbers from 1700000000 to 1700000499, which float32"):
+        from_arrays((1_700_000_000.0 + np.arange(500))[:, None], y)
+    small = from_arrays(np.random.default_rng(0).normal(5e-7, 3e-7, (500, 1)), y)
+    assert abs(float(small.train.inputs(torch.arange(len(small.train))).std()) - 1) < 0.01
+    constant = from_arrays(np.full((500, 1), 0.1), y)
+    assert constant.train.std == 1.0
+
+
+def test_arrays_that_are_no_plain_numbers():
+    y = np.arange(10) % 2
+    with pytest.raises(ValueError, match="x is a masked array with missing values"):
+        from_arrays(np.ma.masked_equal(np.arange(10.0)[:, None], 3.0), y)
+    with pytest.raises(ValueError, match="classes is a set, which has no order"):
+        from_arrays(np.arange(10.0)[:, None], y, classes={"a", "b"})
+    with pytest.raises(ValueError, match="two classes have the name 'a'"):
+        from_arrays(np.arange(10.0)[:, None], y, classes=("a", "a"))
+    with pytest.raises(ValueError, match="x has no examples"):
+        from_arrays(np.zeros((0, 2)), np.zeros(0, int))
+    swapped = from_arrays(np.arange(10, dtype=">f4")[:, None], y)
+    plain = from_arrays(np.arange(10, dtype="f4")[:, None], y)
+    assert torch.equal(swapped.train.x, plain.train.x)

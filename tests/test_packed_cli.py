@@ -42,7 +42,10 @@ def test_pack_run_summary(tmp_path, capsys):
         for backend in ("torch", "native", "reference"):
             assert cli.main(["run", "net.safetensors", "--backend", backend, "--out", "rows.jsonl"]) == 0
             captured = capsys.readouterr()
-            assert f"accuracy {evaluation[name]['accuracy']:.2f}" in captured.out and captured.err == ""
+            assert (
+                f"accuracy {evaluation[name]['accuracy']:.2f}" in captured.out
+                and captured.err == "written: rows.jsonl\n"
+            )
             rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
             assert np.mean([row["entropy"] for row in rows]) == pytest.approx(evaluation[name]["entropy"], rel=1e-3)
             assert set(rows[0]) == {"class", "probabilities", "entropy", "mutual_information", "energy"}
@@ -204,7 +207,7 @@ def test_conformal_sets_and_abstention(tmp_path, capsys):
         assert right[one].mean() > right.mean()
     np.save("x.npy", run.experiment.data.test.x[:30].numpy())
     assert cli.main(["run", "net.safetensors", "x.npy", "--conformal", "0.97", "--abstain", "--out", "rows.jsonl"]) == 0
-    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()[:-1]]
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     for line, row, each in zip(lines, rows, chosen, strict=False):
         names = [str(index) for index in np.flatnonzero(each)]

@@ -511,3 +511,19 @@ def test_batchnorm_always_has_two_examples(digits, tmp_path):
     """Also where a last batch is smaller than twice the parts."""
     few = dataclasses.replace(digits, train=TensorData(digits.train.x[:23], digits.train.y[:23]))
     assert run(tmp_path, few, epochs=1, batch_size=10, accumulate=4).summary.epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "milestones", "milestones": (10, 20)}, "milestones of a schedule must be fractions of the run"),
+        ({"kind": "milestones"}, "needs at least one milestone"),
+        ({"kind": "exponential", "factor": -0.5}, "factor of a schedule must be positive, got -0.5"),
+        ({"kind": "staircase", "every": 0}, "every of a schedule must be a number of epochs of at least 1, got 0"),
+        ({"warmup": -1}, "warmup of a schedule must be a number of epochs of at least 0, got -1"),
+        ({"end": float("nan")}, "end of a schedule must be at least 0, got nan"),
+    ],
+)
+def test_numbers_of_a_schedule_that_mean_something_else(change, message):
+    with pytest.raises(ValueError, match=message):
+        Schedule(**change)

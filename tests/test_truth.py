@@ -371,13 +371,22 @@ def test_proxquant_is_the_proximal_map() -> None:
 
 
 def test_adaste_by_hand() -> None:
-    o = _options(ess=2.0, beta=0.5, beta_drawn=0.5, a=0.01, lr=0.1, momentum=0.0, step=1)
-    latent = torch.tensor([0.1, 3.0, 3.0, -1.5, -1.5])
-    gradient = torch.tensor([1.0, 1.0, -1.0, 1.0, -1.0])
-    w = bb.AdaSTE.draw({"latent": latent}, Noise(0, 5), o)
-    torch.testing.assert_close(w, torch.tensor([(0.1 + 0.505) / 1.5, 1.0, 1.0, -1.0, -1.0]))
-    factor = bb.AdaSTE.estimate({"latent": latent}, gradient, w, Noise(0, 5), o) / gradient / 4
-    torch.testing.assert_close(factor, torch.tensor([1 / 1.5, 1 / 3, 0.0, 0.0, 0.5]))
+    o = _options(ess=2.0, beta=0.5, beta_drawn=0.5, hard=0.0, a=0.01, dead_zone=1e-3, lr=0.1, momentum=0.0, step=1)
+    # Inside: towards a flip, outwards. Outside: towards a flip, outwards, outwards, at most ½. In the dead zone.
+    latent = torch.tensor([0.8, 0.8, 6.0, 6.0, -1.5, -1.5, 6.0])
+    gradient = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 5e-4])
+    w = bb.AdaSTE.draw({"latent": latent}, Noise(0, 7), o)
+    torch.testing.assert_close(w, torch.tensor([(0.8 + 0.505) / 1.5] * 2 + [1.0, 1.0, -1.0, -1.0, 1.0]))
+
+    def factors() -> torch.Tensor:
+        return bb.AdaSTE.estimate({"latent": latent}, gradient, w, Noise(0, 7), o) / gradient / 4
+
+    flip, inside = 2.005 / 1.5, 1 / 1.5
+    expected = [(1.01 - 0.8) / (1.5 * 0.8), inside, flip / 6, 0.0, 0.0, 0.5, inside]
+    torch.testing.assert_close(factors(), torch.tensor(expected))
+    o.beta_drawn, o.hard = 1 / o.a, 1.0
+    latent[0] = 5e-4
+    torch.testing.assert_close(factors(), torch.tensor([1.0, 0.0, 1 / 6, 0.0, 0.0, 0.5, 1.0]))
     o.beta = 1 / o.a  # the end of the annealing: w is the sign, however small θ is
     tiny = torch.tensor([-1e-6, 1e-6])
     torch.testing.assert_close(bb.AdaSTE.draw({"latent": tiny}, Noise(0, 2), o), F.sign(tiny), atol=1e-6, rtol=0)

@@ -181,13 +181,19 @@ class _Body(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(_Block(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        even = torch.arange(0, config.head_dim, 2).float()
-        angles = torch.arange(config.max_position_embeddings).float()[:, None] / config.rope_theta ** (
-            even / config.head_dim
-        )
+        self.config = config
+        self.set_turns(None, torch.float32)
+        self.register_load_state_dict_post_hook(_renew_turns)
+
+    def set_turns(self, device: torch.device | None, dtype: torch.dtype) -> None:
+        """Compute the cosines and sines of all positions, which no file has."""
+        config = self.config
+        even = torch.arange(0, config.head_dim, 2, device=device).float()
+        positions = torch.arange(config.max_position_embeddings, device=device).float()
+        angles = positions[:, None] / config.rope_theta ** (even / config.head_dim)
         turns = torch.cat([angles, angles], -1)  # each frequency turns an entry of either half
-        self.register_buffer("cos", turns.cos(), persistent=False)
-        self.register_buffer("sin", turns.sin(), persistent=False)
+        self.register_buffer("cos", turns.cos().to(dtype), persistent=False)
+        self.register_buffer("sin", turns.sin().to(dtype), persistent=False)
 
     def forward(self, tokens: Tensor, past: int, cache: Cache | None) -> Tensor:
         x = self.embed_tokens(tokens)
@@ -196,6 +202,11 @@ class _Body(nn.Module):
         for index, layer in enumerate(self.layers):
             x = layer(x, turns, index, cache)
         return self.norm(x)
+
+
+def _renew_turns(body: _Body, _: object) -> None:
+    """Compute the buffers of a body that has been loaded, which had no values if it was made on the meta device."""
+    body.set_turns(body.embed_tokens.weight.device, body.get_buffer("cos").dtype)
 
 
 class _Block(nn.Module):

@@ -5,9 +5,17 @@ grows:
 
     w = hardtanh((θ + β(1 + a)·sign θ) / (1 + β));    β ← min(β·growth, 1/a) every `interval` steps
 
-The gradient g at w is multiplied by a factor f. Where w is not saturated, f = 1/(1 + β). Where w is saturated, f = 0 if
-the step would push θ further out, and f = min(1/|θ|, ½) if it would bring θ towards a flip. With N = ess, the released
-optimizer then computes:
+The gradient g at w is multiplied by a factor f, which is that of the released code:
+
+    |g| ≤ dead_zone                              f = 1/(1 + β)
+    |θ| > 1 − βa (saturated), outwards           f = 0
+    |θ| > 1 − βa, towards a flip                 f = (1 + 2β + βa) / ((1 + β)|θ|), at most ½
+    |θ| < 1 − βa, outwards                       f = 1/(1 + β)
+    |θ| < 1 − βa, towards a flip                 f = (2β(1 + a) − |θ|) / ((1 + β)|θ|), in [0, ½]
+
+When β has reached 1/a, weights with |θ| > 0.001 have f = 0 outwards and f = min(1/|θ|, ½) towards a flip, and all
+others f = 1. In the last of the five rows, the released code has θ instead of |θ| in the numerator, which treats the
+two signs differently. With N = ess, the released optimizer then computes:
 
     m ← 0.9 m + 0.1 (N²·f·g + θ);    θ ← θ − α m / (1 − 0.9ᵗ)
 """
@@ -31,7 +39,9 @@ class AdaSTEOptions(Options):
     ess: Number
     beta: Number
     beta_drawn: Number
+    hard: Number
     a: Number
+    dead_zone: Number
     momentum: Number
     correction: Number
     init_theta: float
@@ -48,6 +58,7 @@ class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
         growth: Factor by which β grows.
         interval: Number of steps between two growths of β. The paper uses one epoch.
         a: Margin a > 0. β grows up to 1/a, where w is exactly sign(θ).
+        dead_zone: Largest |g| of a gradient that counts as none, so that it neither flips nor saturates a weight.
         momentum: Decay rate of the moving average.
         init_theta: Initial |θ|. The signs are random.
         **common: Options that all rules share; see `BinaryOptimizer`.
@@ -79,13 +90,13 @@ class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
         growth: float = 1.05,
         interval: int = 500,
         a: float = 0.01,
+        dead_zone: float = 1e-3,
         momentum: float = 0.9,
         init_theta: float = 10.0,
         **common: Unpack[Common],
     ) -> None:
-        options = dict(
-            lr=lr, ess=ess, beta=beta, growth=growth, interval=interval, a=a, momentum=momentum, init_theta=init_theta
-        )
+        options = dict(lr=lr, ess=ess, beta=beta, growth=growth, interval=interval, a=a, dead_zone=dead_zone)
+        options |= dict(momentum=momentum, init_theta=init_theta)
         super().__init__(params, options, **common)
 
     @staticmethod
@@ -93,6 +104,7 @@ class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
         """Raise ValueError for options out of range."""
         checks.number(group["ess"], "ess", "a positive number (examples times augmentation)", low=0)
         checks.number(group["a"], "a", "positive", low=0)
+        checks.number(group["dead_zone"], "dead_zone", "at least 0", open_low=False)
         checks.number(group["init_theta"], "init_theta", "positive", low=0)
         checks.annealing({**group, "beta_max": 1 / group["a"]})
         checks.decay(group["momentum"], "momentum")
@@ -104,11 +116,13 @@ class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
 
     @staticmethod
     def schedule(group: Values, step: Count) -> Values:
-        """Return the current β, and β at the time the current weights were drawn."""
+        """Return the current β, and β when the current weights were drawn, with whether it was the highest."""
         at, highest = (group["beta"], group["growth"], group["interval"]), 1 / group["a"]
+        drawn = F.annealed(*at, step - 1, highest)
         return {
             "beta": F.annealed(*at, step, highest),
-            "beta_drawn": F.annealed(*at, step - 1, highest),
+            "beta_drawn": drawn,
+            "hard": 1.0 * (drawn >= highest),
             "correction": F.bias_correction(group["momentum"], step),
         }
 
@@ -127,11 +141,18 @@ class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
     @staticmethod
     def estimate(belief: Belief, gradient: Tensor, draw: Tensor, noise: Noise, o: AdaSTEOptions) -> Tensor:
         """Return N²·f·g."""
-        latent = belief["latent"]
-        inside = 1 / (1 + o.beta_drawn)
+        latent, beta, soft = belief["latent"], o.beta_drawn, 1 - o.hard
+        size = latent.abs()
+        rest = o.hard + soft / (1 + beta)
+        pull = o.hard + soft * (1 + 2 * beta + beta * o.a) / (1 + beta)
+        edge = 1e-3 * o.hard + soft * (1 - beta * o.a)
         # Where θ·g > 0, a step against the gradient brings θ towards a flip.
-        outside = (1 / latent.abs()).clamp(max=0.5) * F.heaviside(latent * gradient)
-        factor = inside + F.heaviside(draw.abs() - 1) * (outside - inside)
+        towards = F.heaviside(latent * gradient)
+        outside = towards * (pull / size).clamp(max=0.5)
+        between = ((2 * beta * (1 + o.a) - size) / ((1 + beta) * size)).clamp(0, 0.5)
+        inside = rest + soft * towards * (between - rest)
+        moved = inside + F.heaviside(size - edge) * (outside - inside)
+        factor = rest + F.heaviside(gradient.abs() - o.dead_zone) * (moved - rest)
         return o.ess * o.ess * factor * gradient
 
     @staticmethod

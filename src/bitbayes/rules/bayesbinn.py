@@ -90,6 +90,8 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
     Start with `BayesBiNN.recommended`. When `ess` is close to the number of examples, use `init_lambda <= 1`; otherwise
     the random initial signs look like evidence.
 
+    With "released", 1 − tanh² λ is that of the present λ; in the released code, it is one step behind.
+
     At τ ≤ 1e-6, "released" is a deterministic rule. The scale is 1/τ, the noise never changes a sign, and the weights
     are the sign of a decaying average of −g (Bop with threshold 0). The rule is computed in this closed form, with λ in
     units of N/τ. Its posterior is a point, and `posterior()` warns about this.

@@ -45,7 +45,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
             as in XNOR-Net and VISPA), "group:N" (one per N adjacent weights of a row), "normal" (a fixed random factor
             per weight), or "weight" (a learned factor per weight, which begins as "normal"). The last two cost 32 bits
             per weight; see `bitbayes.rules.scales`.
-        scale_lr: Learning rate for the logarithm of a learned scale.
+        scale_lr: Learning rate for the logarithm of a learned scale. Schedulers of torch change `lr` alone; to anneal
+            this rate, too, set `group["scale_lr"]`.
         init: "random" as in the papers, or "weights" to start from the signs and relative sizes of the tensors' values.
             None selects "random", or "weights" with a warning if a tensor looks trained (`bitbayes.rules.pretrained`).
         seed: Seed of the noise. None uses `torch.initial_seed()`, in a distributed job that of rank 0. Two optimizers

@@ -41,7 +41,8 @@ class ProxQuant(BinaryOptimizer[ProxQuantOptions]):
             training.
         betas: Decay rates of Adam's moments.
         **common: Options that all rules share; see `BinaryOptimizer`. The paper starts from a trained float network:
-            load its weights and pass `init="weights"`.
+            load its weights and pass `init="weights"`. θ then begins with their signs and relative sizes, scaled to
+            Glorot's range. A network whose layers are normalised computes the same at the start, and others do not.
 
     Raises:
         ValueError: If an option is out of range.

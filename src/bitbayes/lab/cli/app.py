@@ -64,7 +64,8 @@ def _main(words: list[str], debug: bool) -> int:
         return _fail(_interrupted(command, stop), 1)
     except BrokenPipeError:  # `bitbayes recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(command, Command) and type(command).advice is not Command.advice:  # it was in the middle of work
+        told = (type(command).advice, type(command).again) if isinstance(command, Command) else ()
+        if isinstance(command, Command) and told != (Command.advice, Command.again):  # it was in the middle of work
             return _fail(f"interrupted, because what read the output has ended; {command.advice(saved=True)}", 1)
         return 1
     except Exception as error:

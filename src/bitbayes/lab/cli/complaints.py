@@ -82,10 +82,11 @@ def _missing(lines: list[str], command: str) -> str | None:
 
 
 def _unrecognised(text: str, command: str, commands: Mapping[str, Any]) -> str | None:
-    match = re.match(r"Unrecognized options: (.*)", text)
+    # The second form is that of a word that another command has.
+    match = re.match(r"Unrecognized (?:options: |or misplaced options:\s*)(.*)", text)
     if match is None:
         return None
-    words = match[1].split(", ")
+    words = re.findall(r"(\S+) \(applied to", match[1]) or match[1].split(", ")
     wrong = next((word for word in words if word.startswith("-")), None)
     if wrong is None:
         return f"{command} takes no further argument, got {words[0]!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -40,5 +41,6 @@ class New(Command):
         except OSError as error:
             raise ValueError(f"cannot write {path}: {error.strerror}") from error
         print(f"written: {path}")
-        print(f"train it on the 8x8 digits: bitbayes train {path}")
-        print(f"train it on your pictures: bitbayes train {path} --data FOLDER (FOLDER/CLASS/*.png)")
+        quoted = shlex.quote(str(path))
+        print(f"train it on the 8x8 digits: bitbayes train {quoted}")
+        print(f"train it on your pictures: bitbayes train {quoted} --data FOLDER (FOLDER/CLASS/*.png)")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -46,9 +47,9 @@ class Pack(Command):
 
     epilog = """
 examples:
-  bitbayes pack runs/mnist-ste-seed0 -o mnist.safetensors
-  bitbayes pack runs/mnist-vispa-seed0 -o ten.safetensors --samples 10
-  bitbayes pack runs/mnist-ste-seed0 -o mnist.safetensors --conformal 0.9 0.99
+  bitbayes pack runs/mnist-ste-seed1 -o mnist.safetensors
+  bitbayes pack runs/mnist-vispa-seed1 -o ten.safetensors --samples 10
+  bitbayes pack runs/mnist-ste-seed1 -o mnist.safetensors --conformal 0.9 0.99
 """
     folder: Name
     output: Output
@@ -136,18 +137,35 @@ examples:
         network, unread = find_packed(self.network), list[str]()
         sets = None if self.conformal is None else network.conformal(self.conformal, self.network)
         runtime = load(network, self.backend)
-        rows = self._answers(runtime, sets, unread) if self.inputs else self._figures(runtime, sets)
-        if self.out is not None:
-            Path(self.out).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            print(f"written: {self.out}")
+        rows = list[dict[str, Any]]()
+        try:
+            if self.inputs:
+                self._answers(runtime, sets, rows, unread)
+            else:
+                rows += self._figures(runtime, sets)
+        except BaseException:
+            if rows:  # interrupted, or what read the output has ended
+                self._write(rows)
+            raise
+        self._write(rows)
         if unread:
             count = len(unread) + len(rows)
             more = f" (and {len(unread) - _SHOWN} more)" if len(unread) > _SHOWN else ""
             reasons = "; ".join(unread[:_SHOWN]) + more
             raise ValueError(reasons if count == 1 else f"{len(unread)} of {count} inputs cannot be used: {reasons}")
 
-    def _answers(self, runtime: Runtime, sets: ConformalSets | None, unread: list[str]) -> list[dict[str, Any]]:
-        """Print a table on a terminal, and elsewhere one line per input with tabs between the columns."""
+    def _write(self, rows: Sequence[dict[str, Any]]) -> None:
+        if self.out is not None:
+            Path(self.out).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            print(f"written: {self.out}", file=sys.stderr)  # the other stream holds one line per input
+
+    def _answers(
+        self, runtime: Runtime, sets: ConformalSets | None, rows: list[dict[str, Any]], unread: list[str]
+    ) -> None:
+        """Print a table on a terminal, and elsewhere one line per input with tabs between the columns.
+
+        Rows, and reasons why inputs cannot be read, are appended to the lists.
+        """
         from bitbayes.lab.studies.answers import answers
 
         if runtime.network.inputs is None:
@@ -156,7 +174,7 @@ examples:
                 "normalised inputs or token ids with --data INPUTS.npy"
             )
         terminal, several = sys.stdout.isatty(), runtime.network.program.samples > 1
-        rows, cells = list[dict[str, Any]](), list[dict[str, str]]()
+        cells = list[dict[str, str]]()
         how: dict[str, Any] = {"invert": self.invert, "sets": sets, "abstain": self.abstain}
         for answer in answers(runtime, self.inputs, regression=_is_regression(runtime.network), **how):
             if isinstance(answer.row, ValueError):
@@ -168,7 +186,6 @@ examples:
                 print("\t".join(cells[-1].values()), flush=True)
         if terminal and cells:
             print(Table("", list(cells[0]), [list(row.values()) for row in cells]).text())
-        return rows
 
     def _figures(self, runtime: Runtime, sets: ConformalSets | None) -> list[dict[str, Any]]:
         """Print accuracy and mean uncertainty on the test data or on normalised inputs."""

@@ -65,7 +65,7 @@ examples:
   bitbayes reproduce truth --dataset snelson --data FOLDER
   bitbayes reproduce table2 --rules ste bayesbinn:default --seeds 3
   bitbayes reproduce members --dataset mnist-narrow --unlike letters
-  bitbayes reproduce curves --runs runs/mnist-ste-seed0 runs/mnist-bop-seed0
+  bitbayes reproduce curves --runs runs/mnist-ste-seed1 runs/mnist-bop-seed1
 """
     target: Annotated[Name, tyro.conf.arg(help=_targets())]
     choice: Annotated[TableChoice, options_of(TableChoice, "seeds", "rules", "jobs", dataset=_DATASET)]
@@ -138,7 +138,7 @@ class Report(Command):
 
     epilog = """
 example:
-  bitbayes report runs/mnist-ste-seed0 runs/mnist-bop-seed0 -o mnist.html
+  bitbayes report runs/mnist-ste-seed1 runs/mnist-bop-seed1 -o mnist.html
 """
     runs: Names
     output: Output = "report.html"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -110,7 +111,7 @@ examples:
         if result.summary is not None:  # that only the first process has
             show(summary_table(result.summary, result.folder))
             if config.cycles > 1:
-                show(f"All members together: bitbayes evaluate {config.out}")
+                show(f"All members together: bitbayes evaluate {shlex.quote(config.out)}")
 
     def _several(self, given: Overrides) -> None:
         from bitbayes.lab.recipes import full_name, open_recipe
@@ -143,7 +144,7 @@ examples:
         summaries = (run_members if ensemble else run_several)(configs, jobs=self.jobs)
         show(results.results_table(None, recipe, [TableRow(str(rule), summaries)]))
         if ensemble:
-            show(f"All members together: bitbayes evaluate {Path(configs[0].out).parent}")
+            show(f"All members together: bitbayes evaluate {shlex.quote(str(Path(configs[0].out).parent))}")
 
 
 @dataclass
@@ -171,9 +172,9 @@ The table shows accuracy, likelihood, calibration and entropy of the posterior
 mode and of the posterior mean side by side.
 
 examples:
-  bitbayes evaluate runs/mnist-bayesbinn-released-seed0
-  bitbayes evaluate runs/mnist-ste-seed0 --unlike fashion-mnist
-  bitbayes evaluate runs/mnist-ste-seed0-members4
+  bitbayes evaluate runs/mnist-bayesbinn-released-seed1
+  bitbayes evaluate runs/mnist-ste-seed1 --unlike fashion-mnist
+  bitbayes evaluate runs/mnist-ste-seed1-members4
 """
     folder: Name
     samples: int = 32

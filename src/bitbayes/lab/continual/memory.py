@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -43,9 +44,14 @@ class Memory(ABC):
     """
 
     name: ClassVar[str]
+    mixes: ClassVar[bool] = False
+    """Whether batches of training mix the tasks, so that all tasks share BatchNorm statistics by default."""
 
     def __init__(self, **options: Any) -> None:
-        self.options = options
+        try:
+            self.options = json.loads(json.dumps(options))  # as summary.json has them, to which they are compared
+        except TypeError as error:
+            raise ValueError(f"options of a method are numbers, text and lists of them, got {options}") from error
 
     def begin(self, experiment: Experiment) -> None:
         """Prepare for an untrained network; raise ValueError if the method does not support it."""

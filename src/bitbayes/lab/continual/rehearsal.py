@@ -16,7 +16,7 @@ from bitbayes.lab.continual.memory import Memory
 from bitbayes.lab.continual.tasks import Task
 from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.train import COSINE_BY_STEPS, Experiment, RunConfig
-from bitbayes.lab.train.experiment import continue_experiment
+from bitbayes.lab.train.experiment import continue_experiment, resolved
 from bitbayes.lab.train.loop import training_step
 from bitbayes.lab.train.schedule import advance
 from bitbayes.noise import stream_key
@@ -56,6 +56,7 @@ class Replay(Rehearsal):
     """
 
     name: ClassVar[str] = "replay"
+    mixes: ClassVar[bool] = True
 
     def __init__(self, examples: int = 200) -> None:
         super().__init__(examples=examples)
@@ -139,7 +140,8 @@ class Coreset(Rehearsal):
         model, optimizer, real = copy.deepcopy(parts)  # together, because optimizers hold the model's parameters
         found = dataclasses.replace(experiment, model=model, optimizer=optimizer, real_optimizer=real, hooks=None)
         whole = joined(self.kept)
-        fit = self._config(config, len(whole))
+        rate = resolved(config, len(experiment.data.train)).lr  # of the run: a fit has other numbers of steps
+        fit = self._config(config if rate is None else config.changed(lr=rate), len(whole))
         found = continue_experiment(found, fit, dataclasses.replace(experiment.data, train=whole))
         if isinstance(optimizer, BayesBiNN):
             advance_prior(optimizer)

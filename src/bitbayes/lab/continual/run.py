@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class StreamSettings:
         ess_decay: Factor of `ess` from task to task. Below 1, later tasks move the posterior less, so that the shared
             network retains earlier tasks better.
         statistics: BatchNorm statistics at test time: "task" for those from the end of each task's training, "shared"
-            for the latest ones for all tasks. "task" requires that the task of an input is known at test time.
+            for the latest ones for all tasks. "task" requires that the task of an input is known at test time. None
+            chooses "shared" with `Replay` and in the scenarios "domain" and "class", and "task" otherwise.
         curve_examples: Number of test examples per task on which accuracy is measured after every epoch; 0 for none.
             This does not change what is learned.
 
@@ -46,14 +48,26 @@ class StreamSettings:
     prior: bool = True
     decay: float = 1.0
     ess_decay: float = 1.0
-    statistics: Statistics = "task"
+    statistics: Statistics | None = None
     curve_examples: int = 1000
 
     def __post_init__(self) -> None:
         checks.option(self.curve_examples >= 0, "curve_examples", "at least 0", self.curve_examples)
         checks.option(self.ess_decay > 0, "ess_decay", "positive", self.ess_decay)
         checks.option(0 <= self.decay <= 1, "decay of the prior", "in [0, 1]", self.decay)
-        checks.option(self.statistics in ("task", "shared"), "statistics", '"task" or "shared"', self.statistics)
+        checks.option(
+            self.statistics in ("task", "shared", None), "statistics", '"task", "shared" or None', self.statistics
+        )
+        if self.statistics == "task" and self.scenario in ("domain", "class"):
+            raise ValueError(
+                f'statistics "task" need the task of every test input, unknown in the scenario {self.scenario}; use '
+                '"shared"'
+            )
+
+    def with_statistics(self, memory: Memory) -> StreamSettings:
+        """Return the settings with the statistics that None stands for."""
+        shared = memory.mixes or self.scenario in ("domain", "class")
+        return dataclasses.replace(self, statistics=self.statistics or ("shared" if shared else "task"))
 
     def record(self, memory: Memory) -> dict[str, Any]:
         """Return the entries of summary.json that must not change when a stream continues."""
@@ -82,10 +96,11 @@ class _Watch:
     seconds: float = 0.0
 
     def __call__(self, config: RunConfig, examples: int | None = None) -> list[float]:
-        started = time.perf_counter()
-        found = self.memory.corrected(self.experiment, config, mixed=self.settings.statistics == "shared")
+        started, statistics = time.perf_counter(), self.settings.statistics
+        assert statistics is not None
+        found = self.memory.corrected(self.experiment, config, mixed=statistics == "shared")
         seen = [*self.before, Seen.of(self.task, batch_statistics(found, config))]
-        row = accuracies(found, config, seen, self.memory.examples_seen(), self.settings.statistics, examples)
+        row = accuracies(found, config, seen, self.memory.examples_seen(), statistics, examples)
         self.seconds += time.perf_counter() - started
         return row
 
@@ -130,8 +145,9 @@ def run_stream(
         Accuracies of the mean of `config.predict_samples` networks, or of the mode for rules without a posterior.
 
     Raises:
-        ValueError: If there are no tasks, `config` has an augmentation, a teacher or a pretrained run, the folder
-            holds a single run or a stream with other settings, or the memory does not support the rule.
+        ValueError: If there are no tasks, a task has no training or test examples, `config` has an augmentation, a
+            teacher, a pretrained run or an epoch to stop after, the folder holds a single run or a stream with other
+            settings, or the memory does not support the rule.
         RunError: If another process is writing into the folder.
         TypeError: If `settings.prior` is set for a rule without a prior.
 
@@ -147,7 +163,7 @@ def run_stream(
         >>> [len(row) for row in stream.matrix.rows]
         [1, 2]
     """
-    for name in ("augment", "teacher", "pretrained"):
+    for name in ("augment", "teacher", "pretrained", "stop_after"):
         if (value := getattr(config, name)) is not None:
             raise ValueError(f"a stream has no {name}, got {value}; leave it out")
     if config.pretrain_epochs or config.cycles > 1:
@@ -157,6 +173,7 @@ def run_stream(
         )
     folder = RunFolder(config.out)
     memory = copy.deepcopy(memory) if memory is not None else NoMemory()
+    settings = settings.with_statistics(memory)
     about = settings.record(memory)
     with folder.held():
         matrix = _recorded(folder, about)
@@ -168,6 +185,7 @@ def run_stream(
         for index, task in enumerate(tasks):
             options = _less_sure(config.spec.options, settings.ess_decay**index)
             mine = config.changed(out=str(Path(config.out, f"task{index + 1}")), options=options)
+            _check_examples(task)
             data = memory.training_data(task, mine)
             if experiment is None:
                 experiment = build_experiment(mine, network, data, loss)
@@ -207,6 +225,12 @@ def run_stream(
         if not seen:
             raise ValueError("a stream needs at least one task, got none")
     return StreamResult(folder.path, matrix, _summary(config, about, matrix, memory))
+
+
+def _check_examples(task: Task) -> None:
+    for part, what in ((task.data.train, "training"), (task.data.test, "test")):
+        if part is None or not len(part):
+            raise ValueError(f"{task.name} has no {what} examples; a stream learns and tests every task")
 
 
 def _less_sure(options: Mapping[str, Any], factor: float) -> dict[str, Any]:

@@ -89,9 +89,13 @@ def split_tasks(bundle: DataBundle[TensorData], scenario: Scenario, *, each: int
     """
     if scenario not in ("task", "domain", "class"):
         raise ValueError(f"scenario must be task, domain or class, got {scenario!r}")
-    if each < 1 or bundle.classes % each:
+    if each < 1 or bundle.classes % each or not bundle.classes:
         raise ValueError(f"{bundle.classes} classes cannot be split into tasks of {each} classes each")
     plain = bundle.without_validation()
+    for part, what in ((plain.train, "training"), (plain.test, "test")):
+        present = set() if part is None else set(part.y.tolist())
+        if part is not None and (missing := set(range(bundle.classes)) - present):
+            raise ValueError(f"class {min(missing)} of {bundle.classes} has no {what} examples, so no task can have it")
     for start in range(0, bundle.classes, each):
         chosen = tuple(range(start, start + each))
         train = _of_classes(plain.train, start, each, scenario)
@@ -102,7 +106,10 @@ def split_tasks(bundle: DataBundle[TensorData], scenario: Scenario, *, each: int
 
 
 def _permuted(part: TensorData, order: Tensor) -> TensorData:
-    return dataclasses.replace(part, x=part.x[:, order])
+    """Permute the entries of the inputs together with their means and standard deviations."""
+    known = {"mean": part.mean, "std": part.std}
+    moved = {n: tuple(value[i] for i in order.tolist()) for n, value in known.items() if isinstance(value, tuple)}
+    return dataclasses.replace(part, x=part.x[:, order], **moved)
 
 
 def _of_classes(part: TensorData, start: int, each: int, scenario: Scenario) -> TensorData:

@@ -113,6 +113,8 @@ def _classes(given: Any) -> tuple[int | None, tuple[str, ...]]:
         return operator.index(given), ()
     except TypeError:
         pass
+    if isinstance(given, set | frozenset):
+        raise ValueError("classes is a set, which has no order; give a list of their names, in the order of y")
     names = () if isinstance(given, str | Tensor) or not isinstance(given, Iterable) else tuple(map(str, given))
     if not names:
         raise ValueError(f"classes is {given!r:.60}; expected the number of classes, or a sequence of their names")
@@ -121,8 +123,10 @@ def _classes(given: Any) -> tuple[int | None, tuple[str, ...]]:
 
 def _pair(x: Any, y: Any, x_name: str, y_name: str) -> tuple[Tensor, Tensor]:
     inputs, targets = _tensor(x, x_name), _tensor(y, y_name)
-    if len(inputs) != len(targets) or not len(inputs):
+    if len(inputs) != len(targets):
         raise ValueError(f"{x_name} has {len(inputs)} examples and {y_name} has {len(targets)}; give as many of both")
+    if not len(inputs):
+        raise ValueError(f"{x_name} has no examples; give at least one")
     if inputs.dim() == 3:
         inputs = inputs[:, None]
     if inputs.dim() not in (2, 4):
@@ -132,6 +136,7 @@ def _pair(x: Any, y: Any, x_name: str, y_name: str) -> tuple[Tensor, Tensor]:
             f"{x_name} has shape {tuple(inputs.shape)}; expected images (N, C, H, W) of C = 1 or 3 channels"
         )
     if inputs.dtype != torch.uint8 or inputs.dim() == 2:
+        _check_precision(inputs, x_name)
         inputs = inputs.float()
         if not inputs.isfinite().all():
             raise ValueError(f"{x_name} has numbers that are not finite (nan or inf); remove or replace them")
@@ -149,7 +154,27 @@ def _pair(x: Any, y: Any, x_name: str, y_name: str) -> tuple[Tensor, Tensor]:
     return inputs, targets.long()
 
 
+def _check_precision(inputs: Tensor, name: str) -> None:
+    """Raise ValueError for a column that float32 would round to fewer than a hundredth of its spread."""
+    if inputs.dim() != 2 or inputs.dtype not in (torch.float64, torch.int32, torch.int64):
+        return
+    wide = inputs.double()
+    coarse = (wide.float().double() - wide).abs().amax(0) > 0.01 * wide.std(0, correction=0)
+    coarse &= wide.amax(0) > wide.amin(0)
+    if coarse.any():
+        column = int(coarse.nonzero()[0])
+        low, high = (float(end) for end in wide[:, column].aminmax())
+        raise ValueError(
+            f"column {column} of {name} has numbers from {low:.10g} to {high:.10g}, which float32 cannot tell apart "
+            "well; subtract their mean first"
+        )
+
+
 def _tensor(value: Any, name: str) -> Tensor:
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name} is a masked array with missing values; fill them in, or leave the examples out")
+    if isinstance(value, np.ndarray) and not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
     try:
         found = value.detach().cpu() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     except (TypeError, ValueError) as error:
@@ -166,7 +191,9 @@ def _normalisation(x: Tensor, names: tuple[str, ...]) -> tuple[Inputs, Any, Any]
     """Return the description of inputs, and their mean and standard deviation for each channel or entry."""
     pixels = (x.double() / 255 if x.dtype == torch.uint8 else x.double()).transpose(0, 1).flatten(1)
     means: tuple[float, ...] = tuple(pixels.mean(1).float().tolist())
-    stds: tuple[float, ...] = tuple(std if std > 1e-6 else 1.0 for std in pixels.std(1, correction=0).float().tolist())
+    spreads = pixels.std(1, correction=0).float().tolist()
+    # A constant entry is left as it is; in floating point, its deviation may be a little above 0.
+    stds = tuple(std if std > 1e-6 * abs(mean) else 1.0 for mean, std in zip(means, spreads, strict=True))
     mean = means[0] if len(means) == 1 else means
     std = stds[0] if len(stds) == 1 else stds
     if x.dim() == 2:

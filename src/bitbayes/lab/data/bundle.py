@@ -89,13 +89,24 @@ class TensorData:
         return [self.x[chosen], self.y[chosen]]
 
     def joined(self, other: TensorData) -> TensorData:
-        """Return these examples followed by others, with the normalisation and augmentation of these examples.
+        """Return these examples followed by others, with the augmentation of these examples.
+
+        Where their normalisations differ, the inputs of the result are normalised already.
+
+        Raises:
+            ValueError: If the normalisations differ and one part has an augmentation, which needs images as they are.
 
         Example:
             >>> len(TensorData(torch.zeros(2, 1), torch.zeros(2)).joined(TensorData(torch.ones(3, 1), torch.ones(3))))
             5
         """
-        return dataclasses.replace(self, x=torch.cat([self.x, other.x]), y=torch.cat([self.y, other.y]))
+        y = torch.cat([self.y, other.y])
+        if (self.mean, self.std) == (other.mean, other.std):
+            return dataclasses.replace(self, x=torch.cat([self.x, other.x]), y=y)
+        if self.augment is not None or other.augment is not None:
+            raise ValueError("examples with different means or deviations cannot be joined and augmented")
+        x = torch.cat([part.inputs(torch.arange(len(part), device=part.x.device)) for part in (self, other)])
+        return TensorData(x, y)
 
     def batches(self, indices: Iterable[Tensor], uniform: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised inputs and targets; see `Examples.batches`."""
@@ -200,7 +211,8 @@ class DataBundle(Generic[E]):
             count = -1 if part is None else len(part)
             digest.update(f"{count};".encode())
             for tensor in () if part is None else part.marks():
-                plain = tensor.float().round(decimals=3) if tensor.is_floating_point() else tensor
+                # Adding 0 turns −0 into 0.
+                plain = tensor.float().round(decimals=3) + 0.0 if tensor.is_floating_point() else tensor
                 digest.update(plain.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 

@@ -146,9 +146,18 @@ def shown_names(names: Sequence[str], layout: Layout) -> tuple[str, ...]:
 
 
 def printable_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return class names, shortened if long, or () if one of them cannot be shown."""
+    """Return class names, shortened if long, or () if one of them cannot be shown.
+
+    Raises:
+        ValueError: If two names, or what is shown of them, are equal.
+    """
     sound = all(name.isprintable() and not name.isspace() for name in names)
-    return tuple(name[:MAX_NAME] for name in names) if sound and all(names) else ()
+    shown = tuple(name[:MAX_NAME] for name in names)
+    if twice := next((name for name in shown if shown.count(name) > 1), None):
+        raise ValueError(
+            f"two classes have the name {twice!r}, of which {MAX_NAME} characters are kept; give each class its own"
+        )
+    return shown if sound and all(names) else ()
 
 
 def hub_id(where: str | Path) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ _TRAIN = ("train", "training")
 _TEST = ("test", "testing")
 _VALIDATION = ("validation", "valid", "val")
 _LABELS = ("label", "labels", "class", "target")
-_OTHERS = (".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")  # pictures that are not read
+# Pictures that are not read.
+_OTHERS = (".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif", ".jfif", ".jpe", ".jp2", ".ppm")
 _LAYOUTS = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png"
 
 
@@ -98,8 +99,10 @@ def _parquet(folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def _one(names: Sequence[str], present: Any) -> str | None:
-    return next((name for name in names if name in present), None)
+def _one(names: Sequence[str], present: Iterable[str]) -> str | None:
+    """Return the first of some names that is present, in whatever case."""
+    known = {name.casefold(): name for name in present}
+    return next((known[name] for name in names if name in known), None)
 
 
 # Folders. -----------------------------------------------------------------------------------------------------------
@@ -109,12 +112,18 @@ def _of_folders(folder: Path) -> Splits:
     inside = _folders(folder)
     train = _one(_TRAIN, inside)
     if train is None:
+        if (part := _one((*_TEST, *_VALIDATION), inside)) and _folders(folder / part):
+            raise ValueError(f"{folder} has a folder {part} of classes, but none called train; expected {_LAYOUTS}")
         names = tuple(inside)
         _check_classes(folder, names)
         return Splits(names, _in_classes(folder, names))
     validation, test = _one(_VALIDATION, inside), _one(_TEST, inside)
     if test is None:
         validation, test = None, validation
+    if unused := sorted(set(inside) - {train, validation, test}):
+        raise ValueError(
+            f"{folder} has a folder {unused[0]} beside {train}; name a part train, validation or test, or move it away"
+        )
     names = tuple(_folders(folder / train))
     _check_classes(folder / train, names)
     parts = []

@@ -237,7 +237,7 @@ def make_config(
     config = RunConfig(
         recipe=recipe.name,
         rule=name.rule,
-        out=chosen.pop("out", None) or f"runs/{recipe.name}-{name.slug}-seed{seed}{several}",
+        out=_folder(chosen.pop("out", None)) or f"runs/{recipe.name}-{name.slug}-seed{seed}{several}",
         spec=spec.with_options(options),
         epochs=epochs if binary else epochs + recipe.pretrain_epochs,
         estimator=estimator if name.rule == "bayesbinn" else None,
@@ -416,6 +416,11 @@ def run_recipe(
         if Ranks.here().first:
             progress.note(f"{config.recipe}: {experiment.data.described()}")
         return train(config, experiment, resume=resume, progress=progress, programs=recipe.file.files, about=about)
+
+
+def _folder(out: str | None) -> str | None:
+    """Return a folder without a slash at its end, which would put the float network of a run into the run's folder."""
+    return str(Path(out)) if out else out
 
 
 def float_folder(config: RunConfig) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bitbayes.lab.report.folders import RunRecord, is_number
 from bitbayes.lab.report.groups import Group, rule_of
-from bitbayes.lab.train import RunConfig
+from bitbayes.lab.train import RunConfig, RunError
 from bitbayes.lab.train.records import Spread
 
 METRICS = {"accuracy": "accuracy, %", "bits": "bits per byte", "error": "squared error"}
@@ -145,7 +145,12 @@ def float_epochs(config: RunConfig) -> int:
     Raises:
         RunError: If the run of that network cannot be read.
     """
-    return config.pretrain_epochs or (RunConfig.load(config.pretrained).epochs if config.pretrained else 0)
+    if config.pretrain_epochs or not config.pretrained:
+        return config.pretrain_epochs
+    try:
+        return RunConfig.load(config.pretrained).epochs
+    except ValueError as error:
+        raise RunError(f"the length of the schedule is unknown: {error}") from error
 
 
 def task_curves(rows: Sequence[Sequence[float]]) -> list[Curve]:

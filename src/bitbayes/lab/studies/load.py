@@ -180,4 +180,4 @@ def load_run(
     if experiment.optimizer is not None:
         experiment.optimizer.eval()  # marks the parameters as the mode, which is loaded next
     load_mode(files, experiment.model)
-    return FinishedRun(config, files, experiment, load_posterior(files, experiment.device))
+    return FinishedRun(config, files, experiment, load_posterior(files, experiment.device, experiment.optimizer))

@@ -121,10 +121,12 @@ def begin_members(configs: Sequence[RunConfig]) -> None:
         known = folder.read_object(COUNT).get("members") if folder.has(COUNT) else None
         other_number = known not in (None, len(configs))
         before = f"{folder.path} holds {known} members, not {len(configs)}, and " if other_number else ""
+        if known is not None and known > len(configs):
+            raise ValueError(f"{folder.path} holds {known} members, not {len(configs)}; choose another --out")
         for config in configs:
             if Path(config.out, "config.json").is_file() and (other := RunConfig.load(config.out).differences(config)):
                 raise ValueError(f"{before}{config.out} was started with {', '.join(other)}; choose another --out")
-        if any(finished(config) is None for config in configs):
+        if other_number or any(finished(config) is None for config in configs):
             folder.remove("evaluation.json")
         write_count(folder, len(configs))
 

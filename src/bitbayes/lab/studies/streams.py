@@ -46,11 +46,6 @@ def _check_used(config: RunConfig, choice: StreamChoice, split: bool) -> None:
             raise ValueError(f"--{name.replace('_', '-')} has no effect: {why}; leave it out")
     if choice.tasks < 1:
         raise ValueError(f"tasks must be at least 1, got {choice.tasks}")
-    if split and choice.scenario != "task" and choice.statistics == "task":
-        raise ValueError(
-            f"--statistics task needs the task of every test image, unknown with --scenario {choice.scenario}; "
-            "give --statistics shared"
-        )
 
 
 METHODS: dict[str, type[continual.Memory]] = {
@@ -126,7 +121,6 @@ def run_continual(
         }
         config = config.changed(out=config.out + "".join(f"-{name}" for name, is_so in unusual.items() if is_so))
     prior, tasks, ess_decay = choice.prior and has_prior, choice.tasks, choice.ess_decay
-    statistics = choice.statistics or ("shared" if choice.method == "replay" or not known else "task")
     bundle = recipe.load(config.data, open_device(config.device), config.seed)
     if split:
         tasks, made = bundle.classes // 2, continual.split_tasks(bundle, choice.scenario)
@@ -135,9 +129,14 @@ def run_continual(
     if ess_decay is None:
         ess_decay = _default_ess_decay(tasks, prior, choice.prior_decay)
     settings = continual.StreamSettings(
-        choice.scenario if split else None, prior, choice.prior_decay, ess_decay, statistics, choice.curve_examples
+        choice.scenario if split else None,
+        prior,
+        choice.prior_decay,
+        ess_decay,
+        choice.statistics,
+        choice.curve_examples,
     )
-    outputs = 2 if split and choice.scenario == "domain" else 10
+    outputs = 2 if split and choice.scenario == "domain" else bundle.classes
     with tuned_for(wide=recipe.wide):
         return continual.run_stream(
             config,

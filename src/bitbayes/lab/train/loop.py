@@ -267,10 +267,11 @@ def _load(
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"checkpoint.pt in {folder.path} does not fit this run: {one_line(error)}") from error
     run.epoch = state["epoch"]
+    if run.epoch > config.last_epoch:
+        raise ValueError(f"{folder.path} has trained for {run.epoch} epochs; give a larger --stop-after, or none")
     if run.epoch < config.last_epoch:
         folder.remove("summary.json")  # of fewer epochs
-    # Rows after the checkpoint belong to epochs that will run again.
-    folder.write_lines("metrics.jsonl", [row.to_dict() for row in run.history])
+    folder.write_lines("metrics.jsonl", [row.to_dict() for row in run.history])  # later epochs will run again
     _write_record(run)
     return run
 

@@ -18,7 +18,7 @@ from bitbayes.calibration import log_likelihood
 from bitbayes.lab.data import batches
 from bitbayes.lab.train.config import RunConfig
 from bitbayes.lab.train.experiment import Experiment
-from bitbayes.lab.train.folder import RunFolder
+from bitbayes.lab.train.folder import RunError, RunFolder
 from bitbayes.lab.train.mean import MeanPredictor
 from bitbayes.lab.train.measure import bits, measure_regression, measure_text
 from bitbayes.lab.train.records import EpochRow, Summary
@@ -100,9 +100,17 @@ def load_mode(folder: RunFolder, model: nn.Module) -> None:
         raise ValueError(f"model.safetensors does not fit the network: {line}") from error
 
 
-def load_posterior(folder: RunFolder, device: torch.device) -> Posterior | None:
-    """Return the posterior of posterior.safetensors, or None if the rule has no posterior."""
+def load_posterior(
+    folder: RunFolder, device: torch.device, optimizer: BinaryOptimizer | None = None
+) -> Posterior | None:
+    """Return the posterior of posterior.safetensors, or None if there is none.
+
+    Raises:
+        RunError: If the rule of `optimizer` keeps a posterior and the file is missing, or the file is damaged.
+    """
     path = folder.path / "posterior.safetensors"
+    if optimizer is not None and optimizer.has_posterior and not path.is_file():
+        raise RunError(f"{path} is missing, but {type(optimizer).__name__} keeps a posterior; restore a copy of it")
     return read_posterior(path).to(device) if path.is_file() else None
 
 
@@ -111,7 +119,7 @@ def summarize(config: RunConfig, experiment: Experiment, folder: RunFolder, hist
     best, last = best_row(config, history), history[-1]
     full, packed = experiment.bytes()
     mean: dict[str, Any] = {}
-    posterior = load_posterior(folder, experiment.device)
+    posterior = load_posterior(folder, experiment.device, experiment.optimizer)
     if posterior is not None:
         model = copy.deepcopy(experiment.model)
         load_mode(folder, model)

@@ -29,7 +29,7 @@ class Schedule:
         warmup: Number of epochs of "warmup-cosine" in which the rate rises.
 
     Raises:
-        ValueError: If the kind is unknown.
+        ValueError: If the kind is unknown, or a number is out of range.
 
     Example:
         >>> import torch
@@ -53,6 +53,17 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise ValueError(f"schedule must be one of {', '.join(_KINDS)}; got {self.kind!r}")
+        for name, fine, expected in (
+            ("factor", self.factor > 0, "positive"),
+            ("milestones", all(0 < each < 1 for each in self.milestones), "fractions of the run, in (0, 1)"),
+            ("every", self.every >= 1, "a number of epochs of at least 1"),
+            ("end", self.end >= 0, "at least 0"),
+            ("warmup", self.warmup >= 0, "a number of epochs of at least 0"),
+        ):
+            if not fine:
+                raise ValueError(f"{name} of a schedule must be {expected}, got {getattr(self, name)}")
+        if self.kind == "milestones" and not self.milestones:
+            raise ValueError("the schedule milestones needs at least one milestone, a fraction of the run")
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Schedule:
