@@ -155,7 +155,7 @@ def test_no_network_names_data(monkeypatch, capsys):
     monkeypatch.setattr(datasets, "load_dataset", fails)
     assert cli.main(["train", "mnist", "--epochs", "1"]) == 2
     errors = capsys.readouterr().err
-    assert "without a network, give a folder of its parquet files with --data" in errors
+    assert "without a network, give a folder of its parquet files (--data, or" in errors
     assert len(errors.splitlines()) == 1
 
 
@@ -464,3 +464,9 @@ def test_an_option_of_another_command_is_told_in_one_line(capsys) -> None:
     assert cli.main(["run", "net.safetensors", "--output", "x"]) == 2
     expected = "bitbayes: run has no option --output; did you mean --out? see bitbayes run --help\n"
     assert capsys.readouterr().err == expected
+
+
+def test_two_outputs_are_refused_under_both_names(capsys) -> None:
+    for words in (["-o", "x", "-o", "y"], ["--output", "x", "-o", "y"]):
+        assert cli.main(["pack", "run", *words]) == 2
+        assert "--output was given twice" in capsys.readouterr().err

@@ -99,7 +99,8 @@ def _parse(words: list[str]) -> Any:
     """Return the command, or an exit code after printing help or one line about wrong usage."""
     if words and not words[0].startswith("-") and words[0] not in _COMMANDS:
         return _fail(unknown_command(words[0], _COMMANDS), 2)
-    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    long = ("--output" if word == "-o" else word for word in words)
+    options = [word.partition("=")[0] for word in long if word.startswith("--")]
     twice = next((name for name in options if options.count(name) > 1), None)
     if twice is not None:  # the last one would silently win
         return _fail(f"{twice} was given twice; give it once, with all of its values", 2)

@@ -31,7 +31,7 @@ _IDX_FILES = {
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _HUB = "hub:"
 _ROWS = 1000  # rows that are taken from Arrow at a time
-_OFFLINE = "; without a network, give a folder of its parquet files with --data"
+_OFFLINE = "; without a network, give a folder of its parquet files (--data, or --unlike-data for what --unlike names)"
 MOST_BYTES = 2**33  # most bytes of a split's decoded images, which are all in memory; Tiny-ImageNet has 1.2 · 10⁹
 
 
