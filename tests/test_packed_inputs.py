@@ -339,8 +339,9 @@ def test_every_picture_and_array_gets_a_line(here, capsys):
     np.save("x.npy", images[:, None])
     np.save("flat.npy", images.reshape(10, 64)[0] / 255)
     assert cli.main(["run", "net.safetensors", "imgs", "x.npy", "flat.npy", "--out", "rows.jsonl"]) == 0
-    *lines, last = capsys.readouterr().out.splitlines()
-    assert last == "written: rows.jsonl"
+    out, told = capsys.readouterr()
+    lines = out.splitlines()
+    assert told == "written: rows.jsonl\n"
     names, classes, *figures = zip(*(line.split("\t") for line in lines), strict=True)
     assert names[:9] == tuple(f"imgs/d{digit}.png" for digit in range(9)) and names[9] == "imgs/more/d9.png"
     assert names[10:] == (*(f"x.npy[{index}]" for index in range(10)), "flat.npy")

@@ -87,7 +87,7 @@ class Schedule:
             "exponential": 1,
             "staircase": self.every,
             "warmup-cosine": self.warmup,
-            "milestones": 1 if self.milestones else epochs,
+            "milestones": 1,
         }
         return epochs > least.get(self.kind, epochs)
 
