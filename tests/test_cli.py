@@ -244,8 +244,9 @@ def test_a_smaller_ensemble_does_not_take_the_place_of_a_larger_one(tmp_path, ca
 def test_rows_are_kept_when_nobody_reads_the_output(tmp_path, monkeypatch):
     np.save("two.npy", np.zeros((2, 8, 8), np.uint8))
 
-    def ended(*words, **options):
-        raise BrokenPipeError
+    def ended(*words, file=None, **options):
+        if file is None:
+            raise BrokenPipeError
 
     monkeypatch.setattr("bitbayes.lab.cli.packed.print", ended, raising=False)
     with pytest.raises(BrokenPipeError):

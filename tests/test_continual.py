@@ -246,7 +246,7 @@ def test_scenarios_in_which_the_task_is_unknown_share_their_statistics(tmp_path:
         learned("class", tmp_path / "domain")
     choice = StreamChoice(scenario="class", statistics="task")
     with pytest.raises(
-        ValueError, match=r'statistics "task" need the task of every test input, .* scenario class; use "shared"'
+        ValueError, match=r'statistics="task" needs the task of every test input, .* scenario class; use "shared"'
     ):
         run_continual("split-mnist", "ste", choice, Overrides(data=str(data), out=str(tmp_path / "known")))
 

@@ -318,7 +318,7 @@ def test_follow_refuses_what_it_cannot_follow_and_changes_nothing() -> None:
     swapped: tuple[Any, Any] = optimizer, model
     with pytest.raises(TypeError, match="needs a network first, got STE"):
         bb.follow(*swapped)
-    with pytest.raises(ValueError, match="the network has no parameter that is 'w' of the optimizer"):
+    with pytest.raises(ValueError, match="the network has none of the optimizer's binary parameters"):
         bb.follow(other, optimizer)
     for each in (model, other):
         assert "train" not in vars(each) and not each.eval().training

@@ -240,12 +240,13 @@ class Keeping(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer, self.calls, self.seen = nn.Linear(4, 3), 0, []
-        self.features = torch.zeros(0)
+        self.features, self.last, self.named = torch.zeros(0), [torch.zeros(0)], {"x": torch.zeros(0)}
 
     def forward(self, x: Tensor) -> Tensor:
         self.features = self.layer(x)
         self.calls += 1
         self.seen.append(self.features)
+        self.last[0] = self.named["x"] = self.features
         return self.features
 
 
@@ -255,6 +256,7 @@ def test_a_network_that_stores_its_features_stays_usable() -> None:
     x = torch.randn(5, 4)
     outputs = bb.predict(model, x, posterior, samples=4).outputs
     assert model.calls == 4 and len(model.seen) == 4
+    assert model.last[0] is model.named["x"] is model.features
     assert torch.equal(model.features, outputs[-1]) and torch.equal(torch.stack(model.seen), outputs)
     copy.deepcopy(model)
 

@@ -185,7 +185,7 @@ def test_networks_keep_the_sizes_that_they_share() -> None:
     sizes = torch.tensor([[0.125], [3.0]])
     networks = [{"a": 0.25 * torch.tensor([1.0, -1.0]), "b": sign * sizes.expand(2, 3)} for sign in (1, -1)]
     q = bb.SamplePosterior.of_networks(networks)
-    assert q.scale["a"].shape == () and q.scale["a"] == 0.25
+    assert q.scale["a"].shape == () and q.scale["a"] == 0.25 and q.scale["b"].shape == (2, 1)
     for index, network in enumerate(networks):
         assert all(torch.equal(q.member(index)[name], tensor) for name, tensor in network.items())
     networks[1]["b"] = -networks[1]["b"] / 2

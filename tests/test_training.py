@@ -516,11 +516,13 @@ def test_batchnorm_always_has_two_examples(digits, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "milestones", "milestones": (10, 20)}, "milestones of a schedule must be fractions of the run"),
-        ({"kind": "milestones"}, "needs at least one milestone"),
+        ({"kind": "milestones", "milestones": (10, 20)}, r"milestones of a schedule must be in \(0, 1\)"),
         ({"kind": "exponential", "factor": -0.5}, "factor of a schedule must be positive, got -0.5"),
         ({"kind": "staircase", "every": 0}, "every of a schedule must be a number of epochs of at least 1, got 0"),
-        ({"warmup": -1}, "warmup of a schedule must be a number of epochs of at least 0, got -1"),
+        (
+            {"kind": "warmup-cosine", "warmup": -1},
+            "warmup of a schedule must be a number of epochs of at least 0, got -1",
+        ),
         ({"end": float("nan")}, "end of a schedule must be at least 0, got nan"),
     ],
 )

@@ -204,29 +204,37 @@ def _group_outputs(model: nn.Module, count: int, group: Weights, outputs: Callab
 
 
 class _Attributes:
-    """Attributes of all modules of a network, and the lengths of those that are lists."""
+    """Attributes of all modules of a network, with the elements of those that are lists and dictionaries."""
 
     def __init__(self, model: nn.Module) -> None:
         self._found = [(module, dict(vars(module))) for module in model.modules()]
-        values = (value for _, attributes in self._found for value in attributes.values())
-        self._lengths = [(value, len(value)) for value in values if isinstance(value, list)]
+        values = [value for _, attributes in self._found for value in attributes.values()]
+        self._lists = [(value, list(value)) for value in values if isinstance(value, list)]
+        # Those of torch's own, such as the parameters, are put back by `functional_call`.
+        self._tables = [(value, dict(value)) for value in values if type(value) is dict and not _holds_modules(value)]
 
     def changed(self) -> bool:
-        """Return whether the network has set an attribute or appended to a list."""
-        longer = any(len(each) != length for each, length in self._lengths)
-        return longer or any(
-            vars(module).keys() != attributes.keys()
-            or any(vars(module)[name] is not value for name, value in attributes.items())
-            for module, attributes in self._found
-        )
+        """Return whether the network has set an attribute, or an element of a list or a dictionary."""
+        lists = (_same(each, elements) for each, elements in self._lists)
+        tables = (_same([*each, *each.values()], [*old, *old.values()]) for each, old in self._tables)
+        own = ((vars(module), attributes) for module, attributes in self._found)
+        return not all((*lists, *tables, *(_same([*now, *now.values()], [*old, *old.values()]) for now, old in own)))
 
     def put_back(self) -> None:
-        """Set the attributes as they were, and shorten the lists."""
-        for module, attributes in self._found:
-            vars(module).clear()
-            vars(module).update(attributes)
-        for each, length in self._lengths:
-            del each[length:]
+        """Set the attributes and elements as they were."""
+        for each, elements in self._lists:
+            each[:] = elements
+        for each, old in (*self._tables, *((vars(module), attributes) for module, attributes in self._found)):
+            each.clear()
+            each.update(old)
+
+
+def _same(now: list[Any], before: list[Any]) -> bool:
+    return len(now) == len(before) and all(one is other for one, other in zip(now, before, strict=True))
+
+
+def _holds_modules(table: dict[Any, Any]) -> bool:
+    return any(isinstance(value, nn.Module | nn.Parameter) for value in table.values())
 
 
 def network_outputs(

@@ -275,7 +275,7 @@ def follow(model: nn.Module, optimizer: BinaryOptimizer | JointOptimizer) -> Fol
 
     Raises:
         TypeError: If `model` is no module, or `optimizer` none of these optimizers.
-        ValueError: If the network does not have the optimizer's binary parameters.
+        ValueError: If the network has none of the optimizer's binary parameters.
         RuntimeError: If another optimizer already follows this network.
 
     Example:
@@ -296,10 +296,9 @@ def follow(model: nn.Module, optimizer: BinaryOptimizer | JointOptimizer) -> Fol
         )
     new = Follower(model, optimizer)
     known = set(map(id, model.parameters()))
-    if missing := [name for name, parameter in new.binary.named_binary() if id(parameter) not in known]:
+    if not any(id(parameter) in known for _, parameter in new.binary.named_binary()):
         raise ValueError(
-            f"the network has no parameter that is {missing[0]!r} of the optimizer; give the network whose parameters "
-            "the optimizer has"
+            "the network has none of the optimizer's binary parameters; give the network whose parameters it has"
         )
     present = model.__dict__.get("train", new)
     if not isinstance(present, Follower):

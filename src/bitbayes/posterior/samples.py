@@ -19,15 +19,26 @@ _SURE = 20.0  # |λ| of a weight on which all samples agree; its entropy is 0 in
 
 
 def _common_size(name: str, sizes: Tensor) -> Tensor:
-    """Return the sizes of the weights that several networks share, shape (C, ...), as one number if they are equal."""
+    """Return the sizes of the weights that several networks share, as few as their equality allows.
+
+    Args:
+        name: Name of the weights.
+        sizes: Sizes in every network, shape (C, ...).
+    """
     first = sizes[0]
     if not torch.allclose(sizes, first.expand_as(sizes), rtol=1e-4, atol=0, equal_nan=True):
         raise ValueError(
             f"the weights {name!r} have different sizes in the networks, but the distribution keeps one scale for all; "
             "pass scale=, or scale={} to keep the signs alone"
         )
-    one = first.flatten()[:1]
-    return one[0] if first.numel() and bool((first == one).all()) else first
+    if (first == 0).any():
+        raise ValueError(
+            f"{name!r} has weights of size 0; pass scale={{}} to keep the signs alone, of which that of 0 is +1"
+        )
+    for axis in range(first.dim()):
+        one = first.narrow(axis, 0, 1) if first.shape[axis] else first
+        first = one if torch.equal(one.expand_as(first), first) else first
+    return first.reshape(()) if first.numel() == 1 else first
 
 
 class SamplePosterior(Posterior):
@@ -106,7 +117,8 @@ class SamplePosterior(Posterior):
         Args:
             networks: Weights by parameter name, the same names and shapes for all.
             scale: Positive scale s by parameter name, as in the constructor. Only the signs of the networks matter
-                then. None takes the sizes of the weights, which must be the same in all networks.
+                then. None takes the sizes of the weights, which must be the same in all networks; those of integers
+                are 1.
             weights: Probabilities of the networks, up to a common factor. None makes them equal.
 
         Raises:

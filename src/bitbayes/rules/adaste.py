@@ -5,17 +5,17 @@ grows:
 
     w = hardtanh((θ + β(1 + a)·sign θ) / (1 + β));    β ← min(β·growth, 1/a) every `interval` steps
 
-The gradient g at w is multiplied by a factor f, which is that of the released code:
+The gradient g at w is multiplied by a factor f, which is that of the released code. The first row that applies counts:
 
-    |g| ≤ dead_zone                              f = 1/(1 + β)
+    |g| < dead_zone                              f = 1/(1 + β)
     |θ| > 1 − βa (saturated), outwards           f = 0
     |θ| > 1 − βa, towards a flip                 f = (1 + 2β + βa) / ((1 + β)|θ|), at most ½
     |θ| < 1 − βa, outwards                       f = 1/(1 + β)
     |θ| < 1 − βa, towards a flip                 f = (2β(1 + a) − |θ|) / ((1 + β)|θ|), in [0, ½]
 
-When β has reached 1/a, weights with |θ| > 0.001 have f = 0 outwards and f = min(1/|θ|, ½) towards a flip, and all
-others f = 1. In the last of the five rows, the released code has θ instead of |θ| in the numerator, which treats the
-two signs differently. With N = ess, the released optimizer then computes:
+When β has reached 1/a, weights with |θ| > 0.001 and |g| ≥ dead_zone have f = 0 outwards and f = min(1/|θ|, ½) towards
+a flip, and all others f = 1. In the last of the five rows, the released code has θ instead of |θ| in the numerator,
+which treats the two signs differently. With N = ess, the released optimizer then computes:
 
     m ← 0.9 m + 0.1 (N²·f·g + θ);    θ ← θ − α m / (1 − 0.9ᵗ)
 """
@@ -58,7 +58,7 @@ class AdaSTE(BinaryOptimizer[AdaSTEOptions]):
         growth: Factor by which β grows.
         interval: Number of steps between two growths of β. The paper uses one epoch.
         a: Margin a > 0. β grows up to 1/a, where w is exactly sign(θ).
-        dead_zone: Largest |g| of a gradient that counts as none, so that it neither flips nor saturates a weight.
+        dead_zone: Gradients with a smaller |g| are multiplied by 1/(1 + β), whatever θ is.
         momentum: Decay rate of the moving average.
         init_theta: Initial |θ|. The signs are random.
         **common: Options that all rules share; see `BinaryOptimizer`.

@@ -90,7 +90,8 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
     Start with `BayesBiNN.recommended`. When `ess` is close to the number of examples, use `init_lambda <= 1`; otherwise
     the random initial signs look like evidence.
 
-    With "released", 1 − tanh² λ is that of the present λ; in the released code, it is one step behind.
+    With "released", the gradient is divided by 1 − tanh² of the present λ. The released code takes the λ of one step
+    before.
 
     At τ ≤ 1e-6, "released" is a deterministic rule. The scale is 1/τ, the noise never changes a sign, and the weights
     are the sign of a decaying average of −g (Bop with threshold 0). The rule is computed in this closed form, with λ in
@@ -210,7 +211,6 @@ class BayesBiNN(BinaryOptimizer[BayesBiNNOptions]):
     def schedule(group: Values, step: Count) -> Values:
         """Return the estimator in use, the unit of λ, and the bias correction of its average."""
         point = _is_point(group)
-        checks.share(group["lr"], "lr")  # again, because a scheduler may have set it
         return {
             "estimator": "point" if point else group["estimator"],
             "unit": group["ess"] / group["tau"] if point else 1.0,

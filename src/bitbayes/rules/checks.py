@@ -40,7 +40,10 @@ def share(value: object, name: str) -> None:
 
 def whole(value: object, name: str, low: int) -> None:
     """Raise ValueError unless a value is a whole number of at least `low`."""
-    fine = hasattr(value, "__index__") and operator.index(value) >= low  # type: ignore[arg-type]
+    try:
+        fine = operator.index(value) >= low  # type: ignore[arg-type]
+    except TypeError:
+        fine = False
     option(fine, name, f"a whole number of at least {low}", value)
 
 

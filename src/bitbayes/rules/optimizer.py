@@ -187,6 +187,8 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         self._check_changes()
         if not self.training:
             raise RuntimeError("step() needs a draw, but the parameters hold the mode; call optimizer.train() first")
+        for group in self.param_groups:
+            self.check(group)  # again, because a scheduler may have set an option
         loss, accept = None, None
         means: Mapping[Tensor, Mean | None] | None = None
         samples = self.param_groups[0]["samples"]
@@ -299,7 +301,9 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 out of range. The optimizer is then unchanged.
         """
         parameters = [place.parameter for place in self._places()]
-        beliefs = {tensor.data_ptr() for parameter in parameters for tensor in self.state[parameter]["belief"].values()}
+        beliefs = {
+            tensor.data_ptr() for parameter in parameters for tensor in self._state(parameter)["belief"].values()
+        }
         saved = list[dict[str, Any]]()
 
         def check(_: Any, given: dict[str, Any]) -> None:

@@ -35,9 +35,7 @@ class Common(TypedDict, total=False):
     capturable: bool
 
 
-# What no function of a rule reads. A schedule may change `betas` at every step, which would compile the rule anew;
-# `adam_options` has what a rule needs of them.
-_UNREAD = {"params", "param_names", "rule", "training", "betas", *Common.__annotations__}
+_UNREAD = {"params", "param_names", "rule", "training", *Common.__annotations__}  # what no function of a rule reads
 
 
 class Options:
@@ -67,7 +65,10 @@ class Options:
     @classmethod
     def of(cls, group: Values, scheduled: Values) -> Any:
         """Return the options of a group, with those that change from step to step."""
-        return cls(**{name: value for name, value in group.items() if name not in _UNREAD} | scheduled)
+        # Where `adam_options` has read `betas`, nothing else does. A schedule that changes them at every step would
+        # compile the rule anew each time.
+        unread = _UNREAD | ({"betas"} if "beta1" in scheduled else set())
+        return cls(**{name: value for name, value in group.items() if name not in unread} | scheduled)
 
 
 class AdamStep(Options, AdamOptions):

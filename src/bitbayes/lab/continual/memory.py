@@ -13,6 +13,13 @@ from bitbayes.lab.data import DataBundle, TensorData
 from bitbayes.lab.train import Experiment, RunConfig
 
 
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy or torch as one of Python."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no number")
+
+
 class Memory(ABC):
     """Interface of a method against forgetting, which is called at every task and at every step.
 
@@ -49,7 +56,8 @@ class Memory(ABC):
 
     def __init__(self, **options: Any) -> None:
         try:
-            self.options = json.loads(json.dumps(options))  # as summary.json has them, to which they are compared
+            # As summary.json has them, to which they are compared.
+            self.options = json.loads(json.dumps(options, default=_plain))
         except TypeError as error:
             raise ValueError(f"options of a method are numbers, text and lists of them, got {options}") from error
 

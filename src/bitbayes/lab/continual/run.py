@@ -60,8 +60,8 @@ class StreamSettings:
         )
         if self.statistics == "task" and self.scenario in ("domain", "class"):
             raise ValueError(
-                f'statistics "task" need the task of every test input, unknown in the scenario {self.scenario}; use '
-                '"shared"'
+                'statistics="task" needs the task of every test input, which is unknown in the scenario '
+                f'{self.scenario}; use "shared"'
             )
 
     def with_statistics(self, memory: Memory) -> StreamSettings:

@@ -155,12 +155,13 @@ def _pair(x: Any, y: Any, x_name: str, y_name: str) -> tuple[Tensor, Tensor]:
 
 
 def _check_precision(inputs: Tensor, name: str) -> None:
-    """Raise ValueError for a column that float32 would round to fewer than a hundredth of its spread."""
+    """Raise ValueError for a column whose rounding to float32 is more than a hundredth of its standard deviation."""
     if inputs.dim() != 2 or inputs.dtype not in (torch.float64, torch.int32, torch.int64):
         return
     wide = inputs.double()
-    coarse = (wide.float().double() - wide).abs().amax(0) > 0.01 * wide.std(0, correction=0)
-    coarse &= wide.amax(0) > wide.amin(0)
+    spread = wide.std(0, correction=0)
+    coarse = (wide.float().double() - wide).abs().amax(0) > 0.01 * spread
+    coarse &= spread > 1e-12 * wide.abs().amax(0)  # else a constant, with the rounding of float64
     if coarse.any():
         column = int(coarse.nonzero()[0])
         low, high = (float(end) for end in wide[:, column].aminmax())
@@ -192,8 +193,8 @@ def _normalisation(x: Tensor, names: tuple[str, ...]) -> tuple[Inputs, Any, Any]
     pixels = (x.double() / 255 if x.dtype == torch.uint8 else x.double()).transpose(0, 1).flatten(1)
     means: tuple[float, ...] = tuple(pixels.mean(1).float().tolist())
     spreads = pixels.std(1, correction=0).float().tolist()
-    # A constant entry is left as it is; in floating point, its deviation may be a little above 0.
-    stds = tuple(std if std > 1e-6 * abs(mean) else 1.0 for mean, std in zip(means, spreads, strict=True))
+    # A constant entry is left as it is. Its deviation may be a little above 0, by the rounding of float32.
+    stds = tuple(std if std > 2.4e-7 * abs(mean) else 1.0 for mean, std in zip(means, spreads, strict=True))
     mean = means[0] if len(means) == 1 else means
     std = stds[0] if len(stds) == 1 else stds
     if x.dim() == 2:

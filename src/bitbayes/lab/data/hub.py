@@ -9,6 +9,7 @@ import logging
 import stat
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -153,7 +154,8 @@ def printable_names(names: Sequence[str]) -> tuple[str, ...]:
     """
     sound = all(name.isprintable() and not name.isspace() for name in names)
     shown = tuple(name[:MAX_NAME] for name in names)
-    if twice := next((name for name in shown if shown.count(name) > 1), None):
+    twice, count = Counter(shown).most_common(1)[0] if shown and sound else ("", 1)
+    if count > 1:
         raise ValueError(
             f"two classes have the name {twice!r}, of which {MAX_NAME} characters are kept; give each class its own"
         )

@@ -101,7 +101,7 @@ def _parquet(folder: Path) -> dict[str, list[str]]:
 
 def _one(names: Sequence[str], present: Iterable[str]) -> str | None:
     """Return the first of some names that is present, in whatever case."""
-    known = {name.casefold(): name for name in present}
+    known = {name.casefold(): name for name in present} | {name: name for name in present}
     return next((known[name] for name in names if name in known), None)
 
 
@@ -110,29 +110,30 @@ def _one(names: Sequence[str], present: Iterable[str]) -> str | None:
 
 def _of_folders(folder: Path) -> Splits:
     inside = _folders(folder)
-    train = _one(_TRAIN, inside)
+    parts = [name for name in inside if _folders(folder / name) and name != "__MACOSX"]  # others may be classes
+    train = _one(_TRAIN, parts)
     if train is None:
-        if (part := _one((*_TEST, *_VALIDATION), inside)) and _folders(folder / part):
+        if part := _one((*_TEST, *_VALIDATION), parts):
             raise ValueError(f"{folder} has a folder {part} of classes, but none called train; expected {_LAYOUTS}")
         names = tuple(inside)
         _check_classes(folder, names)
         return Splits(names, _in_classes(folder, names))
-    validation, test = _one(_VALIDATION, inside), _one(_TEST, inside)
+    validation, test = _one(_VALIDATION, parts), _one(_TEST, parts)
     if test is None:
         validation, test = None, validation
-    if unused := sorted(set(inside) - {train, validation, test}):
+    if unused := sorted(set(parts) - {train, validation, test}):
         raise ValueError(
             f"{folder} has a folder {unused[0]} beside {train}; name a part train, validation or test, or move it away"
         )
     names = tuple(_folders(folder / train))
     _check_classes(folder / train, names)
-    parts = []
+    found = []
     for part in (validation, test):
         if part is not None and (other := set(_folders(folder / part)) ^ set(names)):
             only = ", ".join(sorted(other))
             raise ValueError(f"{folder / train} and {folder / part} have different classes: {only} in only one of them")
-        parts.append(None if part is None else _in_classes(folder / part, names))
-    return Splits(names, _in_classes(folder / train, names), *parts)
+        found.append(None if part is None else _in_classes(folder / part, names))
+    return Splits(names, _in_classes(folder / train, names), *found)
 
 
 def _folders(folder: Path) -> list[str]:

@@ -53,17 +53,16 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise ValueError(f"schedule must be one of {', '.join(_KINDS)}; got {self.kind!r}")
-        for name, fine, expected in (
-            ("factor", self.factor > 0, "positive"),
-            ("milestones", all(0 < each < 1 for each in self.milestones), "fractions of the run, in (0, 1)"),
-            ("every", self.every >= 1, "a number of epochs of at least 1"),
-            ("end", self.end >= 0, "at least 0"),
-            ("warmup", self.warmup >= 0, "a number of epochs of at least 0"),
+        stairs = ("exponential", "milestones", "staircase")
+        for name, kinds, fine, expected in (
+            ("factor", stairs, self.factor > 0, "positive"),
+            ("milestones", ("milestones",), all(0 < each < 1 for each in self.milestones), "in (0, 1)"),
+            ("every", ("staircase",), self.every >= 1, "a number of epochs of at least 1"),
+            ("end", ("cosine",), self.end >= 0, "at least 0"),
+            ("warmup", ("warmup-cosine",), self.warmup >= 0, "a number of epochs of at least 0"),
         ):
-            if not fine:
+            if self.kind in kinds and not fine:
                 raise ValueError(f"{name} of a schedule must be {expected}, got {getattr(self, name)}")
-        if self.kind == "milestones" and not self.milestones:
-            raise ValueError("the schedule milestones needs at least one milestone, a fraction of the run")
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Schedule:
@@ -87,7 +86,7 @@ class Schedule:
             "exponential": 1,
             "staircase": self.every,
             "warmup-cosine": self.warmup,
-            "milestones": 1,
+            "milestones": 1 if self.milestones else epochs,
         }
         return epochs > least.get(self.kind, epochs)
 
