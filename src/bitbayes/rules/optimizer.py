@@ -301,9 +301,7 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
                 out of range. The optimizer is then unchanged.
         """
         parameters = [place.parameter for place in self._places()]
-        beliefs = {
-            tensor.data_ptr() for parameter in parameters for tensor in self._state(parameter)["belief"].values()
-        }
+        beliefs = {tensor.data_ptr() for p in parameters for tensor in self._state(p)["belief"].values()}
         saved = list[dict[str, Any]]()
 
         def check(_: Any, given: dict[str, Any]) -> None:
@@ -367,9 +365,9 @@ class BinaryOptimizer(Rule[O], torch.optim.Optimizer):
         rule, trained, self._trained = type(self).__name__, self._trained, None
         if trained is not None:
             pretrained.warn_of_start(rule, trained)
-        if touched := [place for place in self._places() if not is_untouched(place.parameter)]:
-            if changed := self._written_again(touched):
-                pretrained.warn_of_change(rule, changed[0])
+        touched = [place for place in self._places() if not is_untouched(place.parameter)]
+        if touched and (changed := self._written_again(touched)):
+            pretrained.warn_of_change(rule, changed[0])
 
     def _written_again(self, places: Iterable[Place]) -> list[str]:
         """Write what parameters should hold again; return the names of those that held anything else."""
