@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import operator
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from typing import Any
@@ -24,6 +25,8 @@ Output = str | int | Callable[[Any], Tensor]
 # dispatch. Larger networks are faster one by one; see benchmarks/predict.py. So are those with larger inputs (numbers
 # at a time): a convolution has few weights and large outputs, which a group would hold 32 times.
 _TOGETHER, _SMALL, _FEW = 32, 10_000_000, 200_000
+
+_OF_TORCH = frozenset(vars(nn.Module()))  # attributes that every module has, which no forward pass sets
 
 
 def check_tensor(what: str, x: object) -> None:
@@ -187,9 +190,10 @@ def outputs_of(
 
 
 def _group_outputs(model: nn.Module, count: int, group: Weights, outputs: Callable[[Weights], Tensor]) -> list[Tensor]:
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    modules = list(model.modules())
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
     if count > 1 and not hooked:  # hooks are called for every network
-        kept = _Attributes(model)
+        kept = _Attributes(modules)
         # Recurrent layers, branches on values and much else cannot be batched, with errors of no fixed type. One by
         # one the network computes as it was written, so that errors of its own are raised as they are.
         with contextlib.suppress(Exception), warnings.catch_warnings():
@@ -204,37 +208,39 @@ def _group_outputs(model: nn.Module, count: int, group: Weights, outputs: Callab
 
 
 class _Attributes:
-    """Attributes of all modules of a network, with the elements of those that are lists and dictionaries."""
+    """Attributes of modules that are not torch's own, with the elements of those that are lists and dictionaries."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._found = [(module, dict(vars(module))) for module in model.modules()]
-        values = [value for _, attributes in self._found for value in attributes.values()]
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._found = [(module, _own(module)) for module in modules]
+        values = [value for _, own in self._found for value in own.values()]
         self._lists = [(value, list(value)) for value in values if isinstance(value, list)]
-        # Those of torch's own, such as the parameters, are put back by `functional_call`.
-        self._tables = [(value, dict(value)) for value in values if type(value) is dict and not _holds_modules(value)]
+        self._tables = [(value, dict(value)) for value in values if isinstance(value, dict)]
 
     def changed(self) -> bool:
-        """Return whether the network has set an attribute, or an element of a list or a dictionary."""
-        lists = (_same(each, elements) for each, elements in self._lists)
-        tables = (_same([*each, *each.values()], [*old, *old.values()]) for each, old in self._tables)
-        own = ((vars(module), attributes) for module, attributes in self._found)
-        return not all((*lists, *tables, *(_same([*now, *now.values()], [*old, *old.values()]) for now, old in own)))
+        """Return whether a network has set an attribute, or an element of a list or a dictionary."""
+        lists = any(len(now) != len(old) or any(map(operator.is_not, now, old)) for now, old in self._lists)
+        tables = ((_own(module), own) for module, own in self._found)
+        return lists or any(not _same(now, old) for now, old in (*self._tables, *tables))
 
     def put_back(self) -> None:
         """Set the attributes and elements as they were."""
-        for each, elements in self._lists:
-            each[:] = elements
-        for each, old in (*self._tables, *((vars(module), attributes) for module, attributes in self._found)):
-            each.clear()
-            each.update(old)
+        for module, own in self._found:
+            for name in _own(module).keys() - own.keys():
+                del vars(module)[name]
+            vars(module).update(own)
+        for now, elements in self._lists:
+            now[:] = elements
+        for now, old in self._tables:
+            now.clear()
+            now.update(old)
 
 
-def _same(now: list[Any], before: list[Any]) -> bool:
-    return len(now) == len(before) and all(one is other for one, other in zip(now, before, strict=True))
+def _own(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
 
 
-def _holds_modules(table: dict[Any, Any]) -> bool:
-    return any(isinstance(value, nn.Module | nn.Parameter) for value in table.values())
+def _same(now: dict[Any, Any], before: dict[Any, Any]) -> bool:
+    return now.keys() == before.keys() and all(now[name] is value for name, value in before.items())
 
 
 def network_outputs(

@@ -36,6 +36,9 @@ class Common(TypedDict, total=False):
 
 
 _UNREAD = {"params", "param_names", "rule", "training", *Common.__annotations__}  # what no function of a rule reads
+# Where `adam_options` has read `betas`, nothing else does. A schedule that changes them at every step would compile the
+# rule anew each time.
+_UNREAD_WITH_ADAM = _UNREAD | {"betas"}
 
 
 class Options:
@@ -65,9 +68,7 @@ class Options:
     @classmethod
     def of(cls, group: Values, scheduled: Values) -> Any:
         """Return the options of a group, with those that change from step to step."""
-        # Where `adam_options` has read `betas`, nothing else does. A schedule that changes them at every step would
-        # compile the rule anew each time.
-        unread = _UNREAD | ({"betas"} if "beta1" in scheduled else set())
+        unread = _UNREAD_WITH_ADAM if "beta1" in scheduled else _UNREAD
         return cls(**{name: value for name, value in group.items() if name not in unread} | scheduled)
 
 

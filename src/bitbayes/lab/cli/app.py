@@ -64,9 +64,9 @@ def _main(words: list[str], debug: bool) -> int:
         return _fail(_interrupted(command, stop), 1)
     except BrokenPipeError:  # `bitbayes recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        told = (type(command).advice, type(command).again) if isinstance(command, Command) else ()
-        if isinstance(command, Command) and told != (Command.advice, Command.again):  # it was in the middle of work
-            return _fail(f"interrupted, because what read the output has ended; {command.advice(saved=True)}", 1)
+        advice = command.advice(saved=True) if isinstance(command, Command) else Command.again
+        if advice != Command.again:  # it was in the middle of work
+            return _fail(f"interrupted, because what read the output has ended; {advice}", 1)
         return 1
     except Exception as error:
         if debug:
